@@ -1,0 +1,52 @@
+# Everything sets itself up: the targets need Python 3.11, make, and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format docs clean
+
+help:
+	@echo "make demo    set up, then ask the embedded model one question under two settings"
+	@echo "make test    set up, then run all tests"
+	@echo "make check   format, lint, types, import contracts, docs drift"
+	@echo "make format  rewrite the code in the project's format"
+	@echo "make docs    write the generated parts of docs/ again"
+
+demo: .venv/.run
+	@$(BIN)/skipstone compare "Who is Newton, physics?" \
+	  --a "skip=cosine:skip_threshold=1" --b "skip=cosine:skip_threshold=0.9999"; \
+	  test $$? -le 1
+
+test: .venv/.dev
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+check: .venv/.dev
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/pyrefly check --summary none
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m docs.generate --check
+
+format: .venv/.dev
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+docs: .venv/.dev
+	@$(BIN)/python -m docs.generate
+
+clean:
+	rm -rf .venv build dist
+
+# Each stamp is newer than what it was made from, so a second run does no set-up.
+.venv/.base: constraints.txt
+	@test -x $(BIN)/python || { echo "setting up .venv (once) ..."; $(PYTHON) -m venv .venv; }
+	@touch $@
+
+.venv/.run: .venv/.base pyproject.toml
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+.venv/.dev: .venv/.run
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@

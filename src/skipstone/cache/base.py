@@ -1,0 +1,21 @@
+"""What a cache policy is: it says which rows a step recomputes; all others keep their K/V."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from skipstone.canvas import Moment
+from skipstone.rows import Rows
+
+
+@runtime_checkable
+class CachePolicy(Protocol):
+    """Chooses rows. A frozen dataclass whose fields are its settings."""
+
+    def rows(self, moment: Moment) -> Rows:
+        """The rows of this step, for the active requests. Changes nothing.
+
+        Step 0 of a block must recompute every row that the block will attend to and that may have
+        changed; ``moment.all_rows(refresh=True)`` does.
+        """
+        ...

@@ -1,0 +1,67 @@
+"""The three caches of the field, each a choice of rows.
+
+Prefix and dual cache follow Fast-dLLM (Wu et al., arXiv 2505.22618): a refresh at each block's
+start, then the rest of the sequence (prefix) or the block alone (dual) is recomputed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipstone.canvas import Moment
+from skipstone.errors import ConfigError
+from skipstone.rows import Rows
+
+
+@dataclass(frozen=True)
+class NoCache:
+    """Recompute every row in every step: exact, and the slowest."""
+
+    def rows(self, moment: Moment) -> Rows:
+        """All rows."""
+        return moment.all_rows()
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """Keep the K/V left of the block; recompute the block and everything right of it."""
+
+    refresh_every: int = 0
+    """Steps between refreshes within a block; 0 refreshes at the block's start only."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative interval."""
+        _check_interval(self.refresh_every)
+
+    def rows(self, moment: Moment) -> Rows:
+        """All rows when a refresh is due, else the rows from the block's start on."""
+        if _refresh_due(moment, self.refresh_every):
+            return moment.all_rows(refresh=True)
+        return moment.rows_from_block()
+
+
+@dataclass(frozen=True)
+class DualCache:
+    """Keep the K/V on both sides of the block; recompute the block alone."""
+
+    refresh_every: int = 0
+    """Steps between refreshes within a block; 0 refreshes at the block's start only."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative interval."""
+        _check_interval(self.refresh_every)
+
+    def rows(self, moment: Moment) -> Rows:
+        """All rows when a refresh is due, else the block's rows."""
+        if _refresh_due(moment, self.refresh_every):
+            return moment.all_rows(refresh=True)
+        return moment.block_rows()
+
+
+def _refresh_due(moment: Moment, every: int) -> bool:
+    return moment.step == 0 or (every > 0 and moment.step % every == 0)
+
+
+def _check_interval(every: int) -> None:
+    if every < 0:
+        raise ConfigError(f"refresh_every is {every}, must be 0 (block starts only) or more")

@@ -1,0 +1,204 @@
+"""The engine: prompts in, results out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+
+from skipstone import policies
+from skipstone.canvas import Canvas, Geometry, Status
+from skipstone.engine.eager import EagerRunner
+from skipstone.engine.loop import Run
+from skipstone.engine.observe import Observer, Taps
+from skipstone.engine.result import Result, Stats
+from skipstone.engine.scoring import Scorer
+from skipstone.engine.settings import Settings, SettingsFields
+from skipstone.errors import PromptError
+from skipstone.models.load import Model
+from skipstone.skip import NoSkip
+
+Prompt = str | Sequence[int]
+
+
+class Engine:
+    """Decodes prompts with one model under one set of settings.
+
+    Example:
+        ``Engine(load("pebble"), cache=DualCache()).generate("Who is Newton, physics?").text``
+    """
+
+    def __init__(
+        self, model: Model, settings: Settings | None = None, **changes: Unpack[SettingsFields]
+    ) -> None:
+        """Take settings as one value, as keywords, or as a value with some keywords changed.
+
+        Raises:
+            ConfigError: a setting is unknown, out of range, without effect, or does not fit the
+                model.
+        """
+        self.model = model
+        self.settings = (settings or Settings()).replace(**changes)
+        self._check_fit()
+
+    def __repr__(self) -> str:
+        """The call that makes this engine again."""
+        return f"Engine({self.model!r}, {self.settings!r})"
+
+    def generate(self, prompt: Prompt, *, observer: Observer | None = None) -> Result:
+        """Decode one prompt.
+
+        Args:
+            prompt: text, put into the model's chat template; or ids, taken as they are.
+            observer: shown every step.
+
+        Raises:
+            PromptError: the prompt is empty, too long, or has ids that the model does not have.
+            StalledError: the unmask policy never commits anything.
+        """
+        return self.generate_batch([prompt], observer=observer)[0]
+
+    @torch.inference_mode()
+    def generate_batch(
+        self, prompts: Sequence[Prompt], *, observer: Observer | None = None
+    ) -> list[Result]:
+        """Decode prompts of any lengths together; each gives the tokens it would give alone.
+
+        Raises:
+            PromptError: there is no prompt, or one cannot be used; the message says which.
+            StalledError: the unmask policy never commits anything.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise PromptError("generate_batch needs a list of at least one prompt")
+        ids = [self._encode(prompt, i) for i, prompt in enumerate(prompts)]
+        started = time.perf_counter()
+        run = self._start(ids, observer)
+        if observer is not None:
+            observer.on_start(self.model, self.settings, ids)
+        run.decode()
+        results = self._results(run, time.perf_counter() - started)
+        if observer is not None:
+            observer.on_end(results)
+        return results
+
+    def _check_fit(self) -> None:
+        """Let the skip policy refuse this model now rather than at the first prompt."""
+        network = self.model.network
+        config = network.config
+        self.settings.skip.start(
+            Geometry(
+                batch=0,
+                length=0,
+                gen_length=0,
+                num_layers=config.num_layers,
+                width=config.width,
+                dtype=network.dtype,
+                device=network.device,
+                seeds=(),
+            )
+        )
+
+    def _encode(self, prompt: Prompt, index: int) -> list[int]:
+        ids = self.model.text.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        config, gen_length = self.model.config, self.settings.gen_length
+        where = f"prompt {index}"
+        if not ids:
+            raise PromptError(f"{where} is empty; give at least one id")
+        for token in ids:
+            if not isinstance(token, int) or not 0 <= token < config.vocab_size:
+                raise PromptError(
+                    f"{where} holds id {token!r}, outside the model's vocabulary of "
+                    f"{config.vocab_size} (0 to {config.vocab_size - 1})"
+                )
+        if len(ids) + gen_length > config.max_length:
+            raise PromptError(
+                f"{where} has {len(ids)} tokens and gen_length is {gen_length}: together "
+                f"{len(ids) + gen_length}, more than the model's {config.max_length}; shorten one"
+            )
+        return ids
+
+    def _start(self, ids: Sequence[Sequence[int]], observer: Observer | None) -> Run:
+        """Everything that one run remembers, freshly made."""
+        network, settings = self.model.network, self.settings
+        config = network.config
+        canvas = Canvas.start(ids, settings.gen_length, config.mask_id, network.device)
+        geometry = Geometry(
+            batch=canvas.batch,
+            length=canvas.ids_BL.shape[1],
+            gen_length=settings.gen_length,
+            num_layers=config.num_layers,
+            width=config.width,
+            dtype=network.dtype,
+            device=network.device,
+            seeds=(settings.seed or 0,) * canvas.batch,
+        )
+        ragged = len(set(canvas.prompt_lengths)) > 1
+        visible_BL = canvas.status_BL != Status.PAD if ragged else None
+        never_BL = torch.full_like(canvas.status_BL, -1)
+        return Run(
+            settings=settings,
+            config=config,
+            geometry=geometry,
+            canvas=canvas,
+            runner=EagerRunner(network, geometry, settings.skip.start(geometry), visible_BL),
+            scorer=Scorer(network, geometry, settings.temperature),
+            unmask=settings.unmask.start(geometry),
+            observer=observer,
+            taps=observer.taps if observer is not None else Taps(),
+            host=canvas.to_host(),
+            committed_BL=torch.zeros_like(canvas.status_BL, dtype=torch.bool),
+            entered_at_BL=never_BL,
+            finished_at_BL=never_BL.clone(),
+            stats=[[] for _ in ids],
+        )
+
+    def _results(self, run: Run, seconds: float) -> list[Result]:
+        host, eos = run.host, self.model.config.eos_id
+        masked_BG = host.status_BG == Status.MASK
+        ended_BG = ((host.ids_BG == eos) & ~masked_BG).cumsum(1) > 0
+        generated_B = (~ended_BG & ~masked_BG).sum(1)
+        results = list[Result]()
+        for b in range(run.canvas.batch):
+            tokens = tuple(host.ids_BG[b].tolist())
+            masks = int(masked_BG[b].sum())
+            stats = Stats(
+                steps=tuple(run.stats[b]),
+                seconds=seconds,
+                generated=int(generated_B[b]),
+                run_generated=int(generated_B.sum()),
+            )
+            results.append(
+                Result(
+                    text=self.model.text.decode(tokens, masked_BG[b].tolist()),
+                    tokens=tokens,
+                    prompt_tokens=run.canvas.prompt_lengths[b],
+                    masks_left=masks,
+                    stats=stats,
+                    settings=self.settings,
+                    notes=_notes(self.settings, stats, masks),
+                )
+            )
+        return results
+
+
+def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]:
+    """What was switched on and did nothing, and what is missing from the answer."""
+    notes = list[str]()
+    if masks_left:
+        notes.append(
+            f"{masks_left} of {settings.gen_length} new tokens are still masks: the step budget "
+            f"ended first (budget=stop); budget=finish decodes them"
+        )
+    if not isinstance(settings.skip, NoSkip) and stats.skip_share == 0:
+        could = sum(step.skippable_row_layers for step in stats.steps)
+        skip = policies.SKIP.spell(settings.skip)
+        notes.append(f"skip is on ({skip}) and skipped nothing: 0 of {could} row-layers")
+    if stats.num_refreshes == stats.num_forwards and stats.num_forwards:
+        cache = policies.CACHE.spell(settings.cache)
+        notes.append(
+            f"cache is on ({cache}) and saved nothing: all {stats.num_forwards} forwards were "
+            f"refreshes"
+        )
+    return tuple(notes)

@@ -1,0 +1,151 @@
+"""What a run lets others see: a read-only view of each step, made only when somebody looks.
+
+An observer declares what it wants in ``taps``. The tensors of a view are valid during the call
+only. An error in an observer stops the run: a trace with holes must not look like a trace.
+
+Shape letters: B requests, L canvas length, G generation length, N packed rows, D width,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from skipstone.canvas import HostCanvas, Moment
+from skipstone.engine.settings import Settings
+from skipstone.models.load import Model
+from skipstone.rows import Rows
+from skipstone.skip import SkipScores
+
+if TYPE_CHECKING:
+    from skipstone.engine.result import Result
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What an observer wants beyond decisions, which every view has."""
+
+    states: tuple[int, ...] = ()
+    """Layers, counted from 1, whose output states are wanted."""
+    logits: bool = False
+    """Logits of the rows that were scored."""
+
+    def __or__(self, other: Taps) -> Taps:
+        """What both want."""
+        states = tuple(sorted({*self.states, *other.states}))
+        return Taps(states, self.logits or other.logits)
+
+
+@dataclass(frozen=True, eq=False)
+class Board:
+    """What is known about every offset of the generation region, old or fresh."""
+
+    token_BG: Tensor
+    """int64: the token the offset would take."""
+    confidence_BG: Tensor
+    """float64: its probability."""
+    runner_up_BG: Tensor
+    """int64: the most probable other token."""
+    runner_up_confidence_BG: Tensor
+    """float64: the probability of the runner-up."""
+    scored_at_BG: Tensor
+    """int64: the forward that said so; -1 where none has."""
+
+
+@dataclass(frozen=True, eq=False)
+class TappedStates:
+    """States after one layer of the rows that were still going there."""
+
+    rows: Rows
+    x_ND: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class StepView:
+    """One step, seen after its commit."""
+
+    moment: Moment
+    """Where the loop was; its canvas is the one after the commit."""
+    recovery: bool
+    """This forward repeats a step that committed nothing, over all rows and without skip."""
+    before: HostCanvas
+    """The generation region before the commit."""
+    after: HostCanvas
+    """The generation region after the commit and the early stop."""
+    commit_BG: Tensor
+    """bool: offsets committed in this step."""
+    rank_BG: Tensor
+    """int64: rank of every offset by the confidence that was allowed to count."""
+    eligible_BG: Tensor
+    """bool: masks that this step was allowed to commit."""
+    bound_BG: Tensor | None
+    """float64: confidence that the unmask policy asked of each offset; None if it has no bound."""
+    board: Board
+    rows: Rows
+    """Rows that entered layer 1."""
+    finished: Rows | None
+    """Rows that went through every layer; None if all rows skipped."""
+    skip: SkipScores | None
+    """How the skip policy judged; None where it had nothing to say."""
+    entered_at_BL: Tensor
+    """int64: the forward in which a position last entered layer 1; -1 never."""
+    finished_at_BL: Tensor
+    """int64: the forward in which a position last went through every layer; -1 never."""
+    states: dict[int, TappedStates]
+    """By layer, for the layers that were tapped."""
+    scored: Rows | None
+    """Rows that got logits in this step."""
+    logits_NV: Tensor | None
+    """Logits of ``scored``, in the model's dtype; None unless tapped."""
+
+
+class Observer(Protocol):
+    """Watches a run. Must not change anything it is shown."""
+
+    taps: Taps
+
+    def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
+        """A run begins."""
+        ...
+
+    def on_step(self, view: StepView) -> None:
+        """A forward and its commit are done."""
+        ...
+
+    def on_end(self, results: Sequence[Result]) -> None:
+        """The run ended by itself."""
+        ...
+
+
+@dataclass(frozen=True)
+class Observers:
+    """Several observers as one."""
+
+    members: tuple[Observer, ...]
+
+    @property
+    def taps(self) -> Taps:
+        """What any of them wants."""
+        wanted = Taps()
+        for member in self.members:
+            wanted |= member.taps
+        return wanted
+
+    def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
+        """Tell each."""
+        for member in self.members:
+            member.on_start(model, settings, prompts)
+
+    def on_step(self, view: StepView) -> None:
+        """Show each."""
+        for member in self.members:
+            member.on_step(view)
+
+    def on_end(self, results: Sequence[Result]) -> None:
+        """Tell each."""
+        for member in self.members:
+            member.on_end(results)

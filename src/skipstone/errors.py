@@ -1,0 +1,44 @@
+"""The errors Skipstone raises on purpose.
+
+    SkipstoneError              everything below; the command line prints it as one line
+    ├── ConfigError             a setting is wrong or has no effect (also a ValueError)
+    ├── CheckpointError         files of a model are missing, broken or not supported
+    ├── PromptError             a prompt cannot be encoded or does not fit (also a ValueError)
+    └── StalledError            decoding made no progress twice in a row
+
+A message names the value, the rule it breaks and the remedy. An ``assert`` marks our own mistakes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SkipstoneError(Exception):
+    """Base of all errors that are meant to be read by the user, without a traceback."""
+
+
+class ConfigError(SkipstoneError, ValueError):
+    """A setting is outside its range, unknown, or without effect."""
+
+
+class CheckpointError(SkipstoneError):
+    """A model directory cannot be loaded: missing, broken or unsupported files."""
+
+
+class PromptError(SkipstoneError, ValueError):
+    """A prompt is empty, too long, or holds ids that the model does not have."""
+
+
+class StalledError(SkipstoneError):
+    """Two steps in a row committed nothing, the second one over all rows without skip."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest known name, else the list of names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(names)}"

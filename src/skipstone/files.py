@@ -1,0 +1,29 @@
+"""Read the small files of a model directory, or say what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import cast
+
+from skipstone.errors import CheckpointError
+
+Json = dict[str, object]
+
+
+def read_json(path: Path) -> Json:
+    """Read one JSON object, or say what is wrong with the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} does not exist; a model directory holds config.json, tokenizer.json and "
+            f"*.safetensors"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    return cast(Json, value)

@@ -1,0 +1,1 @@
+"""Models: a contract, dense LLaDA, and the reader of published checkpoints."""

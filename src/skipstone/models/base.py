@@ -1,0 +1,114 @@
+"""What the engine asks of a model: embed rows, run one layer on rows, read logits from rows.
+
+Shape letters: N packed rows, D width, V vocabulary, B requests, L canvas length,
+U key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from skipstone.rows import Rows
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a dense LLaDA model and its special ids."""
+
+    width: int
+    """D, ``d_model`` in config.json."""
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    mlp_width: int
+    vocab_size: int
+    """V, rows of the embedding and of the head."""
+    max_length: int
+    rope_theta: float
+    norm_eps: float
+    tied_head: bool
+    mask_id: int
+    eos_id: int
+
+    @property
+    def head_width(self) -> int:
+        """E, the width of one attention head."""
+        return self.width // self.num_heads
+
+
+class KVStore:
+    """Keys and values of every position of every request, addressed by absolute position.
+
+    A forward overwrites the rows it computes; every other position keeps what it has. Keys are
+    stored rotated, so nothing is rotated twice.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch: int,
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        visible_BL: Tensor | None,
+    ) -> None:
+        """Allocate an empty store; ``visible_BL`` is False where a position is padding."""
+        shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_width)
+        # Padding is never attended, but 0 x NaN is NaN: what SDPA masks must still be finite.
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.visible_BL = visible_BL
+
+    def write(self, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
+        """Overwrite the keys and values of ``rows`` in one layer. Changes the store."""
+        self.keys[layer][rows.request_N, rows.position_N] = key_NUE
+        self.values[layer][rows.request_N, rows.position_N] = value_NUE
+
+    def clone(self) -> KVStore:
+        """An independent copy: what one run writes into it the other cannot see."""
+        twin = object.__new__(KVStore)
+        twin.keys, twin.values = self.keys.clone(), self.values.clone()
+        twin.visible_BL = self.visible_BL
+        return twin
+
+
+class Network(Protocol):
+    """A mask predictor that can be run row by row and layer by layer."""
+
+    config: ModelConfig
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and states."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        ...
+
+    def embed(self, ids_N: Tensor) -> Tensor:
+        """Embed token ids, giving [N, D]."""
+        ...
+
+    def angles(self, rows: Rows) -> Tensor:
+        """Rotary cosine and sine [2, N, E] for the positions of ``rows``."""
+        ...
+
+    def layer(
+        self, index: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
+    ) -> Tensor:
+        """Run layer ``index`` (from 0) on ``rows``; writes their K/V into the store."""
+        ...
+
+    def final_norm(self, x_ND: Tensor) -> Tensor:
+        """Normalise the output of the last layer."""
+        ...
+
+    def head(self, normed_ND: Tensor) -> Tensor:
+        """Logits [N, V] of normalised states."""
+        ...

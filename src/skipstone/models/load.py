@@ -1,0 +1,90 @@
+"""Load a model: network, text and identity in one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from skipstone.errors import ConfigError, nearest
+from skipstone.models import registry
+from skipstone.models.base import ModelConfig, Network
+from skipstone.models.checkpoint import load_network, read_config, stored_dtype
+from skipstone.text import Text
+
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model, ready for an engine."""
+
+    name: str
+    network: Network
+    text: Text
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape and special ids."""
+        return self.network.config
+
+    def __repr__(self) -> str:
+        """The call that loads this model again."""
+        dtype = str(self.network.dtype).removeprefix("torch.")
+        return f"load({self.name!r}, device={str(self.network.device)!r}, dtype={dtype!r})"
+
+
+def load(name_or_dir: str | Path, *, device: str = "auto", dtype: str = "auto") -> Model:
+    """Load a LLaDA checkpoint in the published file layout.
+
+    Args:
+        name_or_dir: ``"pebble"`` (embedded), a directory, or a hub name found in the local cache or
+            downloaded.
+        device: a torch device; ``"auto"`` takes the GPU if there is one.
+        dtype: ``"bfloat16"``, ``"float16"``, ``"float32"``, ``"float64"``; ``"auto"`` is float32 on
+            a CPU and the stored dtype elsewhere.
+
+    Raises:
+        CheckpointError: files are missing, broken or unsupported; the message lists them.
+        ConfigError: the device or dtype does not exist here.
+    """
+    place = _device(device)
+    kind = _dtype(dtype)
+    directory = registry.find(name_or_dir)
+    config = read_config(directory)
+    if kind is None:
+        stored = stored_dtype(directory)
+        kind = torch.float32 if place.type == "cpu" else stored
+    text = Text.read(directory, config.mask_id, config.eos_id, config.vocab_size)
+    network = load_network(directory, config, kind, place)
+    return Model(str(name_or_dir), network, text)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {name!r} cannot be used here ({reason}); use 'cpu' or 'auto'"
+        ) from None
+    if device.type == "meta":
+        raise ConfigError("device 'meta' holds no values; use 'cpu' or 'auto'")
+    return device
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    if name == "auto":
+        return None
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is unknown; {nearest(name, [*DTYPES, 'auto'])}")
+    return DTYPES[name]

@@ -1,0 +1,149 @@
+"""Policies by name: the built-in ones, and those that other packages register.
+
+A policy is written ``name`` or ``name:key=value,key=value`` on the command line and in a run spec.
+Another package adds its own through the entry-point group ``skipstone.policies``; the entry name is
+``kind.name``, for example ``unmask.klass``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from importlib.metadata import entry_points
+from typing import Generic, Literal, TypeVar, cast
+
+from skipstone.cache import CachePolicy, DualCache, NoCache, PrefixCache
+from skipstone.errors import ConfigError, nearest
+from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
+from skipstone.unmask import Factor, Fixed, Threshold, UnmaskPolicy
+
+P = TypeVar("P", bound="CachePolicy | SkipPolicy | UnmaskPolicy")
+
+GROUP = "skipstone.policies"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind(Generic[P]):
+    """One kind of policy: what it must be able to do, and which there are."""
+
+    name: str
+    protocol: type
+    built_in: dict[str, type[P]]
+
+    def known(self) -> dict[str, type[P]]:
+        """All policies of this kind by name.
+
+        Raises:
+            ConfigError: a registered policy cannot be imported or takes a name that is taken.
+        """
+        found = dict(self.built_in)
+        for entry in entry_points(group=GROUP):
+            owner, _, name = entry.name.partition(".")
+            if owner != self.name:
+                continue
+            if name in found:
+                raise ConfigError(f"entry point {entry.name!r} takes the name of another policy")
+            try:
+                loaded = entry.load()
+            except (ImportError, AttributeError) as error:
+                raise ConfigError(f"policy {entry.name!r} cannot be imported ({error})") from None
+            if not (isinstance(loaded, type) and dataclasses.is_dataclass(loaded)):
+                raise ConfigError(f"policy {entry.name!r} is no dataclass, as policies must be")
+            found[name] = cast("type[P]", loaded)
+        return found
+
+    def parse(self, text: str) -> P:
+        """Build a policy from ``name`` or ``name:key=value,key=value``.
+
+        Raises:
+            ConfigError: the name or a key is unknown, or a value does not fit its field.
+        """
+        name, _, settings = text.partition(":")
+        policies = self.known()
+        if name not in policies:
+            raise ConfigError(f"{self.name} policy {name!r} is unknown; {nearest(name, policies)}")
+        built = policies[name](**self._values(name, policies[name], settings))
+        return self.check(built)
+
+    def check(self, value: object) -> P:
+        """Return ``value`` if it is a policy of this kind.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if not isinstance(value, self.protocol):
+            raise ConfigError(
+                f"{self.name} is {value!r}, which is no {self.name} policy; "
+                f"`skipstone policies` lists them"
+            )
+        return cast("P", value)
+
+    def spell(self, policy: object) -> str:
+        """The command-line form with all settings written out; ``parse`` reads it back."""
+        for name, candidate in self.known().items():
+            if type(policy) is candidate:
+                settings = [f"{key}={getattr(policy, key)}" for key in field_names(candidate)]
+                return f"{name}:{','.join(settings)}" if settings else name
+        return repr(policy)
+
+    def _values(self, name: str, policy: type[P], settings: str) -> dict[str, object]:
+        fields = field_names(policy)
+        hints = typing.get_type_hints(policy)
+        values = dict[str, object]()
+        for item in filter(None, settings.split(",")):
+            key, equals, value = (part.strip() for part in item.partition("="))
+            if key not in fields:
+                rule = nearest(key, fields) if fields else "it has no settings"
+                raise ConfigError(f"{self.name} policy {name!r} has no setting {key!r}; {rule}")
+            if not equals:
+                raise ConfigError(f"setting {item!r} of {name!r} has no value; write {key}=VALUE")
+            if key in values:
+                raise ConfigError(f"setting {key!r} of {name!r} is given twice; give it once")
+            values[key] = convert(value, hints[key], f"{name}:{key}")
+        return values
+
+
+CACHE = Kind[CachePolicy](
+    "cache", CachePolicy, {"none": NoCache, "prefix": PrefixCache, "dual": DualCache}
+)
+SKIP = Kind[SkipPolicy]("skip", SkipPolicy, {"none": NoSkip, "cosine": CosineSkip})
+UNMASK = Kind[UnmaskPolicy](
+    "unmask", UnmaskPolicy, {"fixed": Fixed, "threshold": Threshold, "factor": Factor}
+)
+KINDS = (CACHE, UNMASK, SKIP)
+
+
+def field_names(policy: type) -> list[str]:
+    """Names of the settings of a policy class, in order."""
+    return [field.name for field in dataclasses.fields(policy)]
+
+
+def convert(text: str, hint: object, where: str) -> object:
+    """Turn the text of a setting into its declared type: bool, int, float, str, Literal or None.
+
+    Raises:
+        ConfigError: the text is no value of that type.
+    """
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if type(None) in options and text.lower() == "none":
+            return None
+        hint = next(option for option in options if option is not type(None))
+        origin = typing.get_origin(hint)
+    if origin is Literal:
+        if text not in typing.get_args(hint):
+            raise ConfigError(f"{where} is {text!r}; {nearest(text, typing.get_args(hint))}")
+        return text
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"{where} is {text!r}, must be true or false")
+        return text.lower() == "true"
+    if hint in (int, float):
+        try:
+            return int(text) if hint is int else float(text)
+        except ValueError:
+            kind = "a whole number" if hint is int else "a number"
+            raise ConfigError(f"{where} is {text!r}, must be {kind}") from None
+    return text

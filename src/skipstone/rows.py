@@ -1,0 +1,108 @@
+"""Rows: the positions of a canvas that one forward recomputes.
+
+Everything that travels through the layers is packed: row ``n`` is position ``position_N[n]`` of
+request ``request_N[n]``. Nothing is ever compared, scattered or stored by row number.
+
+Shape letters: N packed rows, R rows of one request (the largest), A requests with rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Packed rows, sorted by request and then by position. The host knows them all."""
+
+    requests: tuple[int, ...]
+    """Requests that have rows, ascending, A of them."""
+    counts: tuple[int, ...]
+    """Rows of each of these requests; all are positive."""
+    request: np.ndarray
+    """int64 [N], on the host: the request of each row."""
+    position: np.ndarray
+    """int64 [N], on the host: the absolute position of each row in the canvas of its request."""
+    device: torch.device
+    refresh: bool = False
+    """A refresh renews every layer of every row, so no row may skip."""
+
+    @classmethod
+    def spans(
+        cls,
+        spans: Sequence[tuple[int, int, int]],
+        device: torch.device,
+        *,
+        refresh: bool = False,
+    ) -> Rows:
+        """Rows of the spans ``(request, first position, last position + 1)``; none is empty."""
+        counts = tuple(stop - start for _, start, stop in spans)
+        return cls(
+            requests=tuple(request for request, _, _ in spans),
+            counts=counts,
+            request=np.repeat([request for request, _, _ in spans], counts),
+            position=np.concatenate([np.arange(start, stop) for _, start, stop in spans]),
+            device=device,
+            refresh=refresh,
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """N, the number of packed rows."""
+        return self.position.shape[0]
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all requests have the same number of rows, so that packed is also dense."""
+        return len(set(self.counts)) == 1
+
+    @cached_property
+    def request_N(self) -> Tensor:
+        """int64 [N]: ``request`` on the device."""
+        return torch.from_numpy(self.request).to(self.device)
+
+    @cached_property
+    def position_N(self) -> Tensor:
+        """int64 [N]: ``position`` on the device."""
+        return torch.from_numpy(self.position).to(self.device)
+
+    @cached_property
+    def request_A(self) -> Tensor:
+        """int64 [A]: the requests that have rows."""
+        return torch.tensor(self.requests, device=self.device)
+
+    @cached_property
+    def padded_N(self) -> Tensor:
+        """int64 [N]: where each packed row lies in a dense tensor of A x R rows, flattened."""
+        widest = max(self.counts)
+        slots = [np.arange(count) + i * widest for i, count in enumerate(self.counts)]
+        return torch.from_numpy(np.concatenate(slots)).to(self.device)
+
+    def take(self, index: np.ndarray) -> Rows:
+        """The rows at ``index``.
+
+        Args:
+            index: int64 [M], ascending, on the host; 0 <= M <= N.
+        """
+        request = self.request[index]
+        requests, counts = np.unique(request, return_counts=True)
+        return Rows(
+            requests=tuple(requests.tolist()),
+            counts=tuple(counts.tolist()),
+            request=request,
+            position=self.position[index],
+            device=self.device,
+            refresh=self.refresh,
+        )
+
+    def mark(self, like_BL: Tensor) -> Tensor:
+        """Where these rows stand, as bool [B, L]."""
+        marked_BL = torch.zeros_like(like_BL, dtype=torch.bool)
+        marked_BL[self.request_N, self.position_N] = True
+        return marked_BL

@@ -1,0 +1,71 @@
+"""What a skip policy is: it says which rows of a step go on past a layer.
+
+A row that leaves keeps the K/V of the deeper layers, its final state and its logits from the last
+time it went all the way. Dropping and packing rows is the runner's business; a policy answers with
+a mask over the rows it was given.
+
+Shape letters: N packed rows, D width, S compared layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from skipstone.canvas import Geometry, Moment
+from skipstone.rows import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class SkipScores:
+    """Why rows were kept or dropped in one step, for those who watch."""
+
+    rows: Rows
+    """The rows that were judged, N of them."""
+    similarity_SN: Tensor
+    """float64: similarity of each compared layer."""
+    smallest_N: Tensor
+    """float64: smallest similarity of each row."""
+    mean_N: Tensor
+    """float64: mean similarity of each row."""
+    stable_N: Tensor
+    """bool: what the similarity alone says."""
+    forced_N: Tensor
+    """bool: rows that may not skip in this step whatever their similarity."""
+
+
+class SkipSession(Protocol):
+    """What a skip policy remembers during one run."""
+
+    scores: SkipScores | None
+    """Scores of the latest step; None if that step judged nothing."""
+
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
+        """Which rows go on after ``layer`` (counted from 1).
+
+        Called after every layer with the rows that are still going; ``rows`` never grows within a
+        step. Not called in steps where no row may skip (``learn`` is).
+
+        Returns:
+            bool [N], False for a row that leaves; None if all go on.
+        """
+        ...
+
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows) -> None:
+        """See the states after ``layer`` in a step where every row goes all the way."""
+        ...
+
+
+@runtime_checkable
+class SkipPolicy(Protocol):
+    """A frozen dataclass whose fields are its settings."""
+
+    def start(self, geometry: Geometry) -> SkipSession | None:
+        """Memory for one run; None if this policy never skips.
+
+        Raises:
+            ConfigError: the settings do not fit the model.
+        """
+        ...

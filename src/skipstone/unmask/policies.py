@@ -1,0 +1,183 @@
+"""Unmask rules: fixed schedule, confidence threshold, factor.
+
+Threshold and factor follow Fast-dLLM (Wu et al., arXiv 2505.22618); the schedule is LLaDA's.
+
+Shape letters: B requests, G generation length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from skipstone.canvas import Geometry, Moment
+from skipstone.errors import ConfigError, nearest
+from skipstone.unmask.base import Scores, UnmaskSession
+
+Order = Literal["confidence", "random"]
+
+# Keeps the draws of the order apart from the draws of the tokens, which use the bare seed.
+_ORDER_STREAM = 0x5EED
+
+
+def rank_BG(confidence_BG: Tensor) -> Tensor:
+    """Rank of each offset, 0 for the most confident; equal confidence: lowest position first."""
+    order_BG = confidence_BG.argsort(dim=-1, descending=True, stable=True)
+    return order_BG.argsort(dim=-1, stable=True)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Spread the masks of a block evenly over its steps; each step commits its share."""
+
+    order: Order = "confidence"
+    """Commit the most confident masks, or masks at random places."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown order."""
+        if self.order not in get_args(Order):
+            raise ConfigError(f"order is {self.order!r}; {nearest(self.order, get_args(Order))}")
+
+    @property
+    def uses_steps(self) -> bool:
+        """The steps decide the share of each."""
+        return True
+
+    @property
+    def uses_seed(self) -> bool:
+        """Only a random order draws numbers."""
+        return self.order == "random"
+
+    def start(self, geometry: Geometry) -> UnmaskSession:
+        """Generators for a random order, one for each request."""
+        return _RandomFixed(geometry) if self.order == "random" else self
+
+    def select(self, scores: Scores, moment: Moment) -> Tensor:
+        """The share of this step, most confident first."""
+        return _share(scores.confidence_BG, scores.confidence_BG, moment)
+
+    def bound(self, rank_BG: Tensor) -> None:
+        """The schedule decides how many, not a bound."""
+
+
+class _RandomFixed:
+    """A fixed schedule whose places are drawn by one generator for each request."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self._generators = [
+            torch.Generator(geometry.device).manual_seed(seed ^ _ORDER_STREAM)
+            for seed in geometry.seeds
+        ]
+
+    def select(self, scores: Scores, moment: Moment) -> Tensor:
+        """The share of this step, at random places."""
+        confidence_BG = scores.confidence_BG
+        draw_BG = torch.stack(
+            [
+                torch.rand(row.shape, generator=generator, device=row.device, dtype=row.dtype)
+                for row, generator in zip(confidence_BG, self._generators, strict=True)
+            ]
+        )
+        key_BG = torch.where(confidence_BG.isneginf(), confidence_BG, draw_BG)
+        return _share(key_BG, confidence_BG, moment)
+
+    def bound(self, rank_BG: Tensor) -> None:
+        """The schedule decides how many, not a bound."""
+
+
+def _share(key_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
+    """The best by ``key_BG``: masks left in the block over steps left, rounded up.
+
+    Counting from what is left gives LLaDA's schedule when every step commits its share, and cannot
+    drift when one does not.
+    """
+    block = moment.block
+    masked_BG = moment.canvas.masked_BG()
+    left_B1 = masked_BG[:, block.start : block.stop].sum(-1, keepdim=True)
+    steps_left = max(1, moment.step_budget - moment.step)
+    share_B1 = (left_B1 + steps_left - 1) // steps_left
+    return (rank_BG(key_BG) < share_B1) & ~confidence_BG.isneginf()
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Commit every mask whose confidence reaches ``value``, and always the most confident one."""
+
+    value: float = 0.9
+    """Confidence that a mask must reach."""
+
+    def __post_init__(self) -> None:
+        """Refuse a value that is no probability."""
+        if not 0.0 <= self.value <= 1.0:
+            raise ConfigError(f"threshold value is {self.value}, must be between 0 and 1")
+
+    @property
+    def uses_steps(self) -> bool:
+        """Confidence decides, not the number of steps."""
+        return False
+
+    @property
+    def uses_seed(self) -> bool:
+        """Nothing is drawn."""
+        return False
+
+    def start(self, geometry: Geometry) -> UnmaskSession:
+        """Nothing to remember."""
+        return self
+
+    def select(self, scores: Scores, moment: Moment) -> Tensor:
+        """All at or above the threshold, and the best."""
+        confidence_BG = scores.confidence_BG
+        best_BG = rank_BG(confidence_BG) == 0
+        return ((confidence_BG >= self.value) | best_BG) & ~confidence_BG.isneginf()
+
+    def bound(self, rank_BG: Tensor) -> Tensor:
+        """The threshold, whatever the rank."""
+        return torch.full_like(rank_BG, self.value, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Commit the n most confident masks, n the largest with confidence >= 1 - value/(n+1).
+
+    The more masks are committed together, the surer each must be. Always commits one.
+    """
+
+    value: float = 1.0
+    """How much doubt is allowed in all; larger commits more."""
+
+    def __post_init__(self) -> None:
+        """Refuse a value that commits nothing or that is not finite."""
+        if not 0.0 < self.value < float("inf"):
+            raise ConfigError(f"factor value is {self.value}, must be positive and finite")
+
+    @property
+    def uses_steps(self) -> bool:
+        """Confidence decides, not the number of steps."""
+        return False
+
+    @property
+    def uses_seed(self) -> bool:
+        """Nothing is drawn."""
+        return False
+
+    def start(self, geometry: Geometry) -> UnmaskSession:
+        """Nothing to remember."""
+        return self
+
+    def select(self, scores: Scores, moment: Moment) -> Tensor:
+        """The longest run of the ranking that keeps the doubt within bounds."""
+        confidence_BG = scores.confidence_BG
+        ranks_BG = rank_BG(confidence_BG)
+        enough_BG = (confidence_BG >= self.bound(ranks_BG)) | (ranks_BG == 0)
+        return enough_BG & ~confidence_BG.isneginf()
+
+    def bound(self, rank_BG: Tensor) -> Tensor:
+        """1 - value/(n+1) for the n masks that are committed together with this rank.
+
+        The bound rises with the rank while confidence falls, so what is committed has no holes.
+        """
+        return 1.0 - self.value / (rank_BG.double() + 2.0)

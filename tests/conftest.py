@@ -1,0 +1,84 @@
+"""Shared by all tests: tiny random models, and where the recorded truth lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+
+from skipstone.models.base import ModelConfig
+from skipstone.models.llada import LLaDA
+from skipstone.models.load import Model
+from skipstone.text import Text
+
+ROOT = Path(__file__).parent.parent
+VOCAB, MASK, EOS = 64, 62, 63
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The recorded truth of published code; tests that need it are skipped without it."""
+    path = Path(os.environ.get("SKIPSTONE_GOLDEN", ROOT.parent / "shared" / "golden"))
+    if not (path / "mha" / "cases.json").exists():
+        pytest.skip(f"no golden files in {path}; set SKIPSTONE_GOLDEN")
+    return path
+
+
+def random_model(
+    seed: int = 0,
+    *,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    num_kv_heads: int = 4,
+    sharpness: float = 4.0,
+    dtype: torch.dtype = torch.float64,
+) -> Model:
+    """A random LLaDA, in float64 so that rounding decides nothing.
+
+    Args:
+        sharpness: scale of the head; larger gives more confident, more varied choices.
+    """
+    config = ModelConfig(
+        width=32,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        mlp_width=48,
+        vocab_size=VOCAB,
+        max_length=256,
+        rope_theta=10000.0,
+        norm_eps=1e-5,
+        tied_head=False,
+        mask_id=MASK,
+        eos_id=EOS,
+    )
+    network = LLaDA(config, dtype, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in network.published().items():
+        if "norm" in name or "ln_f" in name:
+            tensor.fill_(1.0)
+        else:
+            scale = sharpness if name == "model.transformer.ff_out.weight" else 1.0
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            tensor.copy_(noise * scale / tensor.shape[-1] ** 0.5)
+    return Model(f"random-{seed}", network, word_text())
+
+
+def word_text() -> Text:
+    """A tokenizer of words w0, w1, ... without a chat template."""
+    words = {f"w{i}": i for i in range(VOCAB - 2)} | {"<mask>": MASK, "<eos>": EOS}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.add_special_tokens(["<mask>", "<eos>"])
+    return Text(tokenizer, template=None, special={}, mask_id=MASK, eos_id=EOS, source="words")
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """One random model for tests that need any."""
+    return random_model()
