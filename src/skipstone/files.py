@@ -11,6 +11,11 @@ from skipstone.errors import CheckpointError
 Json = dict[str, object]
 
 
+def one_line(error: BaseException) -> str:
+    """What another library's error says, on one line, for the parentheses of our own."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def read_json(path: Path) -> Json:
     """Read one JSON object, or say what is wrong with the file."""
     try:
@@ -20,10 +25,17 @@ def read_json(path: Path) -> Json:
             f"{path} does not exist; a model directory holds config.json, tokenizer.json and "
             f"*.safetensors"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again") from None
+    # ValueError is also text that is not UTF-8 and a number too long to convert.
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON ({one_line(error)}); download it again"
+        ) from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); check the file and its permissions"
+        ) from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+        raise CheckpointError(
+            f"{path} holds a {type(value).__name__}, must be a JSON object; download it again"
+        )
     return cast(Json, value)

@@ -6,20 +6,24 @@ text it is: what a user types never becomes a mask or the end of a turn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Sequence, Sized
+from itertools import count, groupby
 from pathlib import Path
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from skipstone.errors import CheckpointError, PromptError
-from skipstone.files import read_json
+from skipstone.files import Json, one_line, read_json
 
 # Stands in for the prompt while the text around it is found; private use, so no prompt has it.
 _PLACEHOLDER = "\ue000prompt\ue000"
+# A chat template needs a handful of loop turns, and no arithmetic to speak of.
+_MOST_TURNS = 10_000
+_LARGEST_PRODUCT = 1_000_000
 
 
 class Text:
@@ -41,12 +45,12 @@ class Text:
         self._mask_id = mask_id
         self._eos_id = eos_id
         self._source = source
-        self._reserved = [t.content for t in tokenizer.get_added_tokens_decoder().values()]
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        try:
-            self._template = None if template is None else environment.from_string(template)
-        except TemplateError as error:
-            raise CheckpointError(f"{source}: the chat template does not parse ({error})") from None
+        self._template = None if template is None else _compile(template, source)
+        # Only what is marked as special can be kept as text, and published files forget the mark.
+        names = [tokenizer.id_to_token(token) for token in (mask_id, eos_id)]
+        tokenizer.add_special_tokens([name for name in names if name is not None])
+        added = tokenizer.get_added_tokens_decoder().items()
+        self._reserved = {token for token, about in added if about.special} | {mask_id, eos_id}
 
     @classmethod
     def read(cls, directory: Path, mask_id: int, eos_id: int, vocab_size: int) -> Text:
@@ -63,23 +67,23 @@ class Text:
             tokenizer = Tokenizer.from_file(str(path))
         # The tokenizers package raises bare Exception for a file that it cannot parse.
         except Exception as error:
-            raise CheckpointError(f"{path} is not a tokenizer ({error})") from None
+            raise CheckpointError(
+                f"{path} is not a tokenizer ({one_line(error)}); copy it from the published "
+                f"checkpoint"
+            ) from None
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        if tokenizer.get_vocab_size() > vocab_size:
+        largest = max(tokenizer.get_vocab().values(), default=0)
+        if largest >= vocab_size:
             raise CheckpointError(
-                f"{path} has {tokenizer.get_vocab_size()} ids, more than the {vocab_size} of "
-                f"config.json; the files belong to different models"
+                f"{path} has id {largest}, beyond the {vocab_size} ids of config.json; copy both "
+                f"from the same published checkpoint"
             )
         settings = directory / "tokenizer_config.json"
         values = read_json(settings) if settings.exists() else {}
-        jinja = directory / "chat_template.jinja"
-        template = jinja.read_text("utf-8") if jinja.exists() else values.get("chat_template")
-        if template is not None and not isinstance(template, str):
-            raise CheckpointError(f"{settings}: chat_template is not text; give one template")
         return cls(
             tokenizer,
-            template=template,
+            template=_read_template(directory, values),
             special=_named_tokens(values),
             mask_id=mask_id,
             eos_id=eos_id,
@@ -90,13 +94,22 @@ class Text:
         """Ids of a prompt as one user turn, ready for the answer to follow.
 
         Raises:
-            PromptError: the prompt is empty.
+            PromptError: the prompt is empty or no text, or its special text cannot be kept as text.
             CheckpointError: the template fails or reaches for something it may not have.
         """
         if not prompt.strip():
             raise PromptError("the prompt is empty; give at least one word")
+        # A shell argument that is no UTF-8 arrives as half characters, which no tokenizer takes.
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"the prompt is not valid Unicode text ({error.reason} at character "
+                f"{error.start}); give it as UTF-8"
+            ) from None
         whole = self._render(prompt)
-        if not any(reserved in prompt for reserved in self._reserved):
+        # The tokenizer is asked, not the text: it may find special text after normalising.
+        if self._reserved.isdisjoint(self._ids(prompt, as_text=False)):
             return self._ids(whole, as_text=False)
         before, found, after = self._render(_PLACEHOLDER).partition(_PLACEHOLDER)
         if not found or not (whole.startswith(before) and whole.endswith(after)):
@@ -104,12 +117,14 @@ class Text:
                 "the prompt holds the text of a special token, and the chat template changes the "
                 "prompt so that it cannot be told apart; remove the special text"
             )
-        middle = whole[len(before) : len(whole) - len(after)]
-        return [
-            *self._ids(before, as_text=False),
-            *self._ids(middle, as_text=True),
-            *self._ids(after, as_text=False),
-        ]
+        middle = self._ids(whole[len(before) : len(whole) - len(after)], as_text=True)
+        unread = sorted(self._reserved.intersection(middle))
+        if unread:
+            raise PromptError(
+                f"the prompt holds {', '.join(map(self.token, unread))}, which this tokenizer "
+                f"cannot read as ordinary text; remove it"
+            )
+        return [*self._ids(before, as_text=False), *middle, *self._ids(after, as_text=False)]
 
     def decode(self, ids: Sequence[int], masked: Sequence[bool] | None = None) -> str:
         """Text of new tokens up to the first EOS, special tokens left out.
@@ -137,25 +152,96 @@ class Text:
     def _render(self, content: str) -> str:
         if self._template is None:
             return content
-        messages = [{"role": "user", "content": content}]
+        turns = count(1)
         try:
             return self._template.render(
-                messages=messages,
+                messages=[{"role": "user", "content": content}],
                 add_generation_prompt=True,
                 raise_exception=_refuse,
+                count_turn=lambda: _count_turn(next(turns)),
                 **self._special,
             )
         except SecurityError as error:
             raise CheckpointError(
-                f"{self._source}: the chat template reaches for something unsafe ({error}); "
-                f"use a template you trust"
+                f"{self._source}: the chat template reaches for something unsafe "
+                f"({one_line(error)}); use a template you trust"
             ) from None
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{self._source}: the chat template fails ({error})") from None
+        # The template is somebody else's program: whatever it raises is its own failure.
+        except Exception as error:
+            raise CheckpointError(
+                f"{self._source}: the chat template fails ({one_line(error)}); use the template of "
+                f"the published checkpoint"
+            ) from None
 
     def _ids(self, text: str, *, as_text: bool) -> list[int]:
         self._tokenizer.encode_special_tokens = as_text
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox keeps a template from the system; this one also bounds its work.
+
+    Turns of loops and calls of macros are counted, and products have a largest size. Otherwise one
+    line of a downloaded template could keep the process busy for ever.
+    """
+
+    intercepted_binops = frozenset(["*", "**"])
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for node in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
+            call = nodes.Call(nodes.Name("count_turn", "load"), [], [], None, None)
+            node.body.insert(0, nodes.ExprStmt(call).set_lineno(node.lineno))
+        return tree
+
+    def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
+        """Refuse a product or power that is too large; the compiled template calls this."""
+        if _size(left) * _size(right) > _LARGEST_PRODUCT:
+            raise SecurityError(f"{operator} with operands this large")
+        return super().call_binop(context, operator, left, right)
+
+
+def _size(operand: object) -> int:
+    """The number itself, or the length of a text or list."""
+    if isinstance(operand, int | float):
+        return int(min(abs(operand), _LARGEST_PRODUCT + 1)) or 1
+    return len(operand) if isinstance(operand, Sized) else 1
+
+
+def _count_turn(turn: int) -> None:
+    if turn > _MOST_TURNS:
+        raise SecurityError(f"more than {_MOST_TURNS} turns of its loops")
+
+
+def _compile(template: str, source: str) -> Template:
+    try:
+        return _Sandbox(trim_blocks=True, lstrip_blocks=True).from_string(template)
+    # Python's own compiler refuses what is nested too deeply.
+    except (TemplateError, RecursionError, SyntaxError, MemoryError) as error:
+        raise CheckpointError(
+            f"{source}: the chat template does not parse ({one_line(error)}); use the template of "
+            f"the published checkpoint"
+        ) from None
+
+
+def _read_template(directory: Path, values: Json) -> str | None:
+    """The chat template, from its own file or from tokenizer_config.json; None if there is none."""
+    own = directory / "chat_template.jinja"
+    if own.exists():
+        try:
+            return own.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(
+                f"{own} cannot be read as text ({one_line(error)}); copy it from the published "
+                f"checkpoint"
+            ) from None
+    template = values.get("chat_template")
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(
+            f"{directory / 'tokenizer_config.json'}: chat_template is a {type(template).__name__}, "
+            f"must be one text; keep one template"
+        )
+    return template
 
 
 def _refuse(message: str) -> str:

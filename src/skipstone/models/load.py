@@ -72,8 +72,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+    # RuntimeError covers most backends; others are not compiled in, or are separate modules.
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
         raise ConfigError(
             f"device {name!r} cannot be used here ({reason}); use 'cpu' or 'auto'"
         ) from None
@@ -86,5 +87,5 @@ def _dtype(name: str) -> torch.dtype | None:
     if name == "auto":
         return None
     if name not in DTYPES:
-        raise ConfigError(f"dtype {name!r} is unknown; {nearest(name, [*DTYPES, 'auto'])}")
+        raise ConfigError(f"dtype {name!r} is unknown; {nearest(str(name), [*DTYPES, 'auto'])}")
     return DTYPES[name]

@@ -1,0 +1,1 @@
+"""Pebble: a tiny masked diffusion language model whose right answers are known."""

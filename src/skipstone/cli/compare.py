@@ -1,0 +1,164 @@
+"""``skipstone compare``: one prompt under two settings, and the first step at which they part."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Styled
+
+from skipstone.cli.options import RunSpec, given, parse_ids, run_options, run_spec
+from skipstone.cli.watch import watching
+from skipstone.diff import Comparison
+from skipstone.diff import compare as compare_records
+from skipstone.diff.compare import Divergence, similarity_by_block
+from skipstone.engine import Engine, Result, parse_spec
+from skipstone.engine.engine import Prompt
+from skipstone.engine.observe import Observer, Observers
+from skipstone.errors import PromptError
+from skipstone.models.load import Model
+from skipstone.record import Candidate
+from skipstone.tracing import Recorder
+
+_SHOWN_POSITIONS = 12
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("--a", "spec_a", metavar="SPEC", required=True, help='"cache=dual skip=cosine:..."')
+@click.option("--b", "spec_b", metavar="SPEC", required=True, help="The other run.")
+@run_options
+@click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def compare(
+    prompt: str | None,
+    spec_a: str,
+    spec_b: str,
+    prompt_ids: str | None,
+    *,
+    as_json: bool,
+    **options: object,
+) -> int:
+    """Decode PROMPT under two run specs and find the first step at which they part.
+
+    A run spec is key=value pairs separated by spaces; keys are the options below. What it does not
+    name is shared and set by the options. Exits with 0 if both runs made the same decisions, 1 if
+    not, 2 on an error.
+    """
+    if (prompt is None) == (prompt_ids is None):
+        raise PromptError("give exactly one of PROMPT and --prompt-ids")
+    source: Prompt = prompt if prompt is not None else parse_ids(prompt_ids or "")
+    shared = given(options)
+    a, b = (run_spec({**shared, **parse_spec(spec)}) for spec in (spec_a, spec_b))
+    models = _load(a, b)
+    console = Console(stderr=True)
+    result_a, recorder_a = _run(models[0], a, source, console)
+    result_b, recorder_b = _run(models[1], b, source, console)
+    comparison = compare_records(recorder_a.records[0], recorder_b.records[0])
+    if as_json:
+        sides = {"a": result_a.as_json(), "b": result_b.as_json()}
+        print(json.dumps(comparison.as_json() | sides, ensure_ascii=False))
+    else:
+        _print(comparison, (result_a, result_b), (spec_a, spec_b), models[0], a, prompt)
+    return 0 if comparison.identical else 1
+
+
+def _load(a: RunSpec, b: RunSpec) -> tuple[Model, Model]:
+    """Load both models; one if they are the same."""
+    model = a.load()
+    same = (a.model, a.device, a.dtype) == (b.model, b.device, b.dtype)
+    return model, model if same else b.load()
+
+
+def _run(model: Model, spec: RunSpec, prompt: Prompt, console: Console) -> tuple[Result, Recorder]:
+    engine, recorder = Engine(model, spec.settings), Recorder()
+    with watching(stream=False, console=console) as bar:
+        members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)
+        return engine.generate(prompt, observer=Observers(members)), recorder
+
+
+def _print(
+    comparison: Comparison,
+    results: tuple[Result, Result],
+    specs: tuple[str, str],
+    model: Model,
+    shared: RunSpec,
+    prompt: str | None,
+) -> None:
+    where = f"{shared.model}, {comparison.a.header.dtype} on {comparison.a.header.device}"
+    name = f"{prompt!r} " if prompt is not None else ""
+    print(f"prompt {name}({results[0].prompt_tokens} tokens, {where})")
+    for label, spec, result in zip("AB", specs, results, strict=True):
+        stats = result.stats
+        print(f"\n{label}  {spec}")
+        print(f"   {' '.join(result.text.split())}")
+        print(
+            f"   {stats.num_forwards} forwards, {stats.skip_share:.1%} of row-layers skipped, "
+            f"{stats.seconds:.2f} s, {stats.tokens_per_second:.1f} tokens/s"
+        )
+        for note in result.notes:
+            print(f"   note: {note}")
+    print()
+    for line in _verdict(comparison, model):
+        print(line)
+    _print_similarity(comparison)
+
+
+def _verdict(comparison: Comparison, model: Model) -> list[str]:
+    """Where the runs part, in words."""
+    start, first = comparison.a.prompt_length, comparison.first
+    if first is None:
+        return ["the runs do not part: same decisions in the same steps, same tokens"]
+    lines = [
+        f"first divergence: block {first.block}, step {first.step}, new token "
+        f"{first.position - start} (position {first.position}): {_what(first, comparison)}"
+    ]
+    for label, candidate in (("A", first.a), ("B", first.b)):
+        lines.append(f"   {label}  {_describe(candidate, model)}")
+    differing = comparison.differing_positions
+    if differing:
+        shown = ", ".join(str(p - start) for p in differing[:_SHOWN_POSITIONS])
+        more = f", and {len(differing) - _SHOWN_POSITIONS} more"
+        tail = more if len(differing) > _SHOWN_POSITIONS else ""
+        lines.append(f"{len(differing)} final tokens differ: new tokens {shown}{tail}")
+    else:
+        lines.append("the final tokens are the same all the same")
+    return lines
+
+
+def _what(first: Divergence, comparison: Comparison) -> str:
+    if first.kind == "token":
+        return "both commit it, with different tokens"
+    if first.kind == "stop":
+        return "one run goes on where the other has stopped"
+    committed_by_a = first.a is not None and first.a.committed
+    return f"only {'A' if committed_by_a else 'B'} commits it"
+
+
+def _describe(candidate: Candidate | None, model: Model) -> str:
+    if candidate is None:
+        return "has no scores for it in this step"
+    token = model.text.token(candidate.token)
+    age = f", from logits {candidate.age} forwards old (it skipped)" if candidate.age else ""
+    bound = "" if candidate.bound is None else f" against {candidate.bound:.4g}"
+    verb = "commits" if candidate.committed else "holds back"
+    return (
+        f"{verb} {token!r} (id {candidate.token}), confidence {candidate.confidence:.6f}{bound}, "
+        f"margin {candidate.margin:.2g}{age}"
+    )
+
+
+def _print_similarity(comparison: Comparison) -> None:
+    """A table of what the skip rules saw, if any did."""
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column in ("similarity", "block", "judged", "smallest", "median", "largest", "skipped"):
+        table.add_column(column, justify="left" if column == "similarity" else "right")
+    for label, record in (("A", comparison.a), ("B", comparison.b)):
+        for row in similarity_by_block(record):
+            numbers = (row.smallest, row.median_mean, row.largest_mean)
+            cells = [label, str(row.block), str(row.judged), *(f"{n:.6f}" for n in numbers)]
+            table.add_row(*(Styled(cell) for cell in (*cells, f"{row.skipped}/{row.judged}")))
+    if table.row_count:
+        Console(width=100, highlight=False, color_system=None).print(table)

@@ -1,0 +1,126 @@
+"""Options that commands share, read as text and parsed by the settings themselves.
+
+One parser serves the command line, run specs and records, so an error reads the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from skipstone.engine import Settings, parse_settings
+from skipstone.errors import ConfigError, PromptError, nearest
+from skipstone.models.load import Model, load
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MODEL_KEYS = ("model", "device", "dtype")
+
+_OPTIONS = (
+    click.option("--model", help="pebble, a directory, or a hub name.  [default: pebble]"),
+    click.option("--device", help="cpu, cuda, ... or auto.  [default: auto]"),
+    click.option("--dtype", help="float32, bfloat16, ... or auto.  [default: auto]"),
+    click.option("--gen-length", metavar="N", help="New positions.  [default: 128]"),
+    click.option("--block-length", metavar="N", help="Positions in a block.  [default: 32]"),
+    click.option("--steps", metavar="N", help="Steps over all blocks (fixed, or budget stop)."),
+    click.option("--cache", metavar="POLICY", help="none, prefix or dual.  [default: dual]"),
+    click.option(
+        "--unmask",
+        metavar="POLICY",
+        help="fixed, threshold:value=0.9 or factor:value=1.  [default: threshold]",
+    ),
+    click.option(
+        "--skip",
+        metavar="POLICY",
+        help="none or cosine:skip_layer_k=18,skip_threshold=0.9999,...  [default: none]",
+    ),
+    click.option("--temperature", metavar="T", help="0 is greedy.  [default: 0]"),
+    click.option("--seed", metavar="N", help="Of temperature or random order."),
+    click.option(
+        "--eos-stop/--no-eos-stop", default=None, help="Stop at EOS.  [default: eos-stop]"
+    ),
+    click.option(
+        "--budget",
+        metavar="finish|stop",
+        help="Decode until no mask is left, or stop after the steps.  [default: finish]",
+    ),
+    click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks."),
+)
+
+
+def run_options(command: F) -> F:
+    """Add the options of a run to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A model and settings, as texts."""
+
+    model: str
+    device: str
+    dtype: str
+    settings: Settings
+
+    def load(self) -> Model:
+        """Load the model."""
+        return load(self.model, device=self.device, dtype=self.dtype)
+
+
+def given(options: Mapping[str, object]) -> dict[str, str]:
+    """The options that were given, as texts by setting name."""
+    texts = {name: value for name, value in options.items() if value is not None}
+    return {n: str(v).lower() if isinstance(v, bool) else str(v) for n, v in texts.items()}
+
+
+def run_spec(texts: Mapping[str, str]) -> RunSpec:
+    """Parse a run from texts by name; keys may be written with hyphens.
+
+    Raises:
+        ConfigError: a key is unknown or a value is refused.
+    """
+    texts = {name.replace("-", "_"): text for name, text in texts.items()}
+    names = [*MODEL_KEYS, *Settings.__dataclass_fields__]
+    for name in texts:
+        if name not in names:
+            raise ConfigError(f"setting {name!r} is unknown; {nearest(name, names)}")
+    return RunSpec(
+        model=texts.get("model", "pebble"),
+        device=texts.get("device", "auto"),
+        dtype=texts.get("dtype", "auto"),
+        settings=parse_settings({n: t for n, t in texts.items() if n not in MODEL_KEYS}),
+    )
+
+
+def parse_ids(text: str) -> list[int]:
+    """Parse ``5,17,3``.
+
+    Raises:
+        PromptError: it is no list of ids.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise PromptError(
+            f"--prompt-ids is {text!r}, must be whole numbers separated by commas, like 5,17,3"
+        ) from None
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a text file that the user named.
+
+    Raises:
+        PromptError: it is missing, unreadable or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise PromptError(f"{what} {str(path)!r} is not UTF-8 text; convert it first") from None
+    except OSError as error:
+        raise PromptError(f"{what} {str(path)!r} cannot be read ({error.strerror})") from None

@@ -1,0 +1,97 @@
+"""Observers for a person at a terminal: a progress bar, or the canvas filling live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text as Styled
+
+from skipstone.canvas import HostCanvas, Status
+from skipstone.engine.observe import Observer, StepView, Taps
+from skipstone.engine.result import Result
+from skipstone.engine.settings import Settings
+from skipstone.models.load import Model
+
+_STYLES = {Status.MASK: "dim", Status.COMMITTED: "", Status.FILLED: "dim"}
+
+
+class ProgressBar:
+    """Shows how many new tokens are decoded, over all prompts of the run."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Draw on ``progress``, which the caller starts and stops."""
+        self.taps = Taps()
+        self._progress = progress
+        self._task = progress.add_task("decoding", total=None)
+
+    def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
+        """Set the total."""
+        self._progress.reset(self._task, total=settings.gen_length * len(prompts))
+
+    def on_step(self, view: StepView) -> None:
+        """Move the bar."""
+        done = int(np.count_nonzero(view.after.status_BG != Status.MASK))
+        self._progress.update(self._task, completed=done)
+
+    def on_end(self, results: Sequence[Result]) -> None:
+        """Nothing to add."""
+
+
+class CanvasView:
+    """Shows the canvas of the first prompt after every step; masks as dots, new tokens bold."""
+
+    def __init__(self, live: Live) -> None:
+        """Draw on ``live``, which the caller starts and stops."""
+        self.taps = Taps()
+        self._live = live
+        self._model: Model | None = None
+
+    def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
+        """Remember whose tokens these are."""
+        self._model = model
+
+    def on_step(self, view: StepView) -> None:
+        """Draw the canvas."""
+        assert self._model is not None
+        fresh = view.before.status_BG[0] != view.after.status_BG[0]
+        title = f"block {view.moment.block.index}  step {view.moment.step}\n"
+        canvas = _draw(self._model, view.after, fresh.tolist())
+        self._live.update(Styled(title, style="dim").append_text(canvas), refresh=True)
+
+    def on_end(self, results: Sequence[Result]) -> None:
+        """Nothing to add."""
+
+
+def _draw(model: Model, host: HostCanvas, fresh: list[bool]) -> Styled:
+    drawn = Styled()
+    cells = zip(host.ids_BG[0].tolist(), host.status_BG[0].tolist(), fresh, strict=True)
+    for token, status, new in cells:
+        if status == Status.FILLED or (token == model.config.eos_id and not new):
+            continue
+        # Control characters of a token must not reach the terminal.
+        text = "·" if status == Status.MASK else _printable(model.text.token(token))
+        drawn.append(text, style="bold green" if new else _STYLES[Status(status)])
+    return drawn
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{SYMBOL FOR NEWLINE}" for c in text)
+
+
+@contextmanager
+def watching(*, stream: bool, console: Console) -> Iterator[Observer | None]:
+    """An observer that draws on the terminal and leaves nothing behind; None if there is none."""
+    if not console.is_terminal:
+        yield None
+    elif stream:
+        with Live(console=console, transient=True, auto_refresh=False) as live:
+            yield CanvasView(live)
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+            yield ProgressBar(progress)
