@@ -79,16 +79,27 @@ class Kind(Generic[P]):
             )
         return cast("P", value)
 
-    def spell(self, policy: object) -> str:
-        """The command-line form with all settings written out; ``parse`` reads it back."""
+    def spell(self, policy: object, *, brief: bool = False) -> str:
+        """The command-line form, which ``parse`` reads back.
+
+        Args:
+            policy: a policy of this kind.
+            brief: leave out the settings that have their default.
+        """
         for name, candidate in self.known().items():
             if type(policy) is candidate:
-                settings = [f"{key}={getattr(policy, key)}" for key in field_names(candidate)]
-                return f"{name}:{','.join(settings)}" if settings else name
+                defaults = field_defaults(candidate)
+                values = {key: getattr(policy, key) for key in defaults}
+                shown = [
+                    f"{key}={value}"
+                    for key, value in values.items()
+                    if not (brief and value == defaults[key])
+                ]
+                return f"{name}:{','.join(shown)}" if shown else name
         return repr(policy)
 
     def _values(self, name: str, policy: type[P], settings: str) -> dict[str, object]:
-        fields = field_names(policy)
+        fields = field_defaults(policy)
         hints = typing.get_type_hints(policy)
         values = dict[str, object]()
         for item in filter(None, settings.split(",")):
@@ -114,9 +125,9 @@ UNMASK = Kind[UnmaskPolicy](
 KINDS = (CACHE, UNMASK, SKIP)
 
 
-def field_names(policy: type) -> list[str]:
-    """Names of the settings of a policy class, in order."""
-    return [field.name for field in dataclasses.fields(policy)]
+def field_defaults(policy: type) -> dict[str, object]:
+    """The settings of a policy class with their defaults, in order."""
+    return {field.name: field.default for field in dataclasses.fields(policy)}
 
 
 def convert(text: str, hint: object, where: str) -> object:

@@ -10,7 +10,7 @@ from collections.abc import Sequence, Sized
 from itertools import count, groupby
 from pathlib import Path
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Template, TemplateError, Undefined, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -193,6 +193,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             call = nodes.Call(nodes.Name("count_turn", "load"), [], [], None, None)
             node.body.insert(0, nodes.ExprStmt(call).set_lineno(node.lineno))
         return tree
+
+    def unsafe_undefined(self, obj: object, attribute: str) -> Undefined:
+        """Refuse at once; Jinja's own sandbox prints nothing until the value is used further."""
+        raise SecurityError(f"attribute {attribute!r} of a {type(obj).__name__}")
 
     def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         """Refuse a product or power that is too large; the compiled template calls this."""

@@ -133,8 +133,12 @@ def _what(first: Divergence, comparison: Comparison) -> str:
         return "both commit it, with different tokens"
     if first.kind == "stop":
         return "one run goes on where the other has stopped"
-    committed_by_a = first.a is not None and first.a.committed
-    return f"only {'A' if committed_by_a else 'B'} commits it"
+    start = comparison.a.prompt_length
+    a, b = (
+        ", ".join(str(p - start) for p in positions) or "nothing"
+        for positions in (first.committed_a, first.committed_b)
+    )
+    return f"A commits {a}, B commits {b}"
 
 
 def _describe(candidate: Candidate | None, model: Model) -> str:

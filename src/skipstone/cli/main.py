@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from skipstone.cli.compare import compare
 from skipstone.cli.env import env
 from skipstone.cli.generate import generate
 from skipstone.cli.policies import policies
-from skipstone.errors import SkipstoneError
+from skipstone.errors import SkipstoneError, nearest
 
 EXIT_ERROR = 2
 
@@ -28,9 +27,9 @@ class Commands(click.Group):
         """Find a command, or say which one was meant."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            close = difflib.get_close_matches(name, self.commands, n=1)
-            rule = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(self.commands)}"
-            raise click.UsageError(f"command {name!r} is unknown; {rule}")
+            raise click.UsageError(
+                f"command {name!r} is unknown; {nearest(name, self.commands)}", ctx
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -55,6 +54,14 @@ def run(arguments: Sequence[str]) -> int:
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", arguments)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_ERROR
+    except click.NoSuchOption as error:
+        return _fail(_unknown_option(error), arguments)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "skipstone"
+        return _fail(f"{error.format_message()} See '{command} --help'.", arguments)
     except click.ClickException as error:
         return _fail(error.format_message(), arguments)
     except SkipstoneError as error:
@@ -67,6 +74,14 @@ def run(arguments: Sequence[str]) -> int:
             arguments,
         )
     return code if isinstance(code, int) else 0
+
+
+def _unknown_option(error: click.NoSuchOption) -> str:
+    """Name the nearest option that the command does have."""
+    params = error.ctx.command.params if error.ctx is not None else []
+    known = [name for param in params for name in (*param.opts, *param.secondary_opts)]
+    options = [name for name in known if name.startswith("--")]
+    return f"option {error.option_name!r} is unknown; {nearest(error.option_name, options)}"
 
 
 def _fail(message: str, arguments: Sequence[str]) -> int:

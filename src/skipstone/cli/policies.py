@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
+from typing import TypedDict
 
 import click
 
-from skipstone.policies import KINDS
+from skipstone.policies import KINDS, field_defaults
 
 
 @click.command()
@@ -30,9 +30,16 @@ def policies(*, as_json: bool) -> None:
                 print(f"    {setting}={default}")
 
 
-def _describe(policy: type) -> dict[str, object]:
+class _About(TypedDict):
+    summary: str
+    origin: str
+    settings: dict[str, object]
+
+
+def _describe(policy: type) -> _About:
+    """The first sentence of a policy, the package it comes from, its settings and defaults."""
     return {
-        "summary": (inspect.getdoc(policy) or "").splitlines()[0],
+        "summary": (inspect.getdoc(policy) or "").partition("\n")[0],
         "origin": policy.__module__.partition(".")[0],
-        "settings": {field.name: field.default for field in dataclasses.fields(policy)},
+        "settings": field_defaults(policy),
     }

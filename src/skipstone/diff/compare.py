@@ -31,6 +31,9 @@ class Divergence:
     a: Candidate | None
     """What A knew about this position in this step; None if it had no scores for it."""
     b: Candidate | None
+    committed_a: tuple[int, ...]
+    """Positions that A committed in this step."""
+    committed_b: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,17 @@ class Comparison:
         start = self.a.prompt_length
         first = None
         if self.first is not None:
-            first = asdict(self.first)
-            first["position"] = self.first.position - start
-            first["canvas_position"] = self.first.position
+            first = {
+                "block": self.first.block,
+                "step": self.first.step,
+                "position": self.first.position - start,
+                "kind": self.first.kind,
+                "canvas_position": self.first.position,
+                "committed_a": [p - start for p in self.first.committed_a],
+                "committed_b": [p - start for p in self.first.committed_b],
+                "a": None if self.first.a is None else asdict(self.first.a),
+                "b": None if self.first.b is None else asdict(self.first.b),
+            }
         return {
             "identical": self.identical,
             "first": first,
@@ -181,4 +192,13 @@ def _divergence(
             return None
         return next((c for c in step.candidates if c.position == position), None)
 
-    return Divergence(at.block, at.step, position, kind, known(a), known(b))
+    return Divergence(
+        block=at.block,
+        step=at.step,
+        position=position,
+        kind=kind,
+        a=known(a),
+        b=known(b),
+        committed_a=() if a is None else a.committed,
+        committed_b=() if b is None else b.committed,
+    )

@@ -193,10 +193,10 @@ def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]
         )
     if not isinstance(settings.skip, NoSkip) and stats.skip_share == 0:
         could = sum(step.skippable_row_layers for step in stats.steps)
-        skip = policies.SKIP.spell(settings.skip)
+        skip = policies.SKIP.spell(settings.skip, brief=True)
         notes.append(f"skip is on ({skip}) and skipped nothing: 0 of {could} row-layers")
     if stats.num_refreshes == stats.num_forwards and stats.num_forwards:
-        cache = policies.CACHE.spell(settings.cache)
+        cache = policies.CACHE.spell(settings.cache, brief=True)
         notes.append(
             f"cache is on ({cache}) and saved nothing: all {stats.num_forwards} forwards were "
             f"refreshes"

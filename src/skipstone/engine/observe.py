@@ -106,7 +106,10 @@ class StepView:
 class Observer(Protocol):
     """Watches a run. Must not change anything it is shown."""
 
-    taps: Taps
+    @property
+    def taps(self) -> Taps:
+        """What it wants; asked once, before the first step."""
+        ...
 
     def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
         """A run begins."""

@@ -80,10 +80,11 @@ class Settings:
         num_blocks = math.ceil(self.gen_length / self.block_length)
         if self.steps is not None:
             if not self.unmask.uses_steps and self.budget == "finish":
+                unmask = policies.UNMASK.spell(self.unmask, brief=True)
                 raise ConfigError(
-                    f"steps={self.steps} has no effect: {policies.UNMASK.spell(self.unmask)} "
-                    f"commits by confidence and budget=finish goes on until no mask is left; leave "
-                    f"steps out, or use budget=stop or unmask=fixed"
+                    f"steps={self.steps} has no effect: {unmask} commits by confidence and "
+                    f"budget=finish goes on until no mask is left; leave steps out, or use "
+                    f"budget=stop or unmask=fixed"
                 )
             if not num_blocks <= self.steps <= self.gen_length:
                 raise ConfigError(

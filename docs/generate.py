@@ -1,0 +1,70 @@
+"""Writes the parts of docs/ that follow from the code, or checks that they are up to date.
+
+``python -m docs.generate`` writes, ``--check`` fails if something is stale.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from skipstone.cli.main import skipstone
+from skipstone.policies import KINDS, field_defaults
+
+DOCS = Path(__file__).parent
+
+
+def command_line() -> str:
+    """The reference of the command line, from the commands' own help."""
+    parts = [
+        "# Command line\n",
+        "Generated from `--help`; `make docs` writes it again.\n",
+        "Exit codes: 0 success (`compare`: identical), 1 `compare` found a difference, 2 error.\n",
+    ]
+    for name, command in sorted(skipstone.commands.items()):
+        context = click.Context(command, info_name=f"skipstone {name}", max_content_width=100)
+        context.terminal_width = 100
+        parts.append(f"## skipstone {name}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+def policy_table() -> str:
+    """Every policy with its settings and defaults."""
+    lines = [
+        "# Policies",
+        "",
+        "Generated from the policy classes; `make docs` writes it again. On the command line and",
+        "in run specs a policy is `name` or `name:key=value,key=value`.",
+        "",
+        "| policy | what it does | settings |",
+        "| --- | --- | --- |",
+    ]
+    for kind in KINDS:
+        for name, policy in kind.built_in.items():
+            about = (policy.__doc__ or "").strip().splitlines()[0]
+            settings = [f"`{key}={value}`" for key, value in field_defaults(policy).items()]
+            lines.append(f"| `{kind.name}={name}` | {about} | {', '.join(settings)} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"cli.md": command_line, "policies.md": policy_table}
+
+
+def main() -> int:
+    """Write the pages, or list the stale ones."""
+    stale = list[str]()
+    for name, write in PAGES.items():
+        path, text = DOCS / name, write()
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        print(f"stale: {', '.join(stale)}; run: make docs")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
