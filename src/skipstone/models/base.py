@@ -68,13 +68,6 @@ class KVStore:
         self.keys[layer][rows.request_N, rows.position_N] = key_NUE
         self.values[layer][rows.request_N, rows.position_N] = value_NUE
 
-    def clone(self) -> KVStore:
-        """An independent copy: what one run writes into it the other cannot see."""
-        twin = object.__new__(KVStore)
-        twin.keys, twin.values = self.keys.clone(), self.values.clone()
-        twin.visible_BL = self.visible_BL
-        return twin
-
 
 class Network(Protocol):
     """A mask predictor that can be run row by row and layer by layer."""

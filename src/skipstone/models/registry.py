@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.resources
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
+from urllib.request import Request, urlopen
 
 from skipstone.errors import CheckpointError
 from skipstone.files import one_line
@@ -12,7 +16,7 @@ from skipstone.models.checkpoint import find_shards
 EMBEDDED = "pebble"
 _FILES = ["*.safetensors", "*.json", "*.jinja"]
 # Seconds until a hub that does not answer counts as absent.
-_PATIENCE = 2.0
+_PATIENCE = 3.0
 
 
 def find(name_or_dir: str | Path) -> Path:
@@ -57,7 +61,7 @@ def _directory(name: str) -> Path | None:
 
 def _from_hub(name: str) -> Path:
     try:
-        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub import constants, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError:
         raise CheckpointError(
@@ -78,8 +82,9 @@ def _from_hub(name: str) -> Path:
             f"'organisation/model'"
         ) from None
     try:
-        # Asked first and once: a download waits and tries again on a network that never answers.
-        HfApi().repo_info(name, timeout=_PATIENCE)
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        _wait_for(constants.ENDPOINT)
         return Path(snapshot_download(name, allow_patterns=_FILES))
     # The client also raises the errors of its transport; each means that it is not to be had.
     except Exception as error:
@@ -87,3 +92,23 @@ def _from_hub(name: str) -> Path:
             f"model {name!r} is no directory, {state}, and cannot be downloaded "
             f"({one_line(error)}); on a machine with access run: hf download {name}"
         ) from None
+
+
+def _wait_for(endpoint: str) -> None:
+    """Ask the hub for a sign of life; its client would wait long, and more than once.
+
+    Raises:
+        TimeoutError: it says nothing, not even that there is no connection.
+    """
+    # In a thread, because looking up a name cannot be given a time limit.
+    thread = Thread(target=_ask, args=(endpoint,), daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    if thread.is_alive():
+        raise TimeoutError(f"{endpoint} does not answer within {_PATIENCE:g} s")
+
+
+def _ask(endpoint: str) -> None:
+    # Any answer will do, an error too: the client then says better what is wrong.
+    with suppress(OSError, HTTPException, ValueError):
+        urlopen(Request(endpoint, method="HEAD"), timeout=2 * _PATIENCE).close()

@@ -1,0 +1,178 @@
+"""The command line as a user types it, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from skipstone.cli.main import run, skipstone
+from skipstone.engine import parse_settings
+
+QUESTION = "Who is Newton, physics?"
+FAST = ["--gen-length", "64"]
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = run(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_generate_answers_the_question(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "generate", QUESTION)
+    assert code == 0
+    assert out.startswith("Isaac Newton was an English physicist and mathematician who")
+    assert "forwards" in err
+
+
+def test_generate_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "generate", QUESTION, "--json", *FAST)
+    value = json.loads(out)
+    assert code == 0
+    assert set(value) >= {
+        "tokens",
+        "text",
+        "prompt_tokens",
+        "num_forwards",
+        "masks_left",
+        "skip_share",
+        "seconds",
+        "tokens_per_second",
+        "settings",
+    }
+    assert len(value["tokens"]) == 64
+    assert value["masks_left"] == 0
+    assert parse_settings(value["settings"]).gen_length == 64
+
+
+def test_ids_and_text_of_one_prompt_give_one_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    from skipstone import load
+
+    ids = ",".join(map(str, load("pebble").text.encode(QUESTION)))
+    _, from_text, _ = call(capsys, "generate", QUESTION, "--json", *FAST)
+    _, from_ids, _ = call(capsys, "generate", "--prompt-ids", ids, "--json", *FAST)
+    assert json.loads(from_text)["tokens"] == json.loads(from_ids)["tokens"]
+
+
+def test_batch_files_give_one_answer_a_prompt(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    questions = [QUESTION, "What is the capital of Turkey?"]
+    lines = tmp_path / "prompts.txt"
+    lines.write_text("\n".join(questions) + "\n\n")
+    objects = tmp_path / "prompts.jsonl"
+    objects.write_text("\n".join(json.dumps({"prompt": q}) for q in questions))
+    _, plain, _ = call(capsys, "generate", "--batch-file", str(lines), *FAST)
+    code, as_json, _ = call(capsys, "generate", "--batch-file", str(objects), "--json", *FAST)
+    assert code == 0
+    texts = [json.loads(line)["text"] for line in as_json.splitlines()]
+    assert plain.splitlines() == texts
+    assert "Newton" in texts[0]
+    assert "Ankara" in texts[1]
+
+
+def test_a_budget_that_stops_says_how_many_masks_are_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stop = ["--budget", "stop", "--steps", "4", "--unmask", "threshold:value=1", *FAST]
+    code, out, err = call(capsys, "generate", QUESTION, *stop)
+    assert code == 0
+    assert "masks left⟩" in out
+    assert "60 of 64 new tokens are still masks" in err
+    _, out, _ = call(capsys, "generate", QUESTION, "--json", *stop)
+    assert json.loads(out)["masks_left"] == 60
+
+
+def test_compare_tells_identical_from_different(capsys: pytest.CaptureFixture[str]) -> None:
+    specs = ["--a", "skip=none", "--b", "skip=cosine:skip_threshold=1"]
+    code, out, _ = call(capsys, "compare", QUESTION, "--unmask", "fixed", *specs, *FAST)
+    assert code == 0
+    assert "the runs do not part" in out
+    specs = ["--a", "skip=none", "--b", "skip=cosine:skip_threshold=0.5,skip_outlier=-1"]
+    code, out, _ = call(capsys, "compare", QUESTION, "--unmask", "fixed", *specs, *FAST)
+    assert code == 1
+    assert "first divergence: block" in out
+    assert len(out.splitlines()) <= 25
+
+
+def test_compare_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    specs = ["--a", "cache=dual", "--b", "cache=none unmask=threshold:value=0.999999"]
+    code, out, _ = call(capsys, "compare", QUESTION, "--json", *specs, *FAST)
+    value = json.loads(out)
+    assert code == 1
+    assert value["identical"] is False
+    assert set(value["first"]) >= {"block", "step", "position", "kind"}
+    assert value["a"]["settings"]["cache"].startswith("dual")
+    assert value["b"]["settings"]["cache"] == "none"
+    differing = [
+        i
+        for i, pair in enumerate(zip(value["a"]["tokens"], value["b"]["tokens"], strict=True))
+        if pair[0] != pair[1]
+    ]
+    assert value["differing_positions"] == differing
+
+
+def test_compare_takes_the_model_s_dtype_from_a_spec(capsys: pytest.CaptureFixture[str]) -> None:
+    specs = ["--a", "dtype=float32", "--b", "dtype=float64"]
+    code, out, _ = call(capsys, "compare", QUESTION, "--json", *specs, *FAST)
+    assert code in (0, 1)
+    assert json.loads(out)["a"]["text"].startswith("Isaac Newton")
+
+
+def test_nothing_is_drawn_when_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    _, plain, _ = call(capsys, "generate", QUESTION, "--json", *FAST)
+    code, streamed, err = call(capsys, "generate", QUESTION, "--json", "--stream", *FAST)
+    assert code == 0
+    assert err == ""
+    assert json.loads(plain)["tokens"] == json.loads(streamed)["tokens"]
+
+
+def test_policies_and_env(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "policies", "--json")
+    assert code == 0
+    assert json.loads(out)["skip"]["cosine"]["settings"]["skip_layer_k"] == 18
+    code, out, _ = call(capsys, "policies")
+    assert "unmask=threshold" in out
+    code, out, _ = call(capsys, "env", "--json")
+    assert code == 0
+    assert json.loads(out)["torch"]
+
+
+def test_the_options_are_the_planned_ones() -> None:
+    run_options = (
+        "--model --device --dtype --gen-length --block-length --steps --cache --unmask --skip "
+        "--temperature --seed --eos-stop --budget --debug --prompt-ids --json"
+    )
+    shared = set(run_options.split())
+    planned = {
+        "generate": shared | {"--batch-file", "--stream"},
+        "compare": shared | {"--a", "--b"},
+        "policies": {"--json", "--debug"},
+        "env": {"--json", "--debug"},
+    }
+    for name, command in skipstone.commands.items():
+        found = {param.opts[0] for param in command.params if param.opts[0].startswith("--")}
+        assert found == planned[name]
+    assert set(skipstone.commands) == set(planned)
+
+
+def test_python_dash_m_works() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "skipstone", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("skipstone, version")
+
+
+def test_debug_shows_the_traceback_and_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "generate", QUESTION, "--cache", "duel", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("skipstone: error: cache policy 'duel' is unknown")

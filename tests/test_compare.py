@@ -1,0 +1,197 @@
+"""Records say what happened, and comparisons name the first decision that differs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from skipstone import (
+    ConfigError,
+    CosineSkip,
+    DualCache,
+    Engine,
+    Fixed,
+    NoCache,
+    Settings,
+    Threshold,
+)
+from skipstone.canvas import Status
+from skipstone.diff import compare
+from skipstone.models.load import Model
+from skipstone.record import RunRecord
+from skipstone.tracing import Recorder
+from tests.conftest import random_model
+
+PROMPT = [5, 9, 2, 30, 7]
+BASE = Settings(unmask=Threshold(0.3), gen_length=40, block_length=16, eos_stop=False)
+SKIP = CosineSkip(skip_layer_k=3, skip_threshold=0.9, skip_outlier=0.2)
+
+
+def record(model: Model, settings: Settings, *, logits: bool = False) -> RunRecord:
+    recorder = Recorder(logits=logits)
+    Engine(model, settings).generate(PROMPT, observer=recorder)
+    return recorder.records[0]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return random_model(1)
+
+
+def test_a_record_replays_to_the_answer(model: Model) -> None:
+    run = record(model, BASE.replace(skip=SKIP))
+    ids = [model.config.mask_id] * 40
+    for step in run.steps:
+        assert list(step.ids_before) == ids
+        for candidate in step.candidates:
+            if candidate.committed:
+                ids[candidate.position - len(PROMPT)] = candidate.token
+        assert list(step.ids_after) == ids
+    assert tuple(ids) == run.outcome.tokens
+    assert run.outcome.num_forwards == len(run.steps)
+
+
+def test_a_record_has_every_quantity_of_a_hand_made_trace(model: Model) -> None:
+    run = record(model, BASE.replace(skip=SKIP), logits=True)
+    judged = [step for step in run.steps if step.judgements]
+    assert judged
+    for step in judged:
+        assert step.masks_before - step.masks_after == len(step.committed)
+        assert step.state_shape == (len(step.rows), model.config.width)
+        assert step.reference_shape == step.state_shape
+        assert {j.position for j in step.judgements} == set(step.rows)
+        assert {j.position for j in step.judgements if j.skipped} == set(step.skipped)
+        for judgement in step.judgements:
+            assert len(judgement.similarities) == SKIP.skip_layer_k - 1
+            assert judgement.smallest == min(judgement.similarities)
+            assert judgement.mean == pytest.approx(np.mean(judgement.similarities), abs=1e-12)
+            rule = judgement.smallest >= SKIP.skip_outlier and judgement.mean > SKIP.skip_threshold
+            assert judgement.stable == rule
+    for step in run.steps:
+        scored = {c.position for c in step.candidates if c.age == 0}
+        assert set(step.logit_positions) == scored
+        if step.logits is not None:
+            assert step.logits.shape == (len(scored), model.config.vocab_size)
+
+
+def test_logits_of_a_record_give_its_tokens_and_confidences(model: Model) -> None:
+    for step in record(model, BASE, logits=True).steps:
+        assert step.logits is not None
+        by_position = dict(zip(step.logit_positions, step.logits, strict=True))
+        for candidate in step.candidates:
+            row = by_position[candidate.position].astype(np.float64)
+            row[model.config.mask_id] = -np.inf
+            probability = np.exp(row - row.max())
+            probability /= probability.sum()
+            assert int(row.argmax()) == candidate.token
+            assert probability.max() == pytest.approx(candidate.confidence, abs=1e-5)
+            second = float(np.sort(probability)[-2])
+            assert candidate.margin == pytest.approx(candidate.confidence - second, abs=1e-5)
+
+
+def test_ages_count_forwards_since_a_row_was_computed(model: Model) -> None:
+    run = record(model, BASE.replace(skip=SKIP))
+    last_entered = [-1] * (len(PROMPT) + 40)
+    last_finished = list(last_entered)
+    for step in run.steps:
+        for position in step.rows:
+            last_entered[position] = step.forward
+        for position in step.finished:
+            last_finished[position] = step.forward
+        assert list(step.entered_age) == [step.forward - at for at in last_entered]
+        assert list(step.finished_age) == [step.forward - at for at in last_finished]
+    assert any(step.skipped for step in run.steps)
+
+
+def test_the_same_run_twice_is_identical(model: Model) -> None:
+    pair = compare(record(model, BASE), record(model, BASE))
+    assert pair.identical
+    assert pair.first is None
+    assert pair.differing_positions == ()
+
+
+def test_threshold_one_is_no_skip(model: Model) -> None:
+    never = dataclasses.replace(SKIP, skip_threshold=1.0)
+    pair = compare(record(model, BASE), record(model, BASE.replace(skip=never)))
+    assert pair.identical
+    # The control: the same rule with a threshold that can be passed does part.
+    assert not compare(record(model, BASE), record(model, BASE.replace(skip=SKIP))).identical
+
+
+def test_the_first_divergence_is_the_first_step_with_other_commits(model: Model) -> None:
+    a, b = record(model, BASE), record(model, BASE.replace(cache=NoCache(), unmask=Threshold(0.6)))
+    first = compare(a, b).first
+    assert first is not None
+    pairs = [(x, y) for x, y in zip(a.steps, b.steps, strict=False)]
+    index = next(i for i, (x, y) in enumerate(pairs) if x.ids_after != y.ids_after)
+    step = pairs[index][0]
+    assert (first.block, first.step) == (step.block, step.step)
+    assert first.position in set(first.committed_a) ^ set(first.committed_b)
+    assert first.kind == "committed_set"
+
+
+def test_another_token_at_the_same_place_is_named_as_such(model: Model) -> None:
+    a = record(model, BASE)
+    at = next(i for i, step in enumerate(a.steps) if step.committed)
+    place = a.steps[at].committed[0]
+    candidates = tuple(
+        dataclasses.replace(c, token=c.token + 1) if c.position == place else c
+        for c in a.steps[at].candidates
+    )
+    steps = list(a.steps)
+    steps[at] = dataclasses.replace(steps[at], candidates=candidates)
+    first = compare(a, dataclasses.replace(a, steps=tuple(steps))).first
+    assert first is not None
+    assert (first.kind, first.position) == ("token", place)
+
+
+def test_a_run_that_ends_before_the_other_is_a_stop(model: Model) -> None:
+    a = record(model, BASE)
+    shorter = dataclasses.replace(a, steps=a.steps[:-1])
+    first = compare(a, shorter).first
+    assert first is not None
+    assert first.kind == "stop"
+    assert (first.block, first.step) == (a.steps[-1].block, a.steps[-1].step)
+    assert first.committed_b == ()
+
+
+def test_runs_of_different_lengths_differ_where_only_one_has_tokens(model: Model) -> None:
+    pair = compare(record(model, BASE), record(model, BASE.replace(gen_length=32)))
+    assert set(range(len(PROMPT) + 32, len(PROMPT) + 40)) <= set(pair.differing_positions)
+    assert not pair.identical
+
+
+def test_runs_of_different_prompts_are_refused(model: Model) -> None:
+    recorder = Recorder()
+    Engine(model, BASE).generate([1, 2, 3], observer=recorder)
+    with pytest.raises(ConfigError, match="different prompts"):
+        compare(record(model, BASE), recorder.records[0])
+
+
+def test_json_positions_are_indices_into_tokens(model: Model) -> None:
+    a, b = record(model, BASE), record(model, BASE.replace(skip=SKIP, unmask=Fixed()))
+    plain = compare(a, b).as_json()
+    differing = [
+        i for i, (x, y) in enumerate(zip(a.outcome.tokens, b.outcome.tokens, strict=True)) if x != y
+    ]
+    assert plain["differing_positions"] == differing
+    first = plain["first"]
+    assert isinstance(first, dict)
+    assert first["canvas_position"] == first["position"] + len(PROMPT)
+
+
+def test_each_request_of_a_batch_has_the_record_it_has_alone(model: Model) -> None:
+    recorder = Recorder()
+    settings = BASE.replace(skip=SKIP, cache=DualCache())
+    prompts = [PROMPT, [8] * 12, [1, 2]]
+    Engine(model, settings).generate_batch(prompts, observer=recorder)
+    pair = compare(recorder.records[0], record(model, settings))
+    assert pair.identical
+    together, alone = recorder.records[0].steps, record(model, settings).steps
+    assert [s.skipped for s in together] == [s.skipped for s in alone]
+    assert all(
+        s.status_after.count(Status.PAD) == 0 and s.rows == t.rows
+        for s, t in zip(together, alone, strict=True)
+    )

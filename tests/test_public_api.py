@@ -1,0 +1,98 @@
+"""What ``import skipstone`` promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+import skipstone
+from skipstone import CosineSkip, DualCache, Engine, Factor, Fixed, Settings, Threshold
+from skipstone.engine import parse_settings
+from skipstone.models.load import Model
+from skipstone.policies import KINDS
+from tests.conftest import random_model
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in skipstone.__all__:
+        assert getattr(skipstone, name).__name__ == name
+    assert sorted(skipstone.__all__) == skipstone.__all__
+    assert set(skipstone.__all__) < set(dir(skipstone))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Enigne"):
+        getattr(skipstone, "Enigne")  # noqa: B009 (a literal attribute would be a type error)
+
+
+def test_records_and_their_comparison_open_without_torch() -> None:
+    # A module that is None in sys.modules cannot be imported.
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import skipstone, skipstone.record, skipstone.diff\n"
+        "skipstone.ConfigError; print('ok')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "ok\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        DualCache(refresh_every=3),
+        CosineSkip(skip_layer_k=4, similarity_dtype="bfloat16", keep_neighbours=False),
+        Threshold(0.7),
+        Factor(2.0),
+        Fixed(order="random"),
+        Settings(cache=DualCache(), gen_length=64, unmask=Fixed(), steps=32),
+    ],
+)
+def test_reprs_can_be_pasted_back(value: object) -> None:
+    assert (
+        eval(repr(value), {name: getattr(skipstone, name) for name in skipstone.__all__}) == value
+    )
+
+
+def test_settings_survive_their_text_form() -> None:
+    settings = Settings(
+        cache=DualCache(refresh_every=2),
+        unmask=Fixed(order="random"),
+        skip=CosineSkip(skip_layer_k=3, reference="previous_step", keep_committed=False),
+        gen_length=40,
+        block_length=16,
+        steps=20,
+        temperature=0.5,
+        seed=7,
+        eos_stop=False,
+        budget="stop",
+    )
+    assert parse_settings(settings.as_text()) == settings
+    changed = [f.name for f in dataclasses.fields(Settings)]
+    defaults = Settings()
+    # Every field differs from its default, so none can be lost unseen.
+    assert all(getattr(settings, name) != getattr(defaults, name) for name in changed)
+
+
+def test_every_policy_survives_its_text_form() -> None:
+    for kind in KINDS:
+        for policy in kind.known().values():
+            built = policy()
+            assert kind.parse(kind.spell(built)) == built
+            assert kind.parse(kind.spell(built, brief=True)) == built
+
+
+def test_engine_takes_settings_keywords_or_both(model: Model) -> None:
+    base = Settings(gen_length=16, block_length=8)
+    assert Engine(model, base).settings == base
+    assert Engine(model, base, gen_length=24).settings == base.replace(gen_length=24)
+    assert Engine(model, gen_length=16, block_length=8).settings == base
+
+
+def test_a_batch_gives_one_result_a_prompt() -> None:
+    engine = Engine(random_model(3), gen_length=16, block_length=8)
+    results = engine.generate_batch(["w1 w2", [3, 4, 5]])
+    assert [r.prompt_tokens for r in results] == [2, 3]
+    assert all(len(r.tokens) == 16 for r in results)
