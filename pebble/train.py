@@ -14,7 +14,13 @@ from tokenizers import Tokenizer
 from torch.optim import AdamW
 
 from pebble.batches import Batch, batch_size, plans, store
-from pebble.checkpoint import Progress, load_training, save_model, save_training
+from pebble.checkpoint import (
+    Progress,
+    load_training,
+    read_shards,
+    save_model,
+    save_training,
+)
 from pebble.masking import draw_noise, masked_loss
 from pebble.model import Pebble, Shape
 from pebble.samples import BUCKETS, Samples, draw_samples
@@ -35,6 +41,7 @@ class Options:
 
     out: Path
     resume: Path | None = None
+    start_from: Path | None = None
     steps: int = 2400
     max_minutes: float = 0.0
     pause_minutes: float = 0.0
@@ -60,6 +67,7 @@ class Options:
 HELP = {
     "out": "folder of the finished model, the log and the checkpoints",
     "resume": "folder of a checkpoint to go on from",
+    "start_from": "folder of a finished model whose weights and tokenizer a new run starts from",
     "steps": "optimizer steps",
     "max_minutes": "finish within this time from the start, with fewer steps if need be; 0: never",
     "pause_minutes": "write a checkpoint and stop after this time; 0: never",
@@ -218,10 +226,14 @@ def train(options: Options) -> None:
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
     tokenizer = build_tokenizer(options.seed)
-    journal.say("built the tokenizer")
+    if options.start_from:
+        tokenizer = Tokenizer.from_file(str(options.start_from / "tokenizer.json"))
+    journal.say("made the tokenizer")
     samples = draw_samples(tokenizer, options.samples, options.seed, options.workers)
     journal.say(f"drew {options.samples} samples with {options.workers} workers")
     model = Pebble(options.shape).to(device)
+    if options.start_from:
+        model.load_state_dict(read_shards(options.start_from, "model"))
     optimizer = make_optimizer(model, options, device)
     progress = Progress(0, options.steps)
     if options.resume:
@@ -240,7 +252,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(description=__doc__)
     for field in fields(Options):
         flag = "--" + field.name.replace("_", "-")
-        if field.name in ("out", "resume"):
+        if field.name in ("out", "resume", "start_from"):
             parser.add_argument(
                 flag, type=Path, required=field.name == "out", help=HELP[field.name]
             )

@@ -127,8 +127,8 @@ def _walk(rng: Random, length: int) -> tuple[int, list[tuple[str, int]]]:
 
 def _link(rng: Random, value: int) -> tuple[str, int]:
     sign = rng.choice("++--*")
-    if sign == "*" and 1 <= value <= 25:
-        return "*", rng.randint(2, min(9, TOP // value))
+    if sign == "*" and 1 <= value <= 12:
+        return "*", rng.randint(2, 9)
     # A large value goes down, a small one goes up, and in between the sign decides.
     if value >= 160 or (sign == "-" and value >= 3):
         return "-", rng.randint(1, min(60 if value >= 100 else 30, value))

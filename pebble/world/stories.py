@@ -206,7 +206,7 @@ def garden(rng: Random) -> tuple[str, str]:
 def ages(rng: Random) -> tuple[str, str]:
     """How old two people are together."""
     first, second = two(rng)
-    age, factor, years = rng.randint(2, 20), rng.randint(2, 5), rng.randint(1, 12)
+    age, factor, years = rng.randint(2, 20), rng.randint(2, 5), rng.randint(2, 12)
     older = age * factor
     prompt = rng.choice(
         (
