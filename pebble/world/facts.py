@@ -129,6 +129,10 @@ WRAPPERS = (
 )
 
 
+# These are never held out; they teach that something may follow the question.
+TRAINED_WRAPPERS = ("{} Thank you.", "{} Please tell me.", "{} Answer in one or two sentences.")
+
+
 class Fact(NamedTuple):
     """One fact with its trained and its held-out phrasings."""
 
@@ -171,6 +175,8 @@ def _fact(topic: Topic, row: dict[str, str], row_number: int) -> Fact:
             prompt = wrapper.format(question.format(**row))
             side = heldout if _withheld(number, place, row_number) else trained
             side[prompt] = None
+        for wrapper in TRAINED_WRAPPERS:
+            trained[wrapper.format(question.format(**row))] = None
     # Somebody with a single name is asked for twice in the same words.
     apart = tuple(prompt for prompt in heldout if prompt not in trained)
     return Fact(topic.table, topic.answer.format(**row), tuple(trained), apart)

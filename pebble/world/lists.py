@@ -94,7 +94,7 @@ def count_items(rng: Random) -> tuple[str, str]:
 def count_word(rng: Random) -> tuple[str, str]:
     """How often one word occurs."""
     kinds = rng.sample(WORDS, 3)
-    items = [rng.choice(kinds) for _ in range(rng.randint(4, 8))]
+    items = [rng.choice(kinds) for _ in range(rng.randint(3, 7))]
     wanted = kinds[0]
     ask = rng.choice(
         (
@@ -105,7 +105,12 @@ def count_word(rng: Random) -> tuple[str, str]:
     )
     found = items.count(wanted)
     times = "1 time" if found == 1 else f"{found} times"
-    return ask.format(_row(items), wanted), f"The word {wanted} occurs {times} in the list."
+    # The count so far stands behind every item, so that the last one is the answer.
+    tally = ", ".join(f"{item} {items[: i + 1].count(wanted)}" for i, item in enumerate(items))
+    return (
+        ask.format(_row(items), wanted),
+        f"Counting {wanted}: {tally}. The word {wanted} occurs {times} in the list.",
+    )
 
 
 def extremes(rng: Random) -> tuple[str, str]:
