@@ -72,7 +72,7 @@ class Kind(Generic[P]):
         Raises:
             ConfigError: it is not.
         """
-        if not isinstance(value, self.protocol):
+        if isinstance(value, type) or not isinstance(value, self.protocol):
             raise ConfigError(
                 f"{self.name} is {value!r}, which is no {self.name} policy; "
                 f"`skipstone policies` lists them"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from skipstone.canvas import Moment
+from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 from skipstone.rows import Rows
 
@@ -31,6 +32,7 @@ class PrefixCache:
 
     def __post_init__(self) -> None:
         """Refuse a negative interval."""
+        check_fields(self)
         _check_interval(self.refresh_every)
 
     def rows(self, moment: Moment) -> Rows:
@@ -49,6 +51,7 @@ class DualCache:
 
     def __post_init__(self) -> None:
         """Refuse a negative interval."""
+        check_fields(self)
         _check_interval(self.refresh_every)
 
     def rows(self, moment: Moment) -> Rows:

@@ -61,7 +61,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(_unknown_option(error), arguments)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "skipstone"
-        return _fail(f"{error.format_message()} See '{command} --help'.", arguments)
+        message = error.format_message().rstrip(".")
+        return _fail(f"{message}. See '{command} --help'.", arguments)
     except click.ClickException as error:
         return _fail(error.format_message(), arguments)
     except SkipstoneError as error:

@@ -123,4 +123,7 @@ def read_text(path: Path, what: str) -> str:
     except UnicodeDecodeError:
         raise PromptError(f"{what} {str(path)!r} is not UTF-8 text; convert it first") from None
     except OSError as error:
-        raise PromptError(f"{what} {str(path)!r} cannot be read ({error.strerror})") from None
+        reason = error.strerror
+        raise PromptError(
+            f"{what} {str(path)!r} cannot be read ({reason}); check the path"
+        ) from None

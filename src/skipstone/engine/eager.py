@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from skipstone.canvas import Geometry, Moment
@@ -82,8 +83,8 @@ class EagerRunner:
             if kept.all():
                 continue
             skipped += deeper * np.bincount(going.request[~kept], minlength=self._batch)
-            x_ND = x_ND[keep_N.nonzero()[:, 0]]
-            going = going.take(np.flatnonzero(kept))
+            index = np.flatnonzero(kept)
+            going, x_ND = going.take(index), x_ND[torch.from_numpy(index).to(x_ND.device)]
             if going.num_rows == 0:
                 break
             angles = network.angles(going)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import time
-from collections.abc import Sequence
-from typing import Unpack
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex, Unpack
 
 import torch
 
@@ -16,7 +17,7 @@ from skipstone.engine.observe import Observer, Taps
 from skipstone.engine.result import Result, Stats
 from skipstone.engine.scoring import Scorer
 from skipstone.engine.settings import Settings, SettingsFields
-from skipstone.errors import PromptError
+from skipstone.errors import ConfigError, PromptError
 from skipstone.models.load import Model
 from skipstone.skip import NoSkip
 
@@ -39,6 +40,8 @@ class Engine:
             ConfigError: a setting is unknown, out of range, without effect, or does not fit the
                 model.
         """
+        if not isinstance(model, Model):
+            raise ConfigError(f"model is {model!r}; load it first: skipstone.load({model!r})")
         self.model = model
         self.settings = (settings or Settings()).replace(**changes)
         self._check_fit()
@@ -72,7 +75,11 @@ class Engine:
         """
         if isinstance(prompts, str) or not prompts:
             raise PromptError("generate_batch needs a list of at least one prompt")
-        ids = [self._encode(prompt, i) for i, prompt in enumerate(prompts)]
+        alone = len(prompts) == 1
+        ids = [
+            self._encode(prompt, "the prompt" if alone else f"prompt {i}")
+            for i, prompt in enumerate(prompts)
+        ]
         started = time.perf_counter()
         run = self._start(ids, observer)
         if observer is not None:
@@ -100,14 +107,14 @@ class Engine:
             )
         )
 
-    def _encode(self, prompt: Prompt, index: int) -> list[int]:
-        ids = self.model.text.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    def _encode(self, prompt: Prompt, where: str) -> list[int]:
+        """Ids of a prompt that fits the model; ``where`` names it in errors."""
         config, gen_length = self.model.config, self.settings.gen_length
-        where = f"prompt {index}"
-        if not ids:
-            raise PromptError(f"{where} is empty; give at least one id")
+        if isinstance(prompt, str) and not prompt.strip():
+            raise PromptError(f"{where} is empty; give at least one word")
+        ids = self.model.text.encode(prompt) if isinstance(prompt, str) else _ids(prompt, where)
         for token in ids:
-            if not isinstance(token, int) or not 0 <= token < config.vocab_size:
+            if not 0 <= token < config.vocab_size:
                 raise PromptError(
                     f"{where} holds id {token!r}, outside the model's vocabulary of "
                     f"{config.vocab_size} (0 to {config.vocab_size - 1})"
@@ -183,6 +190,20 @@ class Engine:
         return results
 
 
+def _ids(prompt: object, where: str) -> list[int]:
+    """Ids as plain integers, whatever kind of integer they were given as."""
+    if not isinstance(prompt, Iterable):
+        raise PromptError(f"{where} is {prompt!r}; give text, or a list of token ids")
+    ids = list[int]()
+    for token in prompt:
+        if isinstance(token, bool) or not isinstance(token, SupportsIndex):
+            raise PromptError(f"{where} holds {token!r}; token ids are whole numbers")
+        ids.append(operator.index(token))
+    if not ids:
+        raise PromptError(f"{where} is empty; give at least one token id")
+    return ids
+
+
 def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]:
     """What was switched on and did nothing, and what is missing from the answer."""
     notes = list[str]()
@@ -195,6 +216,11 @@ def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]
         could = sum(step.skippable_row_layers for step in stats.steps)
         skip = policies.SKIP.spell(settings.skip, brief=True)
         notes.append(f"skip is on ({skip}) and skipped nothing: 0 of {could} row-layers")
+    interval = getattr(settings.cache, "refresh_every", 0)
+    if interval and not any(step.refresh and step.step for step in stats.steps):
+        notes.append(
+            f"refresh_every={interval} never came due: no block took more than {interval} steps"
+        )
     if stats.num_refreshes == stats.num_forwards and stats.num_forwards:
         cache = policies.CACHE.spell(settings.cache, brief=True)
         notes.append(

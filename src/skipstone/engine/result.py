@@ -65,7 +65,7 @@ class Result:
     text: str
     """Up to the first EOS; masks that are left are shown as such."""
     tokens: tuple[int, ...]
-    """All new ids, ``gen_length`` of them; after an early stop the rest is EOS."""
+    """All new ids, ``gen_length`` of them; an early stop fills what was still masked with EOS."""
     prompt_tokens: int
     masks_left: int
     stats: Stats = field(repr=False)

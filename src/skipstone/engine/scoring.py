@@ -104,7 +104,6 @@ class Scorer:
         """
         board, canvas = self.board, moment.canvas
         masked_BG = canvas.masked_BG()
-        masked_BG[:, moment.block.stop :] = False
         fresh_BG = masked_BG & (board.scored_at_BG == moment.forward)
         allowed_BG = fresh_BG
         if done.finished is not rows:

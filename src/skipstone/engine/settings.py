@@ -7,10 +7,11 @@ import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypedDict, cast, get_args
+from typing import Literal, TypedDict, cast
 
 from skipstone import policies
 from skipstone.cache import CachePolicy, DualCache
+from skipstone.checks import check_fields
 from skipstone.errors import ConfigError, nearest
 from skipstone.skip import NoSkip, SkipPolicy
 from skipstone.unmask import Threshold, UnmaskPolicy
@@ -61,16 +62,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, and settings that would have no effect."""
+        check_fields(self)
         for name in ("gen_length", "block_length"):
             _check_count(name, getattr(self, name))
         if self.steps is not None:
             _check_count("steps", self.steps)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature is {self.temperature}, must be 0 or more, and finite")
-        if self.budget not in get_args(Budget):
-            raise ConfigError(
-                f"budget is {self.budget!r}; {nearest(self.budget, get_args(Budget))}"
-            )
         policies.CACHE.check(self.cache)
         policies.UNMASK.check(self.unmask)
         policies.SKIP.check(self.skip)
@@ -158,8 +156,8 @@ def parse_spec(spec: str) -> dict[str, str]:
     texts = dict[str, str]()
     for pair in spec.split():
         key, equals, value = pair.partition("=")
-        if not equals or not value:
-            raise ConfigError(f"{pair!r} in a run spec has no value; write key=value pairs")
+        if not (key and equals and value):
+            raise ConfigError(f"{pair!r} in a run spec is no setting; write key=value pairs")
         if key in texts:
             raise ConfigError(f"{key!r} is given twice in a run spec; give it once")
         texts[key] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 from contextlib import suppress
+from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
@@ -36,9 +37,10 @@ def find(name_or_dir: str | Path) -> Path:
     if directory is not None:
         return directory
     if isinstance(name_or_dir, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        meant = f"did you mean {EMBEDDED!r}? Else " if get_close_matches(name, [EMBEDDED]) else ""
         raise CheckpointError(
-            f"model {name!r} not found: it is no directory; use {EMBEDDED!r}, a directory, or a "
-            f"hub name such as 'GSAI-ML/LLaDA-8B-Instruct'"
+            f"model {name!r} not found: it is no directory; {meant}use {EMBEDDED!r}, a directory, "
+            f"or a hub name such as 'GSAI-ML/LLaDA-8B-Instruct'"
         )
     return _from_hub(name)
 

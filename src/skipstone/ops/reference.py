@@ -100,7 +100,7 @@ def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
             Adding it to the logits and taking the best samples at that temperature (LLaDA's rule);
             the confidence stays that of the noiseless distribution.
     """
-    logits64_NV = logits_NV.double()
+    logits64_NV = logits_NV.to(torch.float64, copy=True)
     logits64_NV[:, mask_id] = -torch.inf
     probability_NV = logits64_NV.softmax(-1)
     wanted_NV = logits64_NV if gumbel_NV is None else logits64_NV + gumbel_NV

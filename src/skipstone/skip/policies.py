@@ -6,13 +6,14 @@ Shape letters: B requests, L canvas length, N packed rows, D width, S compared l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from skipstone.canvas import Geometry, Moment
-from skipstone.errors import ConfigError, nearest
+from skipstone.checks import check_fields
+from skipstone.errors import ConfigError
 from skipstone.ops import reference as ops
 from skipstone.rows import Rows
 from skipstone.skip.base import SkipScores
@@ -57,16 +58,13 @@ class CosineSkip:
 
     def __post_init__(self) -> None:
         """Refuse settings outside their ranges."""
+        check_fields(self)
         if self.skip_layer_k < 2:
             raise ConfigError(f"skip_layer_k is {self.skip_layer_k}, must be at least 2")
         for name in ("skip_threshold", "skip_outlier"):
             value = getattr(self, name)
             if not -1.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is {value}, must be a cosine between -1 and 1")
-        for name, kind in (("similarity_dtype", SimilarityDtype), ("reference", Reference)):
-            value, allowed = getattr(self, name), get_args(kind)
-            if value not in allowed:
-                raise ConfigError(f"{name} is {value!r}; {nearest(str(value), allowed)}")
 
     def start(self, geometry: Geometry) -> CosineSession:
         """Memory for one run: the reference states of every position."""

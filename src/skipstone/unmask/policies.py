@@ -8,13 +8,14 @@ Shape letters: B requests, G generation length.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from skipstone.canvas import Geometry, Moment
-from skipstone.errors import ConfigError, nearest
+from skipstone.checks import check_fields
+from skipstone.errors import ConfigError
 from skipstone.unmask.base import Scores, UnmaskSession
 
 Order = Literal["confidence", "random"]
@@ -38,8 +39,7 @@ class Fixed:
 
     def __post_init__(self) -> None:
         """Refuse an unknown order."""
-        if self.order not in get_args(Order):
-            raise ConfigError(f"order is {self.order!r}; {nearest(self.order, get_args(Order))}")
+        check_fields(self)
 
     @property
     def uses_steps(self) -> bool:
@@ -75,12 +75,10 @@ class _RandomFixed:
     def select(self, scores: Scores, moment: Moment) -> Tensor:
         """The share of this step, at random places."""
         confidence_BG = scores.confidence_BG
-        draw_BG = torch.stack(
-            [
-                torch.rand(row.shape, generator=generator, device=row.device, dtype=row.dtype)
-                for row, generator in zip(confidence_BG, self._generators, strict=True)
-            ]
-        )
+        draw_BG = torch.zeros_like(confidence_BG)
+        # Only requests that take part draw, so that each draws what it would draw alone.
+        for b in moment.active:
+            draw_BG[b].uniform_(generator=self._generators[b])
         key_BG = torch.where(confidence_BG.isneginf(), confidence_BG, draw_BG)
         return _share(key_BG, confidence_BG, moment)
 
@@ -111,6 +109,7 @@ class Threshold:
 
     def __post_init__(self) -> None:
         """Refuse a value that is no probability."""
+        check_fields(self)
         if not 0.0 <= self.value <= 1.0:
             raise ConfigError(f"threshold value is {self.value}, must be between 0 and 1")
 
@@ -151,6 +150,7 @@ class Factor:
 
     def __post_init__(self) -> None:
         """Refuse a value that commits nothing or that is not finite."""
+        check_fields(self)
         if not 0.0 < self.value < float("inf"):
             raise ConfigError(f"factor value is {self.value}, must be positive and finite")
 
