@@ -19,6 +19,9 @@ from skipstone.text import Text
 ROOT = Path(__file__).parent.parent
 VOCAB, MASK, EOS = 64, 62, 63
 
+# Tests run beside each other, and threads that wait for each other cost more than they save.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:

@@ -5,18 +5,24 @@ One parser serves the command line, run specs and records, so an error reads the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import torch
 
 from skipstone.engine import Settings, parse_settings
 from skipstone.errors import ConfigError, PromptError, nearest
 from skipstone.models.load import Model, load
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Below this many parameters a second thread gains little, and costs minutes on a busy machine:
+# docs/decisions/0004-threads.md has the figures.
+_SMALL = 100_000_000
 
 MODEL_KEYS = ("model", "device", "dtype")
 
@@ -69,8 +75,11 @@ class RunSpec:
     settings: Settings
 
     def load(self) -> Model:
-        """Load the model."""
-        return load(self.model, device=self.device, dtype=self.dtype)
+        """Load the model, and choose the threads of this process if the user has not."""
+        model = load(self.model, device=self.device, dtype=self.dtype)
+        if model.config.num_parameters < _SMALL and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+        return model
 
 
 def given(options: Mapping[str, object]) -> dict[str, str]:

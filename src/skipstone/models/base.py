@@ -35,6 +35,14 @@ class ModelConfig:
     eos_id: int
 
     @property
+    def num_parameters(self) -> int:
+        """Number of weights."""
+        kv = 2 * self.num_kv_heads * self.head_width
+        layer = self.width * (2 * self.width + kv + 3 * self.mlp_width + 2)
+        tables = 1 if self.tied_head else 2
+        return self.num_layers * layer + self.width * (tables * self.vocab_size + 1)
+
+    @property
     def head_width(self) -> int:
         """E, the width of one attention head."""
         return self.width // self.num_heads

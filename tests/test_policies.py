@@ -1,0 +1,91 @@
+"""Policies of other packages are found by their entry points and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+
+import pytest
+from torch import Tensor
+
+from skipstone import ConfigError, Engine
+from skipstone.canvas import Geometry, Moment
+from skipstone.cli.main import run
+from skipstone.models.load import Model
+from skipstone.policies import GROUP, SKIP, UNMASK
+from skipstone.unmask import Scores
+
+
+@dataclass(frozen=True)
+class Everything:
+    """Commit whatever may be committed."""
+
+    least: float = 0.0
+
+    @property
+    def uses_steps(self) -> bool:
+        return False
+
+    @property
+    def uses_seed(self) -> bool:
+        return False
+
+    def start(self, geometry: Geometry) -> Everything:
+        return self
+
+    def select(self, scores: Scores, moment: Moment) -> Tensor:
+        return scores.confidence_BG >= self.least
+
+    def bound(self, rank_BG: Tensor) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Lacks the methods of a policy."""
+
+
+def register(monkeypatch: pytest.MonkeyPatch, name: str, target: str) -> None:
+    entry = EntryPoint(name, f"{__name__}:{target}", GROUP)
+
+    def entry_points(group: str) -> list[EntryPoint]:
+        assert group == GROUP
+        return [entry]
+
+    monkeypatch.setattr("skipstone.policies.entry_points", entry_points)
+
+
+def test_a_registered_policy_decodes(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
+    register(monkeypatch, "unmask.everything", "Everything")
+    policy = UNMASK.parse("everything:least=0.0")
+    assert UNMASK.spell(policy) == "everything:least=0.0"
+    result = Engine(model, unmask=policy, gen_length=24, block_length=8).generate([1, 2])
+    assert result.stats.num_forwards == 3
+    assert "everything" not in SKIP.known()
+
+
+def test_a_registered_policy_is_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(monkeypatch, "unmask.everything", "Everything")
+    assert run(["policies"]) == 0
+    assert (
+        "unmask=everything  Commit whatever may be committed.  [tests]" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "message"),
+    [
+        ("unmask.fixed", "Everything", "takes the name of another policy"),
+        ("unmask.gone", "Gone", "cannot be imported"),
+        ("unmask.register", "register", "is no dataclass"),
+        ("unmask.nothing", "Nothing", "no unmask policy"),
+    ],
+)
+def test_a_registered_policy_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, target: str, message: str
+) -> None:
+    register(monkeypatch, name, target)
+    with pytest.raises(ConfigError, match=message):
+        UNMASK.parse(name.removeprefix("unmask."))
