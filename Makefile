@@ -24,7 +24,7 @@ test: .venv/.dev
 check: .venv/.dev
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/pyrefly check --summary none
+	@$(BIN)/pyrefly check --summary=none
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m docs.generate --check
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -136,7 +136,7 @@ class Dispatched(TorchDispatchMode):
 
 
 @contextmanager
-def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Generator[Counter[str], None, None]:
     """Counts reads of tensor values by the host; a read inside another one counts once."""
     reads = Counter[str]()
     inside = [False]

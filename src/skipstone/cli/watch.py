@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -84,7 +84,7 @@ def _printable(text: str) -> str:
 
 
 @contextmanager
-def watching(*, stream: bool, console: Console) -> Iterator[Observer | None]:
+def watching(*, stream: bool, console: Console) -> Generator[Observer | None, None, None]:
     """An observer that draws on the terminal and leaves nothing behind; None if there is none."""
     if not console.is_terminal:
         yield None

@@ -8,7 +8,7 @@ beyond the weights is one mapped shard. No pickle, no remote code.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +214,7 @@ def _indexed_shards(directory: Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
+def _opened(path: Path) -> Generator[safe_open, None, None]:
     try:
         # safetensors maps the file; `with` unmaps it before the next shard is opened.
         with safe_open(str(path), framework="pt", device="cpu") as shard:

@@ -87,5 +87,5 @@ def _dtype(name: str) -> torch.dtype | None:
     if name == "auto":
         return None
     if name not in DTYPES:
-        raise ConfigError(f"dtype {name!r} is unknown; {nearest(str(name), [*DTYPES, 'auto'])}")
+        raise ConfigError(f"dtype {name!r} is unknown; {nearest(name, [*DTYPES, 'auto'])}")
     return DTYPES[name]
