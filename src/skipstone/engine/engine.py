@@ -147,7 +147,6 @@ class Engine:
         return Run(
             settings=settings,
             config=config,
-            geometry=geometry,
             canvas=canvas,
             runner=EagerRunner(network, geometry, settings.skip.start(geometry), visible_BL),
             scorer=Scorer(network, geometry, settings.temperature),

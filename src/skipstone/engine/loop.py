@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Block, Canvas, Geometry, HostCanvas, Moment, Status, blocks
+from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Status, blocks
 from skipstone.engine.eager import EagerRunner, Pass
 from skipstone.engine.observe import Observer, StepView, Taps
 from skipstone.engine.result import StepStats
@@ -45,7 +45,6 @@ class Run:
 
     settings: Settings
     config: ModelConfig
-    geometry: Geometry
     canvas: Canvas
     runner: EagerRunner
     scorer: Scorer
