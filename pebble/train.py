@@ -67,7 +67,8 @@ class Options:
 HELP = {
     "out": "folder of the finished model, the log and the checkpoints",
     "resume": "folder of a checkpoint to go on from",
-    "start_from": "folder of a finished model whose weights and tokenizer a new run starts from",
+    "start_from": "folder of a finished model whose weights and tokenizer a new run starts from; "
+    "name it again to resume such a run",
     "steps": "optimizer steps",
     "max_minutes": "finish within this time from the start, with fewer steps if need be; 0: never",
     "pause_minutes": "write a checkpoint and stop after this time; 0: never",

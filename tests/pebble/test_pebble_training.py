@@ -111,3 +111,17 @@ def test_a_paused_run_ends_where_a_whole_one_does(tmp_path: Path) -> None:
     train(parse(options(tmp_path / "half", resumed)))
     whole, half = (read_shards(tmp_path / name, "model") for name in ("whole", "half"))
     assert all(torch.equal(whole[name], half[name]) for name in whole)
+
+
+def test_a_run_can_start_from_a_finished_model(tmp_path: Path) -> None:
+    train(parse(options(tmp_path / "first", "--steps 2")))
+    start = f"--start-from {tmp_path / 'first'} --seed 1"
+    train(parse(options(tmp_path / "second", f"{start} --steps 0")))
+    train(parse(options(tmp_path / "third", f"{start} --steps 2")))
+    first, second, third = (
+        read_shards(tmp_path / name, "model") for name in ("first", "second", "third")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], third[name]) for name in first)
+    texts = {(tmp_path / name / "tokenizer.json").read_bytes() for name in ("first", "third")}
+    assert len(texts) == 1

@@ -10,7 +10,7 @@ import pytest
 from pebble.world import GROUPS, Problem, draw, heldout
 from pebble.world.facts import facts, heldout_problems, trained_problems
 from pebble.world.problem import is_heldout
-from pebble.world.split import FAMILIES
+from pebble.world.split import EMPHASIS, FAMILIES
 
 EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 LAST = re.compile(r"The answer is (\d+)\.$")
@@ -20,6 +20,10 @@ LAST = re.compile(r"The answer is (\d+)\.$")
 def drawn() -> list[Problem]:
     rng = Random(11)
     return [draw(rng) for _ in range(20_000)]
+
+
+def test_every_emphasis_names_a_family_or_a_topic(drawn: list[Problem]) -> None:
+    assert EMPHASIS.keys() <= {problem.family for problem in drawn}
 
 
 def test_facts_are_many_and_well_phrased() -> None:
