@@ -63,10 +63,6 @@ class HostCanvas:
     status_BG: np.ndarray
     """int64 [B, G], values of ``Status``"""
 
-    def masks_in(self, request: int, stop: int) -> int:
-        """Number of masks of a request before offset ``stop``."""
-        return int((self.status_BG[request, :stop] == Status.MASK).sum())
-
 
 @dataclass(eq=False)
 class Canvas:
