@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from skipstone.cli.main import skipstone
+from skipstone.cli.main import COMMANDS, skipstone
 from skipstone.policies import KINDS, field_defaults
 
 DOCS = Path(__file__).parent
@@ -21,7 +21,9 @@ def command_line() -> str:
         "Generated from `--help`; `make docs` writes it again.\n",
         "Exit codes: 0 success (`compare`: identical), 1 `compare` found a difference, 2 error.\n",
     ]
-    for name, command in sorted(skipstone.commands.items()):
+    for name in sorted(COMMANDS):
+        command = skipstone.get_command(click.Context(skipstone), name)
+        assert command is not None
         context = click.Context(command, info_name=f"skipstone {name}", max_content_width=100)
         context.terminal_width = 100
         parts.append(f"## skipstone {name}\n\n```text\n{command.get_help(context)}\n```\n")

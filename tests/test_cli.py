@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from skipstone.cli.main import run, skipstone
+from skipstone.cli.main import COMMANDS, run, skipstone
 from skipstone.engine import parse_settings
 
 QUESTION = "Who is Newton, physics?"
@@ -153,11 +154,22 @@ def test_the_options_are_the_planned_ones() -> None:
         "compare": shared | {"--a", "--b"},
         "policies": {"--json", "--debug"},
         "env": {"--json", "--debug"},
+        "trace": shared | {"--batch-file", "--output", "--level", "--window"},
+        "diagnose": shared | {"--sample"},
+        "step": {"--at", "--with", "--model", "--sample", "--json", "--debug"},
+        "show": {"--sample", "--steps", "--step", "--events", "--json", "--debug"},
+        "export": {"--to", "--output", "--debug"},
+        "diff": {"--sample", "--floor", "--json", "--debug"},
+        "audit": shared - {"--prompt-ids"}
+        | {"--baseline", "--candidate", "--prompts", "--max-disagreement", "--level"}
+        | {"--confidence", "--batch", "--output", "--junit", "--sarif"},
     }
-    for name, command in skipstone.commands.items():
-        found = {param.opts[0] for param in command.params if param.opts[0].startswith("--")}
+    for name in COMMANDS:
+        command = skipstone.get_command(click.Context(skipstone), name)
+        assert command is not None
+        found = {param.opts[-1] for param in command.params if param.opts[-1].startswith("--")}
         assert found == planned[name]
-    assert set(skipstone.commands) == set(planned)
+    assert set(COMMANDS) == set(planned)
 
 
 def test_python_dash_m_works() -> None:

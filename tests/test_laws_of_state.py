@@ -210,7 +210,7 @@ def test_law_9_old_logits_are_committed_only_when_they_are_the_best_of_all(
         for position in sure.keys() - fresh:
             committed = bool(view.commit_BG[0, position - start])
             assert committed == (position == best)
-            assert bool(view.eligible_BG[0, position - start]) == committed
+            assert bool(view.allowed_BG[0, position - start].isfinite()) == committed
             old_commits += committed
             passed_over += not committed
 

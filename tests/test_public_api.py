@@ -32,7 +32,7 @@ def test_records_and_their_comparison_open_without_torch() -> None:
     # A module that is None in sys.modules cannot be imported.
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import skipstone, skipstone.record, skipstone.diff\n"
+        "import skipstone, skipstone.record, skipstone.diff, skipstone.diagnosis.diagnose\n"
         "skipstone.ConfigError; print('ok')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -235,7 +235,7 @@ def judge(
     # Powers of two, so that the cosine of equal states is 1 and not next to it.
     x_ND = 2.0 ** torch.randint(0, 2, (rows.num_rows, 1)).expand(-1, 16)
     for layer in range(1, layer_k):
-        session.learn(layer, x_ND, rows)
+        session.learn(layer, x_ND, rows, moment)
     with (
         pytest.MonkeyPatch.context() as patch,
         counted_reads(patch) as reads,

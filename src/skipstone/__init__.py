@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from skipstone.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from skipstone.cache import DualCache, NoCache, PrefixCache
     from skipstone.engine import Engine, Result, Settings, Stats
@@ -14,12 +16,16 @@ if TYPE_CHECKING:
         PromptError,
         SkipstoneError,
         StalledError,
+        TraceError,
     )
     from skipstone.models.load import Model, load
+    from skipstone.record import TraceWriter, open_trace
     from skipstone.skip import CosineSkip, NoSkip
+    from skipstone.tracing import Recorder
+    from skipstone.tracing.attach import attach
+    from skipstone.tracing.explain import diagnose
+    from skipstone.tracing.sanitize import sanitize
     from skipstone.unmask import Factor, Fixed, Threshold
-
-__version__ = "0.1.0"
 
 # Loaded on first use: a trace must open on a machine without torch.
 _HOMES = {
@@ -35,13 +41,20 @@ _HOMES = {
     "NoSkip": "skip",
     "PrefixCache": "cache",
     "PromptError": "errors",
+    "Recorder": "tracing",
     "Result": "engine",
     "Settings": "engine",
     "SkipstoneError": "errors",
     "StalledError": "errors",
     "Stats": "engine",
     "Threshold": "unmask",
+    "TraceError": "errors",
+    "TraceWriter": "record",
+    "attach": "tracing.attach",
+    "diagnose": "tracing.explain",
     "load": "models.load",
+    "open_trace": "record",
+    "sanitize": "tracing.sanitize",
 }
 
 __all__ = [
@@ -57,13 +70,20 @@ __all__ = [
     "NoSkip",
     "PrefixCache",
     "PromptError",
+    "Recorder",
     "Result",
     "Settings",
     "SkipstoneError",
     "StalledError",
     "Stats",
     "Threshold",
+    "TraceError",
+    "TraceWriter",
+    "attach",
+    "diagnose",
     "load",
+    "open_trace",
+    "sanitize",
 ]
 
 

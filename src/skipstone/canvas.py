@@ -133,6 +133,11 @@ class Canvas:
                 1, self.region_BG, torch.where(commit_BG, new_BG, self.region(values_BL))
             )
 
+    def place(self, host: HostCanvas) -> None:
+        """Overwrite the generation region of every request, ids and status."""
+        for values_BL, new_BG in ((self.ids_BL, host.ids_BG), (self.status_BL, host.status_BG)):
+            values_BL.scatter_(1, self.region_BG, torch.from_numpy(new_BG).to(self.device))
+
     def to_host(self) -> HostCanvas:
         """Copy the generation region to the host. One device read."""
         both = torch.stack([self.region(self.ids_BL), self.region(self.status_BL)]).cpu().numpy()

@@ -4,7 +4,8 @@
     ├── ConfigError             a setting is wrong or has no effect (also a ValueError)
     ├── CheckpointError         files of a model are missing, broken or not supported
     ├── PromptError             a prompt cannot be encoded or does not fit (also a ValueError)
-    └── StalledError            decoding made no progress twice in a row
+    ├── StalledError            decoding made no progress twice in a row
+    └── TraceError              a trace cannot be written, opened or exported
 
 A message names the value, the rule it breaks and the remedy. An ``assert`` marks our own mistakes.
 """
@@ -33,6 +34,10 @@ class PromptError(SkipstoneError, ValueError):
 
 class StalledError(SkipstoneError):
     """Two steps in a row committed nothing, the second one over all rows without skip."""
+
+
+class TraceError(SkipstoneError):
+    """A trace cannot be written, or what lies there is none, damaged or from a newer version."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

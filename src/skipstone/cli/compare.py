@@ -11,15 +11,15 @@ from rich.text import Text as Styled
 
 from skipstone.cli.options import RunSpec, given, parse_ids, run_options, run_spec
 from skipstone.cli.watch import watching
-from skipstone.diff import Comparison
+from skipstone.diff import Comparison, Divergence
 from skipstone.diff import compare as compare_records
-from skipstone.diff.compare import Divergence, similarity_by_block
+from skipstone.diff.compare import similarity_by_block
 from skipstone.engine import Engine, Result, parse_spec
 from skipstone.engine.engine import Prompt
 from skipstone.engine.observe import Observer, Observers
 from skipstone.errors import PromptError
 from skipstone.models.load import Model
-from skipstone.record import Candidate
+from skipstone.record.schema import Candidate
 from skipstone.tracing import Recorder
 
 _SHOWN_POSITIONS = 12

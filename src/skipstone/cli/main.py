@@ -1,35 +1,74 @@
-"""The command line: finds the command, and turns every error into one line."""
+"""The command line: finds the command, and turns every error into one line.
+
+A command is imported when it is called: what only reads traces does not wait for torch.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import click
 
-from skipstone import __version__
-from skipstone.cli.compare import compare
-from skipstone.cli.env import env
-from skipstone.cli.generate import generate
-from skipstone.cli.policies import policies
+from skipstone.cli.escape import printable
 from skipstone.errors import SkipstoneError, nearest
+from skipstone.version import __version__
 
 EXIT_ERROR = 2
 
 
+class Entry(NamedTuple):
+    """Where a command lives, and what the list of commands says of it."""
+
+    home: str
+    """``module:attribute``"""
+    help: str
+
+
+COMMANDS = {
+    "audit": Entry("skipstone.cli.audit:audit_command", "Pass if two settings agree often enough."),
+    "compare": Entry("skipstone.cli.compare:compare", "Find the first step where two runs part."),
+    "diff": Entry("skipstone.cli.diff:diff_command", "Compare two traces of one prompt."),
+    "diagnose": Entry("skipstone.cli.diagnose:diagnose", "Say why two runs part, and prove it."),
+    "env": Entry("skipstone.cli.env:env", "Show versions, devices and threads."),
+    "export": Entry("skipstone.cli.export:export", "Write a trace as Parquet or for Perfetto."),
+    "generate": Entry("skipstone.cli.generate:generate", "Decode a prompt and print the answer."),
+    "policies": Entry("skipstone.cli.policies:policies", "List cache, unmask and skip policies."),
+    "show": Entry("skipstone.cli.show:show", "Show what is in a trace."),
+    "step": Entry("skipstone.cli.step:step", "Run one recorded step under several settings."),
+    "trace": Entry("skipstone.cli.trace:trace", "Decode a prompt and write a trace of the run."),
+}
+
+
 class Commands(click.Group):
-    """A group that names the nearest command when one is unknown."""
+    """Imports a command when it is asked for, and names the nearest one if it is unknown."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in order."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].home.partition(":")
+        return cast("click.Command", getattr(importlib.import_module(module), attribute))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].help) for name in sorted(COMMANDS)])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command, or say which one was meant."""
         name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
-            raise click.UsageError(
-                f"command {name!r} is unknown; {nearest(name, self.commands)}", ctx
-            )
+        if name not in COMMANDS and not name.startswith("-"):
+            raise click.UsageError(f"command {name!r} is unknown; {nearest(name, COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -40,10 +79,6 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="skipstone")
 def skipstone() -> None:
     """Run diffusion language models fast, and see what each shortcut changed."""
-
-
-for command in (generate, compare, policies, env):
-    skipstone.add_command(command)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -88,7 +123,7 @@ def _unknown_option(error: click.NoSuchOption) -> str:
 def _fail(message: str, arguments: Sequence[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     print(f"skipstone: error: {line}", file=sys.stderr)
     return EXIT_ERROR
 

@@ -26,6 +26,12 @@ _SMALL = 100_000_000
 
 MODEL_KEYS = ("model", "device", "dtype")
 
+_BUDGET = click.option(
+    "--budget",
+    metavar="finish|stop",
+    help="Decode until no mask is left, or stop after the steps.  [default: finish]",
+)
+
 _OPTIONS = (
     click.option("--model", help="pebble, a directory, or a hub name.  [default: pebble]"),
     click.option("--device", help="cpu, cuda, ... or auto.  [default: auto]"),
@@ -49,11 +55,7 @@ _OPTIONS = (
     click.option(
         "--eos-stop/--no-eos-stop", default=None, help="Stop at EOS.  [default: eos-stop]"
     ),
-    click.option(
-        "--budget",
-        metavar="finish|stop",
-        help="Decode until no mask is left, or stop after the steps.  [default: finish]",
-    ),
+    _BUDGET,
     click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks."),
 )
 
@@ -61,6 +63,13 @@ _OPTIONS = (
 def run_options(command: F) -> F:
     """Add the options of a run to a command."""
     for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def run_options_but_budget(command: F) -> F:
+    """The same for a command whose ``--budget`` is time; a run spec can still say budget=stop."""
+    for option in reversed([option for option in _OPTIONS if option is not _BUDGET]):
         command = option(command)
     return command
 

@@ -63,7 +63,7 @@ class EagerRunner:
         x_ND = network.embed(moment.canvas.ids_BL[rows.request_N, rows.position_N])
         going, angles = rows, network.angles(rows)
         skipped, skippable = np.zeros(self._batch, np.int64), np.zeros(self._batch, np.int64)
-        states = dict[int, TappedStates]()
+        states = {0: TappedStates(rows, x_ND)} if 0 in taps.states else {}
         for layer in range(1, num_layers + 1):
             x_ND = network.layer(layer - 1, x_ND, angles, going, self.store)
             if layer in taps.states:
@@ -71,7 +71,7 @@ class EagerRunner:
             if self._skip is None or layer == num_layers:
                 continue
             if not may_skip:
-                self._skip.learn(layer, x_ND, going)
+                self._skip.learn(layer, x_ND, going, moment)
                 continue
             keep_N = self._skip.keep(layer, x_ND, going, moment)
             if keep_N is None:

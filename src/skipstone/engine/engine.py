@@ -81,7 +81,7 @@ class Engine:
             for i, prompt in enumerate(prompts)
         ]
         started = time.perf_counter()
-        run = self._start(ids, observer)
+        run = self.start(ids, observer)
         if observer is not None:
             observer.on_start(self.model, self.settings, ids)
         run.decode()
@@ -126,8 +126,8 @@ class Engine:
             )
         return ids
 
-    def _start(self, ids: Sequence[Sequence[int]], observer: Observer | None) -> Run:
-        """Everything that one run remembers, freshly made."""
+    def start(self, ids: Sequence[Sequence[int]], observer: Observer | None = None) -> Run:
+        """Everything that one run remembers, freshly made; ``decode`` or ``step`` drives it."""
         network, settings = self.model.network, self.settings
         config = network.config
         canvas = Canvas.start(ids, settings.gen_length, config.mask_id, network.device)

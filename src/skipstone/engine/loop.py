@@ -27,7 +27,6 @@ from skipstone.errors import StalledError
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Rows
 from skipstone.unmask import Scores, UnmaskSession
-from skipstone.unmask.policies import rank_BG
 
 
 class _Work(NamedTuple):
@@ -67,10 +66,10 @@ class Run:
         """Decode every block of every request."""
         for block in blocks(self.settings.gen_length, self.settings.block_length):
             for step in self._steps(block):
-                moment = self._moment(block, step, self._active(block))
-                empty = self._step(moment)
+                moment = self.moment(block, step, self._active(block))
+                empty = self.step(moment)
                 if empty:
-                    self._recover(self._moment(block, step, empty))
+                    self._recover(self.moment(block, step, empty))
 
     def _steps(self, block: Block) -> Iterator[int]:
         """Step numbers of a block until it is done or its budget is spent."""
@@ -92,7 +91,8 @@ class Run:
         masked_B = (self.host.status_BG[:, block.start : block.stop] == Status.MASK).any(1)
         return tuple(np.flatnonzero(masked_B).tolist())
 
-    def _moment(self, block: Block, step: int, active: tuple[int, ...]) -> Moment:
+    def moment(self, block: Block, step: int, active: tuple[int, ...]) -> Moment:
+        """Where the loop is, as policies and observers see it."""
         return Moment(
             canvas=self.canvas,
             block=block,
@@ -103,16 +103,26 @@ class Run:
             committed_BL=self.committed_BL,
         )
 
+    def place(self, host: HostCanvas, committed_BL: Tensor) -> None:
+        """Put the canvas into a given state: how a run is led along a recorded one.
+
+        Args:
+            host: the generation region of every request.
+            committed_BL: bool, what the step before is to have committed.
+        """
+        self.canvas.place(host)
+        self.host, self.committed_BL = host, committed_BL
+
     def _recover(self, moment: Moment) -> None:
         """Repeat an empty step over all rows; progress is the engine's duty, not a policy's."""
-        if self._step(moment, recovery=True):
+        if self.step(moment, recovery=True):
             raise StalledError(
                 f"block {moment.block.index}, step {moment.step}: nothing was committed, not even "
                 f"over all rows without skip; the unmask policy {self.settings.unmask!r} never "
                 f"chooses a mask"
             )
 
-    def _step(self, moment: Moment, *, recovery: bool = False) -> tuple[int, ...]:
+    def step(self, moment: Moment, *, recovery: bool = False) -> tuple[int, ...]:
         """One forward and its commit. Returns the requests that committed nothing."""
         rows = moment.all_rows(refresh=True) if recovery else self.settings.cache.rows(moment)
         may_skip = moment.step > 0 and not rows.refresh
@@ -188,20 +198,19 @@ class Run:
         commit_BG: Tensor,
         before: HostCanvas,
     ) -> StepView:
-        ranks_BG = rank_BG(scores.confidence_BG)
         return StepView(
             moment=work.moment,
             recovery=work.recovery,
             before=before,
             after=self.host,
             commit_BG=commit_BG,
-            rank_BG=ranks_BG,
-            eligible_BG=~scores.confidence_BG.isneginf(),
-            bound_BG=self.unmask.bound(ranks_BG),
+            allowed_BG=scores.confidence_BG,
+            unmask=self.unmask,
             board=self.scorer.board,
             rows=work.rows,
             finished=work.done.finished,
             skip=work.done.skip,
+            store=self.runner.store,
             entered_at_BL=self.entered_at_BL,
             finished_at_BL=self.finished_at_BL,
             states=work.done.states,

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from skipstone.canvas import HostCanvas, Moment
 from skipstone.engine.settings import Settings
+from skipstone.models.base import KVStore
 from skipstone.models.load import Model
 from skipstone.rows import Rows
 from skipstone.skip import SkipScores
+from skipstone.unmask import UnmaskSession
 
 if TYPE_CHECKING:
     from skipstone.engine.result import Result
@@ -30,7 +32,7 @@ class Taps:
     """What an observer wants beyond decisions, which every view has."""
 
     states: tuple[int, ...] = ()
-    """Layers, counted from 1, whose output states are wanted."""
+    """Layers whose output states are wanted, counted from 1; 0 is the embedding."""
     logits: bool = False
     """Logits of the rows that were scored."""
 
@@ -78,12 +80,10 @@ class StepView:
     """The generation region after the commit and the early stop."""
     commit_BG: Tensor
     """bool: offsets committed in this step."""
-    rank_BG: Tensor
-    """int64: rank of every offset by the confidence that was allowed to count."""
-    eligible_BG: Tensor
-    """bool: masks that this step was allowed to commit."""
-    bound_BG: Tensor | None
-    """float64: confidence that the unmask policy asked of each offset; None if it has no bound."""
+    allowed_BG: Tensor
+    """float64: confidence of the masks that this step was allowed to commit; -inf elsewhere."""
+    unmask: UnmaskSession
+    """Whoever chose; its ``bound`` says what it asked of each rank."""
     board: Board
     rows: Rows
     """Rows that entered layer 1."""
@@ -91,6 +91,8 @@ class StepView:
     """Rows that went through every layer; None if all rows skipped."""
     skip: SkipScores | None
     """How the skip policy judged; None where it had nothing to say."""
+    store: KVStore
+    """Keys and values of every position, as this forward left them. The next one overwrites it."""
     entered_at_BL: Tensor
     """int64: the forward in which a position last entered layer 1; -1 never."""
     finished_at_BL: Tensor

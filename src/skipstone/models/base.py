@@ -80,7 +80,10 @@ class KVStore:
 class Network(Protocol):
     """A mask predictor that can be run row by row and layer by layer."""
 
-    config: ModelConfig
+    @property
+    def config(self) -> ModelConfig:
+        """Shape and special ids."""
+        ...
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,6 +93,10 @@ class Network(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the weights live."""
+        ...
+
+    def published(self) -> dict[str, Tensor]:
+        """Views of all weights under the names of the published checkpoint."""
         ...
 
     def embed(self, ids_N: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from zlib import crc32
 
 import torch
 
@@ -20,6 +22,9 @@ DTYPES = {
     "float64": torch.float64,
 }
 
+# Values of each weight that enter the fingerprint.
+_SAMPLED = 256
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -33,6 +38,16 @@ class Model:
     def config(self) -> ModelConfig:
         """Shape and special ids."""
         return self.network.config
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Checksum over a sample of every weight: other weights show, for one small read."""
+        weights = sorted(self.network.published().items())
+        shapes = " ".join(f"{name}{tuple(weight.shape)}" for name, weight in weights)
+        flat = [weight.flatten() for _, weight in weights]
+        samples = [w[:: max(1, w.numel() // _SAMPLED)].double() for w in flat]
+        checksum = crc32(torch.cat(samples).cpu().numpy().tobytes(), crc32(shapes.encode()))
+        return f"{checksum:08x}"
 
     def __repr__(self) -> str:
         """The call that loads this model again."""

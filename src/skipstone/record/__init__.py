@@ -1,12 +1,41 @@
 """Records of runs as plain data: they open on a machine without torch."""
 
+from skipstone.record.reader import StoredTrace, open_trace
 from skipstone.record.schema import (
     Candidate,
+    Candidates,
+    Event,
     Header,
-    Judgement,
+    Judgements,
     Outcome,
     RunRecord,
     StepRecord,
 )
+from skipstone.record.sketch import Sketch
+from skipstone.record.store import Experiment
+from skipstone.record.tensors import Source, Tap, TensorKey, TensorRows
+from skipstone.record.trace import MemoryTrace, Sink, Trace
+from skipstone.record.writer import TraceWriter
 
-__all__ = ["Candidate", "Header", "Judgement", "Outcome", "RunRecord", "StepRecord"]
+__all__ = [
+    "Candidate",
+    "Candidates",
+    "Event",
+    "Experiment",
+    "Header",
+    "Judgements",
+    "MemoryTrace",
+    "Outcome",
+    "RunRecord",
+    "Sink",
+    "Sketch",
+    "Source",
+    "StepRecord",
+    "StoredTrace",
+    "Tap",
+    "TensorKey",
+    "TensorRows",
+    "Trace",
+    "TraceWriter",
+    "open_trace",
+]

@@ -1,13 +1,19 @@
-"""What is written down about a run of one request.
+"""What is written down about a run of one request, its *sample*.
 
 Positions are absolute: position 0 is the first prompt token. Forwards are counted from 0 over the
-whole run, blocks and steps within a block from 0, layers from 1. An age is counted in forwards: 0
-means computed in this one; -1 stands for never.
+whole run, blocks and steps within a block from 0, layers from 1 (0 is the embedding). An age is
+counted in forwards: 0 means computed in this one; -1 stands for never.
+
+Shape letters: L canvas length, G generation length, N rows, C candidates, J judged rows,
+S compared layers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from zlib import crc32
 
 import numpy as np
 
@@ -26,10 +32,23 @@ class Header:
     """Of weights and states."""
     device: str
     settings: dict[str, str]
-    """Every setting in its text form."""
+    """Every setting in its text form; empty for a run of other code that states none."""
     prompt_ids: tuple[int, ...]
+    gen_length: int
     versions: dict[str, str]
     """Of Skipstone, torch and Python."""
+    source: str = "skipstone"
+    """Whose loop ran: ``skipstone``, or the name of a foreign function."""
+    weights: str = ""
+    """Fingerprint of the weights; empty if none was taken."""
+    batch: int = 1
+    """Requests decoded together."""
+    sample: int = 0
+    """Which of them this is."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """What may change the last bit: threads, attention backend, determinism flags."""
+    stated: dict[str, str] = field(default_factory=dict)
+    """What the user said was run (a label, a configuration), as far as it is known."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +80,89 @@ class Candidate:
         return None if self.bound is None else self.confidence - self.bound
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What the skip rule said about one row."""
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The masked positions of one step, in order of position; one array a column."""
 
-    position: int
-    smallest: float
-    """Smallest similarity over the compared layers."""
-    mean: float
-    """Mean similarity over the compared layers."""
-    similarities: tuple[float, ...]
-    """Similarity after layer 1, 2, ... K-1."""
-    stable: bool
-    """Whether the similarities allow a skip."""
-    forced: bool
-    """Whether the row had to go on all the same."""
+    position: np.ndarray
+    """int32 [C]"""
+    token: np.ndarray
+    """int32 [C]"""
+    confidence: np.ndarray
+    """float64 [C]"""
+    runner_up: np.ndarray
+    """int32 [C]"""
+    runner_up_confidence: np.ndarray
+    """float64 [C]"""
+    rank: np.ndarray
+    """int32 [C]"""
+    bound: np.ndarray
+    """float64 [C]; NaN if the rule has no bound."""
+    age: np.ndarray
+    """int32 [C]"""
+    eligible: np.ndarray
+    """bool [C]"""
+    committed: np.ndarray
+    """bool [C]"""
+
+    def __len__(self) -> int:
+        return self.position.size
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return (self._row(i) for i in range(len(self)))
+
+    def at(self, position: int) -> Candidate | None:
+        """The candidate at an absolute position; None if there was none."""
+        found = np.flatnonzero(self.position == position)
+        return self._row(int(found[0])) if found.size else None
+
+    def _row(self, i: int) -> Candidate:
+        bound = float(self.bound[i])
+        return Candidate(
+            position=int(self.position[i]),
+            token=int(self.token[i]),
+            confidence=float(self.confidence[i]),
+            runner_up=int(self.runner_up[i]),
+            margin=float(self.confidence[i] - self.runner_up_confidence[i]),
+            rank=int(self.rank[i]),
+            bound=None if np.isnan(bound) else bound,
+            age=int(self.age[i]),
+            eligible=bool(self.eligible[i]),
+            committed=bool(self.committed[i]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Judgements:
+    """What the skip rule said about the rows of one step; one array a column."""
+
+    position: np.ndarray
+    """int32 [J]"""
+    similarity: np.ndarray
+    """float64 [J, S]: after layer 1, 2, ... K-1."""
+    smallest: np.ndarray
+    """float64 [J]: over the compared layers."""
+    mean: np.ndarray
+    """float64 [J]: over the compared layers."""
+    stable: np.ndarray
+    """bool [J]: the similarities allow a skip."""
+    forced: np.ndarray
+    """bool [J]: the row had to go on all the same."""
+    reference_position: np.ndarray
+    """int32 [J]: the position whose states the row was compared with; -1 where not known."""
+    reference_forward: np.ndarray
+    """int32 [J]: the forward those states are from; -1 where not known."""
+
+    def __len__(self) -> int:
+        return self.position.size
 
     @property
-    def skipped(self) -> bool:
-        """Whether the row left before the deep layers."""
-        return self.stable and not self.forced
+    def skipped(self) -> np.ndarray:
+        """Bool [J]: the row left before the deep layers."""
+        return self.stable & ~self.forced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepRecord:
     """One forward and its commit."""
 
@@ -98,42 +177,46 @@ class StepRecord:
     """First position of the block."""
     block_stop: int
     """First position after the block."""
-    ids_before: tuple[int, ...]
-    """Ids of all new positions before the commit."""
-    ids_after: tuple[int, ...]
-    status_before: tuple[int, ...]
-    """Status of all new positions: 2 mask, 3 committed, 4 filled by the early stop."""
-    status_after: tuple[int, ...]
-    rows: tuple[int, ...]
-    """Positions that entered layer 1."""
-    finished: tuple[int, ...]
-    """Positions that went through every layer."""
-    entered_age: tuple[int, ...]
-    """Age of the first layers' K/V, for every position of the canvas."""
-    finished_age: tuple[int, ...]
-    """Age of the deep layers' K/V, state and logits, for every position of the canvas."""
-    candidates: tuple[Candidate, ...]
-    judgements: tuple[Judgement, ...]
-    """Empty where the skip rule was not asked."""
-    state_shape: tuple[int, ...]
-    """Shape of the states that entered layer 1: rows, width."""
-    reference_shape: tuple[int, ...] | None
-    """Shape of the states they were compared with, row for row at the same positions."""
-    state_dtype: str
-    logits: np.ndarray | None = None
-    """float32 [candidates that were scored, vocabulary], if they were asked for."""
-    logit_positions: tuple[int, ...] = ()
-    """Position of each row of ``logits``."""
+    ids_before: np.ndarray
+    """int32 [G]: ids of all new positions before the commit."""
+    ids_after: np.ndarray
+    """int32 [G]"""
+    status_before: np.ndarray
+    """uint8 [G]: 2 mask, 3 committed, 4 filled by the early stop."""
+    status_after: np.ndarray
+    """uint8 [G]"""
+    rows: np.ndarray
+    """int32 [N]: positions that entered layer 1."""
+    finished: np.ndarray
+    """int32: positions that went through every layer."""
+    entered_age: np.ndarray
+    """int32 [L]: age of the first layers' K/V, for every position of the canvas."""
+    finished_age: np.ndarray
+    """int32 [L]: age of the deep layers' K/V, state and logits."""
+    candidates: Candidates
+    judgements: Judgements | None
+    """None where the skip rule was not asked."""
+    skip_layer: int = 0
+    """The first layer that skipped rows did not compute; 0 if none skipped."""
+    seconds: float = 0.0
+    """Since the step before was done, or the run began."""
+    positions_from: str = "engine"
+    """How positions are known: engine, replace_position, cache_length, position_ids, inferred."""
 
     @property
     def committed(self) -> tuple[int, ...]:
         """Positions committed in this step."""
-        return tuple(c.position for c in self.candidates if c.committed)
+        return tuple(self.candidates.position[self.candidates.committed].tolist())
 
-    @property
+    @cached_property
     def skipped(self) -> tuple[int, ...]:
         """Positions that left before the deep layers."""
-        return tuple(sorted(set(self.rows) - set(self.finished)))
+        return tuple(np.setdiff1d(self.rows, self.finished).tolist())
+
+    @property
+    def prompt_length(self) -> int:
+        """Number of prompt positions."""
+        return self.entered_age.size - self.ids_before.size
 
     @property
     def masks_before(self) -> int:
@@ -145,9 +228,15 @@ class StepRecord:
         """Masks in the block after the commit."""
         return self._masks(self.status_after)
 
-    def _masks(self, status: tuple[int, ...]) -> int:
-        first = len(self.entered_age) - len(status)
-        return sum(s == 2 for s in status[self.block_start - first : self.block_stop - first])
+    @cached_property
+    def canvas(self) -> int:
+        """Fingerprint of the new positions before the commit, ids and status."""
+        return crc32(self.status_before.tobytes(), crc32(self.ids_before.tobytes()))
+
+    def _masks(self, status: np.ndarray) -> int:
+        start = self.prompt_length
+        block = status[self.block_start - start : self.block_stop - start]
+        return int(np.count_nonzero(block == 2))
 
 
 @dataclass(frozen=True)
@@ -164,14 +253,67 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something seen in passing that is worth a word, such as what the position sanitizer found."""
+
+    kind: str
+    """For example ``misaligned_rows``, ``low_precision_similarity``, ``cache_overwritten``."""
+    message: str
+    """One line, with the numbers."""
+    source: str = ""
+    """``file.py:123`` of the code that did it."""
+    forward: int = -1
+    """The latest forward when it happened; -1 if none was seen."""
+    layer: int = -1
+    positions_a: tuple[int, ...] = ()
+    positions_b: tuple[int, ...] = ()
+    numbers: dict[str, float] = field(default_factory=dict)
+    count: int = 1
+    """How often it happened at this place."""
+
+
+@dataclass(frozen=True, eq=False)
 class RunRecord:
     """One request from its first forward to its end."""
 
     header: Header
     steps: tuple[StepRecord, ...]
-    outcome: Outcome
+    outcome: Outcome | None
+    """None if the run did not end by itself: it was killed, or is still going."""
+    events: tuple[Event, ...] = ()
 
     @property
     def prompt_length(self) -> int:
         """Number of prompt positions; the first new token stands at this position."""
         return len(self.header.prompt_ids)
+
+    @property
+    def length(self) -> int:
+        """L, the canvas length of this sample."""
+        return len(self.header.prompt_ids) + self.header.gen_length
+
+    def at(self, forward: int) -> StepRecord:
+        """The step of a forward.
+
+        Raises:
+            KeyError: this sample took no part in it.
+        """
+        return self._by_forward[forward]
+
+    def canvas_at(self, forward: int) -> int:
+        """Fingerprint of the canvas that a forward started from; -1 if it is not known."""
+        step = self._by_forward.get(forward)
+        return -1 if step is None else step.canvas
+
+    @cached_property
+    def _by_forward(self) -> dict[int, StepRecord]:
+        return {step.forward: step for step in self.steps}
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All new ids as far as the run went."""
+        if self.outcome is not None:
+            return self.outcome.tokens
+        if self.steps:
+            return tuple(self.steps[-1].ids_after.tolist())
+        return (self.header.mask_id,) * self.header.gen_length

@@ -34,13 +34,19 @@ class SkipScores:
     """bool: what the similarity alone says."""
     forced_N: Tensor
     """bool: rows that may not skip in this step whatever their similarity."""
+    reference_position_N: Tensor
+    """int64: the position whose states each row was compared with; it should be the row's own."""
+    reference_forward_N: Tensor
+    """int64: the forward in which these states were computed."""
 
 
 class SkipSession(Protocol):
     """What a skip policy remembers during one run."""
 
-    scores: SkipScores | None
-    """Scores of the latest step; None if that step judged nothing."""
+    @property
+    def scores(self) -> SkipScores | None:
+        """Scores of the latest step; None if that step judged nothing."""
+        ...
 
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
         """Which rows go on after ``layer`` (counted from 1).
@@ -53,7 +59,7 @@ class SkipSession(Protocol):
         """
         ...
 
-    def learn(self, layer: int, x_ND: Tensor, rows: Rows) -> None:
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
         """See the states after ``layer`` in a step where every row goes all the way."""
         ...
 

@@ -87,13 +87,18 @@ class CosineSession:
         layers = policy.skip_layer_k - 1
         shape = (layers, geometry.batch, geometry.length, geometry.width)
         self._reference_SBLD = torch.empty(shape, dtype=geometry.dtype, device=geometry.device)
+        # Travels with the references, so that whoever watches sees whose states were compared.
+        stamps = (2, geometry.batch, geometry.length)
+        self._stamp_2BL = torch.full(stamps, -1, dtype=torch.int64, device=geometry.device)
         self._states = list[Tensor]()
 
-    def learn(self, layer: int, x_ND: Tensor, rows: Rows) -> None:
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
         """Take the states of rows that go all the way as their reference."""
         self.scores = None
         if layer < self._policy.skip_layer_k:
             self._reference_SBLD[layer - 1][rows.request_N, rows.position_N] = x_ND
+        if layer == 1:
+            self._stamp_2BL[:, rows.request_N, rows.position_N] = _stamp_2N(rows, moment)
 
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
         """Collect states up to layer K-1, then judge all rows and layers at once."""
@@ -109,16 +114,20 @@ class CosineSession:
     def _judge(self, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
         policy = self._policy
         where = (slice(None), rows.request_N, rows.position_N)
-        before_SND = self._reference_SBLD[where]
+        before_SND, stamp_2N = self._reference_SBLD[where], self._stamp_2BL[where]
         similarity_SN = ops.similarity(now_SND, before_SND, self._dtype)
         smallest_N, mean_N = similarity_SN.amin(0), similarity_SN.mean(0)
         stable_N = (smallest_N >= policy.skip_outlier) & (mean_N > policy.skip_threshold)
         forced_N = self._forced(rows, moment)
         keep_N = ~stable_N | forced_N
+        new_2N = _stamp_2N(rows, moment)
         if policy.reference == "last_computed":
             now_SND = torch.where(keep_N[None, :, None], now_SND, before_SND)
-        self._reference_SBLD[where] = now_SND
-        self.scores = SkipScores(rows, similarity_SN, smallest_N, mean_N, stable_N, forced_N)
+            new_2N = torch.where(keep_N, new_2N, stamp_2N)
+        self._reference_SBLD[where], self._stamp_2BL[where] = now_SND, new_2N
+        self.scores = SkipScores(
+            rows, similarity_SN, smallest_N, mean_N, stable_N, forced_N, stamp_2N[0], stamp_2N[1]
+        )
         return keep_N
 
     def _forced(self, rows: Rows, moment: Moment) -> Tensor:
@@ -131,3 +140,8 @@ class CosineSession:
             near_BL[:, 1:] |= committed_BL[:, :-1]
             near_BL[:, :-1] |= committed_BL[:, 1:]
         return near_BL[rows.request_N, rows.position_N]
+
+
+def _stamp_2N(rows: Rows, moment: Moment) -> Tensor:
+    """Position and forward of each row."""
+    return torch.stack([rows.position_N, torch.full_like(rows.position_N, moment.forward)])

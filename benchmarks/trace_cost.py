@@ -1,0 +1,184 @@
+"""What does tracing cost? Pairs of runs, untraced and traced, in turn, in one process.
+
+``python benchmarks/trace_cost.py`` measures the embedded model; ``--shape 8b --device cuda`` a
+model of LLaDA-8B's shape with random weights, whose speed does not depend on their values. The
+schedule is fixed, so every run makes the same forwards. Each level is written to disk as a user
+would.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+import click
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from skipstone.cache import DualCache
+from skipstone.engine import Engine, Settings
+from skipstone.engine.observe import Observer
+from skipstone.models.base import ModelConfig
+from skipstone.models.llada import LLaDA
+from skipstone.models.load import Model, load
+from skipstone.record import TraceWriter
+from skipstone.text import Text
+from skipstone.tracing import Recorder
+from skipstone.tracing.recorder import Level
+from skipstone.unmask import Fixed
+
+LEVELS = cast("tuple[Level, ...]", get_args(Level))
+_PROMPT = list(range(5, 24))
+_8B = ModelConfig(
+    width=4096,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=32,
+    mlp_width=12288,
+    vocab_size=126464,
+    max_length=4096,
+    rope_theta=500000.0,
+    norm_eps=1e-5,
+    tied_head=False,
+    mask_id=126336,
+    eos_id=126081,
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One level against no trace."""
+
+    level: str
+    pairs: int
+    untraced_s: float
+    """Median seconds of a run."""
+    traced_s: float
+    percent: float
+    """Median over the pairs of what the trace adds."""
+    low_percent: float
+    """First quartile of the pairs."""
+    high_percent: float
+    """Third quartile."""
+    ms_per_step: float
+    megabytes: float
+
+
+def random_8b(device: str) -> Model:
+    """LLaDA-8B's shape in bfloat16 with random weights."""
+    network = LLaDA(_8B, torch.bfloat16, torch.device(device))
+    generator = torch.Generator(device).manual_seed(0)
+    for name, weight in network.published().items():
+        if "norm" in name or "ln_f" in name:
+            weight.fill_(1.0)
+        else:
+            weight.normal_(0.0, 0.02, generator=generator)
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(_8B.vocab_size)}, unk_token="w0"))
+    text = Text(
+        words, template=None, special={}, mask_id=_8B.mask_id, eos_id=_8B.eos_id, source="words"
+    )
+    return Model("random-8b", network, text)
+
+
+def measure(engine: Engine, level: Level, pairs: int, folder: Path) -> Cost:
+    """Run untraced and traced in turn; which goes first alternates."""
+    times = list[tuple[float, float]]()
+    size = 0
+    for i in range(pairs + 1):
+        path = folder / f"{level}-{i}"
+        window = ((0, 1), (0, 2)) if level == "window" else None
+        recorder = Recorder(level, sink=TraceWriter(path), window=window)
+        if i % 2:
+            plain, traced = _timed(engine, None), _timed(engine, recorder)
+        else:
+            traced, plain = _timed(engine, recorder), _timed(engine, None)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        shutil.rmtree(path)
+        if i:  # the first pair warms up
+            times.append((plain, traced))
+    added = sorted(100 * (traced / plain - 1) for plain, traced in times)
+    quartiles = statistics.quantiles(added, n=4)
+    plain = statistics.median(p for p, _ in times)
+    traced = statistics.median(t for _, t in times)
+    steps = engine.settings.steps or engine.settings.gen_length
+    return Cost(
+        level=level,
+        pairs=pairs,
+        untraced_s=plain,
+        traced_s=traced,
+        percent=statistics.median(added),
+        low_percent=quartiles[0],
+        high_percent=quartiles[2],
+        ms_per_step=1000 * statistics.median(t - p for p, t in times) / steps,
+        megabytes=size / 1e6,
+    )
+
+
+def _timed(engine: Engine, observer: Observer | None) -> float:
+    if engine.model.network.device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    engine.generate(_PROMPT, observer=observer)
+    return time.perf_counter() - started
+
+
+@click.command()
+@click.option("--shape", type=click.Choice(["pebble", "8b"]), default="pebble")
+@click.option("--device", default="cpu")
+@click.option("--steps", default=64)
+@click.option("--gen-length", default=128)
+@click.option("--pairs", default=20)
+@click.option("--level", "levels", multiple=True, type=click.Choice(LEVELS), default=LEVELS)
+@click.option("-o", "--output", type=click.Path(path_type=Path))
+def main(
+    shape: str,
+    device: str,
+    steps: int,
+    gen_length: int,
+    pairs: int,
+    levels: tuple[Level, ...],
+    output: Path | None,
+) -> None:
+    """Measure and print the table; write it as JSON too if asked."""
+    if device == "cpu":
+        torch.set_num_threads(1)
+    model = load("pebble") if shape == "pebble" else random_8b(device)
+    settings = Settings(
+        cache=DualCache(), unmask=Fixed(), gen_length=gen_length, steps=steps, eos_stop=False
+    )
+    engine = Engine(model, settings)
+    costs = list[Cost]()
+    print(
+        f"{'level':10} {'pairs':>5} {'plain s':>8} {'added %':>8} {'quartiles':>15} {'ms/step':>8}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for level in levels:
+            few = pairs if level in ("decisions", "window") else max(4, pairs // 4)
+            cost = measure(engine, level, few, Path(folder))
+            costs.append(cost)
+            spread = f"{cost.low_percent:.2f} to {cost.high_percent:.2f}"
+            print(
+                f"{level:10} {few:5} {cost.untraced_s:8.3f} {cost.percent:8.2f} {spread:>15} "
+                f"{cost.ms_per_step:8.3f}  {cost.megabytes:.1f} MB"
+            )
+    if output is not None:
+        where = torch.cuda.get_device_name() if device == "cuda" else "cpu, one thread"
+        value = {
+            "command": f"trace_cost.py --shape {shape} --steps {steps} --gen-length {gen_length}",
+            "machine": where,
+            "torch": torch.__version__,
+            "steps": steps,
+            "levels": [vars(cost) for cost in costs],
+        }
+        output.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""``skipstone diagnose``: why two runs part, in at most ten lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+
+from skipstone.cli.options import given, parse_ids, run_options_but_budget
+from skipstone.cli.specs import Pair, decoded_pair, looks_like_trace, traced_pair
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.diagnose import Diagnosis
+from skipstone.diagnosis.diagnose import diagnose as explain
+from skipstone.errors import ConfigError
+from skipstone.record import StoredTrace
+from skipstone.tracing.experiments import Laboratory, as_request, describe
+
+_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.argument("prompt", required=False)
+@run_options_but_budget
+@click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
+@click.option("--sample", default=0, show_default=True, help="Which sample of two traces.")
+@click.option("--budget", "seconds", metavar="60s", help="Time for experiments.  [default: 120s]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def diagnose(
+    a: str,
+    b: str,
+    prompt: str | None,
+    prompt_ids: str | None,
+    sample: int,
+    seconds: str | None,
+    *,
+    as_json: bool,
+    **options: object,
+) -> int:
+    """Say why runs A and B part, and prove it by experiment.
+
+    A and B are two traces, or two run specs with a PROMPT. Experiments run the engine again with
+    one thing changed. Exits with 0 if both runs decide the same, 1 if not, 2 on an error.
+    """
+    shared = given(options)
+    if looks_like_trace(a) != looks_like_trace(b):
+        raise ConfigError("give two traces, or two run specs and a PROMPT; found one of each")
+    if looks_like_trace(a):
+        pair = traced_pair(a, b, sample, shared.get("model"))
+    else:
+        source = parse_ids(prompt_ids) if prompt_ids is not None else prompt
+        pair = decoded_pair(a, b, shared, source)
+    diagnosis = _explained(pair, parse_seconds(seconds or "120s"))
+    if as_json:
+        print(json.dumps(diagnosis.as_json(), ensure_ascii=False, default=str))
+    else:
+        for line in diagnosis.lines():
+            print(line)
+    return 1 if diagnosis.parted or diagnosis.cause is not None else 0
+
+
+def parse_seconds(text: str) -> float:
+    """Parse ``60``, ``60s``, ``2m`` or ``1h``.
+
+    Raises:
+        ConfigError: it is no time.
+    """
+    number = text.rstrip("smhin")
+    unit = text[len(number) :] or "s"
+    try:
+        value = float(number) * _UNITS[unit]
+    except (ValueError, KeyError):
+        raise ConfigError(f"--budget is {text!r}, must be a time like 60s or 2m") from None
+    if not value > 0:
+        raise ConfigError(f"--budget is {text!r}, must be more than nothing")
+    return value
+
+
+def _explained(pair: Pair, budget: float) -> Diagnosis:
+    """Ask every rule, and keep what the experiments found in the traces."""
+    with _progress() as tell:
+        lab = Laboratory(pair.a, pair.b, pair.reference, budget=budget, progress=tell)
+        case = Case(pair.a.trace, pair.b.trace, lab, pair.a.sample, pair.b.sample)
+        diagnosis = explain(case)
+    if isinstance(pair.b.trace, StoredTrace):
+        for done in lab.done:
+            request = as_request(done.experiment)
+            outcome = {"seconds": done.seconds, "outcome": done.outcome}
+            pair.b.trace.add_experiment(
+                describe(done.experiment), json.dumps(request), json.dumps(outcome)
+            )
+        verdict = json.dumps(diagnosis.as_json(), default=str)
+        pair.b.trace.add_experiment("diagnosis", json.dumps({"side": "b"}), verdict)
+    return diagnosis
+
+
+@contextmanager
+def _progress() -> Generator[Callable[[str], None] | None, None, None]:
+    """A line on the terminal that says what is being tried; nothing if there is none."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status("looking at the traces") as status:
+        yield status.update

@@ -1,0 +1,197 @@
+"""``skipstone diff``: two recorded traces of one prompt, and everything in which they differ."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from skipstone.cli.escape import printable, shortened
+from skipstone.diff.align import align
+from skipstone.diff.difference import Difference, diff, sample_of
+from skipstone.diff.divergence import Divergence, first_decision
+from skipstone.diff.floor import Floor
+from skipstone.diff.margins import Closeness
+from skipstone.diff.tensor_search import Provenance, TensorDivergence
+from skipstone.errors import ConfigError, SkipstoneError
+from skipstone.record import Trace, open_trace
+from skipstone.record.schema import Candidate, RunRecord
+
+_SHOWN = 12
+
+
+@click.command("diff")
+@click.argument("a", metavar="A", type=click.Path(path_type=Path))
+@click.argument("b", metavar="B", type=click.Path(path_type=Path))
+@click.option(
+    "--sample", metavar="N", type=int, default=0, help="Request of a batch.  [default: 0]"
+)
+@click.option(
+    "--floor",
+    "how",
+    type=click.Choice(["measure", "estimate"]),
+    help="Noise: run A again, or guess from its dtype.  [default: measure, if that is possible]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks.")
+def diff_command(a: Path, b: Path, sample: int, how: str | None, *, as_json: bool) -> int:
+    """Compare two recorded traces of one prompt: decisions, states, bits, answers.
+
+    A is the baseline. Exits with 0 if both made the same decisions and tokens, 1 if not, 2 on an
+    error.
+    """
+    trace_a, trace_b = open_trace(a), open_trace(b)
+    floor = None if how == "estimate" else _measured(trace_a, trace_b, sample, how)
+    found = diff(trace_a, trace_b, sample=sample, floor=floor)
+    if as_json:
+        print(json.dumps(found.as_json(), ensure_ascii=False))
+    else:
+        for line in (*_head(found, (a, b)), *_firsts(found), *_rest(found)):
+            print(line)
+    return 0 if found.identical else 1
+
+
+def _measured(a: Trace, b: Trace, sample: int, how: str | None) -> Floor | None:
+    """The floor of A around the first decision; None where it cannot be measured by default."""
+    record = sample_of(a, sample, "A")
+    first = first_decision(align(record, sample_of(b, sample, "B")).pairs)
+    if how is None and not (a.keys(sample) and b.keys(sample)):
+        return None
+    around = None if first is None or first.forward_a < 0 else first.forward_a
+    try:
+        # Needs torch and the model; all else does not.
+        from skipstone.tracing.experiments import noise_floor
+
+        return noise_floor(a, sample, around=around)
+    except (SkipstoneError, ImportError) as error:
+        if how is not None:
+            raise ConfigError(
+                f"--floor measure runs A again, which fails: {error}; use --floor estimate"
+            ) from error
+        print(f"note: noise is not measured: {printable(str(error))}", file=sys.stderr)
+        return None
+
+
+def _head(found: Difference, paths: tuple[Path, Path]) -> Iterator[str]:
+    for name, path, run, end in zip("AB", paths, (found.a, found.b), found.endings, strict=True):
+        settings = " ".join(f"{s.name}={getattr(s, name.lower())}" for s in found.settings)
+        yield f"{name}  {printable(str(path))}: {_model(run)}, {end.forwards} forwards"
+        yield f"   {shortened(settings) or 'the same settings'}"
+        yield f"   {'(unfinished)' if end.text is None else shortened(end.text)}"
+
+
+def _model(run: RunRecord) -> str:
+    header = run.header
+    return printable(f"{header.model}, {header.dtype} on {header.device}")
+
+
+def _firsts(found: Difference) -> Iterator[str]:
+    """The first decision, state and bit."""
+    start, first = found.a.prompt_length, found.decision
+    if first is None:
+        yield "first decision  none: the same commits in the same steps"
+    else:
+        where = f"block {first.block}, step {first.step}, {_position(first.position, start)}"
+        yield f"first decision  {where}: {_what(first, start)}"
+        for name, candidate in (("A", first.a), ("B", first.b)):
+            yield f"   {name}  {_candidate(candidate)}"
+    if found.closeness is not None:
+        yield f"   {_closeness(found.closeness)}"
+    if not found.tensors.tensors:
+        yield "first state     unknown: there are no tensors to compare"
+        return
+    state, bit = found.state, found.bit
+    yield "first state     " + ("none beyond the noise" if state is None else _tensor(state, start))
+    if bit is None:
+        same = not any("bits" in limit for limit in found.tensors.limits)
+        yield "first bit       " + ("none: equal bit for bit" if same else "unknown: see below")
+    elif state is not None and _place(bit) == _place(state):
+        yield "first bit       the same"
+    else:
+        yield f"first bit       {_tensor(bit, start)}"
+
+
+def _place(at: TensorDivergence) -> tuple[int, str, int, int]:
+    return at.forward_a, at.tap, at.layer, at.position
+
+
+def _rest(found: Difference) -> Iterator[str]:
+    """What it did to the answer, what was compared, and what was not."""
+    differing, total = found.differing_positions, max(len(found.a.tokens), len(found.b.tokens))
+    shown = ", ".join(str(p - found.a.prompt_length) for p in differing[:_SHOWN])
+    more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+    where = f": new tokens {shown}{more}" if differing else ""
+    yield f"final tokens    {len(differing)} of {total} differ{where}"
+    a, b = found.endings
+    answers = "differs" if found.answer_differs else "is the same"
+    yield (
+        f"the answer {answers}: {a.length} and {b.length} tokens, EOS at {_or_none(a.eos)} and "
+        f"{_or_none(b.eos)}, {a.masks_left} and {b.masks_left} masks left"
+    )
+    same = found.alignment.count("canvas")
+    yield (
+        f"compared        {same} steps of {len(found.a.steps)} and {len(found.b.steps)} saw the "
+        f"same canvas; {found.tensors.tensors} tensors, {found.tensors.rows} rows"
+    )
+    yield f"noise           {str(found.floor).removeprefix('noise floor ')}"
+    for limit in (*found.alignment.limits, *found.tensors.limits):
+        yield f"note: {limit}"
+
+
+def _or_none(value: int | None) -> str:
+    return "none" if value is None else str(value)
+
+
+def _position(position: int, start: int) -> str:
+    """A position for people: prompt and answer are counted apart."""
+    return f"prompt token {position}" if position < start else f"new token {position - start}"
+
+
+def _what(first: Divergence, start: int) -> str:
+    if first.kind == "token":
+        return "both commit it, with different tokens"
+    if first.kind == "stop":
+        return "one run goes on where the other has stopped"
+    a, b = (
+        ", ".join(str(p - start) for p in positions) or "nothing"
+        for positions in (first.committed_a, first.committed_b)
+    )
+    return f"A commits {a}, B commits {b}"
+
+
+def _candidate(candidate: Candidate | None) -> str:
+    if candidate is None:
+        return "has no scores for it in this step"
+    bound = "" if candidate.bound is None else f" against {candidate.bound:.4g}"
+    old = f", from logits {candidate.age} forwards old" if candidate.age else ""
+    verb = "commits" if candidate.committed else "holds back"
+    return (
+        f"{verb} id {candidate.token}, confidence {candidate.confidence:.6f}{bound}, margin "
+        f"{candidate.margin:.2g} before id {candidate.runner_up}{old}"
+    )
+
+
+def _closeness(close: Closeness) -> str:
+    moved = "" if close.moved is None else f"; the confidences are {close.moved:.3g} x noise apart"
+    if close.decisive is None:
+        return f"noise of a confidence here: {close.noise:.2g}{moved}"
+    verdict = "noise can explain it" if close.within_noise else "more than noise"
+    return f"A's margin is {close.decisive:.3g} x noise: {verdict}{moved}"
+
+
+def _tensor(at: TensorDivergence, start: int) -> str:
+    error = "not a finite number" if at.relative_l2 is None else f"{at.relative_l2:.2g}"
+    return (
+        f"block {at.block}, step {at.step}, layer {at.layer}, {at.tap}, "
+        f"{_position(at.position, start)}: error {error} (noise {at.floor:.2g}); "
+        f"A {_source(at.a)}, B {_source(at.b)}"
+    )
+
+
+def _source(row: Provenance) -> str:
+    old = f" {row.age} {'forward' if row.age == 1 else 'forwards'} ago" if row.age else ""
+    score = "" if row.score is None else f" at similarity {row.score:.6f}"
+    return f"{row.source}{old}{score}"

@@ -1,0 +1,128 @@
+"""``skipstone step``: one step from the same recorded state, under several settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Styled
+
+from skipstone.cli.specs import parse_at, same_model
+from skipstone.engine import Settings, parse_settings, parse_spec
+from skipstone.errors import ConfigError
+from skipstone.models.load import Model, load
+from skipstone.record import RunRecord, open_trace
+from skipstone.tracing.experiments import settings_of
+from skipstone.tracing.stepping import StepDifference, Stepped, difference, step_under
+
+
+@click.command()
+@click.argument("trace")
+@click.option("--at", "place", metavar="BLOCK.STEP", required=True, help="Which recorded step.")
+@click.option(
+    "--with",
+    "specs",
+    metavar="SPEC",
+    multiple=True,
+    help='Settings to try: key=value pairs over the recorded ones. Repeat it. "" is as recorded.',
+)
+@click.option("--model", help="Directory of the model, if it is not where it was.")
+@click.option("--sample", default=0, show_default=True, help="Which sample of the trace.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks.")
+def step(
+    trace: str, place: str, specs: tuple[str, ...], model: str | None, sample: int, *, as_json: bool
+) -> int:
+    """Run one step of TRACE again under several settings, each from the same untouched state.
+
+    Exits with 0 if all of them commit the same tokens, 1 if not, 2 on an error.
+    """
+    opened = open_trace(Path(trace))
+    if not 0 <= sample < len(opened.records):
+        raise ConfigError(f"--sample is {sample}, {trace} has {len(opened.records)} samples")
+    record = opened.records[sample]
+    if record.header.source != "skipstone":
+        raise ConfigError(f"{trace} was recorded from other code, which cannot be run from here")
+    loaded = load(model) if model is not None else same_model(opened, trace)
+    if loaded is None:
+        raise ConfigError(f"model {record.header.model!r} is not here; give it with --model")
+    tried = specs or ("",)
+    settings = [_settings(record, spec) for spec in tried]
+    stepped = step_under(loaded, record, parse_at(place), settings)
+    differences = [difference(stepped[0], other) for other in stepped[1:]]
+    if as_json:
+        print(json.dumps(_as_json(tried, stepped, differences, loaded), ensure_ascii=False))
+    else:
+        _print(tried, stepped, differences, loaded)
+    same = all(one.step.committed == stepped[0].step.committed for one in stepped)
+    changed = any(set(d.top_changed) & set(stepped[0].step.committed) for d in differences)
+    return 0 if same and not changed else 1
+
+
+def _settings(record: RunRecord, spec: str) -> Settings:
+    texts = {name.replace("-", "_"): text for name, text in parse_spec(spec).items()}
+    return parse_settings(texts, settings_of(record, {}))
+
+
+def _commits(one: Stepped, model: Model) -> list[tuple[int, int, str, float]]:
+    return [
+        (c.position, c.token, model.text.token(c.token), c.confidence)
+        for c in one.step.candidates
+        if c.committed
+    ]
+
+
+def _as_json(
+    specs: tuple[str, ...], stepped: list[Stepped], differences: list[StepDifference], model: Model
+) -> dict[str, object]:
+    runs = [
+        {
+            "spec": spec,
+            "rows": len(one.step.rows),
+            "skipped": list(one.step.skipped),
+            "commits": [
+                {"position": p, "token": t, "text": text, "confidence": c}
+                for p, t, text, c in _commits(one, model)
+            ],
+        }
+        for spec, one in zip(specs, stepped, strict=True)
+    ]
+    against_first = [
+        {
+            "spec": spec,
+            "largest_logit_difference": d.largest_logit,
+            "top_changed": list(d.top_changed),
+            "first_state": None
+            if d.first_state is None
+            else {"layer": d.first_state[0], "position": d.first_state[1]},
+        }
+        for spec, d in zip(specs[1:], differences, strict=True)
+    ]
+    return {"runs": runs, "against_first": against_first}
+
+
+def _print(
+    specs: tuple[str, ...], stepped: list[Stepped], differences: list[StepDifference], model: Model
+) -> None:
+    at = stepped[0].step
+    print(f"block {at.block}, step {at.step}: {at.masks_before} masks in the block")
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column in ("settings", "rows", "skipped", "commits"):
+        table.add_column(column, justify="right" if column in ("rows", "skipped") else "left")
+    for spec, one in zip(specs, stepped, strict=True):
+        commits = ", ".join(f"{p} {text!r} {c:.4f}" for p, _, text, c in _commits(one, model))
+        numbers = (str(len(one.step.rows)), str(len(one.step.skipped)))
+        cells = (spec or "as recorded", *numbers, commits)
+        table.add_row(*(Styled(cell) for cell in cells))
+    Console(width=120, highlight=False, color_system=None).print(table)
+    for spec, d in zip(specs[1:], differences, strict=True):
+        where = "no state differs"
+        if d.first_state is not None:
+            where = f"states part at layer {d.first_state[0]}, position {d.first_state[1]}"
+        print(
+            f"{spec}: {where}; logits up to {d.largest_logit:.3g} apart over the whole vocabulary; "
+            f"{len(d.top_changed)} positions have another best token"
+        )

@@ -1,0 +1,134 @@
+"""``skipstone trace``: decode, and write down every step."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import cast
+
+import click
+from rich.console import Console
+
+from skipstone.cli.answers import print_answer
+from skipstone.cli.options import given, run_options, run_spec
+from skipstone.cli.prompts import read_prompts
+from skipstone.cli.terminal import size
+from skipstone.cli.watch import watching
+from skipstone.engine import Engine
+from skipstone.engine.observe import Observer, Observers
+from skipstone.errors import ConfigError
+from skipstone.record import StoredTrace, TraceWriter, open_trace
+from skipstone.record.summary import trace_bytes
+from skipstone.tracing.recorder import Level, Recorder, Window
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The new folder of the trace.",
+)
+@click.option(
+    "--level",
+    metavar="LEVEL",
+    help="decisions, sketches (and a sketch of every state), window or full (and every state, "
+    "key, value and logit, of the window or of all steps).  [default: decisions, or window if "
+    "--window is given]",
+)
+@click.option(
+    "--window",
+    metavar="BLOCK.STEP[-BLOCK.STEP]",
+    help="First and last step whose tensors are kept.",
+)
+@run_options
+@click.option(
+    "--batch-file",
+    type=click.Path(path_type=Path),
+    help='Prompts to decode together: one a line, or .jsonl with {"prompt": ...}.',
+)
+@click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a prompt.")
+def trace(
+    prompt: str | None,
+    output: Path,
+    level: str | None,
+    window: str | None,
+    batch_file: Path | None,
+    prompt_ids: str | None,
+    *,
+    as_json: bool,
+    **options: object,
+) -> None:
+    """Decode PROMPT, print the answer, and write a trace of the run.
+
+    The answer is the same as that of generate, token by token. A trace that is stopped or killed
+    keeps every finished step.
+    """
+    spec = run_spec(given(options))
+    prompts = read_prompts(prompt, prompt_ids, batch_file)
+    kept, span = _what_to_keep(level, window)
+    with TraceWriter(output) as sink:
+        engine = Engine(spec.load(), spec.settings)
+        recorder = Recorder(kept, sink=sink, window=span)
+        with watching(stream=False, console=Console(stderr=True)) as bar:
+            members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)
+            results = engine.generate_batch(prompts, observer=Observers(members))
+    for result in results:
+        if as_json:
+            print(json.dumps(result.as_json() | {"trace": str(output)}, ensure_ascii=False))
+        else:
+            print_answer(result)
+    with open_trace(output) as written:
+        _report(written, window)
+
+
+def _report(written: StoredTrace, window: str | None) -> None:
+    """Where the trace is, and whether the window caught nothing."""
+    print(f"[trace: {written.path}, {size(trace_bytes(written))}]", file=sys.stderr)
+    samples = range(len(written.headers))
+    if window is not None and not any(written.keys(sample) for sample in samples):
+        print(
+            f"note: no step lies in the window {window}, so that no tensor was kept; 'skipstone "
+            f"show {written.path} --steps' lists the steps",
+            file=sys.stderr,
+        )
+
+
+def _what_to_keep(level: str | None, window: str | None) -> tuple[Level, Window | None]:
+    """Level and window, which belong together.
+
+    Raises:
+        ConfigError: one is given without the other.
+    """
+    if window is None:
+        if level == "window":
+            raise ConfigError("--level window needs --window, for example --window 1.0-1.3")
+        return cast("Level", level or "decisions"), None
+    if level not in (None, "window"):
+        raise ConfigError(
+            f"--window {window} has no effect at --level {level}; leave one of the two out"
+        )
+    return "window", parse_window(window)
+
+
+def parse_window(text: str) -> Window:
+    """Parse ``1.2`` or ``1.2-1.5``: block and step of the first and the last step.
+
+    Raises:
+        ConfigError: it is none, or it ends before it begins.
+    """
+    found = re.fullmatch(r"(\d{1,9})\.(\d{1,9})(?:-(\d{1,9})\.(\d{1,9}))?", text, re.ASCII)
+    if found is None:
+        raise ConfigError(
+            f"--window is {text!r}, must be BLOCK.STEP or BLOCK.STEP-BLOCK.STEP, like 1.2-1.5"
+        )
+    first = (int(found[1]), int(found[2]))
+    last = first if found[3] is None else (int(found[3]), int(found[4]))
+    if last < first:
+        raise ConfigError(f"--window {text} ends before it begins; write the earlier step first")
+    return first, last

@@ -1,0 +1,1 @@
+"""Says why two runs part. Rules read traces and ask for experiments; no torch here."""

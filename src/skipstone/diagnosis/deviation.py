@@ -1,0 +1,199 @@
+"""Where a recorded run first does something else than its settings say.
+
+The expected run was led along the recorded canvases, so both sides of every comparison had the same
+input. What is compared comes in the order in which a step computes it.
+
+Shape letters: C candidates, J judged rows, N rows, W values of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from skipstone.diff import Floor
+from skipstone.diff import logit_gap as gap
+from skipstone.record import RunRecord, StepRecord, Tap, TensorKey, Trace
+
+Kind = Literal[
+    "rows",
+    "refresh",
+    "similarity",
+    "skip",
+    "state",
+    "key",
+    "value",
+    "logits",
+    "scores",
+    "confidence",
+    "token",
+    "commit",
+    "canvas",
+    "end",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Deviation:
+    """One quantity of one step that is not what it should be."""
+
+    kind: Kind
+    step: StepRecord
+    """As it was recorded."""
+    expected: StepRecord | None
+    """As it should have been; None if it should not have been at all."""
+    positions: np.ndarray
+    """int [P]: absolute positions concerned."""
+    size: float = float("nan")
+    """Largest error; relative, or in the unit of the quantity."""
+    floor: float = 0.0
+    """What noise can do."""
+    layer: int | None = None
+
+    @property
+    def position(self) -> int | None:
+        """The first position concerned."""
+        return int(self.positions.min()) if self.positions.size else None
+
+
+def decision_deviations(
+    record: RunRecord, expected: RunRecord, floor: Floor
+) -> Iterator[Deviation]:
+    """Every deviation that shows without tensors, step by step, in the order of computation."""
+    wanted = {step.forward: step for step in expected.steps}
+    for step in record.steps:
+        if step.forward in wanted:
+            yield from _of_step(step, wanted[step.forward], floor)
+    yield from _between_steps(record)
+
+
+def _of_step(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[Deviation]:
+    other = np.setxor1d(step.rows, expected.rows)
+    if other.size:
+        yield Deviation("rows", step, expected, other, float(other.size))
+        return
+    yield from _similarity(step, expected, floor)
+    other = np.setxor1d(step.finished, expected.finished)
+    if other.size:
+        yield Deviation("skip", step, expected, other, float(other.size))
+    yield from _scores(step, expected, floor)
+    if step.committed != expected.committed:
+        positions = np.setxor1d(step.committed, expected.committed)
+        yield Deviation("commit", step, expected, positions, float(positions.size))
+    elif not np.array_equal(step.status_after == 4, expected.status_after == 4):
+        filled = np.flatnonzero((step.status_after == 4) != (expected.status_after == 4))
+        yield Deviation("end", step, expected, filled + step.prompt_length, float(filled.size))
+
+
+def _similarity(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[Deviation]:
+    mine, right = step.judgements, expected.judgements
+    if mine is None or right is None:
+        if mine is not None or right is not None:
+            yield Deviation("similarity", step, expected, step.rows)
+        return
+    if not np.array_equal(mine.position, right.position):
+        return
+    if mine.similarity.shape != right.similarity.shape:
+        yield Deviation("similarity", step, expected, mine.position)
+        return
+    error = np.abs(mine.similarity - right.similarity).max(1)
+    beyond = ~(error <= floor.similarity)
+    if beyond.any():
+        size = float(error[beyond].max())
+        positions = mine.position[beyond]
+        yield Deviation("similarity", step, expected, positions, size, floor.similarity)
+
+
+def _scores(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[Deviation]:
+    """Tokens and confidences of the candidates that both know."""
+    mine, right = step.candidates, expected.candidates
+    _, i, j = np.intersect1d(mine.position, right.position, return_indices=True)
+    # An old score is as old as the trajectory; only fresh ones are this step's own.
+    fresh = (mine.age[i] == 0) & (right.age[j] == 0)
+    i, j = i[fresh], j[fresh]
+    positions = mine.position[i]
+    error = np.abs(gap(mine)[i] - gap(right)[j])
+    swapped = mine.token[i] != right.token[j]
+    error = np.where(swapped, gap(mine)[i] + gap(right)[j], error)
+    beyond = ~(error <= floor.gap)
+    if beyond.any():
+        size = float(np.nanmax(error[beyond])) if not np.isnan(error[beyond]).all() else np.nan
+        yield Deviation("scores", step, expected, positions[beyond], size, floor.gap)
+    off = np.abs(mine.confidence[i] - right.confidence[j])
+    beyond = ~(off <= floor.confidence) & ~swapped
+    if beyond.any():
+        size = float(np.nanmax(off[beyond])) if not np.isnan(off[beyond]).all() else np.nan
+        yield Deviation("confidence", step, expected, positions[beyond], size, floor.confidence)
+    if swapped.any():
+        yield Deviation("token", step, expected, positions[swapped], float(swapped.sum()))
+
+
+def _between_steps(record: RunRecord) -> Iterator[Deviation]:
+    """Canvases that changed between two steps, or otherwise than by the commit of their step."""
+    for step, after in zip(record.steps, record.steps[1:], strict=False):
+        moved = np.flatnonzero(step.ids_after != after.ids_before)
+        if moved.size:
+            positions = moved + step.prompt_length
+            yield Deviation("canvas", after, step, positions, float(moved.size))
+    for step in record.steps:
+        written = np.flatnonzero(step.ids_before != step.ids_after) + step.prompt_length
+        filled = np.flatnonzero(step.status_after == 4) + step.prompt_length
+        stray = np.setdiff1d(np.setdiff1d(written, step.committed), filled)
+        if stray.size:
+            yield Deviation("canvas", step, step, stray, float(stray.size))
+
+
+def errors(
+    trace: Trace, sample: int, expected: Trace, key: TensorKey
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Relative error of each position that both have: positions [N], errors float64 [N].
+
+    None if one side has not recorded the tensor.
+    """
+    mine, right = trace.tensor(sample, key), expected.tensor(0, key)
+    if mine is None or right is None:
+        return None
+    positions = np.intersect1d(mine.positions, right.positions)
+    a_NW, b_NW = mine.at(positions), right.at(positions)
+    if key.tap is Tap.LOGITS:
+        a_NW, b_NW = a_NW - a_NW.mean(1, keepdims=True), b_NW - b_NW.mean(1, keepdims=True)
+    scale = np.linalg.norm(b_NW, axis=1)
+    # A row of zeros has no scale; any difference from it is as large as the row.
+    error = np.linalg.norm(a_NW - b_NW, axis=1) / np.where(scale > 0, scale, 1.0)
+    return positions, np.where((a_NW == b_NW).all(1), 0.0, error)
+
+
+def tensor_deviations(
+    trace: Trace, sample: int, expected: Trace, forward: int, floor: Floor
+) -> list[Deviation]:
+    """Tensors of one step beyond the floor, in the order in which the step computes them."""
+    record = trace.records[sample]
+    step = next(s for s in record.steps if s.forward == forward)
+    right = next((s for s in expected.records[0].steps if s.forward == forward), None)
+    found = list[Deviation]()
+    for key in sorted((k for k in trace.keys(sample) if k.forward == forward), key=computed):
+        if key.tap is Tap.SKETCH:
+            continue
+        pair = errors(trace, sample, expected, key)
+        if pair is None:
+            continue
+        positions, error = pair
+        level = floor.level(key.tap, key.layer)
+        beyond = ~(error <= level)
+        if beyond.any():
+            worst = error[beyond]
+            size = float(np.nanmax(worst)) if not np.isnan(worst).all() else float("nan")
+            kind: Kind = key.tap.value
+            found.append(Deviation(kind, step, right, positions[beyond], size, level, key.layer))
+    return found
+
+
+_TAP_ORDER = {Tap.KEY: 0, Tap.VALUE: 1, Tap.STATE: 2, Tap.SKETCH: 3, Tap.LOGITS: 4}
+
+
+def computed(key: TensorKey) -> tuple[int, int, int]:
+    """Sorts tensors into the order in which a forward computes them."""
+    return key.forward, key.layer, _TAP_ORDER[key.tap]

@@ -1,0 +1,222 @@
+"""Why two runs part: asks every rule, and puts the best proved cause first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
+from skipstone.diagnosis.rules import RULES
+
+_LINES = 10
+_SHOWN_RULED_OUT = 2
+_NO_SIGN = "its signature is not there"
+# What is worth a word in any run, and explains a difference only if nothing else does.
+_REMARKS = frozenset(("inactive-feature", "budget-exhausted", "low-precision-similarity"))
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found."""
+
+    parted: bool
+    """Whether the runs decide differently anywhere."""
+    summary: str
+    """Where they part, in one line."""
+    findings: tuple[Finding, ...]
+    """Causes, the best first; empty if there is none."""
+    remarks: tuple[Finding, ...]
+    """What is worth knowing and is not the cause."""
+    ruled_out: tuple[RuledOut, ...]
+    noise: str
+    unavailable: tuple[str, ...]
+    """Why experiments could not be made."""
+    experiments: tuple[str, ...] = ()
+    next_command: str = ""
+
+    @property
+    def cause(self) -> Finding | None:
+        """The best finding; None if there is nothing to explain, or it cannot be explained."""
+        return self.findings[0] if self.findings else None
+
+    @property
+    def verdict(self) -> str:
+        """``same``, ``inconclusive``, or the name of the cause."""
+        if self.cause is not None:
+            return self.cause.rule
+        return "inconclusive" if self.parted else "same"
+
+    def as_json(self) -> dict[str, object]:
+        """Plain data; the schema is in docs/diagnoses.md."""
+        value = asdict(self)
+        for finding in (*value["findings"], *value["remarks"]):
+            finding["proof"] = str(Proof(finding["proof"]))
+        return {"verdict": self.verdict, **value}
+
+    def lines(self) -> list[str]:
+        """At most ten lines for a terminal."""
+        shown = [self.summary]
+        if self.cause is None:
+            shown.append(
+                "cause: INCONCLUSIVE: no rule explains it; noise is not called a cause"
+                if self.parted
+                else f"no cause to look for: every difference is within noise ({self.noise})"
+            )
+        for finding in self.findings[:1]:
+            shown += [
+                f"cause: {finding.what} [{finding.rule}]",
+                f"where: {finding.where}",
+                f"evidence: {finding.evidence}",
+                f"proof: {finding.proof}"
+                + (f"; {finding.experiment}" if finding.experiment else ""),
+            ]
+        shown += [f"also: {f.what} ({f.where}) [{f.rule}]" for f in (*self.findings[1:2],)]
+        shown += [f"note: {f.what}: {f.evidence}" for f in self.remarks[:1]]
+        if self.ruled_out:
+            shown.append(f"ruled out: {_names(self.ruled_out)}")
+        if self.unavailable:
+            shown.append(f"not tried: {'; '.join(self.unavailable[:2])}")
+        if self.next_command:
+            shown.append(f"next: {self.next_command}")
+        return shown[:_LINES]
+
+
+def _names(ruled_out: Sequence[RuledOut]) -> str:
+    """Those that were tested and refuted by name, the others by number."""
+    tested = [r for r in ruled_out if r.why != _NO_SIGN]
+    words = [f"{r.rule} ({r.why})" for r in tested[:_SHOWN_RULED_OUT]]
+    rest = len(ruled_out) - len(words)
+    return "; ".join([*words, f"{rest} others show no sign" if rest else ""]).rstrip("; ")
+
+
+def diagnose(case: Case) -> Diagnosis:
+    """Ask every rule about a case."""
+    other = _other_inputs(case)
+    if other is not None:
+        return _closed(case, other)
+    findings, ruled_out = list[Finding](), list[RuledOut]()
+    for rule in RULES:
+        answer = rule.examine(case)
+        if isinstance(answer, RuledOut):
+            ruled_out.append(answer)
+        elif isinstance(answer, Finding):
+            findings.append(answer)
+        else:
+            ruled_out.append(RuledOut(rule.name, _NO_SIGN))
+    return _weighed(case, findings, ruled_out)
+
+
+def _other_inputs(case: Case) -> Finding | None:
+    """28: the two runs did not even have the same input."""
+    a, b = case.record_a.header, case.record_b.header
+    pairs = {
+        "weights": (a.weights, b.weights),
+        "prompt ids": (a.prompt_ids, b.prompt_ids),
+        "vocabulary": (a.vocab_size, b.vocab_size),
+        "mask id": (a.mask_id, b.mask_id),
+    }
+    differ = {
+        name: pair for name, pair in pairs.items() if pair[0] and pair[1] and pair[0] != pair[1]
+    }
+    if not differ:
+        return None
+    name, (x, y) = next(iter(differ.items()))
+    position = None
+    if name == "prompt ids":
+        pair = zip(a.prompt_ids, b.prompt_ids, strict=False)
+        position = next(
+            (i for i, (s, t) in enumerate(pair) if s != t),
+            min(len(a.prompt_ids), len(b.prompt_ids)),
+        )
+        x, y = (
+            f"{len(a.prompt_ids)} ids",
+            f"{len(b.prompt_ids)} ids, the first other one at {position}",
+        )
+    return Finding(
+        rule="other-inputs",
+        number=28,
+        what=f"the runs have different {' and '.join(differ)}",
+        where=Place(0, 0, 0, position),
+        evidence=f"{name}: {x} against {y}",
+        experiment="compared before anything else: fingerprints of weights, ids of the prompt",
+        proof=Proof.CONSISTENT,
+        remedy="give both runs the same tokenizer, template and weights, then compare again",
+    )
+
+
+def _closed(case: Case, finding: Finding) -> Diagnosis:
+    return Diagnosis(
+        parted=case.record_a.tokens != case.record_b.tokens,
+        summary="the two runs did not start from the same input",
+        findings=(finding,),
+        remarks=(),
+        ruled_out=(),
+        noise="not measured",
+        unavailable=tuple(case.unavailable),
+    )
+
+
+def _weighed(case: Case, findings: list[Finding], ruled_out: list[RuledOut]) -> Diagnosis:
+    """Sort causes from remarks, and the best proved first; rules earlier in the list win ties."""
+    parted = case.comparison.first is not None
+    explains = parted or case.first_deviation is not None
+    causes = [f for f in findings if explains and not _is_remark(case, f, findings)]
+    causes.sort(key=lambda f: -f.proof)
+    remarks = [f for f in findings if f not in causes]
+    return Diagnosis(
+        parted=parted,
+        summary=_summary(case),
+        findings=tuple(causes),
+        remarks=tuple(remarks),
+        ruled_out=tuple(ruled_out),
+        noise=str(case.floor),
+        unavailable=tuple(case.unavailable),
+        next_command=_next(case, causes),
+    )
+
+
+def _is_remark(case: Case, finding: Finding, findings: Sequence[Finding]) -> bool:
+    """Whether a finding is about the run as such and something else explains the difference."""
+    if finding.rule not in _REMARKS or finding.proof >= Proof.SUFFICIENT:
+        return False
+    return any(f.rule not in _REMARKS for f in findings)
+
+
+def _summary(case: Case) -> str:
+    first, start = case.comparison.first, case.record_a.prompt_length
+    if first is not None:
+        differing = len(case.comparison.differing_positions)
+        return (
+            f"A and B part at block {first.block}, step {first.step}, position {first.position} "
+            f"(new token {first.position - start}): {_KINDS[first.kind]}; {differing} final "
+            f"tokens differ"
+        )
+    deviation = case.first_deviation
+    if deviation is not None:
+        step = deviation.step
+        return (
+            f"A and B decide the same, but B departs from its settings at block {step.block}, step "
+            f"{step.step}: {deviation.kind}"
+        )
+    return "A and B decide the same in every step"
+
+
+_KINDS = {
+    "committed_set": "they commit other positions",
+    "token": "they commit another token",
+    "stop": "only one goes on",
+}
+
+
+def _next(case: Case, causes: Sequence[Finding]) -> str:
+    if causes:
+        return causes[0].remedy
+    first = case.first_deviation
+    step = first.step if first is not None else case.step_b(case.parted_at or -1)
+    if step is None:
+        return ""
+    at = f"{step.block}.{step.step}"
+    if case.tensors_b is None:
+        return f"record B again with its tensors: skipstone trace ... --level window --window {at}"
+    return f"skipstone step A --at {at} --with SPEC_A --with SPEC_B"

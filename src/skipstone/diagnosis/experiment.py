@@ -1,0 +1,122 @@
+"""Experiments as data: what a rule may ask for. ``tracing/experiments.py`` carries them out.
+
+Every experiment gives a trace, so that its result is read like any recorded run.
+
+Shape letters: N rows, W values of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from skipstone.errors import SkipstoneError
+from skipstone.record import Tap, Trace
+
+Side = Literal["a", "b"]
+Choice = Literal["rows", "skip"]
+Variation = Literal["", "again", "batch", "padding", "threads", "backend", "last_bit"]
+
+Hidden = Literal["", "prompt", "left", "suffix", "outside", "padding seen"]
+"""A set of keys that rows may not see; or that they see although it is padding."""
+
+VARIATIONS: tuple[Variation, ...] = (
+    "again", "batch", "padding", "threads", "backend", "last_bit",
+)  # fmt: skip
+"""Changes that should not matter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Values to put in place of what a step computes, row by row at absolute positions."""
+
+    tap: Tap
+    """STATE, KEY, VALUE or LOGITS."""
+    forward: int
+    layer: int
+    positions: np.ndarray
+    """int32 [N]"""
+    values: np.ndarray
+    """[N, W]"""
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """Decode the prompt again, freely, with one side's own code and some settings changed."""
+
+    side: Side
+    changes: tuple[tuple[str, str], ...] = ()
+    """Settings by name, in their text form."""
+    tensors: tuple[int, int] | None = None
+    """First and last forward whose tensors are wanted."""
+    attempt: int = 0
+    """Counts repetitions of the same run."""
+    until: int | None = None
+    """The last forward that matters; the run is left after it, without an outcome."""
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Lead the reference engine along recorded canvases: what should each step have given?
+
+    The canvas of every step is the recorded one, so errors cannot add up from step to step; only
+    the K/V store lives on. What the engine would have committed is in the candidates.
+    """
+
+    along: Side
+    """Whose canvases."""
+    settings: Side
+    """Whose settings."""
+    forwards: tuple[int, int]
+    """First and last forward that matter; earlier ones run as far as the K/V store needs them."""
+    changes: tuple[tuple[str, str], ...] = ()
+    led: frozenset[Choice] = frozenset()
+    """Choices that are taken from the record and not made by the policies."""
+    patches: tuple[Patch, ...] = field(default=(), compare=False)
+    patch_name: str = ""
+    """Says what the patches are; part of the identity of this experiment."""
+    variation: Variation = ""
+    hidden: Hidden = ""
+    unskip: tuple[int, ...] = ()
+    """Forwards in which no row skips, whatever the policy or the record says."""
+    tensors: bool = True
+
+
+@dataclass(frozen=True)
+class Rescore:
+    """One exact forward over a made-up canvas: how sure is the model of some positions?"""
+
+    side: Side
+    """Whose prompt."""
+    ids: tuple[int, ...]
+    """All new ids."""
+    masked: tuple[int, ...]
+    """Absolute positions that are to be masks, and are scored."""
+
+
+@dataclass(frozen=True)
+class Unobserved:
+    """Decode the prompt again without an observer; the trace has an outcome and no steps."""
+
+    side: Side
+
+
+Experiment = Rerun | Follow | Rescore | Unobserved
+
+
+class Unavailable(SkipstoneError):
+    """An experiment cannot be made here: no model, no way to run a side again, or no time left."""
+
+
+class Lab(Protocol):
+    """Carries out experiments within a time budget."""
+
+    def ask(self, experiment: Experiment) -> Trace:
+        """The run that the experiment asks for; the same question is answered once.
+
+        Raises:
+            Unavailable: it cannot be made; the message says why.
+        """
+        ...

@@ -1,0 +1,48 @@
+"""What a rule is: a name, a number in the table of diagnoses, and a function that examines a case.
+
+A rule looks at the traces first. Only if it sees its signature does it ask for an experiment. It
+answers with a finding, with what it ruled out, or with None if its signature is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
+from skipstone.record import StepRecord
+
+Answer = Finding | RuledOut | None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One diagnosis."""
+
+    number: int
+    """In docs/diagnoses.md."""
+    name: str
+    """For example ``stale-kv``."""
+    title: str
+    """A few words."""
+    examine: Callable[[Case], Answer]
+
+
+def place(step: StepRecord | None, layer: int | None = None, position: int | None = None) -> Place:
+    """The place of something in a step."""
+    if step is None:
+        return Place(layer=layer, position=position)
+    return Place(step.block, step.step, layer, position)
+
+
+def proof_of(*, removed: bool | None, added: bool | None) -> Proof:
+    """The level that two experiments reach.
+
+    Args:
+        removed: taking only this factor away took the difference away; None if it was not tried.
+        added: bringing only this factor in brought the difference; None if it was not tried.
+    """
+    if removed and added:
+        return Proof.NECESSARY_AND_SUFFICIENT
+    return Proof.SUFFICIENT if removed or added else Proof.CONSISTENT

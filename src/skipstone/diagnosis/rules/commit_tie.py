@@ -1,0 +1,77 @@
+"""7: equal confidences, ordered otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.decide import Rule as CommitRule
+from skipstone.diagnosis.decide import allowed, commits
+from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.rule import Answer, Rule, place
+from skipstone.record import StepRecord
+
+
+def examine(case: Case) -> Answer:
+    """Replay the decision from equal candidates, with ties broken one way and the other."""
+    found = _pair(case)
+    if found is None:
+        return None
+    step, wanted = found
+    swapped = np.setxor1d(step.committed, wanted)
+    if len(step.committed) != len(wanted) or not swapped.size:
+        return None
+    confidence = {c.position: c.confidence for c in step.candidates}
+    values = np.array([confidence.get(int(p), np.nan) for p in swapped])
+    apart = float(np.ptp(values))
+    if not apart <= case.floor.confidence:
+        return None
+    rule = CommitRule.of(case.record_b.header.settings)
+    lowest = None if rule is None else commits(rule, step)
+    highest = None if rule is None else _highest_first(rule, step)
+    both = lowest == tuple(wanted) and highest == step.committed
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="equal confidences are committed in another order"
+        if apart == 0
+        else "confidences closer than noise are committed in another order",
+        where=place(step, None, int(swapped[0])),
+        evidence=f"positions {', '.join(map(str, swapped.tolist()))} have confidences {apart:.1e} "
+        f"apart; B takes {_missing(step.committed, wanted)}, A {_missing(wanted, step.committed)}",
+        experiment="replayed the decision: lowest position first gives A's commits, highest first "
+        "gives B's"
+        if both
+        else "replayed the decision with lowest position first: A's commits",
+        proof=Proof.NECESSARY_AND_SUFFICIENT if both else Proof.CONSISTENT,
+        remedy="break ties by the lowest position (a stable sort)",
+        positions=tuple(swapped.tolist()),
+    )
+
+
+def _pair(case: Case) -> tuple[StepRecord, tuple[int, ...]] | None:
+    """The step whose commits differ, and the right ones."""
+    deviation = case.first_of("commit")
+    if deviation is not None and deviation.expected is not None:
+        if case.first_of("scores", "confidence", "token", "rows"):
+            return None
+        return deviation.step, deviation.expected.committed
+    first = case.comparison.first
+    step = None if case.parted_at is None else case.step_b(case.parted_at)
+    if first is None or first.kind != "committed_set" or step is None or case.settings_differ:
+        return None
+    return step, first.committed_a
+
+
+def _highest_first(rule: CommitRule, step: StepRecord) -> tuple[int, ...]:
+    """The commits if the highest of equal positions came first."""
+    turned = allowed(step.candidates)[::-1]
+    chosen = rule.select(step, turned)[::-1]
+    return tuple(step.candidates.position[chosen].tolist())
+
+
+def _missing(mine: tuple[int, ...], other: tuple[int, ...]) -> str:
+    return ", ".join(str(p) for p in sorted(set(mine) - set(other))) or "none"
+
+
+RULE = Rule(7, "commit-tie", "tie of the commit order", examine)

@@ -1,0 +1,112 @@
+"""2: the similarity is computed in low precision."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.decide import DTYPES, rounded
+from skipstone.diagnosis.factors import factors_of, reproduces, restores
+from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.record import Judgements, StepRecord
+
+
+def examine(case: Case) -> Answer:
+    """Look for similarities that all lie on the grid of a coarse dtype."""
+    event = next((e for e in case.events if e.kind == "low_precision_similarity"), None)
+    if event is not None:
+        return Finding(
+            rule=RULE.name,
+            number=RULE.number,
+            what="the similarity is computed in low precision",
+            where=place(case.step_b(event.forward)),
+            evidence=event.message,
+            experiment="the same similarity was computed in float32 beside it",
+            proof=Proof.CONSISTENT,
+            remedy=f"call .float() on both states at {event.source}",
+        )
+    step, dtype = _on_grid(case)
+    if step is None or step.judgements is None:
+        return None
+    removed, added, how = _experiments(case)
+    right = _expected(case, step)
+    flipped = np.zeros(0, np.int32)
+    if right is not None:
+        flipped = right.position[right.stable != step.judgements.stable]
+    if removed is None and right is not None and case.first_deviation is not None:
+        how = "led B's canvases with the similarity in float32: the skipped rows become A's"
+        removed, added = True, _grid_explains(step.judgements, right, dtype)
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=f"the similarity is computed in {dtype}",
+        where=place(step, 1, int(flipped[0]) if flipped.size else None),
+        evidence=_grid(step.judgements, dtype)
+        + (f"; {flipped.size} rows are judged otherwise in float32" if right is not None else ""),
+        experiment=how,
+        proof=proof_of(removed=removed, added=added),
+        remedy="similarity_dtype=float32, or .float() on both states before the cosine",
+        positions=tuple(flipped.tolist()),
+    )
+
+
+def _on_grid(case: Case) -> tuple[StepRecord | None, str]:
+    """The first step whose similarities are all numbers of a coarse dtype."""
+    first = case.first_deviation
+    for step in case.record_b.steps:
+        if first is not None and step.forward < first.step.forward:
+            continue
+        if step.judgements is None or step.forward > case.horizon:
+            continue
+        values = step.judgements.similarity
+        for dtype in ("bfloat16", "float16"):
+            if values.size > 8 and np.array_equal(rounded(values, dtype), values):
+                return step, dtype
+    return None, ""
+
+
+def _grid(judgements: Judgements, dtype: str) -> str:
+    values = np.unique(judgements.similarity)
+    step = 2.0 ** -(8 if DTYPES[dtype] is DTYPES["bfloat16"] else 11)
+    near = int((values > 1 - 4 * step).sum())
+    return (
+        f"all {judgements.similarity.size} similarities lie on the {dtype} grid of {step:.2g} "
+        f"({values.size} values, {near} of them near 1)"
+    )
+
+
+def _expected(case: Case, step: StepRecord) -> Judgements | None:
+    """The judgements of the step in float32: of the reference, or of A at the same canvas."""
+    if case.expected is not None and case.first_deviation is not None:
+        steps = case.expected.records[0].steps
+        return next((s.judgements for s in steps if s.forward == step.forward), None)
+    other = case.same_step_a(step)
+    return None if other is None else other.judgements
+
+
+def _grid_explains(mine: Judgements, right: Judgements, dtype: str) -> bool:
+    """Whether rounding the right similarities comes within a grid step of those recorded."""
+    if mine.similarity.shape != right.similarity.shape:
+        return False
+    step = 2.0 ** -(7 if dtype == "bfloat16" else 10)
+    return bool((np.abs(mine.similarity - right.similarity) <= 2 * step).all())
+
+
+def _experiments(case: Case) -> tuple[bool | None, bool | None, str]:
+    factor = [f for f in factors_of(case) if f.name == "skip.similarity_dtype"]
+    if not factor or case.comparison.first is None:
+        return None, None, ""
+    removed, added = restores(case, factor), reproduces(case, factor)
+    verb = {True: "does", False: "does not", None: "could not be tried"}
+    return (
+        removed,
+        added,
+        (
+            f"only similarity_dtype swapped: B with {factor[0].a} {verb[removed]} decide as A, "
+            f"A with {factor[0].b} {verb[added]} decide as B"
+        ),
+    )
+
+
+RULE = Rule(2, "low-precision-similarity", "similarity computed in low precision", examine)

@@ -1,0 +1,91 @@
+"""1: states of different token positions are compared."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.rule import Answer, Rule, place
+from skipstone.diagnosis.similarity import Replayed, replayed
+from skipstone.record import StepRecord
+
+
+def examine(case: Case) -> Answer:
+    """Look for references of another position: on the label, in foreign code, or in the numbers."""
+    event = next((e for e in case.events if e.kind == "misaligned_rows"), None)
+    if event is not None:
+        return Finding(
+            rule=RULE.name,
+            number=RULE.number,
+            what="states of different token positions are compared",
+            where=place(case.step_b(event.forward), None, next(iter(event.positions_b), None)),
+            evidence=event.message,
+            experiment="the similarity at the right position was computed beside it",
+            proof=Proof.CONSISTENT,
+            remedy=f"gather the reference by absolute position at {event.source}",
+            positions=event.positions_b,
+        )
+    step, stamped = _stamped(case)
+    deviation = case.first_of("similarity")
+    if step is None and deviation is None:
+        return None
+    if step is None and deviation is not None:
+        step = deviation.step
+    assert step is not None
+    found = replayed(case, step)
+    if found is None or not found.crossed.any():
+        return _by_stamp(step, stamped) if stamped.size else None
+    return _by_numbers(case, step, found)
+
+
+def _stamped(case: Case) -> tuple[StepRecord | None, np.ndarray]:
+    """The first step in which a row says that its reference is another position's."""
+    for step in case.record_b.steps:
+        j = step.judgements
+        if j is not None and step.forward <= case.horizon:
+            wrong = (j.reference_position >= 0) & (j.reference_position != j.position)
+            if wrong.any():
+                return step, j.position[wrong]
+    return None, np.zeros(0, np.int32)
+
+
+def _by_stamp(step: StepRecord, positions: np.ndarray) -> Finding:
+    j = step.judgements
+    assert j is not None
+    row = int(np.flatnonzero(np.isin(j.position, positions))[0])
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="states of different token positions are compared",
+        where=place(step, None, int(positions[0])),
+        evidence=f"position {j.position[row]} was compared with position "
+        f"{j.reference_position[row]}; so were {positions.size} of {len(j)} rows",
+        experiment="",
+        proof=Proof.OBSERVED,
+        remedy="gather the reference by absolute position",
+        positions=tuple(positions.tolist()),
+    )
+
+
+def _by_numbers(case: Case, step: StepRecord, found: Replayed) -> Finding:
+    j = step.judgements
+    assert j is not None
+    row = int(np.flatnonzero(found.crossed)[0])
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="states of different token positions are compared",
+        where=place(step, 1, int(j.position[row])),
+        evidence=f"position {j.position[row]} has the similarity {j.mean[row]:.6f}, which is that "
+        f"with position {found.other[row]}; with itself it is {found.right_mean[row]:.6f}; "
+        f"{int(found.crossed.sum())} of {len(j)} rows",
+        experiment="replayed all similarities from the states: with the other position they are "
+        "B's, gathered by position they are A's",
+        proof=Proof.NECESSARY_AND_SUFFICIENT if case.fault_removed else Proof.SUFFICIENT,
+        remedy="gather the reference by absolute position",
+        positions=tuple(j.position[found.crossed].tolist()),
+    )
+
+
+RULE = Rule(1, "misaligned-rows", "states of different positions are compared", examine)

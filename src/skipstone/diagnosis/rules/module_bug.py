@@ -1,0 +1,40 @@
+"""19: one module gives wrong states from right inputs."""
+
+from __future__ import annotations
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+
+
+def examine(case: Case) -> Answer:
+    """Find where error is born although every input of the layer is B's own."""
+    wrong = [d for d in case.born if d.kind in ("state", "key", "value", "logits")]
+    if not wrong:
+        return None
+    layers = sorted({d.layer for d in wrong if d.layer is not None})
+    first = wrong[0]
+    added = case.with_only(wrong, "what B computed wrongly")
+    module = {
+        "state": "the embedding" if first.layer == 0 else f"layer {first.layer}",
+        "key": f"the keys of layer {first.layer}",
+        "value": f"the values of layer {first.layer}",
+        "logits": "the final norm or the head",
+    }[first.kind]
+    where = f"{len(layers)} layers" if len(layers) > 1 else f"layer {layers[0]} alone"
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=f"{module} computes something else from the same input",
+        where=place(first.step, first.layer, first.position),
+        evidence=f"error {first.size:.2g} (floor {first.floor:.1g}) at {first.positions.size} "
+        f"positions, born in {where}; the layers before are right",
+        experiment=f"fed every layer with B's own input; B's output of {where} put into the "
+        f"reference run gives {'' if added else 'not '}B's scores",
+        proof=proof_of(removed=case.fault_removed, added=added),
+        remedy=f"compare the code of {module} with the published one",
+        positions=tuple(first.positions.tolist()),
+    )
+
+
+RULE = Rule(19, "module-bug", "true bug in one module", examine)

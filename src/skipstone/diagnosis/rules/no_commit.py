@@ -1,0 +1,51 @@
+"""5: steps commit nothing although masks are left."""
+
+from __future__ import annotations
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.decide import Rule as CommitRule
+from skipstone.diagnosis.decide import commits
+from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.rule import Answer, Rule, place
+
+
+def examine(case: Case) -> Answer:
+    """Look for a step without a commit, and ask the rule what it would have committed."""
+    empty = [
+        s
+        for s in case.record_b.steps
+        if s.masks_before and not s.committed and s.masks_after == s.masks_before
+    ]
+    if not empty:
+        return None
+    step = empty[0]
+    best = max(step.candidates, key=lambda c: c.confidence, default=None)
+    rule = CommitRule.of(case.record_b.header.settings)
+    forced = () if rule is None else commits(rule, step)
+    wanted = case.expected
+    removed = wanted is not None and any(
+        s.forward == step.forward and s.committed for s in wanted.records[0].steps
+    )
+    where = None if best is None else best.position
+    known = (
+        "no position had scores"
+        if best is None
+        else (
+            f"the best candidate has confidence {best.confidence:.4f}"
+            + (f", below the bound {best.bound:g}" if best.bound is not None else "")
+        )
+    )
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="steps commit nothing although masks are left",
+        where=place(step, None, where),
+        evidence=f"{len(empty)} of {len(case.record_b.steps)} steps; here {step.masks_before} "
+        f"masks and {known}",
+        experiment=f"forcing one commit a step gives position {forced[0]}" if forced else "",
+        proof=Proof.NECESSARY_AND_SUFFICIENT if removed else Proof.OBSERVED,
+        remedy="always commit the most confident candidate; check that the rule fits this model",
+    )
+
+
+RULE = Rule(5, "no-commit", "no commit possible", examine)

@@ -1,0 +1,65 @@
+"""26: NaN or infinity."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.deviation import computed
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.record import StepRecord, Tap, TensorKey
+
+
+def examine(case: Case) -> Answer:
+    """Find the first number that is none."""
+    step = next((s for s in case.record_b.steps if _bad(s)), None)
+    if step is None:
+        return None
+    found = _first_tensor(case, step)
+    key, positions = found if found is not None else (None, np.zeros(0, np.int32))
+    layer = None if key is None else key.layer
+    scores = step.candidates.position[~np.isfinite(step.candidates.confidence)]
+    position = (
+        int((positions if positions.size else scores)[0]) if positions.size or scores.size else None
+    )
+    born = [d for d in case.born if np.isnan(d.size)]
+    added = case.with_only(born, "B's NaN") if born else None
+    what = "not a number" if key is None else f"the first is a {key.tap} of layer {key.layer}"
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="values are not finite",
+        where=place(step, layer, position),
+        evidence=f"{scores.size} of {len(step.candidates)} confidences are no numbers; {what}, at "
+        f"{positions.size} positions",
+        experiment=f"led along B's canvases, the reference engine stays finite and decides "
+        f"{'' if case.fault_removed else 'not '}as A",
+        proof=proof_of(removed=case.fault_removed, added=added),
+        remedy="look for a division by zero, an overflow, or a row that may see no key",
+        positions=tuple(positions.tolist()),
+    )
+
+
+def _bad(step: StepRecord) -> bool:
+    judged = step.judgements
+    similar = True if judged is None else bool(np.isfinite(judged.similarity).all())
+    return not (np.isfinite(step.candidates.confidence).all() and similar)
+
+
+def _first_tensor(case: Case, step: StepRecord) -> tuple[TensorKey, np.ndarray] | None:
+    found = case.tensors_at(step.forward)
+    if found is None:
+        return None
+    trace, sample = found
+    keys = [k for k in trace.keys(sample) if k.forward == step.forward and k.tap is not Tap.SKETCH]
+    for key in sorted(keys, key=computed):
+        rows = trace.tensor(sample, key)
+        assert rows is not None
+        bad = ~np.isfinite(rows.values.astype(np.float64)).all(1)
+        if bad.any():
+            return key, rows.positions[bad]
+    return None
+
+
+RULE = Rule(26, "non-finite", "non-finite values", examine)

@@ -1,0 +1,41 @@
+"""29: the traced run is not the untraced one."""
+
+from __future__ import annotations
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.experiment import Side, Unobserved
+from skipstone.diagnosis.finding import Finding, Place, Proof
+from skipstone.diagnosis.rule import Answer, Rule
+
+
+def examine(case: Case) -> Answer:
+    """Run B, then A, without a recorder: the tokens must be those of the trace."""
+    sides: tuple[Side, ...] = ("b", "a")
+    for side in sides:
+        record = case.record_b if side == "b" else case.record_a
+        trace = case.ask(Unobserved(side))
+        if trace is None or record.outcome is None:
+            continue
+        tokens = trace.records[0].tokens
+        if tokens != record.tokens and case.repeatable(side):
+            wrong = tuple(
+                record.prompt_length + i
+                for i, (x, y) in enumerate(zip(tokens, record.tokens, strict=False))
+                if x != y
+            )
+            return Finding(
+                rule=RULE.name,
+                number=RULE.number,
+                what=f"recording {side.upper()} changes it",
+                where=Place(position=next(iter(wrong), None)),
+                evidence=f"{len(wrong)} tokens differ between the traced and the untraced run",
+                experiment=f"ran {side.upper()} without a recorder, and with one twice",
+                proof=Proof.NECESSARY_AND_SUFFICIENT,
+                remedy="trace at a lighter level; conclusions about this trace do not hold for "
+                "the untraced run",
+                positions=wrong,
+            )
+    return None
+
+
+RULE = Rule(29, "observer-effect", "observer effect", examine)

@@ -1,0 +1,64 @@
+"""14: keys are rotated for another position than their own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.deviation import Deviation
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.fit import head_widths, same_length, shift
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.record import Tap, TensorKey
+
+_FITS = 0.999
+
+
+def examine(case: Case) -> Answer:
+    """Keys differ by a rotation while values are right."""
+    keys = [d for d in case.born if d.kind == "key"]
+    values = {d.layer for d in case.born if d.kind == "value"}
+    keys = [d for d in keys if d.layer not in values]
+    if not keys:
+        return None
+    rotated = _rotation(case, keys[0])
+    if rotated is None:
+        return None
+    degrees, fit, exactly = rotated
+    wrong = [d for d in case.born if d.kind in ("key", "state")]
+    added = case.with_only(wrong, "B's rotated keys")
+    distance = f"{round(degrees):+d} positions" if exactly else f"{degrees:+.2f} radians"
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="keys carry the rotary encoding of another position",
+        where=place(keys[0].step, keys[0].layer, keys[0].position),
+        evidence=f"keys of {keys[0].positions.size} positions in {len(keys)} layers are the right "
+        f"ones turned by {distance} (fit {fit:.4f}); lengths and values are right",
+        experiment=f"put B's keys into the reference run: {'' if added else 'not '}B's scores",
+        proof=proof_of(removed=case.fault_removed, added=added),
+        remedy="pass the absolute positions of the rows to the rotary embedding",
+        positions=tuple(keys[0].positions.tolist()),
+    )
+
+
+def _rotation(case: Case, deviation: Deviation) -> tuple[float, float, bool] | None:
+    """Turn of the fastest pair in radians, how well it fits, and if it is a whole number."""
+    if case.tensors_b is None or case.local is None or deviation.layer is None:
+        return None
+    trace, sample = case.tensors_b
+    key = TensorKey(case.focus, Tap.KEY, deviation.layer)
+    recorded, right = trace.tensor(sample, key), case.local.tensor(0, key)
+    if recorded is None or right is None:
+        return None
+    wrong_NW, right_NW = recorded.at(deviation.positions), right.at(deviation.positions)
+    if not same_length(wrong_NW, right_NW):
+        return None
+    best = max(
+        (shift(wrong_NW, right_NW, w) for w in head_widths(wrong_NW.shape[1])), key=lambda s: s[1]
+    )
+    exactly = abs(best[0] - round(best[0])) < 1e-2 and best[1] > _FITS
+    return best[0], best[1], bool(exactly and np.isfinite(best[0]))
+
+
+RULE = Rule(14, "position-encoding", "position encoding mismatch", examine)

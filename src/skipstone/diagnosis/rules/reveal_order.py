@@ -1,0 +1,72 @@
+"""10: a wrong token is locked in by the order in which its neighbours were committed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.experiment import Rescore
+from skipstone.diagnosis.factors import swap
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+
+_NEIGHBOURHOOD = 4
+
+
+def examine(case: Case) -> Answer:
+    """Look for an order setting, and mask a wrong token again alone and with its neighbours."""
+    found = swap(case) if case.conforms else None
+    if found is None or found.factors[0].name not in ("unmask.order", "unmask", "seed"):
+        return None
+    first, step = case.comparison.first, case.step_b(case.parted_at or 0)
+    if first is None or step is None or first.kind != "committed_set":
+        return None
+    if len(first.committed_a) != len(first.committed_b):
+        return None
+    where, evidence = first.position, "both commit as many tokens a step, in another order"
+    wrong = case.comparison.differing_positions
+    if wrong:
+        alone = _confidence(case, wrong[0], (wrong[0],))
+        near = _confidence(case, wrong[0], _near(case, wrong[0]))
+        if alone is not None and near is not None:
+            evidence += (
+                f"; the token of position {wrong[0]} has probability {alone:.3g} given all others "
+                f"and {near:.3g} with its neighbours masked again"
+            )
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the order of commits decides the answer",
+        where=place(step, None, where),
+        evidence=evidence,
+        experiment=f"swapped {found.factors[0]} alone: "
+        f"{'A' if found.removed else 'not A'}'s decisions come back",
+        proof=proof_of(removed=found.removed, added=found.added),
+        remedy="commit by confidence; a token once placed confirms itself, so re-mask to correct",
+        positions=wrong,
+    )
+
+
+def _near(case: Case, position: int) -> tuple[int, ...]:
+    start, stop = case.record_b.prompt_length, case.record_b.length
+    first, last = max(start, position - _NEIGHBOURHOOD), min(stop, position + _NEIGHBOURHOOD + 1)
+    return tuple(range(first, last))
+
+
+def _confidence(case: Case, position: int, masked: tuple[int, ...]) -> float | None:
+    """Probability of B's final token at a position when some positions are masked again."""
+    record = case.record_b
+    trace = case.ask(Rescore("b", record.tokens, masked))
+    if trace is None:
+        return None
+    candidates = trace.records[0].steps[0].candidates
+    at = np.flatnonzero(candidates.position == position)
+    if not at.size:
+        return None
+    token = record.tokens[position - record.prompt_length]
+    best = candidates.token[at[0]] == token
+    confidence = candidates.confidence if best else candidates.runner_up_confidence
+    return float(confidence[at[0]])
+
+
+RULE = Rule(10, "reveal-order", "reveal-order lock-in", examine)

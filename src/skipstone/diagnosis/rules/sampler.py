@@ -1,0 +1,64 @@
+"""22: the sampler or its random numbers differ."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.factors import swap
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+
+
+def examine(case: Case) -> Answer:
+    """The same logits, another token: by setting, or although the settings are the same."""
+    found = swap(case) if case.conforms else None
+    if found is not None and found.factors[0].name in ("temperature", "seed"):
+        first, step = case.comparison.first, case.step_b(case.parted_at or 0)
+        return Finding(
+            rule=RULE.name,
+            number=RULE.number,
+            what="the tokens are drawn with other random numbers",
+            where=place(step, None, None if first is None else first.position),
+            evidence=str(found.factors[0]),
+            experiment=f"swapped {found.factors[0].name} alone: "
+            f"{'A' if found.removed else 'not A'}'s decisions",
+            proof=proof_of(removed=found.removed, added=found.added),
+            remedy="compare runs with one seed, or at temperature 0",
+        )
+    return _other_token(case)
+
+
+def _other_token(case: Case) -> Finding | None:
+    """Tokens that the logits do not prefer, while the logits themselves are right."""
+    deviation = case.first_of("token")
+    if deviation is None or case.first_of("rows", "skip") or deviation.expected is None:
+        return None
+    if any(d.kind in ("state", "key", "value", "logits") for d in case.away):
+        return None
+    step, right = deviation.step, deviation.expected
+    c, e = step.candidates, right.candidates
+    drawn = 0
+    for position in deviation.positions.tolist():
+        i = int(np.flatnonzero(c.position == position)[0])
+        j = int(np.flatnonzero(e.position == position)[0])
+        drawn += bool(c.runner_up[i] == e.token[j] and c.confidence[i] <= c.runner_up_confidence[i])
+    greedy = case.record_b.header.settings.get("temperature", "0.0") in ("0", "0.0")
+    if greedy and not drawn:
+        return None
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the sampler takes other tokens than the logits and the seed give",
+        where=place(step, None, deviation.position),
+        evidence=f"{deviation.positions.size} of {len(c)} candidates have another token; "
+        f"{drawn} of them are less probable than their runner-up",
+        experiment="replayed the stored noise on the reference logits: the decisions are "
+        f"{'' if case.fault_removed else 'not '}A's",
+        proof=proof_of(removed=case.fault_removed, added=None),
+        remedy="draw once for each row in a fixed order, from one generator a request",
+        positions=tuple(deviation.positions.tolist()),
+    )
+
+
+RULE = Rule(22, "sampler", "sampler or random numbers differ", examine)

@@ -1,0 +1,72 @@
+"""24: the schedule of commits is misaligned."""
+
+from __future__ import annotations
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.decide import Rule as CommitRule
+from skipstone.diagnosis.decide import allowed, commits, ranks
+from skipstone.diagnosis.factors import swap
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.record import StepRecord
+
+
+def examine(case: Case) -> Answer:
+    """As many commits as planned, of the best candidates? By setting, or against the settings."""
+    found = swap(case) if case.conforms else None
+    if found is not None and found.factors[0].name in ("steps", "unmask"):
+        first, step = case.comparison.first, case.step_b(case.parted_at or 0)
+        fewer = first is not None and len(first.committed_b) < len(first.committed_a)
+        if found.factors[0].name == "steps" or fewer:
+            return Finding(
+                rule=RULE.name,
+                number=RULE.number,
+                what="another number of tokens is committed in a step",
+                where=place(step, None, None if first is None else first.position),
+                evidence=f"{found.factors[0]}; commits by step {_counts(case.record_b.steps)} "
+                f"against {_counts(case.record_a.steps)}",
+                experiment=f"swapped {found.factors[0].name} alone: "
+                f"{'A' if found.removed else 'not A'}'s decisions",
+                proof=proof_of(removed=found.removed, added=found.added),
+                remedy="compare runs with one schedule",
+            )
+        return None
+    return _against_the_settings(case)
+
+
+def _against_the_settings(case: Case) -> Finding | None:
+    deviation = case.first_of("commit")
+    rule = CommitRule.of(case.record_b.header.settings)
+    if deviation is None or rule is None or case.first_of("scores", "token", "rows", "skip"):
+        return None
+    step, expected = deviation.step, deviation.expected
+    if expected is None or len(step.committed) in (0, len(expected.committed)):
+        return None
+    if rule.name != "fixed" and len(step.committed) > len(expected.committed):
+        return None
+    rank = ranks(allowed(step.candidates))
+    best = bool((rank[step.candidates.committed] < len(step.committed)).all())
+    replayed = commits(rule, step) == expected.committed
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the schedule of commits is misaligned",
+        where=place(step, None, deviation.position),
+        evidence=f"B commits {len(step.committed)} "
+        f"{'of the best' if best else 'candidates'} where {len(expected.committed)} are due; by "
+        f"step {_counts(case.record_b.steps)}",
+        experiment="replayed the stated rule on B's own confidences: the right number of commits"
+        if replayed
+        else "",
+        proof=proof_of(removed=replayed or None, added=(replayed and best) or None),
+        remedy="count from the masks that are left and the steps that are left",
+        positions=tuple(deviation.positions.tolist()),
+    )
+
+
+def _counts(steps: tuple[StepRecord, ...]) -> str:
+    shown = "+".join(str(len(s.committed)) for s in steps[:8])
+    return shown + ("+..." if len(steps) > 8 else "")
+
+
+RULE = Rule(24, "schedule", "schedule misalignment", examine)

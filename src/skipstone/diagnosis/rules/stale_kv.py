@@ -1,0 +1,132 @@
+"""11: attention reads keys and values that are older than they should be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.deviation import Deviation
+from skipstone.diagnosis.factors import swap
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.fit import nearest
+from skipstone.diagnosis.patching import decisive
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.record import StepRecord, Tap, TensorKey
+
+
+def examine(case: Case) -> Answer:
+    """A refresh or a write that is missing; else a cache setting that explains the difference."""
+    return _missing_refresh(case) or _lost_write(case) or _by_setting(case)
+
+
+def _missing_refresh(case: Case) -> Finding | None:
+    """B recomputed only part of what its cache policy renews."""
+    deviation = case.first_of("rows")
+    if deviation is None or deviation.expected is None:
+        return None
+    step, expected = deviation.step, deviation.expected
+    missing = np.setdiff1d(expected.rows, step.rows)
+    extra = np.setdiff1d(step.rows, expected.rows)
+    never = step.entered_age[missing] < 0
+    if not missing.size or extra.size or not expected.refresh or never.any():
+        return None
+    oldest = int(step.entered_age[missing].max())
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="a refresh of the K/V cache is missing",
+        where=place(step, 1, int(missing[0])),
+        evidence=f"{missing.size} of {expected.rows.size} rows kept K/V up to {oldest} forwards "
+        f"old where the cache policy renews all",
+        experiment=f"led along B's canvases with the refresh: the decisions are "
+        f"{'' if case.fault_removed else 'not '}A's",
+        proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
+        remedy="refresh all rows at the start of a block",
+        positions=tuple(missing.tolist()),
+    )
+
+
+def _lost_write(case: Case) -> Finding | None:
+    """Rows were computed, and attention still read their old keys and values."""
+    wrong = [d for d in (*case.born, *case.cached_wrong) if d.kind in ("key", "value")]
+    for deviation in wrong:
+        old = _equals_older(case, deviation)
+        if old is None:
+            continue
+        layers = sorted({d.layer or 0 for d in wrong})
+        added = case.with_only(wrong, "B's stale keys and values")
+        return Finding(
+            rule=RULE.name,
+            number=RULE.number,
+            what="attention reads old keys and values: a write to the cache is lost",
+            where=place(deviation.step, deviation.layer, deviation.position),
+            evidence=f"{deviation.kind}s of {deviation.positions.size} positions in "
+            f"{len(layers)} layers equal those of forward {old}, error of the right ones "
+            f"{deviation.size:.2g} (floor {deviation.floor:.1g})",
+            experiment="put B's old keys and values into the reference run: "
+            + ("B's scores" if added else "not B's scores"),
+            proof=proof_of(removed=case.fault_removed, added=added),
+            remedy="write the fresh keys and values of these rows before attention reads them",
+            positions=tuple(deviation.positions.tolist()),
+        )
+    return None
+
+
+def _equals_older(case: Case, deviation: Deviation) -> int | None:
+    """The earlier forward whose row these rows equal."""
+    if case.tensors_b is None or deviation.layer is None:
+        return None
+    trace, sample = case.tensors_b
+    key = TensorKey(case.focus, Tap(deviation.kind), deviation.layer)
+    recorded = trace.tensor(sample, key)
+    if recorded is None:
+        return None
+    wrong = recorded.at(deviation.positions)
+    for back in (1, 2):
+        older = case.reference_tensors(case.focus - back) if case.focus >= back else None
+        rows = None if older is None else older.tensor(0, key._replace(forward=case.focus - back))
+        if rows is None:
+            return None
+        match = nearest(wrong, rows.at(np.sort(rows.positions)))
+        own = np.sort(rows.positions)[match.rows] == deviation.positions
+        if match.share > 0.9 and own.mean() > 0.9:
+            return case.focus - back
+    return None
+
+
+def _by_setting(case: Case) -> Finding | None:
+    """The cache policy is the difference: fresh keys and values restore A's decision."""
+    found = swap(case) if case.conforms else None
+    if found is None or found.factors[0].setting != "cache":
+        return None
+    step = case.step_b(case.parted_at or 0)
+    if step is None:
+        return None
+    spot = decisive(case, step)
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the cache leaves stale K/V that change the decision",
+        where=place(step, None if spot is None else spot.layer, _position(case)),
+        evidence=_drift(step) + ("" if spot is None else f"; {spot.evidence}"),
+        experiment=f"swapped {found.factors[0]} alone"
+        + ("" if spot is None else f"; {spot.experiment}"),
+        proof=proof_of(removed=found.removed, added=found.added),
+        remedy="refresh more often (cache=...:refresh_every=N), or use smaller blocks",
+        positions=() if spot is None else spot.positions,
+    )
+
+
+def _position(case: Case) -> int | None:
+    first = case.comparison.first
+    return None if first is None else first.position
+
+
+def _drift(step: StepRecord) -> str:
+    old = step.entered_age[np.setdiff1d(np.arange(step.entered_age.size), step.rows)]
+    if not old.size:
+        return "no cached row is read in this step"
+    return f"{old.size} cached rows are up to {int(old.max())} forwards old"
+
+
+RULE = Rule(11, "stale-kv", "stale K/V", examine)

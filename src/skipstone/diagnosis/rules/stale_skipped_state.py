@@ -1,0 +1,133 @@
+"""12 and 20: a skipped row's old state decides, at once or by piling up."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.experiment import Follow
+from skipstone.diagnosis.factors import swap
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.record import StepRecord
+
+
+def examine(case: Case) -> Answer:
+    """A row that may not skip did; or the skip setting explains the difference."""
+    return _broken_rule(case) or _old_logits(case) or _by_setting(case)
+
+
+def _broken_rule(case: Case) -> Finding | None:
+    """B skipped other rows than its rule says, from the same similarities."""
+    deviation = case.first_of("skip")
+    if deviation is None or case.first_of("similarity", "rows") or deviation.expected is None:
+        return None
+    step, expected = deviation.step, deviation.expected
+    wrongly = np.intersect1d(step.skipped, expected.finished)
+    if not wrongly.size:
+        return None
+    j, right = step.judgements, expected.judgements
+    forced = (
+        np.zeros(0, np.int32)
+        if right is None
+        else np.intersect1d(wrongly, right.position[right.forced])
+    )
+    why = (
+        f"{forced.size} of them were just committed, or stand beside such a position"
+        if forced.size
+        else "their similarity does not allow it"
+    )
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="rows skip that may not: their old states are used on",
+        where=place(step, step.skip_layer or None, int(wrongly[0])),
+        evidence=f"{wrongly.size} rows left at layer {step.skip_layer} that should have gone on; "
+        f"{why}",
+        experiment=f"led along B's canvases with the stated rule: the decisions are "
+        f"{'' if case.fault_removed else 'not '}A's",
+        proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
+        remedy="rows just committed and their neighbours must go on for one step",
+        positions=tuple(wrongly.tolist()),
+        numbers={} if j is None else {"judged": float(len(j))},
+    )
+
+
+def _old_logits(case: Case) -> Finding | None:
+    """The rows are the right ones, and only skipped rows score otherwise."""
+    deviation = case.first_of("scores", "token", "confidence")
+    if deviation is None or case.first_of("rows", "similarity", "skip"):
+        return None
+    step = deviation.step
+    skipped = np.array(step.skipped)
+    if not skipped.size or not np.isin(deviation.positions, skipped).all():
+        return None
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="skipped rows are scored from a state that is not their last complete one",
+        where=place(step, step.skip_layer or None, deviation.position),
+        evidence=f"only {deviation.positions.size} of the {skipped.size} skipped rows score "
+        f"otherwise, by {deviation.size:.2g} logits (noise {deviation.floor:.1g})",
+        experiment="led along B's canvases: every row that went on scores as it should",
+        proof=proof_of(removed=case.fault_removed, added=None),
+        remedy="keep the logits of a skipped row, or its state after the last layer; never feed "
+        "the state of the skip layer to the head",
+        positions=tuple(deviation.positions.tolist()),
+    )
+
+
+def _by_setting(case: Case) -> Finding | None:
+    """The skip setting is the difference: is it this step's skip, or what piled up before?"""
+    found = swap(case) if case.conforms else None
+    step = None if case.parted_at is None else case.step_b(case.parted_at)
+    if found is None or found.factors[0].setting != "skip" or step is None:
+        return None
+    if any(f.name == "skip.similarity_dtype" for f in found.factors):
+        return None
+    here = _restored_by_unskipping(case, step)
+    piled_up = here is False
+    ages = step.finished_age[list(step.skipped)]
+    oldest = int(ages.max(initial=0))
+    first = case.comparison.first
+    return Finding(
+        rule="accumulation" if piled_up else RULE.name,
+        number=20 if piled_up else RULE.number,
+        what="the errors of many skipped rows add up over steps"
+        if piled_up
+        else "a skipped row's old state changes the decision",
+        where=place(step, step.skip_layer or None, None if first is None else first.position),
+        evidence=f"{len(step.skipped)} of {step.rows.size} rows skip in this step, their states are"
+        f" up to {oldest} forwards old",
+        experiment=f"swapped {found.factors[0]} alone; without the skip in this one step the "
+        f"decision is {'A' if here else 'still B'}'s"
+        if here is not None
+        else f"swapped {found.factors[0]} alone",
+        proof=proof_of(removed=found.removed, added=found.added),
+        remedy="raise skip_threshold, or refresh within the block"
+        if piled_up
+        else "raise skip_threshold: skipstone compare with values between",
+        positions=step.skipped,
+    )
+
+
+def _restored_by_unskipping(case: Case, step: StepRecord) -> bool | None:
+    """Whether B decides as A if nothing skips in this step alone."""
+    first = case.comparison.first
+    trace = case.ask(
+        Follow(
+            "b",
+            "b",
+            (step.forward, step.forward),
+            led=frozenset(("skip",)),
+            unskip=(step.forward,),
+            tensors=False,
+        )
+    )
+    if trace is None or first is None:
+        return None
+    found = next((s for s in trace.records[0].steps if s.forward == step.forward), None)
+    return found is not None and found.committed == first.committed_a
+
+
+RULE = Rule(12, "stale-skipped-state", "stale state of a skipped row", examine)

@@ -1,0 +1,74 @@
+"""21: the runs stop by another rule."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.factors import swap
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rules.budget_exhausted import masks_left
+
+
+def examine(case: Case) -> Answer:
+    """Tokens are equal up to a stop that only one run makes."""
+    deviation = case.first_of("end")
+    if deviation is not None and not case.first_of("commit", "token"):
+        filled = np.flatnonzero(deviation.step.status_after == 4).size
+        return Finding(
+            rule=RULE.name,
+            number=RULE.number,
+            what="the run stops at EOS too early" if filled else "the run goes on after EOS",
+            where=place(deviation.step, None, deviation.position),
+            evidence=f"{deviation.positions.size} positions are filled by only one side's stop",
+            experiment=f"replayed the stated stop rule on B's canvas: the decisions are "
+            f"{'' if case.fault_removed else 'not '}A's",
+            proof=proof_of(removed=case.fault_removed, added=None),
+            remedy="stop only when EOS is committed and nothing left of it is masked",
+            positions=tuple(deviation.positions.tolist()),
+        )
+    return _ended(case) or _by_setting(case)
+
+
+def _ended(case: Case) -> Finding | None:
+    """B ended, or left a block, with masks although its settings say that it goes on."""
+    first = case.comparison.first
+    stated = case.record_b.header.settings
+    if first is None or first.kind != "stop" or stated.get("budget") != "finish":
+        return None
+    left = masks_left(case.record_b)
+    if not left:
+        return None
+    steps = [s for s in case.record_b.steps if s.block <= first.block]
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="a block ends before its masks are filled",
+        where=place(steps[-1] if steps else None, None, left[0]),
+        evidence=f"budget=finish is stated, and {len(left)} masks are left in the output",
+        experiment="",
+        proof=proof_of(removed=None, added=None),
+        remedy="loop until no mask is left in the block",
+        positions=left,
+    )
+
+
+def _by_setting(case: Case) -> Finding | None:
+    found = swap(case) if case.conforms else None
+    if found is None or found.factors[0].name != "eos_stop":
+        return None
+    first, step = case.comparison.first, case.step_b(case.parted_at or 0)
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="only one run stops at EOS",
+        where=place(step, None, None if first is None else first.position),
+        evidence=str(found.factors[0]),
+        experiment=f"swapped eos_stop alone: {'A' if found.removed else 'not A'}'s decisions",
+        proof=proof_of(removed=found.removed, added=found.added),
+        remedy="the text up to EOS is the same; compare tokens up to EOS",
+    )
+
+
+RULE = Rule(21, "stop-rule", "stop, EOS or early exit differs", examine)

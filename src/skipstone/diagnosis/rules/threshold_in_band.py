@@ -1,0 +1,77 @@
+"""3: the skip threshold lies where noise or the dtype decides."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.factors import factors_of, reproduces, restores
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.record import StepRecord
+
+
+def examine(case: Case) -> Answer:
+    """Look at the first step in which the two runs skip other rows from the same canvas."""
+    found = _first_flip(case)
+    if found is None:
+        return None
+    step, other, flipped = found
+    mine, right = step.judgements, other.judgements
+    assert mine is not None
+    assert right is not None
+    threshold = _threshold(case)
+    i = np.flatnonzero(np.isin(mine.position, flipped))
+    near = np.abs(mine.mean[i] - threshold)
+    apart = np.abs(mine.mean[i] - right.mean[np.isin(right.position, flipped)])
+    band = max(case.floor.similarity, float(apart.max(initial=0.0)))
+    if not (near <= band).all() or band > 0.01:
+        return None
+    thresholds = [f for f in factors_of(case) if f.name == "skip.skip_threshold"]
+    removed = restores(case, thresholds) if thresholds and case.comparison.first else None
+    added = reproduces(case, thresholds) if thresholds and case.comparison.first else None
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the skip threshold lies inside the band that the arithmetic cannot decide",
+        where=place(step, 1, int(flipped[0])),
+        evidence=f"{flipped.size} rows within {near.max():.1e} of the threshold {threshold:g} fall "
+        f"on different sides; the same states give similarities {apart.max(initial=0.0):.1e} apart",
+        experiment="both runs judged the same canvas with the same threshold",
+        proof=proof_of(removed=removed, added=added),
+        remedy=f"move the threshold by more than {band:.1e}, or compute the similarity in float32",
+        positions=tuple(flipped.tolist()),
+    )
+
+
+def _first_flip(case: Case) -> tuple[StepRecord, StepRecord, np.ndarray] | None:
+    """The first step where rows are judged otherwise although nothing but noise differs."""
+    for step in case.record_b.steps:
+        other = case.same_step_a(step)
+        if step.forward > case.horizon or other is None:
+            continue
+        mine, right = step.judgements, other.judgements
+        if mine is None or right is None or mine.similarity.shape != right.similarity.shape:
+            continue
+        if not np.array_equal(mine.position, right.position):
+            continue
+        flipped = mine.position[mine.stable != right.stable]
+        if flipped.size:
+            return (step, other, flipped) if _same_rule(case) else None
+    return None
+
+
+def _same_rule(case: Case) -> bool:
+    """Whether both skip by the same rule, so that only the similarities can differ."""
+    return not any(f.setting == "skip" for f in factors_of(case))
+
+
+def _threshold(case: Case) -> float:
+    text = case.record_b.header.settings.get("skip", "")
+    for part in text.partition(":")[2].split(","):
+        if part.startswith("skip_threshold="):
+            return float(part.partition("=")[2])
+    return float("nan")
+
+
+RULE = Rule(3, "threshold-in-band", "threshold inside the noise band", examine)

@@ -1,0 +1,61 @@
+"""15: attention sees other keys than it should."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.experiment import Choice, Follow, Hidden
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.record import Trace
+
+_WORDS: dict[Hidden, str] = {
+    "prompt": "the prompt is hidden",
+    "left": "what is left of the block is hidden",
+    "suffix": "what is right of the block is hidden",
+    "outside": "everything outside the block is hidden",
+    "padding seen": "the padding of the batch is seen",
+}
+
+
+def examine(case: Case) -> Answer:
+    """States are born wrong in every layer although keys and values are right: try visible sets."""
+    states = [d for d in case.born if d.kind == "state" and d.layer]
+    wrong_kv = [d for d in case.born if d.kind in ("key", "value")] or case.cached_wrong
+    if not states or wrong_kv or len(states) < case.record_b.header.num_layers // 2:
+        return None
+    for hidden in get_args(Hidden):
+        if hidden and case.reproduces(_with(case, hidden)):
+            return _found(case, f"{_WORDS[hidden]}: the reference run with it scores as B", True)
+    error = case.causal_pattern
+    if error:
+        return _found(case, "later keys are hidden: the error falls to zero at the last row", None)
+    return None
+
+
+def _with(case: Case, hidden: Hidden) -> Trace | None:
+    side = "a" if case.foreign else "b"
+    led: frozenset[Choice] = frozenset(("rows", "skip"))
+    return case.ask(Follow("b", side, (case.focus, case.focus), led=led, hidden=hidden))
+
+
+def _found(case: Case, how: str, added: bool | None) -> Finding:
+    states = [d for d in case.born if d.kind == "state" and d.layer]
+    first = states[0]
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="attention sees other keys than it should",
+        where=place(first.step, first.layer, first.position),
+        evidence=f"{len(states)} layers give wrong states from right keys, values and inputs, by "
+        f"{first.size:.2g} (floor {first.floor:.1g}) at {first.positions.size} positions",
+        experiment=how,
+        proof=proof_of(removed=case.fault_removed, added=added),
+        remedy="compare the attention mask with what the decode needs: every position of its own "
+        "request, and no padding",
+        positions=tuple(first.positions.tolist()),
+    )
+
+
+RULE = Rule(15, "visible-set", "attention mask or visible set differs", examine)

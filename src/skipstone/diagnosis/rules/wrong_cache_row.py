@@ -1,0 +1,83 @@
+"""13: keys and values lie at the wrong row of the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.deviation import Deviation
+from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.fit import nearest
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.record import Tap, TensorKey
+
+
+def examine(case: Case) -> Answer:
+    """Find whose rows the wrong values are: another position's, or another request's."""
+    event = next((e for e in case.events if e.kind == "wrong_cache_row"), None)
+    if event is not None:
+        return Finding(
+            rule=RULE.name,
+            number=RULE.number,
+            what="keys and values are written to the wrong rows of the cache",
+            where=place(case.step_b(event.forward), None, next(iter(event.positions_a), None)),
+            evidence=event.message,
+            experiment="",
+            proof=Proof.OBSERVED,
+            remedy=f"check the indices at {event.source}",
+            positions=event.positions_a,
+        )
+    wrong = [d for d in (*case.cached_wrong, *case.born) if d.kind == "value"]
+    for deviation in wrong:
+        whose = _owner(case, deviation)
+        if whose is not None:
+            return _found(case, deviation, wrong, whose)
+    return None
+
+
+def _owner(case: Case, deviation: Deviation) -> str | None:
+    """Whose values these are, in words."""
+    if case.tensors_b is None or case.expected_tensors is None or deviation.layer is None:
+        return None
+    trace, sample = case.tensors_b
+    key = TensorKey(case.focus, Tap.VALUE, deviation.layer)
+    recorded, right = trace.tensor(sample, key), case.expected_tensors.tensor(0, key)
+    if recorded is None or right is None:
+        return None
+    wrong = recorded.at(deviation.positions)
+    if not np.abs(wrong).any():
+        return "zeros: they were never written"
+    positions = np.sort(right.positions)
+    match = nearest(wrong, right.at(positions))
+    owner = positions[match.rows]
+    if match.share > 0.5 and (owner != deviation.positions).mean() > 0.5:
+        pairs = ", ".join(
+            f"{p} holds {q}"
+            for p, q in zip(deviation.positions[:3].tolist(), owner[:3].tolist(), strict=True)
+        )
+        return f"those of other positions ({pairs})"
+    for other in range(len(trace.records)):
+        rows = trace.tensor(other, key) if other != sample else None
+        if rows is not None and nearest(wrong, rows.at(np.sort(rows.positions))).share > 0.5:
+            return f"those of request {other} of the batch"
+    return None
+
+
+def _found(case: Case, deviation: Deviation, wrong: list[Deviation], whose: str) -> Finding:
+    both = [d for d in (*case.cached_wrong, *case.born) if d.kind in ("key", "value")]
+    added = case.with_only(both, "B's wrong cache rows")
+    layers = {d.layer for d in wrong}
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the cache holds the keys and values of other rows",
+        where=place(deviation.step, deviation.layer, deviation.position),
+        evidence=f"{deviation.positions.size} positions in {len(layers)} layers hold {whose}",
+        experiment=f"put B's rows into the reference run: {'' if added else 'not '}B's scores",
+        proof=proof_of(removed=case.fault_removed, added=added),
+        remedy="write and read the cache by absolute position and request",
+        positions=tuple(deviation.positions.tolist()),
+    )
+
+
+RULE = Rule(13, "wrong-cache-row", "wrong cache row, batch mix or length", examine)

@@ -1,0 +1,135 @@
+"""Tensors of a run, row by row: which position each row is, and where its values come from.
+
+Shape letters: N rows, W values of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from skipstone.record.schema import RunRecord, StepRecord
+
+
+class Tap(StrEnum):
+    """What was tapped."""
+
+    STATE = "state"
+    """Hidden state after a layer; layer 0 is the embedding."""
+    KEY = "key"
+    """Rotated keys of one layer, as attention saw them: every position of the store."""
+    VALUE = "value"
+    """Values of one layer, every position of the store."""
+    LOGITS = "logits"
+    """Logits of the rows that were scored; their layer is the last one."""
+    SKETCH = "sketch"
+    """Random projection of a hidden state after a layer; see ``sketch.py``."""
+
+
+class Source(IntEnum):
+    """Where the values of a row come from."""
+
+    COMPUTED = 0
+    """This forward."""
+    CACHED = 1
+    """An earlier forward; this one did not ask for the row."""
+    SKIPPED = 2
+    """An earlier forward: the row entered, and left before this layer."""
+    NEVER = 3
+    """Nothing was ever computed here."""
+
+
+class TensorKey(NamedTuple):
+    """Which tensor of a sample."""
+
+    forward: int
+    tap: Tap
+    layer: int
+
+
+@dataclass(frozen=True, eq=False)
+class TensorRows:
+    """Rows of one tap. Row order means nothing: go by ``positions``."""
+
+    key: TensorKey
+    positions: np.ndarray
+    """int32 [N]: absolute."""
+    values: np.ndarray
+    """[N, W] in the dtype of the run (bfloat16 as ``ml_dtypes.bfloat16``)."""
+    source: np.ndarray
+    """uint8 [N], values of ``Source``."""
+    age: np.ndarray
+    """int32 [N]: forwards since it was computed; 0 now, -1 never."""
+    canvas: np.ndarray
+    """int64 [N]: fingerprint of the canvas it was computed from; -1 if never."""
+    score: np.ndarray
+    """float64 [N]: mean similarity that let a row skip; NaN for others."""
+    threshold: float
+    """What the score was held against; NaN if there is none."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that the values were computed in."""
+        return self.values.dtype.name
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """float64 [M, W]: the values of some positions, gathered by position.
+
+        Raises:
+            KeyError: a position has no row here.
+        """
+        order = np.argsort(self.positions, kind="stable")
+        found = np.searchsorted(self.positions[order], positions)
+        inside = np.minimum(found, self.positions.size - 1)
+        if self.positions.size == 0 or not np.array_equal(
+            self.positions[order][inside], np.asarray(positions)
+        ):
+            raise KeyError(f"{self.key} has no rows for some of the positions {positions}")
+        return self.values[order[inside]].astype(np.float64)
+
+
+def with_provenance(
+    record: RunRecord, key: TensorKey, positions: np.ndarray, values: np.ndarray
+) -> TensorRows:
+    """Say of each row where its values come from, by the ages in the record of its step."""
+    step = record.at(key.forward)
+    deep = step.skip_layer and key.layer >= step.skip_layer
+    age = (step.finished_age if deep else step.entered_age)[positions]
+    entered = np.isin(positions, step.rows)
+    source = np.where(
+        age < 0,
+        Source.NEVER,
+        np.where(age == 0, Source.COMPUTED, np.where(entered, Source.SKIPPED, Source.CACHED)),
+    ).astype(np.uint8)
+    canvas = [record.canvas_at(key.forward - a) if a >= 0 else -1 for a in age.tolist()]
+    return TensorRows(
+        key=key,
+        positions=positions,
+        values=values,
+        source=source,
+        age=age,
+        canvas=np.array(canvas, dtype=np.int64),
+        score=_scores(step, positions, source),
+        threshold=_threshold(record),
+    )
+
+
+def _scores(step: StepRecord, positions: np.ndarray, source: np.ndarray) -> np.ndarray:
+    score = np.full(positions.size, np.nan)
+    if step.judgements is not None:
+        mean = dict(zip(step.judgements.position.tolist(), step.judgements.mean, strict=True))
+        for i in np.flatnonzero(source == Source.SKIPPED).tolist():
+            score[i] = mean.get(int(positions[i]), np.nan)
+    return score
+
+
+def _threshold(record: RunRecord) -> float:
+    """The skip threshold of the settings, wherever the policy spells it."""
+    for part in record.header.settings.get("skip", "").partition(":")[2].split(","):
+        name, _, value = part.partition("=")
+        if name == "skip_threshold":
+            return float(value)
+    return float("nan")

@@ -1,0 +1,109 @@
+"""A trace: samples, their tensors, and what experiments on them found; in memory or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from skipstone.record.schema import Event, Header, Outcome, RunRecord, StepRecord
+from skipstone.record.tensors import TensorKey, TensorRows, with_provenance
+
+Tensors = Mapping[TensorKey, tuple[np.ndarray, np.ndarray]]
+"""Positions [N] and values [N, W] of each tapped tensor of one step."""
+
+
+class Trace(Protocol):
+    """What can be asked of a recorded run, wherever it lies."""
+
+    @property
+    def records(self) -> Sequence[RunRecord]:
+        """One record for each sample."""
+        ...
+
+    def keys(self, sample: int) -> Sequence[TensorKey]:
+        """Tensors of a sample that were recorded, in order of forward, tap and layer."""
+        ...
+
+    def tensor(self, sample: int, key: TensorKey) -> TensorRows | None:
+        """One tensor; None if it was not recorded."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes down a run as it happens."""
+
+    def begin(self, headers: Sequence[Header], level: str) -> None:
+        """A run begins."""
+        ...
+
+    def step(self, sample: int, record: StepRecord, tensors: Tensors) -> None:
+        """A step is done; when this returns, it will not be lost."""
+        ...
+
+    def event(self, sample: int, event: Event) -> None:
+        """Something else was seen."""
+        ...
+
+    def end(self, outcomes: Sequence[Outcome]) -> None:
+        """The run ended by itself."""
+        ...
+
+
+class MemoryTrace:
+    """A trace that is kept in memory; both sink and trace."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self.level = "decisions"
+        self._headers = list[Header]()
+        self._steps = list[list[StepRecord]]()
+        self._events = list[list[Event]]()
+        self._outcomes: Sequence[Outcome | None] = ()
+        self._tensors = dict[tuple[int, TensorKey], tuple[np.ndarray, np.ndarray]]()
+        # Made again only after the run went on: readers ask for a record with every tensor.
+        self._made: list[RunRecord] | None = None
+
+    @property
+    def records(self) -> list[RunRecord]:
+        """One record for each sample, as far as the run has come."""
+        if self._made is None:
+            parts = zip(self._headers, self._steps, self._outcomes, self._events, strict=True)
+            self._made = [RunRecord(h, tuple(s), o, tuple(e)) for h, s, o, e in parts]
+        return self._made
+
+    def keys(self, sample: int) -> list[TensorKey]:
+        """Tensors of a sample, in order of forward, tap and layer."""
+        return sorted(key for owner, key in self._tensors if owner == sample)
+
+    def tensor(self, sample: int, key: TensorKey) -> TensorRows | None:
+        """One tensor; None if it was not recorded."""
+        found = self._tensors.get((sample, key))
+        return None if found is None else with_provenance(self.records[sample], key, *found)
+
+    def begin(self, headers: Sequence[Header], level: str) -> None:
+        """Forget the run before."""
+        self.level, self._made = level, None
+        self._headers = list(headers)
+        self._steps = [[] for _ in headers]
+        self._events = [[] for _ in headers]
+        self._outcomes = [None for _ in headers]
+        self._tensors.clear()
+
+    def step(self, sample: int, record: StepRecord, tensors: Tensors) -> None:
+        """Keep a step."""
+        self._made = None
+        self._steps[sample].append(record)
+        for key, rows in tensors.items():
+            self._tensors[sample, key] = rows
+
+    def event(self, sample: int, event: Event) -> None:
+        """Keep an event."""
+        self._made = None
+        self._events[sample].append(event)
+
+    def end(self, outcomes: Sequence[Outcome]) -> None:
+        """Close the records."""
+        self._made = None
+        self._outcomes = list(outcomes)

@@ -1,0 +1,255 @@
+"""The writer of traces: what ``step`` returned for is not lost when the process dies."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+from zlib import crc32
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from skipstone.errors import TraceError
+from skipstone.record.schema import Event, Header, Outcome, StepRecord
+from skipstone.record.store import (
+    DATABASE,
+    FORMAT,
+    INT,
+    MANIFEST,
+    SCHEMA,
+    SHARDS,
+    TABLES,
+    Manifest,
+    pack_step,
+    to_json,
+)
+from skipstone.record.trace import Tensors
+from skipstone.version import __version__
+
+Row = tuple[str | int | float | bytes, ...]
+
+_INSERT_STEP = f"INSERT INTO steps VALUES ({', '.join('?' * 13)})"
+_INSERT_TENSOR = f"INSERT INTO tensors VALUES ({', '.join('?' * 11)})"
+
+_FAILURES = (OSError, sqlite3.Error, SafetensorError)
+
+
+class TraceWriter:
+    """Takes down one run in a new folder; a sink for the recorder, and a context manager.
+
+    Each step is one transaction. Its tensors, if any, are complete in a shard of their own before
+    the transaction that names the shard. A process that is killed loses the step it was writing; a
+    machine that loses power may lose the last few, and their shards.
+
+    Example:
+        ``with TraceWriter("run.trace") as sink: engine.generate(p, observer=Recorder(sink=sink))``
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Make the folder.
+
+        Raises:
+            TraceError: something lies at ``path`` already, or the folder cannot be made.
+        """
+        self.path = Path(path)
+        self._database: sqlite3.Connection | None = None
+        self._begun = False
+        try:
+            self.path.mkdir()
+        except FileExistsError:
+            raise TraceError(
+                f"{str(path)!r} exists already, and a trace never overwrites anything; choose "
+                f"another path, or remove it first"
+            ) from None
+        except OSError as error:
+            raise TraceError(
+                f"the folder {str(path)!r} cannot be made ({error.strerror}); check that its "
+                f"parent exists and can be written to"
+            ) from None
+
+    def begin(self, headers: Sequence[Header], level: str) -> None:
+        """Lay out the trace; it can be opened from now on.
+
+        Raises:
+            TraceError: a run was begun before, or the disk refuses.
+        """
+        if self._begun:
+            raise TraceError(
+                f"{str(self.path)!r} holds a run already, and a trace holds one; give each run "
+                f"its own TraceWriter"
+            )
+        self._begun = True
+        try:
+            (self.path / SHARDS).mkdir()
+            self._database = _create(self.path / DATABASE)
+        except _FAILURES as error:
+            raise self._failed(error) from error
+        rows = [(sample, to_json(header)) for sample, header in enumerate(headers)]
+        self._write(("INSERT INTO samples VALUES (?, ?, NULL)", rows))
+        self._write_manifest(level, len(headers))
+
+    def step(self, sample: int, record: StepRecord, tensors: Tensors) -> None:
+        """Write a step down; when this returns, it will not be lost.
+
+        Args:
+            sample: which request of the batch.
+            record: what was decided.
+            tensors: positions, integers [N], and values [N, W] of each tapped tensor.
+
+        Raises:
+            TraceError: the disk refuses; the steps before can still be read.
+        """
+        arrays = pack_step(record)
+        row = (
+            sample,
+            record.forward,
+            record.block,
+            record.step,
+            record.recovery,
+            record.refresh,
+            record.block_start,
+            record.block_stop,
+            record.skip_layer,
+            record.seconds,
+            record.positions_from,
+            arrays,
+            crc32(arrays),
+        )
+        if tensors:
+            entries = self._write_shard(sample, record.forward, tensors)
+            self._write((_INSERT_STEP, [row]), (_INSERT_TENSOR, entries))
+        else:
+            self._write((_INSERT_STEP, [row]))
+
+    def event(self, sample: int, event: Event) -> None:
+        """Write down that something else was seen.
+
+        Raises:
+            TraceError: the disk refuses.
+        """
+        self._write(("INSERT INTO events VALUES (NULL, ?, ?)", [(sample, to_json(event))]))
+
+    def end(self, outcomes: Sequence[Outcome]) -> None:
+        """Write down how the run ended, and close the trace.
+
+        Raises:
+            TraceError: the disk refuses.
+        """
+        rows = [(to_json(outcome), sample) for sample, outcome in enumerate(outcomes)]
+        self._write(("UPDATE samples SET outcome = ? WHERE sample = ?", rows))
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files. A trace that was not ended stays unfinished; an empty one goes."""
+        if self._database is not None:
+            # Back to one plain file, which opens on read-only media too. Somebody who is reading
+            # it now prevents that, and it does not matter.
+            with suppress(sqlite3.Error):
+                self._database.execute("PRAGMA busy_timeout = 0")
+                self._database.execute("PRAGMA journal_mode = DELETE")
+            self._database.close()
+            self._database = None
+        elif not self._begun:
+            with suppress(OSError):
+                self.path.rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def _write(self, *statements: tuple[str, Iterable[Row]]) -> None:
+        """Run statements, each with its rows, as one transaction."""
+        if self._database is None:
+            raise TraceError(
+                f"the trace {str(self.path)!r} takes no more: its run has not begun, has ended, or "
+                f"has failed; give each run its own TraceWriter"
+            )
+        try:
+            self._database.execute("BEGIN")
+            for sql, rows in statements:
+                self._database.executemany(sql, rows)
+            self._database.execute("COMMIT")
+        except _FAILURES as error:
+            raise self._failed(error) from error
+
+    def _write_shard(self, sample: int, forward: int, tensors: Tensors) -> list[Row]:
+        """Write the tensors of a step. Returns what the index says about them."""
+        name = f"s{sample:04}-f{forward:06}.safetensors"
+        arrays, homes = dict[str, np.ndarray](), dict[bytes, str]()
+        for key, (positions, values) in tensors.items():
+            ours = positions.astype(INT, copy=False)
+            home = homes.setdefault(ours.tobytes(), f"{key.tap}.{key.layer}.positions")
+            arrays[home] = np.ascontiguousarray(ours)
+            arrays[f"{key.tap}.{key.layer}.values"] = np.ascontiguousarray(values)
+        part, whole = self.path / SHARDS / f"{name}.part", self.path / SHARDS / name
+        try:
+            save_file(arrays, part)
+            # The library lets nobody but the owner read it; the database goes by the umask.
+            part.chmod((self.path / DATABASE).stat().st_mode)
+            size = part.stat().st_size
+            part.rename(whole)
+        except _FAILURES as error:
+            with suppress(OSError):
+                part.unlink()
+            raise self._failed(error) from error
+        return [
+            (
+                sample,
+                forward,
+                str(key.tap),
+                key.layer,
+                name,
+                *values.shape,
+                values.dtype.name,
+                values.nbytes,
+                homes[positions.astype(INT, copy=False).tobytes()],
+                size,
+            )
+            for key, (positions, values) in tensors.items()
+        ]
+
+    def _write_manifest(self, level: str, samples: int) -> None:
+        """The last file of the layout: a folder with a manifest can be opened."""
+        manifest = Manifest(
+            format=FORMAT,
+            schema=SCHEMA,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            skipstone=__version__,
+            level=level,
+            samples=samples,
+        )
+        part = self.path / f"{MANIFEST}.part"
+        try:
+            part.write_text(to_json(manifest) + "\n", encoding="utf-8")
+            part.rename(self.path / MANIFEST)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> TraceError:
+        """Give up: nothing can be written after a step that is missing."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        return TraceError(
+            f"the trace {str(self.path)!r} cannot be written ({reason}); the steps before can be "
+            f"read; free some space or choose another disk, and run again with a new path"
+        )
+
+
+def _create(path: Path) -> sqlite3.Connection:
+    """An empty database. The run may go on in another thread than the one that began it."""
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    # Every 16 MB, about 1500 steps: a checkpoint waits for the disk.
+    database.execute("PRAGMA wal_autocheckpoint = 4000")
+    database.executescript(TABLES)
+    return database

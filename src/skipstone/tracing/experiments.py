@@ -1,0 +1,312 @@
+"""Carries out the experiments that rules ask for: runs the engine again with one thing changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from skipstone.cache import NoCache
+from skipstone.diagnosis.experiment import (
+    VARIATIONS,
+    Experiment,
+    Follow,
+    Rerun,
+    Rescore,
+    Side,
+    Unavailable,
+    Unobserved,
+    Variation,
+)
+from skipstone.diff import Floor, floor_from
+from skipstone.engine import Engine, Settings, parse_settings
+from skipstone.engine.observe import Observer, Observers, StepView, Taps
+from skipstone.engine.result import Result
+from skipstone.errors import SkipstoneError
+from skipstone.models.load import Model, load
+from skipstone.record import Candidates, MemoryTrace, RunRecord, StepRecord, Trace
+from skipstone.skip import NoSkip
+from skipstone.tracing.recorder import Recorder, outcome
+from skipstone.tracing.replay import Lead, replay
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One of the two runs under comparison, and the means to run it again."""
+
+    trace: Trace
+    sample: int = 0
+    engine: Engine | None = None
+    """Runs this side's own code; None if only its trace is here."""
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Entered around every run of this side's own code."""
+
+    @property
+    def record(self) -> RunRecord:
+        """The sample that is compared."""
+        return self.trace.records[self.sample]
+
+
+@dataclass(frozen=True)
+class Done:
+    """An experiment that was made."""
+
+    experiment: Experiment
+    seconds: float
+    outcome: str
+    """One line."""
+
+
+class Laboratory:
+    """Answers experiments with traces; each question is answered once.
+
+    What side B *should* do is computed with the model of side A, the reference, so that a fault in
+    B's model or code shows against it.
+    """
+
+    def __init__(
+        self,
+        a: Subject,
+        b: Subject,
+        reference: Model | None,
+        *,
+        budget: float = float("inf"),
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        """Take both sides.
+
+        Args:
+            a: the baseline.
+            b: the run to explain.
+            reference: the model that leads along recorded canvases; None if it is not here.
+            budget: seconds; no experiment is started after they are spent.
+            progress: told what is being tried.
+        """
+        self.sides: dict[Side, Subject] = {"a": a, "b": b}
+        self.reference = reference
+        self.done = list[Done]()
+        self._deadline = time.monotonic() + budget
+        self._progress = progress
+        self._answers = dict[Experiment, Trace]()
+
+    def ask(self, experiment: Experiment) -> Trace:
+        """The run that the experiment asks for.
+
+        Raises:
+            Unavailable: it cannot be made; the message says why.
+        """
+        if experiment in self._answers:
+            return self._answers[experiment]
+        if time.monotonic() > self._deadline:
+            raise Unavailable("the time budget is spent")
+        if self._progress is not None:
+            self._progress(describe(experiment))
+        started = time.monotonic()
+        try:
+            trace = self._run(experiment)
+        except SkipstoneError as error:
+            raise Unavailable(str(error)) from error
+        self._answers[experiment] = trace
+        steps = len(trace.records[0].steps)
+        self.done.append(Done(experiment, time.monotonic() - started, f"{steps} steps"))
+        return trace
+
+    def _run(self, experiment: Experiment) -> Trace:
+        if isinstance(experiment, Rerun):
+            return self._rerun(experiment)
+        if isinstance(experiment, Unobserved):
+            return self._unobserved(experiment)
+        if self.reference is None:
+            raise Unavailable("the model is not here")
+        if isinstance(experiment, Follow):
+            return self._follow(self.reference, experiment)
+        return self._rescore(self.reference, experiment)
+
+    def _rerun(self, experiment: Rerun) -> Trace:
+        subject = self.sides[experiment.side]
+        if subject.engine is None:
+            raise Unavailable(f"side {experiment.side} cannot be run again: only its trace is here")
+        settings = parse_settings(dict(experiment.changes), subject.engine.settings)
+        recorder, observer = _recording(subject.record, experiment.tensors)
+        if experiment.until is not None:
+            observer = Observers((observer, _Until(experiment.until)))
+        with subject.around(), suppress(_EnoughError):
+            engine = Engine(subject.engine.model, settings)
+            engine.generate(subject.record.header.prompt_ids, observer=observer)
+        return recorder.trace
+
+    def _unobserved(self, experiment: Unobserved) -> Trace:
+        subject = self.sides[experiment.side]
+        if subject.engine is None:
+            raise Unavailable(f"side {experiment.side} cannot be run again: only its trace is here")
+        with subject.around():
+            result = subject.engine.generate(subject.record.header.prompt_ids)
+        trace = MemoryTrace()
+        trace.begin([subject.record.header], "decisions")
+        trace.end([outcome(result)])
+        return trace
+
+    def _follow(self, model: Model, experiment: Follow) -> Trace:
+        record = self.sides[experiment.along].record
+        settings = settings_of(self.sides[experiment.settings].record, dict(experiment.changes))
+        recorder, observer = _recording(record, experiment.forwards if experiment.tensors else None)
+        trace = self.sides[experiment.along].trace
+        lead = Lead(
+            experiment.forwards,
+            experiment.led,
+            experiment.patches,
+            experiment.variation,
+            experiment.hidden,
+            experiment.unskip,
+            tuple(r.header.prompt_ids for r in trace.records if r is not record),
+        )
+        replay(model, settings, record, lead, observer)
+        return recorder.trace
+
+    def _rescore(self, model: Model, experiment: Rescore) -> Trace:
+        record = self.sides[experiment.side].record
+        step = _made_up(record, experiment)
+        settings = settings_of(record, {}).replace(cache=NoCache(), skip=NoSkip())
+        recorder = Recorder()
+        lead = Lead((0, 0))
+        replay(model, settings, replace(record, steps=(step,)), lead, recorder)
+        return recorder.trace
+
+
+class _EnoughError(Exception):
+    """Everything that matters was seen."""
+
+
+@dataclass(frozen=True)
+class _Until:
+    """An observer that ends a run after one of its forwards."""
+
+    forward: int
+
+    @property
+    def taps(self) -> Taps:
+        """Nothing."""
+        return Taps()
+
+    def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
+        """Nothing to note."""
+
+    def on_step(self, view: StepView) -> None:
+        """Leave if this was the last forward that matters."""
+        if view.moment.forward >= self.forward:
+            raise _EnoughError
+
+    def on_end(self, results: Sequence[Result]) -> None:
+        """The run was shorter."""
+
+
+def noise_floor(
+    trace: Trace, sample: int = 0, *, model: Model | None = None, around: int | None = None
+) -> Floor:
+    """Measure how much a run moves when only things change that should not matter.
+
+    Args:
+        trace: the run.
+        sample: which of its samples.
+        model: the model that made it; loaded by its recorded name if None.
+        around: a forward; only its neighbourhood is measured. The first steps if None.
+
+    Raises:
+        SkipstoneError: the model cannot be loaded or does not fit.
+    """
+    record = trace.records[sample]
+    model = load(record.header.model, dtype=record.header.dtype) if model is None else model
+    last = record.steps[-1].forward
+    middle = min(3, last) if around is None else around
+    forwards = (max(0, middle - 1), min(middle + 1, last))
+    subject = Subject(trace, sample)
+    lab = Laboratory(subject, subject, model)
+    plain = lab.ask(Follow("a", "a", forwards))
+    return floor_from(plain, variations(lab, "a", forwards))
+
+
+def variations(
+    lab: Laboratory, side: Side, forwards: tuple[int, int]
+) -> list[tuple[Variation, Trace]]:
+    """One side again, led along its own canvases, under every change that should not matter."""
+    return [(v, lab.ask(Follow(side, side, forwards, variation=v))) for v in VARIATIONS]
+
+
+def describe(experiment: Experiment) -> str:
+    """What an experiment does, in a few words."""
+    if isinstance(experiment, Rescore):
+        return f"score {len(experiment.masked)} positions again with everything else known"
+    if isinstance(experiment, Unobserved):
+        return f"run {experiment.side.upper()} again without a recorder"
+    changes = " ".join(f"{name}={text}" for name, text in experiment.changes)
+    if isinstance(experiment, Rerun):
+        return f"run {experiment.side.upper()} again" + (f" with {changes}" if changes else "")
+    parts = [
+        f"follow {experiment.along.upper()}'s canvases, settings of {experiment.settings.upper()}",
+        changes,
+        experiment.patch_name,
+        experiment.variation and f"varying {experiment.variation}",
+        experiment.hidden and f"visible keys: {experiment.hidden}",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def as_request(experiment: Experiment) -> dict[str, object]:
+    """An experiment as plain data; patched values are named, not kept."""
+    fields = {f.name: getattr(experiment, f.name) for f in dataclasses.fields(experiment)}
+    fields.pop("patches", None)
+    plain = {n: sorted(v) if isinstance(v, frozenset) else v for n, v in fields.items()}
+    return {"kind": type(experiment).__name__.lower(), **plain}
+
+
+def settings_of(record: RunRecord, changes: dict[str, str]) -> Settings:
+    """The settings that a record states, with some changed; the defaults where it states none."""
+    header = record.header
+    known = {n: t for n, t in header.settings.items() if n in Settings.__dataclass_fields__}
+    if header.source != "skipstone":
+        known = {"gen_length": str(header.gen_length)}
+    return parse_settings(known | changes)
+
+
+def _recording(record: RunRecord, tensors: tuple[int, int] | None) -> tuple[Recorder, Observer]:
+    """A recorder of decisions, and of the tensors of some forwards."""
+    if tensors is None:
+        recorder = Recorder()
+    else:
+        places = [(s.block, s.step) for s in record.steps if tensors[0] <= s.forward <= tensors[1]]
+        recorder = Recorder("window", window=(places[0], places[-1]))
+    return recorder, Observers((recorder,))
+
+
+def _made_up(record: RunRecord, experiment: Rescore) -> StepRecord:
+    """A step over the whole generation region with a canvas of our own."""
+    start, gen_length = record.prompt_length, record.header.gen_length
+    ids, status = np.array(experiment.ids, np.int32), np.full(gen_length, 3, np.uint8)
+    offsets = np.array(experiment.masked) - start
+    ids[offsets], status[offsets] = record.header.mask_id, 2
+    empty = np.zeros(0, np.int32)
+    everything = np.arange(record.length, dtype=np.int32)
+    nothing = Candidates(*[empty] * 8, eligible=empty.astype(bool), committed=empty.astype(bool))
+    return StepRecord(
+        forward=0,
+        block=0,
+        step=0,
+        recovery=False,
+        refresh=True,
+        block_start=start,
+        block_stop=start + gen_length,
+        ids_before=ids,
+        ids_after=ids,
+        status_before=status,
+        status_after=status,
+        rows=everything,
+        finished=everything,
+        entered_age=np.zeros(record.length, np.int32),
+        finished_age=np.zeros(record.length, np.int32),
+        candidates=nothing,
+        judgements=None,
+    )

@@ -1,0 +1,60 @@
+"""Diagnosis with everything at hand: two traces, and the engines that can run them again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.diagnose import Diagnosis
+from skipstone.diagnosis.diagnose import diagnose as examine
+from skipstone.engine import Engine
+from skipstone.errors import ConfigError
+from skipstone.models.load import Model
+from skipstone.record import Trace
+from skipstone.tracing.experiments import Laboratory, Subject
+
+
+def diagnose(
+    a: Trace,
+    b: Trace,
+    *,
+    sample: int = 0,
+    engine_a: Engine | None = None,
+    engine_b: Engine | None = None,
+    model: Model | None = None,
+    budget: float = 120.0,
+    progress: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Say why two recorded runs of one prompt part, and prove it as well as can be done here.
+
+    Args:
+        a: the baseline, from ``Recorder.trace``, ``attach(...).trace`` or ``open_trace``.
+        b: the run to explain.
+        sample: which request, if they are batches.
+        engine_a: runs A again; without it A cannot be changed and tried again.
+        engine_b: the same for B.
+        model: leads along recorded canvases; A's model if it is not given.
+        budget: seconds for experiments.
+        progress: told what is being tried.
+
+    Raises:
+        ConfigError: a trace has no such sample, or no finished step.
+
+    Example:
+        ``diagnose(a.trace, b.trace, engine_a=exact, engine_b=fast).lines()``
+    """
+    for name, trace in (("A", a), ("B", b)):
+        if not 0 <= sample < len(trace.records):
+            raise ConfigError(f"sample is {sample}, {name} has {len(trace.records)} samples")
+        if not trace.records[sample].steps:
+            raise ConfigError(f"{name} has no finished step; nothing can be said about it")
+    if model is None and engine_a is not None:
+        model = engine_a.model
+    lab = Laboratory(
+        Subject(a, sample, engine_a),
+        Subject(b, sample, engine_b),
+        model,
+        budget=budget,
+        progress=progress,
+    )
+    return examine(Case(a, b, lab, sample, sample))

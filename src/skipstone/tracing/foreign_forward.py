@@ -1,0 +1,223 @@
+"""What the hooks of a foreign model see during one call.
+
+Shape letters: B batch, N rows of the call, M rows that are still going, D width, V vocabulary,
+C rows that are masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skipstone.errors import ConfigError
+from skipstone.ops import reference as ops
+from skipstone.record import Tap, TensorKey
+from skipstone.tracing.foreign import Scores, Seen
+from skipstone.tracing.foreign_calls import Call, key_values
+from skipstone.tracing.foreign_places import Placed
+from skipstone.tracing.recorder import to_numpy
+
+Rowed = dict[TensorKey, tuple[np.ndarray, np.ndarray]]
+"""Positions and values by tensor."""
+
+# Bounds the float64 copy of the logits: rows beyond this many bytes are scored in pieces.
+_PIECE_BYTES = 256 << 20
+
+
+class Forward:
+    """Collects one call, layer by layer."""
+
+    def __init__(
+        self, number: int, call: Call, placed: Placed, before_BL: np.ndarray, *, tensors: bool
+    ) -> None:
+        """A call begins; ``tensors`` asks for states, keys, values and logits."""
+        self.number = number
+        self.placed = placed
+        self.before_BL = before_BL
+        self.keeps = False
+        self.skip_layer = 0
+        self.width = 0
+        self.vocab_size = 0
+        self.dtype: torch.dtype | None = None
+        self.rows_lost = ""
+        self._ids_BN = call.ids_BN
+        self._wanted = tensors
+        self._going = [np.arange(call.ids_BN.shape[1]) for _ in call.ids_BN]
+        self._depth = 0
+        self._last_BMD: Tensor | None = None
+        self._rowed = [Rowed() for _ in call.ids_BN]
+        self._logits = list[Tensor]()
+        self._masks = list[np.ndarray]()
+        self._scores = [_no_scores() for _ in call.ids_BN]
+
+    def enter(self, layer: int, x: Tensor) -> None:
+        """States that enter a layer; the first time that there are fewer, rows have left."""
+        x_BMD = self._batched(x)
+        if layer == 1:
+            self.width, self.dtype = x_BMD.shape[-1], x_BMD.dtype
+            self._keep(Tap.STATE, 0, x_BMD)
+        elif self._last_BMD is not None and x_BMD.shape[1] < self._last_BMD.shape[1]:
+            self._drop(layer, self._last_BMD, x_BMD)
+
+    def leave(self, layer: int, out: object) -> None:
+        """States after a layer."""
+        x = out if isinstance(out, Tensor) else cast("Sequence[Tensor]", out)[0]
+        self._depth, self._last_BMD = layer, self._batched(x)
+        self._keep(Tap.STATE, layer, self._last_BMD)
+
+    def end(self, output: object, num_layers: int, mask_id: int) -> Tensor | None:
+        """Score the masks, and copy the cache if it is wanted. Returns the logits [B, N, V]."""
+        past = key_values(_field(output, "past_key_values"))
+        self.keeps = bool(past)
+        if self._depth < num_layers:
+            self.skip_layer = self.skip_layer or self._depth + 1
+            self._going = [going[:0] for going in self._going]
+        # Only what is asked for later is held on to.
+        self._last_BMD = None
+        if self._wanted:
+            self._keep_store(past)
+        logits_BNV = _logits(output)
+        if logits_BNV is None or logits_BNV.shape[:2] != self._ids_BN.shape:
+            return None
+        self.vocab_size = logits_BNV.shape[-1]
+        for b in range(self._ids_BN.shape[0]):
+            self._score(b, logits_BNV[b], num_layers, mask_id)
+        return logits_BNV
+
+    def seen(
+        self, b: int, after: np.ndarray, next_rows: np.ndarray | None, seconds: float, mask_id: int
+    ) -> tuple[Seen, Rowed]:
+        """One sample of the call, now that its canvas after the commit is known."""
+        rows = self.placed.positions_BN[b]
+        scores = self._scores[b]
+        if scores.position.size:
+            scores = _as_committed(scores, self._logits[b], after, mask_id)
+        return Seen(
+            forward=self.number,
+            rows=rows,
+            finished=rows[self._going[b]],
+            skip_layer=self.skip_layer,
+            keeps=self.keeps,
+            positions_from=self.placed.source,
+            before=self.before_BL[b],
+            after=after,
+            next_rows=next_rows,
+            scores=scores,
+            seconds=seconds,
+        ), self._rowed[b]
+
+    def _batched(self, x: Tensor) -> Tensor:
+        """States as [B, M, D]."""
+        x_BMD = x if x.dim() == 3 else x.unsqueeze(0)
+        if x_BMD.shape[0] != len(self._going):
+            raise ConfigError(
+                f"the layers were given states of shape {tuple(x.shape)} for {len(self._going)} "
+                f"prompts; attach reads states [batch, rows, width]"
+            )
+        return x_BMD
+
+    def _drop(self, layer: int, before_BMD: Tensor, after_BMD: Tensor) -> None:
+        """Find out which rows left: those that stayed have kept their states, bit for bit."""
+        for b, going in enumerate(self._going):
+            same = (after_BMD[b][:, None] == before_BMD[b][None]).all(-1)
+            if not same.any(1).all():
+                self.rows_lost = (
+                    f"{before_BMD.shape[1] - after_BMD.shape[1]} rows left before layer {layer}, "
+                    f"and the others were changed on the way: which they are is not known"
+                )
+                return
+            kept = same.byte().argmax(1).cpu().numpy()
+            self._going[b] = going[kept]
+        self.skip_layer = self.skip_layer or layer
+
+    def _keep(self, tap: Tap, layer: int, values_BMW: Tensor) -> None:
+        if not self._wanted or self.rows_lost:
+            return
+        for b, going in enumerate(self._going):
+            positions = self.placed.positions_BN[b][going]
+            key = TensorKey(self.number, tap, layer)
+            self._rowed[b][key] = (positions, to_numpy(values_BMW[b]))
+
+    def _keep_store(self, past: list[tuple[Tensor, Tensor]]) -> None:
+        """Keys and values [B, heads, positions, width] as they lie in the foreign cache."""
+        for layer, pair in enumerate(past, start=1):
+            for tap, store in zip((Tap.KEY, Tap.VALUE), pair, strict=True):
+                for b, rowed in enumerate(self._rowed):
+                    values = to_numpy(store[b].transpose(0, 1).flatten(1))
+                    positions = np.arange(values.shape[0], dtype=np.int32)
+                    rowed[TensorKey(self.number, tap, layer)] = (positions, values)
+
+    def _score(self, b: int, logits_NV: Tensor, num_layers: int, mask_id: int) -> None:
+        """Score the masks of one sample, from a copy: the loop may write into its logits."""
+        index = np.flatnonzero(self._ids_BN[b] == mask_id)
+        index = index[np.argsort(self.placed.positions_BN[b][index], kind="stable")]
+        logits_CV = logits_NV[torch.from_numpy(index).to(logits_NV.device)]
+        positions = self.placed.positions_BN[b][index]
+        self._logits.append(logits_CV)
+        self._scores[b] = _scores(positions, logits_CV, mask_id)
+        if self._wanted and index.size:
+            key = TensorKey(self.number, Tap.LOGITS, num_layers)
+            self._rowed[b][key] = (positions, to_numpy(logits_CV))
+
+
+def _field(output: object, name: str) -> object:
+    """A part of what a model returned, by name."""
+    if isinstance(output, Mapping):
+        return output.get(name)
+    return getattr(output, name, None)
+
+
+def _logits(output: object) -> Tensor | None:
+    """Logits [B, N, V] out of whatever a model returns."""
+    if isinstance(output, Sequence):
+        output = output[0]
+    found = output if isinstance(output, Tensor) else _field(output, "logits")
+    if not isinstance(found, Tensor):
+        return None
+    return found if found.dim() == 3 else found.unsqueeze(0)
+
+
+def _no_scores() -> Scores:
+    whole, real = np.empty(0, np.int32), np.empty(0)
+    return Scores(whole, whole, real, whole, real)
+
+
+def _scores(positions: np.ndarray, logits_CV: Tensor, mask_id: int) -> Scores:
+    """What the rows would commit, in float64 as the engine decides it."""
+    if positions.size == 0:
+        return _no_scores()
+    piece = max(1, _PIECE_BYTES // (8 * logits_CV.shape[-1]))
+    parts = [ops.score(part, mask_id, None) for part in logits_CV.split(piece)]
+
+    def column(pick: Callable[[ops.Scored], Tensor]) -> np.ndarray:
+        return torch.cat([pick(part) for part in parts]).cpu().numpy()
+
+    return Scores(
+        position=positions,
+        token=column(lambda s: s.token_N).astype(np.int32),
+        confidence=column(lambda s: s.confidence_N),
+        runner_up=column(lambda s: s.runner_up_N).astype(np.int32),
+        runner_up_confidence=column(lambda s: s.runner_up_confidence_N),
+    )
+
+
+def _as_committed(scores: Scores, logits_CV: Tensor, after: np.ndarray, mask_id: int) -> Scores:
+    """The scores with the tokens that the loop took, where these are not the most probable."""
+    taken = after[scores.position]
+    odd = np.flatnonzero((taken != mask_id) & (taken != scores.token))
+    if not odd.size:
+        return scores
+    token, confidence = scores.token.copy(), scores.confidence.copy()
+    runner_up, second = scores.runner_up.copy(), scores.runner_up_confidence.copy()
+    logits = logits_CV[torch.from_numpy(odd).to(logits_CV.device)].to(torch.float64, copy=True)
+    logits[:, mask_id] = -torch.inf
+    probability = logits.softmax(-1).cpu().numpy()
+    # The best token is now the runner-up of the one that was taken.
+    runner_up[odd], second[odd] = scores.token[odd], scores.confidence[odd]
+    token[odd] = taken[odd]
+    confidence[odd] = probability[np.arange(odd.size), taken[odd]]
+    return Scores(scores.position, token, confidence, runner_up, second)

@@ -1,0 +1,271 @@
+"""One run of a foreign loop on its way into a sink.
+
+Shape letters: B batch, L canvas length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType
+
+import numpy as np
+
+from skipstone.record import Event, Header, Outcome, Sink
+from skipstone.record.writer import TraceWriter
+from skipstone.tracing.foreign import (
+    Assembler,
+    Seen,
+    block_length_from_rows,
+    block_length_from_run,
+)
+from skipstone.tracing.foreign_calls import place, written_at
+from skipstone.tracing.foreign_cost import Clock
+from skipstone.tracing.foreign_forward import Rowed
+from skipstone.tracing.recorder import Level, Window
+
+# What loops call the length of their blocks, and the confidence that they ask for.
+_BLOCK_NAMES = ("block_length", "block_size")
+_BOUND_NAMES = ("threshold", "confidence_threshold")
+
+
+class ForeignRun:
+    """Takes calls in order, finds the blocks as soon as it can, and writes steps down."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        canvas_BL: np.ndarray,
+        prompt_length: int,
+        mask_id: int,
+        level: Level,
+        window: Window | None,
+    ) -> None:
+        """A run begins with its first whole canvas, int64 [B, L]."""
+        self.start_BL = canvas_BL
+        self.canvas_BL = canvas_BL
+        self.prompt_length = prompt_length
+        self.settings = dict[str, str]()
+        self.source = ""
+        self.function_name = ""
+        self.clock = Clock()
+        self.forwards = 0
+        self.calls_that_may_skip = 0
+        self.partial_rows = 0
+        self.last_block = -1
+        self.skipped_row_layers = 0
+        self._skippable_row_layers = 0
+        self._sink, self._level, self._window = sink, level, window
+        self._told = set[str]()
+        self._mask_id = mask_id
+        self._header: Header | None = None
+        self._assemblers = list[Assembler]()
+        self._waiting = list[tuple[int, Seen, Rowed]]()
+        self._events = list[Event]()
+        self._block_length: int | None = None
+        self._began = time.perf_counter()
+
+    def note_settings(
+        self, settings: Mapping[str, str], stated: Mapping[str, str], frame: FrameType
+    ) -> None:
+        """Settings of a call; the first time that one is not what was stated is an event."""
+        self.source = place(frame)
+        self.function_name = self.function_name or frame.f_code.co_name
+        for name, value in settings.items():
+            self.settings.setdefault(name, value)
+            meant = stated.get(name)
+            if meant is None or name in self._told or _same(meant, value):
+                continue
+            self._told.add(name)
+            self.event(_differs(name, meant, value, self.forwards, written_at(frame, name)))
+
+    @property
+    def begun(self) -> bool:
+        """Whether the sink knows about the run."""
+        return self._header is not None
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.canvas_BL.shape[1]
+
+    def starts_anew(self, canvas_BL: np.ndarray) -> bool:
+        """Whether a whole canvas belongs to another run: another prompt, or all masks again."""
+        if canvas_BL.shape != self.start_BL.shape:
+            return True
+        given_BL = self.start_BL != self._mask_id
+        if (canvas_BL[given_BL] != self.start_BL[given_BL]).any():
+            return True
+        again = np.array_equal(canvas_BL, self.start_BL)
+        return again and not np.array_equal(self.canvas_BL, self.start_BL)
+
+    def begin(self, header: Header, stated: Mapping[str, str]) -> None:
+        """Tell the sink, now that the first calls have shown their settings."""
+        known = {**stated, **self.settings}
+        self._block_length = self._said_length(known)
+        bound = next((v for n in _BOUND_NAMES if (v := _number(known.get(n))) == v), float("nan"))
+        start = self.prompt_length
+        headers = [
+            dataclasses.replace(
+                header,
+                prompt_ids=tuple(ids[:start].tolist()),
+                gen_length=self.length - start,
+                batch=len(self.start_BL),
+                sample=b,
+            )
+            for b, ids in enumerate(self.start_BL)
+        ]
+        self._header = header
+        self._assemblers = [
+            Assembler(ids, start, self._mask_id, header.eos_id, bound) for ids in self.start_BL
+        ]
+        self._sink.begin(headers, self._level)
+        for event in self._events:
+            self._tell(event)
+
+    def event(self, event: Event) -> None:
+        """Write an event down, for every sample."""
+        if self.begun:
+            self._tell(event)
+        else:
+            self._events.append(event)
+
+    def count_call(self, arguments: Mapping[str, object], shape: tuple[int, ...]) -> int:
+        """Take note that a call over [B, N] rows begins. Returns its number."""
+        if shape[1] < self.length:
+            self.partial_rows = max(self.partial_rows, math.prod(shape))
+            skip = [value for name, value in arguments.items() if name.startswith("skip")]
+            self.calls_that_may_skip += bool(skip) and None not in skip
+        self.forwards += 1
+        return self.forwards - 1
+
+    def add(self, sample: int, seen: Seen, tensors: Rowed) -> None:
+        """One sample of a call, in order; written down once the block length is known."""
+        if self._block_length is None and seen.next_rows is not None:
+            rows = seen.next_rows
+            self._block_length = block_length_from_rows(rows, self.prompt_length, self.length)
+        self._waiting.append((sample, seen, tensors))
+        if self._block_length is not None:
+            self._write(self._block_length)
+
+    def end(self, final_BL: np.ndarray | None, texts: Sequence[str]) -> None:
+        """Write what still waits, and the outcome if the last canvas is known."""
+        if self._waiting:
+            first = [seen for sample, seen, _ in self._waiting if sample == 0]
+            length = block_length_from_run(first, self.prompt_length, self._mask_id)
+            self.event(_inferred(length))
+            self._write(length)
+        if final_BL is None:
+            self.close()
+            return
+        outcomes = [self._outcome(ids, b, texts) for b, ids in enumerate(final_BL)]
+        for b, outcome in enumerate(outcomes):
+            if outcome.masks_left and self._went_through(final_BL[b]):
+                self._sink.event(b, self._masks_left(outcome))
+        self._sink.end(outcomes)
+
+    def close(self) -> None:
+        """Leave the trace unfinished, as it is."""
+        if isinstance(self._sink, TraceWriter):
+            self._sink.close()
+
+    def _said_length(self, settings: Mapping[str, str]) -> int | None:
+        for name in _BLOCK_NAMES:
+            value = _number(settings.get(name))
+            if 1 <= value <= self.length - self.prompt_length:
+                return int(value)
+        return None
+
+    def _write(self, block_length: int) -> None:
+        for sample, seen, tensors in self._waiting:
+            record = self._assemblers[sample].record(seen, block_length)
+            self.last_block = max(self.last_block, record.block_stop)
+            self._count(seen)
+            wanted = self._wanted(record.block, record.step)
+            self._sink.step(sample, record, tensors if wanted else {})
+        self._waiting.clear()
+
+    def _wanted(self, block: int, step: int) -> bool:
+        """Whether the tensors of a step are kept."""
+        if self._level == "window" and self._window is not None:
+            return self._window[0] <= (block, step) <= self._window[1]
+        return True
+
+    def _count(self, seen: Seen) -> None:
+        """Row-layers that were skipped, and those that could have been."""
+        if seen.skip_layer and self._header is not None:
+            deep = self._header.num_layers - seen.skip_layer + 1
+            self._skippable_row_layers += deep * seen.rows.size
+            self.skipped_row_layers += deep * (seen.rows.size - seen.finished.size)
+
+    def _tell(self, event: Event) -> None:
+        for sample in range(len(self.start_BL)):
+            self._sink.event(sample, event)
+
+    def _outcome(self, ids: np.ndarray, sample: int, texts: Sequence[str]) -> Outcome:
+        new = ids[self.prompt_length :]
+        could = self._skippable_row_layers
+        return Outcome(
+            text=texts[sample] if sample < len(texts) else "",
+            tokens=tuple(new.tolist()),
+            masks_left=int((new == self._mask_id).sum()),
+            num_forwards=self.forwards,
+            skip_share=self.skipped_row_layers / could if could else 0.0,
+            seconds=time.perf_counter() - self._began,
+        )
+
+    def _went_through(self, ids: np.ndarray) -> bool:
+        """Whether the loop came to its end: to the last block, or to an EOS."""
+        eos_id = -1 if self._header is None else self._header.eos_id
+        return self.last_block >= self.length or eos_id in ids[self.prompt_length :]
+
+    def _masks_left(self, outcome: Outcome) -> Event:
+        total = len(outcome.tokens)
+        return Event(
+            kind="masks_left",
+            message=(
+                f"{outcome.masks_left} of {total} new tokens are still masks when the loop ends "
+                f"after {outcome.num_forwards} calls; a tokenizer that leaves out special tokens "
+                f"hides them"
+            ),
+            source=self.source,
+            forward=self.forwards - 1,
+            numbers={"masks_left": outcome.masks_left, "new_tokens": total},
+        )
+
+
+def _inferred(block_length: int) -> Event:
+    return Event(
+        kind="blocks_inferred",
+        message=(
+            f"blocks of {block_length} are read from the order of the commits; if that is wrong, "
+            f"say so: stated={{'block_length': ...}}"
+        ),
+        numbers={"block_length": block_length},
+    )
+
+
+def _same(meant: str, value: str) -> bool:
+    """Equal as texts or as numbers: 1 is 1.0."""
+    return meant == value or _number(meant) == _number(value)
+
+
+def _differs(name: str, meant: str, value: str, forward: int, source: str) -> Event:
+    numbers = {"stated": _number(meant), "received": _number(value)}
+    return Event(
+        kind="stated_differs",
+        message=f"{name} was stated as {meant}, but the run received {value}",
+        source=source,
+        forward=forward,
+        numbers={k: v for k, v in numbers.items() if v == v},
+    )
+
+
+def _number(text: str | None) -> float:
+    """A number out of a text; NaN if it is none."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")

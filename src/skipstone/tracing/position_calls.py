@@ -1,0 +1,109 @@
+"""One torch function that has just run, as the rules of positions see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from skipstone.tracing.positions import UNKNOWN, Ledger, spread
+
+_IN_PLACE = frozenset({"setitem", "iand", "ior", "ixor"})
+
+
+class Clash(NamedTuple):
+    """Rows of different positions that met row by row."""
+
+    name: str
+    """Of the torch function."""
+    a: Tensor
+    b: Tensor
+    places_a: Tensor
+    places_b: Tensor
+    where: Tensor
+    """bool, in the broadcast shape of both places."""
+    computed: Tensor | None
+    """The similarity as the code computed it, where it did."""
+    written: bool
+    """One of them was overwritten, so that its rows cannot be looked at any more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One torch function that has just run."""
+
+    func: Callable[..., Any]
+    name: str
+    """Without underscores: ``add`` for ``add_`` and ``__add__``."""
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+    out: object
+    in_place: bool
+    ledger: Ledger
+    clashed: Callable[[Clash], None]
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The tensors that got new contents."""
+        return list(tensors_in(self.args[:1] if self.in_place else (self.out,)))
+
+    def argument(self, index: int, name: str, default: object = None) -> object:
+        """An argument, however it was passed."""
+        if len(self.args) > index:
+            return self.args[index]
+        return self.kwargs.get(name, default)
+
+    def tensor(self, index: int, name: str) -> Tensor | None:
+        """An argument that should be a tensor; None if it is not."""
+        found = self.argument(index, name)
+        return found if isinstance(found, Tensor) else None
+
+    def dim(self, index: int, default: int, rank: int) -> int:
+        """The argument ``dim``, counted from 0."""
+        dim = self.argument(index, "dim", default)
+        return dim % rank if isinstance(dim, int) else default % rank
+
+    def places(self, tensor: Tensor | None) -> Tensor | None:
+        """Places of a tensor; None if nothing is known."""
+        tag = self.ledger.get(tensor)
+        return None if tag is None else tag.places
+
+    def full(self, tensor: Tensor) -> Tensor:
+        """Places of every single element, unknown ones included."""
+        places = self.places(tensor)
+        if places is None:
+            places = torch.full((1,) * tensor.ndim, UNKNOWN, dtype=torch.int32)
+        return spread(places, tensor.shape)
+
+
+def tensors_in(values: Iterable[object]) -> Iterator[Tensor]:
+    """The tensors among values, and in lists and tuples among them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+
+
+def on_host(value: Any) -> Any:
+    """An argument with its tensors on the host, where places are."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return value
+    if isinstance(value, (list, tuple)):
+        return type(value)(on_host(v) for v in value)
+    return value
+
+
+def plain_name(func: Callable[..., object]) -> tuple[str, bool]:
+    """The name a function has in the tables, and whether it changes its first argument."""
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return getattr(getattr(func, "__self__", None), "__name__", ""), False
+    plain = name.strip("_")
+    changes = name.endswith("_") and not name.endswith("__")
+    return plain, changes or plain in _IN_PLACE

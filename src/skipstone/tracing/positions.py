@@ -1,0 +1,158 @@
+"""Which absolute token position each row of a tensor stands for.
+
+*Places* say it: an int32 tensor on the host with as many dimensions as the tensor it speaks of, of
+size 1 in every dimension along which the position does not change, and -1 where it is not known.
+States [B, L, D] have places [1, L, 1]; after ``states[0, 5]`` they are [1], a single position for
+the whole vector: a *point*.
+
+Places travel beside the tensors in a ledger that keeps nothing alive.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+UNKNOWN = -1
+
+
+def spread(places: Tensor, shape: Sequence[int]) -> Tensor:
+    """Places of every single element of a tensor of this shape, as a view."""
+    return places.expand(tuple(shape))
+
+
+def compressed(full: Tensor) -> Tensor | None:
+    """Places from those of every single element; None if no position is known."""
+    for dim, size in enumerate(full.shape):
+        if size < 2:
+            continue
+        first = full.narrow(dim, 0, 1)
+        if full.stride(dim) == 0 or bool((full == first).all()):
+            full = first
+    return full if known(full) else None
+
+
+def known(places: Tensor) -> bool:
+    """Whether any position is known."""
+    return places.numel() > 0 and int(places.max()) >= 0
+
+
+def ranked(places: Tensor, rank: int) -> Tensor:
+    """The same places with dimensions of size 1 before, as broadcasting adds them."""
+    missing = rank - places.ndim
+    return places.view((1,) * missing + tuple(places.shape)) if missing else places
+
+
+def fits(places: Tensor, tensor: Tensor) -> bool:
+    """Whether places can be those of a tensor of this shape."""
+    if places.ndim > tensor.ndim:
+        return False
+    sizes = zip(reversed(places.shape), reversed(tensor.shape), strict=False)
+    return all(p in (1, n) for p, n in sizes)
+
+
+def is_point(places: Tensor) -> bool:
+    """Whether the whole tensor stands for one position."""
+    return places.numel() == 1
+
+
+def without(places: Tensor, dims: Sequence[int], *, keep: bool) -> Tensor | None:
+    """Places after a reduction over ``dims``: a position survives if all that went in had it."""
+    left = places
+    for dim in dims:
+        if left.shape[dim] > 1:
+            low, high = left.amin(dim, keepdim=True), left.amax(dim, keepdim=True)
+            left = torch.where(low == high, low, UNKNOWN)
+    if not keep:
+        gone = {dim % places.ndim for dim in dims}
+        left = left.reshape([size for d, size in enumerate(left.shape) if d not in gone])
+    return left if known(left) else None
+
+
+class Meeting(NamedTuple):
+    """What comes of combining two tensors element by element."""
+
+    places: Tensor | None
+    """Of the result; None if no position is left."""
+    clash: Tensor | None
+    """bool, in the shape of the places: rows of different positions met; None if nowhere."""
+
+
+def meet(a: Tensor, b: Tensor) -> Meeting:
+    """Combine places as broadcasting does.
+
+    Two tensors meet row by row if their positions change along a common dimension, or if each is a
+    point. Anything else (one row with many, queries with keys) is an outer combination: nothing
+    clashes, and the result keeps the positions of the one that has more than a point.
+    """
+    if a is b or (a.shape == b.shape and torch.equal(a, b)):
+        return Meeting(a, None)
+    rank = max(a.ndim, b.ndim)
+    a, b = ranked(a, rank), ranked(b, rank)
+    along_a, along_b = ({d for d, n in enumerate(p.shape) if n > 1} for p in (a, b))
+    if (along_a or along_b) and not along_a & along_b:
+        one_sided = b if not along_a else a if not along_b else None
+        return Meeting(one_sided, None)
+    clash = (a >= 0) & (b >= 0) & (a != b)
+    places = torch.where(clash, UNKNOWN, torch.maximum(a, b))
+    return Meeting(places if known(places) else None, clash if bool(clash.any()) else None)
+
+
+Ref = weakref.ref[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Tag:
+    """What is known about a tensor."""
+
+    places: Tensor
+    base: Ref | None = None
+    """The larger tensor that this one was cut from; None if it was not."""
+    canvas: int | None = None
+    """The run whose token ids these are; None if they are not ids of a canvas."""
+    product: tuple[Ref, Ref] | None = None
+    """The factors, if this is a product in low precision, or sums of one."""
+
+
+class Ledger:
+    """Tags of the tensors that are alive, by identity."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        # Twenty times faster than torch's weak dictionary, and asked several times a call.
+        self._tags = dict[int, tuple[Ref, Tag]]()
+
+    def get(self, tensor: object) -> Tag | None:
+        """What is known about a tensor; None if nothing, or if it is no tensor."""
+        found = self._tags.get(id(tensor))
+        return found[1] if found is not None and found[0]() is tensor else None
+
+    def set(self, tensor: Tensor, tag: Tag) -> None:
+        """Note what is known about a tensor."""
+        key, tags = id(tensor), self._tags
+        tags[key] = (weakref.ref(tensor, lambda _: tags.pop(key, None)), tag)
+
+    def drop(self, tensor: object) -> None:
+        """Forget a tensor: what it stands for is not known any more."""
+        self._tags.pop(id(tensor), None)
+
+    def base(self, tensor: Tensor) -> Tensor:
+        """The largest tensor alive that this one was cut from, or itself."""
+        tag = self.get(tensor)
+        base = None if tag is None or tag.base is None else tag.base()
+        return tensor if base is None else base
+
+    def related(self, a: Tensor, b: Tensor) -> bool:
+        """Whether both are parts of one tensor.
+
+        Combining a tensor with itself, one row further on, is done on purpose.
+        """
+        if self.base(a) is self.base(b):
+            return True
+        same = a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+        return same and a.numel() > 0

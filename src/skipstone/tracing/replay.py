@@ -1,0 +1,416 @@
+"""Leads a run along a recorded one: the same canvases, and what the engine makes of them.
+
+A led step starts from the canvas that was recorded; the K/V store, the references of the skip and
+the scores live on from step to step as in any run. Single choices (rows, skipped rows) may be taken
+from the record too, and single values may be replaced.
+
+Shape letters: B requests, L canvas length, G generation length, N packed rows, D width,
+V vocabulary, U key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from skipstone.cache import CachePolicy
+from skipstone.canvas import Block, Geometry, HostCanvas, Moment
+from skipstone.diagnosis.experiment import Choice, Hidden, Patch, Variation
+from skipstone.engine import Engine, Settings
+from skipstone.engine.loop import Run
+from skipstone.engine.observe import Observer
+from skipstone.engine.scoring import Scorer
+from skipstone.models.base import KVStore, ModelConfig, Network
+from skipstone.models.load import Model
+from skipstone.record import RunRecord, StepRecord, Tap
+from skipstone.rows import Rows
+from skipstone.skip import SkipPolicy, SkipScores, SkipSession
+
+# A companion that is longer than the sample changes its padding and every kernel's shape.
+_COMPANION_EXTRA = 7
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How a run is led."""
+
+    forwards: tuple[int, int]
+    """First and last recorded forward that matter."""
+    led: frozenset[Choice] = frozenset()
+    """Choices that are taken from the record."""
+    patches: tuple[Patch, ...] = ()
+    variation: Variation = ""
+    hidden: Hidden = ""
+    unskip: tuple[int, ...] = ()
+    others: tuple[tuple[int, ...], ...] = ()
+    """Prompts that were decoded beside this one."""
+    free: int = -1
+    """A forward in which nothing is led: the settings choose."""
+
+
+def replay(
+    model: Model, settings: Settings, record: RunRecord, lead: Lead, observer: Observer
+) -> None:
+    """Run the recorded steps again, each from its recorded canvas, and show them to an observer.
+
+    Raises:
+        ConfigError: the settings do not fit the model.
+    """
+    with _varied(lead.variation):
+        replayer = Replayer(model, settings, record, lead, observer)
+        for step in replayer.steps():
+            replayer.take(step)
+
+
+class Replayer:
+    """A run that is led step by step; ``run`` is the engine's own."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,
+        record: RunRecord,
+        lead: Lead,
+        observer: Observer | None,
+    ) -> None:
+        """Start a run of the recorded prompt with led policies and a network that can be patched.
+
+        Raises:
+            ConfigError: the settings do not fit the model.
+        """
+        self.record, self._lead = record, lead
+        self._at = _At(record, lead.free)
+        gen_length = record.header.gen_length
+        settings = settings.replace(
+            cache=_LedCache(settings.cache, self._at, "rows" in lead.led),
+            skip=_LedSkip(settings.skip, self._at, "skip" in lead.led, lead.unskip),
+            gen_length=gen_length,
+            block_length=min(settings.block_length, gen_length),
+        )
+        self._network = _Patched(model.network, self._at, lead)
+        self._model = Model(model.name, self._network, model.text)
+        self._prompts = _prompts(record, lead)
+        self.run = Engine(self._model, settings).start(self._prompts)
+        self.run.scorer = _PatchedScorer(self.run.scorer, lead.patches)
+        if observer is not None:
+            self.watch(observer)
+
+    def watch(self, observer: Observer) -> None:
+        """Show the steps from here on to an observer."""
+        self.run.observer, self.run.taps = observer, observer.taps
+        observer.on_start(self._model, self.run.settings, self._prompts)
+
+    def steps(self) -> Sequence[StepRecord]:
+        """The recorded steps to take, from where the K/V store can be built up."""
+        first, last = self._lead.forwards
+        first = _origin(self.record, first, self.run.settings.temperature)
+        return [s for s in self.record.steps if first <= s.forward <= last]
+
+    @torch.inference_mode()
+    def take(self, step: StepRecord) -> None:
+        """Take one step from its recorded canvas."""
+        run, requests = self.run, range(self.run.canvas.batch)
+        self._at.step = step
+        run.forwards = step.forward
+        place(run, step, self._at.committed_before)
+        start = step.prompt_length
+        block = Block(step.block, step.block_start - start, step.block_stop - start)
+        if step.forward >= self._lead.forwards[0]:
+            _hide(run, block, self._lead.hidden)
+        moment = run.moment(block, step.step, tuple(requests))
+        run.step(moment, recovery=step.recovery)
+
+
+def place(run: Run, step: StepRecord, committed: Sequence[int]) -> None:
+    """Put the canvas of every request into the state before a recorded step."""
+    batch, device = run.canvas.batch, run.canvas.device
+    host = HostCanvas(
+        ids_BG=np.repeat(step.ids_before[None].astype(np.int64), batch, axis=0),
+        status_BG=np.repeat(step.status_before[None].astype(np.int64), batch, axis=0),
+    )
+    committed_BL = torch.zeros_like(run.committed_BL)
+    for b, length in enumerate(run.canvas.prompt_lengths):
+        shift = length - step.prompt_length
+        committed_BL[b, torch.tensor([p + shift for p in committed], dtype=torch.int64)] = True
+    run.place(host, committed_BL.to(device))
+
+
+def _hide(run: Run, block: Block, hidden: Hidden) -> None:
+    """Change what rows may see, for this step."""
+    if not hidden:
+        return
+    visible_BL = torch.ones_like(run.canvas.ids_BL, dtype=torch.bool)
+    for b, start in enumerate(run.canvas.prompt_lengths):
+        if hidden != "padding seen":
+            visible_BL[b, run.canvas.length_of(b) :] = False
+        if hidden == "prompt":
+            visible_BL[b, :start] = False
+        if hidden == "left":
+            visible_BL[b, start : start + block.start] = False
+        if hidden == "outside":
+            visible_BL[b, : start + block.start] = False
+        if hidden in ("suffix", "outside"):
+            visible_BL[b, start + block.stop :] = False
+    run.runner.store.visible_BL = visible_BL
+
+
+class _At:
+    """Where a led run is: the recorded step that is being taken."""
+
+    def __init__(self, record: RunRecord, free: int) -> None:
+        self.step = record.steps[0]
+        self._free = free
+        self._before = dict(zip((s.forward for s in record.steps[1:]), record.steps, strict=False))
+
+    @property
+    def free(self) -> bool:
+        """Whether this step is not led."""
+        return self.step.forward == self._free
+
+    @property
+    def committed_before(self) -> tuple[int, ...]:
+        """What the recorded step before committed: its canvas against this one."""
+        before = self._before.get(self.step.forward)
+        if before is None:
+            return ()
+        new = (before.status_before == 2) & (self.step.status_before != 2)
+        return tuple((np.flatnonzero(new) + self.step.prompt_length).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class _LedCache:
+    """Rows as recorded, or as a policy chooses."""
+
+    inner: CachePolicy
+    at: _At
+    led: bool
+
+    def rows(self, moment: Moment) -> Rows:
+        """The rows of every request; the record speaks for all, shifted to their prompts."""
+        if not self.led or self.at.free:
+            return self.inner.rows(moment)
+        step, starts = self.at.step, moment.canvas.prompt_lengths
+        positions = np.sort(step.rows).astype(np.int64)
+        return Rows(
+            requests=moment.active,
+            counts=(positions.size,) * len(moment.active),
+            request=np.repeat(np.array(moment.active), positions.size),
+            position=np.concatenate([_shifted(positions, step, starts[b]) for b in moment.active]),
+            device=moment.canvas.device,
+            refresh=step.refresh,
+        )
+
+
+def _shifted(positions: np.ndarray, step: StepRecord, start: int) -> np.ndarray:
+    """Positions of a companion: the last prompt positions stand for the sample's own."""
+    return positions + (start - step.prompt_length)
+
+
+@dataclass(frozen=True, eq=False)
+class _LedSkip:
+    """Skipped rows as recorded, or as a policy chooses; the policy judges in both cases."""
+
+    inner: SkipPolicy
+    at: _At
+    led: bool
+    unskip: tuple[int, ...]
+
+    def start(self, geometry: Geometry) -> SkipSession | None:
+        """A session around the policy's own."""
+        session = self.inner.start(geometry)
+        if self.led or (self.unskip and session is not None):
+            return _LedSession(session, self.at, self.led, self.unskip)
+        return session
+
+
+class _LedSession:
+    """Asks the policy, so that its references and scores are kept, and answers from the record."""
+
+    def __init__(
+        self, inner: SkipSession | None, at: _At, led: bool, unskip: tuple[int, ...]
+    ) -> None:
+        self._inner, self._at = inner, at
+        self._led, self._unskip = led, unskip
+
+    @property
+    def scores(self) -> SkipScores | None:
+        """What the policy judged."""
+        return None if self._inner is None else self._inner.scores
+
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
+        """Rows that the record says went on past this layer."""
+        free_N = None
+        if self._inner is not None:
+            free_N = self._inner.keep(layer, x_ND, rows, moment)
+        step = self._at.step
+        if step.forward in self._unskip:
+            return None
+        if not self._led or self._at.free:
+            return free_N
+        if not step.skip_layer or layer != step.skip_layer - 1:
+            return None
+        starts = np.array(moment.canvas.prompt_lengths)[rows.request]
+        kept = np.isin(rows.position - starts + step.prompt_length, step.finished)
+        return torch.from_numpy(kept).to(x_ND.device)
+
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
+        """Hand on to the policy."""
+        if self._inner is not None:
+            self._inner.learn(layer, x_ND, rows, moment)
+
+
+class _Patched:
+    """A network in which chosen rows of states, keys and values are replaced."""
+
+    def __init__(self, inner: Network, at: _At, lead: Lead) -> None:
+        self._inner, self._at = inner, at
+        self._nudge = lead.variation == "last_bit"
+        self._patches = {(p.tap, p.forward, p.layer): p for p in lead.patches}
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._inner.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._inner.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._inner.device
+
+    def published(self) -> dict[str, Tensor]:
+        return self._inner.published()
+
+    def embed(self, ids_N: Tensor) -> Tensor:
+        return self._inner.embed(ids_N)
+
+    def angles(self, rows: Rows) -> Tensor:
+        return self._inner.angles(rows)
+
+    def final_norm(self, x_ND: Tensor) -> Tensor:
+        return self._inner.final_norm(x_ND)
+
+    def head(self, normed_ND: Tensor) -> Tensor:
+        return self._inner.head(normed_ND)
+
+    def layer(
+        self, index: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
+    ) -> Tensor:
+        if index == 0 and self._nudge:
+            x_ND = _last_bit(x_ND, rows)
+        # A patched state enters the next layer; whoever taps sees what this layer itself gave.
+        x_ND = self._state(index, x_ND, rows)
+        forward = self._at.step.forward
+        key, value = (self._patches.get((t, forward, index + 1)) for t in (Tap.KEY, Tap.VALUE))
+        if key is not None or value is not None:
+            store = _PatchedStore(store, key, value)
+            store.patch(index)
+        x_ND = self._inner.layer(index, x_ND, angles_2NE, rows, store)
+        last = index + 1 == self.config.num_layers
+        return self._state(index + 1, x_ND, rows) if last else x_ND
+
+    def _state(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:
+        patch = self._patches.get((Tap.STATE, self._at.step.forward, layer))
+        return x_ND if patch is None else _replaced(x_ND, rows, patch)
+
+
+def _replaced(values_NW: Tensor, rows: Rows, patch: Patch) -> Tensor:
+    """A copy with the patched rows of request 0 put in."""
+    _, mine, theirs = np.intersect1d(
+        np.where(rows.request == 0, rows.position, -1), patch.positions, return_indices=True
+    )
+    new = torch.from_numpy(patch.values[theirs].astype(np.float64)).to(values_NW)
+    return values_NW.index_copy(0, torch.from_numpy(mine).to(values_NW.device), new)
+
+
+def _last_bit(x_ND: Tensor, rows: Rows) -> Tensor:
+    """Move every value by at most one unit in the last place; the same rows move alike."""
+    generator = torch.Generator().manual_seed(0x1B17)
+    size = (int(rows.position.max()) + 1, x_ND.shape[-1])
+    sign_LD = torch.randint(-1, 2, size, generator=generator)
+    sign_ND = sign_LD[torch.from_numpy(rows.position)].to(x_ND)
+    return x_ND * (1 + torch.finfo(x_ND.dtype).eps * sign_ND)
+
+
+class _PatchedStore(KVStore):
+    """Writes through to a store, and puts the patch in whatever is written."""
+
+    def __init__(self, inner: KVStore, key: Patch | None, value: Patch | None) -> None:
+        self.keys, self.values, self.visible_BL = inner.keys, inner.values, inner.visible_BL
+        self._parts = ((self.keys, key), (self.values, value))
+
+    def write(self, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
+        super().write(layer, rows, key_NUE, value_NUE)
+        self.patch(layer)
+
+    def patch(self, layer: int) -> None:
+        """Overwrite the patched positions of request 0."""
+        for store, patch in self._parts:
+            if patch is not None:
+                where = torch.from_numpy(patch.positions.astype(np.int64)).to(store.device)
+                new = torch.from_numpy(patch.values.astype(np.float64)).to(store)
+                store[layer, 0, where] = new.unflatten(-1, store.shape[-2:])
+
+
+class _PatchedScorer(Scorer):
+    """A scorer that may be told the logits of some rows."""
+
+    def __init__(self, inner: Scorer, patches: Sequence[Patch]) -> None:
+        self.__dict__.update(vars(inner))
+        self._patches = {p.forward: p for p in patches if p.tap is Tap.LOGITS}
+
+    def _write(self, rows: Rows, logits_NV: Tensor, moment: Moment) -> None:
+        patch = self._patches.get(moment.forward)
+        if patch is not None:
+            logits_NV.copy_(_replaced(logits_NV, rows, patch))
+        super()._write(rows, logits_NV, moment)
+
+
+def _origin(record: RunRecord, first: int, temperature: float) -> int:
+    """The forward from which a replay must start so that nothing older is needed.
+
+    A refresh at a block's start renews K/V, references and scores of all that may still be read;
+    random numbers must be drawn from the beginning.
+    """
+    if temperature > 0:
+        return record.steps[0].forward
+    starts = [
+        s.forward
+        for s in record.steps
+        if s.forward <= first and s.step == 0 and s.rows.size == record.length
+    ]
+    return max(starts, default=record.steps[0].forward)
+
+
+def _prompts(record: RunRecord, lead: Lead) -> list[list[int]]:
+    prompt = list(record.header.prompt_ids)
+    if lead.hidden == "padding seen":
+        return [prompt, *map(list, lead.others)]
+    if lead.variation == "batch":
+        return [prompt, prompt]
+    if lead.variation == "padding":
+        return [prompt, prompt[:1] * _COMPANION_EXTRA + prompt]
+    return [prompt]
+
+
+@contextmanager
+def _varied(variation: Variation) -> Generator[None, None, None]:
+    """Change what should not matter about this process."""
+    threads = torch.get_num_threads()
+    try:
+        if variation == "threads":
+            torch.set_num_threads(2 if threads == 1 else 1)
+        if variation == "backend":
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        else:
+            yield
+    finally:
+        torch.set_num_threads(threads)
