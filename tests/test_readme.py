@@ -17,11 +17,21 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = blocks("python")
+@pytest.mark.parametrize(
+    ("index", "printed"),
+    [(0, "Isaac Newton"), (1, "stale-skipped-state"), (2, "misaligned_rows")],
+)
+def test_the_python_examples_run(
+    capsys: pytest.CaptureFixture[str], index: int, printed: str
+) -> None:
+    code = blocks("python")[index]
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     exec(compile(code, "README.md", "exec"), {})
-    assert "Isaac Newton" in capsys.readouterr().out
+    assert printed in capsys.readouterr().out
+
+
+def test_there_is_a_test_for_every_python_example() -> None:
+    assert len(blocks("python")) == 3
 
 
 def test_the_commands_run(

@@ -102,7 +102,8 @@ def diagnose(case: Case) -> Diagnosis:
             ruled_out.append(answer)
         elif isinstance(answer, Finding):
             findings.append(answer)
-        else:
+        elif not case.unavailable:
+            # Without its experiments a rule that says nothing has ruled nothing out.
             ruled_out.append(RuledOut(rule.name, _NO_SIGN))
     return _weighed(case, findings, ruled_out)
 

@@ -124,7 +124,7 @@ class TraceWriter:
             entries = self._write_shard(sample, record.forward, tensors)
             self._write((_INSERT_STEP, [row]), (_INSERT_TENSOR, entries))
         else:
-            self._write((_INSERT_STEP, [row]))
+            self._write_row(row)
 
     def event(self, sample: int, event: Event) -> None:
         """Write down that something else was seen.
@@ -164,20 +164,31 @@ class TraceWriter:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
+    def _write_row(self, row: Row) -> None:
+        """Insert one step; a statement alone is a transaction of its own."""
+        try:
+            self._connected().execute(_INSERT_STEP, row)
+        except _FAILURES as error:
+            raise self._failed(error) from error
+
     def _write(self, *statements: tuple[str, Iterable[Row]]) -> None:
         """Run statements, each with its rows, as one transaction."""
+        database = self._connected()
+        try:
+            database.execute("BEGIN")
+            for sql, rows in statements:
+                database.executemany(sql, rows)
+            database.execute("COMMIT")
+        except _FAILURES as error:
+            raise self._failed(error) from error
+
+    def _connected(self) -> sqlite3.Connection:
         if self._database is None:
             raise TraceError(
                 f"the trace {str(self.path)!r} takes no more: its run has not begun, has ended, or "
                 f"has failed; give each run its own TraceWriter"
             )
-        try:
-            self._database.execute("BEGIN")
-            for sql, rows in statements:
-                self._database.executemany(sql, rows)
-            self._database.execute("COMMIT")
-        except _FAILURES as error:
-            raise self._failed(error) from error
+        return self._database
 
     def _write_shard(self, sample: int, forward: int, tensors: Tensors) -> list[Row]:
         """Write the tensors of a step. Returns what the index says about them."""

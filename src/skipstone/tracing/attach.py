@@ -15,7 +15,8 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, Self
 
@@ -31,11 +32,14 @@ from skipstone.record.writer import TraceWriter
 from skipstone.tracing.foreign_calls import Call, as_text, caller, place, read_call
 from skipstone.tracing.foreign_cost import measuring_cost, skip_cost
 from skipstone.tracing.foreign_forward import Forward
+from skipstone.tracing.foreign_keys import kind_of_keys
 from skipstone.tracing.foreign_layers import find_layers
 from skipstone.tracing.foreign_places import Located, locate
 from skipstone.tracing.foreign_run import ForeignRun
 from skipstone.tracing.foreign_watch import Watch
 from skipstone.tracing.recorder import Window, environment
+from skipstone.tracing.sanitize import Report
+from skipstone.tracing.sanitize import sanitize as follow_positions
 
 AttachLevel = Literal["decisions", "window", "full"]
 
@@ -52,6 +56,7 @@ def attach(
     stated: Mapping[str, object] | None = None,
     prompt_length: int | None = None,
     function_name: str = "",
+    sanitize: bool = False,
 ) -> Attached:
     """Record what a loop that is not ours does with ``model`` inside a ``with`` block.
 
@@ -69,7 +74,9 @@ def attach(
         stated: settings that were meant, to be held against those that arrive. ``block_length``
             also says how to cut blocks where the calls do not tell.
         prompt_length: where new tokens begin; None takes the first mask.
-        function_name: name of the loop; None takes the function that calls the model.
+        function_name: name of the loop; empty takes the function that calls the model.
+        sanitize: also follow the position of every row, as ``skipstone.tracing.sanitize`` does, and
+            write what is found into the trace. It is slow, so nothing is said about time.
 
     Raises:
         ConfigError: the mask id or the layers are not known, or an argument is wrong.
@@ -102,6 +109,7 @@ def attach(
         stated={name: as_text(value) for name, value in (stated or {}).items()},
         prompt_length=prompt_length,
         function_name=function_name,
+        sanitize=sanitize,
     )
 
 
@@ -121,6 +129,7 @@ class Attached:
         stated: dict[str, str],
         prompt_length: int | None,
         function_name: str,
+        sanitize: bool,
     ) -> None:
         """Attach nothing yet; see ``attach``."""
         self.traces = list[MemoryTrace]()
@@ -131,10 +140,14 @@ class Attached:
         self._window, self._path = window, path
         self._stated, self._prompt_length = stated, prompt_length
         self._function_name = function_name
+        self._sanitize = sanitize
+        self._found: Report | None = None
         self._watch = Watch()
-        self._handles = list[RemovableHandle]()
+        self._on = ExitStack()
         self._run: ForeignRun | None = None
         self._runs = 0
+        self._calls = 0
+        self._first_call = 0
         self._forward: Forward | None = None
         self._done: Forward | None = None
         self._final_BL: np.ndarray | None = None
@@ -175,22 +188,24 @@ class Attached:
 
     def __enter__(self) -> Self:
         """Put the hooks on."""
-        model, watch = self._model, self._watch
-        self._handles = [
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.register_forward_hook(self._after),
+        if self._sanitize:
+            # First, so that the watch does not see what the sanitizer computes for itself.
+            sanitizer = follow_positions(self._model, mask_id=self._mask_id)
+            self._found = self._on.enter_context(sanitizer)
+        handles = [
+            self._model.register_forward_pre_hook(self._before, with_kwargs=True),
+            self._model.register_forward_hook(self._after),
         ]
         for number, layer in enumerate(self._layers, start=1):
-            self._handles += _hook_layer(layer, number, self._enter_layer, self._leave_layer)
-        watch.__enter__()
+            handles += _hook_layer(layer, number, self._enter_layer, self._leave_layer)
+        for handle in handles:
+            self._on.callback(handle.remove)
+        self._on.enter_context(self._watch)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         """Take the hooks off; the run ended by itself unless an exception is on its way."""
-        self._watch.__exit__(kind, *raised)
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._on.close()
         if self._run is not None:
             with torch.no_grad(), torch._C.DisableTorchFunction():
                 for event in self._watch.logits.events():
@@ -218,6 +233,7 @@ class Attached:
             if located.said is not None:
                 run.event(_disagree(located, run.forwards, place(frame)))
             run.canvas_BL, self._canvas = located.canvas_BL, located.canvas
+            self._calls += 1
             self._forward = Forward(
                 run.count_call(call.arguments, located.placed.positions_BN.shape),
                 call,
@@ -291,6 +307,7 @@ class Attached:
         self._run = ForeignRun(
             self._sink(), canvas_BL, start, self._mask_id, self._level, self._window
         )
+        self._first_call = self._calls
         self._step_began = time.perf_counter()
         return self._run
 
@@ -310,13 +327,14 @@ class Attached:
         done, self._done = self._done, None
         if done is None:
             return
-        if not run.begun:
-            run.begin(self._header(run, done), self._stated)
         now = time.perf_counter()
         for b, after in enumerate(after_BL):
             rows = None if next_rows_BN is None else next_rows_BN[b]
-            seconds = now - self._step_began
-            run.add(b, *done.seen(b, after, rows, seconds, self._mask_id))
+            seen, tensors = done.seen(b, after, rows, now - self._step_began, self._mask_id)
+            if not run.begun:
+                keys = kind_of_keys(tensors, done.number, seen.before == self._mask_id)
+                run.begin(self._header(run, done, keys), self._stated)
+            run.add(b, seen, tensors)
         self._step_began = now
 
     def _close(self, run: ForeignRun, *, ended: bool) -> None:
@@ -324,6 +342,8 @@ class Attached:
         self._note_time(run, time.perf_counter())
         final_BL = self._newest(run) if self._final_BL is None else self._final_BL
         self._complete(run, run.canvas_BL if final_BL is None else final_BL, None)
+        for event in self._sanitized():
+            run.event(event)
         if run.begun:
             self._note_cost(run)
             run.end(final_BL if ended else None, self._texts)
@@ -341,9 +361,24 @@ class Attached:
         self._watch.reads_between.clear()
         self._watch.reads_inside.clear()
 
+    def _sanitized(self) -> Iterator[Event]:
+        """What the sanitizer found in the calls of this run, once; its own count is of all runs."""
+        if self._found is None:
+            return
+        found = self._found.findings.found
+        for (kind, source), event in tuple(found.items()):
+            if event.forward < self._calls:
+                del found[kind, source]
+                self._found.findings.tallies.pop(source, None)
+                # The run itself says that masks are left.
+                if kind != "masks_left":
+                    forward = max(-1, event.forward - self._first_call)
+                    yield dataclasses.replace(event, forward=forward)
+
     def _note_cost(self, run: ForeignRun) -> None:
-        for event in measuring_cost(run.clock):
-            run.event(event)
+        if not self._sanitize:
+            for event in measuring_cost(run.clock):
+                run.event(event)
         if run.calls_that_may_skip or run.skipped_row_layers:
             found = skip_cost(
                 self._layers, run.partial_rows, run.skipped_row_layers, run.calls_that_may_skip
@@ -351,7 +386,7 @@ class Attached:
             if found is not None:
                 run.event(dataclasses.replace(found, source=run.source))
 
-    def _header(self, run: ForeignRun, done: Forward) -> Header:
+    def _header(self, run: ForeignRun, done: Forward, keys: str) -> Header:
         """What is the same for all samples; the run fills in the rest."""
         from skipstone import __version__
 
@@ -374,7 +409,7 @@ class Attached:
                 "python": platform.python_version(),
             },
             source=self._function_name or run.function_name,
-            environment=environment(),
+            environment=environment() | {"keys": keys},
             stated=self._stated,
         )
 
