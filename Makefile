@@ -4,13 +4,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs clean
+.PHONY: help demo test check format docs faults clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
 	@echo "make test    set up, then run all tests"
 	@echo "make check   format, lint, types, import contracts, docs drift"
 	@echo "make format  rewrite the code in the project's format"
+	@echo "make faults  inject every fault and score what the diagnosis says (an hour or two)"
 	@echo "make docs    write the generated parts of docs/ again"
 
 demo: .venv/.run
@@ -31,6 +32,9 @@ check: .venv/.dev
 format: .venv/.dev
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
+
+faults: .venv/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m faults.bench --jobs 2 --docs docs/diagnoses.md
 
 docs: .venv/.dev
 	@$(BIN)/python -m docs.generate

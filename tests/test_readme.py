@@ -43,7 +43,11 @@ def test_the_commands_run(
     (folder / "prompts.txt").write_text("What is the capital of Turkey?\n")
     monkeypatch.chdir(folder)
     text = "\n".join(blocks("sh")).replace("\\\n", " ")
-    commands = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("skipstone ")]
+    commands = [
+        shlex.split(line, comments=True)
+        for line in text.splitlines()
+        if line.startswith("skipstone ")
+    ]
     assert len(commands) >= 4
     for command in commands:
         assert run(command[1:]) in (0, 1), capsys.readouterr().err

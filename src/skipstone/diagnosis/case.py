@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from skipstone.diagnosis.beside import Beside
 from skipstone.diagnosis.deviation import (
     Deviation,
     decision_deviations,
@@ -27,6 +28,7 @@ from skipstone.diagnosis.experiment import (
     Patch,
     Rerun,
     Side,
+    Spent,
     Unavailable,
     Variation,
 )
@@ -34,6 +36,9 @@ from skipstone.diff import Comparison, Divergence, Floor, compare, estimated_flo
 from skipstone.record import Event, RunRecord, StepRecord, Tap, TensorKey, Trace
 
 _LED: frozenset[Choice] = frozenset(("rows", "skip"))
+_FREE: frozenset[Choice] = frozenset()
+# What only a commit rule can say.
+_RULED = frozenset(("commit", "end"))
 
 
 @dataclass(eq=False)
@@ -49,6 +54,8 @@ class Case:
     sample_b: int = 0
     unavailable: list[str] = field(default_factory=list)
     """Why experiments could not be made."""
+    spent: bool = False
+    """Whether time ran out."""
 
     @cached_property
     def record_a(self) -> RunRecord:
@@ -70,6 +77,14 @@ class Case:
         """What was seen in passing in B."""
         return self.record_b.events
 
+    def told(self, *kinds: str) -> Event | None:
+        """The first event of some kinds, unless B went wrong before it."""
+        first = self.first_deviation
+        for event in self.events:
+            if event.kind in kinds and (first is None or event.forward <= first.step.forward):
+                return event
+        return None
+
     @cached_property
     def foreign(self) -> bool:
         """Whether B was made by other code, whose settings are not ours to read."""
@@ -90,6 +105,7 @@ class Case:
         try:
             return self.lab.ask(experiment)
         except Unavailable as reason:
+            self.spent |= isinstance(reason, Spent)
             if str(reason) not in self.unavailable:
                 self.unavailable.append(str(reason))
             return None
@@ -134,8 +150,7 @@ class Case:
     @cached_property
     def floor(self) -> Floor:
         """Noise, measured around the divergence if the model is here, else estimated."""
-        forwards = self._noise_window
-        plain = self.ask(Follow("a", "a", forwards))
+        plain = self._noisy("")
         varied = [(name, trace) for name in VARIATIONS if (trace := self.varied(name)) is not None]
         if plain is None or not varied:
             return estimated_floor(self.record_a.header)
@@ -143,7 +158,11 @@ class Case:
 
     def varied(self, variation: Variation) -> Trace | None:
         """A, led along its own canvases, with one thing changed that should not matter."""
-        return self.ask(Follow("a", "a", self._noise_window, variation=variation))
+        return self._noisy(variation)
+
+    def _noisy(self, variation: Variation) -> Trace | None:
+        led = _FREE if self._stated else _LED
+        return self.ask(Follow("a", "a", self._noise_window, led=led, variation=variation))
 
     @cached_property
     def _noise_window(self) -> tuple[int, int]:
@@ -162,6 +181,9 @@ class Case:
         None for a repetition that does not part.
         """
         record = self.record_a if side == "a" else self.record_b
+        if record.header.batch > 1:
+            # A run repeats one prompt alone, which says nothing about the same batch again.
+            return []
         runs = (Rerun(side, attempt=n + 1, until=self.until) for n in range(attempts))
         traces = [trace for run in runs if (trace := self.ask(run)) is not None]
         return [self.earlier(compare(record, t.records[0]).first) for t in traces]
@@ -169,7 +191,9 @@ class Case:
     @property
     def until(self) -> int | None:
         """How far runs have to be repeated: up to where A and B part, if they do."""
-        return self.parted_at
+        first = self.comparison.first
+        # One more, so that a step that has to be repeated is seen with its repetition.
+        return None if first is None else max(first.forward_a, first.forward_b) + 1
 
     def earlier(self, other: Divergence | None) -> Divergence | None:
         """A divergence, unless it comes after the one between A and B."""
@@ -191,9 +215,26 @@ class Case:
         return "a" if self.foreign else "b"
 
     @cached_property
+    def _stated(self) -> bool:
+        """Whether these settings are known: foreign code does not state its own."""
+        return not self.foreign or self.record_a.header.source == "skipstone"
+
+    @cached_property
     def expected(self) -> Trace | None:
-        """B's canvases under its own settings, as the reference engine decides on them."""
-        return self.ask(Follow("b", self._settings, (0, self.horizon), tensors=False))
+        """B's canvases under its own settings, as the reference engine decides on them.
+
+        For foreign code whose settings nobody states, and where there is no model: as A did.
+        """
+        led = None
+        if self._stated:
+            led = self.ask(Follow("b", self._settings, (0, self.horizon), tensors=False))
+        return self._beside if led is None and self.foreign else led
+
+    @cached_property
+    def _beside(self) -> Trace:
+        """A's own steps, where B started from the same canvas."""
+        pairs = ((self.same_step_a(step), step) for step in self.record_b.steps)
+        return Beside.of(self.a, self.sample_a, [(a, b) for a, b in pairs if a is not None])
 
     @cached_property
     def deviations(self) -> tuple[Deviation, ...]:
@@ -220,6 +261,20 @@ class Case:
             return None
         same = (d for d in self.deviations if d.step.forward == first.step.forward)
         return next((d for d in same if d.kind in kinds), None)
+
+    @cached_property
+    def forced(self) -> str:
+        """Teacher forcing, in words: how often B's settings decide otherwise on A's canvases.
+
+        Every step starts from A's canvas, so errors cannot add up over decisions.
+        """
+        last = self.record_a.steps[-1].forward
+        trace = self.ask(Follow("a", "b", (0, last), tensors=False))
+        if trace is None:
+            return ""
+        wanted = {s.forward: s.committed for s in trace.records[0].steps}
+        other = sum(wanted.get(s.forward, s.committed) != s.committed for s in self.record_a.steps)
+        return f"on A's canvases B's settings decide otherwise in {other} of {len(wanted)} steps"
 
     # --- tensors of the step in question --------------------------------------------------------
 
@@ -250,17 +305,25 @@ class Case:
     @cached_property
     def expected_tensors(self) -> Trace | None:
         """What the tensors of the focus should be, given the rows that B computed and skipped."""
-        return self.ask(Follow("b", self._settings, (self.focus, self.focus), led=_LED))
+        led = self.ask(Follow("b", self._settings, (self.focus, self.focus), led=_LED))
+        same_rows = self.first_of("rows", "skip") is None
+        return self._beside if led is None and self.foreign and same_rows else led
 
     @cached_property
     def away(self) -> tuple[Deviation, ...]:
         """Tensors of the focus that are not what they should be, in order of computation."""
         if self.tensors_b is None or self.expected_tensors is None:
             return ()
+        return tuple(self._apart(self.expected_tensors))
+
+    def _apart(self, right: Trace) -> list[Deviation]:
+        """Tensors of the focus that are not as in another trace; keys only if both rotate them."""
+        assert self.tensors_b is not None
         trace, sample = self.tensors_b
-        return tuple(
-            tensor_deviations(trace, sample, self.expected_tensors, self.focus, self.floor)
-        )
+        found = tensor_deviations(trace, sample, right, self.focus, self.floor)
+        kinds = {_keys_of(self.record_b), _keys_of(right.records[0])}
+        comparable = len(kinds) == 1 and "unknown" not in kinds
+        return [d for d in found if comparable or d.kind != "key"]
 
     @cached_property
     def local(self) -> Trace | None:
@@ -281,10 +344,12 @@ class Case:
     @cached_property
     def born(self) -> tuple[Deviation, ...]:
         """Tensors of the focus that are wrong although what they were computed from is B's own."""
-        if self.tensors_b is None or self.local is None:
+        if self.tensors_b is None:
             return ()
-        trace, sample = self.tensors_b
-        found = tensor_deviations(trace, sample, self.local, self.focus, self.floor)
+        if self.local is None:
+            # Up to the first layer that is wrong, both sides had the same inputs.
+            return tuple(d for d in self.away if d.layer == self.away[0].layer)
+        found = self._apart(self.local)
         step = self.step_b(self.focus)
         cached = np.setdiff1d(np.arange(self.record_b.length), step.rows if step else [])
         return tuple(
@@ -330,6 +395,8 @@ class Case:
             tensor = trace.tensor(sample, key) if key.forward == self.focus else None
             if tensor is None or key.tap in (Tap.LOGITS, Tap.SKETCH):
                 continue
+            if key.tap is Tap.KEY and _keys_of(self.record_b) != "rotated":
+                continue
             positions, values = tensor.positions, tensor.values
             if key.tap is not Tap.STATE:
                 deep = step is not None and step.skip_layer and key.layer >= step.skip_layer
@@ -373,7 +440,9 @@ class Case:
 
         That is what taking the fault away gives: the last step before the runs part is compared.
         """
-        if self.expected is None:
+        if not self._stated:
+            return self._reference_scores_as_a
+        if self.expected is None or self.expected is self._beside:
             return None
         steps = {s.forward: s for s in self.expected.records[0].steps}
         for step in reversed(self.record_b.steps):
@@ -381,6 +450,17 @@ class Case:
             if other is not None and right is not None and step.forward <= self.horizon:
                 return other.committed == right.committed
         return None
+
+    @cached_property
+    def _reference_scores_as_a(self) -> bool | None:
+        """Whether the reference engine, told only which rows A computed, scores the focus as A."""
+        step = self.step_b(self.focus)
+        other = None if step is None else self.same_step_a(step)
+        if other is None:
+            return None
+        window = (other.forward, other.forward)
+        trace = self.ask(Follow("a", "a", window, led=_LED, tensors=False))
+        return None if trace is None else self._same(self.record_a, other, trace)
 
     @cached_property
     def rows_reproduce(self) -> bool | None:
@@ -403,11 +483,16 @@ class Case:
         step = self.step_b(self.focus)
         if trace is None or step is None:
             return None
-        other = next((s for s in trace.records[0].steps if s.forward == self.focus), None)
+        return self._same(self.record_b, step, trace)
+
+    def _same(self, record: RunRecord, step: StepRecord, trace: Trace) -> bool | None:
+        """Whether a led run gives a recorded step, within noise; commits if their rule is known."""
+        other = next((s for s in trace.records[0].steps if s.forward == step.forward), None)
         if other is None:
             return None
-        mine, theirs = _only(self.record_b, step), _only(trace.records[0], other)
-        return not any(decision_deviations(mine, theirs, self.floor))
+        mine, theirs = _only(record, step), _only(trace.records[0], other)
+        found = decision_deviations(mine, theirs, self.floor)
+        return all(d.kind in _RULED and not self._stated for d in found)
 
     def error(self, expected: Trace, key: TensorKey) -> tuple[np.ndarray, np.ndarray] | None:
         """Relative error of B's tensor by position."""
@@ -415,6 +500,11 @@ class Case:
             return None
         trace, sample = self.tensors_b
         return errors(trace, sample, expected, key)
+
+
+def _keys_of(record: RunRecord) -> str:
+    """How a record has its keys: ``rotated``, ``unrotated`` or ``unknown``."""
+    return record.header.environment.get("keys", "rotated")
 
 
 def _only(record: RunRecord, step: StepRecord) -> RunRecord:

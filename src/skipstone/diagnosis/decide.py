@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from skipstone.record import Candidates, StepRecord
+from skipstone.record import Candidates, RunRecord, StepRecord
 
 DTYPES: dict[str, type[np.generic]] = {
     "bfloat16": ml_dtypes.bfloat16,
@@ -70,6 +70,33 @@ class Rule:
         else:
             chosen = (confidence >= 1.0 - self.value / (rank + 2.0)) | (rank == 0)
         return chosen & ~np.isneginf(confidence)
+
+
+def skip_threshold(settings: dict[str, str]) -> float:
+    """The mean similarity above which the settings let a row skip; NaN if they state none."""
+    for part in settings.get("skip", "").partition(":")[2].split(","):
+        name, _, value = part.partition("=")
+        if name == "skip_threshold":
+            return float(value)
+    return math.nan
+
+
+def implied_threshold(record: RunRecord) -> tuple[float, float] | None:
+    """Between which means the threshold must lie by which rows were found stable.
+
+    None if no threshold explains it, or if it is the stated one.
+    """
+    judged = [s.judgements for s in record.steps if s.judgements is not None]
+    if not judged:
+        return None
+    mean = np.concatenate([j.mean for j in judged])
+    stable = np.concatenate([j.stable for j in judged])
+    low = float(mean[~stable].max(initial=-1.0))
+    high = float(mean[stable].min(initial=1.0))
+    stated = skip_threshold(record.header.settings)
+    if low > high or not stable.any() or low <= stated <= high:
+        return None
+    return low, high
 
 
 def ranks(confidence: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from skipstone.diagnosis.decide import Rule, commits, skip_threshold
 from skipstone.diff import Floor
 from skipstone.diff import logit_gap as gap
 from skipstone.record import RunRecord, StepRecord, Tap, TensorKey, Trace
@@ -62,36 +63,49 @@ class Deviation:
 def decision_deviations(
     record: RunRecord, expected: RunRecord, floor: Floor
 ) -> Iterator[Deviation]:
-    """Every deviation that shows without tensors, step by step, in the order of computation."""
+    """Every deviation that shows without tensors, step by step, in the order of computation.
+
+    What noise can turn is no deviation: another commit or skip, if the run keeps to its rule on its
+    own numbers and these are within noise of the expected ones.
+    """
     wanted = {step.forward: step for step in expected.steps}
+    settings = record.header.settings
+    rule, threshold = Rule.of(settings), skip_threshold(settings)
     for step in record.steps:
         if step.forward in wanted:
-            yield from _of_step(step, wanted[step.forward], floor)
+            yield from _of_step(step, wanted[step.forward], floor, rule, threshold)
     yield from _between_steps(record)
 
 
-def _of_step(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[Deviation]:
+def _of_step(
+    step: StepRecord, expected: StepRecord, floor: Floor, rule: Rule | None, threshold: float
+) -> Iterator[Deviation]:
     other = np.setxor1d(step.rows, expected.rows)
     if other.size:
         yield Deviation("rows", step, expected, other, float(other.size))
         return
     yield from _similarity(step, expected, floor)
     other = np.setxor1d(step.finished, expected.finished)
+    other = np.setdiff1d(other, _undecided(step, expected, floor, threshold))
     if other.size:
         yield Deviation("skip", step, expected, other, float(other.size))
-    yield from _scores(step, expected, floor)
-    if step.committed != expected.committed:
+    scores = list(_scores(step, expected, floor))
+    yield from scores
+    obeyed = not scores and rule is not None and commits(rule, step) == step.committed
+    if step.committed != expected.committed and not obeyed:
         positions = np.setxor1d(step.committed, expected.committed)
         yield Deviation("commit", step, expected, positions, float(positions.size))
-    elif not np.array_equal(step.status_after == 4, expected.status_after == 4):
-        filled = np.flatnonzero((step.status_after == 4) != (expected.status_after == 4))
+    filled = np.flatnonzero((step.status_after == 4) != (expected.status_after == 4))
+    if step.committed == expected.committed and filled.size:
         yield Deviation("end", step, expected, filled + step.prompt_length, float(filled.size))
 
 
 def _similarity(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[Deviation]:
     mine, right = step.judgements, expected.judgements
     if mine is None or right is None:
-        if mine is not None or right is not None:
+        # Other code does not tell what it judged.
+        told = mine is not None or step.positions_from == "engine"
+        if told and (mine is not None or right is not None):
             yield Deviation("similarity", step, expected, step.rows)
         return
     if not np.array_equal(mine.position, right.position):
@@ -107,12 +121,25 @@ def _similarity(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterato
         yield Deviation("similarity", step, expected, positions, size, floor.similarity)
 
 
+def _undecided(
+    step: StepRecord, expected: StepRecord, floor: Floor, threshold: float
+) -> np.ndarray:
+    """Positions judged otherwise only because the skip threshold lies within the noise."""
+    mine, right = step.judgements, expected.judgements
+    if mine is None or right is None or not np.array_equal(mine.position, right.position):
+        return np.zeros(0, np.int32)
+    close = np.abs(mine.mean - right.mean) <= floor.similarity
+    close &= np.abs(mine.mean - threshold) <= floor.similarity
+    keeps = mine.stable == (mine.mean > threshold)
+    return mine.position[close & keeps & (mine.forced == right.forced)]
+
+
 def _scores(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[Deviation]:
     """Tokens and confidences of the candidates that both know."""
     mine, right = step.candidates, expected.candidates
     _, i, j = np.intersect1d(mine.position, right.position, return_indices=True)
-    # An old score is as old as the trajectory; only fresh ones are this step's own.
-    fresh = (mine.age[i] == 0) & (right.age[j] == 0)
+    # An old score is as old as the trajectory; where one side's is fresh, it is this step's own.
+    fresh = (mine.age[i] == 0) | (right.age[j] == 0)
     i, j = i[fresh], j[fresh]
     positions = mine.position[i]
     error = np.abs(gap(mine)[i] - gap(right)[j])
@@ -127,6 +154,8 @@ def _scores(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[De
     if beyond.any():
         size = float(np.nanmax(off[beyond])) if not np.isnan(off[beyond]).all() else np.nan
         yield Deviation("confidence", step, expected, positions[beyond], size, floor.confidence)
+    # Two tokens whose logits are within noise of each other on both sides may change places.
+    swapped &= ~((np.abs(gap(mine)[i]) <= floor.gap) & (np.abs(gap(right)[j]) <= floor.gap))
     if swapped.any():
         yield Deviation("token", step, expected, positions[swapped], float(swapped.sum()))
 

@@ -12,6 +12,8 @@ from skipstone.diagnosis.rules import RULES
 _LINES = 10
 _SHOWN_RULED_OUT = 2
 _NO_SIGN = "its signature is not there"
+# Where a run differs from itself, no other cause can be claimed.
+_FORBIDDING = frozenset(("nondeterminism", "observer-effect"))
 # What is worth a word in any run, and explains a difference only if nothing else does.
 _REMARKS = frozenset(("inactive-feature", "budget-exhausted", "low-precision-similarity"))
 
@@ -102,7 +104,7 @@ def diagnose(case: Case) -> Diagnosis:
             ruled_out.append(answer)
         elif isinstance(answer, Finding):
             findings.append(answer)
-        elif not case.unavailable:
+        elif not case.spent:
             # Without its experiments a rule that says nothing has ruled nothing out.
             ruled_out.append(RuledOut(rule.name, _NO_SIGN))
     return _weighed(case, findings, ruled_out)
@@ -163,7 +165,7 @@ def _weighed(case: Case, findings: list[Finding], ruled_out: list[RuledOut]) -> 
     parted = case.comparison.first is not None
     explains = parted or case.first_deviation is not None
     causes = [f for f in findings if explains and not _is_remark(case, f, findings)]
-    causes.sort(key=lambda f: -f.proof)
+    causes.sort(key=lambda f: (f.rule not in _FORBIDDING, -f.proof))
     remarks = [f for f in findings if f not in causes]
     return Diagnosis(
         parted=parted,

@@ -81,6 +81,8 @@ class Follow:
     hidden: Hidden = ""
     unskip: tuple[int, ...] = ()
     """Forwards in which no row skips, whatever the policy or the record says."""
+    lifted: bool = False
+    """Compute in a better dtype: what does the model say without its rounding?"""
     tensors: bool = True
 
 
@@ -108,6 +110,10 @@ Experiment = Rerun | Follow | Rescore | Unobserved
 
 class Unavailable(SkipstoneError):
     """An experiment cannot be made here: no model, no way to run a side again, or no time left."""
+
+
+class Spent(Unavailable):
+    """The time for experiments is over; what was not tried is not ruled out."""
 
 
 class Lab(Protocol):

@@ -93,6 +93,10 @@ def swap(case: Case) -> Swapped | None:
 def restores(case: Case, factors: Sequence[Factor]) -> bool | None:
     """Whether B with A's values of these decides as A does; None if it cannot be tried."""
     trace = case.ask(Rerun("b", changes(case, "b", factors), until=case.until))
+    if trace is None and case.conforms:
+        # A trace that keeps to its settings is what A's code gives with these settings.
+        rest = [f for f in factors_of(case) if f not in factors]
+        trace = case.ask(Rerun("a", changes(case, "a", rest), until=case.until))
     return None if trace is None else _agrees(case, trace, "a")
 
 

@@ -36,6 +36,13 @@ def place(step: StepRecord | None, layer: int | None = None, position: int | Non
     return Place(step.block, step.step, layer, position)
 
 
+def proof_of_skip(case: Case) -> Proof:
+    """How well wrong similarities explain B, whose rows that skipped are known."""
+    if case.first_of("skip") is None or case.first_of("rows") is not None:
+        return Proof.CONSISTENT
+    return proof_of(removed=case.fault_removed, added=case.rows_reproduce)
+
+
 def proof_of(*, removed: bool | None, added: bool | None) -> Proof:
     """The level that two experiments reach.
 

@@ -59,6 +59,9 @@ def first_decision(pairs: Iterable[Pair]) -> Divergence | None:
     for pair in pairs:
         if pair.a is None or pair.b is None:
             step = pair.steps[0]
+            if not step.masks_before and not step.committed:
+                # Some loops call the model once more when a block is full: nothing to decide.
+                continue
             return _divergence(step, "stop", step.block_start, pair)
         found = _difference(pair.a, pair.b)
         if found is not None:

@@ -148,6 +148,7 @@ class Attached:
         self._runs = 0
         self._calls = 0
         self._first_call = 0
+        self._disagreed = set[str]()
         self._forward: Forward | None = None
         self._done: Forward | None = None
         self._final_BL: np.ndarray | None = None
@@ -230,7 +231,8 @@ class Attached:
                 self._note_time(run, began)
             run.note_settings(call.settings, self._stated, frame)
             self._complete(run, located.canvas_BL, located.placed.positions_BN)
-            if located.said is not None:
+            if located.said is not None and place(frame) not in self._disagreed:
+                self._disagreed.add(place(frame))
                 run.event(_disagree(located, run.forwards, place(frame)))
             run.canvas_BL, self._canvas = located.canvas_BL, located.canvas
             self._calls += 1
@@ -308,6 +310,7 @@ class Attached:
             self._sink(), canvas_BL, start, self._mask_id, self._level, self._window
         )
         self._first_call = self._calls
+        self._disagreed.clear()
         self._step_began = time.perf_counter()
         return self._run
 
@@ -370,8 +373,8 @@ class Attached:
             if event.forward < self._calls:
                 del found[kind, source]
                 self._found.findings.tallies.pop(source, None)
-                # The run itself says that masks are left.
-                if kind != "masks_left":
+                # The run itself says that masks are left, and that a call contradicts its ids.
+                if kind != "masks_left" and source not in self._disagreed:
                     forward = max(-1, event.forward - self._first_call)
                     yield dataclasses.replace(event, forward=forward)
 

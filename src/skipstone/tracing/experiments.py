@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from skipstone.cache import NoCache
 from skipstone.diagnosis.experiment import (
@@ -18,6 +19,7 @@ from skipstone.diagnosis.experiment import (
     Rerun,
     Rescore,
     Side,
+    Spent,
     Unavailable,
     Unobserved,
     Variation,
@@ -27,6 +29,7 @@ from skipstone.engine import Engine, Settings, parse_settings
 from skipstone.engine.observe import Observer, Observers, StepView, Taps
 from skipstone.engine.result import Result
 from skipstone.errors import SkipstoneError
+from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model, load
 from skipstone.record import Candidates, MemoryTrace, RunRecord, StepRecord, Trace
 from skipstone.skip import NoSkip
@@ -92,6 +95,7 @@ class Laboratory:
         self._deadline = time.monotonic() + budget
         self._progress = progress
         self._answers = dict[Experiment, Trace]()
+        self._better: Model | None = None
 
     def ask(self, experiment: Experiment) -> Trace:
         """The run that the experiment asks for.
@@ -102,7 +106,7 @@ class Laboratory:
         if experiment in self._answers:
             return self._answers[experiment]
         if time.monotonic() > self._deadline:
-            raise Unavailable("the time budget is spent")
+            raise Spent("the time budget is spent")
         if self._progress is not None:
             self._progress(describe(experiment))
         started = time.monotonic()
@@ -164,8 +168,16 @@ class Laboratory:
             experiment.unskip,
             tuple(r.header.prompt_ids for r in trace.records if r is not record),
         )
-        replay(model, settings, record, lead, observer)
+        replay(
+            self._lifted(model) if experiment.lifted else model, settings, record, lead, observer
+        )
         return recorder.trace
+
+    def _lifted(self, model: Model) -> Model:
+        """The same weights in a better dtype; made once."""
+        if self._better is None:
+            self._better = lifted(model)
+        return self._better
 
     def _rescore(self, model: Model, experiment: Rescore) -> Trace:
         record = self.sides[experiment.side].record
@@ -236,6 +248,25 @@ def variations(
     return [(v, lab.ask(Follow(side, side, forwards, variation=v))) for v in VARIATIONS]
 
 
+def lifted(model: Model) -> Model:
+    """The same model in float32, or in float64 if it is in float32 already.
+
+    Raises:
+        Unavailable: it cannot be made: not this kind of network, or not enough memory.
+    """
+    network = model.network
+    if not isinstance(network, LLaDA):
+        raise Unavailable(f"a {type(network).__name__} cannot be computed in a better dtype here")
+    better = torch.float64 if network.dtype == torch.float32 else torch.float32
+    try:
+        copy = LLaDA(network.config, better, network.device)
+    except (RuntimeError, MemoryError) as error:
+        raise Unavailable(f"there is no memory for a copy in {better}") from error
+    for name, weight in copy.published().items():
+        weight.copy_(network.published()[name])
+    return Model(model.name, copy, model.text)
+
+
 def describe(experiment: Experiment) -> str:
     """What an experiment does, in a few words."""
     if isinstance(experiment, Rescore):
@@ -250,6 +281,7 @@ def describe(experiment: Experiment) -> str:
         changes,
         experiment.patch_name,
         experiment.variation and f"varying {experiment.variation}",
+        "in a better dtype" if experiment.lifted else "",
         experiment.hidden and f"visible keys: {experiment.hidden}",
     ]
     return ", ".join(part for part in parts if part)

@@ -6,34 +6,64 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import VARIATIONS, Follow, Variation
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place
+from skipstone.record import StepRecord
 
 _BATCH: tuple[Variation, ...] = ("batch", "padding")
 
 
 def examine(case: Case) -> Answer:
-    """Decisions part, B does what it says, and a change that should not matter does the same."""
+    """B keeps to its settings, decides otherwise, and was run in other surroundings."""
     step = None if case.parted_at is None else case.step_b(case.parted_at)
     first = case.comparison.first
-    if step is None or first is None or case.settings_differ or case.deviations:
+    if step is None or first is None or case.settings_differ or not case.conforms:
         return None
+    around = _surroundings(case)
+    batch = "batch" in around
+    if not around:
+        return None
+    variation = _reproduces(case, step, batch=batch)
+    named = ", ".join(f"{name} {a} against {b}" for name, (a, b) in around.items())
+    return Finding(
+        rule="batch-effect" if batch else "backend-noise",
+        number=17 if batch else 18,
+        what="rounding alone decides here: the runs differ in "
+        + ("their batch" if batch else "threads, backend or library"),
+        where=place(step, None, first.position),
+        evidence=f"{named}; B's scores are within noise of what A's code gives ({case.floor})",
+        experiment=f"A, with nothing but the {variation} changed, decides as B does"
+        if variation
+        else "led along B's canvases, A's code gives B's scores within noise",
+        proof=Proof.SUFFICIENT if variation else Proof.CONSISTENT,
+        remedy="not a fault of B; compare over many prompts: skipstone audit",
+    )
+
+
+def _surroundings(case: Case) -> dict[str, tuple[str, str]]:
+    """What may change the last bits and is not the same on both sides."""
+    a, b = case.record_a.header, case.record_b.header
+    pairs = {"batch": (str(a.batch), str(b.batch)), "device": (a.device, b.device)}
+    pairs |= {n: (a.versions[n], b.versions[n]) for n in a.versions if n in b.versions}
+    pairs |= {n: (a.environment[n], b.environment[n]) for n in a.environment if n in b.environment}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _reproduces(case: Case, step: StepRecord, *, batch: bool) -> Variation:
+    """The change of surroundings with which A decides as B does; empty if none does."""
     window = (step.forward, step.forward)
     for variation in VARIATIONS:
-        trace = case.ask(Follow("a", "a", window, variation=variation, tensors=False))
-        found = None if trace is None else trace.records[0].steps[-1]
-        if found is None or found.committed != first.committed_b:
+        if (variation in _BATCH) != batch:
             continue
-        batch = variation in _BATCH
-        return Finding(
-            rule="batch-effect" if batch else "backend-noise",
-            number=17 if batch else 18,
-            what=f"rounding alone decides here: the {variation} changes the last bits",
-            where=place(step, 1, first.position),
-            evidence=f"B's scores are within noise of what A's code gives ({case.floor})",
-            experiment=f"A, with nothing but the {variation} changed, decides as B does",
-            proof=Proof.SUFFICIENT,
-            remedy="not a fault of B; compare over many prompts: skipstone audit",
-        )
-    return None
+        trace = case.ask(Follow("a", "a", window, variation=variation, tensors=False))
+        if trace is not None and _committed(trace.records[0].steps[-1]) == _committed(step):
+            return variation
+    return ""
+
+
+def _committed(step: StepRecord) -> dict[int, int]:
+    """Tokens by position."""
+    chosen = step.candidates.committed
+    positions, tokens = step.candidates.position[chosen], step.candidates.token[chosen]
+    return dict(zip(positions.tolist(), tokens.tolist(), strict=True))
 
 
 RULE = Rule(17, "batch-effect", "batch, padding or backend noise", examine)

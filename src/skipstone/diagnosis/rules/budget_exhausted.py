@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Rerun
+from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
-from skipstone.diagnosis.rule import Answer, Rule, place
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import RunRecord, StepRecord
 
 
@@ -17,23 +20,43 @@ def examine(case: Case) -> Answer:
         return None
     step = _first_unfinished(record)
     steps = [s for s in record.steps if step is not None and s.block == step.block]
-    again = case.ask(Rerun("b", (("budget", "finish"), ("steps", "None"))))
-    fixed = None if again is None else masks_left(again.records[0])
+    proof, how = _by_setting(case) or _with_more_steps(case)
     also = " (A leaves some too)" if masks_left(case.record_a) else ""
     return Finding(
         rule=RULE.name,
         number=RULE.number,
         what=f"the step budget ended with {len(left)} masks left in the output",
-        where=place(step, None, left[0]),
+        where=place(step, None, left[0] if step is None else _first_mask(step)),
         evidence=f"{len(left)} of {len(record.tokens)} new tokens are masks; block "
         f"{step.block if step else '?'} ended after {len(steps)} steps{also}",
-        experiment="" if fixed is None else f"with budget=finish {len(fixed)} masks are left",
-        proof=Proof.OBSERVED
-        if fixed is None
-        else (Proof.NECESSARY_AND_SUFFICIENT if not fixed else Proof.CONSISTENT),
+        experiment=how,
+        proof=proof,
         remedy="loop until no mask is left (budget=finish), or raise steps",
         positions=left,
     )
+
+
+def _by_setting(case: Case) -> tuple[Proof, str] | None:
+    """How well it is proved that the budget is what A and B differ in."""
+    found = swap(case) if case.conforms else None
+    if found is None or not {f.setting for f in found.factors} <= {"budget", "steps"}:
+        return None
+    proof = proof_of(removed=found.removed, added=found.added)
+    named = ", ".join(map(str, found.factors))
+    return proof, f"swapped {named} alone: {'A' if found.removed else 'not A'}'s decisions"
+
+
+def _with_more_steps(case: Case) -> tuple[Proof, str]:
+    """How well it is proved by a run of B that may go on."""
+    again = case.ask(Rerun("b", (("budget", "finish"), ("steps", "None"))))
+    if again is None:
+        first = case.comparison.first
+        if first is not None and first.kind == "stop":
+            return Proof.CONSISTENT, "A goes on from the same canvas"
+        return Proof.OBSERVED, ""
+    left = masks_left(again.records[0])
+    proof = Proof.CONSISTENT if left else Proof.NECESSARY_AND_SUFFICIENT
+    return proof, f"with budget=finish {len(left)} masks are left"
 
 
 def masks_left(record: RunRecord) -> tuple[int, ...]:
@@ -46,6 +69,12 @@ def _first_unfinished(record: RunRecord) -> StepRecord | None:
     """The last step of the first block that ended with masks."""
     last_of_block = {step.block: step for step in record.steps}
     return next((s for s in last_of_block.values() if s.masks_after), None)
+
+
+def _first_mask(step: StepRecord) -> int:
+    """The first mask that a step leaves in its block."""
+    masks = np.flatnonzero(step.status_after == 2) + step.prompt_length
+    return int(masks[masks >= step.block_start][0])
 
 
 RULE = Rule(4, "budget-exhausted", "step budget exhausted, masks left", examine)

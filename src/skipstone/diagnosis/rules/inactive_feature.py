@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.decide import allowed, implied_threshold, skip_threshold
 from skipstone.diagnosis.finding import Finding, Proof
-from skipstone.diagnosis.rule import Answer, Rule, place
-from skipstone.record import RunRecord
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip
+from skipstone.record import Event, RunRecord
 
 
 def examine(case: Case) -> Answer:
     """Compare what the settings say with the counters of the record."""
     event = next((e for e in case.events if e.kind == "stated_differs"), None)
     if event is not None:
-        return Finding(
-            rule=RULE.name,
-            number=RULE.number,
-            what="the setting that ran is not the one that was stated",
-            where=place(case.step_b(event.forward)),
-            evidence=event.message,
-            experiment="read from the call itself",
-            proof=Proof.OBSERVED,
-            remedy=f"pass the stated value at {event.source}" if event.source else "",
-        )
-    lost = _silently_off(case)
+        return _not_as_stated(case, event)
+    lost = _silently_off(case) or _cache_unused(case) or _other_threshold(case)
     if lost is not None:
         return lost
     for word in _idle(case.record_b):
@@ -39,6 +31,40 @@ def examine(case: Case) -> Answer:
     return None
 
 
+def _not_as_stated(case: Case, event: Event) -> Finding:
+    """Foreign code received another value than was meant."""
+    first, proof = case.first_deviation, _proof_of_stated(case, event)
+    explains = first is not None and proof > Proof.OBSERVED
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the setting that ran is not the one that was stated",
+        where=place(first.step, None, first.position)
+        if first is not None and explains
+        else place(case.step_b(event.forward)),
+        evidence=event.message,
+        experiment="read from the call itself"
+        + ("; it explains the first step that is not as stated" if explains else ""),
+        proof=proof,
+        remedy=f"pass the stated value at {event.source}" if event.source else "",
+    )
+
+
+def _proof_of_stated(case: Case, event: Event) -> Proof:
+    """Whether the setting that differs explains what B did otherwise first."""
+    name, received = event.message.partition(" ")[0], event.numbers.get("received")
+    if name.startswith("skip"):
+        return proof_of_skip(case) if case.first_of("skip") else Proof.OBSERVED
+    deviation = case.first_of("commit")
+    scored = case.first_of("scores", "token", "rows") is None
+    if "threshold" not in name or deviation is None or received is None or not scored:
+        return Proof.OBSERVED
+    confidence = allowed(deviation.step.candidates)
+    chosen = (confidence >= received) | (confidence == confidence.max())
+    added = tuple(deviation.step.candidates.position[chosen].tolist()) == deviation.step.committed
+    return proof_of(removed=case.fault_removed, added=added)
+
+
 def _silently_off(case: Case) -> Finding | None:
     """B's skip should have judged rows and never did."""
     deviation = case.first_of("similarity")
@@ -53,6 +79,57 @@ def _silently_off(case: Case) -> Finding | None:
         experiment="led along B's canvases with these settings: rows are judged",
         proof=Proof.NECESSARY_AND_SUFFICIENT if case.fault_removed else Proof.CONSISTENT,
         remedy="see that the skip is called for cached steps",
+    )
+
+
+def _cache_unused(case: Case) -> Finding | None:
+    """B computes every row in every step although its cache should keep most of them."""
+    deviation = case.first_of("rows")
+    if deviation is None or deviation.expected is None or not never_cached(case.record_b):
+        return None
+    step, kept = deviation.step, deviation.positions
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the cache is on and is never used",
+        where=place(step, 1, int(kept[0])),
+        evidence=f"the settings say {case.record_b.header.settings.get('cache')}; all "
+        f"{len(case.record_b.steps)} forwards compute all {step.rows.size} rows",
+        experiment="led along B's canvases with these settings: "
+        f"{kept.size} rows are read from the cache",
+        proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
+        remedy="see that the cache policy is asked for the rows of every step",
+        positions=tuple(kept.tolist()),
+    )
+
+
+def never_cached(record: RunRecord) -> bool:
+    """Whether every forward computes every row, over more than the first step of each block."""
+    whole = all(step.rows.size == record.length for step in record.steps)
+    return whole and any(step.step > 0 for step in record.steps)
+
+
+def _other_threshold(case: Case) -> Finding | None:
+    """Rows skip by B's own similarities, held against another threshold than the stated one."""
+    deviation = case.first_of("skip")
+    if deviation is None or case.first_of("similarity", "rows"):
+        return None
+    between = implied_threshold(case.record_b)
+    if between is None:
+        return None
+    step, (low, high) = deviation.step, between
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the skip threshold that ran is not the one that was stated",
+        where=place(step, None, deviation.position),
+        evidence=f"stated {skip_threshold(case.record_b.header.settings):g}; every row of B skips "
+        f"as with a threshold between {low:.6f} and {high:.6f}",
+        experiment=f"led along B's canvases with the stated threshold: the decisions are "
+        f"{'' if case.fault_removed else 'not '}A's",
+        proof=proof_of(removed=case.fault_removed, added=True),
+        remedy="see which threshold reaches the skip rule",
+        positions=tuple(deviation.positions.tolist()),
     )
 
 

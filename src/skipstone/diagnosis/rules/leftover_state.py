@@ -13,6 +13,9 @@ from skipstone.diff import compare
 
 def examine(case: Case) -> Answer:
     """Rows that this request never computed are read; or only the first run of a process is A's."""
+    shared = _shared_cache(case)
+    if shared is not None:
+        return shared
     deviation = case.first_of("rows")
     if deviation is not None and deviation.expected is not None:
         step = deviation.step
@@ -34,17 +37,37 @@ def examine(case: Case) -> Answer:
     return _only_later_runs(case)
 
 
+def _shared_cache(case: Case) -> Finding | None:
+    """Foreign code ran one step twice, and the first call overwrote the cache of the second."""
+    event = case.told("cache_overwritten")
+    if event is None:
+        return None
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="a step starts from a cache that another call has overwritten",
+        where=place(case.step_b(event.forward), 1, next(iter(event.positions_a), None)),
+        evidence=event.message,
+        experiment="led along B's calls with one store for all of them: "
+        f"{'' if case.rows_reproduce else 'not '}B's scores",
+        proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
+        remedy=f"copy the cache before each call at {event.source}",
+        positions=event.positions_a,
+    )
+
+
 def _only_later_runs(case: Case) -> Finding | None:
     """Run B again twice: do they differ from each other?"""
-    if case.first_deviation is None:
+    if case.first_deviation is None or case.record_b.header.batch > 1:
         return None
-    first, second = (case.ask(Rerun("b", attempt=n)) for n in (1, 2))
+    first, second = (case.ask(Rerun("b", attempt=n, until=case.until)) for n in (1, 2))
     if first is None or second is None:
         return None
     one, two = first.records[0], second.records[0]
-    if compare(one, two).identical or not compare(two, case.record_b).identical:
+    apart = case.earlier(compare(one, two).first)
+    if apart is None or case.earlier(compare(two, case.record_b).first) is not None:
         return None
-    as_a = compare(one, case.record_a).first is None
+    as_a = case.earlier(compare(one, case.record_a).first) is None
     step = case.first_deviation.step
     return Finding(
         rule=RULE.name,

@@ -7,14 +7,14 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import DTYPES, rounded
 from skipstone.diagnosis.factors import factors_of, reproduces, restores
-from skipstone.diagnosis.finding import Finding, Proof
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip
 from skipstone.record import Judgements, StepRecord
 
 
 def examine(case: Case) -> Answer:
     """Look for similarities that all lie on the grid of a coarse dtype."""
-    event = next((e for e in case.events if e.kind == "low_precision_similarity"), None)
+    event = case.told("low_precision_similarity")
     if event is not None:
         return Finding(
             rule=RULE.name,
@@ -23,7 +23,7 @@ def examine(case: Case) -> Answer:
             where=place(case.step_b(event.forward)),
             evidence=event.message,
             experiment="the same similarity was computed in float32 beside it",
-            proof=Proof.CONSISTENT,
+            proof=proof_of_skip(case),
             remedy=f"call .float() on both states at {event.source}",
         )
     step, dtype = _on_grid(case)
@@ -41,7 +41,7 @@ def examine(case: Case) -> Answer:
         rule=RULE.name,
         number=RULE.number,
         what=f"the similarity is computed in {dtype}",
-        where=place(step, 1, int(flipped[0]) if flipped.size else None),
+        where=place(step, 1, int(flipped[0]) if flipped.size else _first_wrong(case, step)),
         evidence=_grid(step.judgements, dtype)
         + (f"; {flipped.size} rows are judged otherwise in float32" if right is not None else ""),
         experiment=how,
@@ -49,6 +49,12 @@ def examine(case: Case) -> Answer:
         remedy="similarity_dtype=float32, or .float() on both states before the cosine",
         positions=tuple(flipped.tolist()),
     )
+
+
+def _first_wrong(case: Case, step: StepRecord) -> int | None:
+    """The first row of a step whose similarity is not what it should be, by more than noise."""
+    deviation = case.first_of("similarity")
+    return None if deviation is None or deviation.step is not step else deviation.position
 
 
 def _on_grid(case: Case) -> tuple[StepRecord | None, str]:

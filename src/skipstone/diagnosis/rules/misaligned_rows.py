@@ -6,15 +6,16 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Proof
-from skipstone.diagnosis.rule import Answer, Rule, place
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_skip
 from skipstone.diagnosis.similarity import Replayed, replayed
 from skipstone.record import StepRecord
 
 
 def examine(case: Case) -> Answer:
     """Look for references of another position: on the label, in foreign code, or in the numbers."""
-    event = next((e for e in case.events if e.kind == "misaligned_rows"), None)
-    if event is not None:
+    event = case.told("misaligned_rows")
+    # Where the call itself puts its rows elsewhere, that is the cause.
+    if event is not None and case.told("positions_disagree") is None:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
@@ -22,7 +23,7 @@ def examine(case: Case) -> Answer:
             where=place(case.step_b(event.forward), None, next(iter(event.positions_b), None)),
             evidence=event.message,
             experiment="the similarity at the right position was computed beside it",
-            proof=Proof.CONSISTENT,
+            proof=proof_of_skip(case),
             remedy=f"gather the reference by absolute position at {event.source}",
             positions=event.positions_b,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import Rule as CommitRule
 from skipstone.diagnosis.decide import commits
-from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.finding import Finding, Proof, RuledOut
 from skipstone.diagnosis.rule import Answer, Rule, place
 
 
@@ -19,6 +19,9 @@ def examine(case: Case) -> Answer:
     if not empty:
         return None
     step = empty[0]
+    other = case.same_step_a(step)
+    if other is not None and not other.committed:
+        return RuledOut(RULE.name, "A commits nothing there either")
     best = max(step.candidates, key=lambda c: c.confidence, default=None)
     rule = CommitRule.of(case.record_b.header.settings)
     forced = () if rule is None else commits(rule, step)

@@ -8,7 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import computed
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
-from skipstone.record import StepRecord, Tap, TensorKey
+from skipstone.record import StepRecord, Tap
 
 
 def examine(case: Case) -> Answer:
@@ -16,16 +16,15 @@ def examine(case: Case) -> Answer:
     step = next((s for s in case.record_b.steps if _bad(s)), None)
     if step is None:
         return None
-    found = _first_tensor(case, step)
-    key, positions = found if found is not None else (None, np.zeros(0, np.int32))
-    layer = None if key is None else key.layer
+    found = _first_tensor(case, step) or _first_similarity(step)
+    key, layer, positions = found or ("", None, np.zeros(0, np.int32))
     scores = step.candidates.position[~np.isfinite(step.candidates.confidence)]
     position = (
         int((positions if positions.size else scores)[0]) if positions.size or scores.size else None
     )
     born = [d for d in case.born if np.isnan(d.size)]
     added = case.with_only(born, "B's NaN") if born else None
-    what = "not a number" if key is None else f"the first is a {key.tap} of layer {key.layer}"
+    what = f"the first is a {key} of layer {layer}" if key else "not a number"
     return Finding(
         rule=RULE.name,
         number=RULE.number,
@@ -47,7 +46,20 @@ def _bad(step: StepRecord) -> bool:
     return not (np.isfinite(step.candidates.confidence).all() and similar)
 
 
-def _first_tensor(case: Case, step: StepRecord) -> tuple[TensorKey, np.ndarray] | None:
+_Found = tuple[str, int, np.ndarray]
+"""What it is, its layer, the positions."""
+
+
+def _first_similarity(step: StepRecord) -> _Found | None:
+    judged = step.judgements
+    bad_JS = np.zeros((0, 0)) if judged is None else ~np.isfinite(judged.similarity)
+    if judged is None or not bad_JS.any():
+        return None
+    layer = int(bad_JS.any(0).argmax())
+    return "similarity", layer + 1, judged.position[bad_JS[:, layer]]
+
+
+def _first_tensor(case: Case, step: StepRecord) -> _Found | None:
     found = case.tensors_at(step.forward)
     if found is None:
         return None
@@ -58,7 +70,7 @@ def _first_tensor(case: Case, step: StepRecord) -> tuple[TensorKey, np.ndarray] 
         assert rows is not None
         bad = ~np.isfinite(rows.values.astype(np.float64)).all(1)
         if bad.any():
-            return key, rows.positions[bad]
+            return key.tap.value, key.layer, rows.positions[bad]
     return None
 
 

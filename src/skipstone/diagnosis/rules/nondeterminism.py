@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.experiment import Side
-from skipstone.diagnosis.finding import Finding, Proof
-from skipstone.diagnosis.rule import Answer, Rule, place
+import numpy as np
 
-_SELF_RUNS = 3
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.experiment import Rerun, Side
+from skipstone.diagnosis.finding import Finding, Place, Proof
+from skipstone.diagnosis.rule import Answer, Rule, place
+from skipstone.record import StepRecord
 
 
 def examine(case: Case) -> Answer:
@@ -20,16 +21,11 @@ def examine(case: Case) -> Answer:
         flips = [f for f in firsts if f is not None]
         if not flips:
             continue
-        first = min(flips, key=lambda f: (f.block, f.step))
-        record = case.record_a if side == "a" else case.record_b
-        step = next(
-            (s for s in record.steps if (s.block, s.step) == (first.block, first.step)), None
-        )
         return Finding(
             rule=RULE.name,
             number=RULE.number,
             what=f"{side.upper()} is not the same twice",
-            where=place(step, None, first.position),
+            where=_where(case, side),
             evidence=f"{len(flips)} of {len(firsts)} runs of {side.upper()} with the same settings "
             f"decide otherwise than its trace",
             experiment=f"ran {side.upper()} again {len(firsts)} times",
@@ -37,6 +33,28 @@ def examine(case: Case) -> Answer:
             remedy="fix seeds, set torch.use_deterministic_algorithms(True), then compare again",
         )
     return None
+
+
+def _where(case: Case, side: Side) -> Place:
+    """The first candidate that a repetition scores otherwise."""
+    record = case.record_a if side == "a" else case.record_b
+    runs = (case.ask(Rerun(side, attempt=n + 1, until=case.until)) for n in range(2))
+    again = [t.records[0].steps for t in runs if t is not None]
+    for step in record.steps:
+        for other in (s for steps in again for s in steps if s.forward == step.forward):
+            moved = _moved(step, other, case.floor.confidence)
+            if moved.size:
+                return place(step, None, int(moved[0]))
+    return Place()
+
+
+def _moved(step: StepRecord, other: StepRecord, floor: float) -> np.ndarray:
+    """Positions of candidates with another token or confidence, if both saw the same canvas."""
+    mine, theirs = step.candidates, other.candidates
+    if step.canvas != other.canvas or not np.array_equal(mine.position, theirs.position):
+        return np.zeros(0, np.int32)
+    same = (mine.token == theirs.token) & (np.abs(mine.confidence - theirs.confidence) <= floor)
+    return mine.position[~same | (mine.committed != theirs.committed)]
 
 
 RULE = Rule(30, "nondeterminism", "a run differs from itself", examine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Side, Unobserved
 from skipstone.diagnosis.finding import Finding, Place, Proof
-from skipstone.diagnosis.rule import Answer, Rule
+from skipstone.diagnosis.rule import Answer, Rule, place
 
 
 def examine(case: Case) -> Answer:
@@ -27,7 +27,7 @@ def examine(case: Case) -> Answer:
                 rule=RULE.name,
                 number=RULE.number,
                 what=f"recording {side.upper()} changes it",
-                where=Place(position=next(iter(wrong), None)),
+                where=_where(case, side, wrong),
                 evidence=f"{len(wrong)} tokens differ between the traced and the untraced run",
                 experiment=f"ran {side.upper()} without a recorder, and with one twice",
                 proof=Proof.NECESSARY_AND_SUFFICIENT,
@@ -36,6 +36,13 @@ def examine(case: Case) -> Answer:
                 positions=wrong,
             )
     return None
+
+
+def _where(case: Case, side: Side, wrong: tuple[int, ...]) -> Place:
+    """Where the traced run first departs from its settings, if that can be told."""
+    first = case.first_deviation if side == "b" else None
+    position = next(iter(wrong), None)
+    return Place(position=position) if first is None else place(first.step, None, position)
 
 
 RULE = Rule(29, "observer-effect", "observer effect", examine)

@@ -23,7 +23,7 @@ def examine(case: Case) -> Answer:
     if step is None or first is None or first.kind != "committed_set":
         return None
     extra = [p for p in step.committed if p not in first.committed_a]
-    if not extra or len(step.committed) < 2:
+    if not extra or len(step.committed) <= len(first.committed_a):
         return None
     by_rule = _by_rule(case, step)
     by_setting = swap(case) if case.conforms or case.expected is None else None

@@ -15,6 +15,34 @@ _FITS = 0.999
 
 
 def examine(case: Case) -> Answer:
+    """A call that names other positions than its rows have, or keys that are turned too far."""
+    return _stated_elsewhere(case) or _turned(case)
+
+
+def _stated_elsewhere(case: Case) -> Finding | None:
+    """The position ids of a call are not those that its token ids have on the canvas."""
+    event = case.told("positions_disagree")
+    if event is None or "replace_position" in event.message:
+        return None
+    first = case.first_deviation
+    here = first is not None and first.step.forward == event.forward
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the call gives its rows other positions than they have",
+        where=place(case.step_b(event.forward), 1, next(iter(event.positions_a), None)),
+        evidence=event.message,
+        experiment="led along B's canvases with the right positions: the reference decides "
+        f"{'' if case.fault_removed else 'not '}as A"
+        if here
+        else "",
+        proof=proof_of(removed=case.fault_removed if here else None, added=None),
+        remedy=f"pass the absolute positions of the rows at {event.source}",
+        positions=event.positions_a,
+    )
+
+
+def _turned(case: Case) -> Finding | None:
     """Keys differ by a rotation while values are right."""
     keys = [d for d in case.born if d.kind == "key"]
     values = {d.layer for d in case.born if d.kind == "value"}
@@ -28,6 +56,8 @@ def examine(case: Case) -> Answer:
     wrong = [d for d in case.born if d.kind in ("key", "state")]
     added = case.with_only(wrong, "B's rotated keys")
     distance = f"{round(degrees):+d} positions" if exactly else f"{degrees:+.2f} radians"
+    if exactly and not round(degrees):
+        distance = "angles that no shift of positions gives: another base or scaling"
     return Finding(
         rule=RULE.name,
         number=RULE.number,

@@ -8,6 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rules.inactive_feature import never_cached
 from skipstone.record import StepRecord
 
 
@@ -22,7 +23,7 @@ def _rows(case: Case) -> Finding | None:
         return None
     step, expected = deviation.step, deviation.expected
     missing, extra = np.setdiff1d(expected.rows, step.rows), np.setdiff1d(step.rows, expected.rows)
-    if expected.refresh and not extra.size:
+    if (expected.refresh and not extra.size) or never_cached(case.record_b):
         return None
     return Finding(
         rule=RULE.name,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.decide import Rule as CommitRule
+from skipstone.diagnosis.decide import commits
 from skipstone.diagnosis.experiment import Rescore
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
@@ -14,7 +18,44 @@ _NEIGHBOURHOOD = 4
 
 
 def examine(case: Case) -> Answer:
-    """Look for an order setting, and mask a wrong token again alone and with its neighbours."""
+    """Look for another order of commits: against the settings, or by them."""
+    return _against_the_settings(case) or _by_setting(case)
+
+
+def _against_the_settings(case: Case) -> Finding | None:
+    """As many commits as are due, and not those of the most confident candidates."""
+    deviation = case.first_of("commit")
+    rule = CommitRule.of(case.record_b.header.settings)
+    if deviation is None or deviation.expected is None or rule is None:
+        return None
+    if case.first_of("scores", "confidence", "token", "rows", "skip"):
+        return None
+    step, due = deviation.step, deviation.expected.committed
+    confidence = {c.position: c.confidence for c in step.candidates if c.eligible}
+    if len(step.committed) != len(due) or not set(step.committed) <= set(confidence):
+        return None
+    worst, passed = (min(confidence[p] for p in chosen) for chosen in (step.committed, due))
+    if passed - worst <= case.floor.confidence:
+        return None
+    replayed = commits(rule, step) == due
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="masks are committed in another order than by confidence",
+        where=place(step, None, deviation.position),
+        evidence=f"B commits {_spell(step.committed)}, down to confidence {worst:.4f}, and passes "
+        f"over {_spell(sorted(set(due) - set(step.committed)))}, down to {passed:.4f}",
+        experiment="replayed the stated rule on B's own confidences: A's commits"
+        if replayed
+        else "",
+        proof=proof_of(removed=replayed or None, added=None),
+        remedy="commit by confidence; a token once placed confirms itself, so re-mask to correct",
+        positions=tuple(deviation.positions.tolist()),
+    )
+
+
+def _by_setting(case: Case) -> Finding | None:
+    """The order is a setting: mask a wrong token again, alone and with its neighbours."""
     found = swap(case) if case.conforms else None
     if found is None or found.factors[0].name not in ("unmask.order", "unmask", "seed"):
         return None
@@ -45,6 +86,10 @@ def examine(case: Case) -> Answer:
         remedy="commit by confidence; a token once placed confirms itself, so re-mask to correct",
         positions=wrong,
     )
+
+
+def _spell(positions: Sequence[int]) -> str:
+    return ", ".join(map(str, positions))
 
 
 def _near(case: Case, position: int) -> tuple[int, ...]:

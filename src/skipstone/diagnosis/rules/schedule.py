@@ -8,11 +8,14 @@ from skipstone.diagnosis.decide import allowed, commits, ranks
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rules.budget_exhausted import masks_left
 from skipstone.record import StepRecord
 
 
 def examine(case: Case) -> Answer:
     """As many commits as planned, of the best candidates? By setting, or against the settings."""
+    if masks_left(case.record_b):
+        return None
     found = swap(case) if case.conforms else None
     if found is not None and found.factors[0].name in ("steps", "unmask"):
         first, step = case.comparison.first, case.step_b(case.parted_at or 0)

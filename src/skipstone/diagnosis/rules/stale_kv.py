@@ -6,6 +6,7 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Deviation
+from skipstone.diagnosis.experiment import Choice, Follow, Patch
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.fit import nearest
@@ -16,7 +17,7 @@ from skipstone.record import StepRecord, Tap, TensorKey
 
 def examine(case: Case) -> Answer:
     """A refresh or a write that is missing; else a cache setting that explains the difference."""
-    return _missing_refresh(case) or _lost_write(case) or _by_setting(case)
+    return _missing_refresh(case) or _lost_write(case) or _late_write(case) or _by_setting(case)
 
 
 def _missing_refresh(case: Case) -> Finding | None:
@@ -72,6 +73,49 @@ def _lost_write(case: Case) -> Finding | None:
     return None
 
 
+def _late_write(case: Case) -> Finding | None:
+    """What is stored is right, and states come out as if the rows of the step before were read."""
+    states = [d for d in case.born if d.kind == "state" and d.layer]
+    step = case.step_b(case.focus)
+    if not states or step is None or any(d.kind in ("key", "value") for d in case.born):
+        return None
+    patches = _older_rows(case, step)
+    led: frozenset[Choice] = frozenset(("rows", "skip"))
+    window = (case.focus, case.focus)
+    name = "the computed rows' K/V of the step before"
+    if not patches or not case.reproduces(
+        case.ask(Follow("b", "b", window, led=led, patches=patches, patch_name=name))
+    ):
+        return None
+    first = states[0]
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="attention reads old keys and values: they are written after it has read",
+        where=place(first.step, first.layer, first.position),
+        evidence=f"{len(states)} layers give wrong states (error {first.size:.2g}, floor "
+        f"{first.floor:.1g}) although the stored keys and values are right",
+        experiment=f"put {name} into the reference run: B's scores",
+        proof=proof_of(removed=case.fault_removed, added=True),
+        remedy="write the fresh keys and values of these rows before attention reads them",
+        positions=tuple(first.positions.tolist()),
+    )
+
+
+def _older_rows(case: Case, step: StepRecord) -> tuple[Patch, ...]:
+    """Keys and values, one forward old, of the rows that a step computes."""
+    before = step.forward - 1
+    older = case.reference_tensors(before) if before >= 0 and not step.refresh else None
+    if older is None:
+        return ()
+    tensors = ((k, older.tensor(0, k)) for k in older.keys(0) if k.forward == before)
+    return tuple(
+        Patch(key.tap, step.forward, key.layer, step.rows, rows.at(step.rows))
+        for key, rows in tensors
+        if rows is not None and key.tap in (Tap.KEY, Tap.VALUE)
+    )
+
+
 def _equals_older(case: Case, deviation: Deviation) -> int | None:
     """The earlier forward whose row these rows equal."""
     if case.tensors_b is None or deviation.layer is None:
@@ -108,7 +152,11 @@ def _by_setting(case: Case) -> Finding | None:
         number=RULE.number,
         what="the cache leaves stale K/V that change the decision",
         where=place(step, None if spot is None else spot.layer, _position(case)),
-        evidence=_drift(step) + ("" if spot is None else f"; {spot.evidence}"),
+        evidence="; ".join(
+            part
+            for part in (_drift(step), "" if spot is None else spot.evidence, case.forced)
+            if part
+        ),
         experiment=f"swapped {found.factors[0]} alone"
         + ("" if spot is None else f"; {spot.experiment}"),
         proof=proof_of(removed=found.removed, added=found.added),

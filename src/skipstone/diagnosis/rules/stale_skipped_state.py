@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.decide import implied_threshold
 from skipstone.diagnosis.experiment import Follow
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
@@ -22,9 +23,12 @@ def _broken_rule(case: Case) -> Finding | None:
     deviation = case.first_of("skip")
     if deviation is None or case.first_of("similarity", "rows") or deviation.expected is None:
         return None
+    # What foreign code judged by is not known; if it was seen to be wrong, that is the cause.
+    if case.told("misaligned_rows", "low_precision_similarity", "stated_differs") is not None:
+        return None
     step, expected = deviation.step, deviation.expected
     wrongly = np.intersect1d(step.skipped, expected.finished)
-    if not wrongly.size:
+    if not wrongly.size or implied_threshold(case.record_b) is not None:
         return None
     j, right = step.judgements, expected.judgements
     forced = (
@@ -85,24 +89,24 @@ def _by_setting(case: Case) -> Finding | None:
         return None
     if any(f.name == "skip.similarity_dtype" for f in found.factors):
         return None
-    here = _restored_by_unskipping(case, step)
-    piled_up = here is False
+    here = _restored_by_unskipping(case, step, (step.forward,))
+    earlier = tuple(s.forward for s in case.record_b.steps if s.forward < step.forward)
+    piled_up = _restored_by_unskipping(case, step, earlier)
     ages = step.finished_age[list(step.skipped)]
     oldest = int(ages.max(initial=0))
     first = case.comparison.first
     return Finding(
         rule="accumulation" if piled_up else RULE.name,
         number=20 if piled_up else RULE.number,
-        what="the errors of many skipped rows add up over steps"
+        what="the errors of skipped rows add up over steps"
         if piled_up
         else "a skipped row's old state changes the decision",
         where=place(step, step.skip_layer or None, None if first is None else first.position),
         evidence=f"{len(step.skipped)} of {step.rows.size} rows skip in this step, their states are"
-        f" up to {oldest} forwards old",
+        f" up to {oldest} forwards old" + (f"; {case.forced}" if case.forced else ""),
         experiment=f"swapped {found.factors[0]} alone; without the skip in this one step the "
-        f"decision is {'A' if here else 'still B'}'s"
-        if here is not None
-        else f"swapped {found.factors[0]} alone",
+        f"decision is {'A' if here else 'still B'}'s, without those of the steps before it is "
+        f"{'A' if piled_up else 'still B'}'s",
         proof=proof_of(removed=found.removed, added=found.added),
         remedy="raise skip_threshold, or refresh within the block"
         if piled_up
@@ -111,8 +115,12 @@ def _by_setting(case: Case) -> Finding | None:
     )
 
 
-def _restored_by_unskipping(case: Case, step: StepRecord) -> bool | None:
-    """Whether B decides as A if nothing skips in this step alone."""
+def _restored_by_unskipping(case: Case, step: StepRecord, forwards: tuple[int, ...]) -> bool | None:
+    """Whether this step decides as A if nothing skips in some forwards up to it.
+
+    Without the skips before it, what skips in this step is one forward old; if that is young
+    enough, the errors of single steps are harmless and their sum is not.
+    """
     first = case.comparison.first
     trace = case.ask(
         Follow(
@@ -120,7 +128,7 @@ def _restored_by_unskipping(case: Case, step: StepRecord) -> bool | None:
             "b",
             (step.forward, step.forward),
             led=frozenset(("skip",)),
-            unskip=(step.forward,),
+            unskip=forwards,
             tensors=False,
         )
     )

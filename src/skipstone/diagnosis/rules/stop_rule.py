@@ -6,7 +6,7 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
-from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.diagnosis.rules.budget_exhausted import masks_left
 
@@ -28,7 +28,32 @@ def examine(case: Case) -> Answer:
             remedy="stop only when EOS is committed and nothing left of it is masked",
             positions=tuple(deviation.positions.tolist()),
         )
-    return _ended(case) or _by_setting(case)
+    return _ended_at_eos(case) or _ended(case) or _by_setting(case)
+
+
+def _ended_at_eos(case: Case) -> Finding | None:
+    """Foreign code that ends with the step that commits an EOS, and leaves masks."""
+    first, record = case.comparison.first, case.record_b
+    if not case.foreign or first is None or first.kind != "stop" or record.outcome is None:
+        return None
+    step = record.steps[-1]
+    ends = [c.position for c in step.candidates if c.committed and c.token == record.header.eos_id]
+    left = masks_left(record)
+    # Masks in earlier blocks are not left by this end.
+    if not ends or not left or min(left) < step.block_start:
+        return None
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what="the run ends at the first EOS",
+        where=place(step, None, ends[0]),
+        evidence=f"the last step commits EOS at position {ends[0]}; {len(left)} masks are left, "
+        f"{sum(p < max(ends) for p in left)} of them before it",
+        experiment="A goes on from the same canvas",
+        proof=Proof.CONSISTENT,
+        remedy="stop only when EOS is committed and nothing left of it is masked",
+        positions=left,
+    )
 
 
 def _ended(case: Case) -> Finding | None:

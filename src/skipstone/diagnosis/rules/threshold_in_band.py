@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.decide import skip_threshold
 from skipstone.diagnosis.factors import factors_of, reproduces, restores
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
@@ -20,7 +21,7 @@ def examine(case: Case) -> Answer:
     mine, right = step.judgements, other.judgements
     assert mine is not None
     assert right is not None
-    threshold = _threshold(case)
+    threshold = skip_threshold(case.record_b.header.settings)
     i = np.flatnonzero(np.isin(mine.position, flipped))
     near = np.abs(mine.mean[i] - threshold)
     apart = np.abs(mine.mean[i] - right.mean[np.isin(right.position, flipped)])
@@ -64,14 +65,6 @@ def _first_flip(case: Case) -> tuple[StepRecord, StepRecord, np.ndarray] | None:
 def _same_rule(case: Case) -> bool:
     """Whether both skip by the same rule, so that only the similarities can differ."""
     return not any(f.setting == "skip" for f in factors_of(case))
-
-
-def _threshold(case: Case) -> float:
-    text = case.record_b.header.settings.get("skip", "")
-    for part in text.partition(":")[2].split(","):
-        if part.startswith("skip_threshold="):
-            return float(part.partition("=")[2])
-    return float("nan")
 
 
 RULE = Rule(3, "threshold-in-band", "threshold inside the noise band", examine)

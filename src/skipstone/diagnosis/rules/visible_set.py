@@ -23,15 +23,31 @@ def examine(case: Case) -> Answer:
     """States are born wrong in every layer although keys and values are right: try visible sets."""
     states = [d for d in case.born if d.kind == "state" and d.layer]
     wrong_kv = [d for d in case.born if d.kind in ("key", "value")] or case.cached_wrong
-    if not states or wrong_kv or len(states) < case.record_b.header.num_layers // 2:
+    # Without a model only the first layer that is wrong can be known.
+    enough = 1 if case.local is None else case.record_b.header.num_layers // 2
+    if not states or wrong_kv or len(states) < enough:
         return None
     for hidden in get_args(Hidden):
         if hidden and case.reproduces(_with(case, hidden)):
             return _found(case, f"{_WORDS[hidden]}: the reference run with it scores as B", True)
-    error = case.causal_pattern
-    if error:
+    if case.causal_pattern:
         return _found(case, "later keys are hidden: the error falls to zero at the last row", None)
+    if _only_beside_a_cache(case):
+        how = "the same layers are right in the steps that compute every row"
+        return _found(case, f"{how}: only what cached rows see can differ", None)
     return None
+
+
+def _only_beside_a_cache(case: Case) -> bool:
+    """Whether states are wrong only where some rows are read from the cache.
+
+    The modules of a layer do not know where their keys come from: a wrong one would show in a
+    refresh too, and B's refreshes up to here are right.
+    """
+    step, length = case.step_b(case.focus), case.record_b.length
+    if step is None or step.rows.size == length or case.expected is None:
+        return False
+    return any(s.rows.size == length for s in case.record_b.steps if s.forward < case.focus)
 
 
 def _with(case: Case, hidden: Hidden) -> Trace | None:

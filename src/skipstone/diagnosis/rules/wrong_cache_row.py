@@ -6,26 +6,31 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Deviation
-from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.fit import nearest
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import Tap, TensorKey
 
+# A row belongs to another position if it is this much nearer to it than to its own.
+_CLEARLY = 10.0
+
 
 def examine(case: Case) -> Answer:
     """Find whose rows the wrong values are: another position's, or another request's."""
-    event = next((e for e in case.events if e.kind == "wrong_cache_row"), None)
-    if event is not None:
+    event = case.told("positions_disagree")
+    if event is not None and "replace_position" in event.message:
+        first = case.first_deviation
+        here = first is not None and first.step.forward == event.forward
         return Finding(
             rule=RULE.name,
             number=RULE.number,
             what="keys and values are written to the wrong rows of the cache",
-            where=place(case.step_b(event.forward), None, next(iter(event.positions_a), None)),
+            where=place(case.step_b(event.forward), 1, next(iter(event.positions_b), None)),
             evidence=event.message,
             experiment="",
-            proof=Proof.OBSERVED,
+            proof=proof_of(removed=case.fault_removed if here else None, added=None),
             remedy=f"check the indices at {event.source}",
-            positions=event.positions_a,
+            positions=event.positions_b,
         )
     wrong = [d for d in (*case.cached_wrong, *case.born) if d.kind == "value"]
     for deviation in wrong:
@@ -50,7 +55,11 @@ def _owner(case: Case, deviation: Deviation) -> str | None:
     positions = np.sort(right.positions)
     match = nearest(wrong, right.at(positions))
     owner = positions[match.rows]
-    if match.share > 0.5 and (owner != deviation.positions).mean() > 0.5:
+    # Equal inputs have equal values in the first layer: a row that is its own is nobody else's.
+    own = right.at(deviation.positions)
+    own_error = np.linalg.norm(wrong - own, axis=1) / np.linalg.norm(own, axis=1)
+    stray = (owner != deviation.positions) & (match.error < own_error / _CLEARLY)
+    if match.share > 0.5 and stray.mean() > 0.5:
         pairs = ", ".join(
             f"{p} holds {q}"
             for p, q in zip(deviation.positions[:3].tolist(), owner[:3].tolist(), strict=True)

@@ -1,0 +1,284 @@
+"""Faults of the cache: which rows are computed, where they are stored, at which positions.
+
+Shape letters: B requests, L canvas length, N packed rows, U key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faults.engine.instead import Fault, instead
+from skipstone.cache.policies import DualCache
+from skipstone.canvas import Block, Moment, blocks
+from skipstone.engine import loop
+from skipstone.models.base import KVStore, ModelConfig
+from skipstone.models.llada import LLaDA
+from skipstone.ops import reference as ops
+from skipstone.rows import Rows
+
+
+def _everything(store: KVStore, rows: Rows) -> bool:
+    """Whether rows are a whole canvas, as in a refresh."""
+    return rows.num_rows >= store.keys.shape[2]
+
+
+# --- old keys and values --------------------------------------------------------------------------
+
+
+@contextmanager
+def no_refresh_at_the_second_block() -> Generator[None, None, None]:
+    """Only the first block starts with a refresh."""
+    rows = DualCache.rows
+
+    def wrong(self: DualCache, moment: Moment) -> Rows:
+        return rows(self, moment) if moment.block.index == 0 else moment.block_rows()
+
+    with instead(DualCache, "rows", wrong):
+        yield
+
+
+@contextmanager
+def write_lost() -> Generator[None, None, None]:
+    """In cached steps the first rows of the block are never written to the store."""
+    write = KVStore.write
+
+    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
+        if _everything(self, rows):
+            write(self, layer, rows, key_NUE, value_NUE)
+            return
+        late = np.arange(min(4, rows.num_rows - 1), rows.num_rows)
+        write(self, layer, rows.take(late), key_NUE[late], value_NUE[late])
+
+    with instead(KVStore, "write", wrong):
+        yield
+
+
+@contextmanager
+def writes_one_step_late() -> Generator[None, None, None]:
+    """In cached steps the store is written after attention has read it."""
+    attend, write = ops.attend, KVStore.write
+    waiting = list[tuple[KVStore, int, Rows, Tensor, Tensor]]()
+
+    def hold(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
+        if _everything(self, rows):
+            write(self, layer, rows, key_NUE, value_NUE)
+        else:
+            waiting.append((self, layer, rows, key_NUE, value_NUE))
+
+    def wrong(
+        q_NHE: Tensor,
+        key_BLUE: Tensor,
+        value_BLUE: Tensor,
+        rows: Rows,
+        visible_BL: Tensor | None,
+    ) -> Tensor:
+        out = attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+        while waiting:
+            write(*waiting.pop())
+        return out
+
+    with instead(KVStore, "write", hold), instead(ops, "attend", wrong):
+        yield
+
+
+@contextmanager
+def refresh_stops_half_way() -> Generator[None, None, None]:
+    """From the second block on, a refresh renews the prompt in the first half of layers only."""
+    write = KVStore.write
+
+    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
+        first = not self.keys[layer].any()
+        if first or not _everything(self, rows) or layer < self.keys.shape[0] // 2:
+            write(self, layer, rows, key_NUE, value_NUE)
+            return
+        late = np.arange(8, rows.num_rows)
+        write(self, layer, rows.take(late), key_NUE[late], value_NUE[late])
+
+    with instead(KVStore, "write", wrong):
+        yield
+
+
+# --- rows of others -------------------------------------------------------------------------------
+
+
+@contextmanager
+def write_one_position_off() -> Generator[None, None, None]:
+    """In cached steps K/V go to the row of the position before."""
+    write = KVStore.write
+
+    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
+        if _everything(self, rows):
+            write(self, layer, rows, key_NUE, value_NUE)
+            return
+        where_N = rows.position_N - 1
+        self.keys[layer][rows.request_N, where_N] = key_NUE
+        self.values[layer][rows.request_N, where_N] = value_NUE
+
+    with instead(KVStore, "write", wrong):
+        yield
+
+
+@contextmanager
+def values_backwards() -> Generator[None, None, None]:
+    """In cached steps values are scattered in reverse order of rows, keys are not."""
+    write = KVStore.write
+
+    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
+        if not _everything(self, rows):
+            # Both together would change nothing: attention does not mind the order of its keys.
+            value_NUE = value_NUE.flip(0)
+        write(self, layer, rows, key_NUE, value_NUE)
+
+    with instead(KVStore, "write", wrong):
+        yield
+
+
+@contextmanager
+def keys_of_the_other_request() -> Generator[None, None, None]:
+    """In cached steps the first request of a batch gets some K/V of the second."""
+    write = KVStore.write
+
+    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
+        write(self, layer, rows, key_NUE, value_NUE)
+        if rows.counts == (rows.counts[0],) * 2 and rows.num_rows < self.keys.shape[2]:
+            mine, theirs = (rows.position_N[rows.request_N == b][:4] for b in (0, 1))
+            for store in (self.keys, self.values):
+                store[layer, 0, mine] = store[layer, 1, theirs]
+
+    with instead(KVStore, "write", wrong):
+        yield
+
+
+def prompt_from_the_request_before(skipped: int) -> Fault:
+    """The first forward trusts prompt rows of the store, which another request filled."""
+    rows, init = DualCache.rows, KVStore.__init__
+
+    def dirty(
+        self: KVStore,
+        config: ModelConfig,
+        batch: int,
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        visible_BL: Tensor | None,
+    ) -> None:
+        init(self, config, batch, length, dtype, device, visible_BL)
+        generator = torch.Generator().manual_seed(3)
+        for store in (self.keys, self.values):
+            store.copy_(torch.randn(store.shape, generator=generator))
+
+    def wrong(self: DualCache, moment: Moment) -> Rows:
+        right = rows(self, moment)
+        if moment.block.index or moment.step:
+            return right
+        return Rows.spans([(0, skipped, right.num_rows)], right.device)
+
+    @contextmanager
+    def fault() -> Generator[None, None, None]:
+        with instead(KVStore, "__init__", dirty), instead(DualCache, "rows", wrong):
+            yield
+
+    return fault
+
+
+# --- positions and regions ------------------------------------------------------------------------
+
+
+@contextmanager
+def positions_one_too_far() -> Generator[None, None, None]:
+    """In cached steps the rotary embedding is told positions one too large."""
+    angles = LLaDA.angles
+
+    def wrong(self: LLaDA, rows: Rows) -> Tensor:
+        if rows.refresh:
+            return angles(self, rows)
+        return self.rotary_2LE[:, rows.position_N + 1]
+
+    with instead(LLaDA, "angles", wrong):
+        yield
+
+
+@contextmanager
+def positions_from_zero() -> Generator[None, None, None]:
+    """In cached steps the rotary embedding counts rows, not positions."""
+    angles = LLaDA.angles
+
+    def wrong(self: LLaDA, rows: Rows) -> Tensor:
+        if rows.refresh:
+            return angles(self, rows)
+        return self.rotary_2LE[:, : rows.num_rows]
+
+    with instead(LLaDA, "angles", wrong):
+        yield
+
+
+@contextmanager
+def other_rotary_base() -> Generator[None, None, None]:
+    """The rotary embedding is built with the usual base, not with that of the checkpoint."""
+
+    def wrong(self: LLaDA, rows: Rows) -> Tensor:
+        length, width = self.rotary_2LE.shape[1:]
+        table_2LE = ops.rotary_tables(length, width, 10_000.0, rows.device)
+        return table_2LE[:, rows.position_N]
+
+    with instead(LLaDA, "angles", wrong):
+        yield
+
+
+@contextmanager
+def pairs_interleaved() -> Generator[None, None, None]:
+    """The rotary embedding turns neighbours (0, 1), (2, 3); the checkpoint pairs halves."""
+
+    def wrong(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+        cos_N1F, sin_N1F = angles_2NE[:, :, None, : x_NHE.shape[-1] // 2]
+        even, odd = x_NHE[..., ::2], x_NHE[..., 1::2]
+        turned = (even * cos_N1F - odd * sin_N1F, even * sin_N1F + odd * cos_N1F)
+        return torch.stack(turned, -1).flatten(-2)
+
+    with instead(ops, "rotate", wrong):
+        yield
+
+
+@contextmanager
+def block_rows_one_short() -> Generator[None, None, None]:
+    """The cached rows of a block start one position too early, and end one too early."""
+    rows = DualCache.rows
+
+    def wrong(self: DualCache, moment: Moment) -> Rows:
+        right = rows(self, moment)
+        if right.refresh:
+            return right
+        start, stop = int(right.position[0]), int(right.position[-1])
+        return Rows.spans([(0, start - 1, stop)], right.device)
+
+    with instead(DualCache, "rows", wrong):
+        yield
+
+
+@contextmanager
+def blocks_start_late() -> Generator[None, None, None]:
+    """The prompt is counted one token too long where the first block ends."""
+
+    def wrong(gen_length: int, block_length: int) -> list[Block]:
+        first, *rest = blocks(gen_length, block_length)
+        late = [Block(b.index, b.start + 1, min(b.stop + 1, gen_length)) for b in rest]
+        return [Block(0, 0, first.stop + 1), *late]
+
+    with instead(loop, "blocks", wrong):
+        yield
+
+
+@contextmanager
+def cache_never_used() -> Generator[None, None, None]:
+    """Every row is computed in every step although a cache was asked for."""
+
+    def wrong(self: DualCache, moment: Moment) -> Rows:
+        return moment.all_rows(refresh=True)
+
+    with instead(DualCache, "rows", wrong):
+        yield

@@ -1,0 +1,263 @@
+"""Faults of what is committed: confidences, ties, schedules, stops and random numbers.
+
+Shape letters: B requests, G generation length, N packed rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faults.engine.instead import Fault, instead
+from skipstone.canvas import Block, Moment, Status
+from skipstone.engine import scoring
+from skipstone.engine.loop import Run
+from skipstone.engine.scoring import Scorer
+from skipstone.ops import reference as ops
+from skipstone.rows import Rows
+from skipstone.unmask import Scores
+from skipstone.unmask import policies as unmask
+from skipstone.unmask.policies import Factor, Fixed, Threshold
+
+
+def confidence_in(kind: torch.dtype) -> Fault:
+    """The softmax of the confidence runs in a shorter dtype than float64."""
+
+    def wrong(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> ops.Scored:
+        coarse_NV = logits_NV.to(kind, copy=True)
+        coarse_NV[:, mask_id] = -torch.inf
+        probability_NV = coarse_NV.softmax(-1)
+        top = probability_NV.double().topk(2, dim=-1)
+        return ops.Scored(
+            top.indices[:, 0],
+            top.values[:, 0],
+            top.indices[:, 1],
+            top.values[:, 1],
+        )
+
+    return lambda: instead(ops, "score", wrong)
+
+
+@contextmanager
+def ties_from_the_right() -> Generator[None, None, None]:
+    """Equal confidences are committed from the right."""
+
+    def wrong(confidence_BG: Tensor) -> Tensor:
+        turned_BG = confidence_BG.flip(-1)
+        order_BG = turned_BG.argsort(dim=-1, descending=True, stable=True)
+        return order_BG.argsort(dim=-1, stable=True).flip(-1)
+
+    with _ranked_by(wrong):
+        yield
+
+
+@contextmanager
+def ties_at_random() -> Generator[None, None, None]:
+    """Equal confidences are committed in no order, as by a sort that is not stable."""
+
+    def wrong(confidence_BG: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(5)
+        shuffled = torch.randperm(confidence_BG.shape[-1], generator=generator)
+        mixed_BG = confidence_BG[:, shuffled]
+        order_BG = shuffled[mixed_BG.argsort(dim=-1, descending=True, stable=True)]
+        return order_BG.argsort(dim=-1, stable=True)
+
+    with _ranked_by(wrong):
+        yield
+
+
+@contextmanager
+def _ranked_by(rank: object) -> Generator[None, None, None]:
+    """Every module that imported the function gets the other one."""
+    with (
+        instead(unmask, "rank_BG", rank),
+        instead(scoring, "rank_BG", rank),
+    ):
+        yield
+
+
+@contextmanager
+def half_the_steps() -> Generator[None, None, None]:
+    """The schedule plans half of the steps that were asked for."""
+    budget = Run._budget
+
+    def wrong(self: Run, block: Block) -> int:
+        return max(1, budget(self, block) // 2)
+
+    with instead(Run, "_budget", wrong):
+        yield
+
+
+@contextmanager
+def share_rounded_down() -> Generator[None, None, None]:
+    """The share of a step is rounded down, so that the last step gets the remainder."""
+
+    def wrong(self: Fixed, scores: Scores, moment: Moment) -> Tensor:
+        confidence_BG, block = scores.confidence_BG, moment.block
+        left_B1 = moment.canvas.masked_BG()[:, block.start : block.stop].sum(-1, keepdim=True)
+        share_B1 = left_B1 // max(1, moment.step_budget - moment.step)
+        return (unmask.rank_BG(confidence_BG) < share_B1) & ~confidence_BG.isneginf()
+
+    with instead(Fixed, "select", wrong):
+        yield
+
+
+@contextmanager
+def leftmost_first() -> Generator[None, None, None]:
+    """The schedule commits from left to right, whatever the confidence."""
+    select = Fixed.select
+
+    def wrong(self: Fixed, scores: Scores, moment: Moment) -> Tensor:
+        falling_BG = (
+            -torch.arange(scores.confidence_BG.shape[1]).double().expand_as(scores.confidence_BG)
+        )
+        none_BG = scores.confidence_BG.isneginf()
+        return select(
+            self, Scores(scores.token_BG, falling_BG.masked_fill(none_BG, -torch.inf)), moment
+        )
+
+    with instead(Fixed, "select", wrong):
+        yield
+
+
+def threshold_too_low(value: float) -> Fault:
+    """The threshold that is compared with is lower than the one that was set."""
+
+    def wrong(self: Threshold, scores: Scores, moment: Moment) -> Tensor:
+        confidence_BG = scores.confidence_BG
+        best_BG = unmask.rank_BG(confidence_BG) == 0
+        return ((confidence_BG >= value) | best_BG) & ~confidence_BG.isneginf()
+
+    return lambda: instead(Threshold, "select", wrong)
+
+
+@contextmanager
+def factor_without_rank() -> Generator[None, None, None]:
+    """The bound of the factor rule does not rise with the number of commits."""
+
+    def wrong(self: Factor, scores: Scores, moment: Moment) -> Tensor:
+        confidence_BG = scores.confidence_BG
+        best_BG = unmask.rank_BG(confidence_BG) == 0
+        enough_BG = confidence_BG >= 1.0 - self.value / 2.0
+        return (enough_BG | best_BG) & ~confidence_BG.isneginf()
+
+    with instead(Factor, "select", wrong):
+        yield
+
+
+@contextmanager
+def every_other_choice_is_empty() -> Generator[None, None, None]:
+    """Every second time the rule is asked, it commits nothing."""
+    select, calls = Fixed.select, [0]
+
+    def wrong(self: Fixed, scores: Scores, moment: Moment) -> Tensor:
+        calls[0] += 1
+        return select(self, scores, moment) & bool(calls[0] % 2)
+
+    with instead(Fixed, "select", wrong):
+        yield
+
+
+@contextmanager
+def never_the_best_alone() -> Generator[None, None, None]:
+    """A step in which nothing reaches the threshold commits nothing, until it is repeated."""
+
+    def wrong(self: Threshold, scores: Scores, moment: Moment) -> Tensor:
+        confidence_BG = scores.confidence_BG
+        # The engine repeats an empty step under the same number.
+        again = asked[-1:] == [(moment.block.index, moment.step)]
+        asked.append((moment.block.index, moment.step))
+        best_BG = (unmask.rank_BG(confidence_BG) == 0) & again
+        return ((confidence_BG >= self.value) | best_BG) & ~confidence_BG.isneginf()
+
+    asked = list[tuple[int, int]]()
+    with instead(Threshold, "select", wrong):
+        yield
+
+
+@contextmanager
+def stop_before_the_left_is_done() -> Generator[None, None, None]:
+    """The run stops at the first EOS although masks are left of it."""
+
+    def wrong(self: Run, active: tuple[int, ...]) -> None:
+        masked_BG = self.host.status_BG == Status.MASK
+        ended_BG = (self.host.ids_BG == self.config.eos_id) & ~masked_BG
+        for b in active:
+            if ended_BG[b].any():
+                fill_BG = np.zeros_like(masked_BG)
+                fill_BG[b] = masked_BG[b]
+                eos_BG = torch.full_like(self.canvas.region_BG, self.config.eos_id)
+                self.canvas.commit(torch.from_numpy(fill_BG), eos_BG, Status.FILLED)
+                self.host = self.canvas.to_host()
+
+    with instead(Run, "_stop_at_eos", wrong):
+        yield
+
+
+@contextmanager
+def eos_never_stops() -> Generator[None, None, None]:
+    """The run goes on after EOS although it was asked to stop there."""
+
+    def wrong(self: Run, active: tuple[int, ...]) -> None:
+        """Do nothing."""
+
+    with instead(Run, "_stop_at_eos", wrong):
+        yield
+
+
+@contextmanager
+def block_left_early() -> Generator[None, None, None]:
+    """A block is left after a quarter of its steps, masks or not."""
+
+    def wrong(self: Run, block: Block) -> Iterator[int]:
+        for step in range(max(1, block.length // 4)):
+            if self._active(block):
+                yield step
+
+    with instead(Run, "_steps", wrong):
+        yield
+
+
+@contextmanager
+def noise_at_temperature_zero() -> Generator[None, None, None]:
+    """Gumbel noise is added although the temperature is 0."""
+    score = ops.score
+
+    def wrong(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> ops.Scored:
+        generator = torch.Generator().manual_seed(7)
+        uniform_NV = torch.rand(logits_NV.shape, generator=generator, dtype=torch.float64)
+        return score(logits_NV, mask_id, -4.0 * torch.log(-torch.log(uniform_NV)))
+
+    with instead(ops, "score", wrong):
+        yield
+
+
+@contextmanager
+def one_draw_too_many() -> Generator[None, None, None]:
+    """The generator is advanced once more before every draw."""
+    noise = Scorer._noise
+
+    def wrong(self: Scorer, rows: Rows) -> Tensor | None:
+        noise(self, rows)
+        return noise(self, rows)
+
+    with instead(Scorer, "_noise", wrong):
+        yield
+
+
+@contextmanager
+def draws_without_a_seed() -> Generator[None, None, None]:
+    """Random numbers come from a generator that no seed controls."""
+    noise = Scorer._noise
+
+    def wrong(self: Scorer, rows: Rows) -> Tensor | None:
+        for generator in self._generators:
+            generator.seed()
+        return noise(self, rows)
+
+    with instead(Scorer, "_noise", wrong):
+        yield

@@ -1,0 +1,201 @@
+"""Faults of the token skip: what is compared, in which dtype, and who may leave.
+
+Shape letters: B requests, L canvas length, N packed rows, D width, S compared layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from faults.engine.instead import Fault, instead
+from skipstone.canvas import HostCanvas, Moment
+from skipstone.engine.eager import EagerRunner, Pass
+from skipstone.engine.observe import Taps
+from skipstone.engine.scoring import Scored, Scorer
+from skipstone.ops import reference as ops
+from skipstone.rows import Rows
+from skipstone.skip.policies import CosineSession
+
+
+@contextmanager
+def misaligned_reference() -> Generator[None, None, None]:
+    """The reference of the first cached step of a block is taken by row number."""
+    judge = CosineSession._judge
+
+    def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
+        if moment.step != 1:
+            return judge(self, now_SND, rows, moment)
+        kept_SBLD = self._reference_SBLD
+        self._reference_SBLD = kept_SBLD.clone()
+        self._reference_SBLD[:, :, rows.position_N] = kept_SBLD[:, :, : rows.num_rows]
+        mask_N = judge(self, now_SND, rows, moment)
+        kept_SBLD[:, :, rows.position_N] = self._reference_SBLD[:, :, rows.position_N]
+        self._reference_SBLD = kept_SBLD
+        return mask_N
+
+    with instead(CosineSession, "_judge", wrong):
+        yield
+
+
+@contextmanager
+def reference_of_the_neighbour() -> Generator[None, None, None]:
+    """Every row is compared with the position left of it; its label says so."""
+    judge = CosineSession._judge
+
+    def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
+        kept_SBLD, stamps_2BL = self._reference_SBLD, self._stamp_2BL
+        self._reference_SBLD, self._stamp_2BL = kept_SBLD.roll(1, 2), stamps_2BL.roll(1, 2)
+        mask_N = judge(self, now_SND, rows, moment)
+        self._reference_SBLD = self._reference_SBLD.roll(-1, 2)
+        self._stamp_2BL = stamps_2BL
+        where = (slice(None), rows.request_N, rows.position_N)
+        self._reference_SBLD[where] = torch.where(mask_N[None, :, None], now_SND, kept_SBLD[where])
+        self._stamp_2BL[0][where[1:]] = rows.position_N
+        return mask_N
+
+    with instead(CosineSession, "_judge", wrong):
+        yield
+
+
+@contextmanager
+def reference_written_backwards() -> Generator[None, None, None]:
+    """The references are scattered in reverse order of rows, from the first cached step on."""
+    judge = CosineSession._judge
+
+    def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
+        mask_N = judge(self, now_SND, rows, moment)
+        where = (slice(None), rows.request_N, rows.position_N)
+        self._reference_SBLD[where] = self._reference_SBLD[where].flip(1)
+        return mask_N
+
+    with instead(CosineSession, "_judge", wrong):
+        yield
+
+
+def low_precision_similarity(kind: torch.dtype) -> Fault:
+    """The similarity is computed in a short dtype although the setting says float32."""
+
+    def wrong(now_SND: Tensor, before_SND: Tensor, dtype: torch.dtype) -> Tensor:
+        cosine_SN = F.cosine_similarity(now_SND.to(kind), before_SND.to(kind), dim=-1)
+        return cosine_SN.double().clamp(max=1.0)
+
+    return lambda: instead(ops, "similarity", wrong)
+
+
+@contextmanager
+def other_summation() -> Generator[None, None, None]:
+    """The cosine is summed in another order: as good, and not the same in the last bits."""
+
+    def wrong(now_SND: Tensor, before_SND: Tensor, dtype: torch.dtype) -> Tensor:
+        now_SND, before_SND = now_SND.to(dtype), before_SND.to(dtype)
+        dot_SN = (now_SND * before_SND).flip(-1).cumsum(-1)[..., -1]
+        lengths_SN = now_SND.norm(dim=-1) * before_SND.norm(dim=-1)
+        return (dot_SN / lengths_SN).double().clamp(max=1.0)
+
+    with instead(ops, "similarity", wrong):
+        yield
+
+
+@contextmanager
+def similarity_divides_by_zero() -> Generator[None, None, None]:
+    """The similarity of the first row is 0/0 in one layer, from the third step of a block on."""
+    judge, similarity = CosineSession._judge, ops.similarity
+
+    def late(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
+        if moment.step < 2:
+            return judge(self, now_SND, rows, moment)
+        with instead(ops, "similarity", wrong):
+            return judge(self, now_SND, rows, moment)
+
+    def wrong(now_SND: Tensor, before_SND: Tensor, dtype: torch.dtype) -> Tensor:
+        similarity_SN = similarity(now_SND, before_SND, dtype)
+        similarity_SN[3, 0] = torch.nan
+        return similarity_SN
+
+    with instead(CosineSession, "_judge", late):
+        yield
+
+
+@contextmanager
+def committed_rows_skip() -> Generator[None, None, None]:
+    """Rows just committed, and their neighbours, may skip."""
+
+    def wrong(self: CosineSession, rows: Rows, moment: Moment) -> Tensor:
+        return torch.zeros(rows.num_rows, dtype=torch.bool, device=rows.device)
+
+    with instead(CosineSession, "_forced", wrong):
+        yield
+
+
+@contextmanager
+def skip_by_the_best_layer() -> Generator[None, None, None]:
+    """A row leaves if one of its layers is above the threshold; the rule asks for the mean."""
+    judge = CosineSession._judge
+
+    def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
+        judge(self, now_SND, rows, moment)
+        assert self.scores is not None
+        stable_N = self.scores.similarity_SN.amax(0) > self._policy.skip_threshold
+        self.scores = replace(self.scores, stable_N=stable_N)
+        return ~stable_N | self.scores.forced_N
+
+    with instead(CosineSession, "_judge", wrong):
+        yield
+
+
+def other_skip_threshold(threshold: float) -> Fault:
+    """The threshold that rows are held against is not the one that was set."""
+    judge = CosineSession._judge
+
+    def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
+        stated = self._policy
+        self._policy = replace(stated, skip_threshold=threshold)
+        mask_N = judge(self, now_SND, rows, moment)
+        self._policy = stated
+        return mask_N
+
+    return lambda: instead(CosineSession, "_judge", wrong)
+
+
+@contextmanager
+def skip_never_asked() -> Generator[None, None, None]:
+    """The runner never lets a row skip."""
+    forward = EagerRunner.forward
+
+    def wrong(self: EagerRunner, rows: Rows, moment: Moment, *, may_skip: bool, taps: Taps) -> Pass:
+        return forward(self, rows, moment, may_skip=False, taps=taps)
+
+    with instead(EagerRunner, "forward", wrong):
+        yield
+
+
+@contextmanager
+def exit_state_is_scored() -> Generator[None, None, None]:
+    """A row that skips is scored anew, from the state with which it left."""
+    judge, score = CosineSession._judge, Scorer.score
+    left = list[tuple[Rows, Tensor]]()
+
+    def remember(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
+        keep_N = judge(self, now_SND, rows, moment)
+        index = np.flatnonzero(~keep_N.numpy())
+        left[:] = [(rows.take(index), now_SND[-1][index])] if index.size else []
+        return keep_N
+
+    def wrong(
+        self: Scorer, done: Pass, moment: Moment, host: HostCanvas, *, want_logits: bool
+    ) -> Scored:
+        if left:
+            rows, x_ND = left.pop()
+            early = replace(done, finished=rows, x_ND=x_ND)
+            score(self, early, moment, host, want_logits=False)
+        return score(self, done, moment, host, want_logits=want_logits)
+
+    with instead(CosineSession, "_judge", remember), instead(Scorer, "score", wrong):
+        yield

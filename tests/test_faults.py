@@ -1,0 +1,99 @@
+"""A small part of the fault bench, on the first layers of the embedded model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from faults.controls import NOISES, Noise
+from faults.engine import arithmetic, cache, decisions, sight, skip
+from faults.engine.instead import Fault
+from faults.specimen import PROMPTS, Pair, Specimen
+from faults.trial import Trial, record, run
+from faults.truth import (
+    ALWAYS,
+    CACHED,
+    SECOND_BLOCK,
+    Truth,
+    anywhere,
+    candidates,
+    from_forward,
+    in_block,
+    middle_row,
+    near_block,
+    outside_block,
+    parted,
+)
+
+SPEC = "gen_length=12 block_length=6 unmask=fixed"
+SKIP = f"{SPEC} skip=cosine:skip_layer_k=4,skip_threshold=0.99"
+
+
+def specimen(name: str, number: int, truth: Truth, fault: Fault, spec: str = SPEC) -> Specimen:
+    pairs = (Pair(spec, spec),)
+    return Specimen(name, (number,), pairs, truth, fault, model="short", prompts=PROMPTS[:1])
+
+
+FAULTS = (
+    specimen("rows", 1, Truth(CACHED, where=in_block), skip.misaligned_reference, SKIP),
+    specimen(
+        "refresh",
+        11,
+        Truth(SECOND_BLOCK, (1,), outside_block),
+        cache.no_refresh_at_the_second_block,
+    ),
+    specimen("cache row", 13, Truth(CACHED, (1,), near_block), cache.write_one_position_off),
+    specimen("rotary", 14, Truth(CACHED, (1,), in_block), cache.positions_one_too_far),
+    specimen("suffix", 15, Truth(CACHED, (1,), in_block), sight.suffix_hidden()),
+    specimen("silu", 19, Truth(ALWAYS, (3,), anywhere), arithmetic.wrong_layer(2)),
+    specimen("half", 24, Truth(parted, where=candidates), decisions.half_the_steps),
+    specimen("nan", 26, Truth(from_forward(4), (3,), middle_row), arithmetic.not_a_number(2)),
+)
+
+
+def trial(of: Specimen, *, alone: bool) -> Trial:
+    return Trial(of, of.prompts[0], of.pairs[0], alone)
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["at-hand", "from-its-trace"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_named_with_its_step_and_place(fault: Specimen, alone: bool) -> None:
+    found = run(trial(fault, alone=alone))
+    assert found.acted
+    assert (found.number, found.step_right, found.place_right) == (fault.right[0], True, True), (
+        found
+    )
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.name)
+def test_noise_is_no_cause(noise: Noise) -> None:
+    quiet = replace(FAULTS[1], fault=noise.around, companions=noise.companions, control=True)
+    found = run(trial(replace(quiet, right=()), alone=True))
+    assert found.cause_right, found
+
+
+def test_a_fault_taken_for_noise_is_an_alarm() -> None:
+    loud = replace(FAULTS[1], control=True, right=())
+    assert not run(trial(loud, alone=True)).cause_right
+
+
+def test_the_score_holds_findings_against_the_truth() -> None:
+    elsewhere = replace(FAULTS[5], right=(11,), truth=Truth(SECOND_BLOCK, (1,), in_block))
+    found = run(trial(elsewhere, alone=True))
+    assert (found.cause_right, found.step_right, found.place_right) == (False, False, False)
+
+
+def test_a_fault_that_does_nothing_is_not_counted() -> None:
+    one_block = "gen_length=6 block_length=6 unmask=fixed"
+    idle = replace(FAULTS[1], pairs=(Pair(one_block, one_block),))
+    assert not run(trial(idle, alone=False)).acted
+
+
+def test_a_fault_ends_with_its_context() -> None:
+    first = record(FAULTS[5], PROMPTS[0], FAULTS[5].pairs[0])
+    second = record(FAULTS[6], PROMPTS[0], FAULTS[6].pairs[0])
+    a, b, again = (runs.records[0].steps[0].candidates for runs in (first.a, first.b, second.a))
+    np.testing.assert_array_equal(a.confidence, again.confidence)
+    assert not np.allclose(a.confidence, b.confidence)
