@@ -123,7 +123,6 @@ def _found(case: Case, step: StepRecord, other: StepRecord, dtype: str) -> Findi
     if rule is not None:
         removed = commits(rule, right) == right.committed
         added = commits(rule, right, lambda c: rounded(c, dtype)) == at.committed
-    off = step.candidates.confidence != rounded(other.candidates.confidence, "float32")
     changed = np.setxor1d(at.committed, right.committed)
     if changed.size:
         position = int(changed[0])
