@@ -1,4 +1,3 @@
-
 """Why does the answer get worse at skip_threshold=0.9999? A trace by hand, and what is wrong in it.
 
 The script decodes one prompt twice, without and with a token skip, keeps what it sees of each step,

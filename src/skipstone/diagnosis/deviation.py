@@ -66,19 +66,25 @@ def decision_deviations(
     """Every deviation that shows without tensors, step by step, in the order of computation.
 
     What noise can turn is no deviation: another commit or skip, if the run keeps to its rule on its
-    own numbers and these are within noise of the expected ones.
+    own numbers and these are within noise of the expected ones. Where noise let another row skip,
+    the rest of the block has other states for a good reason, and nothing is said about it.
     """
     wanted = {step.forward: step for step in expected.steps}
     settings = record.header.settings
     rule, threshold = Rule.of(settings), skip_threshold(settings)
+    clouded = -1
     for step in record.steps:
-        if step.forward in wanted:
-            yield from _of_step(step, wanted[step.forward], floor, rule, threshold)
+        if step.forward not in wanted or step.block == clouded:
+            continue
+        if _skips_by_noise(step, wanted[step.forward], floor, threshold):
+            clouded = step.block
+            continue
+        yield from _of_step(step, wanted[step.forward], floor, rule)
     yield from _between_steps(record)
 
 
 def _of_step(
-    step: StepRecord, expected: StepRecord, floor: Floor, rule: Rule | None, threshold: float
+    step: StepRecord, expected: StepRecord, floor: Floor, rule: Rule | None
 ) -> Iterator[Deviation]:
     other = np.setxor1d(step.rows, expected.rows)
     if other.size:
@@ -86,7 +92,6 @@ def _of_step(
         return
     yield from _similarity(step, expected, floor)
     other = np.setxor1d(step.finished, expected.finished)
-    other = np.setdiff1d(other, _undecided(step, expected, floor, threshold))
     if other.size:
         yield Deviation("skip", step, expected, other, float(other.size))
     scores = list(_scores(step, expected, floor))
@@ -121,17 +126,19 @@ def _similarity(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterato
         yield Deviation("similarity", step, expected, positions, size, floor.similarity)
 
 
-def _undecided(
-    step: StepRecord, expected: StepRecord, floor: Floor, threshold: float
-) -> np.ndarray:
-    """Positions judged otherwise only because the skip threshold lies within the noise."""
+def _skips_by_noise(step: StepRecord, expected: StepRecord, floor: Floor, threshold: float) -> bool:
+    """Whether other rows skip, and only because the threshold lies within the noise."""
+    other = np.setxor1d(step.finished, expected.finished)
     mine, right = step.judgements, expected.judgements
-    if mine is None or right is None or not np.array_equal(mine.position, right.position):
-        return np.zeros(0, np.int32)
+    if not other.size or mine is None or right is None:
+        return False
+    if not np.array_equal(mine.position, right.position):
+        return False
     close = np.abs(mine.mean - right.mean) <= floor.similarity
     close &= np.abs(mine.mean - threshold) <= floor.similarity
     keeps = mine.stable == (mine.mean > threshold)
-    return mine.position[close & keeps & (mine.forced == right.forced)]
+    undecided = mine.position[close & keeps & (mine.forced == right.forced)]
+    return bool(np.isin(other, undecided).all())
 
 
 def _scores(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[Deviation]:
