@@ -2,7 +2,8 @@
 
     python -m faults.bench [--only NAME ...] [--jobs N] [--quick] [-o out.json]
 
-Once B is at hand and can be run again, once there is nothing of it but its trace.
+Once B is at hand and can be run again, once there is nothing of it but its trace. Faults in other
+people's code are diagnosed with a model of ours at hand and without.
 """
 
 from __future__ import annotations
@@ -11,48 +12,42 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import torch
 
+from faults import foreign
 from faults.cases import SPECIMENS
 from faults.controls import controls
-from faults.specimen import Specimen
-from faults.table import insert, markdown, passed, write_json
+from faults.foreign import STRANGERS, Encounter
+from faults.table import insert, markdown, passed, read_json, write_json
 from faults.trial import Outcome, Trial, run
 
-BENCH: tuple[Specimen, ...] = (*SPECIMENS, *controls())
+AnyTrial = Trial | Encounter
 
-
-class Key(NamedTuple):
-    """A trial by number: faults are functions, and do not travel between processes."""
-
-    specimen: int
-    prompt: int
-    pair: int
-    alone: bool
-
-    def trial(self) -> Trial:
-        """The trial itself."""
-        specimen = BENCH[self.specimen]
-        prompt, pair = specimen.prompts[self.prompt], specimen.pairs[self.pair]
-        return Trial(specimen, prompt, pair, self.alone)
-
-
-def keys(only: Sequence[str], *, quick: bool) -> list[Key]:
-    """Every trial, or those of some specimens; when quick, one prompt and one pair each."""
-    return [
-        Key(i, prompt, pair, alone)
-        for i, specimen in enumerate(BENCH)
-        if not only or any(part in specimen.name for part in only)
-        for prompt in range(1 if quick else len(specimen.prompts))
-        for pair in range(1 if quick else len(specimen.pairs))
+EVERY: tuple[AnyTrial, ...] = (
+    *(
+        Trial(specimen, prompt, pair, alone)
+        for specimen in (*SPECIMENS, *controls())
+        for prompt in specimen.prompts
+        for pair in specimen.pairs
         for alone in (False, True)
+    ),
+    *foreign.encounters(STRANGERS),
+)
+"""Trials travel between processes by number: faults are functions, and cannot be sent."""
+
+
+def numbers(only: Sequence[str], *, quick: bool) -> list[int]:
+    """Of every trial, or of those of some specimens; when quick, one prompt and one pair each."""
+    return [
+        i
+        for i, trial in enumerate(EVERY)
+        if (not only or any(part in trial.name for part in only)) and (trial.first or not quick)
     ]
 
 
-def outcomes(wanted: Sequence[Key], jobs: int) -> Iterator[Outcome]:
+def outcomes(wanted: Sequence[int], jobs: int) -> Iterator[Outcome]:
     """Run trials, in this process or in several."""
     if jobs == 1:
         _one_thread()
@@ -69,30 +64,48 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _run(key: Key) -> Outcome:
-    return run(key.trial())
+def _run(number: int) -> Outcome:
+    trial = EVERY[number]
+    return run(trial) if isinstance(trial, Trial) else foreign.run(trial)
 
 
 @click.command()
 @click.option("--only", multiple=True, help="Specimens whose name contains this; repeatable.")
 @click.option("--jobs", default=1, show_default=True, help="Processes.")
 @click.option("--quick", is_flag=True, help="One prompt and one pair of settings each.")
+@click.option("--part", nargs=2, type=int, default=(1, 1), help="The K-th of N parts: K N.")
+@click.option(
+    "--add", multiple=True, type=click.Path(path_type=Path), help="Other parts, as JSON; counted in"
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write all outcomes as JSON.")
 @click.option("--docs", type=click.Path(path_type=Path), help="Put the table into this page.")
 def main(
-    only: tuple[str, ...], jobs: int, quick: bool, out: Path | None, docs: Path | None
+    only: tuple[str, ...],
+    jobs: int,
+    quick: bool,
+    part: tuple[int, int],
+    add: tuple[Path, ...],
+    out: Path | None,
+    docs: Path | None,
 ) -> None:
     """Diagnose every fault and every control, and score what is said."""
-    wanted, done = keys(only, quick=quick), list[Outcome]()
+    wanted = part_of(numbers(only, quick=quick), *part)
+    done = list[Outcome]()
     for outcome in outcomes(wanted, jobs):
         done.append(outcome)
         click.echo(f"[{len(done)}/{len(wanted)}] {_line(outcome)}", err=True)
+    done += [outcome for path in add for outcome in read_json(path)]
     click.echo(markdown(done))
     if out is not None:
         write_json(out, done)
     if docs is not None:
         insert(docs, markdown(done))
     raise SystemExit(0 if passed(done) else 1)
+
+
+def part_of(wanted: list[int], which: int, parts: int) -> list[int]:
+    """The K-th of N parts, in pairs of neighbours; none of it for K = 0."""
+    return [number for i, number in enumerate(wanted) if i // 2 % parts == which - 1]
 
 
 def _line(outcome: Outcome) -> str:

@@ -135,11 +135,21 @@ class Encounter:
     reference: bool = True
     """Whether our model with the same weights is at hand."""
 
+    @property
+    def name(self) -> str:
+        """For a table."""
+        return f"{self.stranger.style}: {self.stranger.name}, against {self.against}"
 
-def encounters(strangers: tuple[Stranger, ...], *, quick: bool = False) -> Iterator[Encounter]:
-    """Every trial, with and without a model; when quick, the first job of each only."""
+    @property
+    def first(self) -> bool:
+        """Whether this is the first job of its stranger."""
+        return self.job == self.stranger.jobs[0]
+
+
+def encounters(strangers: tuple[Stranger, ...]) -> Iterator[Encounter]:
+    """Every trial, with and without a model."""
     for stranger in strangers:
-        for job in stranger.jobs[:1] if quick else stranger.jobs:
+        for job in stranger.jobs:
             for against in stranger.against:
                 for reference in (True, False):
                     yield Encounter(stranger, job, against, reference)
@@ -200,7 +210,7 @@ def run(trial: Encounter) -> Outcome:
     runs, stranger, job = record(trial), trial.stranger, trial.job
     a, b = runs.a.records[0], runs.b.records[0]
     blank = Outcome(
-        name=f"{stranger.style}: {stranger.name}, against {trial.against}",
+        name=trial.name,
         right=stranger.right,
         prompt=" ".join(map(str, job.prompt)),
         settings=f"gen_length={job.gen_length} block_length={job.block_length} "
@@ -208,6 +218,7 @@ def run(trial: Encounter) -> Outcome:
         alone=not trial.reference,
         control=not stranger.right,
         acted=differ(a, b),
+        foreign=True,
     )
     if not (blank.acted or blank.control):
         return blank

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,10 +67,8 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     ]
     numbers = sorted({o.right[0] for o in faults})
     lines += [_row(str(n), [o for o in faults if o.right[0] == n]) for n in numbers]
-    for alone, name in ((False, "B at hand"), (True, "from its trace")):
-        mine = [o for o in faults if o.alone == alone]
-        if mine:
-            lines.append(_row(f"all, {name}", mine))
+    for mode in sorted({_mode(o) for o in faults}):
+        lines.append(_row(f"all, {mode}", [o for o in faults if _mode(o) == mode]))
     lines += ["", f"In all: {bars(outcomes)}.", "", *_missed(outcomes), *_silent(outcomes)]
     return "\n".join(lines)
 
@@ -106,6 +105,8 @@ def _silent(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _mode(outcome: Outcome) -> str:
+    if outcome.foreign:
+        return "other people's code, " + ("no model" if outcome.alone else "our model at hand")
     return "from its trace" if outcome.alone else "B at hand"
 
 
@@ -123,6 +124,12 @@ def insert(page: Path, table: str) -> None:
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     page.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}")
+
+
+def read_json(path: Path) -> list[Outcome]:
+    """The outcomes of a file that ``write_json`` made."""
+    outcomes: list[dict[str, Any]] = json.loads(path.read_text())["outcomes"]
+    return [Outcome(**(fields | {"right": tuple(fields["right"])})) for fields in outcomes]
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:

@@ -39,6 +39,17 @@ class Trial:
     alone: bool
     """B is known by its trace alone, as when a stranger sends it."""
 
+    @property
+    def name(self) -> str:
+        """Of the specimen."""
+        return self.specimen.name
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first prompt and pair of settings."""
+        at = self.specimen.prompts.index(self.prompt), self.specimen.pairs.index(self.pair)
+        return at == (0, 0)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -64,6 +75,8 @@ class Outcome:
     step_right: bool = False
     place_right: bool = False
     seconds: float = 0.0
+    foreign: bool = False
+    """B is other people's code, and ``alone`` says that no model of ours was at hand."""
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from faults.bench import numbers, part_of
 from faults.controls import NOISES, Noise
 from faults.engine import arithmetic, cache, decisions, sight, skip
 from faults.engine.instead import Fault
 from faults.specimen import PROMPTS, Pair, Specimen
+from faults.table import read_json, write_json
 from faults.trial import Trial, record, run
 from faults.truth import (
     ALWAYS,
@@ -97,3 +101,16 @@ def test_a_fault_ends_with_its_context() -> None:
     a, b, again = (runs.records[0].steps[0].candidates for runs in (first.a, first.b, second.a))
     np.testing.assert_array_equal(a.confidence, again.confidence)
     assert not np.allclose(a.confidence, b.confidence)
+
+
+def test_outcomes_read_back_as_they_were_written(tmp_path: Path) -> None:
+    found = [run(trial(FAULTS[5], alone=True)), run(trial(FAULTS[6], alone=True))]
+    write_json(tmp_path / "out.json", found)
+    assert read_json(tmp_path / "out.json") == found
+
+
+def test_parts_of_the_bench_make_the_whole() -> None:
+    wanted = numbers(("rows",), quick=False)
+    parts = [part_of(wanted, k, 3) for k in (1, 2, 3)]
+    assert sorted(chain(*parts)) == wanted
+    assert all(parts)
