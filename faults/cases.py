@@ -23,6 +23,7 @@ from faults.truth import (
     Truth,
     anywhere,
     candidates,
+    drawn_otherwise,
     first_of_block,
     first_positions,
     from_forward,
@@ -211,10 +212,11 @@ OF_DECISIONS = (
         Truth(EMPTY, where=candidates),
         decisions.never_the_best_alone,
     ),
-    # Nothing in the traces says where the noise comes from: only that it decides.
+    # Nothing in the traces says where the noise comes from: only that it decides. Two tokens are
+    # equally likely, and so are positions at which they compete: either tie can break first.
     Specimen(
         "near tie of two tokens",
-        (6,),
+        (6, 7),
         same(FIXED),
         Truth(parted, where=in_block),
         arithmetic.last_bit,
@@ -336,7 +338,7 @@ OF_DECISIONS = (
         "one draw too many",
         (22,),
         same(f"{FIXED} temperature=0.7 seed=3"),
-        Truth(ALWAYS, where=candidates),
+        Truth(drawn_otherwise, where=candidates),
         decisions.one_draw_too_many,
     ),
     Specimen(
@@ -379,7 +381,7 @@ OF_DECISIONS = (
         "draws without a seed",
         (30,),
         same(f"{FIXED} temperature=0.7 seed=3"),
-        Truth(ALWAYS, where=candidates),
+        Truth(drawn_otherwise, where=candidates),
         decisions.draws_without_a_seed,
         from_trace=(22,),
     ),

@@ -63,6 +63,14 @@ def parted(a: RunRecord, b: RunRecord) -> StepRecord | None:
     return next((step for step in b.steps if step.forward == first.forward_b), None)
 
 
+def drawn_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
+    """The first step that draws another token for some mask."""
+    pairs = zip(a.steps, b.steps, strict=False)
+    return next(
+        (y for x, y in pairs if not np.array_equal(x.candidates.token, y.candidates.token)), None
+    )
+
+
 def skips_part(a: RunRecord, b: RunRecord) -> StepRecord | None:
     """The first step in which other rows skip."""
     pairs = zip(a.steps, b.steps, strict=False)

@@ -131,13 +131,13 @@ class Assembler:
     def _block_of(self, seen: Seen, length: int) -> int:
         """Blocks never go back: masks that are left behind belong to what came before."""
         start = self._prompt_length
-        for rows in (seen.rows, seen.next_rows):
-            # A call over all rows is the first of the block that the next call works on.
-            if rows is not None and rows.size < seen.before.size and rows.min() >= start:
-                return max(self._block, (int(rows.min()) - start) // length)
-        commits = np.flatnonzero(self._changed(seen))
-        if commits.size:
-            return max(self._block, (int(commits.max()) - start) // length)
+        commits = np.flatnonzero(self._committed(seen))
+        # A call over all rows belongs to the block of its commits; if it has none, it is the first
+        # of the block that the next call works on.
+        for where in (_partial(seen.rows, seen), commits, _partial(seen.next_rows, seen)):
+            if where.size and where.min() >= start:
+                at = where.max() if where is commits else where.min()
+                return max(self._block, (int(at) - start) // length)
         masks = np.flatnonzero(seen.before == self._mask_id)
         here = (masks - start) // length >= self._block
         return (int(masks[here].min()) - start) // length if here.any() else self._block
@@ -189,6 +189,12 @@ class Assembler:
             eligible=eligible,
             committed=committed[position],
         )
+
+
+def _partial(rows: np.ndarray | None, seen: Seen) -> np.ndarray:
+    """The rows of a call; none if they are the whole canvas, or if there was no call."""
+    partial = rows is not None and rows.size < seen.before.size
+    return rows if partial and rows is not None else np.zeros(0, np.int32)
 
 
 def _age(at_L: np.ndarray, forward: int) -> np.ndarray:

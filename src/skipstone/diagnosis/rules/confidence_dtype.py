@@ -62,18 +62,16 @@ def _found(case: Case, step: StepRecord, other: StepRecord, dtype: str) -> Findi
     if rule is not None:
         removed = commits(rule, right) == right.committed
         added = commits(rule, right, lambda c: rounded(c, dtype)) == at.committed
-    position = int(step.candidates.position[0])
     changed = np.setxor1d(at.committed, right.committed)
-    if changed.size:
-        position = int(changed[0])
+    position = int(changed[0]) if changed.size and at is step else None
     tied = at.candidates.confidence.size - np.unique(at.candidates.confidence).size
     return Finding(
         rule=RULE.name,
         number=RULE.number,
         what=f"the confidence is computed in {dtype}",
-        where=place(at if changed.size else step, None, position),
+        where=place(step, None, position or int(step.candidates.position[0])),
         evidence=f"all {len(at.candidates)} confidences of B are numbers of {dtype}, A's are not; "
-        f"{tied} of them are tied",
+        f"{tied} of them are tied in block {at.block}, step {at.step}",
         experiment=""
         if rule is None
         else f"replayed the decision from A's confidences rounded to {dtype}: "

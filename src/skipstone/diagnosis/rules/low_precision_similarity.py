@@ -31,9 +31,7 @@ def examine(case: Case) -> Answer:
         return None
     removed, added, how = _experiments(case)
     right = _expected(case, step)
-    flipped = np.zeros(0, np.int32)
-    if right is not None:
-        flipped = right.position[right.stable != step.judgements.stable]
+    flipped = _flipped(case, step)
     if removed is None and right is not None and case.first_deviation is not None:
         how = "led B's canvases with the similarity in float32: the skipped rows become A's"
         removed, added = True, _grid_explains(step.judgements, right, dtype)
@@ -58,8 +56,11 @@ def _first_wrong(case: Case, step: StepRecord) -> int | None:
 
 
 def _on_grid(case: Case) -> tuple[StepRecord | None, str]:
-    """The first step whose similarities are all numbers of a coarse dtype."""
-    first = case.first_deviation
+    """The first step whose similarities are all numbers of a coarse dtype.
+
+    Where B does what its settings say, that matters from the first row on that is judged otherwise.
+    """
+    first, found = case.first_deviation, list[tuple[StepRecord, str]]()
     for step in case.record_b.steps:
         if first is not None and step.forward < first.step.forward:
             continue
@@ -68,8 +69,19 @@ def _on_grid(case: Case) -> tuple[StepRecord | None, str]:
         values = step.judgements.similarity
         for dtype in ("bfloat16", "float16"):
             if values.size > 8 and np.array_equal(rounded(values, dtype), values):
-                return step, dtype
-    return None, ""
+                found.append((step, dtype))
+                break
+    if first is None:
+        found = [f for f in found if _flipped(case, f[0]).size] or found
+    return found[0] if found else (None, "")
+
+
+def _flipped(case: Case, step: StepRecord) -> np.ndarray:
+    """Positions of rows that are judged otherwise in float32, as far as that is known."""
+    right, mine = _expected(case, step), step.judgements
+    if right is None or mine is None or not np.array_equal(right.position, mine.position):
+        return np.zeros(0, np.int32)
+    return right.position[right.stable != mine.stable]
 
 
 def _grid(judgements: Judgements, dtype: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.experiment import Side, Unobserved
+from skipstone.diagnosis.experiment import Rerun, Side, Unobserved
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place
 
@@ -17,7 +17,7 @@ def examine(case: Case) -> Answer:
         if trace is None or record.outcome is None:
             continue
         tokens = trace.records[0].tokens
-        if tokens != record.tokens and case.repeatable(side):
+        if tokens != record.tokens and _repeatable(case, side):
             wrong = tuple(
                 record.prompt_length + i
                 for i, (x, y) in enumerate(zip(tokens, record.tokens, strict=False))
@@ -36,6 +36,13 @@ def examine(case: Case) -> Answer:
                 positions=wrong,
             )
     return None
+
+
+def _repeatable(case: Case, side: Side) -> bool:
+    """Whether traced runs of a side give the traced tokens, to their end and every time."""
+    record = case.record_b if side == "b" else case.record_a
+    runs = [case.ask(Rerun(side, attempt=n + 1)) for n in range(2)]
+    return all(t is not None and t.records[0].tokens == record.tokens for t in runs)
 
 
 def _where(case: Case, side: Side, wrong: tuple[int, ...]) -> Place:

@@ -24,8 +24,7 @@ def _stated_elsewhere(case: Case) -> Finding | None:
     event = case.told("positions_disagree")
     if event is None or "replace_position" in event.message:
         return None
-    first = case.first_deviation
-    here = first is not None and first.step.forward == event.forward
+    shown = case.first_deviation is not None
     return Finding(
         rule=RULE.name,
         number=RULE.number,
@@ -34,9 +33,9 @@ def _stated_elsewhere(case: Case) -> Finding | None:
         evidence=event.message,
         experiment="led along B's canvases with the right positions: the reference decides "
         f"{'' if case.fault_removed else 'not '}as A"
-        if here
+        if shown
         else "",
-        proof=proof_of(removed=case.fault_removed if here else None, added=None),
+        proof=proof_of(removed=case.fault_removed if shown else None, added=None),
         remedy=f"pass the absolute positions of the rows at {event.source}",
         positions=event.positions_a,
     )

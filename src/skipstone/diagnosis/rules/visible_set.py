@@ -25,7 +25,9 @@ def examine(case: Case) -> Answer:
     wrong_kv = [d for d in case.born if d.kind in ("key", "value")] or case.cached_wrong
     # Without a model only the first layer that is wrong can be known.
     enough = 1 if case.local is None else case.record_b.header.num_layers // 2
-    if not states or wrong_kv or len(states) < enough:
+    # Rows that are given other positions attend otherwise, whatever they may see.
+    elsewhere = case.told("positions_disagree") is not None
+    if not states or wrong_kv or len(states) < enough or elsewhere:
         return None
     for hidden in get_args(Hidden):
         if hidden and case.reproduces(_with(case, hidden)):
