@@ -361,6 +361,7 @@ def _of_every_style(style: Style) -> tuple[Stranger, ...]:
         replace(
             _with_its_cache(style, "confidence in bfloat16", (8,), PARTED),
             fault=code.coarse_confidence,
+            stated=lambda job: {} if job.threshold is None else {"threshold": job.threshold},
         ),
         replace(
             _with_its_cache(style, "bug in layer 3", (19,), Truth(ALWAYS, (3,), anywhere)),

@@ -63,6 +63,15 @@ def parted(a: RunRecord, b: RunRecord) -> StepRecord | None:
     return next((step for step in b.steps if step.forward == first.forward_b), None)
 
 
+def scored_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
+    """The first step with another confidence of some mask."""
+    pairs = (
+        (x.candidates.confidence, y.candidates.confidence, y)
+        for x, y in zip(a.steps, b.steps, strict=False)
+    )
+    return next((step for x, y, step in pairs if not np.array_equal(x, y)), None)
+
+
 def drawn_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
     """The first step that draws another token for some mask."""
     pairs = zip(a.steps, b.steps, strict=False)

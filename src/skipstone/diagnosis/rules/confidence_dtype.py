@@ -101,7 +101,7 @@ class _Decision:
             return None
         logits_CV = tensor.at(at)
         logits_CV[:, record.header.mask_id] = -np.inf
-        return cls(step, logits_CV, CommitRule.of(case.record_a.header.settings))
+        return cls(step, logits_CV, _rule(case))
 
     def confidence(self, dtype: str) -> np.ndarray:
         """Of each candidate, float64 [C]."""
@@ -120,6 +120,15 @@ class _Decision:
         if values.size == 1 and self.rule is not None:
             values = np.append(values, self.rule.value)
         return bool(np.ptp(values) <= noise)
+
+
+def _rule(case: Case) -> CommitRule | None:
+    """What B should commit by: A's rule, or the threshold that was stated for B."""
+    header = case.record_b.header
+    stated = header.stated.get("threshold")
+    if stated is None:
+        return CommitRule.of(case.record_a.header.settings)
+    return CommitRule.of({"unmask": f"threshold:value={stated}"})
 
 
 def _unseen(case: Case) -> Answer:

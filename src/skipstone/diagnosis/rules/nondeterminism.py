@@ -43,7 +43,7 @@ def _redrawn(case: Case, side: Side, attempts: int) -> int:
     record = case.record_a if side == "a" else case.record_b
     if float(record.header.settings.get("temperature", "0")) == 0:
         return 0
-    runs = [case.ask(Rerun(side, attempt=n + 1)) for n in range(attempts)]
+    runs = (case.ask(Rerun(side, attempt=n + 1)) for n in range(attempts))
     return sum(t is not None and t.records[0].tokens != record.tokens for t in runs)
 
 
