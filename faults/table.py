@@ -144,4 +144,4 @@ def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
     }
     # A line for each outcome: small, and still readable.
     lines = ",\n".join(json.dumps(asdict(o)) for o in outcomes)
-    path.write_text(f"{json.dumps(value)[:-1]}, \"outcomes\": [\n{lines}\n]}}\n")
+    path.write_text(f'{json.dumps(value)[:-1]}, "outcomes": [\n{lines}\n]}}\n')
