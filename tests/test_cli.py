@@ -159,6 +159,8 @@ def test_the_options_are_the_planned_ones() -> None:
         "step": {"--at", "--with", "--model", "--sample", "--json", "--debug"},
         "show": {"--sample", "--steps", "--step", "--events", "--json", "--debug"},
         "export": {"--to", "--output", "--debug"},
+        "roofline": {"--model", "--gpu", "--batch", "--block-length", "--length"}
+        | {"--skip-layer-k", "--going", "--json", "--debug"},
         "diff": {"--sample", "--floor", "--json", "--debug"},
         "audit": shared - {"--prompt-ids"}
         | {"--baseline", "--candidate", "--prompts", "--max-disagreement", "--level"}

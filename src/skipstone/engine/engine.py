@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex, Unpack
 
@@ -15,6 +16,7 @@ from skipstone.engine.eager import EagerRunner
 from skipstone.engine.loop import Run
 from skipstone.engine.observe import Observer, Taps
 from skipstone.engine.result import Result, Stats
+from skipstone.engine.roofline import advice
 from skipstone.engine.scoring import Scorer
 from skipstone.engine.settings import Settings, SettingsFields
 from skipstone.errors import ConfigError, PromptError
@@ -45,6 +47,7 @@ class Engine:
         self.model = model
         self.settings = (settings or Settings()).replace(**changes)
         self._check_fit()
+        self._advised = False
 
     def __repr__(self) -> str:
         """The call that makes this engine again."""
@@ -80,6 +83,7 @@ class Engine:
             self._encode(prompt, "the prompt" if alone else f"prompt {i}")
             for i, prompt in enumerate(prompts)
         ]
+        self._advise(len(ids), max(map(len, ids)) + self.settings.gen_length)
         started = time.perf_counter()
         run = self.start(ids, observer)
         if observer is not None:
@@ -89,6 +93,13 @@ class Engine:
         if observer is not None:
             observer.on_end(results)
         return results
+
+    def _advise(self, batch: int, length: int) -> None:
+        """Warn, once for an engine, that its skip cannot pay."""
+        message = None if self._advised else advice(self.model, self.settings, batch, length)
+        if message is not None:
+            self._advised = True
+            warnings.warn(message, stacklevel=4)
 
     def _check_fit(self) -> None:
         """Let the skip policy refuse this model now rather than at the first prompt."""
