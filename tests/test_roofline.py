@@ -144,6 +144,9 @@ def test_it_is_silent_where_a_skip_can_pay_or_nothing_is_known(
 def test_cards_are_known_by_the_names_of_the_driver(
     monkeypatch: pytest.MonkeyPatch, name: str, found: str | None
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
+    def name_of(device: torch.device) -> str:
+        return name
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", name_of)
     card = roof.card_of(torch.device("cuda"))
     assert (card.name if card else None) == found
