@@ -16,8 +16,10 @@ from skipstone import DualCache, Engine, Fixed, Model, NoCache, PrefixCache, Thr
 from skipstone.cache import CachePolicy
 from skipstone.canvas import Block, Canvas, Geometry, Moment
 from skipstone.engine import Result
-from skipstone.engine.eager import EagerRunner, Pass
+from skipstone.engine.eager import EagerLayers
 from skipstone.engine.observe import Taps
+from skipstone.engine.runner import Pass, Runner
+from skipstone.models.base import KVStore
 from skipstone.rows import Rows
 
 pytestmark = pytest.mark.golden
@@ -140,7 +142,9 @@ class Forwards:
             device=device,
             seeds=(0,),
         )
-        self.runner = EagerRunner(model.network, geometry, skip=None, visible_BL=None)
+        length, dtype = geometry.length, geometry.dtype
+        store = KVStore(config, 1, length, dtype, device, None)
+        self.runner = Runner(model.network, geometry, None, EagerLayers(model.network, store))
         self.moment = Moment(
             canvas=self.canvas,
             block=BLOCK,

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.canvas import HostCanvas, Moment
-from skipstone.engine.eager import EagerRunner, Pass
 from skipstone.engine.observe import Taps
+from skipstone.engine.runner import Pass, Runner
 from skipstone.engine.scoring import Scored, Scorer
 from skipstone.ops import reference as ops
 from skipstone.rows import Rows
@@ -167,12 +167,12 @@ def other_skip_threshold(threshold: float) -> Fault:
 @contextmanager
 def skip_never_asked() -> Generator[None, None, None]:
     """The runner never lets a row skip."""
-    forward = EagerRunner.forward
+    forward = Runner.forward
 
-    def wrong(self: EagerRunner, rows: Rows, moment: Moment, *, may_skip: bool, taps: Taps) -> Pass:
+    def wrong(self: Runner, rows: Rows, moment: Moment, *, may_skip: bool, taps: Taps) -> Pass:
         return forward(self, rows, moment, may_skip=False, taps=taps)
 
-    with instead(EagerRunner, "forward", wrong):
+    with instead(Runner, "forward", wrong):
         yield
 
 

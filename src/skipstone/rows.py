@@ -9,12 +9,20 @@ Shape letters: N packed rows, R rows of one request (the largest), A requests wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def to_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """Copy host values to a device without waiting for what the device is doing."""
+    tensor = torch.from_numpy(values)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +50,7 @@ class Rows:
         refresh: bool = False,
     ) -> Rows:
         """Rows of the spans ``(request, first position, last position + 1)``; none is empty."""
-        counts = tuple(stop - start for _, start, stop in spans)
-        return cls(
-            requests=tuple(request for request, _, _ in spans),
-            counts=counts,
-            request=np.repeat([request for request, _, _ in spans], counts),
-            position=np.concatenate([np.arange(start, stop) for _, start, stop in spans]),
-            device=device,
-            refresh=refresh,
-        )
+        return _spans(tuple(spans), device, refresh)
 
     @property
     def num_rows(self) -> int:
@@ -65,24 +65,32 @@ class Rows:
     @cached_property
     def request_N(self) -> Tensor:
         """int64 [N]: ``request`` on the device."""
-        return torch.from_numpy(self.request).to(self.device)
+        return to_device(self.request, self.device)
 
     @cached_property
     def position_N(self) -> Tensor:
         """int64 [N]: ``position`` on the device."""
-        return torch.from_numpy(self.position).to(self.device)
+        return to_device(self.position, self.device)
 
     @cached_property
     def request_A(self) -> Tensor:
         """int64 [A]: the requests that have rows."""
-        return torch.tensor(self.requests, device=self.device)
+        return to_device(np.array(self.requests), self.device)
 
     @cached_property
     def padded_N(self) -> Tensor:
         """int64 [N]: where each packed row lies in a dense tensor of A x R rows, flattened."""
         widest = max(self.counts)
         slots = [np.arange(count) + i * widest for i, count in enumerate(self.counts)]
-        return torch.from_numpy(np.concatenate(slots)).to(self.device)
+        return to_device(np.concatenate(slots), self.device)
+
+    def own(self) -> Rows:
+        """A copy with device tensors of its own, all of them made."""
+        # On a CPU the tensors are the arrays.
+        rows = replace(self, request=self.request.copy(), position=self.position.copy())
+        for name in ("request_N", "position_N", "request_A", "padded_N"):
+            getattr(rows, name)
+        return rows
 
     def take(self, index: np.ndarray) -> Rows:
         """The rows at ``index``.
@@ -106,3 +114,17 @@ class Rows:
         marked_BL = torch.zeros_like(like_BL, dtype=torch.bool)
         marked_BL[self.request_N, self.position_N] = True
         return marked_BL
+
+
+# Steps of a block have the same rows: what is on the device need not be copied again.
+@lru_cache(maxsize=64)
+def _spans(spans: tuple[tuple[int, int, int], ...], device: torch.device, refresh: bool) -> Rows:
+    counts = tuple(stop - start for _, start, stop in spans)
+    return Rows(
+        requests=tuple(request for request, _, _ in spans),
+        counts=counts,
+        request=np.repeat([request for request, _, _ in spans], counts),
+        position=np.concatenate([np.arange(start, stop) for _, start, stop in spans]),
+        device=device,
+        refresh=refresh,
+    )

@@ -6,24 +6,29 @@ import operator
 import time
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import SupportsIndex, Unpack
+from typing import Literal, SupportsIndex, Unpack, get_args
 
 import torch
+from torch import Tensor
 
 from skipstone import policies
 from skipstone.canvas import Canvas, Geometry, Status
-from skipstone.engine.eager import EagerRunner
+from skipstone.engine.eager import EagerLayers
+from skipstone.engine.graph import GraphLayers
 from skipstone.engine.loop import Run
 from skipstone.engine.observe import Observer, Taps
 from skipstone.engine.result import Result, Stats
 from skipstone.engine.roofline import advice
+from skipstone.engine.runner import Layers, Runner
 from skipstone.engine.scoring import Scorer
 from skipstone.engine.settings import Settings, SettingsFields
-from skipstone.errors import ConfigError, PromptError
+from skipstone.errors import ConfigError, PromptError, nearest
+from skipstone.models.base import KVStore
 from skipstone.models.load import Model
 from skipstone.skip import NoSkip
 
 Prompt = str | Sequence[int]
+RunnerName = Literal["auto", "eager", "graph"]
 
 
 class Engine:
@@ -34,18 +39,37 @@ class Engine:
     """
 
     def __init__(
-        self, model: Model, settings: Settings | None = None, **changes: Unpack[SettingsFields]
+        self,
+        model: Model,
+        settings: Settings | None = None,
+        *,
+        runner: RunnerName = "auto",
+        **changes: Unpack[SettingsFields],
     ) -> None:
         """Take settings as one value, as keywords, or as a value with some keywords changed.
 
+        Args:
+            model: what ``skipstone.load`` gave.
+            settings: how to decode.
+            runner: ``eager``, or ``graph`` to replay captured CUDA graphs; ``auto`` does that on
+                a GPU. On a CPU, ``graph`` runs the same code without capturing, for tests.
+            changes: settings by name.
+
         Raises:
-            ConfigError: a setting is unknown, out of range, without effect, or does not fit the
-                model.
+            ConfigError: the runner or a setting is unknown, or a setting is out of range, without
+                effect, or does not fit the model.
         """
         if not isinstance(model, Model):
             raise ConfigError(f"model is {model!r}; load it first: skipstone.load({model!r})")
         self.model = model
         self.settings = (settings or Settings()).replace(**changes)
+        if runner not in get_args(RunnerName):
+            known = get_args(RunnerName)
+            raise ConfigError(f"runner {runner!r} is unknown; {nearest(str(runner), known)}")
+        self._graphs = runner == "graph" or (
+            runner == "auto" and model.network.device.type == "cuda"
+        )
+        self._kept: GraphLayers | None = None
         self._check_fit()
         self._advised = False
 
@@ -85,10 +109,12 @@ class Engine:
         ]
         self._advise(len(ids), max(map(len, ids)) + self.settings.gen_length)
         started = time.perf_counter()
-        run = self.start(ids, observer)
+        run = self.start(ids, observer, graphs=self._graphs)
         if observer is not None:
             observer.on_start(self.model, self.settings, ids)
         run.decode()
+        if isinstance(run.runner.layers, GraphLayers):
+            self._kept = run.runner.layers
         results = self._results(run, time.perf_counter() - started)
         if observer is not None:
             observer.on_end(results)
@@ -137,7 +163,13 @@ class Engine:
             )
         return ids
 
-    def start(self, ids: Sequence[Sequence[int]], observer: Observer | None = None) -> Run:
+    def start(
+        self,
+        ids: Sequence[Sequence[int]],
+        observer: Observer | None = None,
+        *,
+        graphs: bool = False,
+    ) -> Run:
         """Everything that one run remembers, freshly made; ``decode`` or ``step`` drives it."""
         network, settings = self.model.network, self.settings
         config = network.config
@@ -154,12 +186,13 @@ class Engine:
         )
         ragged = len(set(canvas.prompt_lengths)) > 1
         visible_BL = canvas.status_BL != Status.PAD if ragged else None
+        layers = self._layers(geometry, visible_BL, graphs=graphs)
         never_BL = torch.full_like(canvas.status_BL, -1)
         return Run(
             settings=settings,
             config=config,
             canvas=canvas,
-            runner=EagerRunner(network, geometry, settings.skip.start(geometry), visible_BL),
+            runner=Runner(network, geometry, settings.skip.start(geometry), layers),
             scorer=Scorer(network, geometry, settings.temperature),
             unmask=settings.unmask.start(geometry),
             observer=observer,
@@ -170,6 +203,24 @@ class Engine:
             finished_at_BL=never_BL.clone(),
             stats=[[] for _ in ids],
         )
+
+    def _layers(self, geometry: Geometry, visible_BL: Tensor | None, *, graphs: bool) -> Layers:
+        """Layers over an empty store; graphs that an earlier run captured, if they fit."""
+        network, kept = self.model.network, self._kept
+        if graphs and kept is not None and kept.store.fits(geometry, visible_BL):
+            # Not at hand for a run that starts before this one has ended.
+            self._kept = None
+            kept.store.clear(visible_BL)
+            return kept
+        store = KVStore(
+            network.config,
+            geometry.batch,
+            geometry.length,
+            geometry.dtype,
+            geometry.device,
+            visible_BL,
+        )
+        return GraphLayers(network, store) if graphs else EagerLayers(network, store)
 
     def _results(self, run: Run, seconds: float) -> list[Result]:
         host, eos = run.host, self.model.config.eos_id

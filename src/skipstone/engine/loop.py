@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Status, blocks
-from skipstone.engine.eager import EagerRunner, Pass
 from skipstone.engine.observe import Observer, StepView, Taps
 from skipstone.engine.result import StepStats
+from skipstone.engine.runner import Pass, Runner
 from skipstone.engine.scoring import Scored, Scorer
 from skipstone.engine.settings import Settings
 from skipstone.errors import StalledError
 from skipstone.models.base import ModelConfig
-from skipstone.rows import Rows
+from skipstone.rows import Rows, to_device
 from skipstone.unmask import Scores, UnmaskSession
 
 
@@ -45,7 +45,7 @@ class Run:
     settings: Settings
     config: ModelConfig
     canvas: Canvas
-    runner: EagerRunner
+    runner: Runner
     scorer: Scorer
     unmask: UnmaskSession
     observer: Observer | None
@@ -150,9 +150,9 @@ class Run:
         canvas.commit(commit_BG, token_BG, Status.COMMITTED)
         new_BL = torch.zeros_like(self.committed_BL)
         new_BL.scatter_(1, canvas.region_BG, commit_BG)
-        active = list(moment.active)
+        index_A = to_device(np.array(moment.active), canvas.device)
         self.committed_BL = self.committed_BL.index_copy(
-            0, torch.tensor(active, device=canvas.device), new_BL[active]
+            0, index_A, new_BL.index_select(0, index_A)
         )
         self.forwards += 1
         self.host = canvas.to_host()
@@ -169,7 +169,7 @@ class Run:
             if ended_BG[b, end] and not masked_BG[b, :end].any():
                 fill_BG[b] = masked_BG[b]
         if fill_BG.any():
-            fill = torch.from_numpy(fill_BG).to(self.canvas.device)
+            fill = to_device(fill_BG, self.canvas.device)
             eos_BG = torch.full_like(self.canvas.region_BG, self.config.eos_id)
             self.canvas.commit(fill, eos_BG, Status.FILLED)
             self.host = self.canvas.to_host()

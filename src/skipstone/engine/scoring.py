@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import Canvas, Geometry, HostCanvas, Moment, Status
-from skipstone.engine.eager import Pass
 from skipstone.engine.observe import Board
+from skipstone.engine.runner import Pass
 from skipstone.models.base import Network
 from skipstone.ops import reference as ops
-from skipstone.rows import Rows
+from skipstone.rows import Rows, to_device
 from skipstone.unmask import Scores
 from skipstone.unmask.policies import rank_BG
 
@@ -56,7 +56,7 @@ class Scorer:
         if index.size == 0:
             return Scored(None, None)
         rows = done.finished.take(index)
-        index_N = torch.from_numpy(index).to(rows.device)
+        index_N = to_device(index, rows.device)
         piece = max(1, _PIECE_BYTES // (8 * self._network.config.vocab_size))
         kept = list[Tensor]()
         for first in range(0, rows.num_rows, piece):
@@ -72,7 +72,7 @@ class Scorer:
     def _write(self, rows: Rows, logits_NV: Tensor, moment: Moment) -> None:
         scored = ops.score(logits_NV, self._network.config.mask_id, self._noise(rows))
         offset = rows.position - np.array(moment.canvas.prompt_lengths)[rows.request]
-        where = (rows.request_N, torch.from_numpy(offset).to(rows.device))
+        where = (rows.request_N, to_device(offset, rows.device))
         board = self.board
         board.token_BG[where] = scored.token_N
         board.confidence_BG[where] = scored.confidence_N

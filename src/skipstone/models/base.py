@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from skipstone.canvas import Geometry
 from skipstone.rows import Rows
 
 
@@ -70,6 +71,19 @@ class KVStore:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.visible_BL = visible_BL
+
+    def fits(self, geometry: Geometry, visible_BL: Tensor | None) -> bool:
+        """Whether this store can serve another run without moving."""
+        shape = self.keys.shape[1:3]
+        padded = self.visible_BL is not None
+        return shape == (geometry.batch, geometry.length) and padded == (visible_BL is not None)
+
+    def clear(self, visible_BL: Tensor | None) -> None:
+        """Forget everything, in place; ``visible_BL`` is that of the next run."""
+        self.keys.zero_()
+        self.values.zero_()
+        if self.visible_BL is not None and visible_BL is not None:
+            self.visible_BL.copy_(visible_BL)
 
     def write(self, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
         """Overwrite the keys and values of ``rows`` in one layer. Changes the store."""

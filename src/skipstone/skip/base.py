@@ -48,6 +48,11 @@ class SkipSession(Protocol):
         """Scores of the latest step; None if that step judged nothing."""
         ...
 
+    @property
+    def decides_after(self) -> tuple[int, ...]:
+        """Layers after which ``keep`` may drop rows, ascending: up to there all can be computed."""
+        ...
+
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
         """Which rows go on after ``layer`` (counted from 1).
 

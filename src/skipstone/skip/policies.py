@@ -92,6 +92,11 @@ class CosineSession:
         self._stamp_2BL = torch.full(stamps, -1, dtype=torch.int64, device=geometry.device)
         self._states = list[Tensor]()
 
+    @property
+    def decides_after(self) -> tuple[int, ...]:
+        """The last compared layer."""
+        return (self._policy.skip_layer_k - 1,)
+
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
         """Take the states of rows that go all the way as their reference."""
         self.scores = None

@@ -243,6 +243,11 @@ class _LedSession:
         """What the policy judged."""
         return None if self._inner is None else self._inner.scores
 
+    @property
+    def decides_after(self) -> tuple[int, ...]:
+        """Any layer: what is led follows the record."""
+        return ()
+
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
         """Rows that the record says went on past this layer."""
         free_N = None
