@@ -48,6 +48,14 @@ class Swapped:
     """Giving A the values of B for these alone reproduces B's."""
     ruled_out: tuple[Factor, ...]
 
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.factors))
+
+    @property
+    def how(self) -> str:
+        """What was done, in words: ``swapped cache: none against dual alone``."""
+        return f"swapped {self} {'together' if len(self.factors) > 1 else 'alone'}"
+
 
 def factors_of(case: Case) -> tuple[Factor, ...]:
     """Everything that differs, policies of the same name field by field."""

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.record import StepRecord, Tap, TensorKey, Trace
+from skipstone.diagnosis.decide import rounded
+from skipstone.record import Judgements, StepRecord, Tap, TensorKey, Trace
 
 # Two rows are only confused if one explains what was recorded this much better than the other.
 _CLEARLY = 1e-3
+# In a coarse dtype both are off by a few steps of its grid, and the better one says nothing.
+_GRIDS = {"bfloat16": 2.0**-6, "float16": 2.0**-9}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,47 +32,64 @@ class Replayed:
 
 
 def replayed(case: Case, step: StepRecord) -> Replayed | None:
-    """Work the similarities of a step out again; None if states were not recorded."""
+    """Work the similarities of a step out again; None if states were not recorded.
+
+    Each row is held against the states of its own reference forward: a row that skipped keeps an
+    older reference than one that was computed.
+    """
     judgements = step.judgements
     if judgements is None or case.tensors_b is None:
         return None
     trace, sample = case.tensors_b
-    now, before = _states(case, trace, sample, step)
-    if now is None or before is None:
+    position, recorded_JS = judgements.position, judgements.similarity
+    layers = range(1, recorded_JS.shape[1] + 1)
+    now_JSW = _gather(trace, sample, step.forward, layers, position)
+    if now_JSW is None:
         return None
-    now_JSW, (positions, before_RSW) = now, before
-    cosine_JRS = _cosine(now_JSW, before_RSW)
-    recorded_JS = judgements.similarity
-    error_JR = np.abs(cosine_JRS - recorded_JS[:, None]).max(-1)
-    best = error_JR.argmin(1)
-    own = np.searchsorted(positions, judgements.position)
-    rows = np.arange(own.size)
-    right = cosine_JRS[rows, own]
-    own_error, best_error = error_JR[rows, own], error_JR[rows, best]
-    crossed = (best_error + _CLEARLY < own_error) & (best_error < _CLEARLY)
-    return Replayed(right.mean(-1), positions[best], crossed)
+    forwards = _reference_forwards(step, judgements)
+    found = Replayed(np.zeros(len(judgements)), position.copy(), np.zeros(len(judgements), bool))
+    for forward in np.unique(forwards).tolist():
+        rows = np.flatnonzero(forwards == forward)
+        before = _states(case, forward, layers)
+        if before is None or not np.isin(position[rows], before[0]).all():
+            return None
+        positions, before_RSW = before
+        cosine_JRS = _cosine(now_JSW[rows], before_RSW)
+        error_JR = np.abs(cosine_JRS - recorded_JS[rows, None]).max(-1)
+        own, best = np.searchsorted(positions, position[rows]), error_JR.argmin(1)
+        each = np.arange(rows.size)
+        own_error, best_error = error_JR[each, own], error_JR[each, best]
+        clearly = _clearly(recorded_JS)
+        found.right_mean[rows] = cosine_JRS[each, own].mean(-1)
+        found.other[rows] = positions[best]
+        found.crossed[rows] = (best_error + clearly < own_error) & (best_error < clearly)
+    return found
 
 
-def _states(
-    case: Case, trace: Trace, sample: int, step: StepRecord
-) -> tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
-    """States of the step [J, S, W], and of the forwards it was compared with [R, S, W]."""
-    judgements = step.judgements
-    assert judgements is not None
-    layers = range(1, judgements.similarity.shape[1] + 1)
-    now = _gather(trace, sample, step.forward, layers, judgements.position)
+def _clearly(recorded_JS: np.ndarray) -> float:
+    """By how much one position must explain a similarity better than another."""
+    coarse = (d for d in _GRIDS if np.array_equal(rounded(recorded_JS, d), recorded_JS))
+    return max((_GRIDS[dtype] for dtype in coarse), default=_CLEARLY)
+
+
+def _reference_forwards(step: StepRecord, judgements: Judgements) -> np.ndarray:
+    """Int [J]: the forward that each row was compared with; where not known, the latest."""
     forwards = judgements.reference_forward
-    known = forwards[forwards >= 0]
-    reference = int(known.max()) if known.size else step.forward - 1
-    everywhere = case.reference_tensors(reference)
-    if now is None or everywhere is None:
-        return now, None
-    first = everywhere.tensor(0, TensorKey(reference, Tap.STATE, 1))
+    latest = forwards.max(initial=-1)
+    return np.where(forwards >= 0, forwards, latest if latest >= 0 else step.forward - 1)
+
+
+def _states(case: Case, forward: int, layers: range) -> tuple[np.ndarray, np.ndarray] | None:
+    """Positions [R] and states [R, S, W] of a forward that rows were compared with."""
+    everywhere = case.reference_tensors(forward)
+    if everywhere is None:
+        return None
+    first = everywhere.tensor(0, TensorKey(forward, Tap.STATE, 1))
     if first is None:
-        return now, None
+        return None
     positions = np.sort(first.positions)
-    before = _gather(everywhere, 0, reference, layers, positions)
-    return now, None if before is None else (positions, before)
+    before = _gather(everywhere, 0, forward, layers, positions)
+    return None if before is None else (positions, before)
 
 
 def _gather(

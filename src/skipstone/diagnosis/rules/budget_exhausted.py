@@ -42,8 +42,7 @@ def _by_setting(case: Case) -> tuple[Proof, str] | None:
     if found is None or not {f.setting for f in found.factors} <= {"budget", "steps"}:
         return None
     proof = proof_of(removed=found.removed, added=found.added)
-    named = ", ".join(map(str, found.factors))
-    return proof, f"swapped {named} alone: {'A' if found.removed else 'not A'}'s decisions"
+    return proof, f"{found.how}: {'A' if found.removed else 'not A'}'s decisions"
 
 
 def _with_more_steps(case: Case) -> tuple[Proof, str]:

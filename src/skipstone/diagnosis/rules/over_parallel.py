@@ -51,8 +51,8 @@ def examine(case: Case) -> Answer:
         where=place(step, None, position),
         evidence=f"B commits {len(step.committed)} tokens in this step, A {len(first.committed_a)};"
         f" {len(extra)} of B's were not sure enough for A{joint}",
-        experiment="limiting B to A's unmask rule restores A's decisions"
-        if unmask and removed
+        experiment=f"{by_setting.how}: A's decisions"
+        if unmask and removed and by_setting
         else "replayed the decision with the stated rule: A's commits",
         proof=proof_of(removed=removed, added=added),
         remedy="raise the threshold, or commit fewer tokens a step",

@@ -79,9 +79,8 @@ def _by_setting(case: Case) -> Finding | None:
         number=RULE.number,
         what="the canvas is cut into other regions",
         where=place(step, None, None if first is None else first.position),
-        evidence=str(found.factors[0]),
-        experiment=f"swapped {found.factors[0].name} alone: "
-        f"{'A' if found.removed else 'not A'}'s decisions",
+        evidence=str(found),
+        experiment=f"{found.how}: {'A' if found.removed else 'not A'}'s decisions",
         proof=proof_of(removed=found.removed, added=found.added),
         remedy="compare runs with equal regions",
     )

@@ -80,8 +80,7 @@ def _by_setting(case: Case) -> Finding | None:
         what="the order of commits decides the answer",
         where=place(step, None, where),
         evidence=evidence,
-        experiment=f"swapped {found.factors[0]} alone: "
-        f"{'A' if found.removed else 'not A'}'s decisions come back",
+        experiment=f"{found.how}: {'A' if found.removed else 'not A'}'s decisions come back",
         proof=proof_of(removed=found.removed, added=found.added),
         remedy="commit by confidence; a token once placed confirms itself, so re-mask to correct",
         positions=wrong,

@@ -20,9 +20,8 @@ def examine(case: Case) -> Answer:
             number=RULE.number,
             what="the tokens are drawn with other random numbers",
             where=place(step, None, None if first is None else first.position),
-            evidence=str(found.factors[0]),
-            experiment=f"swapped {found.factors[0].name} alone: "
-            f"{'A' if found.removed else 'not A'}'s decisions",
+            evidence=str(found),
+            experiment=f"{found.how}: {'A' if found.removed else 'not A'}'s decisions",
             proof=proof_of(removed=found.removed, added=found.added),
             remedy="compare runs with one seed, or at temperature 0",
         )

@@ -26,10 +26,9 @@ def examine(case: Case) -> Answer:
                 number=RULE.number,
                 what="another number of tokens is committed in a step",
                 where=place(step, None, None if first is None else first.position),
-                evidence=f"{found.factors[0]}; commits by step {_counts(case.record_b.steps)} "
+                evidence=f"{found}; commits by step {_counts(case.record_b.steps)} "
                 f"against {_counts(case.record_a.steps)}",
-                experiment=f"swapped {found.factors[0].name} alone: "
-                f"{'A' if found.removed else 'not A'}'s decisions",
+                experiment=f"{found.how}: {'A' if found.removed else 'not A'}'s decisions",
                 proof=proof_of(removed=found.removed, added=found.added),
                 remedy="compare runs with one schedule",
             )

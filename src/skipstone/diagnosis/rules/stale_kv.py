@@ -157,8 +157,7 @@ def _by_setting(case: Case) -> Finding | None:
             for part in (_drift(step), "" if spot is None else spot.evidence, case.forced)
             if part
         ),
-        experiment=f"swapped {found.factors[0]} alone"
-        + ("" if spot is None else f"; {spot.experiment}"),
+        experiment=found.how + ("" if spot is None else f"; {spot.experiment}"),
         proof=proof_of(removed=found.removed, added=found.added),
         remedy="refresh more often (cache=...:refresh_every=N), or use smaller blocks",
         positions=() if spot is None else spot.positions,

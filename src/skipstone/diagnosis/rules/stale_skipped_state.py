@@ -104,7 +104,7 @@ def _by_setting(case: Case) -> Finding | None:
         where=place(step, step.skip_layer or None, None if first is None else first.position),
         evidence=f"{len(step.skipped)} of {step.rows.size} rows skip in this step, their states are"
         f" up to {oldest} forwards old" + (f"; {case.forced}" if case.forced else ""),
-        experiment=f"swapped {found.factors[0]} alone; without the skip in this one step the "
+        experiment=f"{found.how}; without the skip in this one step the "
         f"decision is {'A' if here else 'still B'}'s, without those of the steps before it is "
         f"{'A' if piled_up else 'still B'}'s",
         proof=proof_of(removed=found.removed, added=found.added),

@@ -89,8 +89,8 @@ def _by_setting(case: Case) -> Finding | None:
         number=RULE.number,
         what="only one run stops at EOS",
         where=place(step, None, None if first is None else first.position),
-        evidence=str(found.factors[0]),
-        experiment=f"swapped eos_stop alone: {'A' if found.removed else 'not A'}'s decisions",
+        evidence=str(found),
+        experiment=f"{found.how}: {'A' if found.removed else 'not A'}'s decisions",
         proof=proof_of(removed=found.removed, added=found.added),
         remedy="the text up to EOS is the same; compare tokens up to EOS",
     )
