@@ -82,8 +82,11 @@ def grid(values_NW: np.ndarray, dtype: str) -> str | None:
     Looks for shorter float formats, and for steps of equal size: one size for all, for each column,
     each row, or each group of neighbours in a row; around zero, or between smallest and largest.
     """
+    digits = ml_dtypes.finfo(np.dtype(dtype)).nmant
     for name, kind in _FLOATS.items():
-        if name != dtype and np.array_equal(_cast(values_NW, kind), values_NW):
+        # What has as many digits as the run's own dtype says nothing: bfloat16 fits into float16.
+        shorter = ml_dtypes.finfo(kind).nmant < digits
+        if shorter and np.array_equal(_cast(values_NW, kind), values_NW):
             return name
     if values_NW.size < _ENOUGH_VALUES:
         return None
