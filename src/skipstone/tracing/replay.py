@@ -109,7 +109,7 @@ class Replayer:
     def steps(self) -> Sequence[StepRecord]:
         """The recorded steps to take, from where the K/V store can be built up."""
         first, last = self._lead.forwards
-        first = _origin(self.record, first, self.run.settings.temperature)
+        first = _origin(self.record, first, self.run.settings)
         return [s for s in self.record.steps if first <= s.forward <= last]
 
     @torch.inference_mode()
@@ -378,13 +378,13 @@ class _PatchedScorer(Scorer):
         super()._write(rows, logits_NV, moment)
 
 
-def _origin(record: RunRecord, first: int, temperature: float) -> int:
+def _origin(record: RunRecord, first: int, settings: Settings) -> int:
     """The forward from which a replay must start so that nothing older is needed.
 
     A refresh at a block's start renews K/V, references and scores of all that may still be read;
     random numbers must be drawn from the beginning.
     """
-    if temperature > 0:
+    if settings.temperature > 0 or settings.unmask.uses_seed:
         return record.steps[0].forward
     starts = [
         s.forward
