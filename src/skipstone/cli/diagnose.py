@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import click
 from rich.console import Console
 
+from skipstone.cli.escape import printable
 from skipstone.cli.options import given, parse_ids, run_options_but_budget
 from skipstone.cli.specs import Pair, decoded_pair, looks_like_trace, traced_pair
+from skipstone.cli.terminal import strict_json
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.diagnose import diagnose as explain
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, TraceError
 from skipstone.record import StoredTrace
-from skipstone.tracing.experiments import Laboratory, as_request, describe
+from skipstone.tracing.experiments import Laboratory, as_request, key_of
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -50,17 +53,32 @@ def diagnose(
     if looks_like_trace(a) != looks_like_trace(b):
         raise ConfigError("give two traces, or two run specs and a PROMPT; found one of each")
     if looks_like_trace(a):
+        _refuse_for_traces(shared, prompt if prompt_ids is None else prompt_ids)
         pair = traced_pair(a, b, sample, shared.get("model"))
     else:
+        if sample:
+            raise ConfigError("--sample has no effect on two run specs; leave it out")
         source = parse_ids(prompt_ids) if prompt_ids is not None else prompt
         pair = decoded_pair(a, b, shared, source)
     diagnosis = _explained(pair, parse_seconds(seconds or "120s"))
     if as_json:
-        print(json.dumps(diagnosis.as_json(), ensure_ascii=False, default=str))
+        print(strict_json(diagnosis.as_json()))
     else:
         for line in diagnosis.lines():
-            print(line)
+            print(printable(line))
     return 1 if diagnosis.parted or diagnosis.cause is not None else 0
+
+
+def _refuse_for_traces(shared: dict[str, str], prompt: str | None) -> None:
+    """Two traces have their prompt and their settings."""
+    if prompt is not None:
+        raise ConfigError("two traces have their prompt; leave PROMPT out")
+    for name in shared:
+        if name != "model":
+            raise ConfigError(
+                f"--{name.replace('_', '-')} has no effect on two traces; leave it out, or give "
+                f"two run specs and a PROMPT"
+            )
 
 
 def parse_seconds(text: str) -> float:
@@ -87,15 +105,22 @@ def _explained(pair: Pair, budget: float) -> Diagnosis:
         case = Case(pair.a.trace, pair.b.trace, lab, pair.a.sample, pair.b.sample)
         diagnosis = explain(case)
     if isinstance(pair.b.trace, StoredTrace):
-        for done in lab.done:
-            request = as_request(done.experiment)
-            outcome = {"seconds": done.seconds, "outcome": done.outcome}
-            pair.b.trace.add_experiment(
-                describe(done.experiment), json.dumps(request), json.dumps(outcome)
-            )
-        verdict = json.dumps(diagnosis.as_json(), default=str)
-        pair.b.trace.add_experiment("diagnosis", json.dumps({"side": "b"}), verdict)
+        try:
+            _keep(pair.b.trace, lab, diagnosis)
+        except TraceError as error:
+            # What was found is worth more than its copy in the trace.
+            print(f"note: {printable(str(error))}", file=sys.stderr)
     return diagnosis
+
+
+def _keep(trace: StoredTrace, lab: Laboratory, diagnosis: Diagnosis) -> None:
+    """Write experiments and verdict into the trace."""
+    for done in lab.done:
+        outcome = {"seconds": done.seconds, "outcome": done.outcome}
+        request = json.dumps(as_request(done.experiment))
+        trace.add_experiment(key_of(done.experiment), request, json.dumps(outcome))
+    verdict = strict_json(diagnosis.as_json())
+    trace.add_experiment("diagnosis", json.dumps({"side": "b"}), verdict)
 
 
 @contextmanager

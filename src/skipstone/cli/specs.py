@@ -60,7 +60,7 @@ def traced_pair(path_a: str, path_b: str, sample: int, model_name: str | None) -
     """Two traces; our own code can run them again if their model is here."""
     traces = open_trace(Path(path_a)), open_trace(Path(path_b))
     for path, trace in zip((path_a, path_b), traces, strict=True):
-        if sample >= len(trace.records):
+        if not 0 <= sample < len(trace.records):
             raise ConfigError(f"{path} has {len(trace.records)} samples, there is no {sample}")
         if not trace.records[sample].steps:
             raise ConfigError(f"{path} has no finished step; nothing can be said about it")

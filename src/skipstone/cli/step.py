@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from skipstone.cli.specs import parse_at, same_model
+from skipstone.cli.terminal import strict_json
 from skipstone.engine import Settings, parse_settings, parse_spec
 from skipstone.errors import ConfigError
 from skipstone.models.load import Model, load
@@ -54,7 +54,7 @@ def step(
     stepped = step_under(loaded, record, parse_at(place), settings)
     differences = [difference(stepped[0], other) for other in stepped[1:]]
     if as_json:
-        print(json.dumps(_as_json(tried, stepped, differences, loaded), ensure_ascii=False))
+        print(strict_json(_as_json(tried, stepped, differences, loaded)))
     else:
         _print(tried, stepped, differences, loaded)
     same = all(one.step.committed == stepped[0].step.committed for one in stepped)

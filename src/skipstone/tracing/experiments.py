@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -293,6 +295,12 @@ def as_request(experiment: Experiment) -> dict[str, object]:
     fields.pop("patches", None)
     plain = {n: sorted(v) if isinstance(v, frozenset) else v for n, v in fields.items()}
     return {"kind": type(experiment).__name__.lower(), **plain}
+
+
+def key_of(experiment: Experiment) -> str:
+    """A name to keep an experiment under: what it does, and a fingerprint of all that it asks."""
+    request = json.dumps(as_request(experiment))
+    return f"{describe(experiment)} [{crc32(request.encode()):08x}]"
 
 
 def settings_of(record: RunRecord, changes: dict[str, str]) -> Settings:
