@@ -28,15 +28,27 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         getattr(skipstone, "Enigne")  # noqa: B009 (a literal attribute would be a type error)
 
 
-def test_records_and_their_comparison_open_without_torch() -> None:
+def test_records_their_comparison_and_their_diagnosis_open_without_torch() -> None:
     # A module that is None in sys.modules cannot be imported.
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import skipstone, skipstone.record, skipstone.diff, skipstone.diagnosis.diagnose\n"
-        "skipstone.ConfigError; print('ok')"
+        "from importlib import import_module; from pkgutil import walk_packages\n"
+        "import skipstone, skipstone.record, skipstone.diff, skipstone.diagnosis\n"
+        "for package in (skipstone.record, skipstone.diff, skipstone.diagnosis):\n"
+        "    for found in walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        import_module(found.name); print(found.name)\n"
+        "skipstone.ConfigError\n"
+        "assert not any(name.startswith('torch.') for name in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "ok\n", done.stderr
+    assert done.returncode == 0, done.stderr
+    opened = set(done.stdout.split())
+    assert len(opened) > 50
+    assert {"skipstone.record.store", "skipstone.diff.align", "skipstone.diagnosis.rules"} < opened
+    # Control: what runs the engine does not.
+    control = "import sys; sys.modules['torch'] = None; import skipstone.tracing.replay"
+    done = subprocess.run([sys.executable, "-c", control], capture_output=True, check=False)
+    assert b"import of torch halted" in done.stderr
 
 
 @pytest.mark.parametrize(
