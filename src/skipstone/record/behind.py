@@ -1,66 +1,83 @@
-"""A thread that works one piece behind whoever hands it work."""
+"""A thread that does work behind the back of whoever hands it over."""
 
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread, current_thread
 
 Work = Callable[[], None]
 
+MOST = 64
+"""Pieces that may be waiting; whoever adds one more waits for all of them."""
+_PAUSE = 0.05
+"""Seconds from one look at the queue to the next."""
+
 
 class Behind:
-    """Does pieces of work in order on a thread of its own; at most one piece is not done yet.
+    """Does pieces of work in order on a thread of its own, which looks for them 20 times a second.
 
-    The executor of the standard library does this too, but takes three times as long to hand over
-    a piece, which is what the one who hands it over waits for.
+    Nobody wakes it: that alone costs a run 35 us, half of what it has for a step, and a thread that
+    finds several pieces does each in half the time. Once a piece fails, those after it are dropped.
     """
 
     def __init__(self) -> None:
         """Start nothing yet; the first piece does."""
-        self._todo = SimpleQueue[Work | None]()
-        self._done = SimpleQueue[BaseException | None]()
-        self._busy = False
+        self._todo = deque[Work]()
+        self._failed = list[BaseException]()
+        self._enough = Event()
         self._thread: Thread | None = None
 
     def add(self, work: Work) -> None:
-        """Hand over a piece, after waiting for the one before and raising what that one raised."""
-        self.wait()
+        """Hand over a piece.
+
+        Raises:
+            BaseException: what an earlier piece raised; this one is not taken.
+        """
+        if self._failed or len(self._todo) >= MOST:
+            self.finish()
         if self._thread is None:
-            # A daemon: a process that ends without stop() must not wait for pieces to come.
-            self._thread = Thread(target=_serve, args=(self._todo, self._done), daemon=True)
-            self._thread.start()
-            weakref.finalize(self, self._todo.put, None)
-        self._todo.put(work)
-        self._busy = True
+            self._start()
+        self._todo.append(work)
 
-    def wait(self) -> None:
-        """Wait until nothing is left to do; raises what the last piece raised, once."""
-        if self._busy:
-            failure = self._done.get()
-            self._busy = False
-            if failure is not None:
-                raise failure
+    def finish(self) -> None:
+        """Wait until nothing is left to do.
 
-    def stop(self) -> None:
-        """Wait and end the thread; raises what the last piece raised, if nothing has yet."""
+        Raises:
+            BaseException: what a piece raised, if nobody has been told yet.
+        """
         if self._thread is not None:
-            self._todo.put(None)
-            self._thread.join()
+            _end(self._thread, self._enough)
             self._thread = None
-        # An interrupt may have torn wait() apart: now that nobody is at work, the queue knows best.
-        self._busy = not self._done.empty()
-        self.wait()
+        if self._failed:
+            self._todo.clear()
+            raise self._failed.pop()
+
+    def _start(self) -> None:
+        self._enough = Event()
+        parts = (self._todo, self._failed, self._enough)
+        # A daemon, or a process whose user forgot to finish would wait for it for ever.
+        self._thread = Thread(target=_serve, args=parts, daemon=True)
+        self._thread.start()
+        weakref.finalize(self, _end, self._thread, self._enough)
 
 
-def _serve(todo: SimpleQueue[Work | None], done: SimpleQueue[BaseException | None]) -> None:
-    while (work := todo.get()) is not None:
+def _serve(todo: deque[Work], failed: list[BaseException], enough: Event) -> None:
+    last = False
+    while not (last or failed):
+        last = enough.wait(_PAUSE)
         try:
-            work()
-        except BaseException as error:  # whatever it is: somebody waits for an answer
-            done.put(error)
-        else:
-            done.put(None)
-        # Not kept while waiting for the next piece: it may hold the tensors of a whole step.
-        del work
+            while todo:
+                # Stays in the queue until it is done, so that its length is what may be lost.
+                todo[0]()
+                todo.popleft()
+        except BaseException as error:  # whatever it is: somebody has to be told
+            failed.append(error)
+
+
+def _end(thread: Thread, enough: Event) -> None:
+    enough.set()
+    # The last piece may hold the last reference to whoever owns the thread.
+    if thread is not current_thread():
+        thread.join()

@@ -1,4 +1,4 @@
-"""The writer of traces: a process that dies loses at most the step that was being written."""
+"""The writer of traces: what ``step`` returned for is not lost when the process dies."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class TraceWriter:
     """Takes down one run in a new folder; a sink for the recorder, and a context manager.
 
     Each step is one transaction. Its tensors, if any, are complete in a shard of their own before
-    the transaction that names the shard. Steps given to ``later`` are written by a thread, one
-    forward behind the run: a process that is killed loses at most those, and what was never given.
-    A machine that loses power may lose the last few steps, and their shards.
+    the transaction that names the shard. A process that is killed loses the step it was writing and
+    what ``later`` had taken in the last moments; what is left has no holes. A machine that loses
+    power may lose the last few steps, and their shards.
 
     Example:
         ``with TraceWriter("run.trace") as sink: engine.generate(p, observer=Recorder(sink=sink))``
@@ -108,21 +108,23 @@ class TraceWriter:
         Raises:
             TraceError: the disk refuses; the steps before can still be read.
         """
-        self._behind.wait()
+        self._behind.finish()
         self._write_step(sample, record, tensors)
 
     def later(self, steps: Iterable[Taken]) -> None:
-        """Write steps down while the run goes on.
+        """Take steps that a thread writes down soon, while the run goes on.
 
-        At most one call is behind: the next one waits until the steps of this one cannot be lost.
+        A process that is killed now may lose them: those of the last 50 ms or so, or, where the
+        disk is slow, the last 64 calls. Every other way of ending writes them first.
 
         Args:
             steps: drawn and written on another thread, in order.
 
         Raises:
-            TraceError: the disk refused the steps before; those before them can still be read.
+            TraceError: the disk refused an earlier step; the steps before it can still be read.
         """
-        self._behind.wait()
+        if self._database is None:
+            self._behind.finish()  # it knows why, if it was there that the disk refused
         self._connected()
         self._behind.add(partial(self._write_steps, steps))
 
@@ -132,7 +134,7 @@ class TraceWriter:
         Raises:
             TraceError: the disk refuses.
         """
-        self._behind.wait()
+        self._behind.finish()
         self._write(("INSERT INTO events VALUES (NULL, ?, ?)", [(sample, to_json(event))]))
 
     def end(self, outcomes: Sequence[Outcome]) -> None:
@@ -141,7 +143,7 @@ class TraceWriter:
         Raises:
             TraceError: the disk refuses.
         """
-        self._behind.wait()
+        self._behind.finish()
         rows = [(to_json(outcome), sample) for sample, outcome in enumerate(outcomes)]
         self._write(("UPDATE samples SET outcome = ? WHERE sample = ?", rows))
         self.close()
@@ -153,7 +155,7 @@ class TraceWriter:
             TraceError: the disk refused the last steps, and nothing has said so yet.
         """
         try:
-            self._behind.stop()
+            self._behind.finish()
         finally:
             self._let_go()
 

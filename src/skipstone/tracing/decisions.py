@@ -34,15 +34,20 @@ class Decisions:
     """float64: the confidence that the unmask rule asked of each rank; None if it has no bound."""
 
     @classmethod
-    def copy(cls, view: StepView) -> Decisions:
-        """Start the copy. This is all that the run waits for, so it does as little as it can."""
+    def copy(cls, view: StepView, ranks_1G: Tensor) -> Decisions:
+        """Start the copy. This is all that the run waits for, so it does as little as it can.
+
+        Args:
+            view: the step.
+            ranks_1G: int64 [1, G], every rank there is, on the host.
+        """
         packed = torch.cat([column.reshape(-1) for column in _columns(view)])
         columns, copied = packed.to("cpu", non_blocking=True), None
         if packed.is_cuda:
             copied = torch.cuda.Event(blocking=True)
             copied.record(torch.cuda.current_stream(packed.device))
         # On the host: the rule's arithmetic on a few numbers is not worth a kernel.
-        bound_1G = view.unmask.bound(torch.arange(view.commit_BG.shape[1])[None])
+        bound_1G = view.unmask.bound(ranks_1G)
         return cls(view, columns, copied, None if bound_1G is None else bound_1G[0].numpy())
 
     def records(self, seconds: float) -> Iterator[tuple[int, StepRecord]]:

@@ -66,6 +66,7 @@ class Recorder:
         self._sink: Sink = self._memory if sink is None else sink
         self._window = window
         self._headers = list[Header]()
+        self._ranks_1G = torch.arange(0)[None]
         self._last = 0.0
 
     @property
@@ -92,19 +93,21 @@ class Recorder:
             _header(model, settings, prompt, sample, len(prompts))
             for sample, prompt in enumerate(prompts)
         ]
+        self._ranks_1G = torch.arange(settings.gen_length)[None]
         self._sink.begin(self._headers, self.level)
         self._last = time.perf_counter()
 
     def on_step(self, view: StepView) -> None:
-        """Copy one step; its records are made behind the run, for each request that took part."""
+        """Copy one step to the host, for each request that took part."""
         now = time.perf_counter()
-        decisions = Decisions.copy(view)
-        wanted = view.rows.requests if self._wanted(view) else ()
-        tensors = {request: self._tensors(view, request) for request in wanted}
-        self._sink.later(
-            (request, record, tensors.get(request, {}))
-            for request, record in decisions.records(now - self._last)
-        )
+        decisions = Decisions.copy(view, self._ranks_1G)
+        records = decisions.records(now - self._last)
+        if self._wanted(view):
+            # At once: tensors that wait for a slow disk would fill the memory.
+            for request, record in records:
+                self._sink.step(request, record, self._tensors(view, request))
+        else:
+            self._sink.later((request, record, {}) for request, record in records)
         self._last = now
 
     def on_end(self, results: Sequence[Result]) -> None:
