@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks.trace_cost import random_8b
+from benchmarks.trace_cost import random_model
 from skipstone import DualCache, Engine, Fixed, Model
 from skipstone.engine.engine import RunnerName
 from skipstone.engine.roofline import Card, Work, bound, measure
@@ -125,7 +125,7 @@ def profile(model: Model) -> str:
 @click.option("-o", "--out", type=click.Path(path_type=Path))
 def main(repeats: int, profile_to: Path | None, out: Path | None) -> None:
     """Time both runners at both shapes, in turn."""
-    model, device = random_8b("cuda"), torch.device("cuda")
+    model, device = random_model("8b", "cuda"), torch.device("cuda")
     card = measure(device, torch.bfloat16)
     runners: tuple[RunnerName, ...] = ("eager", "graph", "eager", "graph")
     timings = [measured(model, r, shape, card, repeats) for shape in SHAPES for r in runners]

@@ -178,23 +178,26 @@ def write(path: Path, *, forwards: int = 8, samples: int = 1, level: str = "full
         writer.end([outcome(s) for s in range(samples)])
 
 
-def _write_until_killed(path: Path, out: int) -> None:
-    """Say the number of each step once it is written."""
+def _write_until_killed(path: Path, out: int, later: bool) -> None:
+    """Say the number of each step once it is written, or once it is taken for later."""
     writer = TraceWriter(path)
     writer.begin([header()], "full")
     os.write(out, b"begun\n")
     for forward in range(100_000):
-        writer.step(0, step(forward), tensors(forward) if forward % 2 else {})
+        if later:
+            writer.later([(0, step(forward), {})])
+        else:
+            writer.step(0, step(forward), tensors(forward) if forward % 2 else {})
         os.write(out, f"{forward}\n".encode())
 
 
-def _killed(path: Path, steps: int, seconds: float) -> int:
-    """Kill a writer soon after some step. Returns the last step it said it had written."""
+def _killed(path: Path, steps: int, seconds: float, *, later: bool) -> int:
+    """Kill a writer soon after some step. Returns the last step that it spoke of."""
     read, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        _write_until_killed(path, write_end)
+        _write_until_killed(path, write_end, later)
     os.close(write_end)
     said = b""
     while said.count(b"\n") <= steps:
@@ -208,15 +211,16 @@ def _killed(path: Path, steps: int, seconds: float) -> int:
     return int(said.split()[-1]) if said.count(b"\n") > 1 else -1
 
 
-def kill_writers(folder: Path, times: int) -> Iterator[tuple[str, int]]:
+def kill_writers(folder: Path, times: int, *, later: bool) -> Iterator[tuple[str, int]]:
     """Kill writers at random moments; forked from this process, so that none costs a start."""
     moment = random.Random(0)
     for i in range(times):
         path = folder / f"{i}.trace"
-        yield path.name, _killed(path, moment.randrange(40), moment.uniform(0, 0.002))
+        steps = moment.randrange(200 if later else 40)
+        yield path.name, _killed(path, steps, moment.uniform(0, 0.002), later=later)
 
 
-def fill_the_disk(path: Path, limit: int) -> tuple[int, str]:
+def fill_the_disk(path: Path, limit: int, *, later: bool) -> tuple[int, str]:
     """Write under a limit on the size of files. Returns the steps written, and the error."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     written = 0
@@ -224,7 +228,10 @@ def fill_the_disk(path: Path, limit: int) -> tuple[int, str]:
         with TraceWriter(path) as writer:
             writer.begin([header()], "decisions")
             for forward in range(10_000):
-                writer.step(0, step(forward), {})
+                if later:
+                    writer.later([(0, step(forward), {})])
+                else:
+                    writer.step(0, step(forward), {})
                 written += 1
     except TraceError as error:
         return written, str(error)
@@ -232,13 +239,18 @@ def fill_the_disk(path: Path, limit: int) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Do one of the two, and print what became of it as JSON."""
+    """Do what the first argument says, and print what became of it as JSON."""
     what, folder, argument = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     assert "torch" not in sys.modules
+    what, _, when = what.partition("-")
     if what == "kill":
-        print(json.dumps(dict(kill_writers(folder, argument))))
+        print(json.dumps(dict(kill_writers(folder, argument, later=when == "later"))))
+    elif what == "forget":
+        forgotten = TraceWriter(folder)
+        forgotten.begin([header()], "decisions")
+        forgotten.later((0, step(forward), {}) for forward in range(argument))
     else:
-        print(json.dumps(fill_the_disk(folder, argument)))
+        print(json.dumps(fill_the_disk(folder, argument, later=when == "later")))
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ def trace(
 ) -> None:
     """Decode PROMPT, print the answer, and write a trace of the run.
 
-    The answer is the same as that of generate, token by token. A trace that is stopped or killed
-    keeps every finished step.
+    The answer is the same as that of generate, token by token. A trace that is stopped keeps
+    every finished step; one that is killed may lack the latest.
     """
     spec = run_spec(given(options))
     prompts = read_prompts(prompt, prompt_ids, batch_file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,9 @@ from skipstone.record.tensors import TensorKey, TensorRows, with_provenance
 
 Tensors = Mapping[TensorKey, tuple[np.ndarray, np.ndarray]]
 """Positions [N] and values [N, W] of each tapped tensor of one step."""
+
+Taken = tuple[int, StepRecord, Tensors]
+"""A sample, what was decided in one of its steps, and the tensors of that step."""
 
 
 class Trace(Protocol):
@@ -40,6 +43,14 @@ class Sink(Protocol):
 
     def step(self, sample: int, record: StepRecord, tensors: Tensors) -> None:
         """A step is done; when this returns, it will not be lost."""
+        ...
+
+    def later(self, steps: Iterable[Taken]) -> None:
+        """Steps are done, but still to be put into records, which happens as ``steps`` is drawn.
+
+        A sink may do that on another thread while the run goes on. It is done before any other
+        method goes to work, and that method raises what went wrong.
+        """
         ...
 
     def event(self, sample: int, event: Event) -> None:
@@ -97,6 +108,11 @@ class MemoryTrace:
         self._steps[sample].append(record)
         for key, rows in tensors.items():
             self._tensors[sample, key] = rows
+
+    def later(self, steps: Iterable[Taken]) -> None:
+        """Keep steps, now."""
+        for taken in steps:
+            self.step(*taken)
 
     def event(self, sample: int, event: Event) -> None:
         """Keep an event."""

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Self
 from zlib import crc32
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from skipstone.errors import TraceError
+from skipstone.record.behind import Behind
 from skipstone.record.schema import Event, Header, Outcome, StepRecord
 from skipstone.record.store import (
     DATABASE,
@@ -28,7 +30,7 @@ from skipstone.record.store import (
     pack_step,
     to_json,
 )
-from skipstone.record.trace import Tensors
+from skipstone.record.trace import Taken, Tensors
 from skipstone.version import __version__
 
 Row = tuple[str | int | float | bytes, ...]
@@ -43,8 +45,9 @@ class TraceWriter:
     """Takes down one run in a new folder; a sink for the recorder, and a context manager.
 
     Each step is one transaction. Its tensors, if any, are complete in a shard of their own before
-    the transaction that names the shard. A process that is killed loses the step it was writing; a
-    machine that loses power may lose the last few, and their shards.
+    the transaction that names the shard. A process that is killed loses at most the step that is
+    being written, which is the latest; what is left has no holes. A machine that loses power may
+    lose the last few steps, and their shards.
 
     Example:
         ``with TraceWriter("run.trace") as sink: engine.generate(p, observer=Recorder(sink=sink))``
@@ -59,6 +62,7 @@ class TraceWriter:
         self.path = Path(path)
         self._database: sqlite3.Connection | None = None
         self._begun = False
+        self._behind = Behind()
         try:
             self.path.mkdir()
         except FileExistsError:
@@ -104,6 +108,80 @@ class TraceWriter:
         Raises:
             TraceError: the disk refuses; the steps before can still be read.
         """
+        self._behind.wait()
+        self._write_step(sample, record, tensors)
+
+    def later(self, steps: Iterable[Taken]) -> None:
+        """Take steps that a thread writes down now, while the run goes on.
+
+        A process that is killed before that is done loses them. The next call waits for it, and so
+        does every other way of ending.
+
+        Args:
+            steps: drawn and written on another thread, in order.
+
+        Raises:
+            TraceError: the disk refused an earlier step; the steps before it can still be read.
+        """
+        self._behind.wait()
+        self._connected()
+        self._behind.add(partial(self._write_steps, steps))
+
+    def event(self, sample: int, event: Event) -> None:
+        """Write down that something else was seen.
+
+        Raises:
+            TraceError: the disk refuses.
+        """
+        self._behind.wait()
+        self._write(("INSERT INTO events VALUES (NULL, ?, ?)", [(sample, to_json(event))]))
+
+    def end(self, outcomes: Sequence[Outcome]) -> None:
+        """Write down how the run ended, and close the trace.
+
+        Raises:
+            TraceError: the disk refuses.
+        """
+        self._behind.wait()
+        rows = [(to_json(outcome), sample) for sample, outcome in enumerate(outcomes)]
+        self._write(("UPDATE samples SET outcome = ? WHERE sample = ?", rows))
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files. A trace that was not ended stays unfinished; an empty one goes.
+
+        Raises:
+            TraceError: the disk refused the last steps, and nothing has said so yet.
+        """
+        try:
+            self._behind.finish()
+        finally:
+            self._let_go()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def _let_go(self) -> None:
+        if self._database is not None:
+            # Back to one plain file, which opens on read-only media too. Somebody who is reading
+            # it now prevents that, and it does not matter.
+            with suppress(sqlite3.Error):
+                self._database.execute("PRAGMA busy_timeout = 0")
+                self._database.execute("PRAGMA journal_mode = DELETE")
+            self._database.close()
+            self._database = None
+        elif not self._begun:
+            with suppress(OSError):
+                self.path.rmdir()
+
+    def _write_steps(self, steps: Iterable[Taken]) -> None:
+        for taken in steps:
+            self._write_step(*taken)
+
+    def _write_step(self, sample: int, record: StepRecord, tensors: Tensors) -> None:
         arrays = pack_step(record)
         row = (
             sample,
@@ -125,44 +203,6 @@ class TraceWriter:
             self._write((_INSERT_STEP, [row]), (_INSERT_TENSOR, entries))
         else:
             self._write_row(row)
-
-    def event(self, sample: int, event: Event) -> None:
-        """Write down that something else was seen.
-
-        Raises:
-            TraceError: the disk refuses.
-        """
-        self._write(("INSERT INTO events VALUES (NULL, ?, ?)", [(sample, to_json(event))]))
-
-    def end(self, outcomes: Sequence[Outcome]) -> None:
-        """Write down how the run ended, and close the trace.
-
-        Raises:
-            TraceError: the disk refuses.
-        """
-        rows = [(to_json(outcome), sample) for sample, outcome in enumerate(outcomes)]
-        self._write(("UPDATE samples SET outcome = ? WHERE sample = ?", rows))
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the files. A trace that was not ended stays unfinished; an empty one goes."""
-        if self._database is not None:
-            # Back to one plain file, which opens on read-only media too. Somebody who is reading
-            # it now prevents that, and it does not matter.
-            with suppress(sqlite3.Error):
-                self._database.execute("PRAGMA busy_timeout = 0")
-                self._database.execute("PRAGMA journal_mode = DELETE")
-            self._database.close()
-            self._database = None
-        elif not self._begun:
-            with suppress(OSError):
-                self.path.rmdir()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
 
     def _write_row(self, row: Row) -> None:
         """Insert one step; a statement alone is a transaction of its own."""

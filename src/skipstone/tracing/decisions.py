@@ -1,0 +1,205 @@
+"""What decided a step: one copy from device to host, and the records that follow from it.
+
+Shape letters: B requests, L canvas length, G generation length, N judged rows, C candidates,
+S compared layers, K columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skipstone.canvas import Status
+from skipstone.engine.observe import StepView
+from skipstone.record import Candidates, Judgements, StepRecord
+from skipstone.rows import Rows
+from skipstone.skip import SkipScores
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """Everything that decided a step, of all requests, on its way to the host."""
+
+    view: StepView
+    """Only what the host knows of it is read later: the next step overwrites its tensors."""
+    columns: Tensor
+    """int64, on the host: every column, one after the other; floats travel as their bits."""
+    copied: torch.cuda.Event | None
+    """When ``columns`` is filled; None if it is already."""
+    bound_G: np.ndarray | None
+    """float64: the confidence that the unmask rule asked of each rank; None if it has no bound."""
+
+    @classmethod
+    def copy(cls, view: StepView, ranks_1G: Tensor) -> Decisions:
+        """Start the copy. This is all that the run waits for, so it does as little as it can.
+
+        Args:
+            view: the step.
+            ranks_1G: int64 [1, G], every rank there is, on the host.
+        """
+        packed = torch.cat([column.reshape(-1) for column in _columns(view)])
+        columns, copied = packed.to("cpu", non_blocking=True), None
+        if packed.is_cuda:
+            copied = torch.cuda.Event(blocking=True)
+            copied.record(torch.cuda.current_stream(packed.device))
+        # On the host: the rule's arithmetic on a few numbers is not worth a kernel.
+        bound_1G = view.unmask.bound(ranks_1G)
+        return cls(view, columns, copied, None if bound_1G is None else bound_1G[0].numpy())
+
+    def records(self, seconds: float) -> Iterator[tuple[int, StepRecord]]:
+        """The record of each request that took part; waits for the copy."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        board = _HostBoard.unpack(self.columns.numpy(), self.view)
+        for request in self.view.rows.requests:
+            yield request, _record(self, board, request, seconds)
+
+
+def _columns(view: StepView) -> list[Tensor]:
+    """All columns as int64, in the order in which ``_HostBoard`` has them."""
+    board, skip = view.board, view.skip
+    columns = [
+        board.token_BG,
+        board.runner_up_BG,
+        board.scored_at_BG,
+        view.commit_BG.long(),
+        board.confidence_BG.view(torch.int64),
+        board.runner_up_confidence_BG.view(torch.int64),
+        view.allowed_BG.view(torch.int64),
+        view.entered_at_BL,
+        view.finished_at_BL,
+    ]
+    if skip is not None:
+        columns += [
+            skip.similarity_SN.view(torch.int64),
+            skip.smallest_N.view(torch.int64),
+            skip.mean_N.view(torch.int64),
+            skip.stable_N.long(),
+            skip.forced_N.long(),
+            skip.reference_position_N,
+            skip.reference_forward_N,
+        ]
+    return columns
+
+
+@dataclass(frozen=True, eq=False)
+class _HostBoard:
+    """The columns again, after the copy."""
+
+    scores_KBG: np.ndarray
+    """int64: token, runner-up, scored at, committed; and, as the bits of float64, confidence, that
+    of the runner-up, that which was allowed to count."""
+    at_2BL: np.ndarray
+    """int64: forward in which a position last entered layer 1, and went through every layer."""
+    judged_KN: np.ndarray
+    """int64: the S similarities, smallest and mean, as the bits of float64; stable, forced,
+    position and forward of the reference. Empty if nothing was judged."""
+
+    @classmethod
+    def unpack(cls, columns: np.ndarray, view: StepView) -> _HostBoard:
+        batch, offsets = view.commit_BG.shape
+        length = view.entered_at_BL.shape[1]
+        scores = 7 * batch * offsets
+        ages = scores + 2 * batch * length
+        judged = 1 if view.skip is None else view.skip.rows.num_rows
+        return cls(
+            columns[:scores].reshape(7, batch, offsets),
+            columns[scores:ages].reshape(2, batch, length),
+            columns[ages:].reshape(-1, judged),
+        )
+
+
+def _record(decisions: Decisions, board: _HostBoard, request: int, seconds: float) -> StepRecord:
+    view = decisions.view
+    moment = view.moment
+    start = moment.canvas.prompt_lengths[request]
+    at_2L = board.at_2BL[:, request, : moment.canvas.length_of(request)]
+    age_2L = np.where(at_2L < 0, -1, moment.forward - at_2L).astype(np.int32)
+    rows = _positions(view.rows, request)
+    finished = rows if view.finished is view.rows else _positions(view.finished, request)
+    return StepRecord(
+        forward=moment.forward,
+        block=moment.block.index,
+        step=moment.step,
+        recovery=view.recovery,
+        refresh=view.rows.refresh,
+        block_start=start + moment.block.start,
+        block_stop=start + moment.block.stop,
+        ids_before=view.before.ids_BG[request].astype(np.int32),
+        ids_after=view.after.ids_BG[request].astype(np.int32),
+        status_before=view.before.status_BG[request].astype(np.uint8),
+        status_after=view.after.status_BG[request].astype(np.uint8),
+        rows=rows,
+        finished=finished,
+        entered_age=age_2L[0],
+        finished_age=age_2L[1],
+        candidates=_candidates(decisions, board, request),
+        judgements=_judgements(view.skip, board, request),
+        skip_layer=0 if finished.size == rows.size else _skip_layer(view),
+        seconds=seconds,
+    )
+
+
+def _positions(rows: Rows | None, request: int) -> np.ndarray:
+    if rows is None:
+        return np.empty(0, np.int32)
+    return rows.position[rows.request == request].astype(np.int32)
+
+
+def _skip_layer(view: StepView) -> int:
+    """The first layer that the skipped rows did not compute: one after the last compared."""
+    return 0 if view.skip is None else view.skip.similarity_SN.shape[0] + 1
+
+
+def _candidates(decisions: Decisions, board: _HostBoard, request: int) -> Candidates:
+    """The masks that have scores in this block or left of it, in order of position."""
+    view = decisions.view
+    moment, scores_KG = view.moment, board.scores_KBG[:, request]
+    known = (view.before.status_BG[request] == Status.MASK) & (scores_KG[2] >= 0)
+    offset = np.flatnonzero(known[: moment.block.stop])
+    scores_KC = scores_KG.take(offset, axis=1)
+    counts_KC = scores_KC[:4].astype(np.int32)
+    confidence_C, runner_up_C, allowed_C = scores_KC[4:].view(np.float64)
+    rank_C = _ranks(scores_KG[6].view(np.float64))[offset]
+    bound_G = decisions.bound_G
+    return Candidates(
+        position=(moment.canvas.prompt_lengths[request] + offset).astype(np.int32),
+        token=counts_KC[0],
+        confidence=confidence_C,
+        runner_up=counts_KC[1],
+        runner_up_confidence=runner_up_C,
+        rank=rank_C,
+        bound=np.full(offset.size, np.nan) if bound_G is None else bound_G[rank_C],
+        age=moment.forward - counts_KC[2],
+        eligible=np.isfinite(allowed_C),
+        committed=counts_KC[3].astype(bool),
+    )
+
+
+def _ranks(allowed_G: np.ndarray) -> np.ndarray:
+    """int32 [G]: by the confidence that was allowed to count; ties: lowest position first."""
+    rank_G = np.empty(allowed_G.size, np.int32)
+    rank_G[np.argsort(-allowed_G, kind="stable")] = np.arange(allowed_G.size, dtype=np.int32)
+    return rank_G
+
+
+def _judgements(skip: SkipScores | None, board: _HostBoard, request: int) -> Judgements | None:
+    if skip is None:
+        return None
+    mine = skip.rows.request == request
+    judged_KN = board.judged_KN[:, mine]
+    floats_KN, counts_4N = judged_KN[:-4].view(np.float64), judged_KN[-4:].astype(np.int32)
+    return Judgements(
+        position=skip.rows.position[mine].astype(np.int32),
+        similarity=np.ascontiguousarray(floats_KN[:-2].T),
+        smallest=floats_KN[-2],
+        mean=floats_KN[-1],
+        stable=counts_4N[0].astype(bool),
+        forced=counts_4N[1].astype(bool),
+        reference_position=counts_4N[2],
+        reference_forward=counts_4N[3],
+    )
