@@ -1,4 +1,4 @@
-"""What only a GPU can show: captured graphs, copies that nobody waits for. Run where there is one."""
+"""What only a GPU can show: captured graphs, and copies that nobody waits for."""
 
 from __future__ import annotations
 
