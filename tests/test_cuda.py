@@ -28,7 +28,10 @@ from skipstone.tracing import Recorder
 from skipstone.unmask import UnmaskPolicy
 from tests.test_store import same
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+    pytest.mark.filterwarnings("ignore:the skip cannot make this run faster"),
+]
 
 SKIP = CosineSkip(skip_layer_k=8, skip_threshold=0.99)
 PROMPTS = ["Who is Newton, physics?", "Add the numbers 12, 24, 12, 2 one by one."]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.rows import Rows
+from skipstone.rows import Rows, to_device
 
 
 class Status(IntEnum):
@@ -90,9 +90,9 @@ class Canvas:
             row[: len(prompt)] = prompt
         region = lengths[:, None] + np.arange(gen_length)[None]
         return cls(
-            ids_BL=torch.from_numpy(ids).to(device),
-            status_BL=torch.from_numpy(status.astype(np.int64)).to(device),
-            region_BG=torch.from_numpy(region).to(device),
+            ids_BL=to_device(ids, device),
+            status_BL=to_device(status.astype(np.int64), device),
+            region_BG=to_device(region, device),
             prompt_lengths=tuple(int(n) for n in lengths),
         )
 
@@ -136,7 +136,7 @@ class Canvas:
     def place(self, host: HostCanvas) -> None:
         """Overwrite the generation region of every request, ids and status."""
         for values_BL, new_BG in ((self.ids_BL, host.ids_BG), (self.status_BL, host.status_BG)):
-            values_BL.scatter_(1, self.region_BG, torch.from_numpy(new_BG).to(self.device))
+            values_BL.scatter_(1, self.region_BG, to_device(new_BG, self.device))
 
     def to_host(self) -> HostCanvas:
         """Copy the generation region to the host. One device read."""
