@@ -72,7 +72,8 @@ async function draw(figure) {
     await drawn.runAsync();
     return;
   }
-  const spec = { ...view.specs[root.lang], datasets: { rows } };
+  const drawing = view.specs[root.lang];
+  const spec = { ...drawing, datasets: { ...drawing.datasets, rows } };
   spec.params = spec.params.map((p) => ({ ...p, value: cursor[p.name.slice("cursor_".length)] ?? p.value }));
   const options = { actions: false, ast: true, renderer: "canvas", config: data.themes[theme()], tooltip: { theme: theme() } };
   const { view: made } = await window.vegaEmbed(place, spec, options);

@@ -104,12 +104,12 @@ def _map(study: Study, word: Word) -> Chart:
         y=y,
         shape=alt.Shape(
             "commit:N",
-            title=None,
+            legend=alt.Legend(title=None, columns=1),
             scale=alt.Scale(domain=[word(k) for k in _KINDS], range=["square", "diamond", "cross"]),
         ),
         color=alt.Color(
             "confidence:Q",
-            title=word("column.confidence"),
+            legend=alt.Legend(title=word("column.confidence"), gradientLength=110),
             scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True),
         ),
         tooltip=tips(word, "position", "token", "commit", "confidence:Q"),
@@ -124,14 +124,14 @@ def difference_map(study: Study, word: Word) -> Chart:
     apart = base.mark_rule(opacity=0.5, color=GREY).encode(x=x, y=y, y2="step_b:Q")
     relation = alt.Color(
         "relation:N",
-        title=None,
+        legend=alt.Legend(title=None, columns=2),
         scale=alt.Scale(
             domain=[word(k) for k in _RELATIONS], range=[GREY, BLUE, PURPLE, VERMILION]
         ),
     )
     shape = alt.Shape(
         "relation:N",
-        title=None,
+        legend=alt.Legend(title=None, columns=2),
         scale=alt.Scale(
             domain=[word(k) for k in _RELATIONS],
             range=["circle", "triangle-up", "cross", "diamond"],
