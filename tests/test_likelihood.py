@@ -23,7 +23,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(write_checkpoint(tmp_path_factory.mktemp("tiny")), dtype="float64")
 
 
-def estimates(model: Model, questions: list[Question], batch_size: int = 8, **how: int) -> list[float]:
+def estimates(
+    model: Model, questions: list[Question], batch_size: int = 8, **how: int
+) -> list[float]:
     found = dict(log_likelihoods(model, questions, MonteCarlo(**how), batch_size=batch_size))
     return [found[i] for i in range(len(questions))]
 

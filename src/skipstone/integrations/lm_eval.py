@@ -247,7 +247,7 @@ class SkipstoneLM(TemplateLM):
     ) -> list[float]:
         """Estimate the log-likelihood of whole texts, in windows of the model's length.
 
-        A window is given the token before it; the first one is given EOS.
+        The first window is given EOS, others the token before them, the last one all that fits.
         """
         self._say_what_is_idle()
         questions, owners = list[Question](), list[int]()
