@@ -129,7 +129,7 @@ def test_the_harness_evaluates_the_embedded_model(tasks: Path) -> None:
     assert found["config"]["skipstone_settings"]["unmask"] == "threshold:value=0.9"
     assert found["config"]["model_num_parameters"] == 14954688
     assert "<|start_header_id|>" in found["chat_template"]
-    assert "likelihoods need no decoding: cache, unmask, gen_length" in done.stderr
+    assert "without effect on them: cache, unmask, gen_length" in done.stderr
     (samples,) = (tasks / "out").rglob("samples_answers_*.jsonl")
     lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
     assert [line["filtered_resps"] for line in lines] == [[answer] for answer in answers]
@@ -141,6 +141,31 @@ def test_a_users_mistake_is_one_line(tasks: Path) -> None:
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last == ("skipstone: error: model argument 'cahce' is unknown; did you mean 'cache'?")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "skipstone.integrations.lm_eval", "ls", "tasks"],
+        ["-c", "import skipstone.integrations.lm_eval"],
+    ],
+)
+def test_without_the_harness_the_extra_is_named(tmp_path: Path, arguments: list[str]) -> None:
+    # Found before the installed package, and as empty as if it were not there.
+    (tmp_path / "lm_eval").mkdir()
+    (tmp_path / "lm_eval" / "__init__.py").touch()
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "is not installed: pip install 'skipstone[lm-eval]'" in done.stderr.splitlines()[-1]
+    assert ("Traceback" in done.stderr) == (arguments[0] == "-c")
 
 
 @pytest.fixture(scope="module")

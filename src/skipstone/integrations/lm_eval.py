@@ -40,10 +40,11 @@ try:
         simple_parse_args_string,
     )
     from tqdm import tqdm
-except ImportError:
-    raise ConfigError(
-        "the lm-evaluation-harness is not installed: pip install 'skipstone[lm-eval]'"
-    ) from None
+except ModuleNotFoundError:
+    _REMEDY = "the lm-evaluation-harness is not installed: pip install 'skipstone[lm-eval]'"
+    if __name__ == "__main__":
+        sys.exit(f"skipstone: error: {_REMEDY}")
+    raise ConfigError(_REMEDY) from None
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -302,7 +303,7 @@ class SkipstoneLM(TemplateLM):
     def _say_what_is_idle(self) -> None:
         idle = [name for name in self.args.given if name in Settings.__dataclass_fields__]
         if idle:
-            self._say(f"likelihoods need no decoding: {', '.join(idle)} have no effect on them")
+            self._say(f"likelihoods need no decoding; without effect on them: {', '.join(idle)}")
 
     def _say(self, message: str) -> None:
         """Warn, once."""
