@@ -151,7 +151,7 @@ def test_the_options_are_the_planned_ones() -> None:
     shared = set(run_options.split())
     planned = {
         "generate": shared | {"--batch-file", "--stream"},
-        "compare": shared | {"--a", "--b"},
+        "compare": shared | {"--a", "--b", "--report"},
         "policies": {"--json", "--debug"},
         "env": {"--json", "--debug"},
         "trace": shared | {"--batch-file", "--output", "--level", "--window"},
@@ -159,6 +159,7 @@ def test_the_options_are_the_planned_ones() -> None:
         "step": {"--at", "--with", "--model", "--sample", "--json", "--debug"},
         "show": {"--sample", "--steps", "--step", "--events", "--json", "--debug"},
         "export": {"--to", "--output", "--debug"},
+        "report": {"--output", "--lang", "--sample", "--model", "--budget", "--floor", "--debug"},
         "roofline": {"--model", "--gpu", "--batch", "--block-length", "--length"}
         | {"--skip-layer-k", "--going", "--json", "--debug"},
         "diff": {"--sample", "--floor", "--json", "--debug"},

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from skipstone.models.load import Model, load
     from skipstone.record import TraceWriter, open_trace
+    from skipstone.report.report import write_report
     from skipstone.skip import CosineSkip, NoSkip
     from skipstone.tracing import Recorder
     from skipstone.tracing.attach import attach
@@ -55,6 +56,7 @@ _HOMES = {
     "load": "models.load",
     "open_trace": "record",
     "sanitize": "tracing.sanitize",
+    "write_report": "report.report",
 }
 
 __all__ = [
@@ -84,6 +86,7 @@ __all__ = [
     "load",
     "open_trace",
     "sanitize",
+    "write_report",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -10,6 +11,8 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from skipstone.cli.options import RunSpec, given, parse_ids, run_options, run_spec
+from skipstone.cli.report import report_pair
+from skipstone.cli.specs import Pair
 from skipstone.cli.watch import watching
 from skipstone.diff import Comparison, Divergence
 from skipstone.diff import compare as compare_records
@@ -20,7 +23,10 @@ from skipstone.engine.observe import Observer, Observers
 from skipstone.errors import PromptError
 from skipstone.models.load import Model
 from skipstone.record.schema import Candidate
+from skipstone.report.report import check_drawing
 from skipstone.tracing import Recorder
+from skipstone.tracing.experiments import Subject
+from skipstone.tracing.recorder import Level
 
 _SHOWN_POSITIONS = 12
 
@@ -32,6 +38,9 @@ _SHOWN_POSITIONS = 12
 @run_options
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--report", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page, too."
+)
 def compare(
     prompt: str | None,
     spec_a: str,
@@ -39,6 +48,7 @@ def compare(
     prompt_ids: str | None,
     *,
     as_json: bool,
+    page: Path | None,
     **options: object,
 ) -> int:
     """Decode PROMPT under two run specs and find the first step at which they part.
@@ -49,19 +59,26 @@ def compare(
     """
     if (prompt is None) == (prompt_ids is None):
         raise PromptError("give exactly one of PROMPT and --prompt-ids")
+    if page is not None:
+        check_drawing()
     source: Prompt = prompt if prompt is not None else parse_ids(prompt_ids or "")
     shared = given(options)
     a, b = (run_spec({**shared, **parse_spec(spec)}) for spec in (spec_a, spec_b))
     models = _load(a, b)
     console = Console(stderr=True)
-    result_a, recorder_a = _run(models[0], a, source, console)
-    result_b, recorder_b = _run(models[1], b, source, console)
+    level: Level = "decisions" if page is None else "sketches"
+    result_a, recorder_a = _run(models[0], a, source, level, console)
+    result_b, recorder_b = _run(models[1], b, source, level, console)
     comparison = compare_records(recorder_a.records[0], recorder_b.records[0])
     if as_json:
         sides = {"a": result_a.as_json(), "b": result_b.as_json()}
         print(json.dumps(comparison.as_json() | sides, ensure_ascii=False))
     else:
         _print(comparison, (result_a, result_b), (spec_a, spec_b), models[0], a, prompt)
+    if page is not None:
+        subject_a = Subject(recorder_a.trace, 0, Engine(models[0], a.settings))
+        subject_b = Subject(recorder_b.trace, 0, Engine(models[1], b.settings))
+        report_pair(Pair(subject_a, subject_b, models[0]), page, (spec_a, spec_b))
     return 0 if comparison.identical else 1
 
 
@@ -72,8 +89,10 @@ def _load(a: RunSpec, b: RunSpec) -> tuple[Model, Model]:
     return model, model if same else b.load()
 
 
-def _run(model: Model, spec: RunSpec, prompt: Prompt, console: Console) -> tuple[Result, Recorder]:
-    engine, recorder = Engine(model, spec.settings), Recorder()
+def _run(
+    model: Model, spec: RunSpec, prompt: Prompt, level: Level, console: Console
+) -> tuple[Result, Recorder]:
+    engine, recorder = Engine(model, spec.settings), Recorder(level)
     with watching(stream=False, console=console) as bar:
         members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)
         return engine.generate(prompt, observer=Observers(members)), recorder

@@ -60,7 +60,7 @@ def diagnose(
             raise ConfigError("--sample has no effect on two run specs; leave it out")
         source = parse_ids(prompt_ids) if prompt_ids is not None else prompt
         pair = decoded_pair(a, b, shared, source)
-    diagnosis = _explained(pair, parse_seconds(seconds or "120s"))
+    diagnosis = explained(pair, parse_seconds(seconds or "120s"))
     if as_json:
         print(strict_json(diagnosis.as_json()))
     else:
@@ -98,7 +98,7 @@ def parse_seconds(text: str) -> float:
     return value
 
 
-def _explained(pair: Pair, budget: float) -> Diagnosis:
+def explained(pair: Pair, budget: float) -> Diagnosis:
     """Ask every rule, and keep what the experiments found in the traces."""
     with _progress() as tell:
         lab = Laboratory(pair.a, pair.b, pair.reference, budget=budget, progress=tell)

@@ -44,7 +44,7 @@ def diff_command(a: Path, b: Path, sample: int, how: str | None, *, as_json: boo
     error.
     """
     trace_a, trace_b = open_trace(a), open_trace(b)
-    floor = None if how == "estimate" else _measured(trace_a, trace_b, sample, how)
+    floor = None if how == "estimate" else measured_floor(trace_a, trace_b, sample, how)
     found = diff(trace_a, trace_b, sample=sample, floor=floor)
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False))
@@ -54,7 +54,7 @@ def diff_command(a: Path, b: Path, sample: int, how: str | None, *, as_json: boo
     return 0 if found.identical else 1
 
 
-def _measured(a: Trace, b: Trace, sample: int, how: str | None) -> Floor | None:
+def measured_floor(a: Trace, b: Trace, sample: int, how: str | None) -> Floor | None:
     """The floor of A around the first decision; None where it cannot be measured by default."""
     record = sample_of(a, sample, "A")
     first = first_decision(align(record, sample_of(b, sample, "B")).pairs)

@@ -37,6 +37,7 @@ COMMANDS = {
     "export": Entry("skipstone.cli.export:export", "Write a trace as Parquet or for Perfetto."),
     "generate": Entry("skipstone.cli.generate:generate", "Decode a prompt and print the answer."),
     "policies": Entry("skipstone.cli.policies:policies", "List cache, unmask and skip policies."),
+    "report": Entry("skipstone.cli.report:report", "Write a page about traces of one prompt."),
     "roofline": Entry("skipstone.cli.roofline:roofline", "Say from which batch a skip can pay."),
     "show": Entry("skipstone.cli.show:show", "Show what is in a trace."),
     "step": Entry("skipstone.cli.step:step", "Run one recorded step under several settings."),

@@ -8,7 +8,7 @@ Shape letters: N rows, W values of a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,15 +94,17 @@ def tensor_pairs(
     *,
     sample_a: int = 0,
     sample_b: int = 0,
+    taps: Collection[Tap] = tuple(Tap),
 ) -> Iterator[TensorPair]:
-    """Every tensor that both runs recorded of these steps, in order of computation.
+    """Every tensor of some taps that both runs recorded of these steps, in order of computation.
 
     A sketch is left out where both have the state itself.
     """
     keys_a, keys_b = _by_forward(a, sample_a), _by_forward(b, sample_b)
     for step_a, step_b in steps:
         theirs = {(k.layer, k.tap) for k in keys_b.get(step_b.forward, ())}
-        common = [k for k in keys_a.get(step_a.forward, ()) if (k.layer, k.tap) in theirs]
+        mine = (k for k in keys_a.get(step_a.forward, ()) if k.tap in taps)
+        common = [k for k in mine if (k.layer, k.tap) in theirs]
         states = {k.layer for k in common if k.tap is Tap.STATE}
         for key in sorted(common, key=computed):
             if key.tap is Tap.SKETCH and key.layer in states:

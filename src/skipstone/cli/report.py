@@ -1,0 +1,97 @@
+"""``skipstone report``: two or more traces of one prompt as one HTML page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from skipstone.cli.diagnose import explained, parse_seconds
+from skipstone.cli.diff import measured_floor
+from skipstone.cli.escape import printable
+from skipstone.cli.specs import Pair, traced_pair
+from skipstone.errors import ConfigError
+from skipstone.record import open_trace
+from skipstone.report.report import check_drawing, write_report
+from skipstone.report.study import closest_look
+from skipstone.report.words import words
+
+
+@click.command("report")
+@click.argument("traces", metavar="A B [C ...]", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The page to write, such as report.html; an older one is replaced.",
+)
+@click.option("--lang", metavar="en|zh", default="en", help="Language at first.  [default: en]")
+@click.option("--sample", metavar="N", type=int, default=0, help="Request of a batch.")
+@click.option("--model", help="Where the model is, if not where the traces say.")
+@click.option("--budget", metavar="60s", help="Time for experiments; 0: none.  [default: 60s]")
+@click.option(
+    "--floor",
+    type=click.Choice(["measure", "estimate"]),
+    help="Noise: run A again, or guess from its dtype.  [default: measure, if that is possible]",
+)
+@click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks.")
+def report(
+    traces: tuple[str, ...],
+    output: Path,
+    lang: str,
+    sample: int,
+    model: str | None,
+    budget: str | None,
+    floor: str | None,
+) -> int:
+    """Write one HTML page about traces of one prompt: what differs, where, and why.
+
+    A is the baseline. Of more than two traces, every one is held against A and against the one
+    before it, and the first that parts from A is looked at closely. The page opens offline.
+    """
+    check_drawing()
+    words(lang)
+    if len(traces) < 2:
+        raise ConfigError(f"a report needs two or more traces, found {len(traces)}")
+    opened = [open_trace(Path(path)) for path in traces]
+    chosen = closest_look(opened, sample)
+    pair = traced_pair(traces[0], traces[chosen], sample, model)
+    seconds = 0.0 if budget == "0" else parse_seconds(budget or "60s")
+    noise = None
+    if floor != "estimate":
+        noise = measured_floor(pair.a.trace, pair.b.trace, sample, floor)
+    write_report(
+        [pair.a.trace, *opened[1:chosen], pair.b.trace, *opened[chosen + 1 :]],
+        output,
+        names=traces,
+        sample=sample,
+        floor=noise,
+        diagnosis=explained(pair, seconds) if seconds else None,
+        token=None if pair.reference is None else pair.reference.text.token,
+        language=lang,
+    )
+    say_written(output)
+    return 0
+
+
+def report_pair(pair: Pair, path: Path, names: tuple[str, str]) -> None:
+    """Write a page about two runs that were decoded just now."""
+    check_drawing()
+    assert pair.reference is not None
+    write_report(
+        [pair.a.trace, pair.b.trace],
+        path,
+        names=names,
+        diagnosis=explained(pair, parse_seconds("60s")),
+        token=pair.reference.text.token,
+    )
+    say_written(path)
+
+
+def say_written(path: Path) -> None:
+    """Where the page is, and how large."""
+    size = path.stat().st_size / 1e6
+    print(f"report: {printable(str(path))} ({size:.1f} MB)", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""One page about two or more runs, and its charts for notebooks. No torch here."""

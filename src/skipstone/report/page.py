@@ -1,0 +1,122 @@
+"""The report as one HTML file that needs nothing else: no network, no other file, no eval."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+import vl_convert
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from skipstone.report.facts import chain, effort, tables, verdict
+from skipstone.report.payload import payload
+from skipstone.report.study import Study
+from skipstone.report.views import VIEWS
+from skipstone.report.words import LANGUAGES, Say, say, words
+from skipstone.version import __version__
+
+
+def render(study: Study, language: str = "en") -> str:
+    """The whole page.
+
+    Args:
+        study: what it is about.
+        language: ``en`` or ``zh``, at first; the page has a switch.
+
+    Raises:
+        ConfigError: the language is not known, or a package for drawing is missing.
+    """
+    words(language)
+    scripts = [_vega(), _file("page.js")]
+    template = _environment().get_template("page.html")
+    return template.render(
+        study=study,
+        language=language,
+        languages=LANGUAGES,
+        version=__version__,
+        style=Markup(_file("page.css")),
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(scripts),
+        data=payload(study),
+        views=VIEWS,
+        say=say,
+        **_facts(study),
+    )
+
+
+def _facts(study: Study) -> dict[str, object]:
+    return {
+        "verdict": verdict.verdict(study),
+        "answers": [(run, verdict.answer(study, run)) for run in study.pair],
+        "chain": chain.chain(study),
+        "efforts": effort.efforts(study),
+        "settings": study.difference.settings,
+        "trials": tables.trials(study),
+        "ruled_out": tables.ruled_out(study),
+        "ladder": tables.ladder(study) if len(study.runs) > 2 else [],
+    }
+
+
+@cache
+def _environment() -> Environment:
+    """Templates that escape everything they are given."""
+    environment = Environment(
+        loader=FunctionLoader(_file),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["say"] = _spoken
+    return environment
+
+
+def _spoken(text: Say | str) -> Markup:
+    """A sentence in every language, of which the page shows one; plain text as it is."""
+    if isinstance(text, str):
+        return Markup("<bdi>{}</bdi>").format(text)
+    spans = (
+        Markup('<span lang="{}">{}</span>').format(code, _isolated(text, code))
+        for code in LANGUAGES
+    )
+    return Markup("").join(spans)
+
+
+def _isolated(text: Say, language: str) -> Markup:
+    """A sentence whose values cannot turn the direction of the words around them."""
+    values = {
+        name: _isolated(value, language)
+        if isinstance(value, Say)
+        else Markup("<bdi>{}</bdi>").format(value)
+        if isinstance(value, str)
+        else escape(str(value))
+        for name, value in text.values.items()
+    }
+    return Markup(words(language)[text.key]).format(**values)
+
+
+def _policy(scripts: list[str]) -> str:
+    """What the page may do: run these scripts, and nothing from anywhere."""
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
+        f"base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, from the package that has them on board."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+
+
+@cache
+def _file(name: str) -> str:
+    return files("skipstone.report").joinpath("page", name).read_text("utf-8")

@@ -1,0 +1,89 @@
+"""Reports of runs: as one HTML file, and chart by chart in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from skipstone.diagnosis.diagnose import Diagnosis
+from skipstone.diff import Floor
+from skipstone.errors import ConfigError
+from skipstone.record import Trace
+from skipstone.report.study import Token, study
+from skipstone.report.words import words
+
+_DRAWING = ("altair", "vl_convert")
+
+
+def write_report(
+    traces: Sequence[Trace],
+    path: str | Path,
+    *,
+    names: Sequence[str] = (),
+    sample: int = 0,
+    floor: Floor | None = None,
+    diagnosis: Diagnosis | None = None,
+    token: Token | None = None,
+    language: str = "en",
+) -> Path:
+    """Write one self-contained HTML file about two or more runs of one prompt.
+
+    The file needs nothing else to be opened, and asks for nothing. Of more than two runs, the first
+    and the one that first parts from it are looked at closely.
+
+    Args:
+        traces: from ``Recorder.trace``, ``attach(...).trace`` or ``open_trace``; the first is the
+            baseline.
+        path: the file to write; an older one is replaced.
+        names: what to call the runs; the folders of their traces if not given.
+        sample: which request of each.
+        floor: noise; estimated from the dtype if None.
+        diagnosis: why the two runs part, from ``skipstone.diagnose``; left out if None.
+        token: text of an id, such as ``model.text.token``; ids are shown as numbers if None.
+        language: ``en`` or ``zh``, at first; the page has a switch.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: fewer than two traces, not one prompt, an unknown language, a path that cannot
+            be written, or a package for drawing is missing.
+
+    Example:
+        ``write_report([a.trace, b.trace], "report.html", token=model.text.token)``
+    """
+    check_drawing()
+    words(language)
+    from skipstone.report.page import render
+
+    seen = study(traces, names=names, sample=sample, floor=floor, diagnosis=diagnosis, token=token)
+    return _written(Path(path), render(seen, language))
+
+
+def check_drawing() -> None:
+    """Refuse to go on where the packages that draw are missing.
+
+    Raises:
+        ConfigError: they are.
+    """
+    missing = [name for name in _DRAWING if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"a report is drawn with {' and '.join(missing)}, which is not installed; run: pip "
+            f"install 'skipstone[report]'"
+        )
+
+
+def _written(path: Path, page: str) -> Path:
+    """Write a file in one go, so that nobody sees half of it."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ConfigError(
+            f"the report cannot be written to {str(path)!r} ({error.strerror}); give another -o"
+        ) from None
+    return path
