@@ -99,5 +99,5 @@ def test_the_only_setting_of_a_policy_needs_no_name() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             UNMASK.parse(text)
-    with pytest.raises(ConfigError, match="has no setting '0.9'"):
+    with pytest.raises(ConfigError, match=r"has no setting '0\.9'"):
         SKIP.parse("cosine:0.9")

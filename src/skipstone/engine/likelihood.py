@@ -11,6 +11,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice, product
@@ -21,12 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skipstone.cache import NoCache
 from skipstone.checks import check_fields
 from skipstone.engine.eager import EagerLayers
+from skipstone.engine.engine import Engine
+from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, PromptError
 from skipstone.models.base import KVStore, Network
 from skipstone.models.load import Model
 from skipstone.rows import Rows, to_device
+from skipstone.unmask import Fixed
 
 # Bounds the float64 copy of the logits: rows beyond this many bytes are scored in pieces.
 _PIECE_BYTES = 256 << 20
@@ -110,6 +115,32 @@ def log_likelihoods(
     scored = _scored(model.network, copies, batch_size)
     for index, group in groupby(scored, key=lambda pair: pair[0]):
         yield index, sum(score for _, score in group)
+
+
+def greedy_flags(
+    model: Model, questions: Sequence[Question], *, batch_size: int = 1
+) -> Iterator[tuple[int, bool]]:
+    """Whether decoding one token a step without cache gives exactly the answer (LLaDA's rule).
+
+    Args:
+        model: what ``skipstone.load`` gave.
+        questions: contexts and answers, none of them empty.
+        batch_size: contexts decoded together.
+
+    Yields:
+        The index of a question and its flag, as they are finished.
+    """
+    # Options of one question often have the same length: then one answer serves them all.
+    asking = defaultdict[tuple[int, tuple[int, ...]], list[int]](list)
+    for i, (context, answer) in enumerate(questions):
+        asking[len(answer), context].append(i)
+    for length, group in groupby(sorted(asking), key=lambda key: key[0]):
+        whole = Settings(gen_length=length, block_length=length, eos_stop=False)
+        engine = Engine(model, whole, cache=NoCache(), unmask=Fixed())
+        for batch in batches(group, batch_size):
+            results = engine.generate_batch([context for _, context in batch])
+            for key, result in zip(batch, results, strict=True):
+                yield from ((i, result.tokens == questions[i].answer) for i in asking[key])
 
 
 def _copies(index: int, question: Question, how: MonteCarlo) -> Iterator[_Copy]:

@@ -17,18 +17,15 @@ import logging
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from skipstone.cache import NoCache
 from skipstone.engine import Engine, Settings
-from skipstone.engine.likelihood import Question, batches, log_likelihoods
+from skipstone.engine.likelihood import Question, batches, greedy_flags, log_likelihoods
 from skipstone.errors import ConfigError, PromptError, SkipstoneError, nearest
 from skipstone.integrations.model_args import read_model_args
 from skipstone.models.load import load
-from skipstone.unmask import Fixed
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -277,22 +274,12 @@ class SkipstoneLM(TemplateLM):
             desc="Likelihoods",
         )
 
-    def _greedy(self, questions: Sequence[Question], disable_tqdm: bool) -> list[bool]:
-        """Whether greedy decoding, one token a step without cache, gives each answer."""
+    def _greedy(self, questions: Sequence[Question], disable_tqdm: bool) -> dict[int, bool]:
         if not self.args.setup.check_greedy:
-            return [False] * len(questions)
-        # Options of one question often have the same length: then one answer serves them all.
-        wanted = sorted({(len(question.answer), question.context) for question in questions})
-        decoded = dict[tuple[int, tuple[int, ...]], tuple[int, ...]]()
-        with tqdm(total=len(wanted), disable=disable_tqdm, desc="Greedy answers") as bar:
-            for length, group in groupby(wanted, key=lambda pair: pair[0]):
-                engine = Engine(self.model, _one_token_a_step(length))
-                for batch in batches(group, self.args.setup.batch_size):
-                    results = engine.generate_batch([context for _, context in batch])
-                    answers = [result.tokens for result in results]
-                    decoded |= zip(batch, answers, strict=True)
-                    bar.update(len(batch))
-        return [decoded[len(answer), context] == answer for context, answer in questions]
+            return dict.fromkeys(range(len(questions)), False)
+        flags = greedy_flags(self.model, questions, batch_size=self.args.setup.batch_size)
+        bar = tqdm(flags, total=len(questions), disable=disable_tqdm, desc="Greedy answers")
+        return dict(bar)
 
     def _shortened(self, ids: list[int], room: int) -> list[int]:
         """The end of a context that is too long, as other models of the harness do."""
@@ -310,12 +297,6 @@ class SkipstoneLM(TemplateLM):
         if message not in self._said:
             self._said.add(message)
             _log.warning(message)
-
-
-def _one_token_a_step(length: int) -> Settings:
-    return Settings(
-        cache=NoCache(), unmask=Fixed(), gen_length=length, block_length=length, eos_stop=False
-    )
 
 
 def _asked(request: Instance) -> dict[str, Any]:
