@@ -89,3 +89,15 @@ def test_a_registered_policy_that_is_none_is_refused(
     register(monkeypatch, name, target)
     with pytest.raises(ConfigError, match=message):
         UNMASK.parse(name.removeprefix("unmask."))
+
+
+def test_the_only_setting_of_a_policy_needs_no_name() -> None:
+    assert UNMASK.parse("threshold:0.7") == UNMASK.parse("threshold:value=0.7")
+    for text, message in (
+        ("threshold:high", "threshold:value is 'high', must be a number"),
+        ("threshold:0.7,0.8", "'value' of 'threshold' is given twice"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            UNMASK.parse(text)
+    with pytest.raises(ConfigError, match=r"has no setting '0\.9'"):
+        SKIP.parse("cosine:0.9")

@@ -1,6 +1,7 @@
 """Policies by name: the built-in ones, and those that other packages register.
 
-A policy is written ``name`` or ``name:key=value,key=value`` on the command line and in a run spec.
+A policy is written ``name`` or ``name:key=value,key=value`` on the command line and in a run spec;
+one with a single setting also ``name:value``, for example ``threshold:0.9``.
 Another package adds its own through the entry-point group ``skipstone.policies``; the entry name is
 ``kind.name``, for example ``unmask.klass``.
 """
@@ -106,6 +107,8 @@ class Kind(Generic[P]):
         values = dict[str, object]()
         for item in filter(None, settings.split(",")):
             key, equals, value = (part.strip() for part in item.partition("="))
+            if not equals and len(fields) == 1 and key not in fields:
+                (key,), equals, value = fields, "=", key
             if key not in fields:
                 rule = nearest(key, fields) if fields else "it has no settings"
                 raise ConfigError(f"{self.name} policy {name!r} has no setting {key!r}; {rule}")

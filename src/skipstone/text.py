@@ -6,7 +6,7 @@ text it is: what a user types never becomes a mask or the end of a turn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from itertools import count, groupby
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Text:
         source: str,
     ) -> None:
         """Prepare the sandboxed template; ``special`` are the named tokens it may mention."""
+        self.template = template
+        """The source of the chat template; None if the model has none."""
         self._tokenizer = tokenizer
         self._special = special
         self._mask_id = mask_id
@@ -99,14 +101,7 @@ class Text:
         """
         if not prompt.strip():
             raise PromptError("the prompt is empty; give at least one word")
-        # A shell argument that is no UTF-8 arrives as half characters, which no tokenizer takes.
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise PromptError(
-                f"the prompt is not valid Unicode text ({error.reason} at character "
-                f"{error.start}); give it as UTF-8"
-            ) from None
+        _check_unicode(prompt)
         whole = self._render(prompt)
         # The tokenizer is asked, not the text: it may find special text after normalising.
         if self._reserved.isdisjoint(self._ids(prompt, as_text=False)):
@@ -125,6 +120,21 @@ class Text:
                 f"cannot read as ordinary text; remove it"
             )
         return [*self._ids(before, as_text=False), *middle, *self._ids(after, as_text=False)]
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of text as it stands: no template is applied, and special text is what it names.
+
+        Raises:
+            PromptError: it is not valid Unicode, or names the mask.
+        """
+        _check_unicode(text)
+        ids = self._ids(text, as_text=False)
+        if self._mask_id in ids:
+            raise PromptError(
+                f"the text holds {self.token(self._mask_id)}, which would be a position to decode; "
+                f"remove it"
+            )
+        return ids
 
     def decode(self, ids: Sequence[int], masked: Sequence[bool] | None = None) -> str:
         """Text of new tokens up to the first EOS, special tokens left out.
@@ -150,13 +160,31 @@ class Text:
         return self._tokenizer.decode([token], skip_special_tokens=False)
 
     def _render(self, content: str) -> str:
+        return (
+            content
+            if self._template is None
+            else self.render([{"role": "user", "content": content}])
+        )
+
+    def render(
+        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation in the chat template, as text.
+
+        Args:
+            messages: turns, each with ``role`` and ``content``.
+            add_generation_prompt: end where the model's next turn begins.
+
+        Raises:
+            CheckpointError: there is no template, it fails, or it reaches for something unsafe.
+        """
         if self._template is None:
-            return content
+            raise CheckpointError(f"{self._source} has no chat template; use one that has")
         turns = count(1)
         try:
             return self._template.render(
-                messages=[{"role": "user", "content": content}],
-                add_generation_prompt=True,
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
                 raise_exception=_refuse,
                 count_turn=lambda: _count_turn(next(turns)),
                 **self._special,
@@ -203,6 +231,17 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if _size(left) * _size(right) > _LARGEST_PRODUCT:
             raise SecurityError(f"{operator} with operands this large")
         return super().call_binop(context, operator, left, right)
+
+
+def _check_unicode(text: str) -> None:
+    """Refuse half characters, which no tokenizer takes; a shell makes them of what is no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the prompt is not valid Unicode text ({error.reason} at character "
+            f"{error.start}); give it as UTF-8"
+        ) from None
 
 
 def _size(operand: object) -> int:

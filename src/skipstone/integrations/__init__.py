@@ -1,0 +1,1 @@
+"""Skipstone inside other people's programs; each module needs an extra of its own."""
