@@ -2,17 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+# Every internal link and anchor is looked up, and a warning is an error.
+SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs faults clean
+.PHONY: help demo test check format docs linkcheck faults clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
 	@echo "make test    set up, then run all tests"
-	@echo "make check   format, lint, types, import contracts, docs drift"
+	@echo "make check   format, lint, types, import contracts, docs drift and links"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make faults  inject every fault and score what the diagnosis says (an hour or two)"
-	@echo "make docs    write the generated parts of docs/ again"
+	@echo "make docs    write the generated parts of docs/ again, and the site to build/docs"
+	@echo "make linkcheck  look up the links that lead out of the site (needs a network)"
 
 demo: .venv/.run
 	@$(BIN)/skipstone compare "Who is Newton, physics?" --cache dual --unmask fixed \
@@ -28,6 +31,7 @@ check: .venv/.dev
 	@$(BIN)/pyrefly check --summary=none
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m docs.generate --check
+	@$(SPHINX) -b html docs build/docs
 
 format: .venv/.dev
 	@$(BIN)/ruff format --quiet .
@@ -38,6 +42,11 @@ faults: .venv/.dev
 
 docs: .venv/.dev
 	@$(BIN)/python -m docs.generate
+	@$(SPHINX) -b html docs build/docs
+	@echo "build/docs/index.html"
+
+linkcheck: .venv/.dev
+	@$(SPHINX) -b linkcheck docs build/linkcheck
 
 clean:
 	rm -rf .venv build dist

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from docs.benchmarks import benchmark_page
+from docs.fields import field_page
 from skipstone.cli.main import COMMANDS, skipstone
 from skipstone.policies import KINDS, field_defaults
 
@@ -50,7 +52,12 @@ def policy_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"cli.md": command_line, "policies.md": policy_table}
+PAGES = {
+    "cli.md": command_line,
+    "policies.md": policy_table,
+    "trace-fields.md": field_page,
+    "benchmarks.md": benchmark_page,
+}
 
 
 def main() -> int:

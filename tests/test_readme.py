@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 import pytest
 
 from skipstone.cli.main import run
+from tests import pages
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    found = pages.blocks(ROOT / "README.md")
+    return [block.code for block in found if block.language == language]
 
 
 @pytest.mark.parametrize(
@@ -42,15 +43,11 @@ def test_the_commands_run(
     folder = tmp_path_factory.mktemp("readme")
     (folder / "prompts.txt").write_text("What is the capital of Turkey?\n")
     monkeypatch.chdir(folder)
-    text = "\n".join(blocks("sh")).replace("\\\n", " ")
-    commands = [
-        shlex.split(line, comments=True)
-        for line in text.splitlines()
-        if line.startswith("skipstone ")
-    ]
+    lines = [words for code in blocks("sh") for words in pages.commands(code)]
+    commands = [words[1:] for words in lines if words[0] == "skipstone"]
     assert len(commands) >= 4
     for command in commands:
-        assert run(command[1:]) in (0, 1), capsys.readouterr().err
+        assert run(command) in (0, 1), capsys.readouterr().err
 
 
 def test_the_make_targets_exist() -> None:

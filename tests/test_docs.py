@@ -1,0 +1,75 @@
+"""The tutorial runs and prints what it shows; the site builds, and a broken link stops it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.pages import blocks, execute, is_as_shown
+
+DOCS = ROOT / "docs"
+
+
+def test_the_tutorial_prints_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = [block for block in blocks(DOCS / "tutorial.md") if block.language != "text"]
+    assert len(runs) >= 7
+    namespace = dict[str, object]()
+    for block in runs:
+        printed = execute(block, namespace)
+        assert block.shown is not None, f"line {block.line} shows no output"
+        assert is_as_shown(block.shown, printed), f"line {block.line} prints:\n{printed}"
+
+
+def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    options = ["--nitpicky", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]
+    command = [sys.executable, "-m", "sphinx", *options, str(source), str(target)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("site")
+    done = build(DOCS, target)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def test_the_site_has_every_page(site: Path) -> None:
+    pages = [path.relative_to(DOCS).with_suffix("") for path in DOCS.rglob("*.md")]
+    assert len(pages) > 15
+    missing = [page for page in pages if not (site / page).with_suffix(".html").exists()]
+    assert missing == []
+
+
+def test_the_site_asks_no_network(site: Path) -> None:
+    loaded = re.compile(
+        r"""<(?:script|img|iframe)[^>]+src="(https?:)?//|<link[^>]+href="(https?:)?//"""
+    )
+    styled = re.compile(r"""(?:@import|url\()\s*(?:url\()?["']?(?:https?:)?//""")
+    assert loaded.search('<script src="https://cdn.example/x.js">')
+    assert styled.search("@import url('//fonts.example/x.css')")
+    for page in site.rglob("*.html"):
+        assert not loaded.search(page.read_text(encoding="utf-8")), page
+    for sheet in site.rglob("*.css"):
+        assert not styled.search(sheet.read_text(encoding="utf-8")), sheet
+
+
+@pytest.mark.parametrize("link", ["[gone](gone.md)", "[here](#gone)", "[there](other.md#gone)"])
+def test_a_broken_link_stops_the_build(tmp_path: Path, link: str) -> None:
+    source = tmp_path / "docs"
+    source.mkdir()
+    (source / "conf.py").write_text((DOCS / "conf.py").read_text(encoding="utf-8"))
+    (source / "other.md").write_text("---\norphan: true\n---\n\n# Other\n")
+    page = "# Page\n\n[fine](other.md#other)\n"
+    (source / "index.md").write_text(page)
+    assert build(source, tmp_path / "good").returncode == 0
+    (source / "index.md").write_text(f"{page}{link}\n")
+    done = build(source, tmp_path / "bad")
+    assert done.returncode != 0
+    assert "gone" in done.stderr
