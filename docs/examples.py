@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -26,17 +27,12 @@ def trials(number: int) -> Iterator[Trial]:
     """Trials for which this diagnosis is right; those for which no other is come first."""
     fitting = [specimen for specimen in SPECIMENS if number in specimen.right]
     for specimen in sorted(fitting, key=lambda s: (len(s.right), s.right[0] != number)):
-        for prompt in specimen.prompts:
-            for pair in specimen.pairs:
-                yield Trial(specimen, prompt, pair, alone=False)
+        for alone, prompt, pair in product((False, True), specimen.prompts, specimen.pairs):
+            yield Trial(specimen, prompt, pair, alone)
 
 
 def example(number: int) -> str:
-    """What was planted, and what is said about it, as Markdown.
-
-    Raises:
-        LookupError: no trial gives this diagnosis.
-    """
+    """What was planted, and what is said about it, as Markdown."""
     for trial in trials(number):
         runs = record(trial.specimen, trial.prompt, trial.pair)
         found = examine(trial, runs)
@@ -54,7 +50,7 @@ def example(number: int) -> str:
                 "",
             ]
         )
-    raise LookupError(f"no fault of the bench is diagnosed as {number}")
+    return f"### {number}\n\nNo fault of the bench acts so that this is the first cause.\n"
 
 
 def _planted(specimen: Specimen) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -73,3 +74,40 @@ def test_a_broken_link_stops_the_build(tmp_path: Path, link: str) -> None:
     done = build(source, tmp_path / "bad")
     assert done.returncode != 0
     assert "gone" in done.stderr
+
+
+def test_the_page_on_modelling_files_prints_what_it_shows() -> None:
+    namespace = dict[str, object]()
+    for block in blocks(DOCS / "howto" / "modelling-file.md"):
+        if block.language == "python":
+            printed = execute(block, namespace)
+            assert block.shown is not None
+            assert is_as_shown(block.shown, printed), f"line {block.line} prints:\n{printed}"
+
+
+def test_the_policy_package_installs_and_is_found(tmp_path: Path) -> None:
+    package = ROOT / "examples" / "policy_package"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    install += ["--no-build-isolation", "--target", str(tmp_path), str(package)]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {"PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}", "PATH": ""}
+
+    def skipstone(*arguments: str) -> str:
+        command = [sys.executable, "-m", "skipstone", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=found)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "ramp" in skipstone("policies")
+    run = ["generate", "Who is Newton, physics?", "--gen-length", "64", "--json"]
+    value = json.loads(skipstone(*run, "--unmask", "ramp:first=0.95,over=4"))
+    assert value["settings"]["unmask"] == "ramp:first=0.95,last=0.7,over=4"
+    assert value["masks_left"] == 0
+    assert value["text"].startswith("Isaac Newton")
+
+
+def test_the_policy_of_the_how_to_decodes_as_its_page_says() -> None:
+    (block,) = [b for b in blocks(DOCS / "howto" / "policy.md") if b.language == "python"]
+    assert block.shown is not None
+    assert is_as_shown(block.shown, execute(block, {}))

@@ -41,9 +41,17 @@ def examine(case: Case) -> Answer:
             else ""
         ),
         proof=proof_of(removed=case.fault_removed, added=added),
-        remedy=f"compare the code of {module} with the published one",
+        remedy=_remedy(case, module),
         positions=tuple(first.positions.tolist()),
     )
+
+
+def _remedy(case: Case, module: str) -> str:
+    """What to do next; with two dtypes every module differs, and nothing can be said of its code."""
+    a, b = case.record_a.header.dtype, case.record_b.header.dtype
+    if a != b:
+        return f"A computes in {a} and B in {b}: record both in one dtype, and diagnose again"
+    return f"compare the code of {module} with the published one"
 
 
 RULE = Rule(19, "module-bug", "true bug in one module", examine)

@@ -1,0 +1,73 @@
+"""An unmask policy whose threshold falls during a block: careful at first, quick at the end.
+
+Shape letters: B requests, G generation length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skipstone import ConfigError
+from skipstone.canvas import Geometry, Moment
+from skipstone.unmask import Scores
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Commit what reaches a threshold that falls from ``first`` to ``last`` over some steps."""
+
+    first: float = 0.99
+    """Confidence that a mask must reach in the first step of a block."""
+    last: float = 0.7
+    """Confidence that it must reach from step ``over`` on."""
+    over: int = 8
+    """Steps that the fall takes."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if not 0 <= self.last <= self.first <= 1:
+            raise ConfigError(
+                f"first is {self.first} and last is {self.last}, must be 1 >= first >= last >= 0"
+            )
+        if self.over < 1:
+            raise ConfigError(f"over is {self.over}, must be at least 1")
+
+    @property
+    def uses_steps(self) -> bool:
+        """A block takes as many steps as its masks need."""
+        return False
+
+    @property
+    def uses_seed(self) -> bool:
+        """Nothing is drawn."""
+        return False
+
+    def start(self, geometry: Geometry) -> RampSession:
+        """Memory for one run: there is none to keep."""
+        return RampSession(self)
+
+
+class RampSession:
+    """One run under the policy."""
+
+    def __init__(self, policy: Ramp) -> None:
+        """Start at the first threshold."""
+        self._policy = policy
+        self._threshold = policy.first
+
+    def select(self, scores: Scores, moment: Moment) -> Tensor:
+        """Masks that reach the threshold of this step, and always the most confident one."""
+        policy = self._policy
+        fall = min(1.0, moment.step / policy.over)
+        self._threshold = policy.first - fall * (policy.first - policy.last)
+        confidence_BG = scores.confidence_BG
+        best_B1 = confidence_BG.argmax(-1, keepdim=True)
+        is_best_BG = torch.zeros_like(confidence_BG, dtype=torch.bool).scatter_(1, best_B1, True)
+        return (is_best_BG | (confidence_BG >= self._threshold)) & ~confidence_BG.isneginf()
+
+    def bound(self, rank_BG: Tensor) -> Tensor:
+        """The threshold that was held against every mask; traces and reports show it."""
+        return torch.full_like(rank_BG, self._threshold, dtype=torch.float64)
