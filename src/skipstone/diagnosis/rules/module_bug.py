@@ -47,7 +47,7 @@ def examine(case: Case) -> Answer:
 
 
 def _remedy(case: Case, module: str) -> str:
-    """What to do next; with two dtypes every module differs, and nothing can be said of its code."""
+    """What to do next; between two dtypes every module differs, whatever its code."""
     a, b = case.record_a.header.dtype, case.record_b.header.dtype
     if a != b:
         return f"A computes in {a} and B in {b}: record both in one dtype, and diagnose again"
