@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from skipstone import policies
 from skipstone.engine.settings import Settings, parse_settings, parse_spec
@@ -118,7 +118,7 @@ def _check_keys(axes: Mapping[str, Sequence[str]]) -> None:
 
 
 def _setting(texts: dict[str, str], base: Settings) -> Setting:
-    """One combination; its name has the canonical form of what it says."""
+    """One combination."""
     try:
         plain = {key: _policy(key, text) for key, text in texts.items() if key not in _SKIP_FIELDS}
         settings = parse_settings(plain, base)
@@ -130,17 +130,16 @@ def _setting(texts: dict[str, str], base: Settings) -> Setting:
         raise ConfigError(f"grid setting {pairs!r}: {error}") from None
     if isinstance(settings.skip, CosineSkip) and settings.skip.skip_threshold == 1:
         settings = settings.replace(skip=NoSkip())
-    return Setting(" ".join(_names(texts, settings)), settings)
+    return Setting(_name(texts, settings), settings)
 
 
-def _names(texts: Mapping[str, str], settings: Settings) -> Iterator[str]:
-    """The pairs of a name; a skip that never skips is ``skip=none``."""
-    never = isinstance(settings.skip, NoSkip)
-    if never and any(key in _SKIP_FIELDS or key == "skip" for key in texts):
-        yield "skip=none"
-    for key, text in texts.items():
-        if not (never and (key in _SKIP_FIELDS or key == "skip")):
-            yield f"{key}={text}"
+def _name(texts: Mapping[str, str], settings: Settings) -> str:
+    """The pairs of a setting; all of a skip that never skips are ``skip=none``."""
+    if not isinstance(settings.skip, NoSkip):
+        return " ".join(f"{key}={text}" for key, text in texts.items())
+    of_skip = ("skip", *_SKIP_FIELDS)
+    pairs = ("skip=none" if key in of_skip else f"{key}={text}" for key, text in texts.items())
+    return " ".join(dict.fromkeys(pairs))
 
 
 def _cosine(fields: Mapping[str, str], base: Settings) -> CosineSkip:
