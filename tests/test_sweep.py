@@ -37,12 +37,13 @@ from skipstone.diff.agreement import Question, paired_difference
 from skipstone.diff.judges import exact as exactly
 from skipstone.diff.judges import find_judge, number
 from skipstone.sweep.chart import front
-from skipstone.sweep.executors import Local, Ray, Serial, parse_executor
+from skipstone.sweep.executors import Local, Ray, Serial, parse_executor, visible_gpu
 from skipstone.sweep.grid import BASELINE, Setting, parse_grid
-from skipstone.sweep.measure import Measurement, Plan
+from skipstone.sweep.measure import Measurement, Plan, Unit
 from skipstone.sweep.run import Sweep, exact, run_sweep
 from skipstone.sweep.summary import Judged
 from tests.checkpoints import write_checkpoint
+from tests.conftest import random_model
 
 BASE = Settings(gen_length=24, block_length=8, eos_stop=False)
 EXACT = exact(BASE)
@@ -352,6 +353,17 @@ def test_executors_are_named() -> None:
             parse_executor(wrong)
 
 
+def test_each_worker_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [visible_gpu(i) for i in range(2)] == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    assert [visible_gpu(i) for i in range(2)] == ["3", "GPU-5"]
+    plan = Plan("m", "cuda", "bfloat16", 1, EXACT, ())
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="needs as many GPUs, and there are 2"):
+        next(Local(3).run(random_model(), plan, [Unit(0, "a")]))
+
+
 def test_a_killed_worker_loses_nothing(
     tiny: Model, settings: Sequence[Setting], whole: Sweep, tmp_path: Path
 ) -> None:
@@ -454,6 +466,12 @@ def test_the_fastest_setting_within_the_bound_is_recommended() -> None:
     assert change.low < change.value < change.high < 0
 
 
+def test_a_lead_within_the_noise_is_none() -> None:
+    # As fast but for noise: the one that is proven better; one clearly faster wins nevertheless.
+    assert judged(500, 0.05, few=(0, 0.505), some=(3, 0.5)).recommendation.setting == "few"
+    assert judged(500, 0.05, few=(0, 0.55), some=(3, 0.5)).recommendation.setting == "some"
+
+
 def test_nothing_is_recommended_where_nothing_is_proven_or_faster() -> None:
     assert judged(500, 0.001, fast=(0, 0.5)).recommendation.setting is None
     few = judged(20, 0.01, fast=(0, 0.5))
@@ -522,7 +540,10 @@ def test_the_command_writes_everything_and_says_the_same_again(
     ]
     assert report["recommendation"]["setting"] is None
     assert json.loads((tmp_path / "o" / "summary.json").read_text()) == report
-    assert pq.read_table(tmp_path / "o" / "results.parquet").num_rows == 8
+    rows = pq.read_table(tmp_path / "o" / "results.parquet").to_pylist()
+    assert [row["question"] for row in rows] == ["<b>one"] * 4 + ["two"] * 4
+    assert [row["answer"] for row in rows] == ["1"] * 4 + [None] * 4
+    assert [row["right"] is None for row in rows] == [False] * 4 + [True] * 4
     assert (tmp_path / "o" / "pareto.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "o" / "pareto.html").read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", page)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skipstone.models.load import Model, load
     from skipstone.record import TraceWriter, open_trace
     from skipstone.skip import CosineSkip, NoSkip
+    from skipstone.sweep import run_sweep
     from skipstone.tracing import Recorder
     from skipstone.tracing.attach import attach
     from skipstone.tracing.explain import diagnose
@@ -54,6 +55,7 @@ _HOMES = {
     "diagnose": "tracing.explain",
     "load": "models.load",
     "open_trace": "record",
+    "run_sweep": "sweep",
     "sanitize": "tracing.sanitize",
 }
 
@@ -83,6 +85,7 @@ __all__ = [
     "diagnose",
     "load",
     "open_trace",
+    "run_sweep",
     "sanitize",
 ]
 

@@ -170,7 +170,10 @@ def _print(judged: Judged) -> None:
     print(f"{summaries[0].prompts} prompts; baseline: {summaries[0].spec or 'defaults'}")
     print(f"setting: {printable(', '.join(grid_keys(summaries)))}")
     print_table(columns, [_cells(summary) for summary in summaries])
-    print("parts at: median forward of the first different decision; faster: median over prompts")
+    print(
+        "parts at: median forward of the first different decision; FLOPs: of the baseline's; "
+        "s, tokens/s, faster: medians over prompts, on a machine that may be busy"
+    )
     if found.setting is None:
         print(f"recommended: none: {printable(found.reason)}")
     else:
@@ -190,7 +193,7 @@ def _cells(s: Summary) -> Sequence[object]:
         "-" if s.first_forward is None else f"{s.first_forward:g}",
         f"{s.forwards:.1f}",
         f"{s.skip_share:.0%}",
-        f"-{s.flops_saved:.0%}",
+        f"{1 - s.flops_saved:.0%}",
         f"{s.seconds:.2f}",
         f"{s.tokens_per_second:.1f}",
         f"{s.speedup.value:.2f}",

@@ -61,9 +61,14 @@ def pareto_chart(summaries: Sequence[Summary], found: Recommendation) -> alt.Top
     rows = [_row(s, on_front=s.setting in best) for s in summaries]
     keys = grid_keys(summaries)
     colour, shape = keys[-1], keys[-2:][0]
+    for row in rows:  # the baseline, and skip=none, have fewer keys
+        row.setdefault(colour, "-")
+        row.setdefault(shape, "-")
     colours, shapes = _marks(rows, colour, _COLOURS), _marks(rows, shape, _SHAPES)
     base = alt.Chart(alt.Data(values=rows))
-    x = alt.X("faster:Q", title="times as fast as the baseline").scale(zero=False, padding=12)
+    x = alt.X("faster:Q", title="times as fast as the baseline").scale(
+        type="log", padding=12, nice=False
+    )
     y = alt.Y("differ:Q", title="prompts that differ from the baseline").axis(format="%")
     points = base.mark_point(filled=True, size=70).encode(
         x=x,
@@ -77,7 +82,7 @@ def pareto_chart(summaries: Sequence[Summary], found: Recommendation) -> alt.Top
         opacity=alt.condition("datum.front", alt.value(1.0), alt.value(0.45)),
         tooltip=["setting:N", "faster:Q", "differ:Q", "low:Q", "high:Q", "right:Q", "forwards:Q"],
     )
-    spread = base.mark_rule(opacity=0.25).encode(x=x, y="low:Q", y2="high:Q")
+    spread = base.mark_rule(opacity=0.15).encode(x=x, y="low:Q", y2="high:Q")
     line = (
         base.mark_line(color="#777777", strokeDash=[4, 3])
         .transform_filter("datum.front")
@@ -115,7 +120,7 @@ def save_png(chart: alt.TopLevelMixin, path: Path) -> None:
 
 def _marks(rows: Sequence[Row], key: str, marks: Sequence[str]) -> dict[str, str]:
     """A mark for each value of a key."""
-    values = dict.fromkeys(str(row[key]) for row in rows if key in row)
+    values = dict.fromkeys(str(row[key]) for row in rows)
     return {value: marks[i % len(marks)] for i, value in enumerate(values)}
 
 

@@ -163,7 +163,7 @@ def _enter(numbers: Queue[int], cuda: bool) -> None:
     """Set up a worker process: its GPU, and its end."""
     if cuda:
         # Read when CUDA is first used, which is later.
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(numbers.get())
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpu(numbers.get())
     # Ctrl-C ends a worker without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_leave, daemon=True).start()
@@ -177,7 +177,7 @@ def _leave() -> None:
     os._exit(1)
 
 
-def _visible(number: int) -> str:
+def visible_gpu(number: int) -> str:
     """The GPU of a worker, among those that this process may use."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     return allowed.split(",")[number] if allowed else str(number)

@@ -13,6 +13,7 @@ from skipstone.diff.agreement import Question
 from skipstone.engine import Engine, Settings
 from skipstone.errors import ConfigError, PromptError, SkipstoneError
 from skipstone.models.load import Model
+from skipstone.models.registry import EMBEDDED
 from skipstone.skip import NoSkip
 from skipstone.sweep.executors import Executor, Serial
 from skipstone.sweep.grid import Setting
@@ -84,20 +85,26 @@ def run_sweep(
         done += 1
         progress(done, len(chosen))
     measurements = store.read(range(len(chosen)))
-    store.finish(measurements)
+    store.finish(measurements, chosen)
     return Sweep(store, chosen, plan.settings, baseline, measurements)
 
 
 def _plan(model: Model, baseline: Settings, settings: Sequence[Setting]) -> Plan:
     network = model.network
     return Plan(
-        model=model.name,
+        model=_place(model.name),
         device=network.device.type,
         dtype=str(network.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         baseline=baseline,
         settings=tuple(settings),
     )
+
+
+def _place(name: str) -> str:
+    """A model's name as workers find it, which may start in another folder."""
+    path = Path(name)
+    return str(path.absolute()) if name != EMBEDDED and path.is_dir() else name
 
 
 def _check(model: Model, plan: Plan, questions: Sequence[Question]) -> None:

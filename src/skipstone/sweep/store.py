@@ -95,7 +95,8 @@ class Store:
 
     def add(self, found: Sequence[Measurement]) -> None:
         """Keep all measurements of one prompt; when this returns, they are on disk."""
-        self._write(self._part(found[0].prompt), found)
+        part = self._part(found[0].prompt)
+        self._write(f"{self._parts.name}/{part.name}", _table(found))
 
     def read(self, prompts: Sequence[int]) -> list[Measurement]:
         """The measurements of finished prompts, in order.
@@ -105,11 +106,18 @@ class Store:
         """
         return [row for prompt in prompts for row in _read(self._part(prompt))]
 
-    def finish(self, found: Sequence[Measurement]) -> Path:
-        """Write ``results.parquet`` with all measurements."""
-        path = self.folder / "results.parquet"
-        self._write(path, found)
-        return path
+    def finish(self, found: Sequence[Measurement], questions: Sequence[Question]) -> None:
+        """Write ``results.parquet``: all measurements, each with its question and answer."""
+        import pyarrow as pa
+
+        told = [questions[m.prompt] for m in found]
+        table = _table(found)
+        for name, values in (
+            ("question", [q.prompt for q in told]),
+            ("answer", [q.answer for q in told]),
+        ):
+            table = table.append_column(name, pa.array(values, pa.string()))
+        self._write("results.parquet", table)
 
     def save(self, name: str, write: Callable[[Path], object]) -> Path:
         """Write another file of the folder: whole, or not at all.
@@ -158,12 +166,10 @@ class Store:
                     f"; give a new folder with -o, or the same command as before"
                 )
 
-    def _write(self, path: Path, found: Sequence[Measurement]) -> None:
+    def _write(self, name: str, table: pa.Table) -> None:
         import pyarrow.parquet as pq
 
-        relative = str(path.relative_to(self.folder))
-        table = _table(found)
-        self.save(relative, lambda beside: pq.write_table(table, beside))
+        self.save(name, lambda beside: pq.write_table(table, beside))
 
 
 def _other(name: str, found: object, wanted: object) -> str:

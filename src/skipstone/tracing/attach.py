@@ -391,7 +391,7 @@ class Attached:
 
     def _header(self, run: ForeignRun, done: Forward, keys: str) -> Header:
         """What is the same for all samples; the run fills in the rest."""
-        from skipstone import __version__
+        from skipstone.version import __version__
 
         device = next(self._layers[0].parameters()).device
         return Header(

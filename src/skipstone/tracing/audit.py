@@ -52,7 +52,7 @@ def audit(
 
 def describe(baseline: Engine, candidate: Engine) -> dict[str, dict[str, str]]:
     """Everything about two engines that decides what they answer."""
-    from skipstone import __version__
+    from skipstone.version import __version__
 
     return {
         name: {

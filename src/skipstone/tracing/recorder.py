@@ -173,7 +173,7 @@ def to_numpy(values: Tensor) -> np.ndarray:
 def _header(
     model: Model, settings: Settings, prompt: Sequence[int], sample: int, batch: int
 ) -> Header:
-    from skipstone import __version__
+    from skipstone.version import __version__
 
     config = model.config
     return Header(
