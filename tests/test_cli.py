@@ -165,7 +165,10 @@ def test_the_options_are_the_planned_ones() -> None:
         "diff": {"--sample", "--floor", "--json", "--debug"},
         "audit": shared - {"--prompt-ids"}
         | {"--baseline", "--candidate", "--prompts", "--max-disagreement", "--level"}
-        | {"--confidence", "--batch", "--output", "--junit", "--sarif"},
+        | {"--confidence", "--batch", "--output", "--judge", "--junit", "--sarif"},
+        "sweep": shared - {"--prompt-ids"}
+        | {"--prompts", "--grid", "--output", "--baseline", "--bound", "--level", "--judge"}
+        | {"--limit", "--executor"},
     }
     for name in COMMANDS:
         command = skipstone.get_command(click.Context(skipstone), name)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skipstone.record import TraceWriter, open_trace
     from skipstone.report.report import write_report
     from skipstone.skip import CosineSkip, NoSkip
+    from skipstone.sweep import run_sweep
     from skipstone.tracing import Recorder
     from skipstone.tracing.attach import attach
     from skipstone.tracing.explain import diagnose
@@ -55,6 +56,7 @@ _HOMES = {
     "diagnose": "tracing.explain",
     "load": "models.load",
     "open_trace": "record",
+    "run_sweep": "sweep",
     "sanitize": "tracing.sanitize",
     "write_report": "report.report",
 }
@@ -85,6 +87,7 @@ __all__ = [
     "diagnose",
     "load",
     "open_trace",
+    "run_sweep",
     "sanitize",
     "write_report",
 ]

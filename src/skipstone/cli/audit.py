@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from skipstone.cli.escape import printable, shortened
 from skipstone.cli.junit import junit_xml
-from skipstone.cli.options import RunSpec, given, run_options, run_spec
-from skipstone.cli.prompts import read_questions
+from skipstone.cli.options import RunSpec, given, parse_rate, run_options, run_spec
+from skipstone.cli.progress import progress
+from skipstone.cli.prompts import judge_option, read_questions
 from skipstone.cli.sarif import sarif_log
 from skipstone.diff.agreement import (
     Judgement,
@@ -62,6 +60,7 @@ _SHOWN = 5
     type=click.Path(path_type=Path),
     help="Log of finished prompts (JSON lines); with the same log, an audit goes on.",
 )
+@judge_option
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit XML.")
 @click.option("--sarif", type=click.Path(path_type=Path), help="Also write SARIF 2.1.0.")
 @run_options
@@ -75,6 +74,7 @@ def audit_command(
     confidence: float,
     batch: int,
     output: Path | None,
+    rule: str,
     junit: Path | None,
     sarif: Path | None,
     *,
@@ -87,11 +87,11 @@ def audit_command(
     INCONCLUSIVE: too few prompts to tell. Exits with 0 for PASS only, 1 for FAIL and INCONCLUSIVE,
     2 on an error.
     """
-    rate = parse_rate(allowed)
+    rate = parse_rate(allowed, "--max-disagreement")
     check_budget(rate, confidence)
     if batch < 1:
         raise ConfigError(f"--batch is {batch}, must be at least 1")
-    questions = _unrepeated(read_questions(path, "--prompts"))
+    questions = _unrepeated(read_questions(path, "--prompts", rule))
     engines = _engines(baseline, candidate, given(options))
     _check_prompts(engines, questions, path)
     rows = _run(engines, questions, batch, output)
@@ -104,20 +104,6 @@ def audit_command(
         for line in report.lines((baseline, candidate)):
             print(line)
     return 0 if report.judgement.verdict == "PASS" else 1
-
-
-def parse_rate(text: str) -> float:
-    """Parse ``0.5%`` or ``0.005``.
-
-    Raises:
-        ConfigError: it is no rate.
-    """
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise ConfigError(
-            f"--max-disagreement is {text!r}, must be a rate like 0.5% or 0.005"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -272,25 +258,14 @@ def _run(
     """Every row, from the log where it is there."""
     log = Log(output, describe(*engines))
     left = [question.prompt for question in questions if question.prompt not in log]
-    with _progress(len(questions)) as moved:
-        moved(len(questions) - len(left))
+    done = len(questions) - len(left)
+    with progress() as moved:
+        moved(done, len(questions))
         for rows in audit(*engines, left, batch=batch):
             log.add(rows)
-            moved(len(rows))
+            done += len(rows)
+            moved(done, len(questions))
     return [log[question.prompt] for question in questions]
-
-
-@contextmanager
-def _progress(total: int) -> Generator[Callable[[int], None], None, None]:
-    """A bar over the prompts on the terminal; nothing if there is none."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("prompts", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _save(path: Path, content: bytes) -> None:

@@ -41,6 +41,7 @@ COMMANDS = {
     "roofline": Entry("skipstone.cli.roofline:roofline", "Say from which batch a skip can pay."),
     "show": Entry("skipstone.cli.show:show", "Show what is in a trace."),
     "step": Entry("skipstone.cli.step:step", "Run one recorded step under several settings."),
+    "sweep": Entry("skipstone.cli.sweep:sweep_command", "Find the fastest setting that is safe."),
     "trace": Entry("skipstone.cli.trace:trace", "Decode a prompt and write a trace of the run."),
 }
 

@@ -130,6 +130,18 @@ def parse_ids(text: str) -> list[int]:
         ) from None
 
 
+def parse_rate(text: str, option: str) -> float:
+    """Parse ``0.5%`` or ``0.005``.
+
+    Raises:
+        ConfigError: it is no rate.
+    """
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise ConfigError(f"{option} is {text!r}, must be a rate like 0.5% or 0.005") from None
+
+
 def read_text(path: Path, what: str) -> str:
     """Read a text file that the user named.
 

@@ -6,11 +6,24 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
 from skipstone.cli.options import parse_ids, read_text
 from skipstone.diff.agreement import Question
-from skipstone.errors import PromptError
+from skipstone.diff.judges import JUDGES, check_answer, find_judge
+from skipstone.errors import PromptError, nearest
+from skipstone.models import registry
 
 Prompt = str | Sequence[int]
+
+judge_option = click.option(
+    "--judge",
+    "rule",
+    default="contains",
+    metavar="RULE",
+    help="When an answer is right: contains, exact, number, or a function as package.module:name. "
+    "A line of the file may name its own.  [default: contains]",
+)
 
 
 def read_prompts(
@@ -36,12 +49,21 @@ def read_prompts(
     return [question.prompt for question in read_questions(batch_file, "--batch-file")]
 
 
-def read_questions(path: Path, option: str) -> list[Question]:
+def read_questions(path: Path, option: str, judge: str = "contains") -> list[Question]:
     """The prompts of a file: one a line, or ``.jsonl`` with "prompt" and maybe "answer".
+
+    Args:
+        path: the file, or ``pebble`` for held-out prompts of the embedded model's world.
+        option: that named it, for messages.
+        judge: of answers whose line names none; the only function that a line may name.
 
     Raises:
         PromptError: the file cannot be read, has no prompts, or a line is no prompt.
+        ConfigError: the judge is unknown.
     """
+    find_judge(judge)
+    if str(path) == "pebble":
+        path = registry.find("pebble") / "heldout.jsonl"
     # Other separators, such as U+2028, are part of a prompt.
     lines = read_text(path, option).split("\n")
     numbered = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
@@ -49,10 +71,10 @@ def read_questions(path: Path, option: str) -> list[Question]:
         raise PromptError(f"{option} {str(path)!r} has no prompts; write one a line")
     if path.suffix != ".jsonl":
         return [Question(line, line=number) for number, line in numbered]
-    return [_question(line, number, f"{path}, line {number}") for number, line in numbered]
+    return [_question(line, number, f"{path}, line {number}", judge) for number, line in numbered]
 
 
-def _question(line: str, number: int, where: str) -> Question:
+def _question(line: str, number: int, where: str, judge: str) -> Question:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -66,4 +88,24 @@ def _question(line: str, number: int, where: str) -> Question:
         raise PromptError(f'{where} has {answer!r} under "answer", must be text or a number')
     if answer is not None and not str(answer).strip():
         raise PromptError(f'{where} has an empty "answer"; leave it out if it is not known')
-    return Question(prompt, None if answer is None else str(answer), number)
+    if answer is None:
+        return Question(prompt, line=number)
+    question = Question(
+        prompt, str(answer), number, _judge(value.get("judge", judge), where, judge)
+    )
+    reason = check_answer(question.judge, str(answer))
+    if reason is not None:
+        raise PromptError(f"{where}: {reason}")
+    return question
+
+
+def _judge(name: object, where: str, allowed: str) -> str:
+    """The judge that a line names. A file of prompts must not start code that nobody asked for."""
+    if not isinstance(name, str) or (":" not in name and name not in JUDGES):
+        known = nearest(str(name), JUDGES)
+        raise PromptError(f'{where} has {name!r} under "judge", which is unknown; {known}')
+    if ":" in name and name != allowed:
+        raise PromptError(
+            f"{where} names the judge {name!r}, which is code; allow it with --judge {name}"
+        )
+    return name

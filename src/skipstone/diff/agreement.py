@@ -6,11 +6,11 @@ in the exact (Clopper-Pearson) interval with the given confidence.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
+from skipstone.diff.judges import find_judge
 from skipstone.errors import ConfigError
 
 Level = Literal["answer", "token", "decision"]
@@ -30,6 +30,25 @@ class Question:
     """What a right answer holds, if it is known."""
     line: int = 0
     """Where it stands in its file, from 1."""
+    judge: str = "contains"
+    """The rule that says whether an answer is right: see ``diff.judges``."""
+
+    def is_right(self, text: str) -> bool | None:
+        """Whether a text is a right answer; None if the right one is not known.
+
+        Raises:
+            ConfigError: the judge cannot be found, or failed.
+        """
+        if self.answer is None:
+            return None
+        judge = find_judge(self.judge)
+        try:
+            return bool(judge(text, self.answer))
+        except Exception as error:
+            raise ConfigError(
+                f"judge {self.judge!r} failed on {text[:40]!r}: {type(error).__name__}: {error}; "
+                f"it must take any text"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -179,12 +198,6 @@ def interval(count: int, total: int, confidence: float) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def is_right(text: str, answer: str) -> bool:
-    """Whether an answer holds the known one as whole words; case and spaces do not matter."""
-    wanted, found = (" ".join(s.casefold().split()) for s in (answer, text))
-    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", found) is not None
-
-
 def known_answers(questions: Sequence[Question], rows: Sequence[Row]) -> Known | None:
     """Compare both sides with the known answers; None if there are none.
 
@@ -193,7 +206,7 @@ def known_answers(questions: Sequence[Question], rows: Sequence[Row]) -> Known |
         rows: what became of them, in the same order.
     """
     pairs = [
-        (is_right(row.text_a, question.answer), is_right(row.text_b, question.answer))
+        (question.is_right(row.text_a), question.is_right(row.text_b))
         for question, row in zip(questions, rows, strict=True)
         if question.answer is not None
     ]
@@ -207,6 +220,26 @@ def known_answers(questions: Sequence[Question], rows: Sequence[Row]) -> Known |
         neither=pairs.count((False, False)),
         p_value=_mcnemar(only_a, only_b),
     )
+
+
+def paired_difference(
+    only_a: int, only_b: int, total: int, confidence: float
+) -> tuple[float, float]:
+    """Interval of how much oftener B is right than A, from the same prompts.
+
+    Each of the two rates, "only A" and "only B", gets an exact interval with half of the doubt, so
+    the interval of their difference holds at least the confidence, also where nothing was seen.
+
+    Args:
+        only_a: prompts that only A answers right.
+        only_b: prompts that only B answers right.
+        total: prompts with a known answer, at least one.
+        confidence: of the interval.
+    """
+    each = (1 + confidence) / 2
+    low_a, high_a = interval(only_a, total, each)
+    low_b, high_b = interval(only_b, total, each)
+    return low_b - high_a, high_b - low_a
 
 
 def _mcnemar(only_a: int, only_b: int) -> float:

@@ -1,0 +1,200 @@
+"""``skipstone sweep``: which of many settings is the fastest that is safe?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from skipstone.cli.escape import printable
+from skipstone.cli.options import given, parse_rate, run_options, run_spec
+from skipstone.cli.progress import progress
+from skipstone.cli.prompts import judge_option, read_questions
+from skipstone.cli.terminal import print_table, strict_json
+from skipstone.diff.agreement import check_budget
+from skipstone.engine import parse_settings, parse_spec
+from skipstone.errors import ConfigError
+from skipstone.sweep.chart import check_charts, grid_keys, pareto_chart, save_html, save_png
+from skipstone.sweep.executors import parse_executor
+from skipstone.sweep.grid import BASELINE, Setting, parse_grid
+from skipstone.sweep.run import Sweep, exact, run_sweep
+from skipstone.sweep.store import check_parquet
+from skipstone.sweep.summary import Judged, Level, Summary
+
+
+@click.command("sweep")
+@click.option(
+    "--prompts",
+    "path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help='pebble, or a file: one a line, or .jsonl with {"prompt": ..., "answer": ...}.',
+)
+@click.option(
+    "--grid",
+    metavar="GRID",
+    required=True,
+    help='"skip_threshold=0.9,0.99 skip_layer_k=4,8 unmask=fixed,threshold:0.7"',
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the sweep; with the same folder, a stopped sweep goes on.",
+)
+@click.option(
+    "--baseline",
+    metavar="SPEC",
+    default="",
+    help="What is trusted.  [default: cache=none skip=none unmask=fixed]",
+)
+@click.option(
+    "--bound",
+    metavar="RATE",
+    default="1%",
+    help="How often a safe setting may differ.  [default: 1%]",
+)
+@click.option(
+    "--level",
+    type=click.Choice(("answer", "token")),
+    default="answer",
+    help="What has to be the same.  [default: answer]",
+)
+@judge_option
+@click.option("--limit", type=int, metavar="N", help="Only the first N prompts; more later.")
+@click.option(
+    "--executor",
+    "who",
+    default="serial",
+    metavar="WHO",
+    help="serial, local:N (processes) or ray.  [default: serial]",
+)
+@run_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def sweep_command(
+    path: Path,
+    grid: str,
+    output: Path,
+    baseline: str,
+    bound: str,
+    level: Level,
+    rule: str,
+    limit: int | None,
+    who: str,
+    *,
+    as_json: bool,
+    **options: object,
+) -> None:
+    """Decode prompts under every setting of a grid, and recommend one.
+
+    Each prompt is decoded under the exact baseline and all settings in turn. Recommended is the
+    fastest setting that differs from the baseline for fewer prompts than --bound, with 95 %
+    confidence. The folder gets results.parquet, summary.json, pareto.html and pareto.png.
+    """
+    rate = parse_rate(bound, "--bound")
+    check_budget(rate, 0.95)
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit is {limit}, must be at least 1")
+    check_parquet()
+    check_charts()
+    executor = parse_executor(who)
+    base = run_spec(given(options))
+    trusted = parse_settings(parse_spec(baseline), exact(base.settings))
+    points = parse_grid(grid, base.settings, trusted)
+    questions = read_questions(path, "--prompts", rule)
+    planned = Judged([], [Setting(BASELINE, trusted), *points.settings], level, rate)
+    for note in points.notes:
+        click.echo(f"note: {note}", err=True)
+    if planned.needed > len(questions[:limit]):
+        click.echo(f"note: a bound of {bound} takes at least {planned.needed} prompts", err=True)
+    with progress() as moved:
+        sweep = run_sweep(
+            base.load(),
+            questions,
+            points.settings,
+            output,
+            baseline=trusted,
+            limit=limit,
+            executor=executor,
+            progress=moved,
+        )
+    judged = Judged(sweep.measurements, planned.settings, level, rate)
+    report = _report(sweep, judged)
+    _write(sweep, judged, report)
+    if as_json:
+        print(strict_json(report))
+    else:
+        _print(judged)
+        print(f"[written: {output}]", file=sys.stderr)
+
+
+def _report(sweep: Sweep, judged: Judged) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "prompts": len(sweep.questions),
+        "level": judged.level,
+        "settings": [asdict(summary) for summary in judged.summaries],
+        "recommendation": judged.recommendation.as_json(),
+    }
+
+
+def _write(sweep: Sweep, judged: Judged, report: dict[str, object]) -> None:
+    chart = pareto_chart(judged.summaries, judged.recommendation)
+    text = strict_json(report) + "\n"
+    sweep.store.save("summary.json", lambda path: path.write_text(text, encoding="utf-8"))
+    sweep.store.save("pareto.html", lambda path: save_html(chart, path))
+    sweep.store.save("pareto.png", lambda path: save_png(chart, path))
+
+
+def _print(judged: Judged) -> None:
+    """The report for people."""
+    summaries, found = judged.summaries, judged.recommendation
+    columns = (
+        "setting",
+        "right",
+        "differ",
+        "95 %",
+        "tokens",
+        "parts at",
+        "forwards",
+        "skip",
+        "FLOPs",
+        "s",
+        "tokens/s",
+        "faster",
+    )
+    print(f"{summaries[0].prompts} prompts; baseline: {summaries[0].spec or 'defaults'}")
+    print(f"setting: {printable(', '.join(grid_keys(summaries)))}")
+    print_table(columns, [_cells(summary) for summary in summaries])
+    print(
+        "parts at: median forward of the first different decision; FLOPs: of the baseline's; "
+        "s, tokens/s, faster: medians over prompts, on a machine that may be busy"
+    )
+    if found.setting is None:
+        print(f"recommended: none: {printable(found.reason)}")
+    else:
+        print(f"recommended: {printable(found.setting)}: {printable(found.reason)}")
+        print(f"run spec: {printable(found.spec or '')}")
+
+
+def _cells(s: Summary) -> Sequence[object]:
+    """A row of the table."""
+    rate = s.disagreement
+    return (
+        " ".join(pair.partition("=")[2] or pair for pair in s.setting.split()),
+        f"{s.right}/{s.known}" if s.known else "-",
+        f"{s.differing}",
+        f"{rate.low:.1%} to {rate.high:.1%}",
+        f"{s.same_tokens.value:.1%}",
+        "-" if s.first_forward is None else f"{s.first_forward:g}",
+        f"{s.forwards:.1f}",
+        f"{s.skip_share:.0%}",
+        f"{1 - s.flops_saved:.0%}",
+        f"{s.seconds:.2f}",
+        f"{s.tokens_per_second:.1f}",
+        f"{s.speedup.value:.2f}",
+    )

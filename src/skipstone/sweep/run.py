@@ -1,0 +1,151 @@
+"""The sweep itself: what is to be run, who runs it, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from skipstone.cache import NoCache
+from skipstone.diff.agreement import Question
+from skipstone.engine import Engine, Settings
+from skipstone.errors import ConfigError, PromptError, SkipstoneError
+from skipstone.models.load import Model
+from skipstone.models.registry import EMBEDDED
+from skipstone.skip import NoSkip
+from skipstone.sweep.executors import Executor, Serial
+from skipstone.sweep.grid import Setting
+from skipstone.sweep.measure import Measurement, Plan, Unit, mark
+from skipstone.sweep.store import Head, Store, digest
+from skipstone.unmask import Fixed
+from skipstone.version import __version__
+
+EXACT = {"cache": "none", "skip": "none", "unmask": "fixed"}
+"""Over any settings: nothing is stale, nothing skips, one token a step."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that is done."""
+
+    store: Store
+    questions: Sequence[Question]
+    settings: Sequence[Setting]
+    baseline: Settings
+    measurements: Sequence[Measurement]
+    """By prompt, and the baseline before the settings."""
+
+
+def exact(settings: Settings) -> Settings:
+    """Settings without any shortcut: no cache, no skip, one token a step."""
+    return settings.replace(cache=NoCache(), skip=NoSkip(), unmask=Fixed())
+
+
+def run_sweep(
+    model: Model,
+    questions: Sequence[Question],
+    settings: Sequence[Setting],
+    folder: Path,
+    *,
+    baseline: Settings,
+    limit: int | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Sweep:
+    """Decode prompts under a baseline and under settings, and keep every measurement.
+
+    A sweep that was stopped, killed even, goes on from the prompts that are in its folder.
+
+    Args:
+        model: what ``skipstone.load`` gave; workers load it again by its name.
+        questions: prompts, with their answers where known.
+        settings: of a grid, none twice.
+        folder: of this sweep alone.
+        baseline: what the settings are held against.
+        limit: only the first so many prompts; a later call may take more of them.
+        executor: who runs it; this process if None.
+        progress: told after each prompt how many are finished, and of how many.
+
+    Raises:
+        ConfigError: settings do not fit the model, or the folder is of another sweep.
+        PromptError: a prompt cannot be used.
+    """
+    chosen = questions[:limit]
+    plan = _plan(model, baseline, settings)
+    _check(model, plan, chosen)
+    store = Store(folder, _head(model, plan, questions))
+    left = [Unit(i, q.prompt) for i, q in enumerate(chosen) if i not in store]
+    done = len(chosen) - len(left)
+    progress(done, len(chosen))
+    for found in (executor or Serial()).run(model, plan, left):
+        question = chosen[found[0].prompt]
+        store.add(mark(found, {m.text: question.is_right(m.text) for m in found}))
+        done += 1
+        progress(done, len(chosen))
+    measurements = store.read(range(len(chosen)))
+    store.finish(measurements, chosen)
+    return Sweep(store, chosen, plan.settings, baseline, measurements)
+
+
+def _plan(model: Model, baseline: Settings, settings: Sequence[Setting]) -> Plan:
+    network = model.network
+    return Plan(
+        model=_place(model.name),
+        device=network.device.type,
+        dtype=str(network.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        baseline=baseline,
+        settings=tuple(settings),
+    )
+
+
+def _place(name: str) -> str:
+    """A model's name as workers find it, which may start in another folder."""
+    path = Path(name)
+    return str(path.absolute()) if name != EMBEDDED and path.is_dir() else name
+
+
+def _check(model: Model, plan: Plan, questions: Sequence[Question]) -> None:
+    """Refuse now what would fail after an hour."""
+    if not questions:
+        raise ConfigError("there are no prompts to run; give at least one")
+    longest = max(s.settings.gen_length for s in plan.all)
+    for setting in plan.all:
+        try:
+            Engine(model, setting.settings)
+        except ConfigError as error:
+            raise ConfigError(f"setting {setting.name!r}: {error}") from None
+    first = dict[str, int]()
+    for number, question in enumerate(questions, start=1):
+        where = f"prompt {number} (line {question.line})" if question.line else f"prompt {number}"
+        try:
+            length = len(model.text.encode(question.prompt))
+        except SkipstoneError as error:
+            raise PromptError(f"{where}: {error}") from None
+        if length + longest > model.config.max_length:
+            raise PromptError(
+                f"{where} has {length} tokens, and gen_length is {longest}: more than the model's "
+                f"{model.config.max_length}; shorten one"
+            )
+        if question.prompt in first:
+            raise PromptError(
+                f"{where} is the same as prompt {first[question.prompt]}; a repeated prompt proves "
+                f"nothing more: remove it"
+            )
+        first[question.prompt] = number
+
+
+def _head(model: Model, plan: Plan, questions: Sequence[Question]) -> Head:
+    """Everything that decides the measurements, but for their times."""
+    return {
+        "skipstone": __version__,
+        "model": model.name,
+        "weights": model.fingerprint,
+        "device": plan.device,
+        "dtype": plan.dtype,
+        "prompts": digest(questions),
+        "baseline": plan.baseline.as_text(),
+        "settings": [setting.settings.as_text() for setting in plan.settings],
+    }

@@ -1,0 +1,212 @@
+"""A sweep on disk: one Parquet file for each finished prompt, so that a killed sweep goes on.
+
+A file is written beside its place and renamed, so what has its name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from skipstone.diff.agreement import Question
+from skipstone.errors import ConfigError
+from skipstone.sweep.measure import Measurement
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FORMAT = {"format": "skipstone-sweep", "schema": 1}
+Head = Mapping[str, object]
+
+COLUMNS = {
+    "prompt": "int32",
+    "setting": "string",
+    "text": "string",
+    "tokens": "int32[]",
+    "right": "bool",
+    "same_answer": "bool",
+    "same_tokens": "float64",
+    "kind": "string",
+    "block": "int32",
+    "step": "int32",
+    "position": "int32",
+    "forward": "int32",
+    "forwards": "int32",
+    "generated": "int32",
+    "masks_left": "int32",
+    "skip_share": "float64",
+    "flops": "float64",
+    "seconds": "float64",
+    "tokens_per_second": "float64",
+}
+"""Column types of the Parquet files; all but the last two are the same in every run."""
+
+
+def check_parquet() -> None:
+    """Refuse to start what could not be written.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "a sweep is written as Parquet and needs pyarrow, which is not installed: "
+            "pip install 'skipstone[sweep]'"
+        ) from None
+
+
+def digest(questions: Sequence[Question]) -> str:
+    """Checksum over prompts, answers and judges, in order."""
+    told = [[q.prompt, q.answer, q.judge] for q in questions]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+class Store:
+    """The folder of a sweep."""
+
+    def __init__(self, folder: Path, head: Head) -> None:
+        """Make the folder, or go on with it.
+
+        Raises:
+            ConfigError: the folder holds something else, or a sweep of something else.
+        """
+        check_parquet()
+        self.folder = folder
+        self._parts = folder / "parts"
+        self._head = {**_FORMAT, **head}
+        try:
+            self._parts.mkdir(parents=True, exist_ok=True)
+            self._open()
+        except OSError as error:
+            raise ConfigError(
+                f"{folder} cannot be used ({error.strerror}); give another folder with -o"
+            ) from None
+
+    def __contains__(self, prompt: int) -> bool:
+        """Whether a prompt is finished."""
+        return self._part(prompt).exists()
+
+    def add(self, found: Sequence[Measurement]) -> None:
+        """Keep all measurements of one prompt; when this returns, they are on disk."""
+        part = self._part(found[0].prompt)
+        self._write(f"{self._parts.name}/{part.name}", _table(found))
+
+    def read(self, prompts: Sequence[int]) -> list[Measurement]:
+        """The measurements of finished prompts, in order.
+
+        Raises:
+            ConfigError: a file is damaged.
+        """
+        return [row for prompt in prompts for row in _read(self._part(prompt))]
+
+    def finish(self, found: Sequence[Measurement], questions: Sequence[Question]) -> None:
+        """Write ``results.parquet``: all measurements, each with its question and answer."""
+        import pyarrow as pa
+
+        told = [questions[m.prompt] for m in found]
+        table = _table(found)
+        for name, values in (
+            ("question", [q.prompt for q in told]),
+            ("answer", [q.answer for q in told]),
+        ):
+            table = table.append_column(name, pa.array(values, pa.string()))
+        self._write("results.parquet", table)
+
+    def save(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Write another file of the folder: whole, or not at all.
+
+        Args:
+            name: its name.
+            write: writes it to a path that ends in the same way.
+        """
+        path = self.folder / name
+        beside = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+        try:
+            write(beside)
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise ConfigError(
+                f"{path} cannot be written ({error.strerror}); finished prompts are kept"
+            ) from None
+        return path
+
+    def _part(self, prompt: int) -> Path:
+        return self._parts / f"{prompt:06}.parquet"
+
+    def _open(self) -> None:
+        """Check what the folder is for, or write it down."""
+        path = self.folder / "sweep.json"
+        if not path.exists():
+            others = [p.name for p in self.folder.iterdir() if p.name != "parts"]
+            if others or any(self._parts.iterdir()):
+                raise ConfigError(f"{self.folder} holds other files; give a new folder with -o")
+            text = json.dumps(self._head, indent=1) + "\n"
+            self.save(path.name, lambda beside: beside.write_text(text, encoding="utf-8"))
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or any(found.get(n) != v for n, v in _FORMAT.items()):
+            raise ConfigError(f"{path} is not of a sweep this version knows; give a new folder")
+        for name, wanted in self._head.items():
+            if found.get(name) != wanted:
+                raise ConfigError(
+                    f"{self.folder} is a sweep with another {_other(name, found.get(name), wanted)}"
+                    f"; give a new folder with -o, or the same command as before"
+                )
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        import pyarrow.parquet as pq
+
+        self.save(name, lambda beside: pq.write_table(table, beside))
+
+
+def _other(name: str, found: object, wanted: object) -> str:
+    """What differs, down to the one entry of a list or table."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        key = next(k for k in {**wanted, **found} if found.get(k) != wanted.get(k))
+        return f"{name} ({key}={found.get(key)}, now {wanted.get(key)})"
+    if isinstance(found, list) and isinstance(wanted, list):
+        gone = [x for x in found if x not in wanted]
+        new = [x for x in wanted if x not in found]
+        return f"list of {name} (had {gone[:1] or 'the same'}, now has {new[:1] or 'fewer'})"
+    return f"{name} ({found}, now {wanted})"
+
+
+def _table(found: Sequence[Measurement]) -> pa.Table:
+    import pyarrow as pa
+
+    def kind(name: str) -> pa.DataType:
+        one = pa.type_for_alias(name.removesuffix("[]"))
+        return pa.list_(one) if name.endswith("[]") else one
+
+    schema = pa.schema([(name, kind(text)) for name, text in COLUMNS.items()])
+    return pa.Table.from_pylist([asdict(row) for row in found], schema=schema)
+
+
+def _read(path: Path) -> list[Measurement]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path, partitioning=None).to_pylist()
+        return [
+            Measurement(**cast("dict[str, Any]", row | {"tokens": tuple(row["tokens"])}))
+            for row in rows
+        ]
+    except (OSError, pa.ArrowInvalid, TypeError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{path} is damaged ({reason}); delete it, and its prompt is run again"
+        ) from None
