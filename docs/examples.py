@@ -14,13 +14,20 @@ from pathlib import Path
 
 import torch
 
+import skipstone
 from faults.cases import SPECIMENS
 from faults.specimen import Specimen
 from faults.trial import Trial, examine, record
+from skipstone import CosineSkip, Engine, Fixed, Recorder, Settings
+from skipstone.diagnosis.diagnose import Diagnosis
 
 PAGE = Path(__file__).parent / "diagnoses.md"
 BEGIN, END = "<!-- examples -->", "<!-- end of examples -->"
 NUMBERS = range(1, 31)
+ADDS_UP = (
+    "Begin at 20, then subtract 10, subtract 4, multiply by 6, subtract 8, add 18, add 21. "
+    "Where do you end?"
+)
 
 
 def trials(number: int) -> Iterator[Trial]:
@@ -32,25 +39,44 @@ def trials(number: int) -> Iterator[Trial]:
 
 
 def example(number: int) -> str:
-    """What was planted, and what is said about it, as Markdown."""
-    for trial in trials(number):
-        runs = record(trial.specimen, trial.prompt, trial.pair)
-        found = examine(trial, runs)
-        if found.cause is None or found.cause.number != number:
-            continue
-        return "\n".join(
-            [
-                f"### {number}: {found.cause.rule}",
-                "",
-                f"Planted: {_planted(trial.specimen)}",
-                "",
-                "```text",
-                *found.lines(),
-                "```",
-                "",
-            ]
+    """What was planted, and what is said about it, as Markdown.
+
+    Raises:
+        LookupError: no trial gives this diagnosis, as the cause or beside it.
+    """
+    if number == 20:
+        return _section(
+            number,
+            "accumulation",
+            f"Not planted: `{ADDS_UP}` without skip, and with K = 4.",
+            _adds_up(),
         )
-    return f"### {number}\n\nNo fault of the bench acts so that this is the first cause.\n"
+    for trial in trials(number):
+        found = examine(trial, record(trial.specimen, trial.prompt, trial.pair))
+        causes = [found.cause] if found.cause is not None else found.remarks
+        for one in causes:
+            if one.number == number:
+                planted = f"Planted: {_planted(trial.specimen)}"
+                return _section(number, one.rule, planted, found)
+    raise LookupError(f"no fault of the bench is diagnosed as {number}")
+
+
+def _section(number: int, rule: str, planted: str, found: Diagnosis) -> str:
+    return "\n".join(
+        [f"### {number}: {rule}", "", planted, "", "```text", *found.lines(), "```", ""]
+    )
+
+
+def _adds_up() -> Diagnosis:
+    """A skip whose errors add up, found by a sweep: no fault that is planted does it as well."""
+    model, settings = skipstone.load("pebble"), Settings(unmask=Fixed(), gen_length=96)
+    skips = settings.replace(skip=CosineSkip(skip_layer_k=4, skip_threshold=0.9999))
+    engines = Engine(model, settings), Engine(model, skips)
+    recorders = Recorder(), Recorder()
+    for engine, recorder in zip(engines, recorders, strict=True):
+        engine.generate(ADDS_UP, observer=recorder)
+    a, b = (recorder.trace for recorder in recorders)
+    return skipstone.diagnose(a, b, engine_a=engines[0], engine_b=engines[1])
 
 
 def _planted(specimen: Specimen) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diff import Comparison, Difference, Floor, Pair, compare, diff
 from skipstone.diff.difference import sample_of
 from skipstone.errors import ConfigError
 from skipstone.record import RunRecord, StepRecord, StoredTrace, Trace
+
+if TYPE_CHECKING:
+    from skipstone.report.notebook import Figure
 
 Token = Callable[[int], str]
 """The text of a token id."""
@@ -100,6 +104,29 @@ class Study:
         if found.forward_a >= 0:
             return self.index(self.a, found.forward_a)
         return self.index(self.b, found.forward_b)
+
+    def view(self, name: str, *, step: int | None = None, position: int | None = None) -> Figure:
+        """One chart of the report, for a notebook.
+
+        Args:
+            name: of ``skipstone.report.views.VIEWS``, such as ``commits_difference``, ``errors``,
+                ``candidates`` or ``histogram``.
+            step: index among ``steps``; the first decision that differs if None.
+            position: absolute; the one of that decision if None.
+
+        Raises:
+            ConfigError: no such view or step, or a package for drawing is missing.
+        """
+        # Drawing is built on studies, and this is a short way to it.
+        from skipstone.report.notebook import figure
+
+        return figure(self, name, step=step, position=position)
+
+    def _repr_html_(self) -> str:
+        """Verdict and answers, for a notebook."""
+        from skipstone.report.notebook import summary
+
+        return summary(self)
 
     @property
     def prompt_length(self) -> int:

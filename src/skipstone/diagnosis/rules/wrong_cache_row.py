@@ -57,7 +57,8 @@ def _owner(case: Case, deviation: Deviation) -> str | None:
     owner = positions[match.rows]
     # Equal inputs have equal values in the first layer: a row that is its own is nobody else's.
     own = right.at(deviation.positions)
-    own_error = np.linalg.norm(wrong - own, axis=1) / np.linalg.norm(own, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own_error = np.linalg.norm(wrong - own, axis=1) / np.linalg.norm(own, axis=1)
     stray = (owner != deviation.positions) & (match.error < own_error / _CLEARLY)
     if match.share > 0.5 and stray.mean() > 0.5:
         pairs = ", ".join(

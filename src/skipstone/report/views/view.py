@@ -41,16 +41,19 @@ class View:
         chart = self.chart(study, word).properties(width="container", data=ROWS, autosize=fit)
         return chart.add_params(*cursor(study)).to_dict()
 
-    def draw(self, study: Study, word: Word, step: int = 0, width: int = 640) -> Chart:
+    def draw(
+        self, study: Study, word: Word, *, step: int = 0, position: int = -1, width: int = 640
+    ) -> Chart:
         """The chart with its rows, for a notebook."""
         rows = self.rows(study).rows(word, step if self.by_step else 0)
         chart = self.chart(study, word).properties(width=width, datasets={"rows": rows}, data=ROWS)
-        return chart.add_params(*cursor(study, step))
+        return chart.add_params(*cursor(study, step, position))
 
 
-def cursor(study: Study, step: int | None = None) -> list[alt.Parameter]:
+def cursor(study: Study, step: int | None = None, position: int = -1) -> list[alt.Parameter]:
     """Where the reader is; the page sets them."""
-    values = {"step": study.first or 0 if step is None else step, "layer": -1, "position": -1}
+    first = study.first or 0
+    values = {"step": first if step is None else step, "layer": -1, "position": position}
     return [alt.param(name=f"cursor_{name}", value=value) for name, value in values.items()]
 
 

@@ -1,0 +1,78 @@
+"""What a notebook shows of a study: a chart as vector graphics, answers and verdict as a table.
+
+Vector graphics need no extension and no network: Jupyter, VS Code and exported pages show them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from skipstone.errors import ConfigError, nearest
+from skipstone.report.facts import verdict
+from skipstone.report.theme import theme
+from skipstone.report.words import words
+
+if TYPE_CHECKING:
+    from skipstone.report.study import Study
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One view of a study."""
+
+    title: str
+    svg: str
+    """The chart."""
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """For Jupyter and its kin."""
+        return {"text/plain": f"<{self.title}>", "image/svg+xml": self.svg}
+
+    def _repr_html_(self) -> str:
+        """For those that know HTML alone; an SVG stands in HTML as it is."""
+        return self.svg
+
+
+def figure(
+    study: Study, name: str, *, step: int | None = None, position: int | None = None
+) -> Figure:
+    """Draw a view; see ``Study.view``."""
+    import vl_convert
+
+    from skipstone.report.views import VIEWS
+
+    if name not in VIEWS:
+        raise ConfigError(f"view {name!r} is unknown; {nearest(name, VIEWS)}")
+    at = study.first or 0 if step is None else step
+    if not 0 <= at < len(study.steps):
+        raise ConfigError(f"step is {at}, must be between 0 and {len(study.steps) - 1}")
+    decision = study.difference.decision
+    where = decision.position if position is None and decision is not None else position
+    word = words("en").__getitem__
+    chart = VIEWS[name].draw(study, word, step=at, position=-1 if where is None else where)
+    title = word(f"title.{name}").format(b=study.b.letter)
+    spec = chart.properties(title=title).to_dict()
+    white = {**theme(dark=False), "background": "white"}
+    return Figure(title, vl_convert.vegalite_to_svg(spec, config=white))
+
+
+def summary(study: Study) -> str:
+    """Verdict and answers as HTML; every text is escaped."""
+    return _template().render(
+        verdict=verdict.verdict(study),
+        answers=[(run, verdict.answer(study, run)) for run in study.pair],
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("skipstone.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("notebook.html")
