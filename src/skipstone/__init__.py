@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skipstone.models.load import Model, load
     from skipstone.record import TraceWriter, open_trace
     from skipstone.report.report import write_report
+    from skipstone.report.study import study
     from skipstone.skip import CosineSkip, NoSkip
     from skipstone.sweep import run_sweep
     from skipstone.tracing import Recorder
@@ -58,6 +59,7 @@ _HOMES = {
     "open_trace": "record",
     "run_sweep": "sweep",
     "sanitize": "tracing.sanitize",
+    "study": "report.study",
     "write_report": "report.report",
 }
 
@@ -89,6 +91,7 @@ __all__ = [
     "open_trace",
     "run_sweep",
     "sanitize",
+    "study",
     "write_report",
 ]
 
