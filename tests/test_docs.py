@@ -111,3 +111,30 @@ def test_the_policy_of_the_how_to_decodes_as_its_page_says() -> None:
     (block,) = [b for b in blocks(DOCS / "howto" / "policy.md") if b.language == "python"]
     assert block.shown is not None
     assert is_as_shown(block.shown, execute(block, {}))
+
+
+def shape(page: Path) -> dict[str, list[str]]:
+    """What two languages of one page have in common."""
+    text = page.read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    table = [line for line in prose.splitlines() if line.startswith("|")]
+    links = re.findall(r"\]\(([^)]+)\)", prose)
+    return {
+        "headings": [level for level in re.findall(r"^(#+) ", prose, flags=re.MULTILINE)],
+        "blocks": re.findall(r"```.*?```", text, flags=re.DOTALL),
+        "links": sorted(link for link in links if not link.startswith("README")),
+        "settings": [name for row in table for name in re.findall(r"`([^`]+)`", row)],
+        "items": re.findall(r"^- ", prose, flags=re.MULTILINE),
+        "paragraphs": [
+            part[:1] if part[0] in "#|-!" else "text" for part in re.split(r"\n\n+", prose.strip())
+        ],
+    }
+
+
+def test_the_chinese_readme_keeps_beside_the_english_one() -> None:
+    english, chinese = shape(ROOT / "README.md"), shape(ROOT / "README.zh-CN.md")
+    assert english["blocks"]
+    for name in english:
+        assert chinese[name] == english[name], name
+    assert "(README.zh-CN.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "(README.md)" in (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
