@@ -120,7 +120,7 @@ def shape(page: Path) -> dict[str, list[str]]:
     table = [line for line in prose.splitlines() if line.startswith("|")]
     links = re.findall(r"\]\(([^)]+)\)", prose)
     return {
-        "headings": [level for level in re.findall(r"^(#+) ", prose, flags=re.MULTILINE)],
+        "headings": list(re.findall(r"^(#+) ", prose, flags=re.MULTILINE)),
         "blocks": re.findall(r"```.*?```", text, flags=re.DOTALL),
         "links": sorted(link for link in links if not link.startswith("README")),
         "settings": [name for row in table for name in re.findall(r"`([^`]+)`", row)],
