@@ -207,3 +207,9 @@ def test_a_report_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_every_view_has_its_words_and_no_other_has() -> None:
+    for section in ("title", "about", "empty"):
+        keys = {key.partition(".")[2] for key in words("en") if key.startswith(f"{section}.")}
+        assert keys - {"inspector"} == set(VIEWS)

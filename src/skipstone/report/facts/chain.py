@@ -103,7 +103,8 @@ def _state_link(study: Study) -> Iterator[Link]:
 
 def _source(run: Run, row: Provenance, forward: int) -> Say:
     score = "" if row.score is None else f"{row.score:.6f}"
-    key = f"chain.{row.source}_by" if score else f"chain.{row.source}"
+    source = "never_computed" if row.source == "never" else row.source
+    key = f"chain.{source}_by" if score else f"chain.{source}"
     return say(key, run=run.letter, age=row.age, score=score, threshold=row.threshold)
 
 
