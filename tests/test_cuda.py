@@ -57,6 +57,7 @@ def test_graphs_give_the_tokens_of_the_eager_path(
         assert [r.tokens for r in again] == [r.tokens for r in eager]
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_step_waits_for_the_gpu_once(pebble: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(pebble, cache=DualCache(), unmask=Fixed(), gen_length=32, block_length=16)
     engine.generate(PROMPTS[0])

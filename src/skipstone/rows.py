@@ -25,6 +25,11 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def write_at(table_BL: Tensor, where: tuple[Tensor, Tensor], value: int) -> None:
+    """Write one number at some places; as an item of the table it would be waited for."""
+    table_BL.index_put_(where, torch.full((), value, dtype=table_BL.dtype, device=table_BL.device))
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Packed rows, sorted by request and then by position. The host knows them all."""
@@ -112,7 +117,7 @@ class Rows:
     def mark(self, like_BL: Tensor) -> Tensor:
         """Where these rows stand, as bool [B, L]."""
         marked_BL = torch.zeros_like(like_BL, dtype=torch.bool)
-        marked_BL[self.request_N, self.position_N] = True
+        write_at(marked_BL, (self.request_N, self.position_N), 1)
         return marked_BL
 
 

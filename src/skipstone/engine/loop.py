@@ -25,7 +25,7 @@ from skipstone.engine.scoring import Scored, Scorer
 from skipstone.engine.settings import Settings
 from skipstone.errors import StalledError
 from skipstone.models.base import ModelConfig
-from skipstone.rows import Rows, to_device
+from skipstone.rows import Rows, to_device, write_at
 from skipstone.unmask import Scores, UnmaskSession
 
 
@@ -127,10 +127,10 @@ class Run:
         rows = moment.all_rows(refresh=True) if recovery else self.settings.cache.rows(moment)
         may_skip = moment.step > 0 and not rows.refresh
         done = self.runner.forward(rows, moment, may_skip=may_skip, taps=self.taps)
-        self.entered_at_BL[rows.request_N, rows.position_N] = moment.forward
+        write_at(self.entered_at_BL, (rows.request_N, rows.position_N), moment.forward)
         if done.finished is not None:
-            index = (done.finished.request_N, done.finished.position_N)
-            self.finished_at_BL[index] = moment.forward
+            where = (done.finished.request_N, done.finished.position_N)
+            write_at(self.finished_at_BL, where, moment.forward)
         scored = self.scorer.score(done, moment, self.host, want_logits=self.taps.logits)
         scores = self.scorer.eligible(done, rows, moment)
         commit_BG = self.unmask.select(scores, moment) & ~scores.confidence_BG.isneginf()

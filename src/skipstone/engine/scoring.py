@@ -16,7 +16,7 @@ from skipstone.engine.observe import Board
 from skipstone.engine.runner import Pass
 from skipstone.models.base import Network
 from skipstone.ops import reference as ops
-from skipstone.rows import Rows, to_device
+from skipstone.rows import Rows, to_device, write_at
 from skipstone.unmask import Scores
 from skipstone.unmask.policies import rank_BG
 
@@ -78,7 +78,7 @@ class Scorer:
         board.confidence_BG[where] = scored.confidence_N
         board.runner_up_BG[where] = scored.runner_up_N
         board.runner_up_confidence_BG[where] = scored.runner_up_confidence_N
-        board.scored_at_BG[where] = moment.forward
+        write_at(board.scored_at_BG, where, moment.forward)
 
     def _noise(self, rows: Rows) -> Tensor | None:
         """Gumbel noise times temperature, drawn for each request by its own generator."""
