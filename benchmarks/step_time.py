@@ -19,11 +19,17 @@ import click
 import torch
 
 from benchmarks.trace_cost import random_model
-from skipstone import DualCache, Engine, Fixed, Model
+from skipstone import DualCache, Engine, Fixed, Model, Settings
 from skipstone.engine.engine import RunnerName
 from skipstone.engine.roofline import Card, Work, bound, measure
+from skipstone.ops import dispatch
 
 SHAPES = ((19, 128), (1024, 256))
+SIDES: tuple[tuple[RunnerName, dispatch.Mode], ...] = (
+    ("eager", "reference"),
+    ("graph", "reference"),
+    ("graph", "auto"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Timing:
     """One runner at one shape."""
 
     runner: str
+    ops: str
+    """``reference``: plain operations; ``auto``: kernels where there are any."""
     prompt: int
     new: int
     generation_ms: float
@@ -59,34 +67,30 @@ def timed(engine: Engine, prompt: list[int], repeats: int) -> list[float]:
 
 
 def measured(
-    model: Model, runner: RunnerName, shape: tuple[int, int], card: Card, repeats: int
+    model: Model,
+    side: tuple[RunnerName, dispatch.Mode],
+    shape: tuple[int, int],
+    card: Card,
+    repeats: int,
 ) -> Timing:
     """Time generations of few and of many steps."""
+    runner, ops = side
     prompt_length, new = shape
     prompt = list(range(5, 5 + prompt_length))
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    few, many = (
-        timed(
-            Engine(
-                model,
-                runner=runner,
-                cache=DualCache(),
-                unmask=Fixed(),
-                gen_length=new,
-                steps=steps,
-                eos_stop=False,
-            ),
-            prompt,
-            repeats,
+    settings = Settings(unmask=Fixed(), gen_length=new, eos_stop=False)
+    with dispatch.served_by(ops):
+        few, many = (
+            timed(Engine(model, settings.replace(steps=steps), runner=runner), prompt, repeats)
+            for steps in (new // 4, new // 2)
         )
-        for steps in (new // 4, new // 2)
-    )
     step = (statistics.median(many) - statistics.median(few)) / (new // 4)
     low, _, high = statistics.quantiles(few, n=4)
     floor = bound(card, model.config, Work(1, 32, prompt_length + new)).seconds
     return Timing(
         runner=runner,
+        ops=ops,
         prompt=prompt_length,
         new=new,
         generation_ms=statistics.median(few) * 1e3,
@@ -121,18 +125,19 @@ def profile(model: Model) -> str:
 
 @click.command()
 @click.option("--repeats", default=20, show_default=True)
+@click.option("--eager/--no-eager", default=True, help="Also the eager runner.")
 @click.option("--profile-to", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path))
-def main(repeats: int, profile_to: Path | None, out: Path | None) -> None:
-    """Time both runners at both shapes, in turn."""
+def main(repeats: int, profile_to: Path | None, out: Path | None, *, eager: bool) -> None:
+    """Time eager and captured steps with plain operations and with kernels, in turn."""
     model, device = random_model("8b", "cuda"), torch.device("cuda")
     card = measure(device, torch.bfloat16)
-    runners: tuple[RunnerName, ...] = ("eager", "graph", "eager", "graph")
-    timings = [measured(model, r, shape, card, repeats) for shape in SHAPES for r in runners]
+    sides = SIDES if eager else SIDES[1:]
+    timings = [measured(model, s, shape, card, repeats) for shape in SHAPES for s in 2 * sides]
     for t in timings:
         print(
-            f"{t.runner:6} {t.prompt:5}+{t.new:<4} generation {t.generation_ms:8.1f} ms  step "
-            f"{t.step_ms:6.2f} ms  {t.times_floor:5.2f} x floor ({t.floor_ms:.2f} ms)  "
+            f"{t.runner:6} {t.ops:9} {t.prompt:5}+{t.new:<4} generation "
+            f"{t.generation_ms:8.1f} ms  step {t.step_ms:6.2f} ms  {t.times_floor:5.2f} x floor ({t.floor_ms:.2f} ms)  "
             f"{t.gigabytes:.2f} GB"
         )
     if profile_to is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pebble.world import GROUPS, Problem, heldout
 
-PATH = Path(__file__).parent.parent / "src" / "skipstone" / "data" / "pebble" / "heldout.jsonl"
+PATH = Path(__file__).parent.parent / "src" / "skipstone" / "data" / "questions" / "pebble.jsonl"
 PER_GROUP = 150
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -12,7 +13,6 @@ from skipstone.cli.options import parse_ids, read_text
 from skipstone.diff.agreement import Question
 from skipstone.diff.judges import JUDGES, check_answer, find_judge
 from skipstone.errors import PromptError, nearest
-from skipstone.models import registry
 
 Prompt = str | Sequence[int]
 
@@ -63,7 +63,7 @@ def read_questions(path: Path, option: str, judge: str = "contains") -> list[Que
     """
     find_judge(judge)
     if str(path) == "pebble":
-        path = registry.find("pebble") / "heldout.jsonl"
+        path = Path(str(files("skipstone") / "data" / "questions" / "pebble.jsonl"))
     # Other separators, such as U+2028, are part of a prompt.
     lines = read_text(path, option).split("\n")
     numbered = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipstone.models.base import KVStore, ModelConfig
-from skipstone.ops import reference as ops
+from skipstone.ops import dispatch as ops
 from skipstone.rows import Rows
 
 
@@ -59,10 +59,10 @@ class Layer(nn.Module):
         self, x_ND: Tensor, angles_2NE: Tensor, index: int, rows: Rows, store: KVStore
     ) -> Tensor:
         """States of ``rows`` after this layer; overwrites their K/V in the store."""
-        x_ND = x_ND + self._attention(x_ND, angles_2NE, index, rows, store)
-        normed_ND = ops.rms_norm(x_ND, self.ff_norm, self.config.norm_eps)
-        gate_NM, up_NM = F.linear(normed_ND, self.gate_up).chunk(2, dim=-1)
-        return x_ND + F.linear(F.silu(gate_NM) * up_NM, self.down)
+        attended_ND = self._attention(x_ND, angles_2NE, index, rows, store)
+        eps = self.config.norm_eps
+        x_ND, normed_ND = ops.add_rms_norm(x_ND, attended_ND, self.ff_norm, eps)
+        return x_ND + F.linear(ops.swiglu(F.linear(normed_ND, self.gate_up)), self.down)
 
     def _attention(
         self, x_ND: Tensor, angles_2NE: Tensor, index: int, rows: Rows, store: KVStore

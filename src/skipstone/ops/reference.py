@@ -22,6 +22,20 @@ def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return weight_D * (x32_ND * scale_N1).to(x_ND.dtype)
 
 
+def add_rms_norm(
+    x_ND: Tensor, delta_ND: Tensor, weight_D: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Add to the residual stream, and normalise: the sum and its norm."""
+    x_ND = x_ND + delta_ND
+    return x_ND, rms_norm(x_ND, weight_D, eps)
+
+
+def swiglu(gate_up_NM: Tensor) -> Tensor:
+    """Gate the upper half of each row by SiLU of the lower half."""
+    gate_NM, up_NM = gate_up_NM.chunk(2, dim=-1)
+    return F.silu(gate_NM) * up_NM
+
+
 def rotary_tables(length: int, head_width: int, theta: float, device: torch.device) -> Tensor:
     """Cosine and sine [2, L, E] in float32 for half-split rotary embedding."""
     exponent = torch.arange(0, head_width, 2, dtype=torch.float32, device=device) / head_width

@@ -1,0 +1,98 @@
+"""Who computes each operation: the plain reference, or a Triton kernel with the same signature.
+
+The model calls the operations here. A CPU is served by the reference, and so is a CUDA device
+without Triton, and every dtype that the kernels do not know. Kernels read nothing on the host and
+allocate by shape alone, so a CUDA graph can capture them.
+
+Shape letters as in ``reference``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from skipstone.ops import reference
+from skipstone.ops.reference import attend, rotary_tables
+
+__all__ = ["add_rms_norm", "attend", "rms_norm", "rotary_tables", "rotate", "swiglu"]
+
+Mode = Literal["auto", "reference", "triton"]
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_mode: ContextVar[Mode] = ContextVar("mode", default="auto")
+
+
+@contextmanager
+def served_by(mode: Mode) -> Generator[None]:
+    """Within it, ``reference`` switches all kernels off.
+
+    ``triton`` takes them on any device, for tests under Triton's interpreter; what no kernel can
+    compute, such as float64, stays with the reference.
+    """
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+def refusal(x: Tensor) -> str:
+    """Why the reference computes on ``x``; empty if a kernel does."""
+    mode = _mode.get()
+    if mode == "reference":
+        return "kernels are switched off"
+    if mode == "auto" and not x.is_cuda:
+        return "kernels need a CUDA device"
+    if x.dtype not in _DTYPES:
+        return f"no kernel computes {x.dtype}"
+    return "" if _has_triton() else "triton is not installed"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """See ``reference.rms_norm``."""
+    if refusal(x_ND):
+        return reference.rms_norm(x_ND, weight_D, eps)
+    from skipstone.ops import triton_rows
+
+    return triton_rows.rms_norm(x_ND, weight_D, eps)
+
+
+def add_rms_norm(
+    x_ND: Tensor, delta_ND: Tensor, weight_D: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """See ``reference.add_rms_norm``."""
+    if refusal(x_ND):
+        return reference.add_rms_norm(x_ND, delta_ND, weight_D, eps)
+    from skipstone.ops import triton_rows
+
+    return triton_rows.add_rms_norm(x_ND, delta_ND, weight_D, eps)
+
+
+def swiglu(gate_up_NM: Tensor) -> Tensor:
+    """See ``reference.swiglu``."""
+    if refusal(gate_up_NM):
+        return reference.swiglu(gate_up_NM)
+    from skipstone.ops import triton_rows
+
+    return triton_rows.swiglu(gate_up_NM)
+
+
+def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+    """See ``reference.rotate``."""
+    if refusal(x_NHE):
+        return reference.rotate(x_NHE, angles_2NE)
+    from skipstone.ops import triton_rows
+
+    return triton_rows.rotate(x_NHE, angles_2NE)
