@@ -136,8 +136,8 @@ def main(repeats: int, profile_to: Path | None, out: Path | None, *, eager: bool
     timings = [measured(model, s, shape, card, repeats) for shape in SHAPES for s in 2 * sides]
     for t in timings:
         print(
-            f"{t.runner:6} {t.ops:9} {t.prompt:5}+{t.new:<4} generation "
-            f"{t.generation_ms:8.1f} ms  step {t.step_ms:6.2f} ms  {t.times_floor:5.2f} x floor ({t.floor_ms:.2f} ms)  "
+            f"{t.runner:6} {t.ops:9} {t.prompt:5}+{t.new:<4} generation {t.generation_ms:8.1f} ms  "
+            f"step {t.step_ms:6.2f} ms  {t.times_floor:5.2f} x floor ({t.floor_ms:.2f} ms)  "
             f"{t.gigabytes:.2f} GB"
         )
     if profile_to is not None:
