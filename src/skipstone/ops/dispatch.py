@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from skipstone.ops import reference
-from skipstone.ops.reference import attend, rotary_tables
+from skipstone.ops.reference import rotary_tables
+from skipstone.rows import Rows
 
 __all__ = ["add_rms_norm", "attend", "rms_norm", "rotary_tables", "rotate", "swiglu"]
 
@@ -96,3 +97,10 @@ def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
     from skipstone.ops import triton_rows
 
     return triton_rows.rotate(x_NHE, angles_2NE)
+
+
+def attend(
+    q_NHE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, visible_BL: Tensor | None
+) -> Tensor:
+    """See ``reference.attend``: there is no kernel for it yet."""
+    return reference.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
