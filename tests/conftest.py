@@ -19,7 +19,10 @@ from skipstone.text import Text
 ROOT = Path(__file__).parent.parent
 VOCAB, MASK, EOS = 64, 62, 63
 
-# Tests run beside each other, and threads that wait for each other cost more than they save.
+# Tests run beside each other, and threads that wait for each other cost more than they save: on two
+# busy cores a notebook's kernel took twenty times as long. The variable is for the processes that
+# tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 

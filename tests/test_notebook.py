@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     shutil.copytree(ROOT / "examples", folder / "examples")
     notebook = read()
     path = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=240, resources=path).execute()
+    NotebookClient(notebook, timeout=600, resources=path).execute()
     assert (folder / "report.html").stat().st_size < 5_000_000
     return notebook
 
