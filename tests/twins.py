@@ -10,6 +10,7 @@ import torch
 
 from skipstone import Engine, Fixed, Settings
 from skipstone.ops import dispatch, reference
+from skipstone.rows import Rows
 from tests.conftest import random_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,6 +67,61 @@ def test_rotation(rows: int, heads: int, width: int, dtype: torch.dtype) -> None
     with dispatch.served_by("triton"):
         found = dispatch.rotate(x, angles)
     close(found, reference.rotate(x, angles))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "width"), [(1, 8), (3, 24), (32, 128)])
+def test_write(heads: int, width: int, dtype: torch.dtype) -> None:
+    rows = Rows.spans([(0, 2, 5), (2, 0, 1), (3, 6, 7)], torch.device(DEVICE))
+    # Slices of a wider tensor, as keys and values are.
+    new = drawn(rows.num_rows, 2 * heads + 1, width, dtype=dtype)
+    found, twin = (torch.full((2, 4, 7, heads, width), 7.0, dtype=dtype) for _ in "ab")
+    found, twin = found.to(DEVICE), twin.to(DEVICE)
+    reference.write_rows(twin[0], twin[1], rows, new[:, :heads], new[:, heads:-1])
+    with dispatch.served_by("triton"):
+        dispatch.write_rows(found[0], found[1], rows, new[:, :heads], new[:, heads:-1])
+    assert_equal(found, twin)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 5), (3, 1000), (5, 20011)])
+def test_score(rows: int, vocab: int, dtype: torch.dtype) -> None:
+    logits = 4 * drawn(rows, vocab, dtype=dtype)
+    mask_id = int(logits[0].argmax())
+    with dispatch.served_by("triton"):
+        found = dispatch.score(logits, mask_id, None)
+    twin = reference.score(logits, mask_id, None)
+    assert_equal(found.token_N, twin.token_N)
+    torch.testing.assert_close(found.confidence_N, twin.confidence_N, rtol=1e-5, atol=1e-12)
+    best = found.runner_up_confidence_N
+    torch.testing.assert_close(best, twin.runner_up_confidence_N, rtol=1e-5, atol=1e-12)
+    # Which of several equal runners-up is named is open; that it is one of the best is not.
+    assert_equal(
+        logits.gather(1, found.runner_up_N[:, None]), logits.gather(1, twin.runner_up_N[:, None])
+    )
+
+
+def test_the_lowest_id_of_equals_is_chosen_and_the_next_is_the_runner_up() -> None:
+    logits = torch.zeros(2, 20000, device=DEVICE)
+    logits[0, [4, 9000, 19999]] = 3.0
+    with dispatch.served_by("triton"):
+        found = dispatch.score(logits, 0, None)
+    assert found.token_N.tolist() == [4, 1]
+    assert found.runner_up_N.tolist() == [9000, 2]
+    assert_equal(found.confidence_N, found.runner_up_confidence_N)
+
+
+# NumPy, which the interpreter uses, warns where a GPU computes a NaN.
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_broken_logits_show_in_the_confidence(broken: float) -> None:
+    logits = drawn(3, 9000, dtype=torch.float32)
+    logits[1, 8500] = broken
+    with dispatch.served_by("triton"):
+        found = dispatch.score(logits, 0, None)
+    assert found.confidence_N.isnan().tolist() == [False, True, False]
+    assert found.token_N[1] == 8500
+    assert_equal(found.token_N, reference.score(logits, 0, None).token_N)
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="tests/test_cuda.py runs the kernels in whole runs")

@@ -15,7 +15,7 @@ from skipstone.canvas import Canvas, Geometry, HostCanvas, Moment, Status
 from skipstone.engine.observe import Board
 from skipstone.engine.runner import Pass
 from skipstone.models.base import Network
-from skipstone.ops import reference as ops
+from skipstone.ops import dispatch as ops
 from skipstone.rows import Rows, to_device, write_at
 from skipstone.unmask import Scores
 from skipstone.unmask.policies import rank_BG

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import Geometry
+from skipstone.ops import dispatch as ops
 from skipstone.rows import Rows
 
 
@@ -87,8 +88,7 @@ class KVStore:
 
     def write(self, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
         """Overwrite the keys and values of ``rows`` in one layer. Changes the store."""
-        self.keys[layer][rows.request_N, rows.position_N] = key_NUE
-        self.values[layer][rows.request_N, rows.position_N] = value_NUE
+        ops.write_rows(self.keys[layer], self.values[layer], rows, key_NUE, value_NUE)
 
 
 class Network(Protocol):

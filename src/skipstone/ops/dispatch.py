@@ -20,10 +20,20 @@ import torch
 from torch import Tensor
 
 from skipstone.ops import reference
-from skipstone.ops.reference import rotary_tables
+from skipstone.ops.reference import Scored, rotary_tables
 from skipstone.rows import Rows
 
-__all__ = ["add_rms_norm", "attend", "rms_norm", "rotary_tables", "rotate", "swiglu"]
+__all__ = [
+    "Scored",
+    "add_rms_norm",
+    "attend",
+    "rms_norm",
+    "rotary_tables",
+    "rotate",
+    "score",
+    "swiglu",
+    "write_rows",
+]
 
 Mode = Literal["auto", "reference", "triton"]
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -97,6 +107,27 @@ def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
     from skipstone.ops import triton_rows
 
     return triton_rows.rotate(x_NHE, angles_2NE)
+
+
+def write_rows(
+    key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, new_key_NUE: Tensor, new_value_NUE: Tensor
+) -> None:
+    """See ``reference.write_rows``."""
+    if refusal(key_BLUE):
+        reference.write_rows(key_BLUE, value_BLUE, rows, new_key_NUE, new_value_NUE)
+        return
+    from skipstone.ops import triton_rows
+
+    triton_rows.write_rows(key_BLUE, value_BLUE, rows, new_key_NUE, new_value_NUE)
+
+
+def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
+    """See ``reference.score``; the kernel decides in float32, and draws nothing."""
+    if gumbel_NV is not None or refusal(logits_NV):
+        return reference.score(logits_NV, mask_id, gumbel_NV)
+    from skipstone.ops import triton_score
+
+    return triton_score.score(logits_NV, mask_id)
 
 
 def attend(

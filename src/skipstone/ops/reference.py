@@ -53,6 +53,14 @@ def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
     return (wide * cos_N1E + turned * sin_N1E).to(x_NHE.dtype)
 
 
+def write_rows(
+    key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, new_key_NUE: Tensor, new_value_NUE: Tensor
+) -> None:
+    """Overwrite keys and values at the positions of ``rows``. Changes the first two."""
+    key_BLUE[rows.request_N, rows.position_N] = new_key_NUE
+    value_BLUE[rows.request_N, rows.position_N] = new_value_NUE
+
+
 def attend(
     q_NHE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, visible_BL: Tensor | None
 ) -> Tensor:

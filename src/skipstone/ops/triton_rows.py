@@ -1,4 +1,4 @@
-"""Triton kernels for what is done row by row: norm, SwiGLU and rotation.
+"""Triton kernels for what is done row by row: norm, SwiGLU, rotation and the write of K/V.
 
 Each reads its input once and rounds where the reference rounds.
 
@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from skipstone.rows import Rows
 
 
 @triton.jit
@@ -92,6 +94,32 @@ def _rotate_kernel(
     tl.store(to_ptr + HALF, turned_y.to(left.dtype), mask=inside)
 
 
+@triton.jit
+def _write_kernel(
+    key_ptr,
+    value_ptr,
+    new_key_ptr,
+    new_value_ptr,
+    request_ptr,
+    position_ptr,
+    length,
+    key_stride,
+    value_stride,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program copies a part of one row's key and of its value to their place."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    place = tl.load(request_ptr + row) * length + tl.load(position_ptr + row)
+    to = place * WIDTH + column
+    key = tl.load(new_key_ptr + row * key_stride + column, mask=inside)
+    value = tl.load(new_value_ptr + row * value_stride + column, mask=inside)
+    tl.store(key_ptr + to, key, mask=inside)
+    tl.store(value_ptr + to, value, mask=inside)
+
+
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """As ``reference.rms_norm``, for float32 and shorter."""
     x_ND = x_ND.contiguous()
@@ -166,3 +194,32 @@ def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
         num_warps=4,
     )
     return out_NHE
+
+
+def write_rows(
+    key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, new_key_NUE: Tensor, new_value_NUE: Tensor
+) -> None:
+    """As ``reference.write_rows``; rows of the new ones may be apart, as slices of qkv are."""
+    assert key_BLUE.is_contiguous()
+    assert value_BLUE.is_contiguous()
+    num_rows, heads, head_width = new_key_NUE.shape
+    new_key_NUE, new_value_NUE = (
+        new if new.stride()[1:] == (head_width, 1) else new.contiguous()
+        for new in (new_key_NUE, new_value_NUE)
+    )
+    width = heads * head_width
+    block = min(1024, triton.next_power_of_2(width))
+    _write_kernel[(num_rows, triton.cdiv(width, block))](
+        key_BLUE,
+        value_BLUE,
+        new_key_NUE,
+        new_value_NUE,
+        rows.request_N,
+        rows.position_N,
+        key_BLUE.shape[1],
+        new_key_NUE.stride(0),
+        new_value_NUE.stride(0),
+        WIDTH=width,
+        BLOCK=block,
+        num_warps=4,
+    )
