@@ -93,8 +93,8 @@ def parse_peer(text: str) -> Path:
             break
     else:
         raise ConfigError(
-            f"{path} is no checkout of Fast-dLLM: {', '.join(_FILES)} are not all in it, nor in its "
-            f"llada folder; clone https://github.com/NVlabs/Fast-dLLM"
+            f"{path} is no checkout of Fast-dLLM: {', '.join(_FILES)} are not all in it, nor in "
+            f"its llada folder; clone https://github.com/NVlabs/Fast-dLLM"
         )
     if missing := [package for package in _NEEDED if find_spec(package) is None]:
         raise ConfigError(

@@ -62,8 +62,8 @@ _GPU = Defaults(
 _CPU = Defaults(
     model="pebble",
     dtype="float32",
-    batch="1,4",
-    context="128",
+    batch="1,2",
+    context="64",
     generation="19+128/32",
     refresh="256",
 )
