@@ -18,10 +18,11 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks.trace_cost import random_model
 from skipstone import DualCache, Engine, Fixed, Model, Settings
+from skipstone.bench.random_model import random_model
 from skipstone.engine.engine import RunnerName
 from skipstone.engine.roofline import Card, Work, bound, measure
+from skipstone.models.shapes import LLADA_8B
 from skipstone.ops import dispatch
 
 SHAPES = ((19, 128), (1024, 256))
@@ -130,7 +131,8 @@ def profile(model: Model) -> str:
 @click.option("-o", "--out", type=click.Path(path_type=Path))
 def main(repeats: int, profile_to: Path | None, out: Path | None, *, eager: bool) -> None:
     """Time eager and captured steps with plain operations and with kernels, in turn."""
-    model, device = random_model("8b", "cuda"), torch.device("cuda")
+    device = torch.device("cuda")
+    model = random_model("llada-8b", LLADA_8B, device, torch.bfloat16)
     card = measure(device, torch.bfloat16)
     sides = SIDES if eager else SIDES[1:]
     timings = [measured(model, s, shape, card, repeats) for shape in SHAPES for s in 2 * sides]

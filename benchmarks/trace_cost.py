@@ -24,18 +24,15 @@ from typing import cast, get_args
 
 import click
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 
+from skipstone.bench.random_model import random_model
 from skipstone.cache import DualCache
 from skipstone.engine import Engine, Result, Settings
 from skipstone.engine.engine import RunnerName
 from skipstone.engine.observe import Observer, StepView, Taps
-from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model, load
 from skipstone.models.shapes import LLADA_8B
 from skipstone.record import TraceWriter
-from skipstone.text import Text
 from skipstone.tracing import Recorder
 from skipstone.tracing.recorder import Level
 from skipstone.unmask import Fixed
@@ -96,28 +93,6 @@ class Clocked:
     def on_end(self, results: Sequence[Result]) -> None:
         """Tell the other one."""
         self._inner.on_end(results)
-
-
-def random_model(shape: str, device: str) -> Model:
-    """LLaDA-8B's shape, or a narrow one, in bfloat16 with random weights."""
-    config = _CONFIGS[shape]
-    network = LLaDA(config, torch.bfloat16, torch.device(device))
-    generator = torch.Generator(device).manual_seed(0)
-    for name, weight in network.published().items():
-        if "norm" in name or "ln_f" in name:
-            weight.fill_(1.0)
-        else:
-            weight.normal_(0.0, 0.02, generator=generator)
-    words = Tokenizer(WordLevel({f"w{i}": i for i in range(config.vocab_size)}, unk_token="w0"))
-    text = Text(
-        words,
-        template=None,
-        special={},
-        mask_id=config.mask_id,
-        eos_id=config.eos_id,
-        source="words",
-    )
-    return Model(f"random-{shape}", network, text)
 
 
 def measure(engine: Engine, level: Level, pairs: int, folder: Path) -> Cost:
@@ -186,7 +161,11 @@ def main(
     """Measure and print the table; write it as JSON too if asked."""
     if device == "cpu":
         torch.set_num_threads(1)
-    model = load("pebble") if shape == "pebble" else random_model(shape, device)
+    if shape == "pebble":
+        model = load("pebble")
+    else:
+        place = torch.device(device)
+        model = random_model(f"random-{shape}", _CONFIGS[shape], place, torch.bfloat16)
     settings = Settings(
         cache=DualCache(), unmask=Fixed(), gen_length=gen_length, steps=steps, eos_stop=False
     )

@@ -47,7 +47,9 @@ def _facts(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _purpose(command: str) -> str:
-    """What the script that a command runs says of itself."""
+    """What the script or command that a command line runs says of itself."""
+    if own := re.match(r"skipstone ([a-z]+)", command):
+        command = f"src/skipstone/cli/{own.group(1)}.py"
     path = re.search(r"[\w/]+\.py", command)
     module = re.search(r"-m ([\w.]+)", command)
     name = path.group() if path else f"{module.group(1).replace('.', '/')}.py" if module else ""
@@ -92,6 +94,8 @@ def _flat(value: object) -> str:
             return "; ".join(f"{_words(str(name))} {_flat(entry)}" for name, entry in value.items())
         case list():
             return ", ".join(map(_flat, value))
+        case None:
+            return "-"
         case bool():
             return "yes" if value else "no"
         case int():

@@ -21,7 +21,8 @@ def command_line() -> str:
     parts = [
         "# Command line\n",
         "Generated from `--help`; `make docs` writes it again.\n",
-        "Exit codes: 0 success (`compare`: identical), 1 `compare` found a difference, 2 error.\n",
+        "Exit codes: 0 success (`compare`: identical), 1 a check failed (`compare`: a difference), "
+        "2 error.\n",
     ]
     for name in sorted(COMMANDS):
         command = skipstone.get_command(click.Context(skipstone), name)

@@ -162,6 +162,9 @@ def test_the_options_are_the_planned_ones() -> None:
         "report": {"--output", "--lang", "--sample", "--model", "--budget", "--floor", "--debug"},
         "roofline": {"--model", "--gpu", "--batch", "--block-length", "--length"}
         | {"--skip-layer-k", "--going", "--json", "--debug"},
+        "bench": {"--only", "--model", "--device", "--dtype", "--batch", "--context", "--rows"}
+        | {"--skip-layer-k", "--going", "--refresh", "--generation", "--peer", "--repeats"}
+        | {"--output", "--json", "--debug"},
         "diff": {"--sample", "--floor", "--json", "--debug"},
         "audit": shared - {"--prompt-ids"}
         | {"--baseline", "--candidate", "--prompts", "--max-disagreement", "--level"}

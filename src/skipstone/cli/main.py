@@ -30,6 +30,7 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "audit": Entry("skipstone.cli.audit:audit_command", "Pass if two settings agree often enough."),
+    "bench": Entry("skipstone.cli.bench:bench", "Measure how fast the engine is here."),
     "compare": Entry("skipstone.cli.compare:compare", "Find the first step where two runs part."),
     "diff": Entry("skipstone.cli.diff:diff_command", "Compare two traces of one prompt."),
     "diagnose": Entry("skipstone.cli.diagnose:diagnose", "Say why two runs part, and prove it."),
@@ -85,7 +86,7 @@ def skipstone() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line. Returns the exit code: 0, 1 (compare: different) or 2 (error)."""
+    """Run one command line. Returns the exit code: 0, 1 (a check failed) or 2 (error)."""
     try:
         code = skipstone.main(list(arguments), prog_name="skipstone", standalone_mode=False)
     except click.exceptions.Exit as stop:

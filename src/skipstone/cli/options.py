@@ -130,6 +130,24 @@ def parse_ids(text: str) -> list[int]:
         ) from None
 
 
+def parse_numbers(option: str, text: str, low: int, high: int) -> list[int]:
+    """Parse ``4,8,18``.
+
+    Raises:
+        ConfigError: it is no list of whole numbers, or one is out of bounds.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"{option} is {text!r}, must be whole numbers separated by commas, like 4,8"
+        ) from None
+    for number in numbers:
+        if not low <= number <= high:
+            raise ConfigError(f"{option} has {number}, must be between {low} and {high}")
+    return numbers
+
+
 def parse_rate(text: str, option: str) -> float:
     """Parse ``0.5%`` or ``0.005``.
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import click
 import torch
 
+from skipstone.cli.options import parse_numbers
 from skipstone.cli.terminal import print_table, strict_json
 from skipstone.engine import roofline as roof
 from skipstone.errors import ConfigError
@@ -58,8 +59,8 @@ def roofline(
     """Show the least time of a cached step, and how much of it a skip can save at best."""
     config = SHAPES[model] if model in SHAPES else read_config(registry.find(model))
     _check(config, block_length, length, going)
-    layers = _numbers("--skip-layer-k", skip_layer_k, 2, config.num_layers)
-    batches = _numbers("--batch", batch, 1, 1 << 16)
+    layers = parse_numbers("--skip-layer-k", skip_layer_k, 2, config.num_layers)
+    batches = parse_numbers("--batch", batch, 1, 1 << 16)
     card, size = _card(gpu)
     work = roof.Work(1, block_length, length, layers[0], going)
     points = [_point(card, config, work.of(b, k), size) for b in batches for k in layers]
@@ -135,17 +136,3 @@ def _check(config: ModelConfig, block_length: int, length: int, going: float) ->
         raise ConfigError(f"--length is {length}, more than the model's {config.max_length}")
     if not 0.0 <= going <= 1.0:
         raise ConfigError(f"--going is {going}, must be a share between 0 and 1")
-
-
-def _numbers(option: str, text: str, low: int, high: int) -> list[int]:
-    """Parse ``4,8,18``."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(
-            f"{option} is {text!r}, must be whole numbers separated by commas, like 4,8"
-        ) from None
-    for number in numbers:
-        if not low <= number <= high:
-            raise ConfigError(f"{option} has {number}, must be between {low} and {high}")
-    return numbers

@@ -60,6 +60,8 @@ class Work:
     """Rows may leave before this layer; 0 for no skip."""
     going: float = 1.0
     """Share of the rows that go on past that layer."""
+    scored: float = 1.0
+    """Share of the rows that need logits: those that are still masks."""
 
     @property
     def rows(self) -> int:
@@ -96,11 +98,12 @@ def bound(card: Card, config: ModelConfig, work: Work, *, weight_bytes: int = 2)
         weight_bytes: of one number: 2 for bfloat16.
     """
     deep = work.rows if not work.skip_layer_k else math.ceil(work.rows * work.going)
+    scored = math.ceil(deep * work.scored)
     shallow = max(0, work.skip_layer_k - 1) if work.skip_layer_k else config.num_layers
     times = [
         *_layers(card, config, work, work.rows, shallow, weight_bytes),
         *_layers(card, config, work, deep, config.num_layers - shallow, weight_bytes),
-        _product(card, config.vocab_size * config.width, deep, weight_bytes),
+        _product(card, config.vocab_size * config.width, scored, weight_bytes),
     ]
     if work.skip_layer_k:
         # The similarity reads the reference of every row; its own state is at hand.

@@ -1,0 +1,292 @@
+"""What is timed: a cached step, the same with a skip, a refresh, a whole generation.
+
+A step or a refresh is timed as the difference between two generations that differ in nothing else,
+divided by how many more there are. So everything that comes with a step is in it, selection and
+commit too, and nothing that comes with a generation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from skipstone.bench.plan import Generation, Shape
+from skipstone.bench.spaced import SpacedSkip
+from skipstone.bench.timing import Clock, Job, Prompts, Rig, Times, in_turn, peak_gb, release
+from skipstone.cache import DualCache
+from skipstone.engine import Settings
+from skipstone.engine.roofline import WORTH_IT, Work, bound
+from skipstone.models.base import ModelConfig
+from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
+from skipstone.unmask import Fixed
+
+# Over the steps of a block that commits evenly, half of its rows are still masks.
+_STILL_MASKS = 0.5
+_REFRESHED_ROWS = 32
+
+
+@dataclass(frozen=True)
+class StepCell:
+    """A cached step."""
+
+    batch: int
+    context: int
+    rows: int
+    step_ms: float
+    low_ms: float
+    high_ms: float
+    again_ms: float
+    floor_ms: float
+    """Least time by the bandwidth and arithmetic measured in this run."""
+    times_floor: float
+    terabytes_s: float
+    """Bytes that a step must read, by its time."""
+    teraflops: float
+    """Operations that a step must do, by its time."""
+    peak_gb: float | None
+    """Most memory beyond weights and K/V; None on a CPU."""
+
+
+@dataclass(frozen=True)
+class SkipCell:
+    """A cached step with a forced skip, beside the same without."""
+
+    batch: int
+    context: int
+    rows: int
+    skip_layer_k: int
+    going: float
+    """Share of the rows that went on, as counted."""
+    plain_ms: float
+    skip_ms: float
+    low_ms: float
+    high_ms: float
+    times_faster: float
+    again_times_faster: float
+    ideal_times: float
+    """What the roofline allows."""
+    share_of_ideal: float | None
+    """Share of the step that was saved, by that which could be; None where a skip cannot pay."""
+    peak_gb: float | None
+
+
+@dataclass(frozen=True)
+class GenerationCell:
+    """A whole generation at a forced schedule."""
+
+    generation: str
+    batch: int
+    forwards: int
+    tokens_a_forward: float
+    """Of one request."""
+    ms: float
+    low_ms: float
+    high_ms: float
+    again_ms: float
+    tokens_s: float
+    """New tokens of all requests a second."""
+    floor_ms: float
+    times_floor: float
+    peak_gb: float | None
+
+
+@dataclass(frozen=True)
+class RefreshCell:
+    """A forward over all positions of one request."""
+
+    positions: int
+    refresh_ms: float
+    low_ms: float
+    high_ms: float
+    again_ms: float
+    floor_ms: float
+    teraflops: float
+    share_of_matrix_rate: float
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two jobs that differ in a number of forwards of one kind."""
+
+    few: Job
+    many: Job
+    more: int
+
+    def sample(self, clock: Clock) -> float:
+        """Seconds of one such forward."""
+        return (clock.seconds(self.many) - clock.seconds(self.few)) / self.more
+
+
+def step(rig: Rig, shape: Shape) -> StepCell:
+    """Time a cached step."""
+    release()
+    pair = _steps(rig.model.config, shape, NoSkip())
+    peak, clock = peak_gb(rig.model, pair.many), Clock(rig.model)
+    (times,) = in_turn([lambda: pair.sample(clock)], rig.repeats)
+    work = _work(shape)
+    floor = _floor_ms(rig, work)
+    read, computed = _rates(rig, work, times)
+    return StepCell(
+        batch=shape.batch,
+        context=shape.context,
+        rows=shape.rows,
+        step_ms=times.ms,
+        low_ms=times.low_ms,
+        high_ms=times.high_ms,
+        again_ms=times.again_ms,
+        floor_ms=floor,
+        times_floor=times.ms / floor,
+        terabytes_s=read,
+        teraflops=computed,
+        peak_gb=peak,
+    )
+
+
+def skips(
+    rig: Rig, shape: Shape, layers: tuple[int, ...], shares: tuple[float, ...]
+) -> Iterator[SkipCell]:
+    """Time a step without skip and with each of some skips, all in turn."""
+    release()
+    tried = [SpacedSkip(CosineSkip(skip_layer_k=k), share) for k in layers for share in shares]
+    pairs = [_steps(rig.model.config, shape, skip) for skip in (NoSkip(), *tried)]
+    peaks = [peak_gb(rig.model, pair.many) for pair in pairs]
+    clock = Clock(rig.model)
+    counted = [1.0 - clock.run(pair.many)[0].stats.skip_share for pair in pairs]
+    plain, *timed = in_turn([lambda p=p: p.sample(clock) for p in pairs], rig.repeats)
+    for skip, times, going, peak in zip(tried, timed, counted[1:], peaks[1:], strict=True):
+        work = replace(_work(shape), skip_layer_k=skip.cosine.skip_layer_k, going=skip.going)
+        floors = _floor_ms(rig, work.without_skip()), _floor_ms(rig, work)
+        ideal, reached = floors[0] / floors[1], plain.ms / times.ms
+        saved = (1.0 - 1.0 / reached) / (1.0 - 1.0 / ideal) if ideal >= WORTH_IT else None
+        yield SkipCell(
+            batch=shape.batch,
+            context=shape.context,
+            rows=shape.rows,
+            skip_layer_k=skip.cosine.skip_layer_k,
+            going=going,
+            plain_ms=plain.ms,
+            skip_ms=times.ms,
+            low_ms=times.low_ms,
+            high_ms=times.high_ms,
+            times_faster=reached,
+            again_times_faster=plain.again_ms / times.again_ms,
+            ideal_times=ideal,
+            share_of_ideal=saved,
+            peak_gb=peak,
+        )
+
+
+def generation(rig: Rig, wanted: Generation) -> GenerationCell:
+    """Time a whole generation with the dual cache."""
+    release()
+    job = job_of(rig.model.config, wanted)
+    peak, clock = peak_gb(rig.model, job), Clock(rig.model)
+    (times,) = in_turn([lambda: clock.seconds(job)], rig.repeats)
+    floor = generation_floor_ms(rig, wanted)
+    return GenerationCell(
+        generation=str(wanted),
+        batch=wanted.batch,
+        forwards=wanted.forwards,
+        tokens_a_forward=wanted.new / wanted.forwards,
+        ms=times.ms,
+        low_ms=times.low_ms,
+        high_ms=times.high_ms,
+        again_ms=times.again_ms,
+        tokens_s=wanted.batch * wanted.new / times.ms * 1e3,
+        floor_ms=floor,
+        times_floor=times.ms / floor,
+        peak_gb=peak,
+    )
+
+
+def refresh(rig: Rig, positions: int) -> RefreshCell:
+    """Time a refresh: four of them against one, over as many positions, as many logits each."""
+    release()
+    rows = max(1, min(_REFRESHED_ROWS, positions // 8))
+    jobs = [
+        Job(_forced(n * rows, rows, n), prompts(rig.model.config, 1, positions - n * rows))
+        for n in (1, 4)
+    ]
+    pair, clock = _Pair(*jobs, more=3), Clock(rig.model)
+    (times,) = in_turn([lambda: pair.sample(clock)], rig.repeats)
+    work = Work(1, positions, positions, scored=rows / positions)
+    computed = _rates(rig, work, times)[1]
+    return RefreshCell(
+        positions=positions,
+        refresh_ms=times.ms,
+        low_ms=times.low_ms,
+        high_ms=times.high_ms,
+        again_ms=times.again_ms,
+        floor_ms=_floor_ms(rig, work),
+        teraflops=computed,
+        share_of_matrix_rate=computed * 1e12 / rig.card.flops,
+    )
+
+
+def job_of(config: ModelConfig, wanted: Generation) -> Job:
+    """What decodes a generation."""
+    settings = _forced(wanted.new, wanted.block, wanted.forwards)
+    return Job(settings, prompts(config, wanted.batch, wanted.prompt))
+
+
+def generation_floor_ms(rig: Rig, wanted: Generation) -> float:
+    """Least time of its refreshes and its cached steps."""
+    length = wanted.length
+    refreshed = Work(wanted.batch, length, length, scored=wanted.block / length)
+    cached = Work(wanted.batch, wanted.block, length, scored=_STILL_MASKS)
+    steps = wanted.forwards - wanted.blocks
+    return wanted.blocks * _floor_ms(rig, refreshed) + steps * _floor_ms(rig, cached)
+
+
+def prompts(config: ModelConfig, batch: int, length: int) -> Prompts:
+    """Random ids, other ones for each request, none of them special."""
+    top = min(config.vocab_size, config.mask_id, config.eos_id)
+    generator = torch.Generator().manual_seed(batch * length)
+    ids = torch.randint(0, top, (batch, length), generator=generator)
+    return tuple(map(tuple, ids.tolist()))
+
+
+def _forced(new: int, block: int, steps: int, skip: SkipPolicy | None = None) -> Settings:
+    """A schedule that nothing in the values can change."""
+    return Settings(
+        cache=DualCache(),
+        unmask=Fixed(),
+        skip=skip or NoSkip(),
+        gen_length=new,
+        block_length=block,
+        steps=steps,
+        eos_stop=False,
+        # A step that may commit fewer than its share must not make the run longer.
+        budget="stop",
+    )
+
+
+def _steps(config: ModelConfig, shape: Shape, skip: SkipPolicy) -> _Pair:
+    """Blocks of few and of many steps."""
+    few, many = shape.rows // 8, shape.rows // 2
+    asked = prompts(config, shape.batch, shape.context - shape.rows)
+    jobs = [Job(_forced(shape.rows, shape.rows, n, skip), asked) for n in (few, many)]
+    return _Pair(*jobs, more=many - few)
+
+
+def _work(shape: Shape) -> Work:
+    return Work(shape.batch, shape.rows, shape.context, scored=_STILL_MASKS)
+
+
+def _floor_ms(rig: Rig, work: Work) -> float:
+    config = rig.model.config
+    return bound(rig.card, config, work, weight_bytes=rig.weight_bytes).seconds * 1e3
+
+
+def _rates(rig: Rig, work: Work, times: Times) -> tuple[float, float]:
+    """TB/s and TFLOP/s that the work needs in this time."""
+    # On a card that does nothing but read one byte a second, seconds are bytes.
+    reader = replace(rig.card, bandwidth=1.0, flops=math.inf)
+    solver = replace(rig.card, bandwidth=math.inf, flops=1.0)
+    size, seconds = rig.weight_bytes, times.ms / 1e3
+    needed = [bound(c, rig.model.config, work, weight_bytes=size) for c in (reader, solver)]
+    read, computed = (n.seconds / seconds / 1e12 for n in needed)
+    return read, computed

@@ -1,0 +1,119 @@
+"""The gate before every measurement: what is fast must also be right.
+
+Tokens are compared in float32, where no near-tie hides behind rounding; kernels, each by itself,
+in the dtype that is measured.
+
+Shape letters: N rows, D width, M MLP width, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skipstone.cache import DualCache, PrefixCache
+from skipstone.engine import Engine, Settings
+from skipstone.engine.engine import Prompt, RunnerName
+from skipstone.models.load import Model
+from skipstone.ops import dispatch
+from skipstone.ops.reference import rotary_tables
+from skipstone.skip import CosineSkip
+from skipstone.unmask import Fixed, Threshold
+
+Tokens = list[tuple[int, ...]]
+_BASE = Settings(gen_length=16, block_length=8, eos_stop=False)
+_CASES = (
+    _BASE.replace(cache=DualCache(), unmask=Threshold(0.9)),
+    _BASE.replace(cache=PrefixCache(), unmask=Fixed(), steps=8),
+    _BASE.replace(unmask=Fixed(), steps=8, skip=CosineSkip(skip_layer_k=3, skip_threshold=0.95)),
+)
+# Rounding steps that a kernel may be away from its twin, at the size of the largest value.
+_ROUNDINGS = 4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that has to hold before any speed is told."""
+
+    check: str
+    passed: bool
+    detail: str
+
+
+def gate(model: Model, prompts: Sequence[Prompt], measured: torch.dtype) -> list[Check]:
+    """Compare the fast paths with their plain twins.
+
+    Args:
+        model: decoded in its own dtype; float32 or better.
+        prompts: at least two, of different lengths.
+        measured: the dtype that is timed.
+    """
+    eager = _decoded(model, prompts, "eager")
+    return [
+        _same("graphs give the tokens of the eager path", _decoded(model, prompts, "graph"), eager),
+        _same(
+            "a batch gives each prompt the tokens it has alone", _together(model, prompts), eager
+        ),
+        _kernels_in_a_run(model, prompts, eager),
+        *_kernels(model.network.device, measured),
+    ]
+
+
+def _decoded(model: Model, prompts: Sequence[Prompt], runner: RunnerName) -> Tokens:
+    """Each prompt alone under each case."""
+    engines = [Engine(model, settings, runner=runner) for settings in _CASES]
+    return [engine.generate(prompt).tokens for engine in engines for prompt in prompts]
+
+
+def _together(model: Model, prompts: Sequence[Prompt]) -> Tokens:
+    engines = [Engine(model, settings) for settings in _CASES]
+    return [result.tokens for engine in engines for result in engine.generate_batch(prompts)]
+
+
+def _same(name: str, found: Tokens, expected: Tokens) -> Check:
+    differing = sum(a != b for a, b in zip(found, expected, strict=True))
+    return Check(name, not differing, f"{differing} of {len(expected)} answers differ")
+
+
+def _kernels_in_a_run(model: Model, prompts: Sequence[Prompt], eager: Tokens) -> Check:
+    name = "kernels give the tokens of the plain operations"
+    if reason := dispatch.refusal(model.network.published()["model.transformer.ln_f.weight"]):
+        return Check(name, True, f"nothing to compare: {reason}")
+    with dispatch.served_by("reference"):
+        return _same(name, eager, _decoded(model, prompts, "eager"))
+
+
+def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
+    """Each kernel against its twin, on odd numbers of rows at LLaDA-8B's widths."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def values(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    x_ND, delta_ND, weight_D = values(33, 4096), values(33, 4096), values(4096)
+    if dispatch.refusal(x_ND):
+        return []
+    gate_up_NM, x_NHE = values(33, 2 * 12288), values(33, 32, 128)
+    angles_2NE = rotary_tables(33, 128, 500000.0, device)
+    works: dict[str, Callable[[], Sequence[Tensor]]] = {
+        "rms_norm": lambda: [dispatch.rms_norm(x_ND, weight_D, 1e-5)],
+        "add_rms_norm": lambda: dispatch.add_rms_norm(x_ND, delta_ND, weight_D, 1e-5),
+        "swiglu": lambda: [dispatch.swiglu(gate_up_NM)],
+        "rotate": lambda: [dispatch.rotate(x_NHE, angles_2NE)],
+    }
+    return [_near(name, work, torch.finfo(dtype).eps) for name, work in works.items()]
+
+
+def _near(name: str, work: Callable[[], Sequence[Tensor]], eps: float) -> Check:
+    """Whether a kernel is within a few roundings of its twin."""
+    with dispatch.served_by("reference"):
+        plain = work()
+    far = max(
+        ((a.double() - b.double()).abs().max() / b.double().abs().max()).item() / eps
+        for a, b in zip(work(), plain, strict=True)
+    )
+    detail = f"{far:.2g} roundings apart, {_ROUNDINGS} allowed"
+    return Check(f"kernel {name} gives what its twin gives", far <= _ROUNDINGS, detail)
