@@ -103,6 +103,7 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
         "add_rms_norm": lambda: dispatch.add_rms_norm(x_ND, delta_ND, weight_D, 1e-5),
         "swiglu": lambda: [dispatch.swiglu(gate_up_NM)],
         "rotate": lambda: [dispatch.rotate(x_NHE, angles_2NE)],
+        "score": lambda: [dispatch.score(gate_up_NM, 0, None).confidence_N],
     }
     return [_near(name, work, torch.finfo(dtype).eps) for name, work in works.items()]
 
