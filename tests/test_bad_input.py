@@ -273,7 +273,7 @@ def _batch(content: bytes | None, name: str = "prompts.txt") -> Argv:
 
 COMMANDS: dict[str, tuple[Argv, list[str]]] = {
     "unknown command": (lambda _: ["generat", "hi"], ["'generat'", "did you mean 'generate'?"]),
-    "strange command": (lambda _: ["zzz"], ["'zzz' is unknown", "known: audit, compare"]),
+    "strange command": (lambda _: ["zzz"], ["'zzz' is unknown", "known: audit, bench, compare"]),
     "unknown option": (
         _argv("hi", "--gen-lenght", "3"),
         ["'--gen-lenght' is unknown", "did you mean '--gen-length'?"],

@@ -21,6 +21,7 @@ from skipstone import (
     load,
 )
 from skipstone.cache import CachePolicy
+from skipstone.canvas import HostCanvas, Readback
 from skipstone.models.load import Model
 from skipstone.record import TraceWriter, open_trace
 from skipstone.skip import SkipPolicy
@@ -61,16 +62,13 @@ def test_graphs_give_the_tokens_of_the_eager_path(
 def test_a_step_waits_for_the_gpu_once(pebble: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(pebble, cache=DualCache(), unmask=Fixed(), gen_length=32, block_length=16)
     engine.generate(PROMPTS[0])
-    waits, cpu = list[int](), torch.Tensor.cpu
+    waits, wait = list[int](), Readback.wait
 
-    def counted(tensor: torch.Tensor) -> torch.Tensor:
+    def counted(readback: Readback) -> HostCanvas:
         waits.append(1)
-        torch.cuda.set_sync_debug_mode("default")
-        value = cpu(tensor)
-        torch.cuda.set_sync_debug_mode("error")
-        return value
+        return wait(readback)
 
-    monkeypatch.setattr(torch.Tensor, "cpu", counted)
+    monkeypatch.setattr(Readback, "wait", counted)
     torch.cuda.set_sync_debug_mode("error")
     try:
         result = engine.generate(PROMPTS[0])

@@ -70,7 +70,7 @@ def candidates(confidence: list[float], start: int) -> Candidates:
 
 def step_before(canvas: Canvas, confidence: list[float], step: int) -> StepRecord:
     """A record of the step that decides on these confidences."""
-    host, start = canvas.to_host(), canvas.prompt_lengths[0]
+    host, start = canvas.read().wait(), canvas.prompt_lengths[0]
     ids, status = host.ids_BG[0].astype(np.int32), host.status_BG[0].astype(np.uint8)
     length = canvas.length_of(0)
     rows = np.arange(length, dtype=np.int32)

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
-from skipstone.canvas import Block, Moment, Status
+from skipstone.canvas import Block, Canvas, Moment, Status
 from skipstone.engine import scoring
 from skipstone.engine.loop import Run
 from skipstone.engine.scoring import Scorer
@@ -183,18 +182,13 @@ def never_the_best_alone() -> Generator[None, None, None]:
 def stop_before_the_left_is_done() -> Generator[None, None, None]:
     """The run stops at the first EOS although masks are left of it."""
 
-    def wrong(self: Run, active: tuple[int, ...]) -> None:
-        masked_BG = self.host.status_BG == Status.MASK
-        ended_BG = (self.host.ids_BG == self.config.eos_id) & ~masked_BG
-        for b in active:
-            if ended_BG[b].any():
-                fill_BG = np.zeros_like(masked_BG)
-                fill_BG[b] = masked_BG[b]
-                eos_BG = torch.full_like(self.canvas.region_BG, self.config.eos_id)
-                self.canvas.commit(torch.from_numpy(fill_BG), eos_BG, Status.FILLED)
-                self.host = self.canvas.to_host()
+    def wrong(self: Canvas, eos_id: int) -> None:
+        masked_BG = self.masked_BG()
+        ended_BG = (self.region(self.ids_BL) == eos_id) & ~masked_BG
+        fill_BG = masked_BG & ended_BG.any(1, keepdim=True)
+        self.commit(fill_BG, torch.full_like(self.region_BG, eos_id), Status.FILLED)
 
-    with instead(Run, "_stop_at_eos", wrong):
+    with instead(Canvas, "stop_at", wrong):
         yield
 
 
@@ -202,10 +196,10 @@ def stop_before_the_left_is_done() -> Generator[None, None, None]:
 def eos_never_stops() -> Generator[None, None, None]:
     """The run goes on after EOS although it was asked to stop there."""
 
-    def wrong(self: Run, active: tuple[int, ...]) -> None:
+    def wrong(self: Canvas, eos_id: int) -> None:
         """Do nothing."""
 
-    with instead(Run, "_stop_at_eos", wrong):
+    with instead(Canvas, "stop_at", wrong):
         yield
 
 

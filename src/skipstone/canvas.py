@@ -64,6 +64,23 @@ class HostCanvas:
     """int64 [B, G], values of ``Status``"""
 
 
+@dataclass(frozen=True, eq=False)
+class Readback:
+    """A generation region on its way to the host, while the device may go on."""
+
+    both_2BG: Tensor
+    """int64, on the host: ids and status, once they are there."""
+    arrived: torch.cuda.Event | None
+    """None where there is nothing to wait for."""
+
+    def wait(self) -> HostCanvas:
+        """Wait until it is there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        ids_BG, status_BG = self.both_2BG.numpy()
+        return HostCanvas(ids_BG=ids_BG, status_BG=status_BG)
+
+
 @dataclass(eq=False)
 class Canvas:
     """Token ids and their status for a batch of requests. The engine is its only writer."""
@@ -138,10 +155,24 @@ class Canvas:
         for values_BL, new_BG in ((self.ids_BL, host.ids_BG), (self.status_BL, host.status_BG)):
             values_BL.scatter_(1, self.region_BG, to_device(new_BG, self.device))
 
-    def to_host(self) -> HostCanvas:
-        """Copy the generation region to the host. One device read."""
-        both = torch.stack([self.region(self.ids_BL), self.region(self.status_BL)]).cpu().numpy()
-        return HostCanvas(ids_BG=both[0], status_BG=both[1])
+    def read(self) -> Readback:
+        """Begin to copy the generation region, as it is now, to the host. One device read."""
+        both_2BG = torch.stack([self.region(self.ids_BL), self.region(self.status_BL)])
+        if not both_2BG.is_cuda:
+            return Readback(both_2BG.cpu(), None)
+        host_2BG = torch.empty(both_2BG.shape, dtype=both_2BG.dtype, pin_memory=True)
+        host_2BG.copy_(both_2BG, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return Readback(host_2BG, arrived)
+
+    def stop_at(self, eos_id: int) -> None:
+        """Fill requests in which EOS is decided and nothing left of it is masked. Changes ids."""
+        masked_BG = self.masked_BG()
+        ended_BG = (self.region(self.ids_BL) == eos_id) & ~masked_BG
+        stopped_B1 = (ended_BG & (masked_BG.cumsum(1) == 0)).any(1, keepdim=True)
+        eos_BG = torch.full_like(self.region_BG, eos_id)
+        self.commit(masked_BG & stopped_B1, eos_BG, Status.FILLED)
 
 
 @dataclass(frozen=True, eq=False)

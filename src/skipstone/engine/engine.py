@@ -197,11 +197,13 @@ class Engine:
             unmask=settings.unmask.start(geometry),
             observer=observer,
             taps=observer.taps if observer is not None else Taps(),
-            host=canvas.to_host(),
+            host=canvas.read().wait(),
             committed_BL=torch.zeros_like(canvas.status_BL, dtype=torch.bool),
             entered_at_BL=never_BL,
             finished_at_BL=never_BL.clone(),
             stats=[[] for _ in ids],
+            # A CPU computes while it launches; it would only do steps in vain after EOS.
+            ahead=1 if canvas.ids_BL.is_cuda else 0,
         )
 
     def _layers(self, geometry: Geometry, visible_BL: Tensor | None, *, graphs: bool) -> Layers:

@@ -4,20 +4,24 @@ For each block, until its masks are filled or its budget is spent: the cache pol
 runner computes them, the scorer reads them, the unmask policy commits. Batches, traces, every model
 and every cache go through here.
 
+A step is launched, and lands when the host has read what it committed. Where the schedule tells how
+many masks a step leaves, the next one is launched before it lands, so that the device never waits.
+
 Shape letters: B requests, L canvas length, G generation length.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Status, blocks
+from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Readback, Status, blocks
 from skipstone.engine.observe import Observer, StepView, Taps
 from skipstone.engine.result import StepStats
 from skipstone.engine.runner import Pass, Runner
@@ -26,16 +30,23 @@ from skipstone.engine.settings import Settings
 from skipstone.errors import StalledError
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Rows, to_device, write_at
-from skipstone.unmask import Scores, UnmaskSession
+from skipstone.skip import NoSkip
+from skipstone.unmask import Scheduled, Scores, UnmaskSession
 
 
-class _Work(NamedTuple):
-    """What one forward was asked and what it did."""
+class _Flight(NamedTuple):
+    """A step that the device was told to do, and what the host must know of it to see it land."""
 
     moment: Moment
     rows: Rows
     done: Pass
     recovery: bool
+    scored: Scored
+    scores: Scores
+    commit_BG: Tensor
+    region: Readback
+    due_B: np.ndarray
+    """int64 [B]: how many masks it is certain to fill."""
 
 
 @dataclass(eq=False)
@@ -61,15 +72,47 @@ class Run:
     stats: list[list[StepStats]]
     """Work done so far, by request."""
     forwards: int = 0
+    ahead: int = 0
+    """Steps that may be launched before an earlier one lands, if the schedule foresees it."""
+    _flying: deque[_Flight] = field(default_factory=deque)
 
     def decode(self) -> None:
         """Decode every block of every request."""
+        if not self._foreseeable():
+            self.ahead = 0
         for block in blocks(self.settings.gen_length, self.settings.block_length):
             for step in self._steps(block):
-                moment = self.moment(block, step, self._active(block))
-                empty = self.step(moment)
-                if empty:
-                    self._recover(self.moment(block, step, empty))
+                self._flying.append(self._launch(self.moment(block, step, self._active(block))))
+                if len(self._flying) > self.ahead:
+                    self._land_oldest()
+        while self._flying:
+            self._land_oldest()
+
+    def _foreseeable(self) -> bool:
+        """Whether the host knows what every step leaves to do, up to the end of the run.
+
+        A batch that may lose a request to EOS is not: the others would be computed beside rows that
+        a waiting run does not have, and round differently.
+        """
+        settings = self.settings
+        return (
+            self.observer is None
+            and isinstance(self.unmask, Scheduled)
+            and isinstance(settings.skip, NoSkip)
+            and settings.temperature == 0
+            and not (settings.eos_stop and self.canvas.batch > 1)
+        )
+
+    def _land_oldest(self) -> None:
+        """See the oldest step land, and repeat it if it was empty."""
+        flight = self._flying.popleft()
+        if not (self.host.status_BG == Status.MASK).any():
+            # The run had ended at EOS before this step, which changed nothing.
+            self.forwards -= 1
+            return
+        empty = self._land(flight)
+        if empty:
+            self._recover(self.moment(flight.moment.block, flight.moment.step, empty))
 
     def _steps(self, block: Block) -> Iterator[int]:
         """Step numbers of a block until it is done or its budget is spent."""
@@ -88,8 +131,15 @@ class Run:
 
     def _active(self, block: Block) -> tuple[int, ...]:
         """Requests with masks in this block; a request that stopped at EOS has none."""
-        masked_B = (self.host.status_BG[:, block.start : block.stop] == Status.MASK).any(1)
-        return tuple(np.flatnonzero(masked_B).tolist())
+        return tuple(np.flatnonzero(self._left_B(block) > 0).tolist())
+
+    def _left_B(self, block: Block) -> np.ndarray:
+        """Masks of each request in a block, once all launched steps have landed: int64 [B]."""
+        left_B = (self.host.status_BG[:, block.start : block.stop] == Status.MASK).sum(1)
+        for flight in self._flying:
+            if flight.moment.block == block:
+                left_B = np.maximum(left_B - flight.due_B, 0)
+        return left_B
 
     def moment(self, block: Block, step: int, active: tuple[int, ...]) -> Moment:
         """Where the loop is, as policies and observers see it."""
@@ -124,6 +174,10 @@ class Run:
 
     def step(self, moment: Moment, *, recovery: bool = False) -> tuple[int, ...]:
         """One forward and its commit. Returns the requests that committed nothing."""
+        return self._land(self._launch(moment, recovery=recovery))
+
+    def _launch(self, moment: Moment, *, recovery: bool = False) -> _Flight:
+        """One forward and its commit, on the device alone unless rows are skipped."""
         rows = moment.all_rows(refresh=True) if recovery else self.settings.cache.rows(moment)
         may_skip = moment.step > 0 and not rows.refresh
         done = self.runner.forward(rows, moment, may_skip=may_skip, taps=self.taps)
@@ -131,21 +185,32 @@ class Run:
         if done.finished is not None:
             where = (done.finished.request_N, done.finished.position_N)
             write_at(self.finished_at_BL, where, moment.forward)
-        scored = self.scorer.score(done, moment, self.host, want_logits=self.taps.logits)
+        left_B = self._left_B(moment.block)
+        if self._flying:
+            scored = self.scorer.score_foreseen(done, moment, int(left_B.sum()))
+        else:
+            scored = self.scorer.score(done, moment, self.host, want_logits=self.taps.logits)
         scores = self.scorer.eligible(done, rows, moment)
         commit_BG = self.unmask.select(scores, moment) & ~scores.confidence_BG.isneginf()
-        before = self.host
         self._commit(commit_BG, moment)
-        work = _Work(moment, rows, done, recovery)
+        due_B = (
+            self.unmask.due(left_B, moment) if isinstance(self.unmask, Scheduled) else 0 * left_B
+        )
+        region = self.canvas.read()
+        return _Flight(moment, rows, done, recovery, scored, scores, commit_BG, region, due_B)
+
+    def _land(self, flight: _Flight) -> tuple[int, ...]:
+        """Read what a step committed, and tell. Returns the requests that committed nothing."""
+        before, self.host = self.host, flight.region.wait()
         new_B = (self.host.status_BG == Status.COMMITTED).sum(1)
         new_B -= (before.status_BG == Status.COMMITTED).sum(1)
-        self._count(work, new_B)
+        self._count(flight, new_B)
         if self.observer is not None:
-            self.observer.on_step(self._view(work, scored, scores, commit_BG, before))
-        return tuple(b for b in moment.active if not new_B[b])
+            self.observer.on_step(self._view(flight, before))
+        return tuple(b for b in flight.moment.active if not new_B[b])
 
     def _commit(self, commit_BG: Tensor, moment: Moment) -> None:
-        """Write the commit, remember it for the next step, read the canvas, stop at EOS."""
+        """Write the commit, remember it for the next step, stop at EOS."""
         canvas, token_BG = self.canvas, self.scorer.board.token_BG
         canvas.commit(commit_BG, token_BG, Status.COMMITTED)
         new_BL = torch.zeros_like(self.committed_BL)
@@ -155,26 +220,10 @@ class Run:
             0, index_A, new_BL.index_select(0, index_A)
         )
         self.forwards += 1
-        self.host = canvas.to_host()
         if self.settings.eos_stop:
-            self._stop_at_eos(moment.active)
+            canvas.stop_at(self.config.eos_id)
 
-    def _stop_at_eos(self, active: tuple[int, ...]) -> None:
-        """Fill a request with EOS once one is committed and nothing left of it is masked."""
-        fill_BG = np.zeros(self.host.status_BG.shape, dtype=bool)
-        masked_BG = self.host.status_BG == Status.MASK
-        ended_BG = (self.host.ids_BG == self.config.eos_id) & ~masked_BG
-        for b in active:
-            end = int(ended_BG[b].argmax())
-            if ended_BG[b, end] and not masked_BG[b, :end].any():
-                fill_BG[b] = masked_BG[b]
-        if fill_BG.any():
-            fill = to_device(fill_BG, self.canvas.device)
-            eos_BG = torch.full_like(self.canvas.region_BG, self.config.eos_id)
-            self.canvas.commit(fill, eos_BG, Status.FILLED)
-            self.host = self.canvas.to_host()
-
-    def _count(self, work: _Work, new_B: np.ndarray) -> None:
+    def _count(self, work: _Flight, new_B: np.ndarray) -> None:
         """Add this forward to the statistics of the requests that took part."""
         for b, rows in zip(work.rows.requests, work.rows.counts, strict=True):
             self.stats[b].append(
@@ -190,21 +239,14 @@ class Run:
                 )
             )
 
-    def _view(
-        self,
-        work: _Work,
-        scored: Scored,
-        scores: Scores,
-        commit_BG: Tensor,
-        before: HostCanvas,
-    ) -> StepView:
+    def _view(self, work: _Flight, before: HostCanvas) -> StepView:
         return StepView(
             moment=work.moment,
             recovery=work.recovery,
             before=before,
             after=self.host,
-            commit_BG=commit_BG,
-            allowed_BG=scores.confidence_BG,
+            commit_BG=work.commit_BG,
+            allowed_BG=work.scores.confidence_BG,
             unmask=self.unmask,
             board=self.scorer.board,
             rows=work.rows,
@@ -214,6 +256,6 @@ class Run:
             entered_at_BL=self.entered_at_BL,
             finished_at_BL=self.finished_at_BL,
             states=work.done.states,
-            scored=scored.rows,
-            logits_NV=scored.logits_NV,
+            scored=work.scored.rows,
+            logits_NV=work.scored.logits_NV,
         )

@@ -5,6 +5,7 @@ Shape letters: B requests, L canvas length, G generation length, N packed rows, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -57,22 +58,47 @@ class Scorer:
             return Scored(None, None)
         rows = done.finished.take(index)
         index_N = to_device(index, rows.device)
-        piece = max(1, _PIECE_BYTES // (8 * self._network.config.vocab_size))
         kept = list[Tensor]()
-        for first in range(0, rows.num_rows, piece):
-            part = np.arange(first, min(first + piece, rows.num_rows))
-            part_rows = rows if part.size == rows.num_rows else rows.take(part)
-            x_ND = done.x_ND[index_N[first : first + piece]]
-            logits_NV = self._network.head(self._network.final_norm(x_ND))
+        for part in self._parts(rows.num_rows):
+            part_rows = rows.take(np.arange(rows.num_rows)[part])
+            logits_NV = self._logits(done.x_ND[index_N[part]])
             self._write(part_rows, logits_NV, moment)
             if want_logits:
                 kept.append(logits_NV)
         return Scored(rows, torch.cat(kept) if want_logits else None)
 
+    def score_foreseen(self, done: Pass, moment: Moment, count: int) -> Scored:
+        """The same rows, found on the device: the host only knows how many there are."""
+        rows = done.finished
+        assert rows is not None
+        canvas = moment.canvas
+        status_N = canvas.status_BL[rows.request_N, rows.position_N]
+        offset_N = rows.position_N - canvas.region_BG[rows.request_N, 0]
+        undecided_N = (status_N == Status.MASK) & (offset_N < moment.block.stop)
+        index_N = undecided_N.byte().argsort(descending=True, stable=True)[:count]
+        for part in self._parts(count):
+            part_N = index_N[part]
+            logits_NV = self._logits(done.x_ND[part_N])
+            scored = ops.score(logits_NV, self._network.config.mask_id, None)
+            self._note(scored, (rows.request_N[part_N], offset_N[part_N]), moment)
+        return Scored(None, None)
+
+    def _logits(self, x_ND: Tensor) -> Tensor:
+        return self._network.head(self._network.final_norm(x_ND))
+
+    def _parts(self, num_rows: int) -> Iterator[slice]:
+        """Rows whose logits are made together."""
+        most = max(1, _PIECE_BYTES // (8 * self._network.config.vocab_size))
+        for first in range(0, num_rows, most):
+            yield slice(first, min(first + most, num_rows))
+
     def _write(self, rows: Rows, logits_NV: Tensor, moment: Moment) -> None:
         scored = ops.score(logits_NV, self._network.config.mask_id, self._noise(rows))
         offset = rows.position - np.array(moment.canvas.prompt_lengths)[rows.request]
-        where = (rows.request_N, to_device(offset, rows.device))
+        self._note(scored, (rows.request_N, to_device(offset, rows.device)), moment)
+
+    def _note(self, scored: ops.Scored, where: tuple[Tensor, Tensor], moment: Moment) -> None:
+        """Put scores on the board, at requests and offsets."""
         board = self.board
         board.token_BG[where] = scored.token_N
         board.confidence_BG[where] = scored.confidence_N

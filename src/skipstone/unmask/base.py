@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from skipstone.canvas import Geometry, Moment
@@ -36,6 +37,26 @@ class UnmaskSession(Protocol):
 
     def bound(self, rank_BG: Tensor) -> Tensor | None:
         """Confidence that an offset of this rank must reach, float64 [B, G]; None if no bound."""
+        ...
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A session that commits a number which does not depend on what the model says.
+
+    The host then knows how many masks are left without waiting for the device.
+    """
+
+    def due(self, left_B: np.ndarray, moment: Moment) -> np.ndarray:
+        """How many masks of each request ``select`` commits, if it may choose among all.
+
+        Args:
+            left_B: int64 [B], masks of the block before this step.
+            moment: the step.
+
+        Returns:
+            int64 [B], at most ``left_B``.
+        """
         ...
 
 

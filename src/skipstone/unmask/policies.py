@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +59,11 @@ class Fixed:
     def select(self, scores: Scores, moment: Moment) -> Tensor:
         """The share of this step, most confident first."""
         return _share(scores.confidence_BG, scores.confidence_BG, moment)
+
+    def due(self, left_B: np.ndarray, moment: Moment) -> np.ndarray:
+        """The share of this step."""
+        steps_left = max(1, moment.step_budget - moment.step)
+        return (left_B + steps_left - 1) // steps_left
 
     def bound(self, rank_BG: Tensor) -> None:
         """The schedule decides how many, not a bound."""
