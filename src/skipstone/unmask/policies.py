@@ -28,7 +28,9 @@ _ORDER_STREAM = 0x5EED
 def rank_BG(confidence_BG: Tensor) -> Tensor:
     """Rank of each offset, 0 for the most confident; equal confidence: lowest position first."""
     order_BG = confidence_BG.argsort(dim=-1, descending=True, stable=True)
-    return order_BG.argsort(dim=-1, stable=True)
+    place_G = torch.arange(order_BG.shape[-1], device=order_BG.device)
+    # The inverse of an order is written, not sorted: one launch instead of several.
+    return torch.empty_like(order_BG).scatter_(-1, order_BG, place_G.expand_as(order_BG))
 
 
 @dataclass(frozen=True)
