@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from skipstone.canvas import Block, Canvas, Moment, Place
 from skipstone.models.base import ModelConfig
 from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
@@ -82,6 +83,15 @@ def word_text() -> Text:
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.add_special_tokens(["<mask>", "<eos>"])
     return Text(tokenizer, template=None, special={}, mask_id=MASK, eos_id=EOS, source="words")
+
+
+def moment_at(canvas: Canvas, block: Block, step: int, step_budget: int) -> Moment:
+    """Every request at the same step of the same block; nothing was committed before."""
+    places = [
+        Place(request, request, length, block, step, step_budget, step)
+        for request, length in enumerate(canvas.prompt_lengths)
+    ]
+    return Moment(canvas, tuple(places), torch.zeros_like(canvas.ids_BL, dtype=torch.bool))
 
 
 @pytest.fixture(scope="session")

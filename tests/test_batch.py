@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, NoSkip, PrefixCache
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Geometry, Moment
+from skipstone.canvas import Geometry, Moment, Place
+from skipstone.diff import compare
 from skipstone.engine import Result, Settings, scoring
+from skipstone.engine.observe import StepView
 from skipstone.engine.settings import Budget
 from skipstone.skip import SkipPolicy
+from skipstone.tracing import Recorder
 from skipstone.unmask import Factor, Scores, Threshold, UnmaskPolicy
 from tests.conftest import EOS
 from tests.watching import ending_model, prompt_of, uneven_model
@@ -72,8 +76,10 @@ any_prompts = st.lists(
 )
 
 
-def assert_each_is_alone(engine: Engine, prompts: Sequence[Sequence[int]]) -> None:
-    together = engine.generate_batch(list(prompts))
+def assert_each_is_alone(
+    engine: Engine, prompts: Sequence[Sequence[int]], batch_size: int | None = None
+) -> None:
+    together = engine.generate_batch(list(prompts), batch_size=batch_size)
     for prompt, row in zip(prompts, together, strict=True):
         alone = engine.generate(prompt)
         assert row.tokens == alone.tokens
@@ -91,6 +97,48 @@ def test_a_row_of_a_batch_is_the_prompt_alone(
     model: Model, chosen: Settings, prompts: list[list[int]]
 ) -> None:
     assert_each_is_alone(Engine(model, chosen), prompts)
+
+
+@PROPERTY
+@given(st.sampled_from(MODELS), any_settings(), any_prompts, st.integers(1, 3))
+def test_a_prompt_that_takes_the_place_of_another_is_as_if_alone(
+    model: Model, chosen: Settings, prompts: list[list[int]], batch_size: int
+) -> None:
+    assert_each_is_alone(Engine(model, chosen), prompts, batch_size)
+
+
+@PROPERTY
+@given(st.sampled_from(MODELS), any_settings(random_order=True), any_prompts, st.integers(1, 3))
+def test_a_prompt_that_takes_the_place_of_another_draws_as_if_alone(
+    model: Model, chosen: Settings, prompts: list[list[int]], batch_size: int
+) -> None:
+    assert_each_is_alone(Engine(model, chosen), prompts, batch_size)
+
+
+def test_a_place_that_is_free_is_taken_while_others_go_on() -> None:
+    engine = Engine(MODELS[2], unmask=Threshold(0.4), gen_length=18, block_length=6)
+    prompts = [prompt_of(seed, 3 + seed) for seed in range(6)]
+    seen = list[tuple[tuple[int, int], ...]]()
+
+    class Watching(Recorder):
+        def on_step(self, view: StepView) -> None:
+            seen.append(tuple((p.sample, p.block.index) for p in view.moment.places))
+            super().on_step(view)
+
+    recorder = Watching()
+    results = engine.generate_batch(prompts, batch_size=2, observer=recorder)
+    assert all(len(step) <= 2 for step in seen)
+    assert any(len({block for _, block in step}) == 2 for step in seen)
+    work = sum(result.stats.num_forwards for result in results)
+    assert len(seen) < work
+    # Nobody waits for another one: both places are taken until no prompt waits any more.
+    assert all(len(step) == 2 for step in seen if max(sample for sample, _ in step) < 5)
+    for prompt, record in zip(prompts, recorder.records, strict=True):
+        alone = Recorder()
+        engine.generate(prompt, observer=alone)
+        assert compare(record, alone.records[0]).identical
+        steps = zip(record.steps, alone.records[0].steps, strict=True)
+        assert all(a.forward == b.forward and (a.rows == b.rows).all() for a, b in steps)
 
 
 @PROPERTY
@@ -116,8 +164,11 @@ class HesitantSession:
         self.refused_B = torch.where(active_B, refuse_B, self.refused_B)
         return Threshold(0.5).select(scores, moment) & ~refuse_B[:, None]
 
-    def bound(self, rank_BG: Tensor) -> None:
+    def bound(self, rank_C: np.ndarray, place: Place) -> None:
         pass
+
+    def forget(self, request: int) -> None:
+        self.refused_B[request] = False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from skipstone.engine import Engine, Settings
 from skipstone.engine.observe import Observers, StepView
@@ -197,7 +196,7 @@ def test_a_run_that_is_stopped_loses_no_step(tmp_path: Path, model: Model) -> No
     memory, path = Recorder(), tmp_path / "run.trace"
 
     def stop(view: StepView) -> None:
-        if view.moment.forward == 7:
+        if view.moment.place.forward == 7:
             raise Stopped
 
     with TraceWriter(path) as sink:
@@ -217,10 +216,9 @@ def test_what_is_put_into_records_late_is_what_was_seen(
 ) -> None:
     """Records made after the whole run, when every tensor of the view has been overwritten."""
     settings = Settings(**(vars(BASE) | {"skip": LOW, "unmask": unmask}))
-    ranks_1G = torch.arange(settings.gen_length)[None]
     late = list[Decisions]()
     recorder = Recorder()
-    looking = Looking(lambda view: late.append(Decisions.copy(view, ranks_1G)))
+    looking = Looking(lambda view: late.append(Decisions.copy(view)))
     Engine(model, settings).generate_batch(PROMPTS, observer=Observers((recorder, looking)))
     found = [(sample, step) for one in late for sample, step in one.records(0.0)]
     for sample, record in enumerate(recorder.records):

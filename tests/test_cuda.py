@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,9 +22,9 @@ from skipstone import (
     load,
 )
 from skipstone.cache import CachePolicy
-from skipstone.canvas import HostCanvas, Readback
 from skipstone.models.load import Model
 from skipstone.record import TraceWriter, open_trace
+from skipstone.rows import Arriving
 from skipstone.skip import SkipPolicy
 from skipstone.tracing import Recorder
 from skipstone.unmask import UnmaskPolicy
@@ -62,13 +63,13 @@ def test_graphs_give_the_tokens_of_the_eager_path(
 def test_a_step_waits_for_the_gpu_once(pebble: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(pebble, cache=DualCache(), unmask=Fixed(), gen_length=32, block_length=16)
     engine.generate(PROMPTS[0])
-    waits, wait = list[int](), Readback.wait
+    waits, wait = list[int](), Arriving.wait
 
-    def counted(readback: Readback) -> HostCanvas:
+    def counted(arriving: Arriving) -> np.ndarray:
         waits.append(1)
-        return wait(readback)
+        return wait(arriving)
 
-    monkeypatch.setattr(Readback, "wait", counted)
+    monkeypatch.setattr(Arriving, "wait", counted)
     torch.cuda.set_sync_debug_mode("error")
     try:
         result = engine.generate(PROMPTS[0])

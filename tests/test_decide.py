@@ -14,11 +14,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from skipstone import Factor, Fixed, Settings, Threshold
-from skipstone.canvas import Block, Canvas, Geometry, Moment
+from skipstone.canvas import Block, Canvas, Geometry, HostCanvas
 from skipstone.diagnosis import fit
 from skipstone.diagnosis.decide import Rule, commits, implied_threshold
 from skipstone.record import Candidates, StepRecord
 from skipstone.unmask import Scores, UnmaskPolicy
+from tests.conftest import moment_at
 from tests.recorded import steps_of, trace_of
 from tests.watching import BASE, LOW
 
@@ -70,7 +71,7 @@ def candidates(confidence: list[float], start: int) -> Candidates:
 
 def step_before(canvas: Canvas, confidence: list[float], step: int) -> StepRecord:
     """A record of the step that decides on these confidences."""
-    host, start = canvas.read().wait(), canvas.prompt_lengths[0]
+    host, start = HostCanvas(*canvas.read().wait()), canvas.prompt_lengths[0]
     ids, status = host.ids_BG[0].astype(np.int32), host.status_BG[0].astype(np.uint8)
     length = canvas.length_of(0)
     rows = np.arange(length, dtype=np.int32)
@@ -106,15 +107,7 @@ def test_a_replayed_decision_is_the_policys(
     if unmask.uses_steps:
         chosen = chosen.replace(steps=min(steps, length))
     canvas = Canvas.start([[1] * prompt_length], length, 0, torch.device("cpu"))
-    moment = Moment(
-        canvas=canvas,
-        block=Block(0, 0, length),
-        step=step,
-        step_budget=chosen.steps or length,
-        forward=step,
-        active=(0,),
-        committed_BL=torch.zeros_like(canvas.ids_BL, dtype=torch.bool),
-    )
+    moment = moment_at(canvas, Block(0, 0, length), step, chosen.steps or length)
     offered = Scores(torch.zeros_like(canvas.region_BG), torch.tensor([row], dtype=torch.float64))
     picked = unmask.start(GEOMETRY).select(offered, moment)[0].nonzero()[:, 0] + prompt_length
     rule = Rule.of(chosen.as_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,11 +19,10 @@ from skipstone import (
     Threshold,
 )
 from skipstone.cache import CachePolicy
-from skipstone.canvas import HostCanvas, Moment, Readback
+from skipstone.canvas import Moment
 from skipstone.engine.loop import Run
-from skipstone.engine.scoring import Scorer
 from skipstone.models.load import Model
-from skipstone.tracing import Recorder
+from skipstone.rows import Arriving
 from tests.conftest import random_model
 
 BASE = Settings(unmask=Fixed(), gen_length=24, block_length=8, eos_stop=False)
@@ -35,93 +35,117 @@ def model() -> Model:
 
 
 @pytest.fixture
-def foreseen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each step scored without knowing which."""
-    counts, score = list[int](), Scorer.score_foreseen
+def overtaken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many steps were in the air when each was launched."""
+    counts, launch = list[int](), Run._launch
 
-    def counted(self: Scorer, done: object, moment: object, count: int) -> object:
-        counts.append(count)
-        return score(self, done, moment, count)  # type: ignore[arg-type]
+    def counted(self: Run, moment: Moment, *, recovery: bool = False) -> object:
+        counts.append(len(self._flying))
+        return launch(self, moment, recovery=recovery)
 
-    monkeypatch.setattr(Scorer, "score_foreseen", counted)
+    monkeypatch.setattr(Run, "_launch", counted)
     return counts
 
 
 @torch.inference_mode()
 def flown(
-    model: Model, settings: Settings, prompts: list[list[int]], ahead: int, eos: int = -1
+    model: Model,
+    settings: Settings,
+    prompts: list[list[int]],
+    ahead: int,
+    eos: int = -1,
+    *,
+    packs: bool = True,
 ) -> Run:
     run = Engine(model, settings).start(prompts)
-    run.ahead = ahead
+    run.ahead, run.runner.packs = ahead, packs
     run.config = replace(run.config, eos_id=eos)
     run.decode()
     return run
 
 
 def assert_same(run: Run, twin: Run) -> None:
-    assert (run.host.ids_BG == twin.host.ids_BG).all()
-    assert (run.host.status_BG == twin.host.status_BG).all()
-    assert run.stats == twin.stats
-    assert run.forwards == twin.forwards
+    for mine, theirs in zip(run.done, twin.done, strict=True):
+        assert mine.sample == theirs.sample
+        assert mine.ids_G.tolist() == theirs.ids_G.tolist()
+        assert mine.status_G.tolist() == theirs.status_G.tolist()
+        assert mine.stats == theirs.stats
+
+
+def forwards(run: Run) -> int:
+    return max(len(one.stats) for one in run.done)
 
 
 @pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache(), DualCache(2)], ids=repr)
 @pytest.mark.parametrize("steps", [None, 9, 3])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_flying_steps_do_what_waiting_ones_do(
-    model: Model, foreseen: list[int], cache: CachePolicy, steps: int | None, batch: int
+    model: Model, overtaken: list[int], cache: CachePolicy, steps: int | None, batch: int
 ) -> None:
     settings = replace(BASE, cache=cache, steps=steps)
     waiting = flown(model, settings, PROMPTS[:batch], 0)
-    assert not foreseen
+    assert not any(overtaken)
     for ahead in (1, 2):
+        overtaken.clear()
         assert_same(flown(model, settings, PROMPTS[:batch], ahead), waiting)
-    assert len(foreseen) == 2 * (waiting.forwards - 1)
+        assert overtaken == [min(i, ahead) for i in range(forwards(waiting))]
 
 
 @pytest.mark.parametrize("ahead", [1, 2])
 def test_steps_launched_beyond_eos_are_discarded(
-    model: Model, foreseen: list[int], ahead: int
+    model: Model, overtaken: list[int], ahead: int
 ) -> None:
     settings = replace(BASE, eos_stop=True)
     free = flown(model, replace(BASE, eos_stop=False), PROMPTS[:1], 0)
     # What stands at the end of the first block ends the answer there at the latest.
-    eos = int(free.host.ids_BG[0, BASE.block_length - 1])
+    eos = int(free.done[0].ids_G[BASE.block_length - 1])
     waiting = flown(model, settings, PROMPTS[:1], 0, eos)
-    assert waiting.forwards < free.forwards
+    assert forwards(waiting) < forwards(free)
+    overtaken.clear()
     assert_same(flown(model, settings, PROMPTS[:1], ahead, eos), waiting)
-    assert len(foreseen) == waiting.forwards - 1 + ahead
+    assert len(overtaken) == forwards(waiting) + ahead
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        replace(BASE, unmask=Threshold(0.3)),
-        replace(BASE, skip=CosineSkip(skip_layer_k=3, skip_threshold=0.9)),
-        replace(BASE, temperature=0.5, seed=1),
-        replace(BASE, eos_stop=True),
-    ],
-    ids=["threshold", "skip", "temperature", "eos in a batch"],
-)
-def test_what_nobody_can_foresee_is_waited_for(
-    model: Model, foreseen: list[int], settings: Settings
+def test_a_threshold_is_waited_for_except_at_the_last_mask(
+    model: Model, overtaken: list[int]
 ) -> None:
-    assert_same(flown(model, settings, PROMPTS, 2), flown(model, settings, PROMPTS, 0))
-    assert not foreseen
+    settings = replace(BASE, unmask=Threshold(0.99))
+    waiting = flown(model, settings, PROMPTS[:1], 0)
+    overtaken.clear()
+    assert_same(flown(model, settings, PROMPTS[:1], 2), waiting)
+    left, certain = BASE.block_length, 0
+    for step in waiting.done[0].stats[:-1]:
+        certain += left == 1
+        left = left - step.committed or BASE.block_length
+    assert sum(overtaken) == certain > 0
 
 
-def test_an_observed_run_waits_for_every_step(model: Model, foreseen: list[int]) -> None:
-    run = Engine(model, BASE).start(PROMPTS[:1], Recorder())
-    run.ahead = 2
-    assert not run._foreseeable()
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_skip_that_packs_nothing_gives_the_same_and_flies_within_a_block(
+    model: Model, overtaken: list[int], packs: bool
+) -> None:
+    settings = replace(BASE, skip=CosineSkip(skip_layer_k=3, skip_threshold=0.9), steps=12)
+    waiting = flown(model, settings, PROMPTS, 0)
+    skipped = [step.skipped_row_layers for one in waiting.done for step in one.stats]
+    assert sum(skipped) > 0
+    overtaken.clear()
+    assert_same(flown(model, settings, PROMPTS, 1, packs=packs), waiting)
+    assert any(overtaken)
+    # The next block is not begun before it is known that the last one has no masks left.
+    assert not all(overtaken[1:])
+
+
+def test_an_answer_that_may_leave_a_batch_is_waited_for(model: Model) -> None:
+    engine = Engine(model, BASE, eos_stop=True)
+    assert engine.start(PROMPTS).ahead == 0
 
 
 def test_a_step_is_launched_before_the_one_before_is_read(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order, wait, launch = list[str](), Readback.wait, Run._launch
+    order, wait, launch = list[str](), Arriving.wait, Run._launch
 
-    def waited(self: Readback) -> HostCanvas:
+    def waited(self: Arriving) -> np.ndarray:
         order.append("wait")
         return wait(self)
 
@@ -129,7 +153,7 @@ def test_a_step_is_launched_before_the_one_before_is_read(
         order.append("launch")
         return launch(self, moment)
 
-    monkeypatch.setattr(Readback, "wait", waited)
+    monkeypatch.setattr(Arriving, "wait", waited)
     monkeypatch.setattr(Run, "_launch", launched)
     flown(model, replace(BASE, steps=3), PROMPTS[:1], 1)
     # The first wait is for the canvas that the run starts from.

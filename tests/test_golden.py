@@ -14,13 +14,14 @@ from torch import Tensor
 
 from skipstone import DualCache, Engine, Fixed, Model, NoCache, PrefixCache, Threshold, load
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Block, Canvas, Geometry, Moment
+from skipstone.canvas import Block, Canvas, Moment
 from skipstone.engine import Result
 from skipstone.engine.eager import EagerLayers
 from skipstone.engine.observe import Taps
 from skipstone.engine.runner import Pass, Runner
 from skipstone.models.base import KVStore
 from skipstone.rows import Rows
+from tests.conftest import moment_at
 
 pytestmark = pytest.mark.golden
 
@@ -104,7 +105,7 @@ class NeverRefreshed:
     """A wrong cache: only the very first step sees the whole canvas."""
 
     def rows(self, moment: Moment) -> Rows:
-        if moment.forward == 0:
+        if moment.place.forward == 0:
             return moment.all_rows(refresh=True)
         return moment.block_rows()
 
@@ -132,31 +133,13 @@ class Forwards:
             [ids_BL[0, :PROMPT].tolist()], gen_length, config.mask_id, device
         )
         self.canvas.ids_BL.copy_(ids_BL)
-        geometry = Geometry(
-            batch=1,
-            length=ids_BL.shape[1],
-            gen_length=gen_length,
-            num_layers=config.num_layers,
-            width=config.width,
-            dtype=model.network.dtype,
-            device=device,
-            seeds=(0,),
-        )
-        length, dtype = geometry.length, geometry.dtype
+        length, dtype = ids_BL.shape[1], model.network.dtype
         store = KVStore(config, 1, length, dtype, device, None)
-        self.runner = Runner(model.network, geometry, None, EagerLayers(model.network, store))
-        self.moment = Moment(
-            canvas=self.canvas,
-            block=BLOCK,
-            step=0,
-            step_budget=BLOCK.length,
-            forward=0,
-            active=(0,),
-            committed_BL=torch.zeros_like(ids_BL, dtype=torch.bool),
-        )
+        self.runner = Runner(model.network, None, EagerLayers(model.network, store))
+        self.moment = moment_at(self.canvas, BLOCK, 0, BLOCK.length)
 
     def forward(self, rows: Rows) -> Pass:
-        return self.runner.forward(rows, self.moment, may_skip=False, taps=Taps(states=(1,)))
+        return self.runner.forward(rows, self.moment, fresh=(0,), taps=Taps(states=(1,)))
 
     def logits(self, done: Pass) -> Tensor:
         return self.model.network.head(self.model.network.final_norm(done.x_ND))

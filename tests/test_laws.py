@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, PrefixCache
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Geometry, Moment
+from skipstone.canvas import Geometry, Moment, Place
 from skipstone.engine import Settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import StalledError
@@ -55,7 +56,7 @@ def test_law_1_similarity_compares_equal_positions() -> None:
 
     def look(view: StepView) -> None:
         states = [view.states[layer].x_ND for layer in (1, 2)]
-        if view.skip is not None and view.moment.step == 1:
+        if view.skip is not None and view.moment.place.step == 1:
             # The step before computed the whole canvas, this one the block alone.
             pos = view.rows.position.tolist()
             aligned = torch.stack(
@@ -220,7 +221,10 @@ class ShySession:
         best_BG = Fixed().select(scores, moment)
         return best_BG & (not self.never and self.calls % 2 == 0)
 
-    def bound(self, rank_BG: Tensor) -> None:
+    def bound(self, rank_C: np.ndarray, place: Place) -> None:
+        pass
+
+    def forget(self, request: int) -> None:
         pass
 
 

@@ -80,7 +80,7 @@ def test_law_8_an_observer_error_stops_the_run() -> None:
     seen = list[int]()
 
     def look(view: StepView) -> None:
-        seen.append(view.moment.forward)
+        seen.append(view.moment.place.forward)
         if len(seen) == 3:
             raise ZeroDivisionError("on purpose")
 
@@ -101,7 +101,7 @@ def freely() -> CosineSkip:
 @each_cache
 def test_law_9_a_block_begins_with_all_rows_in_all_layers(cache: CachePolicy) -> None:
     def look(view: StepView) -> None:
-        if view.moment.step == 0:
+        if view.moment.place.step == 0:
             assert view.skip is None
             assert places(view.finished) == places(view.rows)
             assert len(places(view.rows)) == 7 + 18
@@ -120,14 +120,14 @@ def test_law_9_ages_count_the_forwards_since_a_row_last_went_all_the_way(
     ages = set[int]()
 
     def look(view: StepView) -> None:
-        now = view.moment.forward
+        now = {place.request: place.forward for place in view.moment.places}
         for place in places(view.rows):
-            entered[place] = now
+            entered[place] = now[place[0]]
         for place in places(view.finished):
-            finished[place] = now
+            finished[place] = now[place[0]]
         assert {p: int(view.entered_at_BL[p]) for p in entered} == entered
         assert {p: int(view.finished_at_BL[p]) for p in finished} == finished
-        ages.update(now - finished[p] for p in places(view.rows))
+        ages.update(now[p[0]] - finished[p] for p in places(view.rows))
 
     engine = Engine(uneven_model(1), BASE, cache=cache, skip=freely())
     engine.generate_batch([prompt_of(i, n) for i, n in enumerate(lengths)], observer=Looking(look))
@@ -161,9 +161,9 @@ def test_law_9_a_skipped_row_keeps_its_deep_keys_values_and_logits(
         }
         for _, position in entered - finished:
             offset = position - 7
-            if 0 <= offset < view.moment.block.stop:
+            if 0 <= offset < view.moment.place.block.stop:
                 assert guesses[offset] == before[offset]
-                assert int(board.scored_at_BG[0, offset]) < view.moment.forward
+                assert int(board.scored_at_BG[0, offset]) < view.moment.place.forward
                 kept.append(offset)
         before.update(guesses)
 
@@ -201,7 +201,7 @@ def test_law_9_old_logits_are_committed_only_when_they_are_the_best_of_all(
 
     def look(view: StepView) -> None:
         nonlocal old_commits, passed_over
-        start, stop = 7, 7 + view.moment.block.stop
+        start, stop = 7, 7 + view.moment.place.block.stop
         masked = [p for p in range(start, stop) if view.before.status_BG[0, p - start] == 2]
         entered = {p for _, p in places(view.rows)}
         fresh = {p for _, p in places(view.finished)}
@@ -292,9 +292,9 @@ class Forgetful:
     """A wrong cache: the first step of all computes the prompt and the first block, no more."""
 
     def rows(self, moment: Moment) -> Rows:
-        if moment.forward == 0:
+        if moment.place.forward == 0:
             everything = moment.all_rows(refresh=True)
-            return everything.take(np.arange(7 + moment.block.stop))
+            return everything.take(np.arange(7 + moment.place.block.stop))
         return moment.block_rows()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 
+import numpy as np
 import pytest
 from torch import Tensor
 
 from skipstone import ConfigError, Engine
-from skipstone.canvas import Geometry, Moment
+from skipstone.canvas import Geometry, Moment, Place
 from skipstone.cli.main import run
 from skipstone.models.load import Model
 from skipstone.policies import GROUP, SKIP, UNMASK
@@ -36,8 +37,11 @@ class Everything:
     def select(self, scores: Scores, moment: Moment) -> Tensor:
         return scores.confidence_BG >= self.least
 
-    def bound(self, rank_BG: Tensor) -> None:
+    def bound(self, rank_C: np.ndarray, place: Place) -> None:
         return None
+
+    def forget(self, request: int) -> None:
+        pass
 
 
 @dataclass(frozen=True)

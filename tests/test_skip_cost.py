@@ -16,11 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from skipstone import CosineSkip, DualCache, Engine, Model, NoCache, NoSkip, PrefixCache
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Block, Canvas, Geometry, Moment
+from skipstone.canvas import Block, Canvas, Geometry
 from skipstone.engine import Result, Settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.ops import reference as ops
 from skipstone.skip import SkipPolicy
+from tests.conftest import moment_at
 from tests.watching import places, prompt_of, uneven_model
 
 CACHES: list[CachePolicy] = [NoCache(), PrefixCache(), DualCache()]
@@ -182,7 +183,7 @@ def reads_of_a_run(monkeypatch: pytest.MonkeyPatch, skip: SkipPolicy) -> tuple[C
 def test_a_step_without_skip_reads_the_canvas_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads, forwards = reads_of_a_run(monkeypatch, NoSkip())
     # One more for the canvas as it was at the start.
-    assert reads == Counter(cpu=forwards + 1)
+    assert reads == Counter(numpy=forwards + 1)
 
 
 def test_packing_costs_at_most_one_read_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,15 +223,7 @@ def judge(
         seeds=(0,),
     )
     session = CosineSkip(layer_k, threshold, outlier).start(geometry)
-    moment = Moment(
-        canvas=canvas,
-        block=Block(0, 0, rows_to_judge),
-        step=1,
-        step_budget=rows_to_judge,
-        forward=1,
-        active=(0,),
-        committed_BL=torch.zeros_like(canvas.ids_BL, dtype=torch.bool),
-    )
+    moment = moment_at(canvas, Block(0, 0, rows_to_judge), 1, rows_to_judge)
     rows = moment.block_rows()
     # Powers of two, so that the cosine of equal states is 1 and not next to it.
     x_ND = 2.0 ** torch.randint(0, 2, (rows.num_rows, 1)).expand(-1, 16)

@@ -13,6 +13,7 @@ from torch import Tensor
 from skipstone import Engine, Factor, Fixed, Threshold
 from skipstone.canvas import Block, Canvas, Geometry, Moment, Status
 from skipstone.unmask import Scores, UnmaskPolicy, UnmaskSession
+from tests.conftest import moment_at
 from tests.watching import Place, prompt_of, uneven_model, watch
 
 CPU = torch.device("cpu")
@@ -39,15 +40,7 @@ def geometry(gen_length: int, seeds: tuple[int, ...] = (0,)) -> Geometry:
 
 
 def moment(canvas: Canvas, step: int, step_budget: int) -> Moment:
-    return Moment(
-        canvas=canvas,
-        block=Block(0, 0, canvas.gen_length),
-        step=step,
-        step_budget=step_budget,
-        forward=step,
-        active=tuple(range(canvas.batch)),
-        committed_BL=torch.zeros_like(canvas.ids_BL, dtype=torch.bool),
-    )
+    return moment_at(canvas, Block(0, 0, canvas.gen_length), step, step_budget)
 
 
 def scores(rows: list[list[float]]) -> Scores:

@@ -36,7 +36,7 @@ def no_refresh_at_the_second_block() -> Generator[None, None, None]:
     rows = DualCache.rows
 
     def wrong(self: DualCache, moment: Moment) -> Rows:
-        return rows(self, moment) if moment.block.index == 0 else moment.block_rows()
+        return rows(self, moment) if moment.place.block.index == 0 else moment.block_rows()
 
     with instead(DualCache, "rows", wrong):
         yield
@@ -174,7 +174,7 @@ def prompt_from_the_request_before(skipped: int) -> Fault:
 
     def wrong(self: DualCache, moment: Moment) -> Rows:
         right = rows(self, moment)
-        if moment.block.index or moment.step:
+        if moment.place.block.index or moment.place.step:
             return right
         return Rows.spans([(0, skipped, right.num_rows)], right.device)
 

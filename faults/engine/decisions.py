@@ -5,14 +5,14 @@ Shape letters: B requests, G generation length, N packed rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
-from skipstone.canvas import Block, Canvas, Moment, Status
+from skipstone.canvas import Block, Canvas, Moment, Place, Status
 from skipstone.engine import scoring
 from skipstone.engine.loop import Run
 from skipstone.engine.scoring import Scorer
@@ -96,9 +96,9 @@ def share_rounded_down() -> Generator[None, None, None]:
     """The share of a step is rounded down, so that the last step gets the remainder."""
 
     def wrong(self: Fixed, scores: Scores, moment: Moment) -> Tensor:
-        confidence_BG, block = scores.confidence_BG, moment.block
+        confidence_BG, block = scores.confidence_BG, moment.place.block
         left_B1 = moment.canvas.masked_BG()[:, block.start : block.stop].sum(-1, keepdim=True)
-        share_B1 = left_B1 // max(1, moment.step_budget - moment.step)
+        share_B1 = left_B1 // max(1, moment.place.step_budget - moment.place.step)
         return (unmask.rank_BG(confidence_BG) < share_B1) & ~confidence_BG.isneginf()
 
     with instead(Fixed, "select", wrong):
@@ -168,8 +168,8 @@ def never_the_best_alone() -> Generator[None, None, None]:
     def wrong(self: Threshold, scores: Scores, moment: Moment) -> Tensor:
         confidence_BG = scores.confidence_BG
         # The engine repeats an empty step under the same number.
-        again = asked[-1:] == [(moment.block.index, moment.step)]
-        asked.append((moment.block.index, moment.step))
+        again = asked[-1:] == [(moment.place.block.index, moment.place.step)]
+        asked.append((moment.place.block.index, moment.place.step))
         best_BG = (unmask.rank_BG(confidence_BG) == 0) & again
         return ((confidence_BG >= self.value) | best_BG) & ~confidence_BG.isneginf()
 
@@ -207,12 +207,14 @@ def eos_never_stops() -> Generator[None, None, None]:
 def block_left_early() -> Generator[None, None, None]:
     """A block is left after a quarter of its steps, masks or not."""
 
-    def wrong(self: Run, block: Block) -> Iterator[int]:
-        for step in range(max(1, block.length // 4)):
-            if self._active(block):
-                yield step
+    def wrong(self: Run, request: int) -> Place | None:
+        seat = self.seats[request]
+        if seat is not None and seat.step >= max(1, self.settings.block_length // 4):
+            seat.block, seat.step = seat.block + 1, 0
+        return following(self, request)
 
-    with instead(Run, "_steps", wrong):
+    following = Run._next
+    with instead(Run, "_next", wrong):
         yield
 
 

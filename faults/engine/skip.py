@@ -5,7 +5,7 @@ Shape letters: B requests, L canvas length, N packed rows, D width, S compared l
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def misaligned_reference() -> Generator[None, None, None]:
     judge = CosineSession._judge
 
     def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
-        if moment.step != 1:
+        if moment.place.step != 1:
             return judge(self, now_SND, rows, moment)
         kept_SBLD = self._reference_SBLD
         self._reference_SBLD = kept_SBLD.clone()
@@ -109,7 +109,7 @@ def similarity_divides_by_zero() -> Generator[None, None, None]:
     judge, similarity = CosineSession._judge, ops.similarity
 
     def late(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
-        if moment.step < 2:
+        if moment.place.step < 2:
             return judge(self, now_SND, rows, moment)
         with instead(ops, "similarity", wrong):
             return judge(self, now_SND, rows, moment)
@@ -169,8 +169,10 @@ def skip_never_asked() -> Generator[None, None, None]:
     """The runner never lets a row skip."""
     forward = Runner.forward
 
-    def wrong(self: Runner, rows: Rows, moment: Moment, *, may_skip: bool, taps: Taps) -> Pass:
-        return forward(self, rows, moment, may_skip=False, taps=taps)
+    def wrong(
+        self: Runner, rows: Rows, moment: Moment, *, fresh: Sequence[int], taps: Taps
+    ) -> Pass:
+        return forward(self, rows, moment, fresh=rows.requests, taps=taps)
 
     with instead(Runner, "forward", wrong):
         yield
@@ -193,7 +195,7 @@ def exit_state_is_scored() -> Generator[None, None, None]:
     ) -> Scored:
         if left:
             rows, x_ND = left.pop()
-            early = replace(done, finished=rows, x_ND=x_ND)
+            early = replace(done, computed=rows, x_ND=x_ND)
             score(self, early, moment, host, want_logits=False)
         return score(self, done, moment, host, want_logits=want_logits)
 

@@ -8,15 +8,16 @@ Shape letters: B requests, L canvas length, G generation length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.rows import Rows, to_device
+from skipstone.rows import Arriving, Rows, to_device, to_host
 
 
 class Status(IntEnum):
@@ -64,23 +65,6 @@ class HostCanvas:
     """int64 [B, G], values of ``Status``"""
 
 
-@dataclass(frozen=True, eq=False)
-class Readback:
-    """A generation region on its way to the host, while the device may go on."""
-
-    both_2BG: Tensor
-    """int64, on the host: ids and status, once they are there."""
-    arrived: torch.cuda.Event | None
-    """None where there is nothing to wait for."""
-
-    def wait(self) -> HostCanvas:
-        """Wait until it is there."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        ids_BG, status_BG = self.both_2BG.numpy()
-        return HostCanvas(ids_BG=ids_BG, status_BG=status_BG)
-
-
 @dataclass(eq=False)
 class Canvas:
     """Token ids and their status for a batch of requests. The engine is its only writer."""
@@ -91,27 +75,40 @@ class Canvas:
     """int64 [B, L], values of ``Status``"""
     region_BG: Tensor
     """int64 [B, G]: the absolute position of every offset of the generation region."""
-    prompt_lengths: tuple[int, ...]
+    prompt_lengths: list[int]
 
     @classmethod
     def start(
-        cls, prompts: Sequence[Sequence[int]], gen_length: int, mask_id: int, device: torch.device
+        cls,
+        prompts: Sequence[Sequence[int]],
+        gen_length: int,
+        mask_id: int,
+        device: torch.device,
+        *,
+        length: int = 0,
     ) -> Canvas:
-        """Lay out the prompts, each followed by ``gen_length`` masks."""
-        lengths = np.array([len(prompt) for prompt in prompts])
-        ids = np.full((len(prompts), lengths.max() + gen_length), mask_id, dtype=np.int64)
-        offset = np.arange(ids.shape[1])[None] - lengths[:, None]
-        status = np.where(offset < 0, Status.PROMPT, Status.MASK)
-        status[offset >= gen_length] = Status.PAD
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = prompt
-        region = lengths[:, None] + np.arange(gen_length)[None]
-        return cls(
-            ids_BL=to_device(ids, device),
-            status_BL=to_device(status.astype(np.int64), device),
-            region_BG=to_device(region, device),
-            prompt_lengths=tuple(int(n) for n in lengths),
+        """Lay out the prompts, each followed by ``gen_length`` masks.
+
+        Args:
+            prompts: one for each place of the batch.
+            gen_length: G.
+            mask_id: what stands at a mask.
+            device: where the canvas lives.
+            length: L, if requests that enter later need more than these.
+        """
+        length = max(length, *(len(prompt) + gen_length for prompt in prompts))
+        laid = [_lay_out(prompt, gen_length, length, mask_id) for prompt in prompts]
+        ids_BL, status_BL, region_BG = (
+            to_device(np.stack(rows), device) for rows in zip(*laid, strict=True)
         )
+        return cls(ids_BL, status_BL, region_BG, [len(prompt) for prompt in prompts])
+
+    def enter(self, request: int, prompt: Sequence[int], mask_id: int) -> None:
+        """Put a prompt and its masks in the place of a request that has left."""
+        laid = _lay_out(prompt, self.gen_length, self.ids_BL.shape[1], mask_id)
+        for values, row in zip((self.ids_BL, self.status_BL, self.region_BG), laid, strict=True):
+            values[request].copy_(to_device(row, self.device))
+        self.prompt_lengths[request] = len(prompt)
 
     @property
     def batch(self) -> int:
@@ -155,16 +152,9 @@ class Canvas:
         for values_BL, new_BG in ((self.ids_BL, host.ids_BG), (self.status_BL, host.status_BG)):
             values_BL.scatter_(1, self.region_BG, to_device(new_BG, self.device))
 
-    def read(self) -> Readback:
-        """Begin to copy the generation region, as it is now, to the host. One device read."""
-        both_2BG = torch.stack([self.region(self.ids_BL), self.region(self.status_BL)])
-        if not both_2BG.is_cuda:
-            return Readback(both_2BG.cpu(), None)
-        host_2BG = torch.empty(both_2BG.shape, dtype=both_2BG.dtype, pin_memory=True)
-        host_2BG.copy_(both_2BG, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        return Readback(host_2BG, arrived)
+    def read(self) -> Arriving:
+        """Begin to copy ids and status of the generation region: int64 [2, B, G]."""
+        return to_host(torch.stack([self.region(self.ids_BL), self.region(self.status_BL)]))
 
     def stop_at(self, eos_id: int) -> None:
         """Fill requests in which EOS is decided and nothing left of it is masked. Changes ids."""
@@ -175,44 +165,142 @@ class Canvas:
         self.commit(masked_BG & stopped_B1, eos_BG, Status.FILLED)
 
 
-@dataclass(frozen=True, eq=False)
-class Moment:
-    """Where the loop is, for policies and observers. Read-only."""
+def _lay_out(
+    prompt: Sequence[int], gen_length: int, length: int, mask_id: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, status and region of one request, int64 [L], [L], [G]."""
+    ids = np.full(length, mask_id, dtype=np.int64)
+    ids[: len(prompt)] = prompt
+    status = np.full(length, Status.PAD, dtype=np.int64)
+    region = len(prompt) + np.arange(gen_length)
+    status[: len(prompt)], status[region] = Status.PROMPT, Status.MASK
+    return ids, status, region
 
-    canvas: Canvas
+
+@dataclass(frozen=True)
+class Place:
+    """Where one request is."""
+
+    request: int
+    """Its row of the batch."""
+    sample: int
+    """Which of the prompts it is."""
+    prompt_length: int
     block: Block
     step: int
     """Step within the block, from 0; step 0 is the refresh of caches that have one."""
     step_budget: int
     """Steps that the fixed schedule plans for this block."""
     forward: int
-    """Forwards done before this one, over the whole run."""
-    active: tuple[int, ...]
-    """Requests that still have masks to fill in this block."""
+    """Forwards that this request took part in before, over all of its blocks."""
+
+    @property
+    def steps_left(self) -> int:
+        """Steps of the budget that are left, this one included; at least 1."""
+        return max(1, self.step_budget - self.step)
+
+    @property
+    def start(self) -> int:
+        """First position of the block."""
+        return self.prompt_length + self.block.start
+
+    @property
+    def stop(self) -> int:
+        """One past the last position of the block."""
+        return self.prompt_length + self.block.stop
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """Where every request is, for policies and observers. Read-only.
+
+    Requests are at their own block and step. What policies compute with is on the device, one value
+    for each request; of requests that do not take part it says nothing.
+    """
+
+    canvas: Canvas
+    places: tuple[Place, ...]
+    """Requests that take part in this step, ascending."""
     committed_BL: Tensor
-    """bool [B, L]: positions committed by the step before."""
+    """bool [B, L]: positions that requests committed in their last step."""
+
+    @property
+    def active(self) -> tuple[int, ...]:
+        """Requests that take part."""
+        return tuple(place.request for place in self.places)
+
+    @property
+    def place(self) -> Place:
+        """Where the only request is; for those who know that there is one."""
+        (place,) = self.places
+        return place
+
+    def place_of(self, request: int) -> Place:
+        """Where a request is that takes part."""
+        return next(place for place in self.places if place.request == request)
+
+    @cached_property
+    def _numbers_5B1(self) -> Tensor:
+        # Nothing was ever scored in forward -2: who takes no part has no fresh scores.
+        numbers_5B = np.tile(np.array([[0], [0], [0], [1], [-2]]), (1, self.canvas.batch))
+        for p in self.places:
+            block = p.block
+            numbers_5B[:, p.request] = block.start, block.stop, p.step, p.steps_left, p.forward
+        return to_device(numbers_5B[:, :, None], self.canvas.device)
+
+    @property
+    def step_B1(self) -> Tensor:
+        """int64 [B, 1]: step within the block."""
+        return self._numbers_5B1[2]
+
+    @property
+    def steps_left_B1(self) -> Tensor:
+        """int64 [B, 1]: steps of the block's budget that are left, this one included."""
+        return self._numbers_5B1[3]
+
+    @property
+    def forward_B1(self) -> Tensor:
+        """int64 [B, 1]: forwards that each request took part in before."""
+        return self._numbers_5B1[4]
+
+    @property
+    def block_stop_B1(self) -> Tensor:
+        """int64 [B, 1]: offset at which the block ends."""
+        return self._numbers_5B1[1]
+
+    def block_BG(self) -> Tensor:
+        """Bool [B, G]: offsets of the block that each request is in; none if it takes no part."""
+        offset_G = torch.arange(self.canvas.gen_length, device=self.canvas.device)
+        return (offset_G >= self._numbers_5B1[0]) & (offset_G < self._numbers_5B1[1])
+
+    def split(self, wanted: Callable[[Place], bool]) -> tuple[Moment, Moment]:
+        """The requests that are wanted, and the others."""
+        sides = ([], [])
+        for place in self.places:
+            sides[not wanted(place)].append(place)
+        chosen, others = (replace(self, places=tuple(side)) for side in sides)
+        return chosen, others
+
+    def later(self) -> Moment:
+        """The same requests one step on, if they stay in their blocks."""
+        ahead = (replace(p, step=p.step + 1, forward=p.forward + 1) for p in self.places)
+        return replace(self, places=tuple(ahead))
 
     def all_rows(self, *, refresh: bool = False) -> Rows:
         """Every position of every active request."""
-        canvas = self.canvas
-        spans = [(b, 0, canvas.length_of(b)) for b in self.active]
-        return Rows.spans(spans, canvas.device, refresh=refresh)
+        gen_length = self.canvas.gen_length
+        spans = [(p.request, 0, p.prompt_length + gen_length) for p in self.places]
+        return Rows.spans(spans, self.canvas.device, refresh=refresh)
 
     def rows_from_block(self) -> Rows:
         """The block and everything right of it."""
-        canvas = self.canvas
-        spans = [
-            (b, canvas.prompt_lengths[b] + self.block.start, canvas.length_of(b))
-            for b in self.active
-        ]
-        return Rows.spans(spans, canvas.device)
+        gen_length = self.canvas.gen_length
+        spans = [(p.request, p.start, p.prompt_length + gen_length) for p in self.places]
+        return Rows.spans(spans, self.canvas.device)
 
     def block_rows(self) -> Rows:
         """The block alone."""
-        starts = self.canvas.prompt_lengths
-        spans = [
-            (b, starts[b] + self.block.start, starts[b] + self.block.stop) for b in self.active
-        ]
+        spans = [(p.request, p.start, p.stop) for p in self.places]
         return Rows.spans(spans, self.canvas.device)
 
 

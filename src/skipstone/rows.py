@@ -25,6 +25,33 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+@dataclass(frozen=True, eq=False)
+class Arriving:
+    """Values on their way to the host, while the device may go on."""
+
+    values: np.ndarray
+    """Filled once they are there."""
+    arrived: torch.cuda.Event | None
+    """None where there is nothing to wait for."""
+
+    def wait(self) -> np.ndarray:
+        """Wait until they are there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.values
+
+
+def to_host(values: Tensor) -> Arriving:
+    """Begin to copy values, as they are now, to the host."""
+    if not values.is_cuda:
+        return Arriving(values.detach().clone().numpy(), None)
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return Arriving(host.numpy(), arrived)
+
+
 def write_at(table_BL: Tensor, where: tuple[Tensor, Tensor], value: int) -> None:
     """Write one number at some places; as an item of the table it would be waited for."""
     table_BL.index_put_(where, torch.full((), value, dtype=table_BL.dtype, device=table_BL.device))
@@ -43,8 +70,12 @@ class Rows:
     position: np.ndarray
     """int64 [N], on the host: the absolute position of each row in the canvas of its request."""
     device: torch.device
-    refresh: bool = False
-    """A refresh renews every layer of every row, so no row may skip."""
+    refreshed: tuple[int, ...] = ()
+    """Requests that are refreshed: every layer of each of their rows is renewed, none may skip."""
+    fresh_N: Tensor | None = None
+    """bool [N], on the device: rows that a skip policy may not drop; None if it may drop any."""
+    writes_N: Tensor | None = None
+    """bool [N], on the device: rows whose K/V are written; None for all."""
 
     @classmethod
     def spans(
@@ -56,6 +87,17 @@ class Rows:
     ) -> Rows:
         """Rows of the spans ``(request, first position, last position + 1)``; none is empty."""
         return _spans(tuple(spans), device, refresh)
+
+    @classmethod
+    def join(cls, *parts: Rows) -> Rows:
+        """Rows of several batches as one; no request is in two of them."""
+        parts = tuple(part for part in parts if part.num_rows) or parts[:1]
+        return parts[0] if len(parts) == 1 else _join(parts)
+
+    @property
+    def refresh(self) -> bool:
+        """Whether all of these rows are refreshed."""
+        return bool(self.refreshed) and self.refreshed == self.requests
 
     @property
     def num_rows(self) -> int:
@@ -111,8 +153,13 @@ class Rows:
             request=request,
             position=self.position[index],
             device=self.device,
-            refresh=self.refresh,
+            refreshed=tuple(np.intersect1d(self.refreshed, requests).tolist()),
         )
+
+    def protect(self, requests: Sequence[int]) -> Rows:
+        """The same rows, none of which may be dropped of some requests."""
+        fresh = np.isin(self.request, requests)
+        return replace(self, fresh_N=to_device(fresh, self.device)) if fresh.any() else self
 
     def mark(self, like_BL: Tensor) -> Tensor:
         """Where these rows stand, as bool [B, L]."""
@@ -124,12 +171,30 @@ class Rows:
 # Steps of a block have the same rows: what is on the device need not be copied again.
 @lru_cache(maxsize=64)
 def _spans(spans: tuple[tuple[int, int, int], ...], device: torch.device, refresh: bool) -> Rows:
+    requests = tuple(request for request, _, _ in spans)
     counts = tuple(stop - start for _, start, stop in spans)
+    nothing = np.empty(0, np.int64)
     return Rows(
-        requests=tuple(request for request, _, _ in spans),
+        requests=requests,
         counts=counts,
-        request=np.repeat([request for request, _, _ in spans], counts),
-        position=np.concatenate([np.arange(start, stop) for _, start, stop in spans]),
+        request=np.repeat(np.array(requests, np.int64), counts),
+        position=np.concatenate([nothing, *(np.arange(start, stop) for _, start, stop in spans)]),
         device=device,
-        refresh=refresh,
+        refreshed=requests if refresh else (),
+    )
+
+
+@lru_cache(maxsize=16)
+def _join(parts: tuple[Rows, ...]) -> Rows:
+    request = np.concatenate([part.request for part in parts])
+    order = np.argsort(request, kind="stable")
+    counts = dict(pair for part in parts for pair in zip(part.requests, part.counts, strict=True))
+    requests = tuple(sorted(counts))
+    return Rows(
+        requests=requests,
+        counts=tuple(counts[request] for request in requests),
+        request=request[order],
+        position=np.concatenate([part.position for part in parts])[order],
+        device=parts[0].device,
+        refreshed=tuple(sorted(request for part in parts for request in part.refreshed)),
     )

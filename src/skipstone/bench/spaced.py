@@ -59,15 +59,24 @@ class SpacedSession:
         """Let the cosine skip see the states."""
         self._inner.learn(layer, x_ND, rows, moment)
 
+    def expect(self, rows: Rows) -> None:
+        """Tell the cosine skip."""
+        self._inner.expect(rows)
+
+    def forget(self, request: int) -> None:
+        """Tell the cosine skip."""
+        self._inner.forget(request)
+
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
         """A mask when the cosine skip has one; other rows go on in the next step."""
         if self._inner.keep(layer, x_ND, rows, moment) is None:
             return None
         count = math.ceil(rows.num_rows * self._going)
-        shift = moment.step % (rows.num_rows // count)
+        shift = moment.places[0].step % (rows.num_rows // count)
         key = (rows.num_rows, shift)
         if key not in self._masks:
             keep = np.zeros(rows.num_rows, dtype=bool)
             keep[np.arange(count) * rows.num_rows // count + shift] = True
             self._masks[key] = to_device(keep, x_ND.device)
-        return self._masks[key]
+        keep_N = self._masks[key]
+        return keep_N if rows.fresh_N is None else keep_N | rows.fresh_N

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skipstone.canvas import Moment
+from skipstone.canvas import Moment, Place
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 from skipstone.rows import Rows
@@ -37,9 +37,8 @@ class PrefixCache:
 
     def rows(self, moment: Moment) -> Rows:
         """All rows when a refresh is due, else the rows from the block's start on."""
-        if _refresh_due(moment, self.refresh_every):
-            return moment.all_rows(refresh=True)
-        return moment.rows_from_block()
+        due, others = moment.split(lambda place: _refresh_due(place, self.refresh_every))
+        return Rows.join(due.all_rows(refresh=True), others.rows_from_block())
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,12 @@ class DualCache:
 
     def rows(self, moment: Moment) -> Rows:
         """All rows when a refresh is due, else the block's rows."""
-        if _refresh_due(moment, self.refresh_every):
-            return moment.all_rows(refresh=True)
-        return moment.block_rows()
+        due, others = moment.split(lambda place: _refresh_due(place, self.refresh_every))
+        return Rows.join(due.all_rows(refresh=True), others.block_rows())
 
 
-def _refresh_due(moment: Moment, every: int) -> bool:
-    return moment.step == 0 or (every > 0 and moment.step % every == 0)
+def _refresh_due(place: Place, every: int) -> bool:
+    return place.step == 0 or (every > 0 and place.step % every == 0)
 
 
 def _check_interval(every: int) -> None:

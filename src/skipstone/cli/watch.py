@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,15 +27,18 @@ class ProgressBar:
         self.taps = Taps()
         self._progress = progress
         self._task = progress.add_task("decoding", total=None)
+        self._decoded = 0
 
     def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
         """Set the total."""
+        self._decoded = 0
         self._progress.reset(self._task, total=settings.gen_length * len(prompts))
 
     def on_step(self, view: StepView) -> None:
         """Move the bar."""
-        done = int(np.count_nonzero(view.after.status_BG != Status.MASK))
-        self._progress.update(self._task, completed=done)
+        before, after = (c.status_BG == Status.MASK for c in (view.before, view.after))
+        self._decoded += int(before.sum() - after.sum())
+        self._progress.update(self._task, completed=self._decoded)
 
     def on_end(self, results: Sequence[Result]) -> None:
         """Nothing to add."""
@@ -58,8 +60,11 @@ class CanvasView:
     def on_step(self, view: StepView) -> None:
         """Draw the canvas."""
         assert self._model is not None
+        if 0 not in view.moment.active:
+            return
         fresh = view.before.status_BG[0] != view.after.status_BG[0]
-        title = f"block {view.moment.block.index}  step {view.moment.step}\n"
+        place = view.moment.place_of(0)
+        title = f"block {place.block.index}  step {place.step}\n"
         canvas = _draw(self._model, view.after, fresh.tolist())
         self._live.update(Styled(title, style="dim").append_text(canvas), refresh=True)
 

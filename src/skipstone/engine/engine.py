@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Literal, SupportsIndex, Unpack, get_args
 
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 
 from skipstone import policies
-from skipstone.canvas import Canvas, Geometry, Status
+from skipstone.canvas import Canvas, Geometry, HostCanvas, Status
 from skipstone.engine.eager import EagerLayers
 from skipstone.engine.graph import GraphLayers
-from skipstone.engine.loop import Run
+from skipstone.engine.loop import Ages, Done, Run, Seat
 from skipstone.engine.observe import Observer, Taps
 from skipstone.engine.result import Result, Stats
 from skipstone.engine.roofline import advice
@@ -92,24 +93,40 @@ class Engine:
 
     @torch.inference_mode()
     def generate_batch(
-        self, prompts: Sequence[Prompt], *, observer: Observer | None = None
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        batch_size: int | None = None,
+        observer: Observer | None = None,
     ) -> list[Result]:
         """Decode prompts of any lengths together; each gives the tokens it would give alone.
 
+        Every request is at its own block and step. One that is done leaves its place in the batch
+        to the next prompt.
+
+        Args:
+            prompts: text or ids.
+            batch_size: how many are decoded at once; all if None.
+            observer: shown every step.
+
         Raises:
             PromptError: there is no prompt, or one cannot be used; the message says which.
+            ConfigError: the batch size is not a positive number.
             StalledError: the unmask policy never commits anything.
         """
         if isinstance(prompts, str) or not prompts:
             raise PromptError("generate_batch needs a list of at least one prompt")
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}, must be at least 1")
         alone = len(prompts) == 1
         ids = [
             self._encode(prompt, "the prompt" if alone else f"prompt {i}")
             for i, prompt in enumerate(prompts)
         ]
-        self._advise(len(ids), max(map(len, ids)) + self.settings.gen_length)
+        places = min(batch_size or len(ids), len(ids))
+        self._advise(places, max(map(len, ids)) + self.settings.gen_length)
         started = time.perf_counter()
-        run = self.start(ids, observer, graphs=self._graphs)
+        run = self.start(ids, observer, batch_size=places, graphs=self._graphs)
         if observer is not None:
             observer.on_start(self.model, self.settings, ids)
         run.decode()
@@ -168,12 +185,21 @@ class Engine:
         ids: Sequence[Sequence[int]],
         observer: Observer | None = None,
         *,
+        batch_size: int | None = None,
         graphs: bool = False,
     ) -> Run:
         """Everything that one run remembers, freshly made; ``decode`` or ``step`` drives it."""
         network, settings = self.model.network, self.settings
         config = network.config
-        canvas = Canvas.start(ids, settings.gen_length, config.mask_id, network.device)
+        places = batch_size or len(ids)
+        lengths = [len(prompt) + settings.gen_length for prompt in ids]
+        canvas = Canvas.start(
+            ids[:places],
+            settings.gen_length,
+            config.mask_id,
+            network.device,
+            length=max(lengths),
+        )
         geometry = Geometry(
             batch=canvas.batch,
             length=canvas.ids_BL.shape[1],
@@ -184,27 +210,35 @@ class Engine:
             device=network.device,
             seeds=(settings.seed or 0,) * canvas.batch,
         )
-        ragged = len(set(canvas.prompt_lengths)) > 1
-        visible_BL = canvas.status_BL != Status.PAD if ragged else None
+        visible_BL = canvas.status_BL != Status.PAD if len(set(lengths)) > 1 else None
         layers = self._layers(geometry, visible_BL, graphs=graphs)
-        never_BL = torch.full_like(canvas.status_BL, -1)
         return Run(
             settings=settings,
             config=config,
             canvas=canvas,
-            runner=Runner(network, geometry, settings.skip.start(geometry), layers),
+            runner=Runner(network, settings.skip.start(geometry), layers),
             scorer=Scorer(network, geometry, settings.temperature),
             unmask=settings.unmask.start(geometry),
             observer=observer,
             taps=observer.taps if observer is not None else Taps(),
-            host=canvas.read().wait(),
+            host=HostCanvas(*canvas.read().wait()),
             committed_BL=torch.zeros_like(canvas.status_BL, dtype=torch.bool),
-            entered_at_BL=never_BL,
-            finished_at_BL=never_BL.clone(),
-            stats=[[] for _ in ids],
-            # A CPU computes while it launches; it would only do steps in vain after EOS.
-            ahead=1 if canvas.ids_BL.is_cuda else 0,
+            seats=[Seat(sample, len(prompt)) for sample, prompt in enumerate(ids[:places])],
+            waiting=deque(enumerate(ids[places:], start=places)),
+            ages=Ages.start(canvas) if observer is not None else None,
+            ahead=self._ahead(canvas, observer),
         )
+
+    def _ahead(self, canvas: Canvas, observer: Observer | None) -> int:
+        """Steps to launch before earlier ones land.
+
+        A CPU computes while it launches. Where a request may leave a batch at EOS, the others would
+        be computed beside rows that a waiting run does not have, and round differently.
+        """
+        settings = self.settings
+        leaves = settings.eos_stop and canvas.batch > 1
+        waits = observer is not None or settings.temperature > 0 or leaves
+        return 1 if canvas.ids_BL.is_cuda and not waits else 0
 
     def _layers(self, geometry: Geometry, visible_BL: Tensor | None, *, graphs: bool) -> Layers:
         """Layers over an empty store; graphs that an earlier run captured, if they fit."""
@@ -225,25 +259,24 @@ class Engine:
         return GraphLayers(network, store) if graphs else EagerLayers(network, store)
 
     def _results(self, run: Run, seconds: float) -> list[Result]:
-        host, eos = run.host, self.model.config.eos_id
-        masked_BG = host.status_BG == Status.MASK
-        ended_BG = ((host.ids_BG == eos) & ~masked_BG).cumsum(1) > 0
-        generated_B = (~ended_BG & ~masked_BG).sum(1)
+        """In the order of the prompts."""
+        done = sorted(run.done, key=lambda one: one.sample)
+        generated = [_generated(one, self.model.config.eos_id) for one in done]
         results = list[Result]()
-        for b in range(run.canvas.batch):
-            tokens = tuple(host.ids_BG[b].tolist())
-            masks = int(masked_BG[b].sum())
+        for one, count in zip(done, generated, strict=True):
+            masked_G = one.status_G == Status.MASK
+            tokens, masks = tuple(one.ids_G.tolist()), int(masked_G.sum())
             stats = Stats(
-                steps=tuple(run.stats[b]),
+                steps=tuple(one.stats),
                 seconds=seconds,
-                generated=int(generated_B[b]),
-                run_generated=int(generated_B.sum()),
+                generated=count,
+                run_generated=sum(generated),
             )
             results.append(
                 Result(
-                    text=self.model.text.decode(tokens, masked_BG[b].tolist()),
+                    text=self.model.text.decode(tokens, masked_G.tolist()),
                     tokens=tokens,
-                    prompt_tokens=run.canvas.prompt_lengths[b],
+                    prompt_tokens=one.prompt_length,
                     masks_left=masks,
                     stats=stats,
                     settings=self.settings,
@@ -251,6 +284,13 @@ class Engine:
                 )
             )
         return results
+
+
+def _generated(done: Done, eos_id: int) -> int:
+    """New tokens up to the first EOS; masks are not counted."""
+    masked_G = done.status_G == Status.MASK
+    ended_G = ((done.ids_G == eos_id) & ~masked_G).cumsum() > 0
+    return int((~ended_G & ~masked_G).sum())
 
 
 def _ids(prompt: object, where: str) -> list[int]:

@@ -1,11 +1,12 @@
-"""The step loop: the one place where a canvas is decoded.
+"""The step loop: the one place where canvases are decoded.
 
-For each block, until its masks are filled or its budget is spent: the cache policy names rows, the
-runner computes them, the scorer reads them, the unmask policy commits. Batches, traces, every model
-and every cache go through here.
+Every request is at its own block and step. In each step the cache policy names rows, the runner
+computes them together, the scorer reads them, the unmask policy commits. A request that is done
+leaves its place in the batch to one that waits. Batches, traces, every model and every cache go
+through here.
 
-A step is launched, and lands when the host has read what it committed. Where the schedule tells how
-many masks a step leaves, the next one is launched before it lands, so that the device never waits.
+A step is launched, and lands when the host has read what it committed. Where it is certain what the
+next one has to do, that is launched before, so that the device never waits.
 
 Shape letters: B requests, L canvas length, G generation length.
 """
@@ -13,15 +14,16 @@ Shape letters: B requests, L canvas length, G generation length.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Readback, Status, blocks
+from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Place, Status, blocks
 from skipstone.engine.observe import Observer, StepView, Taps
 from skipstone.engine.result import StepStats
 from skipstone.engine.runner import Pass, Runner
@@ -29,9 +31,49 @@ from skipstone.engine.scoring import Scored, Scorer
 from skipstone.engine.settings import Settings
 from skipstone.errors import StalledError
 from skipstone.models.base import ModelConfig
-from skipstone.rows import Rows, to_device, write_at
-from skipstone.skip import NoSkip
+from skipstone.rows import Arriving, Rows, to_device
 from skipstone.unmask import Scheduled, Scores, UnmaskSession
+
+
+@dataclass(eq=False)
+class Seat:
+    """A request in its place of the batch, and how far it has come."""
+
+    sample: int
+    """Which of the prompts it is."""
+    prompt_length: int
+    block: int = 0
+    step: int = 0
+    """The step that it takes next within its block."""
+    forward: int = 0
+    """Forwards that it has taken part in."""
+    stats: list[StepStats] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """A request that has left, and its canvas."""
+
+    sample: int
+    prompt_length: int
+    stats: list[StepStats]
+    ids_G: np.ndarray
+    status_G: np.ndarray
+
+
+class Ages(NamedTuple):
+    """When positions were last computed, in forwards of their request, for those who watch."""
+
+    entered_at_BL: Tensor
+    """int64: forward in which a position last entered layer 1; -1 never."""
+    finished_at_BL: Tensor
+    """int64: forward in which a position last went through every layer; -1 never."""
+
+    @classmethod
+    def start(cls, canvas: Canvas) -> Ages:
+        """Nothing was computed yet."""
+        never_BL = torch.full_like(canvas.status_BL, -1)
+        return cls(never_BL, never_BL.clone())
 
 
 class _Flight(NamedTuple):
@@ -44,9 +86,11 @@ class _Flight(NamedTuple):
     scored: Scored
     scores: Scores
     commit_BG: Tensor
-    region: Readback
-    due_B: np.ndarray
-    """int64 [B]: how many masks it is certain to fill."""
+    region: Arriving
+    most: dict[int, int]
+    """How many masks of each request it fills at most."""
+    least: dict[int, int]
+    """How many it is certain to fill."""
 
 
 @dataclass(eq=False)
@@ -62,65 +106,72 @@ class Run:
     observer: Observer | None
     taps: Taps
     host: HostCanvas
-    """The generation region as of the last step."""
+    """The generation region as of the last step that landed."""
     committed_BL: Tensor
     """bool [B, L]: what each request committed in its last step."""
-    entered_at_BL: Tensor
-    """int64 [B, L]: forward in which a position last entered layer 1."""
-    finished_at_BL: Tensor
-    """int64 [B, L]: forward in which a position last went through every layer."""
-    stats: list[list[StepStats]]
-    """Work done so far, by request."""
-    forwards: int = 0
+    seats: list[Seat | None]
+    """The requests that are being decoded; None where nobody sits any more."""
+    waiting: deque[tuple[int, Sequence[int]]]
+    """Sample and ids of the prompts for which there was no place yet."""
+    ages: Ages | None = None
+    """Kept only if somebody watches."""
     ahead: int = 0
-    """Steps that may be launched before an earlier one lands, if the schedule foresees it."""
+    """Steps that may be launched before an earlier one lands, where it is certain what they do."""
+    done: list[Done] = field(default_factory=list)
+    """Those that have left."""
     _flying: deque[_Flight] = field(default_factory=deque)
 
     def decode(self) -> None:
         """Decode every block of every request."""
-        if not self._foreseeable():
-            self.ahead = 0
-        for block in blocks(self.settings.gen_length, self.settings.block_length):
-            for step in self._steps(block):
-                self._flying.append(self._launch(self.moment(block, step, self._active(block))))
-                if len(self._flying) > self.ahead:
-                    self._land_oldest()
-        while self._flying:
+        while True:
+            self._settle()
+            self._change_seats()
+            places = [p for request in range(self.canvas.batch) if (p := self._next(request))]
+            if places:
+                self._flying.append(self._launch(self.moment(places)))
+            elif not self._flying:
+                break
+            if not places or len(self._flying) > self.ahead:
+                self._land_oldest()
+        for request in range(self.canvas.batch):
+            self._leave(request)
+
+    def _settle(self) -> None:
+        """Wait until it is certain for every request whether its block has masks left."""
+        while self._flying and not all(
+            least or not most for least, most in map(self._left, range(self.canvas.batch))
+        ):
             self._land_oldest()
 
-    def _foreseeable(self) -> bool:
-        """Whether the host knows what every step leaves to do, up to the end of the run.
+    def _left(self, request: int) -> tuple[int, int]:
+        """How many masks a request has in its block when all flights have landed: from, to."""
+        seat = self.seats[request]
+        if seat is None or seat.block >= len(self._blocks):
+            return 0, 0
+        block = self._blocks[seat.block]
+        status = self.host.status_BG[request, block.start : block.stop]
+        masks = int((status == Status.MASK).sum())
+        least = most = masks
+        for flight in self._flying:
+            if request in flight.most and flight.moment.place_of(request).block == block:
+                least, most = least - flight.most[request], most - flight.least[request]
+        return max(0, least), max(0, most)
 
-        A batch that may lose a request to EOS is not: the others would be computed beside rows that
-        a waiting run does not have, and round differently.
-        """
-        settings = self.settings
-        return (
-            self.observer is None
-            and isinstance(self.unmask, Scheduled)
-            and isinstance(settings.skip, NoSkip)
-            and settings.temperature == 0
-            and not (settings.eos_stop and self.canvas.batch > 1)
-        )
+    def _next(self, request: int) -> Place | None:
+        """Where a request goes next; None if it is done. Moves it on to its next block."""
+        seat = self.seats[request]
+        while seat is not None and seat.block < len(self._blocks):
+            block = self._blocks[seat.block]
+            budget = self._budget(block)
+            if self._left(request)[1] and (self.settings.budget == "finish" or seat.step < budget):
+                length = seat.prompt_length
+                return Place(request, seat.sample, length, block, seat.step, budget, seat.forward)
+            seat.block, seat.step = seat.block + 1, 0
+        return None
 
-    def _land_oldest(self) -> None:
-        """See the oldest step land, and repeat it if it was empty."""
-        flight = self._flying.popleft()
-        if not (self.host.status_BG == Status.MASK).any():
-            # The run had ended at EOS before this step, which changed nothing.
-            self.forwards -= 1
-            return
-        empty = self._land(flight)
-        if empty:
-            self._recover(self.moment(flight.moment.block, flight.moment.step, empty))
-
-    def _steps(self, block: Block) -> Iterator[int]:
-        """Step numbers of a block until it is done or its budget is spent."""
-        budget = self._budget(block)
-        step = 0
-        while self._active(block) and (self.settings.budget == "finish" or step < budget):
-            yield step
-            step += 1
+    @cached_property
+    def _blocks(self) -> list[Block]:
+        return blocks(self.settings.gen_length, self.settings.block_length)
 
     def _budget(self, block: Block) -> int:
         """The block's part of the steps; together the blocks have them all."""
@@ -129,28 +180,16 @@ class Run:
             return block.length
         return max(1, steps * block.stop // length - steps * block.start // length)
 
-    def _active(self, block: Block) -> tuple[int, ...]:
-        """Requests with masks in this block; a request that stopped at EOS has none."""
-        return tuple(np.flatnonzero(self._left_B(block) > 0).tolist())
-
-    def _left_B(self, block: Block) -> np.ndarray:
-        """Masks of each request in a block, once all launched steps have landed: int64 [B]."""
-        left_B = (self.host.status_BG[:, block.start : block.stop] == Status.MASK).sum(1)
-        for flight in self._flying:
-            if flight.moment.block == block:
-                left_B = np.maximum(left_B - flight.due_B, 0)
-        return left_B
-
-    def moment(self, block: Block, step: int, active: tuple[int, ...]) -> Moment:
+    def moment(self, places: Iterable[Place]) -> Moment:
         """Where the loop is, as policies and observers see it."""
-        return Moment(
-            canvas=self.canvas,
-            block=block,
-            step=step,
-            step_budget=self._budget(block),
-            forward=self.forwards,
-            active=active,
-            committed_BL=self.committed_BL,
+        return Moment(self.canvas, tuple(places), self.committed_BL)
+
+    def together(self, block: Block, step: int, forward: int) -> Moment:
+        """Every request at the same step of the same block: how a run is led."""
+        budget = self._budget(block)
+        lengths = self.canvas.prompt_lengths
+        return self.moment(
+            Place(b, b, length, block, step, budget, forward) for b, length in enumerate(lengths)
         )
 
     def place(self, host: HostCanvas, committed_BL: Tensor) -> None:
@@ -163,51 +202,117 @@ class Run:
         self.canvas.place(host)
         self.host, self.committed_BL = host, committed_BL
 
-    def _recover(self, moment: Moment) -> None:
+    def _change_seats(self) -> None:
+        """Let requests that are done leave, if others wait for their places."""
+        leaving = [b for b in range(self.canvas.batch) if self.waiting and not self._next(b)]
+        while leaving and self._flying:
+            self._land_oldest()
+        for request in leaving[: len(self.waiting)]:
+            self._leave(request)
+            self._enter(request, *self.waiting.popleft())
+
+    def _leave(self, request: int) -> None:
+        seat = self.seats[request]
+        if seat is None:
+            return
+        ids_G, status_G = self.host.ids_BG[request].copy(), self.host.status_BG[request].copy()
+        self.done.append(Done(seat.sample, seat.prompt_length, seat.stats, ids_G, status_G))
+        self.seats[request] = None
+
+    def _enter(self, request: int, sample: int, prompt: Sequence[int]) -> None:
+        """Take a free place; nothing there may speak of the request before."""
+        self.seats[request] = Seat(sample, len(prompt))
+        self.canvas.enter(request, prompt, self.config.mask_id)
+        # A copy: what an observer saw last may still be on its way to a disk.
+        self.host = HostCanvas(self.host.ids_BG.copy(), self.host.status_BG.copy())
+        self.host.ids_BG[request], self.host.status_BG[request] = self.config.mask_id, Status.MASK
+        self.committed_BL = self.committed_BL.clone()
+        self.committed_BL[request].zero_()
+        for table_BL in self.ages or ():
+            table_BL[request].fill_(-1)
+        self.runner.store.enter(request, len(prompt) + self.canvas.gen_length)
+        self.scorer.forget(request)
+        self.unmask.forget(request)
+        if self.runner.skip is not None:
+            self.runner.skip.forget(request)
+
+    def _recover(self, places: Sequence[Place]) -> None:
         """Repeat an empty step over all rows; progress is the engine's duty, not a policy's."""
+        moment = self.moment(replace(place, forward=place.forward + 1) for place in places)
         if self.step(moment, recovery=True):
+            place = places[0]
             raise StalledError(
-                f"block {moment.block.index}, step {moment.step}: nothing was committed, not even "
+                f"block {place.block.index}, step {place.step}: nothing was committed, not even "
                 f"over all rows without skip; the unmask policy {self.settings.unmask!r} never "
                 f"chooses a mask"
             )
 
-    def step(self, moment: Moment, *, recovery: bool = False) -> tuple[int, ...]:
-        """One forward and its commit. Returns the requests that committed nothing."""
+    def step(self, moment: Moment, *, recovery: bool = False) -> list[Place]:
+        """One forward and its commit. Returns where nothing was committed."""
         return self._land(self._launch(moment, recovery=recovery))
 
     def _launch(self, moment: Moment, *, recovery: bool = False) -> _Flight:
-        """One forward and its commit, on the device alone unless rows are skipped."""
+        """One forward and its commit, on the device alone unless rows are packed away."""
         rows = moment.all_rows(refresh=True) if recovery else self.settings.cache.rows(moment)
-        may_skip = moment.step > 0 and not rows.refresh
-        done = self.runner.forward(rows, moment, may_skip=may_skip, taps=self.taps)
-        write_at(self.entered_at_BL, (rows.request_N, rows.position_N), moment.forward)
-        if done.finished is not None:
-            where = (done.finished.request_N, done.finished.position_N)
-            write_at(self.finished_at_BL, where, moment.forward)
-        left_B = self._left_B(moment.block)
-        if self._flying:
-            scored = self.scorer.score_foreseen(done, moment, int(left_B.sum()))
-        else:
-            scored = self.scorer.score(done, moment, self.host, want_logits=self.taps.logits)
+        fresh, _ = moment.split(lambda p: p.step == 0 or p.request in rows.refreshed)
+        left = {place.request: self._left(place.request) for place in moment.places}
+        if self.runner.skip is not None and fresh.places:
+            self.runner.skip.expect(_cached(self.settings.cache.rows(fresh.later())))
+        done = self.runner.forward(rows, moment, fresh=fresh.active, taps=self.taps)
+        self._note_ages(rows, done, moment)
+        scored = self.scorer.score(done, moment, self.host, want_logits=self.taps.logits)
         scores = self.scorer.eligible(done, rows, moment)
         commit_BG = self.unmask.select(scores, moment) & ~scores.confidence_BG.isneginf()
         self._commit(commit_BG, moment)
-        due_B = (
-            self.unmask.due(left_B, moment) if isinstance(self.unmask, Scheduled) else 0 * left_B
-        )
+        most, least = self._bounds(moment, left, may_skip=bool(done.exits))
+        for place in moment.places:
+            seat = self.seats[place.request]
+            assert seat is not None
+            seat.block, seat.step = place.block.index, place.step + 1
+            seat.forward = place.forward + 1
         region = self.canvas.read()
-        return _Flight(moment, rows, done, recovery, scored, scores, commit_BG, region, due_B)
+        return _Flight(moment, rows, done, recovery, scored, scores, commit_BG, region, most, least)
 
-    def _land(self, flight: _Flight) -> tuple[int, ...]:
-        """Read what a step committed, and tell. Returns the requests that committed nothing."""
-        before, self.host = self.host, flight.region.wait()
+    def _bounds(
+        self, moment: Moment, left: dict[int, tuple[int, int]], *, may_skip: bool
+    ) -> tuple[dict[int, int], dict[int, int]]:
+        """How many masks of each request a step fills: at most, and at least."""
+        most, least = dict[int, int](), dict[int, int]()
+        for place in moment.places:
+            fewest, many = left[place.request]
+            if isinstance(self.unmask, Scheduled):
+                most[place.request] = self.unmask.due(many, place)
+                least[place.request] = self.unmask.due(fewest, place)
+            else:
+                most[place.request], least[place.request] = many, min(1, fewest)
+            if may_skip:
+                # Rows that skip have old scores, of which only the best counts.
+                least[place.request] = min(1, fewest)
+        return most, least
+
+    def _land_oldest(self) -> None:
+        """See the oldest step land, and repeat it for requests that committed nothing."""
+        flight = self._flying.popleft()
+        active = list(flight.moment.active)
+        if not (self.host.status_BG[active] == Status.MASK).any():
+            # The run had ended at EOS before this step, which changed nothing.
+            for place in flight.moment.places:
+                seat = self.seats[place.request]
+                assert seat is not None
+                seat.forward = place.forward
+            return
+        if empty := self._land(flight):
+            self._recover(empty)
+
+    def _land(self, flight: _Flight) -> list[Place]:
+        """Read what a step committed, and tell. Returns where nothing was committed."""
+        before, self.host = self.host, HostCanvas(*flight.region.wait())
         new_B = (self.host.status_BG == Status.COMMITTED).sum(1)
         new_B -= (before.status_BG == Status.COMMITTED).sum(1)
         self._count(flight, new_B)
         if self.observer is not None:
             self.observer.on_step(self._view(flight, before))
-        return tuple(b for b in flight.moment.active if not new_B[b])
+        return [place for place in flight.moment.places if not new_B[place.request]]
 
     def _commit(self, commit_BG: Tensor, moment: Moment) -> None:
         """Write the commit, remember it for the next step, stop at EOS."""
@@ -215,31 +320,47 @@ class Run:
         canvas.commit(commit_BG, token_BG, Status.COMMITTED)
         new_BL = torch.zeros_like(self.committed_BL)
         new_BL.scatter_(1, canvas.region_BG, commit_BG)
-        index_A = to_device(np.array(moment.active), canvas.device)
-        self.committed_BL = self.committed_BL.index_copy(
-            0, index_A, new_BL.index_select(0, index_A)
-        )
-        self.forwards += 1
+        if len(moment.places) < canvas.batch:
+            # Who takes no part does not forget what it committed.
+            index_A = to_device(np.array(moment.active), canvas.device)
+            new_BL = self.committed_BL.index_copy(0, index_A, new_BL.index_select(0, index_A))
+        self.committed_BL = new_BL
         if self.settings.eos_stop:
             canvas.stop_at(self.config.eos_id)
 
+    def _note_ages(self, rows: Rows, done: Pass, moment: Moment) -> None:
+        if self.ages is None:
+            return
+        entered_BL, finished_BL = self.ages
+        for table_BL, seen in ((entered_BL, rows), (finished_BL, done.computed)):
+            if seen is not None:
+                where = (seen.request_N, seen.position_N)
+                now_N = moment.forward_B1[seen.request_N, 0]
+                if seen is not rows and done.kept_N is not None:
+                    now_N = torch.where(done.kept_N, now_N, table_BL[where])
+                table_BL[where] = now_N
+
     def _count(self, work: _Flight, new_B: np.ndarray) -> None:
         """Add this forward to the statistics of the requests that took part."""
-        for b, rows in zip(work.rows.requests, work.rows.counts, strict=True):
-            self.stats[b].append(
+        skippable, skipped = work.done.row_layers(self.canvas.batch, self.config.num_layers)
+        for place, rows in zip(work.moment.places, work.rows.counts, strict=True):
+            seat = self.seats[place.request]
+            assert seat is not None
+            seat.stats.append(
                 StepStats(
-                    block=work.moment.block.index,
-                    step=work.moment.step,
+                    block=place.block.index,
+                    step=place.step,
                     rows=rows,
-                    refresh=work.rows.refresh,
+                    refresh=place.request in work.rows.refreshed,
                     recovery=work.recovery,
-                    committed=int(new_B[b]),
-                    skippable_row_layers=int(work.done.skippable_layers[b]),
-                    skipped_row_layers=int(work.done.skipped_layers[b]),
+                    committed=int(new_B[place.request]),
+                    skippable_row_layers=int(skippable[place.request]),
+                    skipped_row_layers=int(skipped[place.request]),
                 )
             )
 
     def _view(self, work: _Flight, before: HostCanvas) -> StepView:
+        assert self.ages is not None
         return StepView(
             moment=work.moment,
             recovery=work.recovery,
@@ -250,12 +371,17 @@ class Run:
             unmask=self.unmask,
             board=self.scorer.board,
             rows=work.rows,
-            finished=work.done.finished,
+            finished=work.done.finished(),
             skip=work.done.skip,
             store=self.runner.store,
-            entered_at_BL=self.entered_at_BL,
-            finished_at_BL=self.finished_at_BL,
+            entered_at_BL=self.ages.entered_at_BL,
+            finished_at_BL=self.ages.finished_at_BL,
             states=work.done.states,
             scored=work.scored.rows,
             logits_NV=work.scored.logits_NV,
         )
+
+
+def _cached(rows: Rows) -> Rows:
+    """The rows of requests that are not refreshed."""
+    return rows.take(np.flatnonzero(~np.isin(rows.request, rows.refreshed)))

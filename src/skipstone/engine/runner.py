@@ -1,22 +1,26 @@
-"""One forward: rows in, final states out. Rows that a skip policy drops are packed away on the way.
+"""One forward: rows in, final states out, and who left on the way.
+
+Where many rows are computed, those that a skip policy drops are packed away, which takes one read
+of the device. Where few are, a forward is bound by reading the weights and packing would save
+nothing: then they are computed all the same, but what they give is not taken.
 
 Shape letters: N packed rows, D width, L canvas length, B requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from skipstone.canvas import Geometry, Moment
+from skipstone.canvas import Moment
 from skipstone.engine.eager import EagerLayers
 from skipstone.engine.observe import TappedStates, Taps
 from skipstone.models.base import KVStore, Network
-from skipstone.rows import Rows, to_device
+from skipstone.rows import Arriving, Rows, to_device, to_host
 from skipstone.skip import SkipScores, SkipSession
 
 
@@ -46,91 +50,145 @@ class Layers(Protocol):
         ...
 
 
+class Exit(NamedTuple):
+    """What a skip policy said after one layer."""
+
+    rows: Rows
+    """The rows that it judged."""
+    layer: int
+    kept: Arriving
+    """bool [N]: those that go on."""
+    fresh: Sequence[int]
+    """Requests that could not lose a row."""
+
+    def left(self) -> np.ndarray:
+        """Bool [N], on the host: rows that do not go on."""
+        return ~self.kept.wait()
+
+
 @dataclass(frozen=True, eq=False)
 class Pass:
     """What one forward computed."""
 
-    finished: Rows | None
-    """Rows that went through every layer; None if all rows skipped."""
+    computed: Rows | None
+    """Rows that were computed through every layer; None if all rows were packed away."""
     x_ND: Tensor
     """States of these rows after the last layer."""
-    skipped_layers: np.ndarray
-    """int64 [B], on the host: row-layers that were not computed, by request."""
-    skippable_layers: np.ndarray
-    """int64 [B], on the host: row-layers that could have been skipped, by request."""
+    kept_N: Tensor | None
+    """bool: which of ``computed`` did not skip; None if the others were packed away."""
+    exits: Sequence[Exit]
+    """Each time that rows could leave, in order."""
     skip: SkipScores | None
     states: dict[int, TappedStates]
 
+    def finished(self) -> Rows | None:
+        """Rows that did not skip; waits until the host knows. None if all rows skipped."""
+        if self.kept_N is None or self.computed is None:
+            return self.computed
+        index = np.flatnonzero(~np.logical_or.reduce([e.left() for e in self.exits]))
+        return self.computed.take(index) if index.size else None
 
+    def row_layers(self, batch: int, num_layers: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row-layers that could have been skipped, and that were: int64 [B] each."""
+        could, did = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
+        gone = np.zeros(0, bool)
+        for rows, layer, kept, fresh in self.exits:
+            left, judged = ~kept.wait(), ~np.isin(rows.request, fresh)
+            if gone.size == left.size:
+                judged, left = judged & ~gone, left & ~gone
+            could += (num_layers - layer) * np.bincount(rows.request[judged], minlength=batch)
+            did += (num_layers - layer) * np.bincount(rows.request[left], minlength=batch)
+            if self.kept_N is not None:
+                # Whoever left is judged again, without consequence.
+                gone = ~kept.wait()
+        return could, did
+
+
+@dataclass(eq=False)
 class Runner:
     """Runs forwards over one K/V store."""
 
-    def __init__(
-        self, network: Network, geometry: Geometry, skip: SkipSession | None, layers: Layers
-    ) -> None:
-        """Compute layers in a given way."""
-        self._network = network
-        self._skip = skip
-        self._batch = geometry.batch
-        self.layers = layers
+    network: Network
+    skip: SkipSession | None
+    layers: Layers
+    packs: bool = True
+    """Whether rows that leave are packed away; else they are computed, and what they give is not
+    taken."""
 
     @property
     def store(self) -> KVStore:
         """Keys and values of all positions."""
         return self.layers.store
 
-    def forward(self, rows: Rows, moment: Moment, *, may_skip: bool, taps: Taps) -> Pass:
-        """Recompute ``rows``; overwrites their K/V in every layer that they reach."""
-        network, num_layers = self._network, self._network.config.num_layers
+    def forward(self, rows: Rows, moment: Moment, *, fresh: Sequence[int], taps: Taps) -> Pass:
+        """Recompute ``rows``; overwrites their K/V in every layer that they reach.
+
+        Args:
+            rows: what to compute.
+            moment: where the requests are.
+            fresh: requests whose rows may not skip in this step.
+            taps: what an observer wants.
+        """
+        network, num_layers = self.network, self.network.config.num_layers
         x_ND = network.embed(moment.canvas.ids_BL[rows.request_N, rows.position_N])
-        skipped, skippable = np.zeros(self._batch, np.int64), np.zeros(self._batch, np.int64)
         states = {0: TappedStates(rows, x_ND)} if 0 in taps.states else {}
         # Whoever keeps states must own them.
         layers = EagerLayers(network, self.store) if taps.states else self.layers
-        going, layer, every = rows, 0, self._skip is not None or bool(taps.states)
+        judges = self.skip is not None and not set(rows.requests) <= set(fresh)
+        going = rows.protect(fresh) if judges else rows
+        layer, every = 0, self.skip is not None or bool(taps.states)
+        kept_N, exits = None, list[Exit]()
         while layer < num_layers and going.num_rows:
-            keep_N, last = None, self._next_stop(layer, may_skip=may_skip)
+            said_N, last = None, self._next_stop(layer) if judges else num_layers
             span = layers.run(layer + 1, last, x_ND, going, every=every)
             for layer, x_ND in span:
                 if layer in taps.states:
-                    states[layer] = TappedStates(going, x_ND)
-                keep_N = self._ask(layer, x_ND, going, moment, may_skip=may_skip)
-                if keep_N is not None:
+                    states[layer] = _kept_states(going, x_ND, kept_N)
+                said_N = self._show(layer, x_ND, going, moment, judges=judges)
+                if said_N is not None:
                     break
-            if keep_N is None:
+            if said_N is None:
                 continue
-            # The one host read of packing.
-            kept = keep_N.cpu().numpy()
-            deeper = num_layers - layer
-            skippable += deeper * np.bincount(going.request, minlength=self._batch)
-            if kept.all():
-                continue
-            skipped += deeper * np.bincount(going.request[~kept], minlength=self._batch)
-            index = np.flatnonzero(kept)
-            going, x_ND = going.take(index), x_ND[to_device(index, x_ND.device)]
+            kept_N = said_N if kept_N is None else kept_N & said_N
+            exits.append(Exit(going, layer, to_host(kept_N), fresh))
+            if not self.packs:
+                going = replace(going, writes_N=kept_N)
+            elif (left := exits[-1].left()).any():
+                # The one host read of packing.
+                index = np.flatnonzero(~left)
+                going, x_ND = going.take(index), x_ND[to_device(index, x_ND.device)]
+            if self.packs:
+                kept_N = None
         return Pass(
-            finished=going if going.num_rows else None,
+            computed=going if going.num_rows else None,
             x_ND=x_ND,
-            skipped_layers=skipped,
-            skippable_layers=skippable,
-            skip=self._skip.scores if self._skip is not None else None,
+            kept_N=kept_N,
+            exits=exits,
+            skip=self.skip.scores if self.skip is not None else None,
             states=states,
         )
 
-    def _next_stop(self, layer: int, *, may_skip: bool) -> int:
+    def _next_stop(self, layer: int) -> int:
         """The next layer after which rows may be dropped, or the last of all."""
-        num_layers = self._network.config.num_layers
-        if self._skip is None or not may_skip:
-            return num_layers
-        return next((stop for stop in self._skip.decides_after if stop > layer), num_layers)
+        num_layers = self.network.config.num_layers
+        assert self.skip is not None
+        return next((stop for stop in self.skip.decides_after if stop > layer), num_layers)
 
-    def _ask(
-        self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment, *, may_skip: bool
+    def _show(
+        self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment, *, judges: bool
     ) -> Tensor | None:
         """Show states to the skip policy; which rows go on, if it says."""
-        if self._skip is None or layer == self._network.config.num_layers:
+        if self.skip is None or layer == self.network.config.num_layers:
             return None
-        if not may_skip:
-            self._skip.learn(layer, x_ND, rows, moment)
+        if not judges:
+            self.skip.learn(layer, x_ND, rows, moment)
             return None
-        return self._skip.keep(layer, x_ND, rows, moment)
+        return self.skip.keep(layer, x_ND, rows, moment)
+
+
+def _kept_states(rows: Rows, x_ND: Tensor, kept_N: Tensor | None) -> TappedStates:
+    """States of the rows that have not left; waits until the host knows which."""
+    if kept_N is None:
+        return TappedStates(rows, x_ND)
+    index = np.flatnonzero(kept_N.cpu().numpy())
+    return TappedStates(rows.take(index), x_ND[to_device(index, x_ND.device)])

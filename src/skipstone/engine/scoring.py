@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Canvas, Geometry, HostCanvas, Moment, Status
+from skipstone.canvas import Geometry, HostCanvas, Moment, Status
 from skipstone.engine.observe import Board
 from skipstone.engine.runner import Pass
 from skipstone.models.base import Network
 from skipstone.ops import dispatch as ops
-from skipstone.rows import Rows, to_device, write_at
+from skipstone.rows import Rows, to_device
 from skipstone.unmask import Scores
 from skipstone.unmask.policies import rank_BG
 
@@ -41,47 +41,47 @@ class Scorer:
         """Start with nothing scored."""
         self._network = network
         self._temperature = temperature
-        self._generators = [
-            torch.Generator(geometry.device).manual_seed(seed) for seed in geometry.seeds
-        ]
+        self._seeds = geometry.seeds
+        self._generators = [torch.Generator(geometry.device) for _ in geometry.seeds]
         shape = (geometry.batch, geometry.gen_length)
         zeros = torch.zeros(shape, dtype=torch.int64, device=geometry.device)
         empty = torch.full(shape, -torch.inf, dtype=torch.float64, device=geometry.device)
         self.board = Board(zeros, empty, zeros.clone(), empty.clone(), zeros - 1)
+        for request in range(geometry.batch):
+            self.forget(request)
+
+    def forget(self, request: int) -> None:
+        """Know nothing of a request, and draw from the beginning: another one takes its place."""
+        self.board.scored_at_BG[request].fill_(-1)
+        self.board.confidence_BG[request].fill_(-torch.inf)
+        self._generators[request].manual_seed(self._seeds[request])
 
     def score(self, done: Pass, moment: Moment, host: HostCanvas, *, want_logits: bool) -> Scored:
-        """Score the finished rows that are masks of this block or left of it. Changes the board."""
-        if done.finished is None:
+        """Score the finished rows that are masks of their block or left of it. Changes the board.
+
+        Args:
+            done: the forward.
+            moment: its step.
+            host: the canvas before the step, or somewhat earlier: what has been filled meanwhile is
+                scored in vain.
+            want_logits: keep them.
+        """
+        if done.computed is None:
             return Scored(None, None)
-        index = _undecided(done.finished, moment, host)
+        index = _undecided(done.computed, moment, host)
         if index.size == 0:
             return Scored(None, None)
-        rows = done.finished.take(index)
+        rows = done.computed.take(index)
         index_N = to_device(index, rows.device)
+        takes_N = None if done.kept_N is None else done.kept_N[index_N]
         kept = list[Tensor]()
         for part in self._parts(rows.num_rows):
             part_rows = rows.take(np.arange(rows.num_rows)[part])
             logits_NV = self._logits(done.x_ND[index_N[part]])
-            self._write(part_rows, logits_NV, moment)
+            self._write(part_rows, logits_NV, None if takes_N is None else takes_N[part], moment)
             if want_logits:
                 kept.append(logits_NV)
         return Scored(rows, torch.cat(kept) if want_logits else None)
-
-    def score_foreseen(self, done: Pass, moment: Moment, count: int) -> Scored:
-        """The same rows, found on the device: the host only knows how many there are."""
-        rows = done.finished
-        assert rows is not None
-        canvas = moment.canvas
-        status_N = canvas.status_BL[rows.request_N, rows.position_N]
-        offset_N = rows.position_N - canvas.region_BG[rows.request_N, 0]
-        undecided_N = (status_N == Status.MASK) & (offset_N < moment.block.stop)
-        index_N = undecided_N.byte().argsort(descending=True, stable=True)[:count]
-        for part in self._parts(count):
-            part_N = index_N[part]
-            logits_NV = self._logits(done.x_ND[part_N])
-            scored = ops.score(logits_NV, self._network.config.mask_id, None)
-            self._note(scored, (rows.request_N[part_N], offset_N[part_N]), moment)
-        return Scored(None, None)
 
     def _logits(self, x_ND: Tensor) -> Tensor:
         return self._network.head(self._network.final_norm(x_ND))
@@ -92,19 +92,33 @@ class Scorer:
         for first in range(0, num_rows, most):
             yield slice(first, min(first + most, num_rows))
 
-    def _write(self, rows: Rows, logits_NV: Tensor, moment: Moment) -> None:
+    def _write(self, rows: Rows, logits_NV: Tensor, takes_N: Tensor | None, moment: Moment) -> None:
         scored = ops.score(logits_NV, self._network.config.mask_id, self._noise(rows))
         offset = rows.position - np.array(moment.canvas.prompt_lengths)[rows.request]
-        self._note(scored, (rows.request_N, to_device(offset, rows.device)), moment)
+        where = (rows.request_N, to_device(offset, rows.device))
+        self._note(scored, where, takes_N, moment)
 
-    def _note(self, scored: ops.Scored, where: tuple[Tensor, Tensor], moment: Moment) -> None:
-        """Put scores on the board, at requests and offsets."""
+    def _note(
+        self,
+        scored: ops.Scored,
+        where: tuple[Tensor, Tensor],
+        takes_N: Tensor | None,
+        moment: Moment,
+    ) -> None:
+        """Put scores on the board, at requests and offsets, where they are to be taken."""
         board = self.board
-        board.token_BG[where] = scored.token_N
-        board.confidence_BG[where] = scored.confidence_N
-        board.runner_up_BG[where] = scored.runner_up_N
-        board.runner_up_confidence_BG[where] = scored.runner_up_confidence_N
-        write_at(board.scored_at_BG, where, moment.forward)
+        news = (
+            (board.token_BG, scored.token_N),
+            (board.confidence_BG, scored.confidence_N),
+            (board.runner_up_BG, scored.runner_up_N),
+            (board.runner_up_confidence_BG, scored.runner_up_confidence_N),
+            (board.scored_at_BG, moment.forward_B1[where[0], 0]),
+        )
+        for table_BG, new_N in news:
+            if takes_N is not None:
+                table_BG[where] = torch.where(takes_N, new_N, table_BG[where])
+            else:
+                table_BG[where] = new_N
 
     def _noise(self, rows: Rows) -> Tensor | None:
         """Gumbel noise times temperature, drawn for each request by its own generator."""
@@ -130,9 +144,9 @@ class Scorer:
         """
         board, canvas = self.board, moment.canvas
         masked_BG = canvas.masked_BG()
-        fresh_BG = masked_BG & (board.scored_at_BG == moment.forward)
+        fresh_BG = masked_BG & (board.scored_at_BG == moment.forward_B1)
         allowed_BG = fresh_BG
-        if done.finished is not rows:
+        if done.exits:
             candidate_BG = masked_BG & canvas.region(rows.mark(canvas.ids_BL))
             all_BG = board.confidence_BG.masked_fill(~candidate_BG, -torch.inf)
             allowed_BG = fresh_BG | (candidate_BG & (rank_BG(all_BG) == 0))
@@ -141,9 +155,11 @@ class Scorer:
 
 
 def _undecided(rows: Rows, moment: Moment, host: HostCanvas) -> np.ndarray:
-    """Which of ``rows`` stand on a mask that this block may commit."""
-    canvas: Canvas = moment.canvas
+    """Which of ``rows`` stand on a mask that their block may commit."""
+    canvas = moment.canvas
+    stop = np.zeros(canvas.batch, np.int64)
+    stop[list(moment.active)] = [place.block.stop for place in moment.places]
     offset = rows.position - np.array(canvas.prompt_lengths)[rows.request]
-    inside = (offset >= 0) & (offset < moment.block.stop)
+    inside = (offset >= 0) & (offset < stop[rows.request])
     status = host.status_BG[rows.request, np.where(inside, offset, 0)]
     return np.flatnonzero(inside & (status == Status.MASK))

@@ -86,6 +86,13 @@ class KVStore:
         if self.visible_BL is not None and visible_BL is not None:
             self.visible_BL.copy_(visible_BL)
 
+    def enter(self, request: int, length: int) -> None:
+        """Let a request of ``length`` positions take a place; it writes before it reads."""
+        if self.visible_BL is not None:
+            self.visible_BL[request] = torch.arange(self.keys.shape[2], device=self.keys.device) < (
+                length
+            )
+
     def write(self, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
         """Overwrite the keys and values of ``rows`` in one layer. Changes the store."""
         ops.write_rows(self.keys[layer], self.values[layer], rows, key_NUE, value_NUE)

@@ -64,8 +64,16 @@ class SkipSession(Protocol):
         """
         ...
 
+    def expect(self, rows: Rows) -> None:
+        """These rows may be asked about in the steps to come, no others of their requests."""
+        ...
+
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
         """See the states after ``layer`` in a step where every row goes all the way."""
+        ...
+
+    def forget(self, request: int) -> None:
+        """Drop what was remembered of a request: another one takes its place in the batch."""
         ...
 
 

@@ -105,6 +105,13 @@ class CosineSession:
         if layer == 1:
             self._stamp_2BL[:, rows.request_N, rows.position_N] = _stamp_2N(rows, moment)
 
+    def expect(self, rows: Rows) -> None:
+        """Everything is kept."""
+
+    def forget(self, request: int) -> None:
+        """References of another request are no references."""
+        self._stamp_2BL[:, request] = -1
+
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
         """Collect states up to layer K-1, then judge all rows and layers at once."""
         if layer == 1:
@@ -144,9 +151,10 @@ class CosineSession:
         if self._policy.keep_neighbours:
             near_BL[:, 1:] |= committed_BL[:, :-1]
             near_BL[:, :-1] |= committed_BL[:, 1:]
-        return near_BL[rows.request_N, rows.position_N]
+        near_N = near_BL[rows.request_N, rows.position_N]
+        return near_N if rows.fresh_N is None else near_N | rows.fresh_N
 
 
 def _stamp_2N(rows: Rows, moment: Moment) -> Tensor:
     """Position and forward of each row."""
-    return torch.stack([rows.position_N, torch.full_like(rows.position_N, moment.forward)])
+    return torch.stack([rows.position_N, moment.forward_B1[rows.request_N, 0]])

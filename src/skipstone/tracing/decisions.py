@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Status
+from skipstone.canvas import Place, Status
 from skipstone.engine.observe import StepView
 from skipstone.record import Candidates, Judgements, StepRecord
 from skipstone.rows import Rows
@@ -30,33 +30,24 @@ class Decisions:
     """int64, on the host: every column, one after the other; floats travel as their bits."""
     copied: torch.cuda.Event | None
     """When ``columns`` is filled; None if it is already."""
-    bound_G: np.ndarray | None
-    """float64: the confidence that the unmask rule asked of each rank; None if it has no bound."""
 
     @classmethod
-    def copy(cls, view: StepView, ranks_1G: Tensor) -> Decisions:
-        """Start the copy. This is all that the run waits for, so it does as little as it can.
-
-        Args:
-            view: the step.
-            ranks_1G: int64 [1, G], every rank there is, on the host.
-        """
+    def copy(cls, view: StepView) -> Decisions:
+        """Start the copy. This is all that the run waits for, so it does as little as it can."""
         packed = torch.cat([column.reshape(-1) for column in _columns(view)])
         columns, copied = packed.to("cpu", non_blocking=True), None
         if packed.is_cuda:
             copied = torch.cuda.Event(blocking=True)
             copied.record(torch.cuda.current_stream(packed.device))
-        # On the host: the rule's arithmetic on a few numbers is not worth a kernel.
-        bound_1G = view.unmask.bound(ranks_1G)
-        return cls(view, columns, copied, None if bound_1G is None else bound_1G[0].numpy())
+        return cls(view, columns, copied)
 
     def records(self, seconds: float) -> Iterator[tuple[int, StepRecord]]:
         """The record of each request that took part; waits for the copy."""
         if self.copied is not None:
             self.copied.synchronize()
         board = _HostBoard.unpack(self.columns.numpy(), self.view)
-        for request in self.view.rows.requests:
-            yield request, _record(self, board, request, seconds)
+        for place in self.view.moment.places:
+            yield place.sample, _record(self, board, place, seconds)
 
 
 def _columns(view: StepView) -> list[Tensor]:
@@ -113,22 +104,21 @@ class _HostBoard:
         )
 
 
-def _record(decisions: Decisions, board: _HostBoard, request: int, seconds: float) -> StepRecord:
-    view = decisions.view
-    moment = view.moment
-    start = moment.canvas.prompt_lengths[request]
-    at_2L = board.at_2BL[:, request, : moment.canvas.length_of(request)]
-    age_2L = np.where(at_2L < 0, -1, moment.forward - at_2L).astype(np.int32)
+def _record(decisions: Decisions, board: _HostBoard, place: Place, seconds: float) -> StepRecord:
+    view, request = decisions.view, place.request
+    length = place.prompt_length + view.moment.canvas.gen_length
+    at_2L = board.at_2BL[:, request, :length]
+    age_2L = np.where(at_2L < 0, -1, place.forward - at_2L).astype(np.int32)
     rows = _positions(view.rows, request)
     finished = rows if view.finished is view.rows else _positions(view.finished, request)
     return StepRecord(
-        forward=moment.forward,
-        block=moment.block.index,
-        step=moment.step,
+        forward=place.forward,
+        block=place.block.index,
+        step=place.step,
         recovery=view.recovery,
-        refresh=view.rows.refresh,
-        block_start=start + moment.block.start,
-        block_stop=start + moment.block.stop,
+        refresh=request in view.rows.refreshed,
+        block_start=place.start,
+        block_stop=place.stop,
         ids_before=view.before.ids_BG[request].astype(np.int32),
         ids_after=view.after.ids_BG[request].astype(np.int32),
         status_before=view.before.status_BG[request].astype(np.uint8),
@@ -137,7 +127,7 @@ def _record(decisions: Decisions, board: _HostBoard, request: int, seconds: floa
         finished=finished,
         entered_age=age_2L[0],
         finished_age=age_2L[1],
-        candidates=_candidates(decisions, board, request),
+        candidates=_candidates(decisions, board, place),
         judgements=_judgements(view.skip, board, request),
         skip_layer=0 if finished.size == rows.size else _skip_layer(view),
         seconds=seconds,
@@ -155,26 +145,26 @@ def _skip_layer(view: StepView) -> int:
     return 0 if view.skip is None else view.skip.similarity_SN.shape[0] + 1
 
 
-def _candidates(decisions: Decisions, board: _HostBoard, request: int) -> Candidates:
+def _candidates(decisions: Decisions, board: _HostBoard, place: Place) -> Candidates:
     """The masks that have scores in this block or left of it, in order of position."""
-    view = decisions.view
-    moment, scores_KG = view.moment, board.scores_KBG[:, request]
+    view, request = decisions.view, place.request
+    scores_KG = board.scores_KBG[:, request]
     known = (view.before.status_BG[request] == Status.MASK) & (scores_KG[2] >= 0)
-    offset = np.flatnonzero(known[: moment.block.stop])
+    offset = np.flatnonzero(known[: place.block.stop])
     scores_KC = scores_KG.take(offset, axis=1)
     counts_KC = scores_KC[:4].astype(np.int32)
     confidence_C, runner_up_C, allowed_C = scores_KC[4:].view(np.float64)
     rank_C = _ranks(scores_KG[6].view(np.float64))[offset]
-    bound_G = decisions.bound_G
+    bound_C = view.unmask.bound(rank_C, place)
     return Candidates(
-        position=(moment.canvas.prompt_lengths[request] + offset).astype(np.int32),
+        position=(place.prompt_length + offset).astype(np.int32),
         token=counts_KC[0],
         confidence=confidence_C,
         runner_up=counts_KC[1],
         runner_up_confidence=runner_up_C,
         rank=rank_C,
-        bound=np.full(offset.size, np.nan) if bound_G is None else bound_G[rank_C],
-        age=moment.forward - counts_KC[2],
+        bound=np.full(offset.size, np.nan) if bound_C is None else bound_C,
+        age=place.forward - counts_KC[2],
         eligible=np.isfinite(allowed_C),
         committed=counts_KC[3].astype(bool),
     )

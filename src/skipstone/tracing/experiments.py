@@ -211,7 +211,7 @@ class _Until:
 
     def on_step(self, view: StepView) -> None:
         """Leave if this was the last forward that matters."""
-        if view.moment.forward >= self.forward:
+        if view.moment.place_of(0).forward >= self.forward:
             raise _EnoughError
 
     def on_end(self, results: Sequence[Result]) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skipstone.canvas import Place
 from skipstone.checks import check_value
 from skipstone.engine.observe import StepView, Taps
 from skipstone.engine.result import Result
@@ -66,7 +67,6 @@ class Recorder:
         self._sink: Sink = self._memory if sink is None else sink
         self._window = window
         self._headers = list[Header]()
-        self._ranks_1G = torch.arange(0)[None]
         self._last = 0.0
 
     @property
@@ -93,36 +93,36 @@ class Recorder:
             _header(model, settings, prompt, sample, len(prompts))
             for sample, prompt in enumerate(prompts)
         ]
-        self._ranks_1G = torch.arange(settings.gen_length)[None]
         self._sink.begin(self._headers, self.level)
         self._last = time.perf_counter()
 
     def on_step(self, view: StepView) -> None:
         """Copy one step to the host, for each request that took part."""
         now = time.perf_counter()
-        decisions = Decisions.copy(view, self._ranks_1G)
+        decisions = Decisions.copy(view)
         records = decisions.records(now - self._last)
-        if self._wanted(view):
+        if any(self._wanted(place) for place in view.moment.places):
             # At once: tensors that wait for a slow disk would fill the memory.
-            for request, record in records:
-                self._sink.step(request, record, self._tensors(view, request))
+            for place, (sample, record) in zip(view.moment.places, records, strict=True):
+                tensors = self._tensors(view, place) if self._wanted(place) else {}
+                self._sink.step(sample, record, tensors)
         else:
-            self._sink.later((request, record, {}) for request, record in records)
+            self._sink.later((sample, record, {}) for sample, record in records)
         self._last = now
 
     def on_end(self, results: Sequence[Result]) -> None:
         """Close the records."""
         self._sink.end([outcome(result) for result in results])
 
-    def _wanted(self, view: StepView) -> bool:
+    def _wanted(self, place: Place) -> bool:
         """Whether the tensors of this step are kept."""
         if self.level == "window" and self._window is not None:
             first, last = self._window
-            return first <= (view.moment.block.index, view.moment.step) <= last
+            return first <= (place.block.index, place.step) <= last
         return self.level != "decisions"
 
-    def _tensors(self, view: StepView, request: int) -> Rowed:
-        forward = view.moment.forward
+    def _tensors(self, view: StepView, place: Place) -> Rowed:
+        forward, request = place.forward, place.request
         states = {
             TensorKey(forward, Tap.STATE, layer): (tapped.rows, tapped.x_ND)
             for layer, tapped in view.states.items()
@@ -135,9 +135,9 @@ class Recorder:
                 for key, (positions, values) in _of(request, states).items()
             }
         if view.logits_NV is not None and view.scored is not None:
-            last = self._headers[request].num_layers
+            last = self._headers[place.sample].num_layers
             states[TensorKey(forward, Tap.LOGITS, last)] = (view.scored, view.logits_NV)
-        return _of(request, states) | _stored(view, request)
+        return _of(request, states) | _stored(view, place)
 
 
 def _of(request: int, tapped: dict[TensorKey, tuple[Rows, Tensor]]) -> Rowed:
@@ -151,14 +151,14 @@ def _of(request: int, tapped: dict[TensorKey, tuple[Rows, Tensor]]) -> Rowed:
     return taken
 
 
-def _stored(view: StepView, request: int) -> Rowed:
+def _stored(view: StepView, place: Place) -> Rowed:
     """Keys and values of every position of one request, layer by layer."""
-    length = view.moment.canvas.length_of(request)
+    length = place.prompt_length + view.moment.canvas.gen_length
     positions, taken = np.arange(length, dtype=np.int32), Rowed()
     for tap, store in ((Tap.KEY, view.store.keys), (Tap.VALUE, view.store.values)):
         for layer in range(store.shape[0]):
-            values = to_numpy(store[layer, request, :length].flatten(1))
-            taken[TensorKey(view.moment.forward, tap, layer + 1)] = (positions, values)
+            values = to_numpy(store[layer, place.request, :length].flatten(1))
+            taken[TensorKey(place.forward, tap, layer + 1)] = (positions, values)
     return taken
 
 

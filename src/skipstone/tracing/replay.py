@@ -23,7 +23,7 @@ from skipstone.cache import CachePolicy
 from skipstone.canvas import Block, Geometry, HostCanvas, Moment
 from skipstone.diagnosis.experiment import Choice, Hidden, Patch, Variation
 from skipstone.engine import Engine, Settings
-from skipstone.engine.loop import Run
+from skipstone.engine.loop import Ages, Run
 from skipstone.engine.observe import Observer
 from skipstone.engine.scoring import Scorer
 from skipstone.models.base import KVStore, ModelConfig, Network
@@ -97,6 +97,7 @@ class Replayer:
         self._model = Model(model.name, self._network, model.text)
         self._prompts = _prompts(record, lead)
         self.run = Engine(self._model, settings).start(self._prompts)
+        self.run.ages = Ages.start(self.run.canvas)
         self.run.scorer = _PatchedScorer(self.run.scorer, lead.patches)
         if observer is not None:
             self.watch(observer)
@@ -104,6 +105,7 @@ class Replayer:
     def watch(self, observer: Observer) -> None:
         """Show the steps from here on to an observer."""
         self.run.observer, self.run.taps = observer, observer.taps
+        self.run.ahead = 0
         observer.on_start(self._model, self.run.settings, self._prompts)
 
     def steps(self) -> Sequence[StepRecord]:
@@ -115,16 +117,14 @@ class Replayer:
     @torch.inference_mode()
     def take(self, step: StepRecord) -> None:
         """Take one step from its recorded canvas."""
-        run, requests = self.run, range(self.run.canvas.batch)
+        run = self.run
         self._at.step = step
-        run.forwards = step.forward
         place(run, step, self._at.committed_before)
         start = step.prompt_length
         block = Block(step.block, step.block_start - start, step.block_stop - start)
         if step.forward >= self._lead.forwards[0]:
             _hide(run, block, self._lead.hidden)
-        moment = run.moment(block, step.step, tuple(requests))
-        run.step(moment, recovery=step.recovery)
+        run.step(run.together(block, step.step, step.forward), recovery=step.recovery)
 
 
 def place(run: Run, step: StepRecord, committed: Sequence[int]) -> None:
@@ -203,7 +203,7 @@ class _LedCache:
             request=np.repeat(np.array(moment.active), positions.size),
             position=np.concatenate([_shifted(positions, step, starts[b]) for b in moment.active]),
             device=moment.canvas.device,
-            refresh=step.refresh,
+            refreshed=moment.active if step.refresh else (),
         )
 
 
@@ -264,10 +264,20 @@ class _LedSession:
         kept = np.isin(rows.position - starts + step.prompt_length, step.finished)
         return torch.from_numpy(kept).to(x_ND.device)
 
+    def expect(self, rows: Rows) -> None:
+        """Hand on to the policy."""
+        if self._inner is not None:
+            self._inner.expect(rows)
+
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
         """Hand on to the policy."""
         if self._inner is not None:
             self._inner.learn(layer, x_ND, rows, moment)
+
+    def forget(self, request: int) -> None:
+        """Hand on to the policy."""
+        if self._inner is not None:
+            self._inner.forget(request)
 
 
 class _Patched:
@@ -371,11 +381,11 @@ class _PatchedScorer(Scorer):
         self.__dict__.update(vars(inner))
         self._patches = {p.forward: p for p in patches if p.tap is Tap.LOGITS}
 
-    def _write(self, rows: Rows, logits_NV: Tensor, moment: Moment) -> None:
-        patch = self._patches.get(moment.forward)
+    def _write(self, rows: Rows, logits_NV: Tensor, takes_N: Tensor | None, moment: Moment) -> None:
+        patch = self._patches.get(moment.place_of(0).forward)
         if patch is not None:
             logits_NV.copy_(_replaced(logits_NV, rows, patch))
-        super()._write(rows, logits_NV, moment)
+        super()._write(rows, logits_NV, takes_N, moment)
 
 
 def _origin(record: RunRecord, first: int, settings: Settings) -> int:

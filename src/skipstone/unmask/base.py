@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from skipstone.canvas import Geometry, Moment
+from skipstone.canvas import Geometry, Moment, Place
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,20 @@ class UnmaskSession(Protocol):
         """
         ...
 
-    def bound(self, rank_BG: Tensor) -> Tensor | None:
-        """Confidence that an offset of this rank must reach, float64 [B, G]; None if no bound."""
+    def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray | None:
+        """What ``select`` asks of offsets, for those who record it, on the host.
+
+        Args:
+            rank_C: int32 [C], ranks by confidence, 0 for the surest.
+            place: where the request is.
+
+        Returns:
+            float64 [C], the confidence that each must reach; None if there is no such bound.
+        """
+        ...
+
+    def forget(self, request: int) -> None:
+        """Drop what was remembered of a request: another one takes its place in the batch."""
         ...
 
 
@@ -47,15 +59,15 @@ class Scheduled(Protocol):
     The host then knows how many masks are left without waiting for the device.
     """
 
-    def due(self, left_B: np.ndarray, moment: Moment) -> np.ndarray:
-        """How many masks of each request ``select`` commits, if it may choose among all.
+    def due(self, left: int, place: Place) -> int:
+        """How many masks ``select`` commits of a request, if it may choose among all.
 
         Args:
-            left_B: int64 [B], masks of the block before this step.
-            moment: the step.
+            left: masks of the block before this step.
+            place: where the request is.
 
         Returns:
-            int64 [B], at most ``left_B``.
+            At least 1 and at most ``left``, if there are any; more for more masks.
         """
         ...
 

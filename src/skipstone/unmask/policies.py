@@ -7,6 +7,7 @@ Shape letters: B requests, G generation length.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Geometry, Moment
+from skipstone.canvas import Geometry, Moment, Place
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 from skipstone.unmask.base import Scores, UnmaskSession
@@ -62,23 +63,25 @@ class Fixed:
         """The share of this step, most confident first."""
         return _share(scores.confidence_BG, scores.confidence_BG, moment)
 
-    def due(self, left_B: np.ndarray, moment: Moment) -> np.ndarray:
+    def due(self, left: int, place: Place) -> int:
         """The share of this step."""
-        steps_left = max(1, moment.step_budget - moment.step)
-        return (left_B + steps_left - 1) // steps_left
+        return math.ceil(left / place.steps_left)
 
-    def bound(self, rank_BG: Tensor) -> None:
+    def bound(self, rank_C: np.ndarray, place: Place) -> None:
         """The schedule decides how many, not a bound."""
+
+    def forget(self, request: int) -> None:
+        """Nothing was remembered."""
 
 
 class _RandomFixed:
     """A fixed schedule whose places are drawn by one generator for each request."""
 
     def __init__(self, geometry: Geometry) -> None:
-        self._generators = [
-            torch.Generator(geometry.device).manual_seed(seed ^ _ORDER_STREAM)
-            for seed in geometry.seeds
-        ]
+        self._seeds = [seed ^ _ORDER_STREAM for seed in geometry.seeds]
+        self._generators = [torch.Generator(geometry.device) for _ in self._seeds]
+        for request in range(geometry.batch):
+            self.forget(request)
 
     def select(self, scores: Scores, moment: Moment) -> Tensor:
         """The share of this step, at random places."""
@@ -90,8 +93,12 @@ class _RandomFixed:
         key_BG = torch.where(confidence_BG.isneginf(), confidence_BG, draw_BG)
         return _share(key_BG, confidence_BG, moment)
 
-    def bound(self, rank_BG: Tensor) -> None:
+    def bound(self, rank_C: np.ndarray, place: Place) -> None:
         """The schedule decides how many, not a bound."""
+
+    def forget(self, request: int) -> None:
+        """Draw from the beginning again."""
+        self._generators[request].manual_seed(self._seeds[request])
 
 
 def _share(key_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
@@ -100,11 +107,8 @@ def _share(key_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
     Counting from what is left gives LLaDA's schedule when every step commits its share, and cannot
     drift when one does not.
     """
-    block = moment.block
-    masked_BG = moment.canvas.masked_BG()
-    left_B1 = masked_BG[:, block.start : block.stop].sum(-1, keepdim=True)
-    steps_left = max(1, moment.step_budget - moment.step)
-    share_B1 = (left_B1 + steps_left - 1) // steps_left
+    left_B1 = (moment.canvas.masked_BG() & moment.block_BG()).sum(-1, keepdim=True)
+    share_B1 = (left_B1 + moment.steps_left_B1 - 1) // moment.steps_left_B1
     return (rank_BG(key_BG) < share_B1) & ~confidence_BG.isneginf()
 
 
@@ -141,9 +145,12 @@ class Threshold:
         best_BG = rank_BG(confidence_BG) == 0
         return ((confidence_BG >= self.value) | best_BG) & ~confidence_BG.isneginf()
 
-    def bound(self, rank_BG: Tensor) -> Tensor:
+    def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
         """The threshold, whatever the rank."""
-        return torch.full_like(rank_BG, self.value, dtype=torch.float64)
+        return np.full(rank_C.shape, self.value)
+
+    def forget(self, request: int) -> None:
+        """Nothing was remembered."""
 
 
 @dataclass(frozen=True)
@@ -180,12 +187,16 @@ class Factor:
         """The longest run of the ranking that keeps the doubt within bounds."""
         confidence_BG = scores.confidence_BG
         ranks_BG = rank_BG(confidence_BG)
-        enough_BG = (confidence_BG >= self.bound(ranks_BG)) | (ranks_BG == 0)
+        bound_BG = 1.0 - self.value / (ranks_BG.double() + 2.0)
+        enough_BG = (confidence_BG >= bound_BG) | (ranks_BG == 0)
         return enough_BG & ~confidence_BG.isneginf()
 
-    def bound(self, rank_BG: Tensor) -> Tensor:
+    def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
         """1 - value/(n+1) for the n masks that are committed together with this rank.
 
         The bound rises with the rank while confidence falls, so what is committed has no holes.
         """
-        return 1.0 - self.value / (rank_BG.double() + 2.0)
+        return 1.0 - self.value / (rank_C + 2.0)
+
+    def forget(self, request: int) -> None:
+        """Nothing was remembered."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from skipstone import ConfigError
-from skipstone.canvas import Geometry, Moment
+from skipstone.canvas import Geometry, Moment, Place
 from skipstone.unmask import Scores
 
 
@@ -45,29 +46,24 @@ class Ramp:
         """Nothing is drawn."""
         return False
 
-    def start(self, geometry: Geometry) -> RampSession:
-        """Memory for one run: there is none to keep."""
-        return RampSession(self)
-
-
-class RampSession:
-    """One run under the policy."""
-
-    def __init__(self, policy: Ramp) -> None:
-        """Start at the first threshold."""
-        self._policy = policy
-        self._threshold = policy.first
+    def start(self, geometry: Geometry) -> Ramp:
+        """Memory for one run: there is none to keep, so the policy is its own session."""
+        return self
 
     def select(self, scores: Scores, moment: Moment) -> Tensor:
-        """Masks that reach the threshold of this step, and always the most confident one."""
-        policy = self._policy
-        fall = min(1.0, moment.step / policy.over)
-        self._threshold = policy.first - fall * (policy.first - policy.last)
+        """Masks that reach the threshold of their step, and always the most confident one."""
+        # Every request is at a step of its own.
+        fall_B1 = (moment.step_B1 / self.over).clamp(max=1.0)
+        threshold_B1 = self.first - fall_B1 * (self.first - self.last)
         confidence_BG = scores.confidence_BG
         best_B1 = confidence_BG.argmax(-1, keepdim=True)
         is_best_BG = torch.zeros_like(confidence_BG, dtype=torch.bool).scatter_(1, best_B1, True)
-        return (is_best_BG | (confidence_BG >= self._threshold)) & ~confidence_BG.isneginf()
+        return (is_best_BG | (confidence_BG >= threshold_B1)) & ~confidence_BG.isneginf()
 
-    def bound(self, rank_BG: Tensor) -> Tensor:
+    def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
         """The threshold that was held against every mask; traces and reports show it."""
-        return torch.full_like(rank_BG, self._threshold, dtype=torch.float64)
+        fall = min(1.0, place.step / self.over)
+        return np.full(rank_C.shape, self.first - fall * (self.first - self.last))
+
+    def forget(self, request: int) -> None:
+        """Nothing was remembered."""
