@@ -141,9 +141,9 @@ def test_law_9_a_skipped_row_keeps_its_deep_keys_values_and_logits(
     written = list[tuple[int, frozenset[tuple[int, int]]]]()
     write = KVStore.write
 
-    def noting(store: KVStore, layer: int, rows: Rows, key: Tensor, value: Tensor) -> None:
+    def noting(store: KVStore, layer: int, rows: Rows, qkv: Tensor, angles: Tensor) -> Tensor:
         written.append((layer + 1, places(rows)))
-        write(store, layer, rows, key, value)
+        return write(store, layer, rows, qkv, angles)
 
     monkeypatch.setattr(KVStore, "write", noting)
     before: dict[int, tuple[int, float]] = {}

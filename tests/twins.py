@@ -5,6 +5,8 @@ On a machine with a GPU: ``python -m pytest tests/twins.py`` runs the compiled k
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -58,29 +60,42 @@ def test_swiglu(rows: int, width: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "heads", "width"), [(1, 1, 8), (3, 17, 24), (5, 40, 128)])
-def test_rotation(rows: int, heads: int, width: int, dtype: torch.dtype) -> None:
-    # A slice of a wider tensor, as queries and keys are.
-    x = drawn(rows, heads + 3, width, dtype=dtype)[:, :heads]
-    table = reference.rotary_tables(300, width, 10000.0, torch.device(DEVICE))
-    angles = table[:, torch.arange(rows, device=DEVICE) * 50]
-    with dispatch.served_by("triton"):
-        found = dispatch.rotate(x, angles)
-    close(found, reference.rotate(x, angles))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "width"), [(1, 8), (3, 24), (32, 128)])
-def test_write(heads: int, width: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("writes", [None, (True, False, True, True, False), (False,) * 5])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(1, 1, 8), (6, 3, 24), (17, 1, 128)])
+def test_rotation_and_write(
+    heads: int, kv_heads: int, width: int, writes: tuple[bool, ...] | None, dtype: torch.dtype
+) -> None:
     rows = Rows.spans([(0, 2, 5), (2, 0, 1), (3, 6, 7)], torch.device(DEVICE))
-    # Slices of a wider tensor, as keys and values are.
-    new = drawn(rows.num_rows, 2 * heads + 1, width, dtype=dtype)
-    found, twin = (torch.full((2, 4, 7, heads, width), 7.0, dtype=dtype) for _ in "ab")
-    found, twin = found.to(DEVICE), twin.to(DEVICE)
-    reference.write_rows(twin[0], twin[1], rows, new[:, :heads], new[:, heads:-1])
+    if writes is not None:
+        rows = replace(rows, writes_N=torch.tensor(writes, device=DEVICE))
+    # A slice of a wider tensor, and stores that are neither dense nor alike.
+    qkv = drawn(rows.num_rows, heads + 2 * kv_heads + 1, width, dtype=dtype)[:, :-1]
+    angles = reference.rotary_tables(9, width, 10000.0, rows.device)[:, rows.position_N]
+    shape = (4, 7, kv_heads, width)
+    keys = [torch.full((5, *shape), 7.0, dtype=dtype, device=DEVICE) for _ in "ab"]
+    values = [torch.full((7, 4, kv_heads, width), 7.0, dtype=dtype, device=DEVICE) for _ in "ab"]
     with dispatch.served_by("triton"):
-        dispatch.write_rows(found[0], found[1], rows, new[:, :heads], new[:, heads:-1])
-    assert_equal(found, twin)
+        q = dispatch.rotate_and_write(qkv, angles, keys[0][2], values[0].transpose(0, 1), rows)
+    twin = reference.rotate_and_write(qkv, angles, keys[1][2], values[1].transpose(0, 1), rows)
+    assert q.is_contiguous()
+    close(q, twin)
+    close(*keys)
+    assert_equal(*values)
+    written = (values[0].transpose(0, 1) != 7).any(-1).any(-1).sum()
+    assert written == (5 if writes is None else sum(writes))
+
+
+def test_padding_may_stand_where_a_row_writes() -> None:
+    rows = Rows.spans([(0, 0, 2)], torch.device(DEVICE))
+    rows = replace(rows, writes_N=torch.tensor([False, True], device=DEVICE)).own()
+    rows.position_N.fill_(1)
+    for mode in ("reference", "triton"):
+        store, new = torch.zeros(2, 1, 2, 1, 16, device=DEVICE), drawn(2, 3, 16, dtype=DTYPES[0])
+        angles = reference.rotary_tables(2, 16, 10000.0, rows.device)
+        with dispatch.served_by(mode):
+            dispatch.rotate_and_write(new, angles, store[0], store[1], rows)
+        assert_equal(store[1, 0, 1], new[1, 2:])
+        assert not store[:, 0, 0].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -126,7 +141,8 @@ def test_broken_logits_show_in_the_confidence(broken: float) -> None:
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="tests/test_cuda.py runs the kernels in whole runs")
 def test_a_run_with_kernels_gives_the_tokens_of_the_reference() -> None:
-    model = random_model(1, dtype=torch.float32)
+    # Two heads of width 16: attention has no kernel for narrower ones.
+    model = random_model(1, num_heads=2, num_kv_heads=2, dtype=torch.float32)
     engine = Engine(model, Settings(gen_length=8, block_length=4, unmask=Fixed()))
     plain = engine.generate([5, 6, 7])
     with dispatch.served_by("triton"):

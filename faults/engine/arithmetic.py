@@ -152,24 +152,29 @@ def infinite_logit() -> Generator[None, None, None]:
 @contextmanager
 def eight_bit_values() -> Generator[None, None, None]:
     """Values are stored with 127 steps a row."""
-    write = KVStore.write
+    write = ops.write_rows
 
-    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
-        write(self, layer, rows, key_NUE, _rounded(value_NUE.flatten(1), 127).view_as(value_NUE))
+    def wrong(
+        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+    ) -> None:
+        value_NUE = _rounded(value_NUE.flatten(1), 127).view_as(value_NUE)
+        write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
 
-    with instead(KVStore, "write", wrong):
+    with instead(ops, "write_rows", wrong):
         yield
 
 
 @contextmanager
 def four_bit_keys() -> Generator[None, None, None]:
     """Keys are stored with 7 steps for each row and head."""
-    write = KVStore.write
+    write = ops.write_rows
 
-    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
-        write(self, layer, rows, _rounded(key_NUE, 7), value_NUE)
+    def wrong(
+        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+    ) -> None:
+        write(key_BLUE, value_BLUE, rows, _rounded(key_NUE, 7), value_NUE)
 
-    with instead(KVStore, "write", wrong):
+    with instead(ops, "write_rows", wrong):
         yield
 
 
@@ -182,13 +187,15 @@ def _rounded(values: Tensor, steps: int) -> Tensor:
 @contextmanager
 def half_precision_keys() -> Generator[None, None, None]:
     """Keys and values are stored in float16."""
-    write = KVStore.write
+    write = ops.write_rows
 
-    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
+    def wrong(
+        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+    ) -> None:
         kind = key_NUE.dtype
-        write(self, layer, rows, key_NUE.half().to(kind), value_NUE.half().to(kind))
+        write(key_BLUE, value_BLUE, rows, key_NUE.half().to(kind), value_NUE.half().to(kind))
 
-    with instead(KVStore, "write", wrong):
+    with instead(ops, "write_rows", wrong):
         yield
 
 

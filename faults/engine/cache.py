@@ -22,9 +22,9 @@ from skipstone.ops import reference as ops
 from skipstone.rows import Rows
 
 
-def _everything(store: KVStore, rows: Rows) -> bool:
+def _everything(key_BLUE: Tensor, rows: Rows) -> bool:
     """Whether rows are a whole canvas, as in a refresh."""
-    return rows.num_rows >= store.keys.shape[2]
+    return rows.num_rows >= key_BLUE.shape[1]
 
 
 # --- old keys and values --------------------------------------------------------------------------
@@ -45,30 +45,34 @@ def no_refresh_at_the_second_block() -> Generator[None, None, None]:
 @contextmanager
 def write_lost() -> Generator[None, None, None]:
     """In cached steps the first rows of the block are never written to the store."""
-    write = KVStore.write
+    write = ops.write_rows
 
-    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
-        if _everything(self, rows):
-            write(self, layer, rows, key_NUE, value_NUE)
+    def wrong(
+        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+    ) -> None:
+        if _everything(key_BLUE, rows):
+            write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
             return
         late = np.arange(min(4, rows.num_rows - 1), rows.num_rows)
-        write(self, layer, rows.take(late), key_NUE[late], value_NUE[late])
+        write(key_BLUE, value_BLUE, rows.take(late), key_NUE[late], value_NUE[late])
 
-    with instead(KVStore, "write", wrong):
+    with instead(ops, "write_rows", wrong):
         yield
 
 
 @contextmanager
 def writes_one_step_late() -> Generator[None, None, None]:
     """In cached steps the store is written after attention has read it."""
-    attend, write = ops.attend, KVStore.write
-    waiting = list[tuple[KVStore, int, Rows, Tensor, Tensor]]()
+    attend, write = ops.attend, ops.write_rows
+    waiting = list[tuple[Tensor, Tensor, Rows, Tensor, Tensor]]()
 
-    def hold(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
-        if _everything(self, rows):
-            write(self, layer, rows, key_NUE, value_NUE)
+    def hold(
+        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+    ) -> None:
+        if _everything(key_BLUE, rows):
+            write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
         else:
-            waiting.append((self, layer, rows, key_NUE, value_NUE))
+            waiting.append((key_BLUE, value_BLUE, rows, key_NUE, value_NUE))
 
     def wrong(
         q_NHE: Tensor,
@@ -82,7 +86,7 @@ def writes_one_step_late() -> Generator[None, None, None]:
             write(*waiting.pop())
         return out
 
-    with instead(KVStore, "write", hold), instead(ops, "attend", wrong):
+    with instead(ops, "write_rows", hold), instead(ops, "attend", wrong):
         yield
 
 
@@ -91,13 +95,16 @@ def refresh_stops_half_way() -> Generator[None, None, None]:
     """From the second block on, a refresh renews the prompt in the first half of layers only."""
     write = KVStore.write
 
-    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
-        first = not self.keys[layer].any()
-        if first or not _everything(self, rows) or layer < self.keys.shape[0] // 2:
-            write(self, layer, rows, key_NUE, value_NUE)
-            return
-        late = np.arange(8, rows.num_rows)
-        write(self, layer, rows.take(late), key_NUE[late], value_NUE[late])
+    def wrong(self: KVStore, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+        stores = (self.keys[layer], self.values[layer])
+        first = not stores[0].any()
+        before = [store[0, :8].clone() for store in stores]
+        q_NHE = write(self, layer, rows, qkv_NHE, angles_2NE)
+        late = layer >= self.keys.shape[0] // 2
+        if late and not first and _everything(stores[0], rows):
+            for store, old in zip(stores, before, strict=True):
+                store[0, :8] = old
+        return q_NHE
 
     with instead(KVStore, "write", wrong):
         yield
@@ -109,48 +116,54 @@ def refresh_stops_half_way() -> Generator[None, None, None]:
 @contextmanager
 def write_one_position_off() -> Generator[None, None, None]:
     """In cached steps K/V go to the row of the position before."""
-    write = KVStore.write
+    write = ops.write_rows
 
-    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
-        if _everything(self, rows):
-            write(self, layer, rows, key_NUE, value_NUE)
+    def wrong(
+        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+    ) -> None:
+        if _everything(key_BLUE, rows):
+            write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
             return
         where_N = rows.position_N - 1
-        self.keys[layer][rows.request_N, where_N] = key_NUE
-        self.values[layer][rows.request_N, where_N] = value_NUE
+        key_BLUE[rows.request_N, where_N] = key_NUE
+        value_BLUE[rows.request_N, where_N] = value_NUE
 
-    with instead(KVStore, "write", wrong):
+    with instead(ops, "write_rows", wrong):
         yield
 
 
 @contextmanager
 def values_backwards() -> Generator[None, None, None]:
     """In cached steps values are scattered in reverse order of rows, keys are not."""
-    write = KVStore.write
+    write = ops.write_rows
 
-    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
-        if not _everything(self, rows):
+    def wrong(
+        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+    ) -> None:
+        if not _everything(key_BLUE, rows):
             # Both together would change nothing: attention does not mind the order of its keys.
             value_NUE = value_NUE.flip(0)
-        write(self, layer, rows, key_NUE, value_NUE)
+        write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
 
-    with instead(KVStore, "write", wrong):
+    with instead(ops, "write_rows", wrong):
         yield
 
 
 @contextmanager
 def keys_of_the_other_request() -> Generator[None, None, None]:
     """In cached steps the first request of a batch gets some K/V of the second."""
-    write = KVStore.write
+    write = ops.write_rows
 
-    def wrong(self: KVStore, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
-        write(self, layer, rows, key_NUE, value_NUE)
-        if rows.counts == (rows.counts[0],) * 2 and rows.num_rows < self.keys.shape[2]:
+    def wrong(
+        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+    ) -> None:
+        write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+        if rows.counts == (rows.counts[0],) * 2 and rows.num_rows < key_BLUE.shape[1]:
             mine, theirs = (rows.position_N[rows.request_N == b][:4] for b in (0, 1))
-            for store in (self.keys, self.values):
-                store[layer, 0, mine] = store[layer, 1, theirs]
+            for store_BLUE in (key_BLUE, value_BLUE):
+                store_BLUE[0, mine] = store_BLUE[1, theirs]
 
-    with instead(KVStore, "write", wrong):
+    with instead(ops, "write_rows", wrong):
         yield
 
 

@@ -3,6 +3,10 @@
 Everything that travels through the layers is packed: row ``n`` is position ``position_N[n]`` of
 request ``request_N[n]``. Nothing is ever compared, scattered or stored by row number.
 
+The host's arrays say what a step computes; kernels read the tensors alone. Those of a captured
+graph are overwritten before each replay: then a request may have fewer rows than the host says, or
+none, and rows beyond ``offset_A1[-1]`` are padding.
+
 Shape letters: N packed rows, R rows of one request (the largest), A requests with rows.
 """
 
@@ -75,7 +79,7 @@ class Rows:
     fresh_N: Tensor | None = None
     """bool [N], on the device: rows that a skip policy may not drop; None if it may drop any."""
     writes_N: Tensor | None = None
-    """bool [N], on the device: rows whose K/V are written; None for all."""
+    """bool [N], on the device: rows whose K/V are written and whose states count; None: all."""
 
     @classmethod
     def spans(
@@ -109,6 +113,11 @@ class Rows:
         """Whether all requests have the same number of rows, so that packed is also dense."""
         return len(set(self.counts)) == 1
 
+    @property
+    def widest(self) -> int:
+        """R, rows of the largest request."""
+        return max(self.counts, default=0)
+
     @cached_property
     def request_N(self) -> Tensor:
         """int64 [N]: ``request`` on the device."""
@@ -125,22 +134,53 @@ class Rows:
         return to_device(np.array(self.requests), self.device)
 
     @cached_property
+    def offset_A1(self) -> Tensor:
+        """int32 [A + 1]: where the rows of each request start; the last entry is N."""
+        ends = np.cumsum((0, *self.counts), dtype=np.int32)
+        return to_device(ends, self.device)
+
+    @cached_property
     def padded_N(self) -> Tensor:
         """int64 [N]: where each packed row lies in a dense tensor of A x R rows, flattened."""
-        widest = max(self.counts)
-        slots = [np.arange(count) + i * widest for i, count in enumerate(self.counts)]
+        slots = [np.arange(count) + i * self.widest for i, count in enumerate(self.counts)]
         return to_device(np.concatenate(slots), self.device)
+
+    @classmethod
+    def static(cls, batch: int, num_rows: int, widest: int, device: torch.device) -> Rows:
+        """Rows for a captured graph, whose tensors are filled later: all padding as yet.
+
+        Args:
+            batch: A, requests that may have rows.
+            num_rows: N, padding included.
+            widest: most rows that a request may have.
+            device: where the tensors lie.
+        """
+        rows = cls(
+            requests=tuple(range(batch)),
+            counts=(widest,) * batch,
+            request=np.zeros(num_rows, np.int64),
+            position=np.zeros(num_rows, np.int64),
+            device=device,
+            writes_N=torch.zeros(num_rows, dtype=torch.bool, device=device),
+        )
+        rows.offset_A1.zero_()
+        return rows
 
     def own(self) -> Rows:
         """A copy with device tensors of its own, all of them made."""
         # On a CPU the tensors are the arrays.
-        rows = replace(self, request=self.request.copy(), position=self.position.copy())
-        for name in ("request_N", "position_N", "request_A", "padded_N"):
+        rows = replace(
+            self,
+            request=self.request.copy(),
+            position=self.position.copy(),
+            writes_N=None if self.writes_N is None else self.writes_N.clone(),
+        )
+        for name in ("request_N", "position_N", "request_A", "offset_A1", "padded_N"):
             getattr(rows, name)
         return rows
 
     def take(self, index: np.ndarray) -> Rows:
-        """The rows at ``index``.
+        """The rows at ``index``; all of them are written.
 
         Args:
             index: int64 [M], ascending, on the host; 0 <= M <= N.

@@ -3,7 +3,8 @@
 Tokens are compared in float32, where no near-tie hides behind rounding; kernels, each by itself,
 in the dtype that is measured.
 
-Shape letters: N rows, D width, M MLP width, H heads, E head width.
+Shape letters: N rows, D width, M MLP width, H heads, B requests,
+L canvas length, U key/value heads, E head width.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from skipstone.engine.engine import Prompt, RunnerName
 from skipstone.models.load import Model
 from skipstone.ops import dispatch
 from skipstone.ops.reference import rotary_tables
+from skipstone.rows import Rows
 from skipstone.skip import CosineSkip
 from skipstone.unmask import Fixed, Threshold
 
@@ -96,13 +98,22 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
     x_ND, delta_ND, weight_D = values(33, 4096), values(33, 4096), values(4096)
     if dispatch.refusal(x_ND):
         return []
-    gate_up_NM, x_NHE = values(33, 2 * 12288), values(33, 32, 128)
+    gate_up_NM, qkv_NHE = values(33, 2 * 12288), values(33, 96, 128)
     angles_2NE = rotary_tables(33, 128, 500000.0, device)
+    # Two requests with unequal numbers of rows, in stores that both paths fill alike.
+    rows = Rows.spans([(0, 64, 96), (1, 7, 8)], device)
+    key_BLUE, value_BLUE = values(2, 300, 32, 128), values(2, 300, 32, 128)
+
+    def rotated() -> Sequence[Tensor]:
+        key, value = key_BLUE.clone(), value_BLUE.clone()
+        return dispatch.rotate_and_write(qkv_NHE, angles_2NE, key, value, rows), key, value
+
     works: dict[str, Callable[[], Sequence[Tensor]]] = {
         "rms_norm": lambda: [dispatch.rms_norm(x_ND, weight_D, 1e-5)],
         "add_rms_norm": lambda: dispatch.add_rms_norm(x_ND, delta_ND, weight_D, 1e-5),
         "swiglu": lambda: [dispatch.swiglu(gate_up_NM)],
-        "rotate": lambda: [dispatch.rotate(x_NHE, angles_2NE)],
+        "rotate_and_write": rotated,
+        "attend": lambda: [dispatch.attend(qkv_NHE[:, :32], key_BLUE, value_BLUE, rows, None)],
         "score": lambda: [dispatch.score(gate_up_NM, 0, None).confidence_N],
     }
     return [_near(name, work, torch.finfo(dtype).eps) for name, work in works.items()]

@@ -2,50 +2,109 @@
 
 A graph repeats the same kernels on the same memory, so everything that changes from step to step
 lies in static tensors: the states that go in, and which rows they are. What is captured is the very
-code of the eager path.
+code of the eager path. Rows are padded to a bucket, so that few graphs serve every number of rows,
+however it is spread over the requests; padding writes nothing.
 
-Shape letters: N packed rows, D width, L canvas length, B requests.
+Shape letters: N packed rows (padded), D width, L canvas length, B requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from skipstone.engine.eager import EagerLayers
 from skipstone.models.base import KVStore, Network
-from skipstone.rows import Rows
+from skipstone.ops import dispatch as ops
+from skipstone.rows import Rows, to_device
+
+if TYPE_CHECKING:
+    from torch.cuda.graphs import _POOL_HANDLE
 
 # Above this, launches hide behind the arithmetic, and the states of a graph would take memory.
-MOST_ROWS = 1024
-
-Shape = tuple[int, int, bool, tuple[int, ...], tuple[int, ...]]
-"""First and last layer, whether every state is wanted, requests, and rows of each."""
+MOST_ROWS = 2048
 
 
-@dataclass(frozen=True, eq=False)
+class Shape(NamedTuple):
+    """What a graph is captured for."""
+
+    first: int
+    last: int
+    every: bool
+    """Whether every state is wanted, or only the last."""
+    num_rows: int
+    """N, the size of the bucket."""
+    widest: int
+    """Most rows of one request."""
+    spread: tuple[tuple[int, ...], tuple[int, ...], bool] | None
+    """Requests, rows of each, and whether some do not write, where attention cannot read all that
+    from the device."""
+
+
+@dataclass(eq=False)
 class Graph:
-    """One captured span of layers for one shape of rows."""
+    """One span of layers for one shape of rows, captured when it comes up for the second time."""
 
-    rows: Rows
-    """Static: its tensors are overwritten before each replay."""
+    static: Rows
+    """Its tensors are overwritten before each replay."""
     x_ND: Tensor
     """Static: the states that go in."""
-    replay: Callable[[], list[tuple[int, Tensor]]]
-    """Computes, and gives the static states that came out."""
+    compute: Callable[[], list[tuple[int, Tensor]]]
+    """Launches everything, and gives the states that come out."""
+    held: Rows | None = None
+    """What ``static`` says at present."""
+    seen: bool = False
+    captured: torch.cuda.CUDAGraph | None = None
+    states: list[tuple[int, Tensor]] | None = None
+    """Static: what the captured launches write."""
+
+    def take(self, rows: Rows, x_ND: Tensor) -> None:
+        """Overwrite what goes in."""
+        count = rows.num_rows
+        self.x_ND[:count].copy_(x_ND)
+        if rows is self.held:
+            return
+        self.held, static = rows, self.static
+        static.request_N[:count].copy_(rows.request_N)
+        static.position_N[:count].copy_(rows.position_N)
+        if static.writes_N is not None:
+            starts = np.searchsorted(rows.request, [*static.requests, np.iinfo(np.int64).max])
+            static.offset_A1.copy_(to_device(starts.astype(np.int32), rows.device))
+            writes_N = static.writes_N
+            writes_N[count:].fill_(False)
+            if rows.writes_N is None:
+                writes_N[:count].fill_(True)
+            else:
+                writes_N[:count].copy_(rows.writes_N)
+
+    def run(self, pool: _POOL_HANDLE | None) -> list[tuple[int, Tensor]]:
+        """Compute; capture what is computed for the second time."""
+        if pool is None or not self.seen:
+            # The first time is also the warm-up that a capture needs.
+            self.seen = True
+            return self.compute()
+        if self.captured is None:
+            self.captured = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.captured, pool=pool):
+                self.states = self.compute()
+        self.captured.replay()
+        assert self.states is not None
+        return self.states
 
 
 class GraphLayers:
-    """Captures the layers for a shape of rows when it comes up for the second time."""
+    """Computes layers by graphs of its own, one for each shape of rows."""
 
     def __init__(self, network: Network, store: KVStore) -> None:
         """Capture over a store, whose memory never moves."""
         self.store = store
+        self._network = network
         self._eager = EagerLayers(network, store)
-        self._seen = set[Shape]()
         self._graphs = dict[Shape, Graph]()
         self._pool = torch.cuda.graph_pool_handle() if store.keys.is_cuda else None
 
@@ -53,34 +112,41 @@ class GraphLayers:
         self, first: int, last: int, x_ND: Tensor, rows: Rows, *, every: bool
     ) -> Iterator[tuple[int, Tensor]]:
         """Layers ``first`` to ``last``; see ``Layers``."""
-        shape = (first, last, every, rows.requests, rows.counts)
-        if shape not in self._graphs and (shape not in self._seen or rows.num_rows > MOST_ROWS):
-            # The first time is also the warm-up that a capture needs.
-            self._seen.add(shape)
+        if rows.num_rows > MOST_ROWS:
             yield from self._eager.run(first, last, x_ND, rows, every=every)
             return
+        shape = self._shape(first, last, rows, every=every)
         if shape not in self._graphs:
-            self._graphs[shape] = self._capture(first, last, x_ND, rows, every=every)
-        graph = self._graphs[shape]
-        graph.rows.position_N.copy_(rows.position_N)
-        graph.x_ND.copy_(x_ND)
-        yield from graph.replay()
+            self._graphs[shape] = self._prepare(shape, rows, x_ND)
+        graph, count = self._graphs[shape], rows.num_rows
+        graph.take(rows, x_ND)
+        for layer, states_ND in graph.run(self._pool):
+            yield layer, states_ND[:count]
 
-    def _capture(self, first: int, last: int, x_ND: Tensor, rows: Rows, *, every: bool) -> Graph:
-        # Requests are part of the shape; positions are not, and are overwritten.
-        static, x_ND = rows.own(), x_ND.clone()
+    def _shape(self, first: int, last: int, rows: Rows, *, every: bool) -> Shape:
+        if ops.refusal(self.store.keys):
+            spread = (rows.requests, rows.counts, rows.writes_N is not None)
+            return Shape(first, last, every, rows.num_rows, rows.widest, spread)
+        widest = bucket(rows.widest)
+        return Shape(first, last, every, bucket(rows.num_rows), widest, None)
+
+    def _prepare(self, shape: Shape, rows: Rows, x_ND: Tensor) -> Graph:
+        if shape.spread is None:
+            static = Rows.static(
+                self.store.keys.shape[1], shape.num_rows, shape.widest, rows.device
+            )
+        else:
+            static = rows.own()
+        x_ND = x_ND.new_zeros(shape.num_rows, x_ND.shape[1])
 
         def compute() -> list[tuple[int, Tensor]]:
-            return list(self._eager.run(first, last, x_ND, static, every=every))
+            span = self._eager.run(shape.first, shape.last, x_ND, static, every=shape.every)
+            return list(span)
 
-        if self._pool is None:
-            return Graph(static, x_ND, compute)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            states = compute()
+        return Graph(static, x_ND, compute)
 
-        def replay() -> list[tuple[int, Tensor]]:
-            graph.replay()
-            return states
 
-        return Graph(static, x_ND, replay)
+def bucket(count: int) -> int:
+    """A number of rows that many are padded to: at most an eighth more, where that matters."""
+    step = 16 if count <= 64 else 32 if count <= 256 else 64 if count <= 1024 else 128
+    return -(-count // step) * step

@@ -1,7 +1,7 @@
 """What the engine asks of a model: embed rows, run one layer on rows, read logits from rows.
 
 Shape letters: N packed rows, D width, V vocabulary, B requests, L canvas length,
-U key/value heads, E head width.
+H query heads, U key/value heads, E head width.
 """
 
 from __future__ import annotations
@@ -89,13 +89,23 @@ class KVStore:
     def enter(self, request: int, length: int) -> None:
         """Let a request of ``length`` positions take a place; it writes before it reads."""
         if self.visible_BL is not None:
-            self.visible_BL[request] = torch.arange(self.keys.shape[2], device=self.keys.device) < (
-                length
-            )
+            self.visible_BL[request, :length].fill_(True)
+            self.visible_BL[request, length:].fill_(False)
 
-    def write(self, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
-        """Overwrite the keys and values of ``rows`` in one layer. Changes the store."""
-        ops.write_rows(self.keys[layer], self.values[layer], rows, key_NUE, value_NUE)
+    def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+        """Overwrite the keys and values of ``rows`` in one layer. Changes the store.
+
+        Args:
+            layer: counted from 0.
+            rows: whose they are.
+            qkv_NHE: H + 2 U heads: queries, keys and values, none of them rotated yet.
+            angles_2NE: cosine and sine at the positions of the rows.
+
+        Returns:
+            Rotated queries [N, H, E].
+        """
+        keys, values = self.keys[layer], self.values[layer]
+        return ops.rotate_and_write(qkv_NHE, angles_2NE, keys, values, rows)
 
 
 class Network(Protocol):

@@ -70,10 +70,7 @@ class Layer(nn.Module):
         config = self.config
         normed_ND = ops.rms_norm(x_ND, self.attn_norm, config.norm_eps)
         qkv_NHE = F.linear(normed_ND, self.qkv).unflatten(-1, (-1, config.head_width))
-        turned, value_NUE = qkv_NHE.tensor_split([config.num_heads + config.num_kv_heads], dim=1)
-        turned = ops.rotate(turned, angles_2NE)
-        q_NHE, key_NUE = turned.tensor_split([config.num_heads], dim=1)
-        store.write(index, rows, key_NUE, value_NUE)
+        q_NHE = store.write(index, rows, qkv_NHE, angles_2NE)
         out = ops.attend(q_NHE, store.keys[index], store.values[index], rows, store.visible_BL)
         return F.linear(out, self.attn_out)
 

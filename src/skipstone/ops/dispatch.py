@@ -29,14 +29,15 @@ __all__ = [
     "attend",
     "rms_norm",
     "rotary_tables",
-    "rotate",
+    "rotate_and_write",
     "score",
     "swiglu",
-    "write_rows",
 ]
 
 Mode = Literal["auto", "reference", "triton"]
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# From here on PyTorch's attention is faster, if it can take rows as they lie and nothing is hidden.
+MOST_ROWS_OF_KERNEL = 64
 _mode: ContextVar[Mode] = ContextVar("mode", default="auto")
 
 
@@ -100,25 +101,15 @@ def swiglu(gate_up_NM: Tensor) -> Tensor:
     return triton_rows.swiglu(gate_up_NM)
 
 
-def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
-    """See ``reference.rotate``."""
-    if refusal(x_NHE):
-        return reference.rotate(x_NHE, angles_2NE)
+def rotate_and_write(
+    qkv_NHE: Tensor, angles_2NE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows
+) -> Tensor:
+    """See ``reference.rotate_and_write``."""
+    if refusal(qkv_NHE):
+        return reference.rotate_and_write(qkv_NHE, angles_2NE, key_BLUE, value_BLUE, rows)
     from skipstone.ops import triton_rows
 
-    return triton_rows.rotate(x_NHE, angles_2NE)
-
-
-def write_rows(
-    key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, new_key_NUE: Tensor, new_value_NUE: Tensor
-) -> None:
-    """See ``reference.write_rows``."""
-    if refusal(key_BLUE):
-        reference.write_rows(key_BLUE, value_BLUE, rows, new_key_NUE, new_value_NUE)
-        return
-    from skipstone.ops import triton_rows
-
-    triton_rows.write_rows(key_BLUE, value_BLUE, rows, new_key_NUE, new_value_NUE)
+    return triton_rows.rotate_and_write(qkv_NHE, angles_2NE, key_BLUE, value_BLUE, rows)
 
 
 def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
@@ -133,5 +124,19 @@ def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
 def attend(
     q_NHE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, visible_BL: Tensor | None
 ) -> Tensor:
-    """See ``reference.attend``: there is no kernel for it yet."""
-    return reference.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+    """See ``reference.attend``; rows beyond ``rows.offset_A1[-1]`` give zeros."""
+    if refusal(q_NHE) or _left_to_torch(q_NHE, rows, visible_BL):
+        return reference.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+    from skipstone.ops import triton_attend
+
+    return triton_attend.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+
+
+def _left_to_torch(q_NHE: Tensor, rows: Rows, visible_BL: Tensor | None) -> bool:
+    """Whether the kernel cannot serve these queries, or not as fast."""
+    width = q_NHE.shape[-1]
+    if not 16 <= width <= 256 or width & (width - 1):
+        return True
+    # With ``writes_N`` there may be padding, of which the host's counts know nothing.
+    dense = rows.uniform and visible_BL is None and rows.writes_N is None
+    return dense and rows.widest > MOST_ROWS_OF_KERNEL

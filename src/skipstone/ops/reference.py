@@ -56,9 +56,47 @@ def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
 def write_rows(
     key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, new_key_NUE: Tensor, new_value_NUE: Tensor
 ) -> None:
-    """Overwrite keys and values at the positions of ``rows``. Changes the first two."""
-    key_BLUE[rows.request_N, rows.position_N] = new_key_NUE
-    value_BLUE[rows.request_N, rows.position_N] = new_value_NUE
+    """Overwrite keys and values at the positions of ``rows``. Changes the first two.
+
+    Rows that are not among ``rows.writes_N`` leave everything as it was.
+    """
+    request_N, position_N, writes_N = rows.request_N, rows.position_N, rows.writes_N
+    if writes_N is not None:
+        # A row that must not write repeats one that does: the place of padding may be taken.
+        own_N = torch.arange(writes_N.shape[0], device=writes_N.device)
+        source_N = torch.where(writes_N, own_N, writes_N.int().argmax())
+        request_N, position_N = request_N[source_N], position_N[source_N]
+        # Without any such row all of them repeat what is there.
+        any_N11 = writes_N[source_N][:, None, None]
+        new_key_NUE, new_value_NUE = (
+            torch.where(any_N11, new[source_N], old[request_N, position_N])
+            for new, old in ((new_key_NUE, key_BLUE), (new_value_NUE, value_BLUE))
+        )
+    key_BLUE[request_N, position_N] = new_key_NUE
+    value_BLUE[request_N, position_N] = new_value_NUE
+
+
+def rotate_and_write(
+    qkv_NHE: Tensor, angles_2NE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows
+) -> Tensor:
+    """Rotate queries and keys of ``rows``, and overwrite their keys and values in the store.
+
+    Args:
+        qkv_NHE: H + 2 U heads: queries, keys and values of the rows.
+        angles_2NE: cosine and sine at the positions of the rows.
+        key_BLUE: keys of all requests, stored rotated. Changed.
+        value_BLUE: values of all requests. Changed.
+        rows: whose they are.
+
+    Returns:
+        Rotated queries [N, H, E], contiguous.
+    """
+    kv_heads = key_BLUE.shape[2]
+    turned, value_NUE = qkv_NHE.tensor_split([qkv_NHE.shape[1] - kv_heads], dim=1)
+    turned = rotate(turned, angles_2NE)
+    q_NHE, key_NUE = turned.tensor_split([turned.shape[1] - kv_heads], dim=1)
+    write_rows(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+    return q_NHE.contiguous()
 
 
 def attend(
@@ -85,7 +123,7 @@ def attend(
         q_ARHE = q_NHE.view(requests, -1, heads, width)
     else:
         # Unused slots of shorter requests attend like any row; their output is never read.
-        q_ARHE = q_NHE.new_zeros(requests * max(rows.counts), heads, width)
+        q_ARHE = q_NHE.new_zeros(requests * rows.widest, heads, width)
         q_ARHE[rows.padded_N] = q_NHE
         q_ARHE = q_ARHE.view(requests, -1, heads, width)
     out_AHRE = F.scaled_dot_product_attention(

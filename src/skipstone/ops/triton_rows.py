@@ -59,65 +59,71 @@ def _swiglu_kernel(gate_up_ptr, out_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexp
 
 
 @triton.jit
-def _rotate_kernel(
-    x_ptr,
+def _rotate_and_write_kernel(
+    qkv_ptr,
     angles_ptr,
-    out_ptr,
+    q_ptr,
+    key_ptr,
+    value_ptr,
+    request_ptr,
+    position_ptr,
+    writes_ptr,
     row_stride,
+    key_stride_b,
+    key_stride_l,
+    key_stride_u,
+    value_stride_b,
+    value_stride_l,
+    value_stride_u,
     num_rows,
     HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
+    ALL_WRITE: tl.constexpr,
 ):
-    """One program rotates some heads of one row, as a left and a right half."""
+    """One program takes some heads of one row, as a left and a right half, to where they belong."""
     HALF: tl.constexpr = WIDTH // 2
+    TURNED: tl.constexpr = HEADS + KV_HEADS
     row = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS))[:, None]
     lane = tl.arange(0, BLOCK_HALF)[None, :]
-    inside = (head < HEADS) & (lane < HALF)
-    left_ptr = x_ptr + row * row_stride + head * WIDTH + lane
+    narrow = lane < HALF
+    inside = (head < TURNED + KV_HEADS) & narrow
+    left_ptr = qkv_ptr + row * row_stride + head * WIDTH + lane
     left = tl.load(left_ptr, mask=inside, other=0.0)
     right = tl.load(left_ptr + HALF, mask=inside, other=0.0)
 
     cosine_ptr = angles_ptr + row * WIDTH + lane
     sine_ptr = cosine_ptr + num_rows * WIDTH
-    narrow = lane < HALF
     x, y = left.to(tl.float32), right.to(tl.float32)
     turned_x = x * tl.load(cosine_ptr, mask=narrow, other=0.0)
     turned_x -= y * tl.load(sine_ptr, mask=narrow, other=0.0)
     turned_y = y * tl.load(cosine_ptr + HALF, mask=narrow, other=0.0)
     turned_y += x * tl.load(sine_ptr + HALF, mask=narrow, other=0.0)
+    new_x, new_y = turned_x.to(left.dtype), turned_y.to(left.dtype)
 
-    to_ptr = out_ptr + (row * HEADS + head) * WIDTH + lane
-    tl.store(to_ptr, turned_x.to(left.dtype), mask=inside)
-    tl.store(to_ptr + HALF, turned_y.to(left.dtype), mask=inside)
+    is_query = narrow & (head < HEADS)
+    to_ptr = q_ptr + (row * HEADS + head) * WIDTH + lane
+    tl.store(to_ptr, new_x, mask=is_query)
+    tl.store(to_ptr + HALF, new_y, mask=is_query)
 
+    written = inside
+    if not ALL_WRITE:
+        written &= tl.load(writes_ptr + tl.broadcast_to(row, (1, 1))) != 0
+    request, position = tl.load(request_ptr + row), tl.load(position_ptr + row)
+    is_key = written & (head >= HEADS) & (head < TURNED)
+    to_ptr = key_ptr + request * key_stride_b + position * key_stride_l
+    to_ptr += (head - HEADS) * key_stride_u + lane
+    tl.store(to_ptr, new_x, mask=is_key)
+    tl.store(to_ptr + HALF, new_y, mask=is_key)
 
-@triton.jit
-def _write_kernel(
-    key_ptr,
-    value_ptr,
-    new_key_ptr,
-    new_value_ptr,
-    request_ptr,
-    position_ptr,
-    length,
-    key_stride,
-    value_stride,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """One program copies a part of one row's key and of its value to their place."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < WIDTH
-    place = tl.load(request_ptr + row) * length + tl.load(position_ptr + row)
-    to = place * WIDTH + column
-    key = tl.load(new_key_ptr + row * key_stride + column, mask=inside)
-    value = tl.load(new_value_ptr + row * value_stride + column, mask=inside)
-    tl.store(key_ptr + to, key, mask=inside)
-    tl.store(value_ptr + to, value, mask=inside)
+    is_value = written & (head >= TURNED)
+    to_ptr = value_ptr + request * value_stride_b + position * value_stride_l
+    to_ptr += (head - TURNED) * value_stride_u + lane
+    tl.store(to_ptr, left, mask=is_value)
+    tl.store(to_ptr + HALF, right, mask=is_value)
 
 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -174,52 +180,43 @@ def swiglu(gate_up_NM: Tensor) -> Tensor:
     return out_NM
 
 
-def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
-    """As ``reference.rotate``, for float32 and shorter; rows may be apart, as a slice of qkv is."""
-    num_rows, heads, width = x_NHE.shape
-    if x_NHE.stride()[1:] != (width, 1):
-        x_NHE = x_NHE.contiguous()
-    out_NHE = x_NHE.new_empty(num_rows, heads, width)
+def rotate_and_write(
+    qkv_NHE: Tensor, angles_2NE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows
+) -> Tensor:
+    """As ``reference.rotate_and_write``, for float32 and shorter; a store may be a strided view."""
+    assert key_BLUE.stride(-1) == value_BLUE.stride(-1) == 1
+    num_rows, all_heads, width = qkv_NHE.shape
+    if qkv_NHE.stride()[1:] != (width, 1):
+        qkv_NHE = qkv_NHE.contiguous()
+    kv_heads = key_BLUE.shape[2]
+    heads = all_heads - 2 * kv_heads
+    q_NHE = qkv_NHE.new_empty(num_rows, heads, width)
+    key_stride_b, key_stride_l, key_stride_u, _ = key_BLUE.stride()
+    value_stride_b, value_stride_l, value_stride_u, _ = value_BLUE.stride()
     block_heads = 16
-    _rotate_kernel[(num_rows, triton.cdiv(heads, block_heads))](
-        x_NHE,
+    _rotate_and_write_kernel[(num_rows, triton.cdiv(all_heads, block_heads))](
+        qkv_NHE,
         angles_2NE.contiguous(),
-        out_NHE,
-        x_NHE.stride(0),
+        q_NHE,
+        key_BLUE,
+        value_BLUE,
+        rows.request_N,
+        rows.position_N,
+        rows.request_N if rows.writes_N is None else rows.writes_N.view(torch.int8),
+        qkv_NHE.stride(0),
+        key_stride_b,
+        key_stride_l,
+        key_stride_u,
+        value_stride_b,
+        value_stride_l,
+        value_stride_u,
         num_rows,
         HEADS=heads,
+        KV_HEADS=kv_heads,
         WIDTH=width,
         BLOCK_HEADS=block_heads,
         BLOCK_HALF=triton.next_power_of_2(width // 2),
+        ALL_WRITE=rows.writes_N is None,
         num_warps=4,
     )
-    return out_NHE
-
-
-def write_rows(
-    key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, new_key_NUE: Tensor, new_value_NUE: Tensor
-) -> None:
-    """As ``reference.write_rows``; rows of the new ones may be apart, as slices of qkv are."""
-    assert key_BLUE.is_contiguous()
-    assert value_BLUE.is_contiguous()
-    num_rows, heads, head_width = new_key_NUE.shape
-    new_key_NUE, new_value_NUE = (
-        new if new.stride()[1:] == (head_width, 1) else new.contiguous()
-        for new in (new_key_NUE, new_value_NUE)
-    )
-    width = heads * head_width
-    block = min(1024, triton.next_power_of_2(width))
-    _write_kernel[(num_rows, triton.cdiv(width, block))](
-        key_BLUE,
-        value_BLUE,
-        new_key_NUE,
-        new_value_NUE,
-        rows.request_N,
-        rows.position_N,
-        key_BLUE.shape[1],
-        new_key_NUE.stride(0),
-        new_value_NUE.stride(0),
-        WIDTH=width,
-        BLOCK=block,
-        num_warps=4,
-    )
+    return q_NHE

@@ -5,7 +5,7 @@ the scores live on from step to step as in any run. Single choices (rows, skippe
 from the record too, and single values may be replaced.
 
 Shape letters: B requests, L canvas length, G generation length, N packed rows, D width,
-V vocabulary, U key/value heads, E head width.
+V vocabulary, H query heads, U key/value heads, E head width.
 """
 
 from __future__ import annotations
@@ -361,9 +361,10 @@ class _PatchedStore(KVStore):
         self.keys, self.values, self.visible_BL = inner.keys, inner.values, inner.visible_BL
         self._parts = ((self.keys, key), (self.values, value))
 
-    def write(self, layer: int, rows: Rows, key_NUE: Tensor, value_NUE: Tensor) -> None:
-        super().write(layer, rows, key_NUE, value_NUE)
+    def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+        q_NHE = super().write(layer, rows, qkv_NHE, angles_2NE)
         self.patch(layer)
+        return q_NHE
 
     def patch(self, layer: int) -> None:
         """Overwrite the patched positions of request 0."""
