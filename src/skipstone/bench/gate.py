@@ -34,6 +34,8 @@ _CASES = (
 )
 # Rounding steps that a kernel may be away from its twin, at the size of the largest value.
 _ROUNDINGS = 4
+# Attention sums twice, and the exponential in between enlarges what a score is off.
+_ROUNDINGS_OF_ATTENTION = 16
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,12 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
 
 def _near(name: str, work: Callable[[], Sequence[Tensor]], eps: float) -> Check:
     """Whether a kernel is within a few roundings of its twin."""
+    allowed = _ROUNDINGS_OF_ATTENTION if name == "attend" else _ROUNDINGS
     with dispatch.served_by("reference"):
         plain = work()
     far = max(
         ((a.double() - b.double()).abs().max() / b.double().abs().max()).item() / eps
         for a, b in zip(work(), plain, strict=True)
     )
-    detail = f"{far:.2g} roundings apart, {_ROUNDINGS} allowed"
-    return Check(f"kernel {name} gives what its twin gives", far <= _ROUNDINGS, detail)
+    detail = f"{far:.2g} roundings apart, {allowed} allowed"
+    return Check(f"kernel {name} gives what its twin gives", far <= allowed, detail)

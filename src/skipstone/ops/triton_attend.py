@@ -122,15 +122,15 @@ def _attend_kernel(
         inside = first + step < length
         key_from = key_ptr + tl.cast(first, tl.int64) * key_stride_l
         key = tl.load(key_from + key_at, mask=inside[None, :], other=0.0)
-        score = _add_product(tl.zeros((SLOTS, KEYS), tl.float32), q, key, WIDENS) * scale
+        score = _add_product(tl.zeros((SLOTS, KEYS), tl.float32), q, key, WIDENS)
         seen = inside
         if MASKED:
             seen = tl.load(visible_ptr + first + step, mask=inside, other=0) != 0
         score = tl.where(seen[None, :], score, -float("inf"))
-        higher = tl.maximum(peak, tl.max(score, axis=1))
+        higher = tl.maximum(peak, tl.max(score, axis=1) * scale)
         # As long as nothing is visible every exponent is -inf, and every term 0.
         origin = tl.where(higher == -float("inf"), 0.0, higher)
-        weight = tl.exp2(score - origin[:, None])
+        weight = tl.exp2(score * scale - origin[:, None])
         fade = tl.exp2(peak - origin)
         total = total * fade + tl.sum(weight, axis=1)
         value_from = value_ptr + tl.cast(first, tl.int64) * value_stride_l
