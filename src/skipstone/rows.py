@@ -45,6 +45,8 @@ class Rows:
     device: torch.device
     refresh: bool = False
     """A refresh renews every layer of every row, so no row may skip."""
+    fresh_N: Tensor | None = None
+    """bool [N], on the device: rows of requests that refresh while others may skip; None: none."""
 
     @classmethod
     def spans(
@@ -92,7 +94,12 @@ class Rows:
     def own(self) -> Rows:
         """A copy with device tensors of its own, all of them made."""
         # On a CPU the tensors are the arrays.
-        rows = replace(self, request=self.request.copy(), position=self.position.copy())
+        rows = replace(
+            self,
+            request=self.request.copy(),
+            position=self.position.copy(),
+            fresh_N=None if self.fresh_N is None else self.fresh_N.clone(),
+        )
         for name in ("request_N", "position_N", "request_A", "padded_N"):
             getattr(rows, name)
         return rows
@@ -103,7 +110,7 @@ class Rows:
         Args:
             index: int64 [M], ascending, on the host; 0 <= M <= N.
         """
-        request = self.request[index]
+        request, fresh_N = self.request[index], self.fresh_N
         requests, counts = np.unique(request, return_counts=True)
         return Rows(
             requests=tuple(requests.tolist()),
@@ -112,6 +119,7 @@ class Rows:
             position=self.position[index],
             device=self.device,
             refresh=self.refresh,
+            fresh_N=None if fresh_N is None else fresh_N[to_device(index, self.device)],
         )
 
     def mark(self, like_BL: Tensor) -> Tensor:

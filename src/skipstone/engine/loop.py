@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -180,6 +180,8 @@ class Run:
         """One forward and its commit, on the device alone unless rows are skipped."""
         rows = moment.all_rows(refresh=True) if recovery else self.settings.cache.rows(moment)
         may_skip = moment.step > 0 and not rows.refresh
+        if not may_skip:
+            self._expect(moment)
         done = self.runner.forward(rows, moment, may_skip=may_skip, taps=self.taps)
         write_at(self.entered_at_BL, (rows.request_N, rows.position_N), moment.forward)
         if done.finished is not None:
@@ -198,6 +200,14 @@ class Run:
         )
         region = self.canvas.read()
         return _Flight(moment, rows, done, recovery, scored, scores, commit_BG, region, due_B)
+
+    def _expect(self, moment: Moment) -> None:
+        """Tell the skip which rows it may be asked about after this step, if any."""
+        if isinstance(self.settings.skip, NoSkip):
+            return
+        coming = self.settings.cache.rows(replace(moment, step=moment.step + 1))
+        if not coming.refresh:
+            self.runner.expect(coming)
 
     def _land(self, flight: _Flight) -> tuple[int, ...]:
         """Read what a step committed, and tell. Returns the requests that committed nothing."""

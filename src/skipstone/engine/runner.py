@@ -79,6 +79,11 @@ class Runner:
         """Keys and values of all positions."""
         return self.layers.store
 
+    def expect(self, rows: Rows) -> None:
+        """Tell the skip policy which rows the coming steps may ask it about."""
+        if self._skip is not None:
+            self._skip.expect(rows)
+
     def forward(self, rows: Rows, moment: Moment, *, may_skip: bool, taps: Taps) -> Pass:
         """Recompute ``rows``; overwrites their K/V in every layer that they reach."""
         network, num_layers = self._network, self._network.config.num_layers

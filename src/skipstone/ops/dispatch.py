@@ -9,7 +9,7 @@ Shape letters as in ``reference``.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -20,17 +20,23 @@ import torch
 from torch import Tensor
 
 from skipstone.ops import reference
-from skipstone.ops.reference import Scored, rotary_tables
+from skipstone.ops.reference import Bars, Judged, References, Scored, rotary_tables
 from skipstone.rows import Rows
 
 __all__ = [
+    "Bars",
+    "Judged",
+    "References",
     "Scored",
     "add_rms_norm",
     "attend",
+    "judge",
+    "replace",
     "rms_norm",
     "rotary_tables",
     "rotate",
     "score",
+    "similarity",
     "swiglu",
     "write_rows",
 ]
@@ -135,3 +141,41 @@ def attend(
 ) -> Tensor:
     """See ``reference.attend``: there is no kernel for it yet."""
     return reference.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+
+
+def similarity(
+    states: Sequence[Tensor], references: References, rows: Rows, dtype: torch.dtype
+) -> Tensor:
+    """See ``reference.similarity``; the kernel computes in float32 only."""
+    if dtype != torch.float32 or refusal(states[0]):
+        return reference.similarity(states, references, rows, dtype)
+    from skipstone.ops import triton_skip
+
+    return triton_skip.similarity(states, references, rows)
+
+
+def judge(
+    similarity_SN: Tensor, references: References, rows: Rows, committed_BL: Tensor, bars: Bars
+) -> Judged:
+    """See ``reference.judge``."""
+    if refusal(references.states_SBWD):
+        return reference.judge(similarity_SN, references, rows, committed_BL, bars)
+    from skipstone.ops import triton_skip
+
+    return triton_skip.judge(similarity_SN, references, rows, committed_BL, bars)
+
+
+def replace(
+    states: Sequence[Tensor],
+    references: References,
+    rows: Rows,
+    keep_N: Tensor | None,
+    forward: int,
+) -> None:
+    """See ``reference.replace``."""
+    if refusal(states[0]):
+        reference.replace(states, references, rows, keep_N, forward)
+        return
+    from skipstone.ops import triton_skip
+
+    triton_skip.replace(states, references, rows, keep_N, forward)
