@@ -2,7 +2,7 @@
 
 The host assigns the slots, so that nothing is read back; a slot's stamp says whose states it holds.
 
-Shape letters: B requests, L canvas length, A changed requests, M new slots, W slots, D width,
+Shape letters: B requests, L canvas length, A named requests, M new slots, W slots, D width,
 S compared layers.
 """
 
@@ -47,34 +47,30 @@ class ReferenceStore:
         A position that had a slot keeps it, with all that was learned.
         """
         self._grow(max(rows.counts))
-        parts = np.split(rows.position, np.cumsum(rows.counts)[:-1])
-        changed, new = list[int](), list[np.ndarray]()
-        for request, position in zip(rows.requests, parts, strict=True):
-            slots = self._assign(request, position)
-            if slots is not None:
-                changed.append(request)
-                new.append(np.stack([np.full_like(slots, request), slots]))
-        if changed:
-            self._upload(np.array(changed), np.concatenate(new, axis=1))
+        requests, where = np.array(rows.requests), (rows.request, rows.position)
+        slot = self._slots[where]
+        lacking = slot < 0
+        if not lacking.any() and np.count_nonzero(self._slots[requests] >= 0) == rows.num_rows:
+            return
+        slot[lacking] = self._free(rows, slot, lacking)
+        self._slots[requests] = -1
+        self._slots[where] = slot
+        self._upload(requests, np.stack([rows.request[lacking], slot[lacking]]))
 
-    def _assign(self, request: int, position: np.ndarray) -> np.ndarray | None:
-        """Assign slots on the host; those that changed hands, or None if all stays as it is."""
-        slots = self._slots[request]
-        had = slots[position]
-        lacking = had < 0
-        if not lacking.any() and np.count_nonzero(slots >= 0) == position.size:
-            return None
-        free = np.setdiff1d(np.arange(self.width), had)[: np.count_nonzero(lacking)]
-        slots[:] = -1
-        had[lacking] = free
-        slots[position] = had
-        return free
+    def _free(self, rows: Rows, slot: np.ndarray, lacking: np.ndarray) -> np.ndarray:
+        """The lowest slots that are free, one for each lacking row: int64 [M]."""
+        row = np.repeat(np.arange(len(rows.requests)), rows.counts)
+        free_AW = np.ones((len(rows.requests), self.width), dtype=bool)
+        free_AW[row[~lacking], slot[~lacking]] = False
+        wanted = np.bincount(row[lacking], minlength=len(rows.requests))
+        # Both sides are in order of requests, so the m-th slot is for the m-th row.
+        return np.nonzero(free_AW & (free_AW.cumsum(1) <= wanted[:, None]))[1]
 
-    def _upload(self, changed: np.ndarray, new_2M: np.ndarray) -> None:
-        """Tell the device which requests have changed, and which slots are new."""
+    def _upload(self, requests: np.ndarray, new_2M: np.ndarray) -> None:
+        """Tell the device of the slots of some requests, and which of them are new."""
         device = self._geometry.device
-        slot_AL = to_device(self._slots[changed], device)
-        self.held.slot_BL.index_copy_(0, to_device(changed, device), slot_AL)
+        slot_AL = to_device(self._slots[requests], device)
+        self.held.slot_BL.index_copy_(0, to_device(requests, device), slot_AL)
         # A slot that comes back to a position must not bring what it once held.
         request_M, slot_M = to_device(new_2M, device)
         write_at(self.held.stamp_2BW[0], (request_M, slot_M), -1)
