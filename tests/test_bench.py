@@ -23,7 +23,6 @@ from skipstone.bench.timing import Clock, Job, Rig, in_turn
 from skipstone.cli import bench as command
 from skipstone.cli.main import run
 from skipstone.engine.engine import Prompt
-from skipstone.engine.graph import Graph, GraphLayers
 from skipstone.engine.loop import Ages
 from skipstone.engine.roofline import Card, Work, bound
 from skipstone.errors import ConfigError
@@ -31,6 +30,7 @@ from skipstone.models.load import Model
 from skipstone.models.shapes import LLADA_8B
 from skipstone.ops import dispatch
 from tests.conftest import random_model
+from tests.test_graph import stale_positions
 
 CARD = Card("slow", 1e9, 1e9, "measured")
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6]]
@@ -51,17 +51,6 @@ def open_gate(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Check("nothing", True, "not checked")]
 
     monkeypatch.setattr(command, "gate", passes)
-
-
-def stale_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs that go on with the positions of their capture."""
-    capture = GraphLayers._capture
-
-    def stale(self: GraphLayers, *arguments: object, **options: object) -> Graph:
-        graph = capture(self, *arguments, **options)  # type: ignore[arg-type]
-        return replace(graph, rows=graph.rows.own())
-
-    monkeypatch.setattr(GraphLayers, "_capture", stale)
 
 
 def test_the_gate_passes_what_is_right() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -22,7 +21,7 @@ from skipstone import (
     Threshold,
 )
 from skipstone.cache import CachePolicy
-from skipstone.engine.eager import EagerLayers
+from skipstone.engine.graph import Graph
 from skipstone.errors import ConfigError
 from skipstone.models.load import Model
 from skipstone.rows import Rows
@@ -93,20 +92,20 @@ def test_batches_of_other_lengths_share_graphs_and_no_padding(model: Model) -> N
     assert captured(engine)
 
 
+def stale_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs that go on with the positions of their capture."""
+    take = Graph.take
+
+    def stale(self: Graph, rows: Rows, x_ND: Tensor) -> None:
+        take(self, self.held or rows, x_ND)
+
+    monkeypatch.setattr(Graph, "take", stale)
+
+
 def test_positions_that_are_not_renewed_show(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a graph that goes on with the rows of its capture gives other tokens."""
     eager = tokens(Engine(model, BASE, runner="eager"), PROMPTS[:1])
-
-    held = dict[tuple[object, ...], Rows]()
-
-    def stale(
-        self: EagerLayers, first: int, last: int, x_ND: Tensor, rows: Rows, *, every: bool
-    ) -> Iterator[tuple[int, Tensor]]:
-        rows = held.setdefault((first, last, rows.requests, rows.counts), rows)
-        return compute(self, first, last, x_ND, rows, every=every)
-
-    compute = EagerLayers.run
-    monkeypatch.setattr(EagerLayers, "run", stale)
+    stale_positions(monkeypatch)
     assert tokens(Engine(model, BASE, runner="graph"), PROMPTS[:1]) != eager
 
 

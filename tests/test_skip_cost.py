@@ -225,6 +225,7 @@ def judge(
     session = CosineSkip(layer_k, threshold, outlier).start(geometry)
     moment = moment_at(canvas, Block(0, 0, rows_to_judge), 1, rows_to_judge)
     rows = moment.block_rows()
+    session.expect(rows)
     # Powers of two, so that the cosine of equal states is 1 and not next to it.
     x_ND = 2.0 ** torch.randint(0, 2, (rows.num_rows, 1)).expand(-1, 16)
     for layer in range(1, layer_k):
@@ -263,11 +264,11 @@ def test_bfloat16_similarity_has_the_grid_of_the_notebook() -> None:
     for true in (0.99999, 0.995):
         now = true * before + (1 - true**2) ** 0.5 * noise
         args = (now.bfloat16()[None], before.bfloat16()[None])
-        coarse = ops.similarity(*args, torch.bfloat16)
+        coarse = ops.cosine(*args, torch.bfloat16)
         below = coarse[coarse < 1]
         assert torch.equal(below * 256, (below * 256).round())
         assert set(coarse.unique().tolist()) <= {0.98828125, 0.9921875, 0.99609375, 1.0}
-        fine = ops.similarity(*args, torch.float32)
+        fine = ops.cosine(*args, torch.float32)
         assert fine.unique().numel() > 30 > coarse.unique().numel()
         assert (fine - true).abs().max() < 2e-3
 
@@ -278,12 +279,12 @@ def test_float32_similarity_is_close_to_float64_on_wide_states() -> None:
         before = torch.randn(2, 300, width, generator=generator)
         for change in (1e-4, 1e-2, 0.3):
             now = before + change * torch.randn(before.shape, generator=generator)
-            narrow = ops.similarity(now, before, torch.float32)
-            wide = ops.similarity(now, before, torch.float64)
+            narrow = ops.cosine(now, before, torch.float32)
+            wide = ops.cosine(now, before, torch.float64)
             assert narrow.dtype == wide.dtype == torch.float64
             # A few units in the last place of 1; a threshold of 0.9999 is 1e-4 away from it.
             assert (narrow - wide).abs().max() < 6e-7
             assert (narrow - wide).abs().mean() < 2e-7
             assert narrow.max() <= 1.0
-    coarse = ops.similarity(now, before, torch.bfloat16)
+    coarse = ops.cosine(now, before, torch.bfloat16)
     assert (coarse - wide).abs().max() > 1e-4

@@ -1,6 +1,6 @@
 """Faults of the token skip: what is compared, in which dtype, and who may leave.
 
-Shape letters: B requests, L canvas length, N packed rows, D width, S compared layers.
+Shape letters: B requests, N packed rows, D width, S compared layers, W reference slots.
 """
 
 from __future__ import annotations
@@ -23,24 +23,41 @@ from skipstone.ops import reference as ops
 from skipstone.rows import Rows
 from skipstone.skip.policies import CosineSession
 
+States = Sequence[Tensor]
+"""[N, D] after each compared layer, S of them."""
+
+
+@contextmanager
+def _everything_expected() -> Generator[None, None, None]:
+    """Every position has a reference, in the slot of its own number."""
+    expect = CosineSession.expect
+
+    def all_of_them(self: CosineSession, rows: Rows) -> None:
+        length = self._store.held.slot_BL.shape[1]
+        expect(self, Rows.spans([(b, 0, length) for b in rows.requests], rows.device))
+
+    with instead(CosineSession, "expect", all_of_them):
+        yield
+
 
 @contextmanager
 def misaligned_reference() -> Generator[None, None, None]:
     """The reference of the first cached step of a block is taken by row number."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
+    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
         if moment.place.step != 1:
-            return judge(self, now_SND, rows, moment)
-        kept_SBLD = self._reference_SBLD
-        self._reference_SBLD = kept_SBLD.clone()
-        self._reference_SBLD[:, :, rows.position_N] = kept_SBLD[:, :, : rows.num_rows]
-        mask_N = judge(self, now_SND, rows, moment)
-        kept_SBLD[:, :, rows.position_N] = self._reference_SBLD[:, :, rows.position_N]
-        self._reference_SBLD = kept_SBLD
+            return judge(self, states, rows, moment)
+        kept_SBWD = self._store.held.states_SBWD
+        wrong_SBWD = kept_SBWD.clone()
+        wrong_SBWD[:, :, rows.position_N] = kept_SBWD[:, :, : rows.num_rows]
+        self._store.held = self._store.held._replace(states_SBWD=wrong_SBWD)
+        mask_N = judge(self, states, rows, moment)
+        kept_SBWD[:, :, rows.position_N] = wrong_SBWD[:, :, rows.position_N]
+        self._store.held = self._store.held._replace(states_SBWD=kept_SBWD)
         return mask_N
 
-    with instead(CosineSession, "_judge", wrong):
+    with _everything_expected(), instead(CosineSession, "_judge", wrong):
         yield
 
 
@@ -49,18 +66,22 @@ def reference_of_the_neighbour() -> Generator[None, None, None]:
     """Every row is compared with the position left of it; its label says so."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
-        kept_SBLD, stamps_2BL = self._reference_SBLD, self._stamp_2BL
-        self._reference_SBLD, self._stamp_2BL = kept_SBLD.roll(1, 2), stamps_2BL.roll(1, 2)
-        mask_N = judge(self, now_SND, rows, moment)
-        self._reference_SBLD = self._reference_SBLD.roll(-1, 2)
-        self._stamp_2BL = stamps_2BL
+    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
+        kept, now_SND = self._store.held, torch.stack(list(states))
+        # The session would not compare what is labelled so: the label comes afterwards.
+        self._store.held = kept._replace(
+            states_SBWD=kept.states_SBWD.roll(1, 2), stamp_2BW=kept.stamp_2BW.clone()
+        )
+        mask_N = judge(self, states, rows, moment)
+        self._store.held = kept
         where = (slice(None), rows.request_N, rows.position_N)
-        self._reference_SBLD[where] = torch.where(mask_N[None, :, None], now_SND, kept_SBLD[where])
-        self._stamp_2BL[0][where[1:]] = rows.position_N
+        before_SND = kept.states_SBWD[where]
+        kept.states_SBWD[where] = torch.where(mask_N[None, :, None], now_SND, before_SND)
+        assert self.scores is not None
+        self.scores = replace(self.scores, reference_position_N=rows.position_N - 1)
         return mask_N
 
-    with instead(CosineSession, "_judge", wrong):
+    with _everything_expected(), instead(CosineSession, "_judge", wrong):
         yield
 
 
@@ -69,13 +90,14 @@ def reference_written_backwards() -> Generator[None, None, None]:
     """The references are scattered in reverse order of rows, from the first cached step on."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
-        mask_N = judge(self, now_SND, rows, moment)
+    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
+        mask_N = judge(self, states, rows, moment)
+        states_SBWD = self._store.held.states_SBWD
         where = (slice(None), rows.request_N, rows.position_N)
-        self._reference_SBLD[where] = self._reference_SBLD[where].flip(1)
+        states_SBWD[where] = states_SBWD[where].flip(1)
         return mask_N
 
-    with instead(CosineSession, "_judge", wrong):
+    with _everything_expected(), instead(CosineSession, "_judge", wrong):
         yield
 
 
@@ -86,7 +108,7 @@ def low_precision_similarity(kind: torch.dtype) -> Fault:
         cosine_SN = F.cosine_similarity(now_SND.to(kind), before_SND.to(kind), dim=-1)
         return cosine_SN.double().clamp(max=1.0)
 
-    return lambda: instead(ops, "similarity", wrong)
+    return lambda: instead(ops, "cosine", wrong)
 
 
 @contextmanager
@@ -99,23 +121,23 @@ def other_summation() -> Generator[None, None, None]:
         lengths_SN = now_SND.norm(dim=-1) * before_SND.norm(dim=-1)
         return (dot_SN / lengths_SN).double().clamp(max=1.0)
 
-    with instead(ops, "similarity", wrong):
+    with instead(ops, "cosine", wrong):
         yield
 
 
 @contextmanager
 def similarity_divides_by_zero() -> Generator[None, None, None]:
     """The similarity of the first row is 0/0 in one layer, from the third step of a block on."""
-    judge, similarity = CosineSession._judge, ops.similarity
+    judge, cosine = CosineSession._judge, ops.cosine
 
-    def late(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
+    def late(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
         if moment.place.step < 2:
-            return judge(self, now_SND, rows, moment)
-        with instead(ops, "similarity", wrong):
-            return judge(self, now_SND, rows, moment)
+            return judge(self, states, rows, moment)
+        with instead(ops, "cosine", wrong):
+            return judge(self, states, rows, moment)
 
     def wrong(now_SND: Tensor, before_SND: Tensor, dtype: torch.dtype) -> Tensor:
-        similarity_SN = similarity(now_SND, before_SND, dtype)
+        similarity_SN = cosine(now_SND, before_SND, dtype)
         similarity_SN[3, 0] = torch.nan
         return similarity_SN
 
@@ -126,11 +148,16 @@ def similarity_divides_by_zero() -> Generator[None, None, None]:
 @contextmanager
 def committed_rows_skip() -> Generator[None, None, None]:
     """Rows just committed, and their neighbours, may skip."""
+    judge = CosineSession._judge
 
-    def wrong(self: CosineSession, rows: Rows, moment: Moment) -> Tensor:
-        return torch.zeros(rows.num_rows, dtype=torch.bool, device=rows.device)
+    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
+        stated = self._policy
+        self._policy = replace(stated, keep_committed=False, keep_neighbours=False)
+        mask_N = judge(self, states, rows, moment)
+        self._policy = stated
+        return mask_N
 
-    with instead(CosineSession, "_forced", wrong):
+    with instead(CosineSession, "_judge", wrong):
         yield
 
 
@@ -139,8 +166,8 @@ def skip_by_the_best_layer() -> Generator[None, None, None]:
     """A row leaves if one of its layers is above the threshold; the rule asks for the mean."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
-        judge(self, now_SND, rows, moment)
+    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
+        judge(self, states, rows, moment)
         assert self.scores is not None
         stable_N = self.scores.similarity_SN.amax(0) > self._policy.skip_threshold
         self.scores = replace(self.scores, stable_N=stable_N)
@@ -154,10 +181,10 @@ def other_skip_threshold(threshold: float) -> Fault:
     """The threshold that rows are held against is not the one that was set."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
+    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
         stated = self._policy
         self._policy = replace(stated, skip_threshold=threshold)
-        mask_N = judge(self, now_SND, rows, moment)
+        mask_N = judge(self, states, rows, moment)
         self._policy = stated
         return mask_N
 
@@ -184,10 +211,10 @@ def exit_state_is_scored() -> Generator[None, None, None]:
     judge, score = CosineSession._judge, Scorer.score
     left = list[tuple[Rows, Tensor]]()
 
-    def remember(self: CosineSession, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
-        keep_N = judge(self, now_SND, rows, moment)
+    def remember(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
+        keep_N = judge(self, states, rows, moment)
         index = np.flatnonzero(~keep_N.numpy())
-        left[:] = [(rows.take(index), now_SND[-1][index])] if index.size else []
+        left[:] = [(rows.take(index), states[-1][index])] if index.size else []
         return keep_N
 
     def wrong(

@@ -174,6 +174,7 @@ class Rows:
             request=self.request.copy(),
             position=self.position.copy(),
             writes_N=None if self.writes_N is None else self.writes_N.clone(),
+            fresh_N=None if self.fresh_N is None else self.fresh_N.clone(),
         )
         for name in ("request_N", "position_N", "request_A", "offset_A1", "padded_N"):
             getattr(rows, name)
@@ -185,7 +186,7 @@ class Rows:
         Args:
             index: int64 [M], ascending, on the host; 0 <= M <= N.
         """
-        request = self.request[index]
+        request, fresh_N = self.request[index], self.fresh_N
         requests, counts = np.unique(request, return_counts=True)
         return Rows(
             requests=tuple(requests.tolist()),
@@ -194,6 +195,7 @@ class Rows:
             position=self.position[index],
             device=self.device,
             refreshed=tuple(np.intersect1d(self.refreshed, requests).tolist()),
+            fresh_N=None if fresh_N is None else fresh_N[to_device(index, self.device)],
         )
 
     def protect(self, requests: Sequence[int]) -> Rows:

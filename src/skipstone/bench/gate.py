@@ -3,8 +3,8 @@
 Tokens are compared in float32, where no near-tie hides behind rounding; kernels, each by itself,
 in the dtype that is measured.
 
-Shape letters: N rows, D width, M MLP width, H heads, B requests,
-L canvas length, U key/value heads, E head width.
+Shape letters: N rows, D width, M MLP width, H heads, B requests, L canvas length,
+U key/value heads, E head width, S compared layers.
 """
 
 from __future__ import annotations
@@ -110,6 +110,10 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
         key, value = key_BLUE.clone(), value_BLUE.clone()
         return dispatch.rotate_and_write(qkv_NHE, angles_2NE, key, value, rows), key, value
 
+    alone, held = Rows.spans([(0, 0, 33)], device), _references(delta_ND + 4 * x_ND)
+    similarity_SN = values(17, 33).double()
+    committed_BL = torch.zeros(1, 33, dtype=torch.bool, device=device)
+    bars = dispatch.Bars(0.7, 0.9, committed=True, neighbours=True)
     works: dict[str, Callable[[], Sequence[Tensor]]] = {
         "rms_norm": lambda: [dispatch.rms_norm(x_ND, weight_D, 1e-5)],
         "add_rms_norm": lambda: dispatch.add_rms_norm(x_ND, delta_ND, weight_D, 1e-5),
@@ -117,8 +121,16 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
         "rotate_and_write": rotated,
         "attend": lambda: [dispatch.attend(qkv_NHE[:, :32], key_BLUE, value_BLUE, rows, None)],
         "score": lambda: [dispatch.score(gate_up_NM, 0, None).confidence_N],
+        "similarity": lambda: [dispatch.similarity([x_ND], held, alone, torch.float32)],
+        "judge": lambda: [dispatch.judge(similarity_SN, held, alone, committed_BL, bars).mean_N],
     }
     return [_near(name, work, torch.finfo(dtype).eps) for name, work in works.items()]
+
+
+def _references(x_ND: Tensor) -> dispatch.References:
+    """The states of one layer and one request as references, each in the slot of its position."""
+    position_1L = torch.arange(x_ND.shape[0], device=x_ND.device)[None]
+    return dispatch.References(x_ND[None, None], position_1L, torch.stack([position_1L] * 2))
 
 
 def _near(name: str, work: Callable[[], Sequence[Tensor]], eps: float) -> Check:

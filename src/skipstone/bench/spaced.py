@@ -55,13 +55,13 @@ class SpacedSession:
         """The last compared layer."""
         return self._inner.decides_after
 
+    def expect(self, rows: Rows) -> None:
+        """Let the cosine skip keep what it will compare with."""
+        self._inner.expect(rows)
+
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
         """Let the cosine skip see the states."""
         self._inner.learn(layer, x_ND, rows, moment)
-
-    def expect(self, rows: Rows) -> None:
-        """Tell the cosine skip."""
-        self._inner.expect(rows)
 
     def forget(self, request: int) -> None:
         """Tell the cosine skip."""

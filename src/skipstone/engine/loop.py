@@ -32,6 +32,7 @@ from skipstone.engine.settings import Settings
 from skipstone.errors import StalledError
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Arriving, Rows, to_device
+from skipstone.skip import SkipSession
 from skipstone.unmask import Scheduled, Scores, UnmaskSession
 
 
@@ -257,7 +258,7 @@ class Run:
         fresh, _ = moment.split(lambda p: p.step == 0 or p.request in rows.refreshed)
         left = {place.request: self._left(place.request) for place in moment.places}
         if self.runner.skip is not None and fresh.places:
-            self.runner.skip.expect(_cached(self.settings.cache.rows(fresh.later())))
+            self._expect(self.runner.skip, fresh)
         done = self.runner.forward(rows, moment, fresh=fresh.active, taps=self.taps)
         self._note_ages(rows, done, moment)
         scored = self.scorer.score(done, moment, self.host, want_logits=self.taps.logits)
@@ -272,6 +273,13 @@ class Run:
             seat.forward = place.forward + 1
         region = self.canvas.read()
         return _Flight(moment, rows, done, recovery, scored, scores, commit_BG, region, most, least)
+
+    def _expect(self, skip: SkipSession, fresh: Moment) -> None:
+        """Tell the skip which rows it may be asked about after this step, if any."""
+        coming = self.settings.cache.rows(fresh.later())
+        judged = coming.take(np.flatnonzero(~np.isin(coming.request, coming.refreshed)))
+        if judged.num_rows:
+            skip.expect(judged)
 
     def _bounds(
         self, moment: Moment, left: dict[int, tuple[int, int]], *, may_skip: bool
@@ -380,8 +388,3 @@ class Run:
             scored=work.scored.rows,
             logits_NV=work.scored.logits_NV,
         )
-
-
-def _cached(rows: Rows) -> Rows:
-    """The rows of requests that are not refreshed."""
-    return rows.take(np.flatnonzero(~np.isin(rows.request, rows.refreshed)))

@@ -9,7 +9,7 @@ Shape letters as in ``reference``.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -20,17 +20,23 @@ import torch
 from torch import Tensor
 
 from skipstone.ops import reference
-from skipstone.ops.reference import Scored, rotary_tables
+from skipstone.ops.reference import Bars, Judged, References, Scored, rotary_tables
 from skipstone.rows import Rows
 
 __all__ = [
+    "Bars",
+    "Judged",
+    "References",
     "Scored",
     "add_rms_norm",
     "attend",
+    "judge",
+    "replace",
     "rms_norm",
     "rotary_tables",
     "rotate_and_write",
     "score",
+    "similarity",
     "swiglu",
 ]
 
@@ -140,3 +146,41 @@ def _left_to_torch(q_NHE: Tensor, rows: Rows, visible_BL: Tensor | None) -> bool
     # With ``writes_N`` there may be padding, of which the host's counts know nothing.
     dense = rows.uniform and visible_BL is None and rows.writes_N is None
     return dense and rows.widest > MOST_ROWS_OF_KERNEL
+
+
+def similarity(
+    states: Sequence[Tensor], references: References, rows: Rows, dtype: torch.dtype
+) -> Tensor:
+    """See ``reference.similarity``; the kernel computes in float32 only."""
+    if dtype != torch.float32 or refusal(states[0]):
+        return reference.similarity(states, references, rows, dtype)
+    from skipstone.ops import triton_skip
+
+    return triton_skip.similarity(states, references, rows)
+
+
+def judge(
+    similarity_SN: Tensor, references: References, rows: Rows, committed_BL: Tensor, bars: Bars
+) -> Judged:
+    """See ``reference.judge``."""
+    if refusal(references.states_SBWD):
+        return reference.judge(similarity_SN, references, rows, committed_BL, bars)
+    from skipstone.ops import triton_skip
+
+    return triton_skip.judge(similarity_SN, references, rows, committed_BL, bars)
+
+
+def replace(
+    states: Sequence[Tensor],
+    references: References,
+    rows: Rows,
+    keep_N: Tensor | None,
+    forward_B1: Tensor,
+) -> None:
+    """See ``reference.replace``."""
+    if refusal(states[0]):
+        reference.replace(states, references, rows, keep_N, forward_B1)
+        return
+    from skipstone.ops import triton_skip
+
+    triton_skip.replace(states, references, rows, keep_N, forward_B1)

@@ -1,11 +1,13 @@
 """Reference operations: readable, in fp32 or better where it decides something, never optimised.
 
 Shape letters: N packed rows, D width, V vocabulary, A requests with rows, R rows of the widest
-request, L canvas length, H query heads, U key/value heads, E head width, S compared layers.
+request, L canvas length, H query heads, U key/value heads, E head width, S compared layers,
+B requests, W reference slots of a request.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -176,7 +178,48 @@ def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
     )
 
 
-def similarity(now_SND: Tensor, before_SND: Tensor, dtype: torch.dtype) -> Tensor:
+class References(NamedTuple):
+    """States that rows are compared with, and whose they are."""
+
+    states_SBWD: Tensor
+    """The last slot of a request is a spare: what has no slot may be written there, or nowhere."""
+    slot_BL: Tensor
+    """int64: where the states of a position are; -1 where it has no slot."""
+    stamp_2BW: Tensor
+    """int64: position and forward of the states in a slot; position -1 where there are none."""
+
+
+class Bars(NamedTuple):
+    """What a row must reach to be stable, and which rows may not leave even then."""
+
+    outlier: float
+    """The smallest similarity is at least this."""
+    threshold: float
+    """The mean similarity is above this."""
+    committed: bool
+    """Rows committed in the step before stay."""
+    neighbours: bool
+    """The direct neighbours of such rows stay."""
+
+
+class Judged(NamedTuple):
+    """What the similarities of a step say, N rows."""
+
+    smallest_N: Tensor
+    """float64"""
+    mean_N: Tensor
+    """float64"""
+    stable_N: Tensor
+    """bool: above the bars, against a reference of its own position."""
+    forced_N: Tensor
+    """bool: goes on even so."""
+    keep_N: Tensor
+    """bool: goes on."""
+    stamp_2N: Tensor
+    """int64: position and forward of what each row was compared with; -1 if there was nothing."""
+
+
+def cosine(now_SND: Tensor, before_SND: Tensor, dtype: torch.dtype) -> Tensor:
     """Cosine of each row with its reference in every compared layer, computed in ``dtype``.
 
     Returns:
@@ -185,3 +228,84 @@ def similarity(now_SND: Tensor, before_SND: Tensor, dtype: torch.dtype) -> Tenso
     """
     cosine_SN = F.cosine_similarity(now_SND.to(dtype), before_SND.to(dtype), dim=-1)
     return cosine_SN.double().clamp(max=1.0)
+
+
+def similarity(
+    states: Sequence[Tensor], references: References, rows: Rows, dtype: torch.dtype
+) -> Tensor:
+    """Cosine of each row with the reference of its own position, computed in ``dtype``.
+
+    Args:
+        states: [N, D] after each compared layer, S of them.
+        references: what to compare with.
+        rows: whose states these are.
+        dtype: of the arithmetic.
+
+    Returns:
+        float64 [S, N], at most 1; 0 for rows that have no reference.
+    """
+    slot_N, stamp_2N = _found(references, rows)
+    before_SND = references.states_SBWD[:, rows.request_N, slot_N]
+    cosine_SN = cosine(torch.stack(list(states)), before_SND, dtype)
+    return torch.where(stamp_2N[0] >= 0, cosine_SN, 0.0)
+
+
+def judge(
+    similarity_SN: Tensor, references: References, rows: Rows, committed_BL: Tensor, bars: Bars
+) -> Judged:
+    """Which rows are stable, and which go on.
+
+    Args:
+        similarity_SN: float64, as ``similarity`` gives it.
+        references: what was compared with; a row without a reference is not stable.
+        rows: who is judged; those in ``fresh_N`` go on.
+        committed_BL: bool, what the step before committed.
+        bars: the policy's.
+    """
+    _, stamp_2N = _found(references, rows)
+    smallest_N, mean_N = similarity_SN.amin(0), similarity_SN.mean(0)
+    stable_N = (smallest_N >= bars.outlier) & (mean_N > bars.threshold) & (stamp_2N[0] >= 0)
+    near_BL = torch.zeros_like(committed_BL)
+    if bars.committed:
+        near_BL |= committed_BL
+    if bars.neighbours:
+        near_BL[:, 1:] |= committed_BL[:, :-1]
+        near_BL[:, :-1] |= committed_BL[:, 1:]
+    forced_N = near_BL[rows.request_N, rows.position_N]
+    if rows.fresh_N is not None:
+        forced_N = forced_N | rows.fresh_N
+    return Judged(smallest_N, mean_N, stable_N, forced_N, ~stable_N | forced_N, stamp_2N)
+
+
+def replace(
+    states: Sequence[Tensor],
+    references: References,
+    rows: Rows,
+    keep_N: Tensor | None,
+    forward_B1: Tensor,
+) -> None:
+    """Make the states of rows their references. Changes the references.
+
+    Args:
+        states: [N, D] after each compared layer, S of them.
+        references: rows without a slot in them are dropped.
+        rows: whose states these are.
+        keep_N: bool, which rows to take; None takes all.
+        forward_B1: int64, in which forward of each request the states were computed.
+    """
+    where = (rows.request_N, rows.position_N)
+    slot_N = references.slot_BL[where]
+    # In PyTorch slot -1 is the last one, which is the spare.
+    slot_N = slot_N if keep_N is None else torch.where(keep_N, slot_N, -1)
+    to = (slice(None), rows.request_N, slot_N)
+    references.states_SBWD[to] = torch.stack(list(states))
+    forward_N = forward_B1[rows.request_N, 0]
+    references.stamp_2BW[to] = torch.stack([rows.position_N, forward_N])
+
+
+def _found(references: References, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Slot [N] and stamp [2, N] of each row's reference; the stamp is -1 where there is none."""
+    slot_N = references.slot_BL[rows.request_N, rows.position_N]
+    stamp_2N = references.stamp_2BW[:, rows.request_N, slot_N]
+    own_N = (slot_N >= 0) & (stamp_2N[0] == rows.position_N)
+    return slot_N, torch.where(own_N, stamp_2N, -1)

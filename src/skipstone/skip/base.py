@@ -33,11 +33,14 @@ class SkipScores:
     stable_N: Tensor
     """bool: what the similarity alone says."""
     forced_N: Tensor
-    """bool: rows that may not skip in this step whatever their similarity."""
+    """bool: rows that may not skip in this step whatever their similarity and reference."""
     reference_position_N: Tensor
-    """int64: the position whose states each row was compared with; it should be the row's own."""
+    """int64: the position whose states each row was compared with; it should be the row's own.
+
+    -1 where there was nothing to compare with; such a row has similarity 0, and goes on.
+    """
     reference_forward_N: Tensor
-    """int64: the forward in which these states were computed."""
+    """int64: the forward in which these states were computed; -1 if there were none."""
 
 
 class SkipSession(Protocol):
@@ -53,19 +56,25 @@ class SkipSession(Protocol):
         """Layers after which ``keep`` may drop rows, ascending: up to there all can be computed."""
         ...
 
+    def expect(self, rows: Rows) -> None:
+        """Hear which rows steps may ask about, until the next call for the same requests.
+
+        Called before the forward from whose states a session learns what it compares with. What
+        was learned before is kept where its position is still expected; requests without rows
+        here are left as they are. A session that keeps no states has nothing to do.
+        """
+        ...
+
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
         """Which rows go on after ``layer`` (counted from 1).
 
         Called after every layer with the rows that are still going; ``rows`` never grows within a
-        step. Not called in steps where no row may skip (``learn`` is).
+        step. Not called in steps where no row may skip (``learn`` is). Rows in ``rows.fresh_N``
+        must go on.
 
         Returns:
             bool [N], False for a row that leaves; None if all go on.
         """
-        ...
-
-    def expect(self, rows: Rows) -> None:
-        """These rows may be asked about in the steps to come, no others of their requests."""
         ...
 
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:

@@ -1,10 +1,11 @@
 """Token skip by similarity of hidden states between steps.
 
-Shape letters: B requests, L canvas length, N packed rows, D width, S compared layers (K-1).
+Shape letters: N packed rows, D width, S compared layers (K-1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +15,10 @@ from torch import Tensor
 from skipstone.canvas import Geometry, Moment
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
-from skipstone.ops import reference as ops
+from skipstone.ops import dispatch as ops
 from skipstone.rows import Rows
 from skipstone.skip.base import SkipScores
+from skipstone.skip.references import ReferenceStore
 
 Reference = Literal["last_computed", "previous_step"]
 SimilarityDtype = Literal["bfloat16", "float32", "float64"]
@@ -38,7 +40,8 @@ class CosineSkip:
     are compared with its reference at the same absolute position. If the smallest cosine is at
     least ``skip_outlier`` and the mean is above ``skip_threshold`` (strictly; cosines are clamped
     at 1), the row is stable and its layers K.. are not computed. The embedding is not compared: it
-    never changes while a token is a mask. A threshold of 1 never skips.
+    never changes while a token is a mask. A threshold of 1 never skips. References are kept for the
+    rows that are expected to be judged; a row without one goes on.
     """
 
     skip_layer_k: int = 18
@@ -80,16 +83,11 @@ class CosineSession:
     """Reference states by absolute position, and the judgement of each step."""
 
     def __init__(self, policy: CosineSkip, geometry: Geometry) -> None:
-        """Allocate the references; the first step of a block fills them."""
+        """Start with no reference; the forward after the first ``expect`` gives some."""
         self.scores: SkipScores | None = None
         self._policy = policy
         self._dtype = getattr(torch, policy.similarity_dtype)
-        layers = policy.skip_layer_k - 1
-        shape = (layers, geometry.batch, geometry.length, geometry.width)
-        self._reference_SBLD = torch.empty(shape, dtype=geometry.dtype, device=geometry.device)
-        # Travels with the references, so that whoever watches sees whose states were compared.
-        stamps = (2, geometry.batch, geometry.length)
-        self._stamp_2BL = torch.full(stamps, -1, dtype=torch.int64, device=geometry.device)
+        self._store = ReferenceStore(policy.skip_layer_k - 1, geometry)
         self._states = list[Tensor]()
 
     @property
@@ -97,20 +95,21 @@ class CosineSession:
         """The last compared layer."""
         return (self._policy.skip_layer_k - 1,)
 
+    def expect(self, rows: Rows) -> None:
+        """Give these rows, and no others of their requests, a place for their reference."""
+        self._store.expect(rows)
+
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
-        """Take the states of rows that go all the way as their reference."""
+        """Take the states of rows that go all the way as their reference, where expected."""
         self.scores = None
         if layer < self._policy.skip_layer_k:
-            self._reference_SBLD[layer - 1][rows.request_N, rows.position_N] = x_ND
-        if layer == 1:
-            self._stamp_2BL[:, rows.request_N, rows.position_N] = _stamp_2N(rows, moment)
-
-    def expect(self, rows: Rows) -> None:
-        """Everything is kept."""
+            # Layer by layer: a refresh has too many rows for its states to be collected.
+            held = self._store.layer(layer)
+            ops.replace([x_ND.contiguous()], held, rows, None, moment.forward_B1)
 
     def forget(self, request: int) -> None:
         """References of another request are no references."""
-        self._stamp_2BL[:, request] = -1
+        self._store.forget(request)
 
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
         """Collect states up to layer K-1, then judge all rows and layers at once."""
@@ -118,43 +117,33 @@ class CosineSession:
             self._states.clear()
         if layer >= self._policy.skip_layer_k:
             return None
-        self._states.append(x_ND)
+        self._states.append(x_ND.contiguous())
         if layer < self._policy.skip_layer_k - 1:
             return None
-        return self._judge(torch.stack(self._states), rows, moment)
-
-    def _judge(self, now_SND: Tensor, rows: Rows, moment: Moment) -> Tensor:
-        policy = self._policy
-        where = (slice(None), rows.request_N, rows.position_N)
-        before_SND, stamp_2N = self._reference_SBLD[where], self._stamp_2BL[where]
-        similarity_SN = ops.similarity(now_SND, before_SND, self._dtype)
-        smallest_N, mean_N = similarity_SN.amin(0), similarity_SN.mean(0)
-        stable_N = (smallest_N >= policy.skip_outlier) & (mean_N > policy.skip_threshold)
-        forced_N = self._forced(rows, moment)
-        keep_N = ~stable_N | forced_N
-        new_2N = _stamp_2N(rows, moment)
-        if policy.reference == "last_computed":
-            now_SND = torch.where(keep_N[None, :, None], now_SND, before_SND)
-            new_2N = torch.where(keep_N, new_2N, stamp_2N)
-        self._reference_SBLD[where], self._stamp_2BL[where] = now_SND, new_2N
-        self.scores = SkipScores(
-            rows, similarity_SN, smallest_N, mean_N, stable_N, forced_N, stamp_2N[0], stamp_2N[1]
-        )
+        keep_N = self._judge(self._states, rows, moment)
+        self._states.clear()
         return keep_N
 
-    def _forced(self, rows: Rows, moment: Moment) -> Tensor:
-        """Rows that were just committed and their direct neighbours, as far as switched on."""
-        committed_BL = moment.committed_BL
-        near_BL = torch.zeros_like(committed_BL)
-        if self._policy.keep_committed:
-            near_BL |= committed_BL
-        if self._policy.keep_neighbours:
-            near_BL[:, 1:] |= committed_BL[:, :-1]
-            near_BL[:, :-1] |= committed_BL[:, 1:]
-        near_N = near_BL[rows.request_N, rows.position_N]
-        return near_N if rows.fresh_N is None else near_N | rows.fresh_N
-
-
-def _stamp_2N(rows: Rows, moment: Moment) -> Tensor:
-    """Position and forward of each row."""
-    return torch.stack([rows.position_N, moment.forward_B1[rows.request_N, 0]])
+    def _judge(self, states: Sequence[Tensor], rows: Rows, moment: Moment) -> Tensor:
+        policy, held = self._policy, self._store.held
+        bars = ops.Bars(
+            outlier=policy.skip_outlier,
+            threshold=policy.skip_threshold,
+            committed=policy.keep_committed,
+            neighbours=policy.keep_neighbours,
+        )
+        similarity_SN = ops.similarity(states, held, rows, self._dtype)
+        judged = ops.judge(similarity_SN, held, rows, moment.committed_BL, bars)
+        renewed_N = judged.keep_N if policy.reference == "last_computed" else None
+        ops.replace(states, held, rows, renewed_N, moment.forward_B1)
+        self.scores = SkipScores(
+            rows=rows,
+            similarity_SN=similarity_SN,
+            smallest_N=judged.smallest_N,
+            mean_N=judged.mean_N,
+            stable_N=judged.stable_N,
+            forced_N=judged.forced_N,
+            reference_position_N=judged.stamp_2N[0],
+            reference_forward_N=judged.stamp_2N[1],
+        )
+        return judged.keep_N

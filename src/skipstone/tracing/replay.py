@@ -167,11 +167,22 @@ class _At:
         self.step = record.steps[0]
         self._free = free
         self._before = dict(zip((s.forward for s in record.steps[1:]), record.steps, strict=False))
+        self._numbered = {(s.block, s.step): s for s in record.steps if not s.recovery}
 
     @property
     def free(self) -> bool:
         """Whether this step is not led."""
         return self.step.forward == self._free
+
+    def led(self, moment: Moment) -> StepRecord | None:
+        """The recorded step that leads a moment: this one, or one that the run looks ahead to.
+
+        None if nothing leads it.
+        """
+        step, asked = self.step, moment.places[0].step
+        if asked != step.step:
+            step = self._numbered.get((step.block, asked))
+        return None if step is None or step.forward == self._free else step
 
     @property
     def committed_before(self) -> tuple[int, ...]:
@@ -193,9 +204,9 @@ class _LedCache:
 
     def rows(self, moment: Moment) -> Rows:
         """The rows of every request; the record speaks for all, shifted to their prompts."""
-        if not self.led or self.at.free:
+        step, starts = self.at.led(moment), moment.canvas.prompt_lengths
+        if not self.led or step is None:
             return self.inner.rows(moment)
-        step, starts = self.at.step, moment.canvas.prompt_lengths
         positions = np.sort(step.rows).astype(np.int64)
         return Rows(
             requests=moment.active,
@@ -248,6 +259,11 @@ class _LedSession:
         """Any layer: what is led follows the record."""
         return ()
 
+    def expect(self, rows: Rows) -> None:
+        """Hand on to the policy."""
+        if self._inner is not None:
+            self._inner.expect(rows)
+
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
         """Rows that the record says went on past this layer."""
         free_N = None
@@ -263,11 +279,6 @@ class _LedSession:
         starts = np.array(moment.canvas.prompt_lengths)[rows.request]
         kept = np.isin(rows.position - starts + step.prompt_length, step.finished)
         return torch.from_numpy(kept).to(x_ND.device)
-
-    def expect(self, rows: Rows) -> None:
-        """Hand on to the policy."""
-        if self._inner is not None:
-            self._inner.expect(rows)
 
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
         """Hand on to the policy."""
