@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.ops import reference
@@ -27,6 +28,10 @@ __all__ = [
     "Scored",
     "add_rms_norm",
     "attend",
+    "linear",
+    "linear_add",
+    "linear_add_rms_norm",
+    "linear_swiglu",
     "rms_norm",
     "rotary_tables",
     "rotate",
@@ -37,6 +42,7 @@ __all__ = [
 
 Mode = Literal["auto", "reference", "triton"]
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_FEW_ROWS = 64
 _mode: ContextVar[Mode] = ContextVar("mode", default="auto")
 
 
@@ -64,6 +70,19 @@ def refusal(x: Tensor) -> str:
     if x.dtype not in _DTYPES:
         return f"no kernel computes {x.dtype}"
     return "" if _has_triton() else "triton is not installed"
+
+
+def _few(x_NK: Tensor) -> bool:
+    """Whether the kernels for few rows compute products of ``x_NK``."""
+    if refusal(x_NK) or not 1 <= x_NK.shape[0] <= _FEW_ROWS:
+        return False
+    # They are cut for shared memory and tensor cores of these cards, and for 16 bits.
+    return not x_NK.is_cuda or (x_NK.dtype != torch.float32 and _capability(x_NK.device) == (9, 0))
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 @cache
@@ -98,6 +117,44 @@ def swiglu(gate_up_NM: Tensor) -> Tensor:
     from skipstone.ops import triton_rows
 
     return triton_rows.swiglu(gate_up_NM)
+
+
+def linear(x_NK: Tensor, weight_OK: Tensor) -> Tensor:
+    """See ``reference.linear``."""
+    if not _few(x_NK):
+        return reference.linear(x_NK, weight_OK)
+    from skipstone.ops import triton_linear
+
+    return triton_linear.linear(x_NK, weight_OK)
+
+
+def linear_swiglu(x_NK: Tensor, gate_up_MK: Tensor) -> Tensor:
+    """See ``reference.linear_swiglu``."""
+    if not _few(x_NK):
+        return swiglu(F.linear(x_NK, gate_up_MK))
+    from skipstone.ops import triton_linear
+
+    return triton_linear.linear_swiglu(x_NK, gate_up_MK)
+
+
+def linear_add(x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor) -> Tensor:
+    """See ``reference.linear_add``."""
+    if not _few(x_ND):
+        return reference.linear_add(x_ND, input_NK, weight_DK)
+    from skipstone.ops import triton_linear
+
+    return triton_linear.linear_add(x_ND, input_NK, weight_DK)
+
+
+def linear_add_rms_norm(
+    x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor, norm_D: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """See ``reference.linear_add_rms_norm``."""
+    if not _few(x_ND):
+        return add_rms_norm(x_ND, F.linear(input_NK, weight_DK), norm_D, eps)
+    from skipstone.ops import triton_linear
+
+    return triton_linear.linear_add_rms_norm(x_ND, input_NK, weight_DK, norm_D, eps)
 
 
 def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
