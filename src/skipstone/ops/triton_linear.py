@@ -41,6 +41,15 @@ class Config:
     """Whether tiles are read through tensor descriptors."""
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """The weight of a product to come, asked for while a row kernel leaves the memory idle."""
+
+    weight: Tensor
+    kilobytes: int = 256
+    """How much of it for each row."""
+
+
 _CONFIGS = {
     ("linear", 16): Config(128, 128, 5),
     ("linear", 32): Config(128, 128, 5),
@@ -53,6 +62,9 @@ _CONFIGS = {
     ("linear_add", 64): Config(64, 128, 3, splits=4),
 }
 """What to take for an operation and a number of rows, padded."""
+
+_PIECE = 4096
+"""Bytes that are asked for at once."""
 
 
 @triton.jit
@@ -121,6 +133,13 @@ def _store(out_ptr, acc, row, num_rows, num_outputs, ROWS: tl.constexpr, BLOCK_O
     inside = (output < num_outputs) & (n < num_rows)
     where = out_ptr + n.to(tl.int64) * num_outputs + output
     tl.store(where, acc.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _ask_pieces(ptr, program, num_pieces, PIECE: tl.constexpr, PIECES: tl.constexpr):
+    """Ask for this program's pieces of a tensor; the last is asked for again beyond the end."""
+    piece = tl.minimum(program * PIECES + tl.arange(0, PIECES), num_pieces - 1)
+    _ask_l2(ptr + piece.to(tl.int64) * PIECE, tl.full((PIECES,), PIECE, tl.int32))
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -211,6 +230,8 @@ def _sum_kernel(
     norm_ptr,
     sum_ptr,
     normed_ptr,
+    next_ptr,
+    next_pieces,
     num_rows,
     eps,
     WIDTH: tl.constexpr,
@@ -218,6 +239,8 @@ def _sum_kernel(
     SPLITS: tl.constexpr,
     NORMS: tl.constexpr,
     PDL: tl.constexpr,
+    PIECE: tl.constexpr,
+    PIECES: tl.constexpr,
 ):
     """One program adds the parts of a product to one row, or to a part of it, and normalises."""
     row = tl.program_id(0).to(tl.int64)
@@ -226,6 +249,9 @@ def _sum_kernel(
     if PDL:
         cuda.gdc_wait()
         cuda.gdc_launch_dependents()
+    if PIECES > 0:
+        program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+        _ask_pieces(next_ptr, program, next_pieces, PIECE, PIECES)
     at = row * WIDTH + column
     x = tl.load(x_ptr + at, mask=inside, other=0.0)
     product = tl.zeros((BLOCK,), tl.float32)
@@ -233,7 +259,8 @@ def _sum_kernel(
         part_ptr = partial_ptr + split * num_rows.to(tl.int64) * WIDTH
         product += tl.load(part_ptr + at, mask=inside, other=0.0)
     total = (x.to(tl.float32) + product.to(x.dtype).to(tl.float32)).to(x.dtype)
-    tl.store(sum_ptr + at, total, mask=inside)
+    if SPLITS > 0:
+        tl.store(sum_ptr + at, total, mask=inside)
     if NORMS:
         wide = total.to(tl.float32)
         scale = tl.rsqrt(tl.sum(wide * wide, axis=0) / WIDTH + eps)
@@ -243,11 +270,9 @@ def _sum_kernel(
 
 
 @triton.jit
-def _prefetch_kernel(ptr, num_pieces, PIECE: tl.constexpr, BLOCK: tl.constexpr):
-    """One program asks for BLOCK pieces to be in L2; the last is asked for again beyond the end."""
-    piece = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    at = tl.minimum(piece, num_pieces - 1).to(tl.int64) * PIECE
-    _ask_l2(ptr + at, tl.full((BLOCK,), PIECE, tl.int32))
+def _prefetch_kernel(ptr, num_pieces, PIECE: tl.constexpr, PIECES: tl.constexpr):
+    """One program asks for some pieces."""
+    _ask_pieces(ptr, tl.program_id(0), num_pieces, PIECE, PIECES)
 
 
 def linear(
@@ -298,9 +323,12 @@ def linear_add(
     *,
     config: Config | None = None,
     pdl: bool = False,
+    ahead: Ahead | None = None,
 ) -> Tensor:
     """As ``reference.linear_add``, giving [N, D]; see ``linear``."""
-    return _add(x_ND, input_NK, weight_DK, None, 0.0, config, pdl=pdl)[0]
+    config = config or _chosen("linear_add", x_ND)
+    partial_SND = _partial(input_NK, weight_DK, config, pdl=pdl)
+    return _sum_up(partial_SND, x_ND, None, 0.0, ahead, pdl=pdl)[0]
 
 
 def linear_add_rms_norm(
@@ -312,9 +340,20 @@ def linear_add_rms_norm(
     *,
     config: Config | None = None,
     pdl: bool = False,
+    ahead: Ahead | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As ``reference.linear_add_rms_norm``, giving [N, D] twice; see ``linear``."""
-    return _add(x_ND, input_NK, weight_DK, norm_D, eps, config, pdl=pdl)
+    config = config or _chosen("linear_add", x_ND)
+    partial_SND = _partial(input_NK, weight_DK, config, pdl=pdl)
+    return _sum_up(partial_SND, x_ND, norm_D, eps, ahead, pdl=pdl)
+
+
+def rms_norm(
+    x_ND: Tensor, norm_D: Tensor, eps: float, *, pdl: bool = False, ahead: Ahead | None = None
+) -> Tensor:
+    """As ``triton_rows.rms_norm``, giving [N, D], among kernels that overlap; see ``linear``."""
+    none_0ND = x_ND.new_empty((0, *x_ND.shape), dtype=torch.float32)
+    return _sum_up(none_0ND, x_ND, norm_D, eps, ahead, pdl=pdl)[1]
 
 
 def prefetch_l2(weight: Tensor, num_bytes: int) -> None:
@@ -322,49 +361,61 @@ def prefetch_l2(weight: Tensor, num_bytes: int) -> None:
 
     Meant for a side stream, while small kernels leave the memory idle. Hopper and later only.
     """
-    num_bytes = min(num_bytes, weight.numel() * weight.itemsize)
-    piece, block = 4096, 32
-    pieces = num_bytes // piece
+    pieces = min(num_bytes, weight.numel() * weight.itemsize) // _PIECE
     if pieces:
-        grid = (triton.cdiv(pieces, block),)
-        flat = weight.view(torch.uint8).view(-1)
-        _prefetch_kernel[grid](flat, pieces, PIECE=piece, BLOCK=block, num_warps=1)
+        grid = (triton.cdiv(pieces, 32),)
+        _prefetch_kernel[grid](_bytes(weight), pieces, PIECE=_PIECE, PIECES=32, num_warps=1)
 
 
-def _add(
+def _bytes(weight: Tensor) -> Tensor:
+    return weight.detach().view(torch.uint8).view(-1)
+
+
+def _partial(input_NK: Tensor, weight_DK: Tensor, config: Config, *, pdl: bool) -> Tensor:
+    """Parts [S, N, D] of a product, in float32."""
+    shape = (config.splits, input_NK.shape[0], weight_DK.shape[0])
+    partial_SND = input_NK.new_empty(shape, dtype=torch.float32)
+    _launch_linear(input_NK, weight_DK, partial_SND, config, pdl=pdl)
+    return partial_SND
+
+
+def _sum_up(
+    partial_SND: Tensor,
     x_ND: Tensor,
-    input_NK: Tensor,
-    weight_DK: Tensor,
     norm_D: Tensor | None,
     eps: float,
-    config: Config | None,
+    ahead: Ahead | None,
     *,
     pdl: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The sum and, given its weight, its norm."""
-    config = config or _chosen("linear_add", x_ND)
+    """The sum and, given its weight, its norm; ``x_ND`` is the sum of no parts."""
     x_ND = x_ND.contiguous()
-    num_rows, width = x_ND.shape
-    partial_SND = x_ND.new_empty((config.splits, num_rows, width), dtype=torch.float32)
-    _launch_linear(input_NK, weight_DK, partial_SND, config, pdl=pdl)
-    sum_ND = torch.empty_like(x_ND)
+    splits, num_rows, width = partial_SND.shape
+    sum_ND = torch.empty_like(x_ND) if splits else x_ND
     normed_ND = sum_ND if norm_D is None else torch.empty_like(x_ND)
     block = triton.next_power_of_2(width)
     if norm_D is None:
         block = min(block, 1024)
-    _sum_kernel[(num_rows, triton.cdiv(width, block))](
+    programs = triton.cdiv(width, block)
+    following = x_ND if ahead is None else _bytes(ahead.weight)
+    asked = 0 if ahead is None else max(1, ahead.kilobytes * 1024 // _PIECE // programs)
+    _sum_kernel[(num_rows, programs)](
         partial_SND,
         x_ND,
         x_ND if norm_D is None else norm_D,
         sum_ND,
         normed_ND,
+        following,
+        following.numel() // _PIECE,
         num_rows,
         eps,
         WIDTH=width,
         BLOCK=block,
-        SPLITS=config.splits,
+        SPLITS=splits,
         NORMS=norm_D is not None,
         PDL=pdl,
+        PIECE=_PIECE,
+        PIECES=asked,
         num_warps=min(16, max(1, block // 256)),
         **_early(pdl=pdl),
     )
