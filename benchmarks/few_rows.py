@@ -1,0 +1,521 @@
+"""How fast products of few rows read their weights: kernels against the library, and in a step.
+
+    python -m benchmarks.few_rows -o out.json
+
+Every product runs over the different weights of all layers in one captured graph, so that no cache
+holds them; then a whole step at LLaDA-8B's shape, with a stand-in for attention. Needs a Hopper.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skipstone.engine.roofline import measure
+from skipstone.models.shapes import LLADA_8B
+from skipstone.ops import triton_linear, triton_rows
+from skipstone.ops.triton_linear import Ahead, Config
+
+WIDTH, MLP, VOCAB = LLADA_8B.width, LLADA_8B.mlp_width, LLADA_8B.vocab_size
+SHAPES = {
+    "qkv": (3 * WIDTH, WIDTH),
+    "attn_out": (WIDTH, WIDTH),
+    "gate_up": (2 * MLP, WIDTH),
+    "down": (WIDTH, MLP),
+    "head": (VOCAB, WIDTH),
+}
+"""Weights [O, K] of LLaDA-8B; all but the head are there once a layer."""
+EPS = LLADA_8B.norm_eps
+SHARED_MEMORY = 227 * 1024
+PLAIN = [
+    Config(128, 128, 5),
+    Config(128, 64, 8),
+    Config(128, 64, 5),
+    Config(128, 128, 5, num_warps=8),
+    Config(64, 256, 4),
+    Config(64, 128, 4),
+    Config(64, 128, 3),
+    Config(64, 64, 8),
+    Config(32, 128, 4),
+    Config(128, 128, 5, tma=True),
+    Config(128, 64, 5, tma=True),
+    Config(64, 256, 4, tma=True),
+    Config(64, 128, 4, tma=True),
+]
+GATED = [
+    Config(64, 128, 5),
+    Config(64, 128, 3),
+    Config(64, 64, 5),
+    Config(64, 64, 8),
+    Config(64, 256, 2),
+    Config(128, 64, 6),
+    Config(128, 64, 6, num_warps=8),
+    Config(128, 128, 3, num_warps=8),
+    Config(32, 128, 4),
+    Config(64, 128, 5, tma=True),
+    Config(64, 64, 5, tma=True),
+    Config(128, 64, 6, num_warps=8, tma=True),
+]
+ADDED = [
+    Config(64, 128, 4, splits=4),
+    Config(64, 128, 4, splits=2),
+    Config(64, 128, 3, splits=6),
+    Config(64, 256, 4, splits=2),
+    Config(64, 64, 8, splits=4),
+    Config(64, 64, 4, splits=8),
+    Config(128, 128, 5, splits=4),
+    Config(128, 64, 5, splits=8),
+    Config(128, 128, 5, splits=8),
+    Config(32, 256, 4, splits=2),
+    Config(64, 128, 4, splits=4, tma=True),
+    Config(64, 256, 4, splits=2, tma=True),
+    Config(128, 128, 5, splits=4, tma=True),
+]
+CANDIDATES = {"qkv": PLAIN, "attn_out": ADDED, "gate_up": GATED, "down": ADDED, "head": PLAIN}
+
+
+def fitting(name: str, config: Config, rows: int) -> Config:
+    """The same with as many stages as shared memory holds."""
+    padded = 16 if rows <= 16 else 32 if rows <= 32 else 64
+    tiles = config.block_o * (2 if name == "gate_up" else 1) + padded
+    stages = (SHARED_MEMORY - 512) // (tiles * config.block_k * 2)
+    return replace(config, num_stages=min(config.num_stages, stages))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a product and its epilogue read, beside the weight."""
+
+    x_NK: Tensor
+    stream_ND: Tensor
+    norm_D: Tensor
+
+
+def inputs(name: str, rows: int) -> Inputs:
+    """Random rows for a product."""
+    outputs, width = SHAPES[name]
+    made = (torch.randn(s, device="cuda") for s in ((rows, width), (rows, outputs), (outputs,)))
+    return Inputs(*(x.bfloat16() for x in made))
+
+
+def few_rows(
+    name: str, given: Inputs, weight_OK: Tensor, config: Config | None, *, pdl: bool = False
+) -> Tensor:
+    """A product by our kernels, with what they do beside it."""
+    if name == "gate_up":
+        return triton_linear.linear_swiglu(given.x_NK, weight_OK, config=config, pdl=pdl)
+    if name in ("qkv", "head"):
+        return triton_linear.linear(given.x_NK, weight_OK, config=config, pdl=pdl)
+    if name == "down":
+        return triton_linear.linear_add(
+            given.stream_ND, given.x_NK, weight_OK, config=config, pdl=pdl
+        )
+    return triton_linear.linear_add_rms_norm(
+        given.stream_ND, given.x_NK, weight_OK, given.norm_D, EPS, config=config, pdl=pdl
+    )[1]
+
+
+def composed(name: str, given: Inputs, weight_OK: Tensor) -> Tensor:
+    """The same by the library and the kernels of rows."""
+    product = F.linear(given.x_NK, weight_OK)
+    if name == "gate_up":
+        return triton_rows.swiglu(product)
+    if name in ("qkv", "head"):
+        return product
+    if name == "down":
+        return given.stream_ND + product
+    return triton_rows.add_rms_norm(given.stream_ND, product, given.norm_D, EPS)[1]
+
+
+def exact(name: str, given: Inputs, weight_OK: Tensor) -> Tensor:
+    """The same in float64."""
+    product = given.x_NK.double() @ weight_OK.double().T
+    if name == "gate_up":
+        gate, up = product.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    if name in ("qkv", "head"):
+        return product
+    total = given.stream_ND.double() + product
+    if name == "down":
+        return total
+    return total * (total.square().mean(-1, keepdim=True) + EPS).rsqrt() * given.norm_D.double()
+
+
+def compiled(name: str, rows: int, config: Config) -> str:
+    """Compile a variant in a process of its own; why it fails, or nothing."""
+    try:
+        weight_OK = torch.zeros(SHAPES[name], device="cuda", dtype=torch.bfloat16)
+        few_rows(name, inputs(name, rows), weight_OK, config)
+        torch.cuda.synchronize()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0][:150]
+    return ""
+
+
+def compile_all(
+    tasks: Iterable[tuple[str, int, Config]], workers: int
+) -> dict[tuple[str, int, Config], str]:
+    """Fill Triton's cache from several processes: what is wrong with each variant, if anything."""
+    found = dict[tuple[str, int, Config], str]()
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(compiled, *task): task for task in tasks}
+        for done in as_completed(waiting):
+            error = done.exception()
+            found[waiting[done]] = done.result() if error is None else repr(error)[:150]
+    return found
+
+
+def captured(work: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    """Capture some work, after running it once."""
+    work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph
+
+
+def seconds(graph: torch.cuda.CUDAGraph, repeats: int = 10, together: int = 3) -> float:
+    """Median time of a replay, of a few launched together."""
+    times = list[float]()
+    for i in range(repeats + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in "ab")
+        start.record()
+        for _ in range(together):
+            graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        if i >= 2:
+            times.append(start.elapsed_time(end) / 1e3 / together)
+    return statistics.median(times)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way to compute one product with its epilogue."""
+
+    product: str
+    rows: int
+    way: str
+    config: Config | None
+    microseconds: float
+    terabytes_per_second: float
+    """Of the weight alone."""
+    error: float
+    """Against float64, as a part of the norm."""
+
+
+def timed(
+    name: str,
+    way: str,
+    config: Config | None,
+    work: Callable[[Tensor], Tensor],
+    weights: list[Tensor],
+    expected: Tensor | None,
+    rows: int,
+) -> Timing:
+    """Time a product over all its weights."""
+    found = work(weights[0])
+    error = 0.0
+    if expected is not None:
+        error = ((found.double() - expected).norm() / expected.norm()).item()
+    spent = seconds(captured(lambda: [work(w) for w in weights])) / len(weights)
+    rate = weights[0].numel() * 2 / spent / 1e12
+    return Timing(name, rows, way, config, spent * 1e6, rate, error)
+
+
+def sweep(
+    name: str, rows: int, weights: list[Tensor], wrong: dict[tuple[str, int, Config], str]
+) -> list[Timing]:
+    """The library, today's composition, and our kernel under every config that compiled."""
+    given = inputs(name, rows)
+    expected = exact(name, given, weights[0])
+
+    def library(weight_OK: Tensor) -> Tensor:
+        return F.linear(given.x_NK, weight_OK)
+
+    def today(weight_OK: Tensor) -> Tensor:
+        return composed(name, given, weight_OK)
+
+    timings = [
+        timed(name, "F.linear", None, library, weights, None, rows),
+        timed(name, "composed", None, today, weights, expected, rows),
+    ]
+    for config in dict.fromkeys(fitting(name, c, rows) for c in CANDIDATES[name]):
+
+        def ours(weight_OK: Tensor, config: Config = config) -> Tensor:
+            return few_rows(name, given, weight_OK, config)
+
+        try:
+            if why := wrong.get((name, rows, config)):
+                raise RuntimeError(why)
+            timing = timed(name, "few rows", config, ours, weights, expected, rows)
+        except Exception as error:
+            print(f"{name} {rows}: {config} left out: {str(error)[:150]}")
+            continue
+        timings.append(timing)
+        if not timing.error < 1e-2:
+            print(f"{name} {rows}: {config} is WRONG by {timing.error:.2g}")
+    return timings
+
+
+def best(timings: Iterable[Timing], name: str, rows: int) -> list[Timing]:
+    """Our right ways to compute a product, the fastest first."""
+    ours = [t for t in timings if (t.product, t.rows) == (name, rows) and t.config is not None]
+    return sorted((t for t in ours if t.error < 1e-2), key=lambda t: t.microseconds)
+
+
+Weights = dict[str, list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a step is computed."""
+
+    name: str
+    configs: dict[str, Config] | None
+    """None for the library and the kernels of rows."""
+    pdl: bool = False
+    side_megabytes: int = 0
+    """How much of the next weight a side stream asks for beside the small kernels."""
+    ahead_kilobytes: int = 0
+    """How much of it each row of a row kernel asks for."""
+
+
+def attention(qkv_NM: Tensor) -> Tensor:
+    """A small kernel in its place."""
+    return torch.add(qkv_NM[:, :WIDTH], qkv_NM[:, 2 * WIDTH :], alpha=0.5)
+
+
+def step_today(x_ND: Tensor, norm_D: Tensor, weights: Weights) -> Tensor:
+    """A step by the library and the kernels of rows."""
+    for qkv, attn_out, gate_up, down in layers(weights):
+        normed_ND = triton_rows.rms_norm(x_ND, norm_D, EPS)
+        attended_ND = attention(F.linear(normed_ND, qkv))
+        x_ND, normed_ND = triton_rows.add_rms_norm(
+            x_ND, F.linear(attended_ND, attn_out), norm_D, EPS
+        )
+        x_ND = x_ND + F.linear(triton_rows.swiglu(F.linear(normed_ND, gate_up)), down)
+    return F.linear(triton_rows.rms_norm(x_ND, norm_D, EPS), weights["head"][0])
+
+
+def layers(weights: Weights) -> Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Weights of each layer, in the order of their use."""
+    return zip(*(weights[name] for name in ("qkv", "attn_out", "gate_up", "down")), strict=True)
+
+
+class Step:
+    """A step by our kernels."""
+
+    def __init__(self, plan: Plan, weights: Weights) -> None:
+        self.plan, self.weights = plan, weights
+        self.side = torch.cuda.Stream()
+
+    def __call__(self, x_ND: Tensor, norm_D: Tensor) -> Tensor:
+        """Logits [N, V]."""
+        configs, pdl = self.plan.configs or {}, self.plan.pdl
+        following = [*self.weights["qkv"][1:], self.weights["head"][0]]
+        for (qkv, attn_out, gate_up, down), after in zip(
+            layers(self.weights), following, strict=True
+        ):
+            normed_ND = triton_linear.rms_norm(x_ND, norm_D, EPS, pdl=pdl, ahead=self.ahead(qkv))
+            qkv_NM = triton_linear.linear(normed_ND, qkv, config=configs.get("qkv"), pdl=pdl)
+            self.ask(attn_out)
+            x_ND, normed_ND = triton_linear.linear_add_rms_norm(
+                x_ND,
+                attention(qkv_NM),
+                attn_out,
+                norm_D,
+                EPS,
+                config=configs.get("attn_out"),
+                pdl=pdl,
+                ahead=self.ahead(gate_up),
+            )
+            gated_NM = triton_linear.linear_swiglu(
+                normed_ND, gate_up, config=configs.get("gate_up"), pdl=pdl
+            )
+            x_ND = triton_linear.linear_add(
+                x_ND,
+                gated_NM,
+                down,
+                config=configs.get("down"),
+                pdl=pdl,
+                ahead=self.ahead(after),
+            )
+            self.ask(after)
+        normed_ND = triton_linear.rms_norm(x_ND, norm_D, EPS, pdl=pdl)
+        logits_NV = triton_linear.linear(
+            normed_ND, self.weights["head"][0], config=configs.get("head"), pdl=pdl
+        )
+        if self.plan.side_megabytes:
+            torch.cuda.current_stream().wait_stream(self.side)
+        return logits_NV
+
+    def ahead(self, weight: Tensor) -> Ahead | None:
+        """What a row kernel asks for."""
+        kilobytes = self.plan.ahead_kilobytes
+        return Ahead(weight, kilobytes) if kilobytes else None
+
+    def ask(self, weight: Tensor) -> None:
+        """Ask for a weight on the side stream, from here on."""
+        if not self.plan.side_megabytes:
+            return
+        self.side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.side):
+            triton_linear.prefetch_l2(weight, self.plan.side_megabytes << 20)
+
+
+def plans(configs: dict[str, Config]) -> list[Plan]:
+    """Ways to compute a step."""
+    return [
+        Plan("cuBLAS and kernels of rows", None),
+        Plan("few rows", configs),
+        Plan("few rows, default configs", {}),
+        *(Plan(f"few rows, side stream {m} MB", configs, side_megabytes=m) for m in (4, 8, 16)),
+        *(
+            Plan(f"few rows, row kernels ask {k} KB", configs, ahead_kilobytes=k)
+            for k in (128, 256)
+        ),
+        Plan("few rows, PDL", configs, pdl=True),
+        Plan("few rows, PDL, side stream 8 MB", configs, pdl=True, side_megabytes=8),
+        Plan("few rows, PDL, row kernels ask 256 KB", configs, pdl=True, ahead_kilobytes=256),
+    ]
+
+
+def steps(weights: Weights, configs: dict[str, Config], floor: float) -> list[dict[str, Any]]:
+    """Time a whole step of 32 rows under every plan; ``floor`` in seconds."""
+    x_ND = torch.randn(32, WIDTH, device="cuda").bfloat16()
+    norm_D = torch.ones(WIDTH, device="cuda", dtype=torch.bfloat16)
+    baseline = step_today(x_ND, norm_D, weights).float()
+    found = list[dict[str, Any]]()
+    for plan in [*plans(configs), plans(configs)[0]]:
+        step = Step(plan, weights)
+
+        def work(plan: Plan = plan, step: Step = step) -> Tensor:
+            if plan.configs is None:
+                return step_today(x_ND, norm_D, weights)
+            return step(x_ND, norm_D)
+
+        try:
+            apart = ((work().float() - baseline).norm() / baseline.norm()).item()
+            spent = seconds(captured(work))
+        except Exception as error:
+            print(f"{plan.name} left out: {type(error).__name__}: {str(error)[:150]}")
+            continue
+        found.append(
+            {"plan": plan.name, "ms": spent * 1e3, "times_floor": spent / floor, "apart": apart}
+        )
+    return found
+
+
+def random_weights() -> Weights:
+    """All weights of LLaDA-8B but the embedding."""
+    return {
+        name: [
+            torch.empty(shape, device="cuda", dtype=torch.bfloat16).normal_(0.0, 0.02)
+            for _ in range(1 if name == "head" else LLADA_8B.num_layers)
+        ]
+        for name, shape in SHAPES.items()
+    }
+
+
+def report(timings: list[Timing], found: list[dict[str, Any]], rows: Iterable[int]) -> None:
+    """A short table."""
+    for name in SHAPES:
+        for n in rows:
+            library, today = [
+                t for t in timings if (t.product, t.rows, t.config) == (name, n, None)
+            ][:2]
+            print(
+                f"{name:8} {n:2} rows  F.linear {library.microseconds:6.1f} us "
+                f"{library.terabytes_per_second:.2f} TB/s  composed {today.microseconds:6.1f} us "
+                f"{today.terabytes_per_second:.2f} TB/s"
+            )
+            for t in best(timings, name, n)[:4]:
+                print(
+                    f"    {t.microseconds:6.1f} us {t.terabytes_per_second:.2f} TB/s "
+                    f"error {t.error:.1e}  {t.config}"
+                )
+    for step in found:
+        print(
+            f"{step['plan']:40} {step['ms']:6.3f} ms  {step['times_floor']:.3f} x floor  "
+            f"{step['apart']:.1e} apart"
+        )
+
+
+@click.command()
+@click.option("--rows", type=int, multiple=True, default=(32, 8, 64), show_default=True)
+@click.option("--workers", default=12, show_default=True, help="Processes that compile.")
+@click.option("--limit", default=190, show_default=True, help="Seconds; then no more sweeps.")
+@click.option("-o", "--out", type=click.Path(path_type=Path))
+def main(rows: tuple[int, ...], workers: int, limit: int, out: Path | None) -> None:
+    """Time products of few rows by every config, then whole steps by the best."""
+    started = time.perf_counter()
+    tasks = [
+        (name, n, config)
+        for n in rows
+        for name in SHAPES
+        for config in dict.fromkeys(fitting(name, c, n) for c in CANDIDATES[name])
+    ]
+    wrong = compile_all(tasks, workers)
+    print(f"{len(tasks)} variants compiled after {time.perf_counter() - started:.0f} s")
+    torch.manual_seed(0)
+    card = measure(torch.device("cuda"), torch.bfloat16)
+    weights = random_weights()
+    numbers = sum(w.numel() for those in weights.values() for w in those)
+    floor = numbers * 2 / card.bandwidth
+    print(f"{card.name}: {card.bandwidth / 1e12:.2f} TB/s, floor of a step {floor * 1e3:.2f} ms")
+    timings, found = list[Timing](), list[dict[str, Any]]()
+    swept = list[int]()
+    for n in rows:
+        if time.perf_counter() - started > limit:
+            print(f"out of time: no sweep of {n} rows")
+            continue
+        swept.append(n)
+        for name in SHAPES:
+            timings += sweep(name, n, weights[name] * (3 if name == "head" else 1), wrong)
+        print(f"{n} rows swept after {time.perf_counter() - started:.0f} s", flush=True)
+        if n == 32:
+            configs = {m: b[0].config for m in SHAPES if (b := best(timings, m, 32))}
+            found = steps(weights, {m: c for m, c in configs.items() if c}, floor)
+            print(f"steps timed after {time.perf_counter() - started:.0f} s", flush=True)
+        if out is not None:
+            write(out, card.name, card.bandwidth, floor, timings, found)
+    report(timings, found, swept)
+
+
+def write(
+    out: Path,
+    name: str,
+    bandwidth: float,
+    floor: float,
+    timings: list[Timing],
+    found: list[dict[str, Any]],
+) -> None:
+    """Everything that was measured so far."""
+    facts = {
+        "command": "python -m benchmarks.few_rows",
+        "card": name,
+        "torch": torch.__version__,
+        "terabytes_per_second": bandwidth / 1e12,
+        "floor_ms": floor * 1e3,
+        "products": [asdict(t) for t in timings],
+        "steps": found,
+    }
+    out.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
