@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import torch
@@ -38,6 +39,8 @@ SHAPES = {
 }
 """Weights [O, K] of LLaDA-8B; all but the head are there once a layer."""
 EPS = LLADA_8B.norm_eps
+T = TypeVar("T")
+LIBRARY, COMPOSED, FEW, PDL = "F.linear", "composed", "few rows", "few rows, PDL"
 SHARED_MEMORY = 227 * 1024
 PLAIN = [
     Config(128, 128, 5),
@@ -129,62 +132,77 @@ def few_rows(
 
 def composed(name: str, given: Inputs, weight_OK: Tensor) -> Tensor:
     """The same by the library and the kernels of rows."""
-    product = F.linear(given.x_NK, weight_OK)
+    out_NO = F.linear(given.x_NK, weight_OK)
     if name == "gate_up":
-        return triton_rows.swiglu(product)
+        return triton_rows.swiglu(out_NO)
     if name in ("qkv", "head"):
-        return product
+        return out_NO
     if name == "down":
-        return given.stream_ND + product
-    return triton_rows.add_rms_norm(given.stream_ND, product, given.norm_D, EPS)[1]
+        return given.stream_ND + out_NO
+    return triton_rows.add_rms_norm(given.stream_ND, out_NO, given.norm_D, EPS)[1]
 
 
 def exact(name: str, given: Inputs, weight_OK: Tensor) -> Tensor:
     """The same in float64."""
-    product = given.x_NK.double() @ weight_OK.double().T
+    out_NO = given.x_NK.double() @ weight_OK.double().T
     if name == "gate_up":
-        gate, up = product.chunk(2, dim=-1)
+        gate, up = out_NO.chunk(2, dim=-1)
         return F.silu(gate) * up
     if name in ("qkv", "head"):
-        return product
-    total = given.stream_ND.double() + product
+        return out_NO
+    total = given.stream_ND.double() + out_NO
     if name == "down":
         return total
     return total * (total.square().mean(-1, keepdim=True) + EPS).rsqrt() * given.norm_D.double()
 
 
-def compiled(name: str, rows: int, config: Config) -> str:
+@dataclass(frozen=True)
+class Variant:
+    """One way for our kernels to compute a product."""
+
+    product: str
+    rows: int
+    config: Config
+    pdl: bool
+
+
+def variants(name: str, rows: int) -> list[Variant]:
+    """All that are tried; early starts only with 32 rows, to save time."""
+    configs = dict.fromkeys(fitting(name, c, rows) for c in CANDIDATES[name])
+    early = (False, True) if rows == 32 else (False,)
+    return [Variant(name, rows, config, pdl) for pdl in early for config in configs]
+
+
+def compiled(v: Variant) -> str:
     """Compile a variant in a process of its own; why it fails, or nothing."""
     try:
-        weight_OK = torch.zeros(SHAPES[name], device="cuda", dtype=torch.bfloat16)
-        few_rows(name, inputs(name, rows), weight_OK, config)
+        weight_OK = torch.zeros(SHAPES[v.product], device="cuda", dtype=torch.bfloat16)
+        few_rows(v.product, inputs(v.product, v.rows), weight_OK, v.config, pdl=v.pdl)
         torch.cuda.synchronize()
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0][:150]
     return ""
 
 
-def compile_all(
-    tasks: Iterable[tuple[str, int, Config]], workers: int
-) -> dict[tuple[str, int, Config], str]:
+def compile_all(tasks: Iterable[Variant], workers: int) -> dict[Variant, str]:
     """Fill Triton's cache from several processes: what is wrong with each variant, if anything."""
-    found = dict[tuple[str, int, Config], str]()
+    found = dict[Variant, str]()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(compiled, *task): task for task in tasks}
+        waiting = {pool.submit(compiled, task): task for task in tasks}
         for done in as_completed(waiting):
             error = done.exception()
             found[waiting[done]] = done.result() if error is None else repr(error)[:150]
     return found
 
 
-def captured(work: Callable[[], object]) -> torch.cuda.CUDAGraph:
-    """Capture some work, after running it once."""
+def captured(work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Capture some work, after running it once: the graph, and what a replay gives."""
     work()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        work()
-    return graph
+        given = work()
+    return graph, given
 
 
 def seconds(graph: torch.cuda.CUDAGraph, repeats: int = 10, together: int = 3) -> float:
@@ -227,19 +245,17 @@ def timed(
     rows: int,
 ) -> Timing:
     """Time a product over all its weights."""
-    found = work(weights[0])
+    graph, given = captured(lambda: [work(w) for w in weights])
+    spent = seconds(graph) / len(weights)
     error = 0.0
     if expected is not None:
-        error = ((found.double() - expected).norm() / expected.norm()).item()
-    spent = seconds(captured(lambda: [work(w) for w in weights])) / len(weights)
+        error = ((given[0].double() - expected).norm() / expected.norm()).item()
     rate = weights[0].numel() * 2 / spent / 1e12
     return Timing(name, rows, way, config, spent * 1e6, rate, error)
 
 
-def sweep(
-    name: str, rows: int, weights: list[Tensor], wrong: dict[tuple[str, int, Config], str]
-) -> list[Timing]:
-    """The library, today's composition, and our kernel under every config that compiled."""
+def sweep(name: str, rows: int, weights: list[Tensor], wrong: dict[Variant, str]) -> list[Timing]:
+    """The library, today's composition, and our kernel in every variant that compiled."""
     given = inputs(name, rows)
     expected = exact(name, given, weights[0])
 
@@ -250,31 +266,42 @@ def sweep(
         return composed(name, given, weight_OK)
 
     timings = [
-        timed(name, "F.linear", None, library, weights, None, rows),
-        timed(name, "composed", None, today, weights, expected, rows),
+        timed(name, LIBRARY, None, library, weights, None, rows),
+        timed(name, COMPOSED, None, today, weights, expected, rows),
     ]
-    for config in dict.fromkeys(fitting(name, c, rows) for c in CANDIDATES[name]):
+    for v in variants(name, rows):
 
-        def ours(weight_OK: Tensor, config: Config = config) -> Tensor:
-            return few_rows(name, given, weight_OK, config)
+        def ours(weight_OK: Tensor, v: Variant = v) -> Tensor:
+            return few_rows(name, given, weight_OK, v.config, pdl=v.pdl)
 
         try:
-            if why := wrong.get((name, rows, config)):
+            if why := wrong.get(v):
                 raise RuntimeError(why)
-            timing = timed(name, "few rows", config, ours, weights, expected, rows)
+            way = PDL if v.pdl else FEW
+            timing = timed(name, way, v.config, ours, weights, expected, rows)
         except Exception as error:
-            print(f"{name} {rows}: {config} left out: {str(error)[:150]}")
+            print(f"{v} left out: {str(error)[:150]}")
             continue
         timings.append(timing)
         if not timing.error < 1e-2:
-            print(f"{name} {rows}: {config} is WRONG by {timing.error:.2g}")
+            print(f"{v} is WRONG by {timing.error:.2g}")
     return timings
 
 
-def best(timings: Iterable[Timing], name: str, rows: int) -> list[Timing]:
-    """Our right ways to compute a product, the fastest first."""
-    ours = [t for t in timings if (t.product, t.rows) == (name, rows) and t.config is not None]
-    return sorted((t for t in ours if t.error < 1e-2), key=lambda t: t.microseconds)
+def best(timings: Iterable[Timing], name: str, rows: int, way: str) -> list[Timing]:
+    """Right ways to compute a product, the fastest first."""
+    those = [t for t in timings if (t.product, t.rows, t.way) == (name, rows, way)]
+    return sorted((t for t in those if t.error < 1e-2), key=lambda t: t.microseconds)
+
+
+Configs = dict[str, Config]
+
+
+def fastest(timings: Iterable[Timing], way: str, rank: int = 0) -> Configs:
+    """The best config of each product at 32 rows, or a worse one by rank."""
+    timings = list(timings)
+    ranked = {name: best(timings, name, 32, way)[rank : rank + 1] for name in SHAPES}
+    return {name: those[0].config for name, those in ranked.items() if those and those[0].config}
 
 
 Weights = dict[str, list[Tensor]]
@@ -285,13 +312,15 @@ class Plan:
     """How a step is computed."""
 
     name: str
-    configs: dict[str, Config] | None
+    configs: Configs | None
     """None for the library and the kernels of rows."""
     pdl: bool = False
     side_megabytes: int = 0
     """How much of the next weight a side stream asks for beside the small kernels."""
     ahead_kilobytes: int = 0
     """How much of it each row of a row kernel asks for."""
+    joined: bool = False
+    """Whether the norm before qkv is done with the sum of the layer before."""
 
 
 def attention(qkv_NM: Tensor) -> Tensor:
@@ -325,13 +354,13 @@ class Step:
 
     def __call__(self, x_ND: Tensor, norm_D: Tensor) -> Tensor:
         """Logits [N, V]."""
-        configs, pdl = self.plan.configs or {}, self.plan.pdl
-        following = [*self.weights["qkv"][1:], self.weights["head"][0]]
+        pdl, head = self.plan.pdl, self.weights["head"][0]
+        following = [*self.weights["qkv"][1:], head]
+        normed_ND = triton_linear.rms_norm(x_ND, norm_D, EPS, pdl=pdl)
         for (qkv, attn_out, gate_up, down), after in zip(
             layers(self.weights), following, strict=True
         ):
-            normed_ND = triton_linear.rms_norm(x_ND, norm_D, EPS, pdl=pdl, ahead=self.ahead(qkv))
-            qkv_NM = triton_linear.linear(normed_ND, qkv, config=configs.get("qkv"), pdl=pdl)
+            qkv_NM = triton_linear.linear(normed_ND, qkv, config=self.config("qkv"), pdl=pdl)
             self.ask(attn_out)
             x_ND, normed_ND = triton_linear.linear_add_rms_norm(
                 x_ND,
@@ -339,29 +368,34 @@ class Step:
                 attn_out,
                 norm_D,
                 EPS,
-                config=configs.get("attn_out"),
+                config=self.config("attn_out"),
                 pdl=pdl,
                 ahead=self.ahead(gate_up),
             )
             gated_NM = triton_linear.linear_swiglu(
-                normed_ND, gate_up, config=configs.get("gate_up"), pdl=pdl
+                normed_ND, gate_up, config=self.config("gate_up"), pdl=pdl
             )
-            x_ND = triton_linear.linear_add(
-                x_ND,
-                gated_NM,
-                down,
-                config=configs.get("down"),
-                pdl=pdl,
-                ahead=self.ahead(after),
-            )
-            self.ask(after)
-        normed_ND = triton_linear.rms_norm(x_ND, norm_D, EPS, pdl=pdl)
-        logits_NV = triton_linear.linear(
-            normed_ND, self.weights["head"][0], config=configs.get("head"), pdl=pdl
-        )
+            x_ND, normed_ND = self.end(x_ND, gated_NM, down, norm_D, after)
         if self.plan.side_megabytes:
             torch.cuda.current_stream().wait_stream(self.side)
-        return logits_NV
+        return triton_linear.linear(normed_ND, head, config=self.config("head"), pdl=pdl)
+
+    def end(
+        self, x_ND: Tensor, gated_NM: Tensor, down: Tensor, norm_D: Tensor, after: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The states after a layer, and their norm for the product that follows."""
+        pdl, ahead, config = self.plan.pdl, self.ahead(after), self.config("down")
+        if self.plan.joined:
+            return triton_linear.linear_add_rms_norm(
+                x_ND, gated_NM, down, norm_D, EPS, config=config, pdl=pdl, ahead=ahead
+            )
+        x_ND = triton_linear.linear_add(x_ND, gated_NM, down, config=config, pdl=pdl, ahead=ahead)
+        self.ask(after)
+        return x_ND, triton_linear.rms_norm(x_ND, norm_D, EPS, pdl=pdl)
+
+    def config(self, name: str) -> Config | None:
+        """How a product is cut."""
+        return (self.plan.configs or {}).get(name)
 
     def ahead(self, weight: Tensor) -> Ahead | None:
         """What a row kernel asks for."""
@@ -377,47 +411,98 @@ class Step:
             triton_linear.prefetch_l2(weight, self.plan.side_megabytes << 20)
 
 
-def plans(configs: dict[str, Config]) -> list[Plan]:
-    """Ways to compute a step."""
+def plans(few: Plan, early: Plan) -> list[Plan]:
+    """Ways to compute a step, given the best without and with early starts."""
     return [
         Plan("cuBLAS and kernels of rows", None),
-        Plan("few rows", configs),
-        Plan("few rows, default configs", {}),
-        *(Plan(f"few rows, side stream {m} MB", configs, side_megabytes=m) for m in (4, 8, 16)),
-        *(
-            Plan(f"few rows, row kernels ask {k} KB", configs, ahead_kilobytes=k)
-            for k in (128, 256)
-        ),
-        Plan("few rows, PDL", configs, pdl=True),
-        Plan("few rows, PDL, side stream 8 MB", configs, pdl=True, side_megabytes=8),
-        Plan("few rows, PDL, row kernels ask 256 KB", configs, pdl=True, ahead_kilobytes=256),
+        few,
+        replace(few, name="default configs", configs={}),
+        *(replace(few, name=f"side stream {m} MB", side_megabytes=m) for m in (4, 8, 16)),
+        *(replace(few, name=f"rows ask {k} KB", ahead_kilobytes=k) for k in (64, 128, 256)),
+        replace(few, name="joined", joined=True),
+        replace(few, name="joined, rows ask 128 KB", joined=True, ahead_kilobytes=128),
+        early,
+        replace(early, name="PDL, configs best without", configs=few.configs),
+        replace(early, name="PDL, side stream 8 MB", side_megabytes=8),
+        replace(early, name="PDL, rows ask 128 KB", ahead_kilobytes=128),
+        replace(early, name="PDL, joined", joined=True),
+        replace(early, name="PDL, joined, rows ask 128 KB", joined=True, ahead_kilobytes=128),
+        Plan("cuBLAS and kernels of rows, again", None),
     ]
 
 
-def steps(weights: Weights, configs: dict[str, Config], floor: float) -> list[dict[str, Any]]:
-    """Time a whole step of 32 rows under every plan; ``floor`` in seconds."""
-    x_ND = torch.randn(32, WIDTH, device="cuda").bfloat16()
-    norm_D = torch.ones(WIDTH, device="cuda", dtype=torch.bfloat16)
-    baseline = step_today(x_ND, norm_D, weights).float()
-    found = list[dict[str, Any]]()
-    for plan in [*plans(configs), plans(configs)[0]]:
-        step = Step(plan, weights)
+class Steps:
+    """Times whole steps of 32 rows."""
 
-        def work(plan: Plan = plan, step: Step = step) -> Tensor:
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.x_ND = torch.randn(32, WIDTH, device="cuda").bfloat16()
+        self.norm_D = torch.ones(WIDTH, device="cuda", dtype=torch.bfloat16)
+        self.baseline = step_today(self.x_ND, self.norm_D, weights).float()
+
+    def timed(self, plan: Plan, repeats: int = 10) -> tuple[float, float]:
+        """Seconds under a plan, and how far its logits are from the baseline's."""
+        step = Step(plan, self.weights)
+
+        def work() -> Tensor:
             if plan.configs is None:
-                return step_today(x_ND, norm_D, weights)
-            return step(x_ND, norm_D)
+                return step_today(self.x_ND, self.norm_D, self.weights)
+            return step(self.x_ND, self.norm_D)
 
+        graph, logits_NV = captured(work)
+        spent = seconds(graph, repeats)
+        return spent, ((logits_NV.float() - self.baseline).norm() / self.baseline.norm()).item()
+
+    def refined(self, plan: Plan, timings: list[Timing]) -> Plan:
+        """The same with the configs that are best in a step: those next in rank are tried too."""
+        way = PDL if plan.pdl else FEW
+        chosen = fastest(timings, way)
+        spent, _ = self.timed(replace(plan, configs=chosen), 5)
+        for name, rank in product(SHAPES, (1, 2, 3)):
+            config = fastest(timings, way, rank).get(name)
+            if config is None:
+                continue
+            tried = {**chosen, name: config}
+            try:
+                now, _ = self.timed(replace(plan, configs=tried), 5)
+            except Exception as error:
+                print(f"{plan.name} {config} left out: {str(error)[:150]}")
+                continue
+            if now < 0.998 * spent:
+                chosen, spent = tried, now
+        return replace(plan, configs=chosen)
+
+
+def steps(weights: Weights, timings: list[Timing], floor: float) -> list[dict[str, Any]]:
+    """Time a whole step of 32 rows under every plan; ``floor`` in seconds."""
+    timer = Steps(weights)
+    few = refined_or_not(timer, Plan(FEW, fastest(timings, FEW)), timings)
+    early = refined_or_not(timer, Plan(PDL, fastest(timings, PDL), pdl=True), timings)
+    found = list[dict[str, Any]]()
+    for plan in plans(few, early):
         try:
-            apart = ((work().float() - baseline).norm() / baseline.norm()).item()
-            spent = seconds(captured(work))
+            spent, apart = timer.timed(plan)
         except Exception as error:
             print(f"{plan.name} left out: {type(error).__name__}: {str(error)[:150]}")
             continue
         found.append(
-            {"plan": plan.name, "ms": spent * 1e3, "times_floor": spent / floor, "apart": apart}
+            {
+                **asdict(plan),
+                "ms": spent * 1e3,
+                "times_floor": spent / floor,
+                "apart": apart,
+            }
         )
     return found
+
+
+def refined_or_not(timer: Steps, plan: Plan, timings: list[Timing]) -> Plan:
+    """A plan as good as could be found."""
+    try:
+        return timer.refined(plan, timings)
+    except Exception as error:
+        print(f"{plan.name} not refined: {type(error).__name__}: {str(error)[:150]}")
+        return plan
 
 
 def random_weights() -> Weights:
@@ -435,24 +520,22 @@ def report(timings: list[Timing], found: list[dict[str, Any]], rows: Iterable[in
     """A short table."""
     for name in SHAPES:
         for n in rows:
-            library, today = [
-                t for t in timings if (t.product, t.rows, t.config) == (name, n, None)
-            ][:2]
-            print(
-                f"{name:8} {n:2} rows  F.linear {library.microseconds:6.1f} us "
-                f"{library.terabytes_per_second:.2f} TB/s  composed {today.microseconds:6.1f} us "
-                f"{today.terabytes_per_second:.2f} TB/s"
-            )
-            for t in best(timings, name, n)[:4]:
-                print(
-                    f"    {t.microseconds:6.1f} us {t.terabytes_per_second:.2f} TB/s "
-                    f"error {t.error:.1e}  {t.config}"
-                )
+            for way, shown in ((LIBRARY, 1), (COMPOSED, 1), (FEW, 4), (PDL, 4)):
+                for t in best(timings, name, n, way)[:shown]:
+                    print(
+                        f"{name:8} {n:2} {way:13} {t.microseconds:6.1f} us "
+                        f"{t.terabytes_per_second:.2f} TB/s  error {t.error:.1e}  "
+                        f"{t.config or ''}"
+                    )
     for step in found:
         print(
-            f"{step['plan']:40} {step['ms']:6.3f} ms  {step['times_floor']:.3f} x floor  "
+            f"{step['name']:36} {step['ms']:6.3f} ms  {step['times_floor']:.3f} x floor  "
             f"{step['apart']:.1e} apart"
         )
+    for step in found:
+        if step["name"] in (FEW, PDL):
+            for name, config in step["configs"].items():
+                print(f"in a step, {step['name']}: {name:8} {Config(**config)}")
 
 
 @click.command()
@@ -463,12 +546,7 @@ def report(timings: list[Timing], found: list[dict[str, Any]], rows: Iterable[in
 def main(rows: tuple[int, ...], workers: int, limit: int, out: Path | None) -> None:
     """Time products of few rows by every config, then whole steps by the best."""
     started = time.perf_counter()
-    tasks = [
-        (name, n, config)
-        for n in rows
-        for name in SHAPES
-        for config in dict.fromkeys(fitting(name, c, n) for c in CANDIDATES[name])
-    ]
+    tasks = [v for n in rows for name in SHAPES for v in variants(name, n)]
     wrong = compile_all(tasks, workers)
     print(f"{len(tasks)} variants compiled after {time.perf_counter() - started:.0f} s")
     torch.manual_seed(0)
@@ -488,8 +566,7 @@ def main(rows: tuple[int, ...], workers: int, limit: int, out: Path | None) -> N
             timings += sweep(name, n, weights[name] * (3 if name == "head" else 1), wrong)
         print(f"{n} rows swept after {time.perf_counter() - started:.0f} s", flush=True)
         if n == 32:
-            configs = {m: b[0].config for m in SHAPES if (b := best(timings, m, 32))}
-            found = steps(weights, {m: c for m, c in configs.items() if c}, floor)
+            found = steps(weights, timings, floor)
             print(f"steps timed after {time.perf_counter() - started:.0f} s", flush=True)
         if out is not None:
             write(out, card.name, card.bandwidth, floor, timings, found)

@@ -47,7 +47,7 @@ class Ahead:
 
     weight: Tensor
     kilobytes: int = 256
-    """How much of it for each row."""
+    """How much of it for each row: a multiple of 16."""
 
 
 _CONFIGS = {
@@ -105,12 +105,12 @@ def _plus_product(acc, w, rows, WIDEN: tl.constexpr):
 
 
 @triton.jit
-def _ask_l2(ptr, num_bytes):
-    """Ask for as many bytes from each pointer on to be in L2 soon."""
+def _ask_l2(address, num_bytes):
+    """Ask for as many bytes from each address on to be in L2 soon."""
     tl.inline_asm_elementwise(
         "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
         "=r,l,r",
-        [ptr.to(tl.int64), num_bytes],
+        [address, num_bytes],
         dtype=tl.int32,
         is_pure=False,
         pack=1,
@@ -121,8 +121,11 @@ def _ask_l2(ptr, num_bytes):
 def _ask_ahead(weight_ptr, row, num_outputs, first, width, ROWS: tl.constexpr, AHEAD: tl.constexpr):
     """Ask for the first AHEAD bytes of some rows of a weight."""
     if AHEAD > 0:
+        # In four parts, so that there is one for each thread: fewer would be asked for twice.
         index = tl.minimum(row + tl.arange(0, ROWS), num_outputs - 1).to(tl.int64)
-        _ask_l2(weight_ptr + index * width + first, tl.full((ROWS,), AHEAD, tl.int32))
+        where = (weight_ptr + index * width + first)[:, None].to(tl.int64)
+        where += tl.arange(0, 4)[None, :] * (AHEAD // 4)
+        _ask_l2(where, tl.full((ROWS, 4), AHEAD // 4, tl.int32))
 
 
 @triton.jit
@@ -139,7 +142,8 @@ def _store(out_ptr, acc, row, num_rows, num_outputs, ROWS: tl.constexpr, BLOCK_O
 def _ask_pieces(ptr, program, num_pieces, PIECE: tl.constexpr, PIECES: tl.constexpr):
     """Ask for this program's pieces of a tensor; the last is asked for again beyond the end."""
     piece = tl.minimum(program * PIECES + tl.arange(0, PIECES), num_pieces - 1)
-    _ask_l2(ptr + piece.to(tl.int64) * PIECE, tl.full((PIECES,), PIECE, tl.int32))
+    address = (ptr + piece.to(tl.int64) * PIECE).to(tl.int64)
+    _ask_l2(address, tl.full((PIECES,), PIECE, tl.int32))
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -396,9 +400,11 @@ def _sum_up(
     block = triton.next_power_of_2(width)
     if norm_D is None:
         block = min(block, 1024)
-    programs = triton.cdiv(width, block)
+    programs, num_warps = triton.cdiv(width, block), min(16, max(1, block // 256))
     following = x_ND if ahead is None else _bytes(ahead.weight)
-    asked = 0 if ahead is None else max(1, ahead.kilobytes * 1024 // _PIECE // programs)
+    # Each thread asks for one piece.
+    pieces = 0 if ahead is None else 32 * num_warps
+    piece = _PIECE if ahead is None else ahead.kilobytes * 1024 // (programs * pieces)
     _sum_kernel[(num_rows, programs)](
         partial_SND,
         x_ND,
@@ -406,7 +412,7 @@ def _sum_up(
         sum_ND,
         normed_ND,
         following,
-        following.numel() // _PIECE,
+        following.numel() // piece,
         num_rows,
         eps,
         WIDTH=width,
@@ -414,9 +420,9 @@ def _sum_up(
         SPLITS=splits,
         NORMS=norm_D is not None,
         PDL=pdl,
-        PIECE=_PIECE,
-        PIECES=asked,
-        num_warps=min(16, max(1, block // 256)),
+        PIECE=piece,
+        PIECES=pieces,
+        num_warps=num_warps,
         **_early(pdl=pdl),
     )
     return sum_ND, normed_ND
