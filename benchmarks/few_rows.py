@@ -294,6 +294,15 @@ def best(timings: Iterable[Timing], name: str, rows: int, way: str) -> list[Timi
     return sorted((t for t in those if t.error < 1e-2), key=lambda t: t.microseconds)
 
 
+def alike(name: str, weight_OK: Tensor) -> bool:
+    """Whether a row is computed bit for bit alike, however many are beside it."""
+    whole = inputs(name, 64)
+    out_NO = few_rows(name, whole, weight_OK, None)
+    parts = (Inputs(whole.x_NK[:n], whole.stream_ND[:n], whole.norm_D) for n in (1, 8, 32))
+    outs = [few_rows(name, part, weight_OK, None) for part in parts]
+    return all(torch.equal(out, out_NO[: len(out)]) for out in outs)
+
+
 Configs = dict[str, Config]
 
 
@@ -421,7 +430,6 @@ def plans(few: Plan, early: Plan) -> list[Plan]:
         *(replace(few, name=f"rows ask {k} KB", ahead_kilobytes=k) for k in (64, 128, 256)),
         replace(few, name="joined", joined=True),
         replace(few, name="joined, rows ask 128 KB", joined=True, ahead_kilobytes=128),
-        early,
         replace(early, name="PDL, configs best without", configs=few.configs),
         replace(early, name="PDL, side stream 8 MB", side_megabytes=8),
         replace(early, name="PDL, rows ask 128 KB", ahead_kilobytes=128),
@@ -478,21 +486,24 @@ def steps(weights: Weights, timings: list[Timing], floor: float) -> list[dict[st
     timer = Steps(weights)
     few = refined_or_not(timer, Plan(FEW, fastest(timings, FEW)), timings)
     early = refined_or_not(timer, Plan(PDL, fastest(timings, PDL), pdl=True), timings)
+    late = {name: replace(config, late=True) for name, config in (early.configs or {}).items()}
+    found = facts(timer, [early, replace(early, name="PDL, late", configs=late)], floor)
+    if found and min(found, key=lambda step: step["ms"])["name"] == "PDL, late":
+        early = replace(early, configs=late)
+    return found + facts(timer, plans(few, early), floor)
+
+
+def facts(timer: Steps, tried: Iterable[Plan], floor: float) -> list[dict[str, Any]]:
+    """What was measured of some plans; those that fail are left out."""
     found = list[dict[str, Any]]()
-    for plan in plans(few, early):
+    for plan in tried:
         try:
             spent, apart = timer.timed(plan)
         except Exception as error:
             print(f"{plan.name} left out: {type(error).__name__}: {str(error)[:150]}")
             continue
-        found.append(
-            {
-                **asdict(plan),
-                "ms": spent * 1e3,
-                "times_floor": spent / floor,
-                "apart": apart,
-            }
-        )
+        measured = {"ms": spent * 1e3, "times_floor": spent / floor, "apart": apart}
+        found.append({**asdict(plan), **measured})
     return found
 
 
@@ -571,6 +582,7 @@ def main(rows: tuple[int, ...], workers: int, limit: int, out: Path | None) -> N
         if out is not None:
             write(out, card.name, card.bandwidth, floor, timings, found)
     report(timings, found, swept)
+    print("rows alike:", {name: alike(name, those[0]) for name, those in weights.items()})
 
 
 def write(

@@ -5,6 +5,8 @@ On a machine with a GPU: ``python -m pytest tests/twins_linear.py`` runs the com
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -121,6 +123,16 @@ def test_rows_need_not_lie_together() -> None:
     x, weight = operands(6, 20, 96, torch.bfloat16)
     with dispatch.served_by("triton"):
         assert_equal(dispatch.linear(x[::2], weight), dispatch.linear(x, weight)[::2])
+
+
+@pytest.mark.parametrize("width", [96, 97])
+def test_descriptors_are_left_where_rows_do_not_suit_them(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(triton_linear._CONFIGS["linear", 16], tma=True)
+    monkeypatch.setitem(triton_linear._CONFIGS, ("linear", 16), config)
+    x, weight = operands(3, 20, width, torch.bfloat16)
+    close(triton_linear.linear(x, weight), reference.linear(x, weight))
 
 
 def test_many_rows_and_none_stay_with_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

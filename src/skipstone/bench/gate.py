@@ -98,10 +98,17 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
         return []
     gate_up_NM, x_NHE = values(33, 2 * 12288), values(33, 32, 128)
     angles_2NE = rotary_tables(33, 128, 500000.0, device)
+    weight_DD, up_MD = values(4096, 4096) / 64, values(2048, 4096) / 64
     works: dict[str, Callable[[], Sequence[Tensor]]] = {
         "rms_norm": lambda: [dispatch.rms_norm(x_ND, weight_D, 1e-5)],
         "add_rms_norm": lambda: dispatch.add_rms_norm(x_ND, delta_ND, weight_D, 1e-5),
         "swiglu": lambda: [dispatch.swiglu(gate_up_NM)],
+        "linear": lambda: [dispatch.linear(x_ND, weight_DD)],
+        "linear_swiglu": lambda: [dispatch.linear_swiglu(x_ND, up_MD)],
+        "linear_add": lambda: [dispatch.linear_add(delta_ND, x_ND, weight_DD)],
+        "linear_add_rms_norm": lambda: dispatch.linear_add_rms_norm(
+            delta_ND, x_ND, weight_DD, weight_D, 1e-5
+        ),
         "rotate": lambda: [dispatch.rotate(x_NHE, angles_2NE)],
         "score": lambda: [dispatch.score(gate_up_NM, 0, None).confidence_N],
     }

@@ -10,7 +10,7 @@ Shape letters: N rows, K inner width, O outputs, M gate and up together, D model
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ class Config:
     num_warps: int = 4
     tma: bool = False
     """Whether tiles are read through tensor descriptors."""
+    late: bool = False
+    """Whether the next kernel may start early only after the last tile, not from the first on."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _linear_kernel(
     EVEN_K: tl.constexpr,
     TMA: tl.constexpr,
     PDL: tl.constexpr,
+    LATE: tl.constexpr,
     AHEAD: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
@@ -173,12 +176,15 @@ def _linear_kernel(
         # Weights do not depend on the kernel before.
         _ask_ahead(weight_ptr, row, num_outputs, first, width, BLOCK_O, AHEAD)
         cuda.gdc_wait()
-        cuda.gdc_launch_dependents()
+        if not LATE:
+            cuda.gdc_launch_dependents()
     acc = tl.zeros((BLOCK_O, ROWS), tl.float32)
     for at in tl.range(first, last, BLOCK_K):
         w = _tile(weight, row, num_outputs, at, width, BLOCK_O, BLOCK_K, EVEN_K, TMA, "evict_first")
         rows = _tile(x, 0, num_rows, at, width, ROWS, BLOCK_K, EVEN_K, TMA, "evict_last")
         acc = _plus_product(acc, w, rows, WIDEN)
+    if PDL and LATE:
+        cuda.gdc_launch_dependents()
     part_ptr = out_ptr + split.to(tl.int64) * num_rows * num_outputs
     _store(part_ptr, acc, row, num_rows, num_outputs, ROWS, BLOCK_O)
 
@@ -198,6 +204,7 @@ def _swiglu_kernel(
     EVEN_K: tl.constexpr,
     TMA: tl.constexpr,
     PDL: tl.constexpr,
+    LATE: tl.constexpr,
     AHEAD: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
@@ -209,7 +216,8 @@ def _swiglu_kernel(
         _ask_ahead(weight_ptr, row, both, 0, width, BLOCK_O, AHEAD)
         _ask_ahead(weight_ptr, num_outputs + row, both, 0, width, BLOCK_O, AHEAD)
         cuda.gdc_wait()
-        cuda.gdc_launch_dependents()
+        if not LATE:
+            cuda.gdc_launch_dependents()
     gate = tl.zeros((BLOCK_O, ROWS), tl.float32)
     up = tl.zeros((BLOCK_O, ROWS), tl.float32)
     for at in tl.range(0, width, BLOCK_K):
@@ -220,6 +228,8 @@ def _swiglu_kernel(
         rows = _tile(x, 0, num_rows, at, width, ROWS, BLOCK_K, EVEN_K, TMA, "evict_last")
         gate = _plus_product(gate, gate_w, rows, WIDEN)
         up = _plus_product(up, up_w, rows, WIDEN)
+    if PDL and LATE:
+        cuda.gdc_launch_dependents()
     # Rounded where the operations one by one would round.
     dtype = out_ptr.dtype.element_ty
     gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
@@ -294,7 +304,7 @@ def linear(
         [N, O].
     """
     out_NO = x_NK.new_empty(x_NK.shape[0], weight_OK.shape[0])
-    config = config or _chosen("linear", x_NK)
+    config = config or _chosen("linear", x_NK, weight_OK)
     assert config.splits == 1
     _launch_linear(x_NK, weight_OK, out_NO, config, pdl=pdl)
     return out_NO
@@ -304,7 +314,7 @@ def linear_swiglu(
     x_NK: Tensor, gate_up_MK: Tensor, *, config: Config | None = None, pdl: bool = False
 ) -> Tensor:
     """As ``reference.linear_swiglu``, giving [N, M/2]; see ``linear``."""
-    config = config or _chosen("linear_swiglu", x_NK)
+    config = config or _chosen("linear_swiglu", x_NK, gate_up_MK)
     x_NK = x_NK.contiguous()
     num_rows, width = x_NK.shape
     num_outputs = gate_up_MK.shape[0] // 2
@@ -330,7 +340,7 @@ def linear_add(
     ahead: Ahead | None = None,
 ) -> Tensor:
     """As ``reference.linear_add``, giving [N, D]; see ``linear``."""
-    config = config or _chosen("linear_add", x_ND)
+    config = config or _chosen("linear_add", input_NK, weight_DK)
     partial_SND = _partial(input_NK, weight_DK, config, pdl=pdl)
     return _sum_up(partial_SND, x_ND, None, 0.0, ahead, pdl=pdl)[0]
 
@@ -347,7 +357,7 @@ def linear_add_rms_norm(
     ahead: Ahead | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As ``reference.linear_add_rms_norm``, giving [N, D] twice; see ``linear``."""
-    config = config or _chosen("linear_add", x_ND)
+    config = config or _chosen("linear_add", input_NK, weight_DK)
     partial_SND = _partial(input_NK, weight_DK, config, pdl=pdl)
     return _sum_up(partial_SND, x_ND, norm_D, eps, ahead, pdl=pdl)
 
@@ -448,8 +458,12 @@ def _launch_linear(
     )
 
 
-def _chosen(operation: str, x_ND: Tensor) -> Config:
-    return _CONFIGS[operation, _padded(x_ND.shape[0])]
+def _chosen(operation: str, x_NK: Tensor, weight_OK: Tensor) -> Config:
+    config = _CONFIGS[operation, _padded(x_NK.shape[0])]
+    whole = weight_OK.shape[1] * weight_OK.itemsize % 16 == 0
+    whole = whole and x_NK.data_ptr() % 16 == 0 and weight_OK.data_ptr() % 16 == 0
+    # Descriptors take rows that begin at multiples of 16 bytes, and no others.
+    return replace(config, tma=config.tma and whole)
 
 
 def _padded(num_rows: int) -> int:
@@ -486,6 +500,7 @@ def _constants(
         "EVEN_K": width % config.block_k == 0,
         "TMA": config.tma,
         "PDL": pdl,
+        "LATE": config.late,
         "AHEAD": ahead * weight_OK.itemsize if pdl and fits else 0,
         # The interpreter takes bfloat16 for integers in a product.
         "WIDEN": not weight_OK.is_cuda,
