@@ -15,7 +15,7 @@ from skipstone.ops import dispatch, reference, triton_linear
 from skipstone.ops.triton_linear import Config
 from tests.twins import DEVICE, DTYPES, EPS, assert_equal, drawn
 
-SHAPES = [(1, 7, 40), (5, 130, 96), (17, 33, 257), (33, 64, 512), (64, 200, 129)]
+SHAPES = [(1, 7, 40), (5, 130, 96), (17, 33, 257), (33, 64, 512), (64, 70, 129)]
 """Rows, outputs and inner width."""
 # A card takes 16 bits; so few rows of float32 are computed by the library there.
 WIDE_OR_NARROW = DTYPES if DEVICE == "cpu" else [torch.bfloat16, torch.float16]
