@@ -114,12 +114,19 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
     similarity_SN = values(17, 33).double()
     committed_BL = torch.zeros(1, 33, dtype=torch.bool, device=device)
     bars = dispatch.Bars(0.7, 0.9, committed=True, neighbours=True)
+    weight_DD, up_MD = values(4096, 4096) / 64, values(2048, 4096) / 64
     works: dict[str, Callable[[], Sequence[Tensor]]] = {
         "rms_norm": lambda: [dispatch.rms_norm(x_ND, weight_D, 1e-5)],
         "add_rms_norm": lambda: dispatch.add_rms_norm(x_ND, delta_ND, weight_D, 1e-5),
         "swiglu": lambda: [dispatch.swiglu(gate_up_NM)],
         "rotate_and_write": rotated,
         "attend": lambda: [dispatch.attend(qkv_NHE[:, :32], key_BLUE, value_BLUE, rows, None)],
+        "linear": lambda: [dispatch.linear(x_ND, weight_DD)],
+        "linear_swiglu": lambda: [dispatch.linear_swiglu(x_ND, up_MD)],
+        "linear_add": lambda: [dispatch.linear_add(delta_ND, x_ND, weight_DD)],
+        "linear_add_rms_norm": lambda: dispatch.linear_add_rms_norm(
+            delta_ND, x_ND, weight_DD, weight_D, 1e-5
+        ),
         "score": lambda: [dispatch.score(gate_up_NM, 0, None).confidence_N],
         "similarity": lambda: [dispatch.similarity([x_ND], held, alone, torch.float32)],
         "judge": lambda: [dispatch.judge(similarity_SN, held, alone, committed_BL, bars).mean_N],

@@ -29,6 +29,8 @@ from skipstone.models.load import Model
 from skipstone.skip import NoSkip
 
 Prompt = str | Sequence[int]
+# On a card a step of so few rows takes as long as reading the weights: fewer would take as long.
+MOST_UNPACKED = 128
 RunnerName = Literal["auto", "eager", "graph"]
 
 
@@ -212,7 +214,7 @@ class Engine:
         )
         visible_BL = canvas.status_BL != Status.PAD if len(set(lengths)) > 1 else None
         layers = self._layers(geometry, visible_BL, graphs=graphs)
-        return Run(
+        run = Run(
             settings=settings,
             config=config,
             canvas=canvas,
@@ -228,6 +230,10 @@ class Engine:
             ages=Ages.start(canvas) if observer is not None else None,
             ahead=self._ahead(canvas, observer),
         )
+        if canvas.ids_BL.is_cuda and run.runner.skip is not None:
+            cached = settings.cache.rows(run.together(run.blocks[0], 1, 1))
+            run.runner.packs = cached.num_rows > MOST_UNPACKED
+        return run
 
     def _ahead(self, canvas: Canvas, observer: Observer | None) -> int:
         """Steps to launch before earlier ones land.

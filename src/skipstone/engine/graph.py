@@ -124,7 +124,7 @@ class GraphLayers:
             yield layer, states_ND[:count]
 
     def _shape(self, first: int, last: int, rows: Rows, *, every: bool) -> Shape:
-        if ops.refusal(self.store.keys):
+        if not ops.attends_by_tensors(self.store.keys):
             spread = (rows.requests, rows.counts, rows.writes_N is not None)
             return Shape(first, last, every, rows.num_rows, rows.widest, spread)
         widest = bucket(rows.widest)

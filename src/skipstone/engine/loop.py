@@ -147,9 +147,9 @@ class Run:
     def _left(self, request: int) -> tuple[int, int]:
         """How many masks a request has in its block when all flights have landed: from, to."""
         seat = self.seats[request]
-        if seat is None or seat.block >= len(self._blocks):
+        if seat is None or seat.block >= len(self.blocks):
             return 0, 0
-        block = self._blocks[seat.block]
+        block = self.blocks[seat.block]
         status = self.host.status_BG[request, block.start : block.stop]
         masks = int((status == Status.MASK).sum())
         least = most = masks
@@ -161,8 +161,8 @@ class Run:
     def _next(self, request: int) -> Place | None:
         """Where a request goes next; None if it is done. Moves it on to its next block."""
         seat = self.seats[request]
-        while seat is not None and seat.block < len(self._blocks):
-            block = self._blocks[seat.block]
+        while seat is not None and seat.block < len(self.blocks):
+            block = self.blocks[seat.block]
             budget = self._budget(block)
             if self._left(request)[1] and (self.settings.budget == "finish" or seat.step < budget):
                 length = seat.prompt_length
@@ -171,7 +171,8 @@ class Run:
         return None
 
     @cached_property
-    def _blocks(self) -> list[Block]:
+    def blocks(self) -> list[Block]:
+        """All blocks of a request."""
         return blocks(self.settings.gen_length, self.settings.block_length)
 
     def _budget(self, block: Block) -> int:

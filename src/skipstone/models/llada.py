@@ -10,7 +10,6 @@ E head width.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipstone.models.base import KVStore, ModelConfig
@@ -60,19 +59,19 @@ class Layer(nn.Module):
     ) -> Tensor:
         """States of ``rows`` after this layer; overwrites their K/V in the store."""
         attended_ND = self._attention(x_ND, angles_2NE, index, rows, store)
-        eps = self.config.norm_eps
-        x_ND, normed_ND = ops.add_rms_norm(x_ND, attended_ND, self.ff_norm, eps)
-        return x_ND + F.linear(ops.swiglu(F.linear(normed_ND, self.gate_up)), self.down)
+        x_ND, normed_ND = ops.linear_add_rms_norm(
+            x_ND, attended_ND, self.attn_out, self.ff_norm, self.config.norm_eps
+        )
+        return ops.linear_add(x_ND, ops.linear_swiglu(normed_ND, self.gate_up), self.down)
 
     def _attention(
         self, x_ND: Tensor, angles_2NE: Tensor, index: int, rows: Rows, store: KVStore
     ) -> Tensor:
         config = self.config
         normed_ND = ops.rms_norm(x_ND, self.attn_norm, config.norm_eps)
-        qkv_NHE = F.linear(normed_ND, self.qkv).unflatten(-1, (-1, config.head_width))
+        qkv_NHE = ops.linear(normed_ND, self.qkv).unflatten(-1, (-1, config.head_width))
         q_NHE = store.write(index, rows, qkv_NHE, angles_2NE)
-        out = ops.attend(q_NHE, store.keys[index], store.values[index], rows, store.visible_BL)
-        return F.linear(out, self.attn_out)
+        return ops.attend(q_NHE, store.keys[index], store.values[index], rows, store.visible_BL)
 
 
 class LLaDA(nn.Module):
@@ -135,4 +134,4 @@ class LLaDA(nn.Module):
 
     def head(self, normed_ND: Tensor) -> Tensor:
         """Logits [N, V] of normalised states."""
-        return F.linear(normed_ND, self.ff_out)
+        return ops.linear(normed_ND, self.ff_out)

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.ops import reference
@@ -31,6 +32,10 @@ __all__ = [
     "add_rms_norm",
     "attend",
     "judge",
+    "linear",
+    "linear_add",
+    "linear_add_rms_norm",
+    "linear_swiglu",
     "replace",
     "rms_norm",
     "rotary_tables",
@@ -44,6 +49,7 @@ Mode = Literal["auto", "reference", "triton"]
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # From here on PyTorch's attention is faster, if it can take rows as they lie and nothing is hidden.
 MOST_ROWS_OF_KERNEL = 64
+_FEW_ROWS = 64
 _mode: ContextVar[Mode] = ContextVar("mode", default="auto")
 
 
@@ -71,6 +77,19 @@ def refusal(x: Tensor) -> str:
     if x.dtype not in _DTYPES:
         return f"no kernel computes {x.dtype}"
     return "" if _has_triton() else "triton is not installed"
+
+
+def _few(x_NK: Tensor) -> bool:
+    """Whether the kernels for few rows compute products of ``x_NK``."""
+    if refusal(x_NK) or not 1 <= x_NK.shape[0] <= _FEW_ROWS:
+        return False
+    # They are cut for shared memory and tensor cores of these cards, and for 16 bits.
+    return not x_NK.is_cuda or (x_NK.dtype != torch.float32 and _capability(x_NK.device) == (9, 0))
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 @cache
@@ -107,6 +126,44 @@ def swiglu(gate_up_NM: Tensor) -> Tensor:
     return triton_rows.swiglu(gate_up_NM)
 
 
+def linear(x_NK: Tensor, weight_OK: Tensor) -> Tensor:
+    """See ``reference.linear``."""
+    if not _few(x_NK):
+        return reference.linear(x_NK, weight_OK)
+    from skipstone.ops import triton_linear
+
+    return triton_linear.linear(x_NK, weight_OK)
+
+
+def linear_swiglu(x_NK: Tensor, gate_up_MK: Tensor) -> Tensor:
+    """See ``reference.linear_swiglu``."""
+    if not _few(x_NK):
+        return swiglu(F.linear(x_NK, gate_up_MK))
+    from skipstone.ops import triton_linear
+
+    return triton_linear.linear_swiglu(x_NK, gate_up_MK)
+
+
+def linear_add(x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor) -> Tensor:
+    """See ``reference.linear_add``."""
+    if not _few(x_ND):
+        return reference.linear_add(x_ND, input_NK, weight_DK)
+    from skipstone.ops import triton_linear
+
+    return triton_linear.linear_add(x_ND, input_NK, weight_DK)
+
+
+def linear_add_rms_norm(
+    x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor, norm_D: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """See ``reference.linear_add_rms_norm``."""
+    if not _few(x_ND):
+        return add_rms_norm(x_ND, F.linear(input_NK, weight_DK), norm_D, eps)
+    from skipstone.ops import triton_linear
+
+    return triton_linear.linear_add_rms_norm(x_ND, input_NK, weight_DK, norm_D, eps)
+
+
 def rotate_and_write(
     qkv_NHE: Tensor, angles_2NE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows
 ) -> Tensor:
@@ -131,18 +188,24 @@ def attend(
     q_NHE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, visible_BL: Tensor | None
 ) -> Tensor:
     """See ``reference.attend``; rows beyond ``rows.offset_A1[-1]`` give zeros."""
-    if refusal(q_NHE) or _left_to_torch(q_NHE, rows, visible_BL):
+    if not attends_by_tensors(q_NHE) or _left_to_torch(rows, visible_BL):
         return reference.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
     from skipstone.ops import triton_attend
 
     return triton_attend.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
 
 
-def _left_to_torch(q_NHE: Tensor, rows: Rows, visible_BL: Tensor | None) -> bool:
-    """Whether the kernel cannot serve these queries, or not as fast."""
-    width = q_NHE.shape[-1]
-    if not 16 <= width <= 256 or width & (width - 1):
-        return True
+def attends_by_tensors(keys: Tensor) -> bool:
+    """Whether attention over these keys finds its rows through the tensors of ``Rows`` alone.
+
+    Then a captured graph may be given other rows, with padding among them.
+    """
+    width = keys.shape[-1]
+    return not refusal(keys) and 16 <= width <= 256 and not width & (width - 1)
+
+
+def _left_to_torch(rows: Rows, visible_BL: Tensor | None) -> bool:
+    """Whether PyTorch's attention is faster for these rows."""
     # With ``writes_N`` there may be padding, of which the host's counts know nothing.
     dense = rows.uniform and visible_BL is None and rows.writes_N is None
     return dense and rows.widest > MOST_ROWS_OF_KERNEL

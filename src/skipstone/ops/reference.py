@@ -2,7 +2,8 @@
 
 Shape letters: N packed rows, D width, V vocabulary, A requests with rows, R rows of the widest
 request, L canvas length, H query heads, U key/value heads, E head width, S compared layers,
-B requests, W reference slots of a request.
+B requests, W reference slots of a request; of products K inner width, O outputs, M gate and up
+together.
 """
 
 from __future__ import annotations
@@ -36,6 +37,28 @@ def swiglu(gate_up_NM: Tensor) -> Tensor:
     """Gate the upper half of each row by SiLU of the lower half."""
     gate_NM, up_NM = gate_up_NM.chunk(2, dim=-1)
     return F.silu(gate_NM) * up_NM
+
+
+def linear(x_NK: Tensor, weight_OK: Tensor) -> Tensor:
+    """Products [N, O] of rows with a weight."""
+    return F.linear(x_NK, weight_OK)
+
+
+def linear_swiglu(x_NK: Tensor, gate_up_MK: Tensor) -> Tensor:
+    """Gate and up in one product, then ``swiglu``: [N, M/2]."""
+    return swiglu(F.linear(x_NK, gate_up_MK))
+
+
+def linear_add(x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor) -> Tensor:
+    """Add a product to the residual stream."""
+    return x_ND + F.linear(input_NK, weight_DK)
+
+
+def linear_add_rms_norm(
+    x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor, norm_D: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Add a product to the residual stream, and normalise: the sum and its norm."""
+    return add_rms_norm(x_ND, F.linear(input_NK, weight_DK), norm_D, eps)
 
 
 def rotary_tables(length: int, head_width: int, theta: float, device: torch.device) -> Tensor:
