@@ -138,10 +138,11 @@ class GraphLayers:
         else:
             static = rows.own()
         x_ND = x_ND.new_zeros(shape.num_rows, x_ND.shape[1])
+        # Not self: in a cycle, graphs would be freed at any time, and during a capture that fails.
+        eager = self._eager
 
         def compute() -> list[tuple[int, Tensor]]:
-            span = self._eager.run(shape.first, shape.last, x_ND, static, every=shape.every)
-            return list(span)
+            return list(eager.run(shape.first, shape.last, x_ND, static, every=shape.every))
 
         return Graph(static, x_ND, compute)
 
