@@ -243,7 +243,9 @@ class Engine:
         """
         settings = self.settings
         leaves = settings.eos_stop and canvas.batch > 1
-        waits = observer is not None or settings.temperature > 0 or leaves
+        # Whoever wants states or logits looks at them before anything overwrites them.
+        tapped = observer is not None and bool(observer.taps)
+        waits = tapped or settings.temperature > 0 or leaves
         return 1 if canvas.ids_BL.is_cuda and not waits else 0
 
     def _layers(self, geometry: Geometry, visible_BL: Tensor | None, *, graphs: bool) -> Layers:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Place, Status, blocks
-from skipstone.engine.observe import Observer, StepView, Taps
+from skipstone.engine.observe import Board, Observer, StepView, Taps
 from skipstone.engine.result import StepStats
 from skipstone.engine.runner import Pass, Runner
 from skipstone.engine.scoring import Scored, Scorer
@@ -76,6 +76,10 @@ class Ages(NamedTuple):
         never_BL = torch.full_like(canvas.status_BL, -1)
         return cls(never_BL, never_BL.clone())
 
+    def copy(self) -> Ages:
+        """The same, which nothing overwrites."""
+        return Ages(*(table_BL.clone() for table_BL in self))
+
 
 class _Flight(NamedTuple):
     """A step that the device was told to do, and what the host must know of it to see it land."""
@@ -86,6 +90,8 @@ class _Flight(NamedTuple):
     recovery: bool
     scored: Scored
     scores: Scores
+    board: Board
+    ages: Ages | None
     commit_BG: Tensor
     region: Arriving
     most: dict[int, int]
@@ -272,8 +278,22 @@ class Run:
             assert seat is not None
             seat.block, seat.step = place.block.index, place.step + 1
             seat.forward = place.forward + 1
-        region = self.canvas.read()
-        return _Flight(moment, rows, done, recovery, scored, scores, commit_BG, region, most, least)
+        # What an observer sees when the step has landed, the next one must not have overwritten.
+        overtaken = self.observer is not None and self.ahead > 0
+        return _Flight(
+            moment=moment,
+            rows=rows,
+            done=done,
+            recovery=recovery,
+            scored=scored,
+            scores=scores,
+            board=self.scorer.board.copy() if overtaken else self.scorer.board,
+            ages=self.ages.copy() if overtaken and self.ages is not None else self.ages,
+            commit_BG=commit_BG,
+            region=self.canvas.read(),
+            most=most,
+            least=least,
+        )
 
     def _expect(self, skip: SkipSession, fresh: Moment) -> None:
         """Tell the skip which rows it may be asked about after this step, if any."""
@@ -369,7 +389,7 @@ class Run:
             )
 
     def _view(self, work: _Flight, before: HostCanvas) -> StepView:
-        assert self.ages is not None
+        assert work.ages is not None
         return StepView(
             moment=work.moment,
             recovery=work.recovery,
@@ -378,13 +398,13 @@ class Run:
             commit_BG=work.commit_BG,
             allowed_BG=work.scores.confidence_BG,
             unmask=self.unmask,
-            board=self.scorer.board,
+            board=work.board,
             rows=work.rows,
             finished=work.done.finished(),
             skip=work.done.skip,
             store=self.runner.store,
-            entered_at_BL=self.ages.entered_at_BL,
-            finished_at_BL=self.ages.finished_at_BL,
+            entered_at_BL=work.ages.entered_at_BL,
+            finished_at_BL=work.ages.finished_at_BL,
             states=work.done.states,
             scored=work.scored.rows,
             logits_NV=work.scored.logits_NV,

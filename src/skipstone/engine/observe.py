@@ -1,7 +1,9 @@
 """What a run lets others see: a read-only view of each step, made only when somebody looks.
 
 An observer declares what it wants in ``taps``. The tensors of a view are valid during the call
-only. An error in an observer stops the run: a trace with holes must not look like a trace.
+only. A step that is shown to an observer without taps may have been overtaken by the next one: then
+canvas and K/V store are already that one's. An error in an observer stops the run: a trace with
+holes must not look like a trace.
 
 Shape letters: B requests, L canvas length, G generation length, N packed rows, D width,
 V vocabulary.
@@ -36,6 +38,10 @@ class Taps:
     logits: bool = False
     """Logits of the rows that were scored."""
 
+    def __bool__(self) -> bool:
+        """Whether anything is wanted."""
+        return self.logits or bool(self.states)
+
     def __or__(self, other: Taps) -> Taps:
         """What both want."""
         states = tuple(sorted({*self.states, *other.states}))
@@ -55,7 +61,11 @@ class Board:
     runner_up_confidence_BG: Tensor
     """float64: the probability of the runner-up."""
     scored_at_BG: Tensor
-    """int64: the forward that said so; -1 where none has."""
+    """int64: the forward of its request that said so; -1 where none has."""
+
+    def copy(self) -> Board:
+        """The same, which nothing overwrites."""
+        return Board(*(table_BG.clone() for table_BG in vars(self).values()))
 
 
 @dataclass(frozen=True, eq=False)
