@@ -56,6 +56,12 @@ def to_host(values: Tensor) -> Arriving:
     return Arriving(host.numpy(), arrived)
 
 
+def upload(into: Tensor, values: np.ndarray) -> None:
+    """Overwrite a tensor by values of the host, without waiting for what the device is doing."""
+    source = torch.from_numpy(values)
+    into.copy_(source.pin_memory() if into.is_cuda else source, non_blocking=True)
+
+
 def write_at(table_BL: Tensor, where: tuple[Tensor, Tensor], value: int) -> None:
     """Write one number at some places; as an item of the table it would be waited for."""
     table_BL.index_put_(where, torch.full((), value, dtype=table_BL.dtype, device=table_BL.device))
@@ -119,14 +125,19 @@ class Rows:
         return max(self.counts, default=0)
 
     @cached_property
+    def where_2N(self) -> Tensor:
+        """int64 [2, N]: ``request`` and ``position`` on the device, after one copy."""
+        return to_device(np.stack([self.request, self.position]), self.device)
+
+    @cached_property
     def request_N(self) -> Tensor:
         """int64 [N]: ``request`` on the device."""
-        return to_device(self.request, self.device)
+        return self.where_2N[0]
 
     @cached_property
     def position_N(self) -> Tensor:
         """int64 [N]: ``position`` on the device."""
-        return to_device(self.position, self.device)
+        return self.where_2N[1]
 
     @cached_property
     def request_A(self) -> Tensor:
@@ -168,15 +179,12 @@ class Rows:
 
     def own(self) -> Rows:
         """A copy with device tensors of its own, all of them made."""
-        # On a CPU the tensors are the arrays.
         rows = replace(
             self,
-            request=self.request.copy(),
-            position=self.position.copy(),
             writes_N=None if self.writes_N is None else self.writes_N.clone(),
             fresh_N=None if self.fresh_N is None else self.fresh_N.clone(),
         )
-        for name in ("request_N", "position_N", "request_A", "offset_A1", "padded_N"):
+        for name in ("where_2N", "request_A", "offset_A1", "padded_N"):
             getattr(rows, name)
         return rows
 
@@ -187,16 +195,24 @@ class Rows:
             index: int64 [M], ascending, on the host; 0 <= M <= N.
         """
         request, fresh_N = self.request[index], self.fresh_N
-        requests, counts = np.unique(request, return_counts=True)
+        counts = np.bincount(request)
+        requests = np.flatnonzero(counts)
         return Rows(
             requests=tuple(requests.tolist()),
-            counts=tuple(counts.tolist()),
+            counts=tuple(counts[requests].tolist()),
             request=request,
             position=self.position[index],
             device=self.device,
-            refreshed=tuple(np.intersect1d(self.refreshed, requests).tolist()),
+            refreshed=tuple(r for r in self.refreshed if counts[r : r + 1].any()),
             fresh_N=None if fresh_N is None else fresh_N[to_device(index, self.device)],
         )
+
+    def pack(self, index: np.ndarray) -> tuple[Rows, Tensor]:
+        """The rows at ``index``, and the index on the device: all of it after one copy."""
+        rows = self.take(index)
+        packed_3N = to_device(np.stack([index, rows.request, rows.position]), self.device)
+        vars(rows)["where_2N"] = packed_3N[1:]
+        return rows, packed_3N[0]
 
     def protect(self, requests: Sequence[int]) -> Rows:
         """The same rows, none of which may be dropped of some requests."""

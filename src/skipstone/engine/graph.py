@@ -21,7 +21,7 @@ from torch import Tensor
 from skipstone.engine.eager import EagerLayers
 from skipstone.models.base import KVStore, Network
 from skipstone.ops import dispatch as ops
-from skipstone.rows import Rows, to_device
+from skipstone.rows import Rows, upload
 
 if TYPE_CHECKING:
     from torch.cuda.graphs import _POOL_HANDLE
@@ -42,7 +42,7 @@ class Shape(NamedTuple):
     widest: int
     """Most rows of one request."""
     spread: tuple[tuple[int, ...], tuple[int, ...], bool] | None
-    """Requests, rows of each, and whether some do not write, where attention cannot read all that
+    """Requests, rows of each, and whether some do not write, where attention does not read all that
     from the device."""
 
 
@@ -65,22 +65,29 @@ class Graph:
 
     def take(self, rows: Rows, x_ND: Tensor) -> None:
         """Overwrite what goes in."""
-        count = rows.num_rows
-        self.x_ND[:count].copy_(x_ND)
+        self.x_ND[: rows.num_rows].copy_(x_ND)
         if rows is self.held:
             return
-        self.held, static = rows, self.static
-        static.request_N[:count].copy_(rows.request_N)
-        static.position_N[:count].copy_(rows.position_N)
-        if static.writes_N is not None:
-            starts = np.searchsorted(rows.request, [*static.requests, np.iinfo(np.int64).max])
-            static.offset_A1.copy_(to_device(starts.astype(np.int32), rows.device))
-            writes_N = static.writes_N
+        self._take_writes(rows)
+        self.static.where_2N[:, : rows.num_rows].copy_(rows.where_2N)
+        held = self.held
+        if held is None or (held.requests, held.counts) != (rows.requests, rows.counts):
+            requests = [*self.static.requests, np.iinfo(np.int64).max]
+            starts = np.searchsorted(rows.request, requests)
+            upload(self.static.offset_A1, starts.astype(np.int32))
+        self.held = rows
+
+    def _take_writes(self, rows: Rows) -> None:
+        """Say which rows write: padding does not."""
+        writes_N, held, count = self.static.writes_N, self.held, rows.num_rows
+        if writes_N is None:
+            return
+        if rows.writes_N is not None:
+            writes_N[:count].copy_(rows.writes_N)
+        elif held is None or held.writes_N is not None or held.num_rows != count:
+            writes_N[:count].fill_(True)
+        if held is None or held.num_rows != count:
             writes_N[count:].fill_(False)
-            if rows.writes_N is None:
-                writes_N[:count].fill_(True)
-            else:
-                writes_N[:count].copy_(rows.writes_N)
 
     def run(self, pool: _POOL_HANDLE | None) -> list[tuple[int, Tensor]]:
         """Compute; capture what is computed for the second time."""
@@ -124,7 +131,8 @@ class GraphLayers:
             yield layer, states_ND[:count]
 
     def _shape(self, first: int, last: int, rows: Rows, *, every: bool) -> Shape:
-        if not ops.attends_by_tensors(self.store.keys):
+        by_tensors = ops.attends_by_tensors(self.store.keys)
+        if not by_tensors or ops.left_to_torch(rows, self.store.visible_BL):
             spread = (rows.requests, rows.counts, rows.writes_N is not None)
             return Shape(first, last, every, rows.num_rows, rows.widest, spread)
         widest = bucket(rows.widest)

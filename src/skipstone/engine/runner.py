@@ -135,16 +135,16 @@ class Runner:
         # Whoever keeps states must own them.
         layers = EagerLayers(network, self.store) if taps.states else self.layers
         judges = self.skip is not None and not set(rows.requests) <= set(fresh)
-        going = rows.protect(fresh) if judges else rows
-        layer, every = 0, self.skip is not None or bool(taps.states)
+        going, layer = rows.protect(fresh) if judges else rows, 0
         kept_N, exits = None, list[Exit]()
         while layer < num_layers and going.num_rows:
-            said_N, last = None, self._next_stop(layer) if judges else num_layers
-            span = layers.run(layer + 1, last, x_ND, going, every=every)
+            said_N, (last, shown) = None, self._span(layer)
+            span = layers.run(layer + 1, last, x_ND, going, every=shown or bool(taps.states))
             for layer, x_ND in span:
                 if layer in taps.states:
                     states[layer] = _kept_states(going, x_ND, kept_N)
-                said_N = self._show(layer, x_ND, going, moment, judges=judges)
+                if shown:
+                    said_N = self._show(layer, x_ND, going, moment, judges=judges)
                 if said_N is not None:
                     break
             if said_N is None:
@@ -156,7 +156,8 @@ class Runner:
             elif (left := exits[-1].left()).any():
                 # The one host read of packing.
                 index = np.flatnonzero(~left)
-                going, x_ND = going.take(index), x_ND[to_device(index, x_ND.device)]
+                going, index_N = going.pack(index)
+                x_ND = x_ND[index_N]
             if self.packs:
                 kept_N = None
         return Pass(
@@ -168,11 +169,14 @@ class Runner:
             states=states,
         )
 
-    def _next_stop(self, layer: int) -> int:
-        """The next layer after which rows may be dropped, or the last of all."""
+    def _span(self, layer: int) -> tuple[int, bool]:
+        """Up to which layer all can be computed, and whether the skip policy sees the states."""
         num_layers = self.network.config.num_layers
-        assert self.skip is not None
-        return next((stop for stop in self.skip.decides_after if stop > layer), num_layers)
+        if self.skip is None:
+            return num_layers, False
+        stops = self.skip.decides_after
+        last = next((stop for stop in stops if stop > layer), num_layers)
+        return last, not stops or layer < stops[-1]
 
     def _show(
         self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment, *, judges: bool

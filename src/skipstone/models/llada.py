@@ -16,6 +16,9 @@ from skipstone.models.base import KVStore, ModelConfig
 from skipstone.ops import dispatch as ops
 from skipstone.rows import Rows
 
+# The MLP is six times as wide as the states: of more rows at once it would take most of the memory.
+_PIECE_ROWS = 4096
+
 
 def _weight(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape, dtype=dtype, device=device), requires_grad=False)
@@ -59,6 +62,15 @@ class Layer(nn.Module):
     ) -> Tensor:
         """States of ``rows`` after this layer; overwrites their K/V in the store."""
         attended_ND = self._attention(x_ND, angles_2NE, index, rows, store)
+        if rows.num_rows <= _PIECE_ROWS:
+            return self._after_attention(x_ND, attended_ND)
+        out_ND = torch.empty_like(x_ND)
+        pieces = (values.split(_PIECE_ROWS) for values in (x_ND, attended_ND, out_ND))
+        for x, attended, out in zip(*pieces, strict=True):
+            out.copy_(self._after_attention(x, attended))
+        return out_ND
+
+    def _after_attention(self, x_ND: Tensor, attended_ND: Tensor) -> Tensor:
         x_ND, normed_ND = ops.linear_add_rms_norm(
             x_ND, attended_ND, self.attn_out, self.ff_norm, self.config.norm_eps
         )

@@ -188,7 +188,7 @@ def attend(
     q_NHE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, visible_BL: Tensor | None
 ) -> Tensor:
     """See ``reference.attend``; rows beyond ``rows.offset_A1[-1]`` give zeros."""
-    if not attends_by_tensors(q_NHE) or _left_to_torch(rows, visible_BL):
+    if not attends_by_tensors(q_NHE) or left_to_torch(rows, visible_BL):
         return reference.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
     from skipstone.ops import triton_attend
 
@@ -204,7 +204,7 @@ def attends_by_tensors(keys: Tensor) -> bool:
     return not refusal(keys) and 16 <= width <= 256 and not width & (width - 1)
 
 
-def _left_to_torch(rows: Rows, visible_BL: Tensor | None) -> bool:
+def left_to_torch(rows: Rows, visible_BL: Tensor | None) -> bool:
     """Whether PyTorch's attention is faster for these rows."""
     # With ``writes_N`` there may be padding, of which the host's counts know nothing.
     dense = rows.uniform and visible_BL is None and rows.writes_N is None

@@ -68,9 +68,9 @@ class SkipSession(Protocol):
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
         """Which rows go on after ``layer`` (counted from 1).
 
-        Called after every layer with the rows that are still going; ``rows`` never grows within a
-        step. Not called in steps where no row may skip (``learn`` is). Rows in ``rows.fresh_N``
-        must go on.
+        Called after every layer up to the last of ``decides_after`` (after all if that is empty)
+        with the rows that are still going; ``rows`` never grows within a step. Not called in steps
+        where no row may skip (``learn`` is). Rows in ``rows.fresh_N`` must go on.
 
         Returns:
             bool [N], False for a row that leaves; None if all go on.
