@@ -19,11 +19,13 @@ from torch import Tensor
 
 from skipstone.rows import Rows
 
-# Programs that fill a card: two run at once on each of the 132 processors of an H100. Not asked of
-# the card, so that the order of a sum depends on shapes alone.
-_ENOUGH = 264
-# Joining costs a launch: no part of a split has fewer keys.
-_LEAST_KEYS = 128
+# Of an H100. Not asked of the card, so that the order of a sum depends on shapes alone.
+_PROCESSORS = 132
+# Programs that fill a card: two run at once on each processor.
+_ENOUGH = 2 * _PROCESSORS
+# Joining costs a launch and reads every part again: no part of a split has fewer keys, and there
+# are no more of them.
+_LEAST_KEYS, _MOST_PARTS = 128, 4
 _LOG2_E = 1.4426950408889634
 
 
@@ -197,15 +199,23 @@ def group_of(heads: int, kv_heads: int) -> int:
 def tiles_for(
     requests: int, widest: int, length: int, heads: int, kv_heads: int, width: int, itemsize: int
 ) -> Tiles:
-    """A good way to cut up the work, by shapes alone."""
+    """A good way to cut up the work, by shapes alone: near the best of ``benchmarks/attend.py``."""
     group = group_of(heads, kv_heads)
+    asked = widest * group
     # Float32 has no matrix unit that is exact: small tiles keep it in registers.
-    most = 16 if itemsize > 2 else 32 if width > 128 else 128
-    slots = triton.next_power_of_2(max(16, min(widest * group, most)))
-    programs = requests * triton.cdiv(widest * group, slots) * (heads // group)
-    parts = max(1, min(_ENOUGH // programs, length // _LEAST_KEYS))
-    keys = 16 if itemsize > 2 else 32 if width > 128 else 64
-    return Tiles(slots, keys, parts, 8 if slots > 64 else 4, 2 if most < 128 else 3)
+    most = 16 if itemsize > 2 else 32 if width > 128 else 64
+    slots = triton.next_power_of_2(max(16, min(asked, most)))
+    programs = requests * triton.cdiv(asked, slots) * (heads // group)
+    parts = max(1, min(_MOST_PARTS, _ENOUGH // programs, length // _LEAST_KEYS))
+    if parts == 1 and programs < _PROCESSORS:
+        # Too few keys to split: rather read them more often than leave processors idle.
+        slots = 16
+    if most < 64:
+        return Tiles(slots, most, parts, 4, 2)
+    # Where each key is read once, reading is all that counts; programs side by side overlap it.
+    once = asked <= slots
+    keys = 32 if once and slots == 64 else 64
+    return Tiles(slots, keys, parts, 4, 2 if once and slots < 64 and programs > _ENOUGH else 3)
 
 
 def attend(
