@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from skipstone.ops import triton_early
+from skipstone.ops.triton_early import wait_for_inputs
 from skipstone.rows import Rows
 
 # Of an H100. Not asked of the card, so that the order of a sum depends on shapes alone.
@@ -80,6 +82,7 @@ def _attend_kernel(
     PARTS: tl.constexpr,
     MASKED: tl.constexpr,
     WIDENS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program: a tile of one request's rows, GROUP heads with the same keys, one part of them.
 
@@ -87,6 +90,7 @@ def _attend_kernel(
     ``i % GROUP`` of row ``i // GROUP``.
     """
     ROWS: tl.constexpr = SLOTS // GROUP
+    wait_for_inputs(EARLY)
     tile, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
     at = tl.program_id(2)
     start, stop = tl.load(offset_ptr + at), tl.load(offset_ptr + at + 1)
@@ -163,8 +167,10 @@ def _join_kernel(
     WIDTH: tl.constexpr,
     GROUP: tl.constexpr,
     PARTS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program joins the parts of some heads of one row; padding gets zeros."""
+    wait_for_inputs(EARLY)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * GROUP + tl.arange(0, GROUP)
     place, lane = row * HEADS + head, tl.arange(0, WIDTH)
@@ -271,6 +277,7 @@ def attend(
         GROUP=group,
         PARTS=tiles.parts,
         num_warps=4 if group * width >= 512 else 1,
+        **triton_early.options(q_NHE),
     )
     return out_NHE.flatten(1)
 
@@ -328,4 +335,5 @@ def _launch(
         WIDENS=not q_NHE.is_cuda,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
+        **triton_early.options(q_NHE),
     )
