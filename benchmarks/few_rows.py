@@ -3,7 +3,8 @@
     python -m benchmarks.few_rows -o out.json
 
 Every product runs over the different weights of all layers in one captured graph, so that no cache
-holds them; then a whole step at LLaDA-8B's shape, with a stand-in for attention. Needs a Hopper.
+holds them; then a whole step at LLaDA-8B's shape, with a stand-in for attention or, with
+``--context``, with its kernels. Needs a Hopper.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from torch import Tensor
 
 from skipstone.engine.roofline import measure
 from skipstone.models.shapes import LLADA_8B
-from skipstone.ops import triton_linear, triton_rows
+from skipstone.ops import reference, triton_attend, triton_linear, triton_rows
 from skipstone.ops.triton_early import served_early
 from skipstone.ops.triton_linear import Config
+from skipstone.rows import Rows
 
 WIDTH, MLP, VOCAB = LLADA_8B.width, LLADA_8B.mlp_width, LLADA_8B.vocab_size
 SHAPES = {
@@ -327,16 +329,40 @@ class Plan:
     """Whether kernels start while the one before still runs."""
 
 
-def attention(qkv_NM: Tensor) -> Tensor:
-    """A small kernel in its place."""
+Attention = Callable[[Tensor, int], Tensor]
+"""What becomes of qkv [N, 3 D] in a layer: [N, D]."""
+
+
+def stand_in(qkv_NM: Tensor, layer: int) -> Tensor:
+    """A small kernel in the place of rotation and attention."""
     return torch.add(qkv_NM[:, :WIDTH], qkv_NM[:, 2 * WIDTH :], alpha=0.5)
 
 
-def step_today(x_ND: Tensor, norm_D: Tensor, weights: Weights) -> Tensor:
+class Attends:
+    """Rotation, the write of K/V and attention for 32 rows of one request."""
+
+    def __init__(self, context: int) -> None:
+        start = (context - 32) // 2
+        self.rows = Rows.spans([(0, start, start + 32)], torch.device("cuda")).own()
+        self.head_width = WIDTH // LLADA_8B.num_heads
+        shape = (2, LLADA_8B.num_layers, 1, context, LLADA_8B.num_heads, self.head_width)
+        self.store = torch.zeros(shape, device="cuda", dtype=torch.bfloat16)
+        angles = reference.rotary_tables(context, self.head_width, 5e5, self.rows.device)
+        self.angles_2NE = angles[:, self.rows.position_N].contiguous()
+
+    def __call__(self, qkv_NM: Tensor, layer: int) -> Tensor:
+        """Attended states; overwrites the rows' K/V."""
+        qkv_NHE = qkv_NM.unflatten(-1, (-1, self.head_width))
+        key, value = self.store[:, layer]
+        q_NHE = triton_rows.rotate_and_write(qkv_NHE, self.angles_2NE, key, value, self.rows)
+        return triton_attend.attend(q_NHE, key, value, self.rows, None)
+
+
+def step_today(x_ND: Tensor, norm_D: Tensor, weights: Weights, attention: Attention) -> Tensor:
     """A step by the library and the kernels of rows."""
-    for qkv, attn_out, gate_up, down in layers(weights):
+    for layer, (qkv, attn_out, gate_up, down) in enumerate(layers(weights)):
         normed_ND = triton_rows.rms_norm(x_ND, norm_D, EPS)
-        attended_ND = attention(F.linear(normed_ND, qkv))
+        attended_ND = attention(F.linear(normed_ND, qkv), layer)
         x_ND, normed_ND = triton_rows.add_rms_norm(
             x_ND, F.linear(attended_ND, attn_out), norm_D, EPS
         )
@@ -349,12 +375,15 @@ def layers(weights: Weights) -> Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]:
     return zip(*(weights[name] for name in ("qkv", "attn_out", "gate_up", "down")), strict=True)
 
 
-def step(x_ND: Tensor, norm_D: Tensor, weights: Weights, configs: Configs) -> Tensor:
+def step(
+    x_ND: Tensor, norm_D: Tensor, weights: Weights, attention: Attention, configs: Configs
+) -> Tensor:
     """A step by our kernels: logits [N, V]."""
     config = configs.get
-    for qkv, attn_out, gate_up, down in layers(weights):
+    for layer, (qkv, attn_out, gate_up, down) in enumerate(layers(weights)):
         normed_ND = triton_rows.rms_norm(x_ND, norm_D, EPS)
-        attended_ND = attention(triton_linear.linear(normed_ND, qkv, config=config("qkv")))
+        qkv_NM = triton_linear.linear(normed_ND, qkv, config=config("qkv"))
+        attended_ND = attention(qkv_NM, layer)
         x_ND, normed_ND = triton_linear.linear_add_rms_norm(
             x_ND, attended_ND, attn_out, norm_D, EPS, config=config("attn_out")
         )
@@ -380,20 +409,22 @@ def plans(few: Plan, early: Plan) -> list[Plan]:
 class Steps:
     """Times whole steps of 32 rows."""
 
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
+    def __init__(self, weights: Weights, context: int) -> None:
+        self.weights, self.context = weights, context
+        self.attention = Attends(context) if context else stand_in
         self.x_ND = torch.randn(32, WIDTH, device="cuda").bfloat16()
         self.norm_D = torch.ones(WIDTH, device="cuda", dtype=torch.bfloat16)
-        self.baseline = step_today(self.x_ND, self.norm_D, weights).float()
+        self.baseline = step_today(self.x_ND, self.norm_D, weights, self.attention).float()
 
     def timed(self, plan: Plan, repeats: int = 10) -> tuple[float, float]:
         """Seconds under a plan, and how far its logits are from the baseline's."""
+        given = (self.x_ND, self.norm_D, self.weights, self.attention)
 
         def work() -> Tensor:
             with served_early(plan.early):
                 if plan.configs is None:
-                    return step_today(self.x_ND, self.norm_D, self.weights)
-                return step(self.x_ND, self.norm_D, self.weights, plan.configs)
+                    return step_today(*given)
+                return step(*given, plan.configs)
 
         graph, logits_NV = captured(work)
         spent = seconds(graph, repeats)
@@ -419,9 +450,11 @@ class Steps:
         return replace(plan, configs=chosen)
 
 
-def steps(weights: Weights, timings: list[Timing], floor: float) -> list[dict[str, Any]]:
+def steps(
+    weights: Weights, timings: list[Timing], floor: float, context: int
+) -> list[dict[str, Any]]:
     """Time a whole step of 32 rows under every plan; ``floor`` in seconds."""
-    timer = Steps(weights)
+    timer = Steps(weights, context)
     few = refined_or_not(timer, Plan(FEW, fastest(timings, FEW)), timings)
     early = Plan(EARLY, fastest(timings, EARLY), early=True)
     early = refined_or_not(timer, early, timings)
@@ -438,7 +471,7 @@ def facts(timer: Steps, tried: Iterable[Plan], floor: float) -> list[dict[str, A
             print(f"{plan.name} left out: {type(error).__name__}: {str(error)[:150]}")
             continue
         measured = {"ms": spent * 1e3, "times_floor": spent / floor, "apart": apart}
-        found.append({**asdict(plan), **measured})
+        found.append({**asdict(plan), "context": timer.context, **measured})
     return found
 
 
@@ -488,8 +521,9 @@ def report(timings: list[Timing], found: list[dict[str, Any]], rows: Iterable[in
 @click.option("--rows", type=int, multiple=True, default=(32, 8, 64), show_default=True)
 @click.option("--workers", default=12, show_default=True, help="Processes that compile.")
 @click.option("--limit", default=190, show_default=True, help="Seconds; then no more sweeps.")
+@click.option("--context", default=0, help="Positions to attend to in a step; 0 for a stand-in.")
 @click.option("-o", "--out", type=click.Path(path_type=Path))
-def main(rows: tuple[int, ...], workers: int, limit: int, out: Path | None) -> None:
+def main(rows: tuple[int, ...], workers: int, limit: int, context: int, out: Path | None) -> None:
     """Time products of few rows by every config, then whole steps by the best."""
     started = time.perf_counter()
     tasks = [v for n in rows for name in SHAPES for v in variants(name, n)]
@@ -512,7 +546,7 @@ def main(rows: tuple[int, ...], workers: int, limit: int, out: Path | None) -> N
             timings += sweep(name, n, weights[name] * (3 if name == "head" else 1), wrong)
         print(f"{n} rows swept after {time.perf_counter() - started:.0f} s", flush=True)
         if n == 32:
-            found = steps(weights, timings, floor)
+            found = steps(weights, timings, floor, context)
             print(f"steps timed after {time.perf_counter() - started:.0f} s", flush=True)
         if out is not None:
             write(out, card.name, card.bandwidth, floor, timings, found)
