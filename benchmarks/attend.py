@@ -118,16 +118,16 @@ def variants(case: Case) -> list[Tiles]:
     if case.rows > 64:
         others = [
             (128, 128, 8, 2),
-            (64, 64, 4, 3),
+            (128, 64, 8, 3),
+            (64, 32, 4, 3),
             (64, 128, 4, 2),
             (128, 64, 8, 2),
             (128, 32, 8, 4),
         ]
         return [first, *(Tiles(s, k, 1, warps, stages) for s, k, warps, stages in others)]
     changes = [
-        first._replace(stages=2),
-        first._replace(stages=4),
-        first._replace(keys=32),
+        *(first._replace(stages=stages) for stages in (2, 3, 4)),
+        *(first._replace(keys=keys) for keys in (32, 64)),
         first._replace(keys=128, stages=2),
         first._replace(warps=8),
         first._replace(warps=2),
@@ -135,7 +135,7 @@ def variants(case: Case) -> list[Tiles]:
     ]
     most = case.context // 64 if case.batch == 1 else 2
     splits = [p for p in (1, 2, 3, 4, 5, 8, 10, 20) if p <= most and p != first.parts]
-    return [first, *changes, *(first._replace(parts=p) for p in splits)]
+    return list(dict.fromkeys([first, *changes, *(first._replace(parts=p) for p in splits)]))
 
 
 def inputs(case: Case, layers: int) -> tuple[Tensor, Tensor, Rows, Tensor | None]:

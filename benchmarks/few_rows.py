@@ -3,7 +3,8 @@
     python -m benchmarks.few_rows -o out.json
 
 Every product runs over the different weights of all layers in one captured graph, so that no cache
-holds them; then a whole step at LLaDA-8B's shape, with a stand-in for attention. Needs a Hopper.
+holds them; then a whole step at LLaDA-8B's shape, with a stand-in for attention or, with
+``--context``, with its kernels. Needs a Hopper.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from torch import Tensor
 
 from skipstone.engine.roofline import measure
 from skipstone.models.shapes import LLADA_8B
-from skipstone.ops import triton_linear, triton_rows
-from skipstone.ops.triton_linear import Ahead, Config
+from skipstone.ops import reference, triton_attend, triton_linear, triton_rows
+from skipstone.ops.triton_early import served_early
+from skipstone.ops.triton_linear import Config
+from skipstone.rows import Rows
 
 WIDTH, MLP, VOCAB = LLADA_8B.width, LLADA_8B.mlp_width, LLADA_8B.vocab_size
 SHAPES = {
@@ -40,7 +43,7 @@ SHAPES = {
 """Weights [O, K] of LLaDA-8B; all but the head are there once a layer."""
 EPS = LLADA_8B.norm_eps
 T = TypeVar("T")
-LIBRARY, COMPOSED, FEW, PDL = "F.linear", "composed", "few rows", "few rows, PDL"
+LIBRARY, COMPOSED, FEW, EARLY = "F.linear", "composed", "few rows", "few rows, early"
 SHARED_MEMORY = 227 * 1024
 PLAIN = [
     Config(128, 128, 5),
@@ -113,20 +116,16 @@ def inputs(name: str, rows: int) -> Inputs:
     return Inputs(*(x.bfloat16() for x in made))
 
 
-def few_rows(
-    name: str, given: Inputs, weight_OK: Tensor, config: Config | None, *, pdl: bool = False
-) -> Tensor:
+def few_rows(name: str, given: Inputs, weight_OK: Tensor, config: Config | None) -> Tensor:
     """A product by our kernels, with what they do beside it."""
     if name == "gate_up":
-        return triton_linear.linear_swiglu(given.x_NK, weight_OK, config=config, pdl=pdl)
+        return triton_linear.linear_swiglu(given.x_NK, weight_OK, config=config)
     if name in ("qkv", "head"):
-        return triton_linear.linear(given.x_NK, weight_OK, config=config, pdl=pdl)
+        return triton_linear.linear(given.x_NK, weight_OK, config=config)
     if name == "down":
-        return triton_linear.linear_add(
-            given.stream_ND, given.x_NK, weight_OK, config=config, pdl=pdl
-        )
+        return triton_linear.linear_add(given.stream_ND, given.x_NK, weight_OK, config=config)
     return triton_linear.linear_add_rms_norm(
-        given.stream_ND, given.x_NK, weight_OK, given.norm_D, EPS, config=config, pdl=pdl
+        given.stream_ND, given.x_NK, weight_OK, given.norm_D, EPS, config=config
     )[1]
 
 
@@ -163,21 +162,22 @@ class Variant:
     product: str
     rows: int
     config: Config
-    pdl: bool
+    early: bool
 
 
 def variants(name: str, rows: int) -> list[Variant]:
     """All that are tried; early starts only with 32 rows, to save time."""
     configs = dict.fromkeys(fitting(name, c, rows) for c in CANDIDATES[name])
-    early = (False, True) if rows == 32 else (False,)
-    return [Variant(name, rows, config, pdl) for pdl in early for config in configs]
+    ways = (False, True) if rows == 32 else (False,)
+    return [Variant(name, rows, config, early) for early in ways for config in configs]
 
 
 def compiled(v: Variant) -> str:
     """Compile a variant in a process of its own; why it fails, or nothing."""
     try:
         weight_OK = torch.zeros(SHAPES[v.product], device="cuda", dtype=torch.bfloat16)
-        few_rows(v.product, inputs(v.product, v.rows), weight_OK, v.config, pdl=v.pdl)
+        with served_early(v.early):
+            few_rows(v.product, inputs(v.product, v.rows), weight_OK, v.config)
         torch.cuda.synchronize()
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0][:150]
@@ -263,7 +263,8 @@ def sweep(name: str, rows: int, weights: list[Tensor], wrong: dict[Variant, str]
         return F.linear(given.x_NK, weight_OK)
 
     def today(weight_OK: Tensor) -> Tensor:
-        return composed(name, given, weight_OK)
+        with served_early(False):
+            return composed(name, given, weight_OK)
 
     timings = [
         timed(name, LIBRARY, None, library, weights, None, rows),
@@ -272,12 +273,13 @@ def sweep(name: str, rows: int, weights: list[Tensor], wrong: dict[Variant, str]
     for v in variants(name, rows):
 
         def ours(weight_OK: Tensor, v: Variant = v) -> Tensor:
-            return few_rows(name, given, weight_OK, v.config, pdl=v.pdl)
+            with served_early(v.early):
+                return few_rows(name, given, weight_OK, v.config)
 
         try:
             if why := wrong.get(v):
                 raise RuntimeError(why)
-            way = PDL if v.pdl else FEW
+            way = EARLY if v.early else FEW
             timing = timed(name, way, v.config, ours, weights, expected, rows)
         except Exception as error:
             print(f"{v} left out: {str(error)[:150]}")
@@ -323,25 +325,44 @@ class Plan:
     name: str
     configs: Configs | None
     """None for the library and the kernels of rows."""
-    pdl: bool = False
-    side_megabytes: int = 0
-    """How much of the next weight a side stream asks for beside the small kernels."""
-    ahead_kilobytes: int = 0
-    """How much of it each row of a row kernel asks for."""
-    joined: bool = False
-    """Whether the norm before qkv is done with the sum of the layer before."""
+    early: bool = False
+    """Whether kernels start while the one before still runs."""
 
 
-def attention(qkv_NM: Tensor) -> Tensor:
-    """A small kernel in its place."""
+Attention = Callable[[Tensor, int], Tensor]
+"""What becomes of qkv [N, 3 D] in a layer: [N, D]."""
+
+
+def stand_in(qkv_NM: Tensor, layer: int) -> Tensor:
+    """A small kernel in the place of rotation and attention."""
     return torch.add(qkv_NM[:, :WIDTH], qkv_NM[:, 2 * WIDTH :], alpha=0.5)
 
 
-def step_today(x_ND: Tensor, norm_D: Tensor, weights: Weights) -> Tensor:
+class Attends:
+    """Rotation, the write of K/V and attention for 32 rows of one request."""
+
+    def __init__(self, context: int) -> None:
+        start = (context - 32) // 2
+        self.rows = Rows.spans([(0, start, start + 32)], torch.device("cuda")).own()
+        self.head_width = WIDTH // LLADA_8B.num_heads
+        shape = (2, LLADA_8B.num_layers, 1, context, LLADA_8B.num_heads, self.head_width)
+        self.store = torch.zeros(shape, device="cuda", dtype=torch.bfloat16)
+        angles = reference.rotary_tables(context, self.head_width, 5e5, self.rows.device)
+        self.angles_2NE = angles[:, self.rows.position_N].contiguous()
+
+    def __call__(self, qkv_NM: Tensor, layer: int) -> Tensor:
+        """Attended states; overwrites the rows' K/V."""
+        qkv_NHE = qkv_NM.unflatten(-1, (-1, self.head_width))
+        key, value = self.store[:, layer]
+        q_NHE = triton_rows.rotate_and_write(qkv_NHE, self.angles_2NE, key, value, self.rows)
+        return triton_attend.attend(q_NHE, key, value, self.rows, None)
+
+
+def step_today(x_ND: Tensor, norm_D: Tensor, weights: Weights, attention: Attention) -> Tensor:
     """A step by the library and the kernels of rows."""
-    for qkv, attn_out, gate_up, down in layers(weights):
+    for layer, (qkv, attn_out, gate_up, down) in enumerate(layers(weights)):
         normed_ND = triton_rows.rms_norm(x_ND, norm_D, EPS)
-        attended_ND = attention(F.linear(normed_ND, qkv))
+        attended_ND = attention(F.linear(normed_ND, qkv), layer)
         x_ND, normed_ND = triton_rows.add_rms_norm(
             x_ND, F.linear(attended_ND, attn_out), norm_D, EPS
         )
@@ -354,70 +375,22 @@ def layers(weights: Weights) -> Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]:
     return zip(*(weights[name] for name in ("qkv", "attn_out", "gate_up", "down")), strict=True)
 
 
-class Step:
-    """A step by our kernels."""
-
-    def __init__(self, plan: Plan, weights: Weights) -> None:
-        self.plan, self.weights = plan, weights
-        self.side = torch.cuda.Stream()
-
-    def __call__(self, x_ND: Tensor, norm_D: Tensor) -> Tensor:
-        """Logits [N, V]."""
-        pdl, head = self.plan.pdl, self.weights["head"][0]
-        following = [*self.weights["qkv"][1:], head]
-        normed_ND = triton_linear.rms_norm(x_ND, norm_D, EPS, pdl=pdl)
-        for (qkv, attn_out, gate_up, down), after in zip(
-            layers(self.weights), following, strict=True
-        ):
-            qkv_NM = triton_linear.linear(normed_ND, qkv, config=self.config("qkv"), pdl=pdl)
-            self.ask(attn_out)
-            x_ND, normed_ND = triton_linear.linear_add_rms_norm(
-                x_ND,
-                attention(qkv_NM),
-                attn_out,
-                norm_D,
-                EPS,
-                config=self.config("attn_out"),
-                pdl=pdl,
-                ahead=self.ahead(gate_up),
-            )
-            gated_NM = triton_linear.linear_swiglu(
-                normed_ND, gate_up, config=self.config("gate_up"), pdl=pdl
-            )
-            x_ND, normed_ND = self.end(x_ND, gated_NM, down, norm_D, after)
-        if self.plan.side_megabytes:
-            torch.cuda.current_stream().wait_stream(self.side)
-        return triton_linear.linear(normed_ND, head, config=self.config("head"), pdl=pdl)
-
-    def end(
-        self, x_ND: Tensor, gated_NM: Tensor, down: Tensor, norm_D: Tensor, after: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The states after a layer, and their norm for the product that follows."""
-        pdl, ahead, config = self.plan.pdl, self.ahead(after), self.config("down")
-        if self.plan.joined:
-            return triton_linear.linear_add_rms_norm(
-                x_ND, gated_NM, down, norm_D, EPS, config=config, pdl=pdl, ahead=ahead
-            )
-        x_ND = triton_linear.linear_add(x_ND, gated_NM, down, config=config, pdl=pdl, ahead=ahead)
-        self.ask(after)
-        return x_ND, triton_linear.rms_norm(x_ND, norm_D, EPS, pdl=pdl)
-
-    def config(self, name: str) -> Config | None:
-        """How a product is cut."""
-        return (self.plan.configs or {}).get(name)
-
-    def ahead(self, weight: Tensor) -> Ahead | None:
-        """What a row kernel asks for."""
-        kilobytes = self.plan.ahead_kilobytes
-        return Ahead(weight, kilobytes) if kilobytes else None
-
-    def ask(self, weight: Tensor) -> None:
-        """Ask for a weight on the side stream, from here on."""
-        if not self.plan.side_megabytes:
-            return
-        self.side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.side):
-            triton_linear.prefetch_l2(weight, self.plan.side_megabytes << 20)
+def step(
+    x_ND: Tensor, norm_D: Tensor, weights: Weights, attention: Attention, configs: Configs
+) -> Tensor:
+    """A step by our kernels: logits [N, V]."""
+    config = configs.get
+    for layer, (qkv, attn_out, gate_up, down) in enumerate(layers(weights)):
+        normed_ND = triton_rows.rms_norm(x_ND, norm_D, EPS)
+        qkv_NM = triton_linear.linear(normed_ND, qkv, config=config("qkv"))
+        attended_ND = attention(qkv_NM, layer)
+        x_ND, normed_ND = triton_linear.linear_add_rms_norm(
+            x_ND, attended_ND, attn_out, norm_D, EPS, config=config("attn_out")
+        )
+        gated_NM = triton_linear.linear_swiglu(normed_ND, gate_up, config=config("gate_up"))
+        x_ND = triton_linear.linear_add(x_ND, gated_NM, down, config=config("down"))
+    normed_ND = triton_rows.rms_norm(x_ND, norm_D, EPS)
+    return triton_linear.linear(normed_ND, weights["head"][0], config=config("head"))
 
 
 def plans(few: Plan, early: Plan) -> list[Plan]:
@@ -425,16 +398,10 @@ def plans(few: Plan, early: Plan) -> list[Plan]:
     return [
         Plan("cuBLAS and kernels of rows", None),
         few,
-        replace(few, name="default configs", configs={}),
-        *(replace(few, name=f"side stream {m} MB", side_megabytes=m) for m in (4, 8, 16)),
-        *(replace(few, name=f"rows ask {k} KB", ahead_kilobytes=k) for k in (64, 128, 256)),
-        replace(few, name="joined", joined=True),
-        replace(few, name="joined, rows ask 128 KB", joined=True, ahead_kilobytes=128),
-        replace(early, name="PDL, configs best without", configs=few.configs),
-        replace(early, name="PDL, side stream 8 MB", side_megabytes=8),
-        replace(early, name="PDL, rows ask 128 KB", ahead_kilobytes=128),
-        replace(early, name="PDL, joined", joined=True),
-        replace(early, name="PDL, joined, rows ask 128 KB", joined=True, ahead_kilobytes=128),
+        early,
+        Plan("cuBLAS and kernels of rows, early", None, early=True),
+        replace(few, name="few rows, chosen configs", configs={}),
+        replace(early, name="few rows, early, chosen configs", configs={}),
         Plan("cuBLAS and kernels of rows, again", None),
     ]
 
@@ -442,20 +409,22 @@ def plans(few: Plan, early: Plan) -> list[Plan]:
 class Steps:
     """Times whole steps of 32 rows."""
 
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
+    def __init__(self, weights: Weights, context: int) -> None:
+        self.weights, self.context = weights, context
+        self.attention = Attends(context) if context else stand_in
         self.x_ND = torch.randn(32, WIDTH, device="cuda").bfloat16()
         self.norm_D = torch.ones(WIDTH, device="cuda", dtype=torch.bfloat16)
-        self.baseline = step_today(self.x_ND, self.norm_D, weights).float()
+        self.baseline = step_today(self.x_ND, self.norm_D, weights, self.attention).float()
 
     def timed(self, plan: Plan, repeats: int = 10) -> tuple[float, float]:
         """Seconds under a plan, and how far its logits are from the baseline's."""
-        step = Step(plan, self.weights)
+        given = (self.x_ND, self.norm_D, self.weights, self.attention)
 
         def work() -> Tensor:
-            if plan.configs is None:
-                return step_today(self.x_ND, self.norm_D, self.weights)
-            return step(self.x_ND, self.norm_D)
+            with served_early(plan.early):
+                if plan.configs is None:
+                    return step_today(*given)
+                return step(*given, plan.configs)
 
         graph, logits_NV = captured(work)
         spent = seconds(graph, repeats)
@@ -463,7 +432,7 @@ class Steps:
 
     def refined(self, plan: Plan, timings: list[Timing]) -> Plan:
         """The same with the configs that are best in a step: those next in rank are tried too."""
-        way = PDL if plan.pdl else FEW
+        way = EARLY if plan.early else FEW
         chosen = fastest(timings, way)
         spent, _ = self.timed(replace(plan, configs=chosen), 5)
         for name, rank in product(SHAPES, (1, 2, 3)):
@@ -481,16 +450,15 @@ class Steps:
         return replace(plan, configs=chosen)
 
 
-def steps(weights: Weights, timings: list[Timing], floor: float) -> list[dict[str, Any]]:
+def steps(
+    weights: Weights, timings: list[Timing], floor: float, context: int
+) -> list[dict[str, Any]]:
     """Time a whole step of 32 rows under every plan; ``floor`` in seconds."""
-    timer = Steps(weights)
+    timer = Steps(weights, context)
     few = refined_or_not(timer, Plan(FEW, fastest(timings, FEW)), timings)
-    early = refined_or_not(timer, Plan(PDL, fastest(timings, PDL), pdl=True), timings)
-    late = {name: replace(config, late=True) for name, config in (early.configs or {}).items()}
-    found = facts(timer, [early, replace(early, name="PDL, late", configs=late)], floor)
-    if found and min(found, key=lambda step: step["ms"])["name"] == "PDL, late":
-        early = replace(early, configs=late)
-    return found + facts(timer, plans(few, early), floor)
+    early = Plan(EARLY, fastest(timings, EARLY), early=True)
+    early = refined_or_not(timer, early, timings)
+    return facts(timer, plans(few, early), floor)
 
 
 def facts(timer: Steps, tried: Iterable[Plan], floor: float) -> list[dict[str, Any]]:
@@ -503,7 +471,7 @@ def facts(timer: Steps, tried: Iterable[Plan], floor: float) -> list[dict[str, A
             print(f"{plan.name} left out: {type(error).__name__}: {str(error)[:150]}")
             continue
         measured = {"ms": spent * 1e3, "times_floor": spent / floor, "apart": apart}
-        found.append({**asdict(plan), **measured})
+        found.append({**asdict(plan), "context": timer.context, **measured})
     return found
 
 
@@ -531,7 +499,7 @@ def report(timings: list[Timing], found: list[dict[str, Any]], rows: Iterable[in
     """A short table."""
     for name in SHAPES:
         for n in rows:
-            for way, shown in ((LIBRARY, 1), (COMPOSED, 1), (FEW, 4), (PDL, 4)):
+            for way, shown in ((LIBRARY, 1), (COMPOSED, 1), (FEW, 4), (EARLY, 4)):
                 for t in best(timings, name, n, way)[:shown]:
                     print(
                         f"{name:8} {n:2} {way:13} {t.microseconds:6.1f} us "
@@ -544,7 +512,7 @@ def report(timings: list[Timing], found: list[dict[str, Any]], rows: Iterable[in
             f"{step['apart']:.1e} apart"
         )
     for step in found:
-        if step["name"] in (FEW, PDL):
+        if step["name"] in (FEW, EARLY):
             for name, config in step["configs"].items():
                 print(f"in a step, {step['name']}: {name:8} {Config(**config)}")
 
@@ -553,8 +521,9 @@ def report(timings: list[Timing], found: list[dict[str, Any]], rows: Iterable[in
 @click.option("--rows", type=int, multiple=True, default=(32, 8, 64), show_default=True)
 @click.option("--workers", default=12, show_default=True, help="Processes that compile.")
 @click.option("--limit", default=190, show_default=True, help="Seconds; then no more sweeps.")
+@click.option("--context", default=0, help="Positions to attend to in a step; 0 for a stand-in.")
 @click.option("-o", "--out", type=click.Path(path_type=Path))
-def main(rows: tuple[int, ...], workers: int, limit: int, out: Path | None) -> None:
+def main(rows: tuple[int, ...], workers: int, limit: int, context: int, out: Path | None) -> None:
     """Time products of few rows by every config, then whole steps by the best."""
     started = time.perf_counter()
     tasks = [v for n in rows for name in SHAPES for v in variants(name, n)]
@@ -577,7 +546,7 @@ def main(rows: tuple[int, ...], workers: int, limit: int, out: Path | None) -> N
             timings += sweep(name, n, weights[name] * (3 if name == "head" else 1), wrong)
         print(f"{n} rows swept after {time.perf_counter() - started:.0f} s", flush=True)
         if n == 32:
-            found = steps(weights, timings, floor)
+            found = steps(weights, timings, floor, context)
             print(f"steps timed after {time.perf_counter() - started:.0f} s", flush=True)
         if out is not None:
             write(out, card.name, card.bandwidth, floor, timings, found)

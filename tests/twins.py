@@ -6,11 +6,14 @@ On a machine with a GPU: ``python -m pytest tests/twins.py`` runs the compiled k
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from skipstone import Engine, Fixed, Settings
+from skipstone.models.base import KVStore, ModelConfig
+from skipstone.models.llada import LLaDA
 from skipstone.ops import dispatch, reference
 from skipstone.rows import Rows
 from tests.conftest import random_model
@@ -157,3 +160,67 @@ def test_what_no_kernel_computes_stays_with_the_reference() -> None:
         assert dispatch.refusal(torch.zeros(1)) == "kernels are switched off"
     if DEVICE == "cpu":
         assert dispatch.refusal(torch.zeros(1)) == "kernels need a CUDA device"
+
+
+def wide_network() -> LLaDA:
+    """Wide enough for programs of a product to ask for their first tiles before they wait."""
+    config = ModelConfig(
+        width=2048,
+        num_layers=4,
+        num_heads=16,
+        num_kv_heads=16,
+        mlp_width=4096,
+        vocab_size=1024,
+        max_length=512,
+        rope_theta=10000.0,
+        norm_eps=EPS,
+        tied_head=False,
+        mask_id=1,
+        eos_id=2,
+    )
+    network = LLaDA(config, torch.bfloat16, torch.device(DEVICE))
+    torch.manual_seed(0)
+    for weight in network.parameters():
+        weight.data.normal_(std=0.02) if weight.ndim > 1 else weight.data.fill_(1.0)
+    return network
+
+
+def stepped(network: LLaDA, ids: torch.Tensor, rows: Rows, store: KVStore) -> torch.Tensor:
+    """Logits of one step."""
+    x, angles = network.embed(ids), network.angles(rows)
+    for index in range(network.config.num_layers):
+        x = network.layer(index, x, angles, rows, store)
+    return network.head(network.final_norm(x))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU here")
+# With 64 rows or fewer, products are kernels of ours; with more, the library's stand between.
+@pytest.mark.parametrize("num_rows", [32, 80])
+def test_kernels_that_start_early_compute_the_same(num_rows: int) -> None:
+    from skipstone.ops.triton_early import served_early
+
+    device, dtype = torch.device(DEVICE), torch.bfloat16
+    network = wide_network()
+    rows = Rows.spans([(0, 200, 200 + num_rows)], device)
+    rows = replace(rows, writes_N=torch.ones(num_rows, dtype=torch.bool, device=device)).own()
+    ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
+    found = list[list[torch.Tensor]]()
+    for allowed in (False, True):
+        store = KVStore(network.config, 1, 512, dtype, device, None)
+        work = partial(stepped, network, ids, rows, store)
+        with served_early(allowed):
+            eager = [work()]
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                logits = work()
+        outs = list[torch.Tensor]()
+        for seed in range(20):
+            ids.copy_(torch.arange(seed, seed + num_rows) * 7 % 1024)
+            graph.replay()
+            outs.append(logits.clone())
+        found.append([*eager, *outs, store.keys, store.values])
+        ids.zero_()
+    for late, early in zip(*found, strict=True):
+        assert early.isfinite().all()
+        assert_equal(early, late)

@@ -151,6 +151,23 @@ def test_the_order_of_a_sum_depends_on_shapes_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("requests", "widest", "length", "best"),
+    [
+        (1, 32, 147, Tiles(16, 64, 1, 4, 3)),
+        (1, 32, 512, Tiles(32, 64, 4, 4, 3)),
+        (1, 32, 1280, Tiles(32, 64, 4, 4, 3)),
+        (8, 64, 1256, Tiles(64, 32, 1, 4, 3)),
+        (32, 32, 512, Tiles(32, 64, 1, 4, 2)),
+        (32, 8, 512, Tiles(16, 64, 1, 4, 2)),
+        (8, 512, 512, Tiles(64, 64, 1, 4, 3)),
+        (1, 1280, 1280, Tiles(64, 64, 1, 4, 3)),
+    ],
+)
+def test_what_measured_best_is_taken(requests: int, widest: int, length: int, best: Tiles) -> None:
+    assert triton_attend.tiles_for(requests, widest, length, 32, 32, 128, 2) == best
+
+
+@pytest.mark.parametrize(
     ("spans", "width", "writes", "hidden", "left"),
     [
         ([(0, 0, 64)], 16, False, False, False),

@@ -112,13 +112,6 @@ def test_however_a_product_is_cut(
     close(gated, reference.linear_swiglu(x, gate_up))
 
 
-@pytest.mark.parametrize("dtype", WIDE_OR_NARROW)
-def test_the_norm_of_a_sum_of_no_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, norm = drawn(5, 257, dtype=dtype), drawn(257, dtype=dtype, seed=1)
-    poisoned(monkeypatch)
-    close(triton_linear.rms_norm(x, norm, EPS), reference.rms_norm(x, norm, EPS))
-
-
 def test_rows_need_not_lie_together() -> None:
     x, weight = operands(6, 20, 96, torch.bfloat16)
     with dispatch.served_by("triton"):

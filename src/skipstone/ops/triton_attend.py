@@ -17,13 +17,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from skipstone.ops import triton_early
+from skipstone.ops.triton_early import wait_for_inputs
 from skipstone.rows import Rows
 
-# Programs that fill a card: two run at once on each of the 132 processors of an H100. Not asked of
-# the card, so that the order of a sum depends on shapes alone.
-_ENOUGH = 264
-# Joining costs a launch: no part of a split has fewer keys.
-_LEAST_KEYS = 128
+# Of an H100. Not asked of the card, so that the order of a sum depends on shapes alone.
+_PROCESSORS = 132
+# Programs that fill a card: two run at once on each processor.
+_ENOUGH = 2 * _PROCESSORS
+# Joining costs a launch and reads every part again: no part of a split has fewer keys, and there
+# are no more of them.
+_LEAST_KEYS, _MOST_PARTS = 128, 4
 _LOG2_E = 1.4426950408889634
 
 
@@ -78,6 +82,7 @@ def _attend_kernel(
     PARTS: tl.constexpr,
     MASKED: tl.constexpr,
     WIDENS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program: a tile of one request's rows, GROUP heads with the same keys, one part of them.
 
@@ -85,6 +90,7 @@ def _attend_kernel(
     ``i % GROUP`` of row ``i // GROUP``.
     """
     ROWS: tl.constexpr = SLOTS // GROUP
+    wait_for_inputs(EARLY)
     tile, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
     at = tl.program_id(2)
     start, stop = tl.load(offset_ptr + at), tl.load(offset_ptr + at + 1)
@@ -161,8 +167,10 @@ def _join_kernel(
     WIDTH: tl.constexpr,
     GROUP: tl.constexpr,
     PARTS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program joins the parts of some heads of one row; padding gets zeros."""
+    wait_for_inputs(EARLY)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * GROUP + tl.arange(0, GROUP)
     place, lane = row * HEADS + head, tl.arange(0, WIDTH)
@@ -197,15 +205,23 @@ def group_of(heads: int, kv_heads: int) -> int:
 def tiles_for(
     requests: int, widest: int, length: int, heads: int, kv_heads: int, width: int, itemsize: int
 ) -> Tiles:
-    """A good way to cut up the work, by shapes alone."""
+    """A good way to cut up the work, by shapes alone: near the best of ``benchmarks/attend.py``."""
     group = group_of(heads, kv_heads)
+    asked = widest * group
     # Float32 has no matrix unit that is exact: small tiles keep it in registers.
-    most = 16 if itemsize > 2 else 32 if width > 128 else 128
-    slots = triton.next_power_of_2(max(16, min(widest * group, most)))
-    programs = requests * triton.cdiv(widest * group, slots) * (heads // group)
-    parts = max(1, min(_ENOUGH // programs, length // _LEAST_KEYS))
-    keys = 16 if itemsize > 2 else 32 if width > 128 else 64
-    return Tiles(slots, keys, parts, 8 if slots > 64 else 4, 2 if most < 128 else 3)
+    most = 16 if itemsize > 2 else 32 if width > 128 else 64
+    slots = triton.next_power_of_2(max(16, min(asked, most)))
+    programs = requests * triton.cdiv(asked, slots) * (heads // group)
+    parts = max(1, min(_MOST_PARTS, _ENOUGH // programs, length // _LEAST_KEYS))
+    if parts == 1 and programs < _PROCESSORS:
+        # Too few keys to split: rather read them more often than leave processors idle.
+        slots = 16
+    if most < 64:
+        return Tiles(slots, most, parts, 4, 2)
+    # Where each key is read once, reading is all that counts; programs side by side overlap it.
+    once = asked <= slots
+    keys = 32 if once and slots == 64 else 64
+    return Tiles(slots, keys, parts, 4, 2 if once and slots < 64 and programs > _ENOUGH else 3)
 
 
 def attend(
@@ -261,6 +277,7 @@ def attend(
         GROUP=group,
         PARTS=tiles.parts,
         num_warps=4 if group * width >= 512 else 1,
+        **triton_early.options(q_NHE),
     )
     return out_NHE.flatten(1)
 
@@ -318,4 +335,5 @@ def _launch(
         WIDENS=not q_NHE.is_cuda,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
+        **triton_early.options(q_NHE),
     )

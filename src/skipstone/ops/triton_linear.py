@@ -4,6 +4,7 @@ The weight streams through shared memory in tiles [BLOCK_O, BLOCK_K]; the rows, 
 64, are the narrow side of each tile's product. What follows a product is done before its result
 leaves the program, and where outputs are too few to fill a card, the inner width is split: partial
 sums go to a workspace that stays in L2, and the kernel that follows adds them up in a fixed order.
+While the kernel before runs out, a program that started early asks for its first tiles.
 
 Shape letters: N rows, K inner width, O outputs, M gate and up together, D model width, S splits.
 """
@@ -16,9 +17,11 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-import triton.language.extra.cuda as cuda
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
+
+from skipstone.ops import triton_early
+from skipstone.ops.triton_early import wait_for_inputs
 
 MOST_ROWS = 64
 """With more, a product is bound by more than its weight, and libraries do as well."""
@@ -39,17 +42,6 @@ class Config:
     num_warps: int = 4
     tma: bool = False
     """Whether tiles are read through tensor descriptors."""
-    late: bool = False
-    """Whether the next kernel may start early only after the last tile, not from the first on."""
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """The weight of a product to come, asked for while a row kernel leaves the memory idle."""
-
-    weight: Tensor
-    kilobytes: int = 256
-    """How much of it for each row: a multiple of 16."""
 
 
 _CONFIGS = {
@@ -66,9 +58,6 @@ _CONFIGS = {
 """What to take for an operation and a number of rows, padded: measured best on an H100 at
 LLaDA-8B's shapes, ``benchmarks/few_rows.py``. Splits are the same for all, so that a row's sums do
 not depend on how many rows are beside it."""
-
-_PIECE = 4096
-"""Bytes that are asked for at once."""
 
 
 @triton.jit
@@ -142,14 +131,6 @@ def _store(out_ptr, acc, row, num_rows, num_outputs, ROWS: tl.constexpr, BLOCK_O
     tl.store(where, acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def _ask_pieces(ptr, program, num_pieces, PIECE: tl.constexpr, PIECES: tl.constexpr):
-    """Ask for this program's pieces of a tensor; the last is asked for again beyond the end."""
-    piece = tl.minimum(program * PIECES + tl.arange(0, PIECES), num_pieces - 1)
-    address = (ptr + piece.to(tl.int64) * PIECE).to(tl.int64)
-    _ask_l2(address, tl.full((PIECES,), PIECE, tl.int32))
-
-
 @triton.jit(do_not_specialize=["num_rows"])
 def _linear_kernel(
     x,
@@ -165,28 +146,22 @@ def _linear_kernel(
     BLOCK_K: tl.constexpr,
     EVEN_K: tl.constexpr,
     TMA: tl.constexpr,
-    PDL: tl.constexpr,
-    LATE: tl.constexpr,
     AHEAD: tl.constexpr,
     WIDEN: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program computes BLOCK_O outputs of all rows, over one part of the inner width."""
     row, split = tl.program_id(0) * BLOCK_O, tl.program_id(1)
     first = split * width_of_split
     last = tl.minimum(first + width_of_split, width)
-    if PDL:
-        # Weights do not depend on the kernel before.
-        _ask_ahead(weight_ptr, row, num_outputs, first, width, BLOCK_O, AHEAD)
-        cuda.gdc_wait()
-        if not LATE:
-            cuda.gdc_launch_dependents()
+    # Weights do not depend on the kernel before.
+    _ask_ahead(weight_ptr, row, num_outputs, first, width, BLOCK_O, AHEAD)
+    wait_for_inputs(EARLY)
     acc = tl.zeros((BLOCK_O, ROWS), tl.float32)
     for at in tl.range(first, last, BLOCK_K):
         w = _tile(weight, row, num_outputs, at, width, BLOCK_O, BLOCK_K, EVEN_K, TMA, "evict_first")
         rows = _tile(x, 0, num_rows, at, width, ROWS, BLOCK_K, EVEN_K, TMA, "evict_last")
         acc = _plus_product(acc, w, rows, WIDEN)
-    if PDL and LATE:
-        cuda.gdc_launch_dependents()
     part_ptr = out_ptr + split.to(tl.int64) * num_rows * num_outputs
     _store(part_ptr, acc, row, num_rows, num_outputs, ROWS, BLOCK_O)
 
@@ -205,21 +180,17 @@ def _swiglu_kernel(
     BLOCK_K: tl.constexpr,
     EVEN_K: tl.constexpr,
     TMA: tl.constexpr,
-    PDL: tl.constexpr,
-    LATE: tl.constexpr,
     AHEAD: tl.constexpr,
     WIDEN: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program computes BLOCK_O gates and the matching ups of all rows, and gates."""
     row = tl.program_id(0) * BLOCK_O
     both = 2 * num_outputs
-    if PDL:
-        # Weights do not depend on the kernel before.
-        _ask_ahead(weight_ptr, row, both, 0, width, BLOCK_O, AHEAD)
-        _ask_ahead(weight_ptr, num_outputs + row, both, 0, width, BLOCK_O, AHEAD)
-        cuda.gdc_wait()
-        if not LATE:
-            cuda.gdc_launch_dependents()
+    # Weights do not depend on the kernel before.
+    _ask_ahead(weight_ptr, row, both, 0, width, BLOCK_O, AHEAD)
+    _ask_ahead(weight_ptr, num_outputs + row, both, 0, width, BLOCK_O, AHEAD)
+    wait_for_inputs(EARLY)
     gate = tl.zeros((BLOCK_O, ROWS), tl.float32)
     up = tl.zeros((BLOCK_O, ROWS), tl.float32)
     for at in tl.range(0, width, BLOCK_K):
@@ -230,8 +201,6 @@ def _swiglu_kernel(
         rows = _tile(x, 0, num_rows, at, width, ROWS, BLOCK_K, EVEN_K, TMA, "evict_last")
         gate = _plus_product(gate, gate_w, rows, WIDEN)
         up = _plus_product(up, up_w, rows, WIDEN)
-    if PDL and LATE:
-        cuda.gdc_launch_dependents()
     # Rounded where the operations one by one would round.
     dtype = out_ptr.dtype.element_ty
     gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
@@ -246,28 +215,19 @@ def _sum_kernel(
     norm_ptr,
     sum_ptr,
     normed_ptr,
-    next_ptr,
-    next_pieces,
     num_rows,
     eps,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     SPLITS: tl.constexpr,
     NORMS: tl.constexpr,
-    PDL: tl.constexpr,
-    PIECE: tl.constexpr,
-    PIECES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program adds the parts of a product to one row, or to a part of it, and normalises."""
+    wait_for_inputs(EARLY)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < WIDTH
-    if PDL:
-        cuda.gdc_wait()
-        cuda.gdc_launch_dependents()
-    if PIECES > 0:
-        program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-        _ask_pieces(next_ptr, program, next_pieces, PIECE, PIECES)
     at = row * WIDTH + column
     x = tl.load(x_ptr + at, mask=inside, other=0.0)
     product = tl.zeros((BLOCK,), tl.float32)
@@ -275,8 +235,7 @@ def _sum_kernel(
         part_ptr = partial_ptr + split * num_rows.to(tl.int64) * WIDTH
         product += tl.load(part_ptr + at, mask=inside, other=0.0)
     total = (x.to(tl.float32) + product.to(x.dtype).to(tl.float32)).to(x.dtype)
-    if SPLITS > 0:
-        tl.store(sum_ptr + at, total, mask=inside)
+    tl.store(sum_ptr + at, total, mask=inside)
     if NORMS:
         wide = total.to(tl.float32)
         scale = tl.rsqrt(tl.sum(wide * wide, axis=0) / WIDTH + eps)
@@ -285,22 +244,13 @@ def _sum_kernel(
         tl.store(normed_ptr + at, (norm * unit).to(x.dtype), mask=inside)
 
 
-@triton.jit
-def _prefetch_kernel(ptr, num_pieces, PIECE: tl.constexpr, PIECES: tl.constexpr):
-    """One program asks for some pieces."""
-    _ask_pieces(ptr, tl.program_id(0), num_pieces, PIECE, PIECES)
-
-
-def linear(
-    x_NK: Tensor, weight_OK: Tensor, *, config: Config | None = None, pdl: bool = False
-) -> Tensor:
+def linear(x_NK: Tensor, weight_OK: Tensor, *, config: Config | None = None) -> Tensor:
     """As ``reference.linear``, for 1 to 64 rows.
 
     Args:
         x_NK: the rows.
         weight_OK: contiguous.
         config: how to cut the product; None for what measured best.
-        pdl: start while the kernel before still runs. Hopper and later only.
 
     Returns:
         [N, O].
@@ -308,13 +258,11 @@ def linear(
     out_NO = x_NK.new_empty(x_NK.shape[0], weight_OK.shape[0])
     config = config or _chosen("linear", x_NK, weight_OK)
     assert config.splits == 1
-    _launch_linear(x_NK, weight_OK, out_NO, config, pdl=pdl)
+    _launch_linear(x_NK, weight_OK, out_NO, config)
     return out_NO
 
 
-def linear_swiglu(
-    x_NK: Tensor, gate_up_MK: Tensor, *, config: Config | None = None, pdl: bool = False
-) -> Tensor:
+def linear_swiglu(x_NK: Tensor, gate_up_MK: Tensor, *, config: Config | None = None) -> Tensor:
     """As ``reference.linear_swiglu``, giving [N, M/2]; see ``linear``."""
     config = config or _chosen("linear_swiglu", x_NK, gate_up_MK)
     x_NK = x_NK.contiguous()
@@ -327,24 +275,18 @@ def linear_swiglu(
         num_rows,
         num_outputs,
         width,
-        **_constants(num_rows, width, 1, gate_up_MK, config, pdl=pdl),
+        **_constants(num_rows, width, 1, gate_up_MK, config),
     )
     return out_NO
 
 
 def linear_add(
-    x_ND: Tensor,
-    input_NK: Tensor,
-    weight_DK: Tensor,
-    *,
-    config: Config | None = None,
-    pdl: bool = False,
-    ahead: Ahead | None = None,
+    x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor, *, config: Config | None = None
 ) -> Tensor:
     """As ``reference.linear_add``, giving [N, D]; see ``linear``."""
     config = config or _chosen("linear_add", input_NK, weight_DK)
-    partial_SND = _partial(input_NK, weight_DK, config, pdl=pdl)
-    return _sum_up(partial_SND, x_ND, None, 0.0, ahead, pdl=pdl)[0]
+    partial_SND = _partial(input_NK, weight_DK, config)
+    return _sum_up(partial_SND, x_ND, None, 0.0)[0]
 
 
 def linear_add_rms_norm(
@@ -355,94 +297,51 @@ def linear_add_rms_norm(
     eps: float,
     *,
     config: Config | None = None,
-    pdl: bool = False,
-    ahead: Ahead | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As ``reference.linear_add_rms_norm``, giving [N, D] twice; see ``linear``."""
     config = config or _chosen("linear_add", input_NK, weight_DK)
-    partial_SND = _partial(input_NK, weight_DK, config, pdl=pdl)
-    return _sum_up(partial_SND, x_ND, norm_D, eps, ahead, pdl=pdl)
+    partial_SND = _partial(input_NK, weight_DK, config)
+    return _sum_up(partial_SND, x_ND, norm_D, eps)
 
 
-def rms_norm(
-    x_ND: Tensor, norm_D: Tensor, eps: float, *, pdl: bool = False, ahead: Ahead | None = None
-) -> Tensor:
-    """As ``triton_rows.rms_norm``, giving [N, D], among kernels that overlap; see ``linear``."""
-    none_0ND = x_ND.new_empty((0, *x_ND.shape), dtype=torch.float32)
-    return _sum_up(none_0ND, x_ND, norm_D, eps, ahead, pdl=pdl)[1]
-
-
-def prefetch_l2(weight: Tensor, num_bytes: int) -> None:
-    """Ask for the first bytes of a contiguous tensor to be in L2 soon, without waiting for them.
-
-    Meant for a side stream, while small kernels leave the memory idle. Hopper and later only.
-    """
-    pieces = min(num_bytes, weight.numel() * weight.itemsize) // _PIECE
-    if pieces:
-        grid = (triton.cdiv(pieces, 32),)
-        _prefetch_kernel[grid](_bytes(weight), pieces, PIECE=_PIECE, PIECES=32, num_warps=1)
-
-
-def _bytes(weight: Tensor) -> Tensor:
-    return weight.detach().view(torch.uint8).view(-1)
-
-
-def _partial(input_NK: Tensor, weight_DK: Tensor, config: Config, *, pdl: bool) -> Tensor:
+def _partial(input_NK: Tensor, weight_DK: Tensor, config: Config) -> Tensor:
     """Parts [S, N, D] of a product, in float32."""
     shape = (config.splits, input_NK.shape[0], weight_DK.shape[0])
     partial_SND = input_NK.new_empty(shape, dtype=torch.float32)
-    _launch_linear(input_NK, weight_DK, partial_SND, config, pdl=pdl)
+    _launch_linear(input_NK, weight_DK, partial_SND, config)
     return partial_SND
 
 
 def _sum_up(
-    partial_SND: Tensor,
-    x_ND: Tensor,
-    norm_D: Tensor | None,
-    eps: float,
-    ahead: Ahead | None,
-    *,
-    pdl: bool,
+    partial_SND: Tensor, x_ND: Tensor, norm_D: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The sum and, given its weight, its norm; ``x_ND`` is the sum of no parts."""
+    """The sum and, given its weight, its norm."""
     x_ND = x_ND.contiguous()
     splits, num_rows, width = partial_SND.shape
-    sum_ND = torch.empty_like(x_ND) if splits else x_ND
+    sum_ND = torch.empty_like(x_ND)
     normed_ND = sum_ND if norm_D is None else torch.empty_like(x_ND)
     block = triton.next_power_of_2(width)
     if norm_D is None:
         block = min(block, 1024)
-    programs, num_warps = triton.cdiv(width, block), min(16, max(1, block // 256))
-    following = x_ND if ahead is None else _bytes(ahead.weight)
-    # Each thread asks for one piece.
-    pieces = 0 if ahead is None else 32 * num_warps
-    piece = _PIECE if ahead is None else ahead.kilobytes * 1024 // (programs * pieces)
-    _sum_kernel[(num_rows, programs)](
+    _sum_kernel[(num_rows, triton.cdiv(width, block))](
         partial_SND,
         x_ND,
         x_ND if norm_D is None else norm_D,
         sum_ND,
         normed_ND,
-        following,
-        following.numel() // piece,
         num_rows,
         eps,
         WIDTH=width,
         BLOCK=block,
         SPLITS=splits,
         NORMS=norm_D is not None,
-        PDL=pdl,
-        PIECE=piece,
-        PIECES=pieces,
-        num_warps=num_warps,
-        **_early(pdl=pdl),
+        num_warps=min(16, max(1, block // 256)),
+        **triton_early.options(x_ND),
     )
     return sum_ND, normed_ND
 
 
-def _launch_linear(
-    x_NK: Tensor, weight_OK: Tensor, out: Tensor, config: Config, *, pdl: bool
-) -> None:
+def _launch_linear(x_NK: Tensor, weight_OK: Tensor, out: Tensor, config: Config) -> None:
     """Write products [N, O] into ``out``, or their parts [S, N, O]."""
     x_NK = x_NK.contiguous()
     num_rows, width = x_NK.shape
@@ -456,7 +355,7 @@ def _launch_linear(
         num_outputs,
         width,
         width_of_split,
-        **_constants(num_rows, width, config.splits, weight_OK, config, pdl=pdl),
+        **_constants(num_rows, width, config.splits, weight_OK, config),
     )
 
 
@@ -490,28 +389,23 @@ def _operands(
 
 
 def _constants(
-    num_rows: int, width: int, splits: int, weight_OK: Tensor, config: Config, *, pdl: bool
+    num_rows: int, width: int, splits: int, weight_OK: Tensor, config: Config
 ) -> dict[str, Any]:
     """What a product is compiled for."""
     ahead = config.num_stages * config.block_k
+    # What is asked for begins at multiples of 16 bytes, and ends within a row.
     fits = width % (config.block_k * splits) == 0 and ahead * splits <= width
+    fits = fits and weight_OK.data_ptr() % 16 == 0 and triton_early.starts_early(weight_OK)
     return {
         "ROWS": _padded(num_rows),
         "BLOCK_O": config.block_o,
         "BLOCK_K": config.block_k,
         "EVEN_K": width % config.block_k == 0,
         "TMA": config.tma,
-        "PDL": pdl,
-        "LATE": config.late,
-        "AHEAD": ahead * weight_OK.itemsize if pdl and fits else 0,
+        "AHEAD": ahead * weight_OK.itemsize if fits else 0,
         # The interpreter takes bfloat16 for integers in a product.
         "WIDEN": not weight_OK.is_cuda,
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
-        **_early(pdl=pdl),
+        **triton_early.options(weight_OK),
     }
-
-
-def _early(*, pdl: bool) -> dict[str, bool]:
-    # Backends that know nothing of it refuse the option.
-    return {"launch_pdl": True} if pdl else {}

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from skipstone.ops import triton_early
+from skipstone.ops.triton_early import wait_for_inputs
 from skipstone.rows import Rows
 
 
@@ -26,8 +28,10 @@ def _norm_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     ADDS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program normalises one row."""
+    wait_for_inputs(EARLY)
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     at = tl.program_id(0).to(tl.int64) * WIDTH + column
@@ -44,8 +48,11 @@ def _norm_kernel(
 
 
 @triton.jit
-def _swiglu_kernel(gate_up_ptr, out_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _swiglu_kernel(
+    gate_up_ptr, out_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr
+):
     """One program gates one block of one row."""
+    wait_for_inputs(EARLY)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < WIDTH
@@ -82,8 +89,10 @@ def _rotate_and_write_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     ALL_WRITE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program takes some heads of one row, as a left and a right half, to where they belong."""
+    wait_for_inputs(EARLY)
     HALF: tl.constexpr = WIDTH // 2
     TURNED: tl.constexpr = HEADS + KV_HEADS
     row = tl.program_id(0).to(tl.int64)
@@ -165,6 +174,7 @@ def _launch_norm(
         BLOCK=block,
         ADDS=delta_ND is not None,
         num_warps=min(16, max(1, block // 512)),
+        **triton_early.options(x_ND),
     )
 
 
@@ -176,7 +186,8 @@ def swiglu(gate_up_NM: Tensor) -> Tensor:
     out_NM = gate_up_NM.new_empty(num_rows, width)
     block = min(2048, triton.next_power_of_2(width))
     grid = (num_rows, triton.cdiv(width, block))
-    _swiglu_kernel[grid](gate_up_NM, out_NM, WIDTH=width, BLOCK=block, num_warps=4)
+    early = triton_early.options(gate_up_NM)
+    _swiglu_kernel[grid](gate_up_NM, out_NM, WIDTH=width, BLOCK=block, num_warps=4, **early)
     return out_NM
 
 
@@ -218,5 +229,6 @@ def rotate_and_write(
         BLOCK_HALF=triton.next_power_of_2(width // 2),
         ALL_WRITE=rows.writes_N is None,
         num_warps=4,
+        **triton_early.options(qkv_NHE),
     )
     return q_NHE
