@@ -14,7 +14,7 @@ import torch
 
 from docs import benchmarks
 from skipstone import CosineSkip, Engine, Fixed, Settings
-from skipstone.bench import cells, gate, peer
+from skipstone.bench import cells, gate, peer, stamped
 from skipstone.bench.gate import Check
 from skipstone.bench.plan import Generation, Shape, parse_generation
 from skipstone.bench.random_model import random_model as of_shape
@@ -25,10 +25,12 @@ from skipstone.cli.main import run
 from skipstone.engine.engine import Prompt
 from skipstone.engine.loop import Ages
 from skipstone.engine.roofline import Card, Work, bound
+from skipstone.engine.runner import Pass, Runner
 from skipstone.errors import ConfigError
 from skipstone.models.load import Model
 from skipstone.models.shapes import LLADA_8B
 from skipstone.ops import dispatch
+from skipstone.skip import NoSkip
 from tests.conftest import random_model
 from tests.test_graph import stale_positions
 
@@ -119,9 +121,9 @@ def test_what_is_no_share_is_refused(share: float) -> None:
 def test_sides_are_sampled_in_turn_and_everything_twice() -> None:
     calls = list[str]()
 
-    def side(name: str, seconds: float) -> float:
+    def side(name: str, seconds: float) -> list[float]:
         calls.append(name)
-        return seconds
+        return [seconds]
 
     a, b = in_turn([lambda: side("a", 1.0 if len(calls) < 10 else 3.0), lambda: side("b", 2.0)], 3)
     assert "".join(calls) == "aabb" + "ababab" * 2
@@ -129,18 +131,38 @@ def test_sides_are_sampled_in_turn_and_everything_twice() -> None:
     assert b.ms == b.again_ms == 2e3
 
 
-def test_a_step_is_what_more_steps_take_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock that tells 7 ms a cached step and 100 ms for the rest, a step takes 7 ms."""
+def test_a_step_is_from_one_choice_to_the_next(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that goes on by 7 ms in every forward, a step takes 7 ms."""
+    now, forward = [0.0], Runner.forward
+
+    def slow(self: Runner, *arguments: object, **options: object) -> Pass:
+        now[0] += 7e-3
+        return forward(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Runner, "forward", slow)
+    monkeypatch.setattr(stamped.time, "perf_counter", lambda: now[0])
+    found = cells.step(rig, Shape(2, 24, 8))
+    assert found.step_ms == found.high_ms == pytest.approx(7.0)
+    work = Work(2, 8, 24, scored=0.5)
+    floor = bound(CARD, rig.model.config, work, weight_bytes=8).seconds * 1e3
+    assert found.times_floor == pytest.approx(7.0 / floor)
+
+
+def test_every_cached_step_is_a_sample(rig: Rig) -> None:
+    job = cells._steps(rig.model.config, Shape(2, 24, 8), NoSkip())
+    assert len(Clock(rig.model).steps(job)) == 3
+    assert [cells._turns(replace(rig, repeats=n), job) for n in (2, 3, 4, 20)] == [1, 1, 2, 7]
+
+
+def test_a_refresh_is_what_more_refreshes_take_more(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock that tells 7 ms a refresh and 100 ms for the rest, a refresh takes 7 ms."""
 
     def told(self: Clock, job: Job) -> float:
         return 0.1 + 7e-3 * len(self.run(job)[0].stats.steps)
 
     monkeypatch.setattr(Clock, "seconds", told)
-    found = cells.step(rig, Shape(2, 24, 8))
-    assert found.step_ms == pytest.approx(7.0)
-    work = Work(2, 8, 24, scored=0.5)
-    floor = bound(CARD, rig.model.config, work, weight_bytes=8).seconds * 1e3
-    assert found.times_floor == pytest.approx(7.0 / floor)
     assert cells.refresh(rig, 64).refresh_ms == pytest.approx(7.0)
 
 
@@ -163,14 +185,13 @@ def test_rates_at_the_floor_are_those_of_the_card(
 
 
 def test_a_skip_at_the_ideal_reaches_all_of_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ideal(self: Clock, job: Job) -> float:
+    def ideal(self: Clock, job: Job) -> list[float]:
         settings = job.settings
-        assert settings.steps is not None
         forced = isinstance(settings.skip, SpacedSkip)
         work = Work(1, 8, 24, 3 if forced else 0, 0.25 if forced else 1.0, scored=0.5)
-        return settings.steps * bound(CARD, rig.model.config, work, weight_bytes=8).seconds
+        return [bound(CARD, rig.model.config, work, weight_bytes=8).seconds] * 3
 
-    monkeypatch.setattr(Clock, "seconds", ideal)
+    monkeypatch.setattr(Clock, "steps", ideal)
     (found,) = cells.skips(rig, Shape(1, 24, 8), (3,), (0.25,))
     assert found.going == 0.25
     assert found.times_faster == pytest.approx(found.ideal_times)

@@ -1,8 +1,9 @@
 """What is timed: a cached step, the same with a skip, a refresh, a whole generation.
 
-A step or a refresh is timed as the difference between two generations that differ in nothing else,
-divided by how many more there are. So everything that comes with a step is in it, selection and
-commit too, and nothing that comes with a generation.
+A step is timed from one choice of tokens to the next, on the device's clock; a refresh as the
+difference between two generations that differ in nothing else, divided by how many more there are.
+So everything that comes with it is in it, selection and commit too, and nothing that comes with a
+generation.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 
 from skipstone.bench.plan import Generation, Shape
 from skipstone.bench.spaced import SpacedSkip
-from skipstone.bench.timing import Clock, Job, Prompts, Rig, Times, in_turn, peak_gb, release
+from skipstone.bench.timing import Clock, Job, Prompts, Rig, Times, in_turn, release, tried
 from skipstone.cache import DualCache
 from skipstone.engine import Settings
 from skipstone.engine.roofline import WORTH_IT, Work, bound
@@ -107,25 +108,12 @@ class RefreshCell:
     share_of_matrix_rate: float
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """Two jobs that differ in a number of forwards of one kind."""
-
-    few: Job
-    many: Job
-    more: int
-
-    def sample(self, clock: Clock) -> float:
-        """Seconds of one such forward."""
-        return (clock.seconds(self.many) - clock.seconds(self.few)) / self.more
-
-
 def step(rig: Rig, shape: Shape) -> StepCell:
     """Time a cached step."""
     release()
-    pair = _steps(rig.model.config, shape, NoSkip())
-    peak, clock = peak_gb(rig.model, pair.many), Clock(rig.model)
-    (times,) = in_turn([lambda: pair.sample(clock)], rig.repeats)
+    job = _steps(rig.model.config, shape, NoSkip())
+    (peak, _), clock = tried(rig.model, job), Clock(rig.model)
+    (times,) = in_turn([lambda: clock.steps(job)], _turns(rig, job))
     work = _work(shape)
     floor = _floor_ms(rig, work)
     read, computed = _rates(rig, work, times)
@@ -150,13 +138,14 @@ def skips(
 ) -> Iterator[SkipCell]:
     """Time a step without skip and with each of some skips, all in turn."""
     release()
-    tried = [SpacedSkip(CosineSkip(skip_layer_k=k), share) for k in layers for share in shares]
-    pairs = [_steps(rig.model.config, shape, skip) for skip in (NoSkip(), *tried)]
-    peaks = [peak_gb(rig.model, pair.many) for pair in pairs]
+    forced = [SpacedSkip(CosineSkip(skip_layer_k=k), share) for k in layers for share in shares]
+    jobs = [_steps(rig.model.config, shape, skip) for skip in (NoSkip(), *forced)]
+    peaks, results = zip(*(tried(rig.model, job) for job in jobs), strict=True)
+    counted = [1.0 - ran[0].stats.skip_share for ran in results]
     clock = Clock(rig.model)
-    counted = [1.0 - clock.run(pair.many)[0].stats.skip_share for pair in pairs]
-    plain, *timed = in_turn([lambda p=p: p.sample(clock) for p in pairs], rig.repeats)
-    for skip, times, going, peak in zip(tried, timed, counted[1:], peaks[1:], strict=True):
+    sides = [lambda j=j: clock.steps(j) for j in jobs]
+    plain, *timed = in_turn(sides, _turns(rig, jobs[0]))
+    for skip, times, going, peak in zip(forced, timed, counted[1:], peaks[1:], strict=True):
         work = replace(_work(shape), skip_layer_k=skip.cosine.skip_layer_k, going=skip.going)
         floors = _floor_ms(rig, work.without_skip()), _floor_ms(rig, work)
         ideal, reached = floors[0] / floors[1], plain.ms / times.ms
@@ -183,8 +172,8 @@ def generation(rig: Rig, wanted: Generation) -> GenerationCell:
     """Time a whole generation with the dual cache."""
     release()
     job = job_of(rig.model.config, wanted)
-    peak, clock = peak_gb(rig.model, job), Clock(rig.model)
-    (times,) = in_turn([lambda: clock.seconds(job)], rig.repeats)
+    (peak, _), clock = tried(rig.model, job), Clock(rig.model)
+    (times,) = in_turn([lambda: [clock.seconds(job)]], rig.repeats)
     floor = generation_floor_ms(rig, wanted)
     return GenerationCell(
         generation=str(wanted),
@@ -210,8 +199,13 @@ def refresh(rig: Rig, positions: int) -> RefreshCell:
         Job(_forced(n * rows, rows, n), prompts(rig.model.config, 1, positions - n * rows))
         for n in (1, 4)
     ]
-    pair, clock = _Pair(*jobs, more=3), Clock(rig.model)
-    (times,) = in_turn([lambda: pair.sample(clock)], rig.repeats)
+    clock = Clock(rig.model)
+
+    def one() -> list[float]:
+        once, four = map(clock.seconds, jobs)
+        return [(four - once) / 3]
+
+    (times,) = in_turn([one], rig.repeats)
     work = Work(1, positions, positions, scored=rows / positions)
     computed = _rates(rig, work, times)[1]
     return RefreshCell(
@@ -264,12 +258,16 @@ def _forced(new: int, block: int, steps: int, skip: SkipPolicy | None = None) ->
     )
 
 
-def _steps(config: ModelConfig, shape: Shape, skip: SkipPolicy) -> _Pair:
-    """Blocks of few and of many steps."""
-    few, many = shape.rows // 8, shape.rows // 2
+def _steps(config: ModelConfig, shape: Shape, skip: SkipPolicy) -> Job:
+    """One block: a refresh, then cached steps that commit two tokens each."""
     asked = prompts(config, shape.batch, shape.context - shape.rows)
-    jobs = [Job(_forced(shape.rows, shape.rows, n, skip), asked) for n in (few, many)]
-    return _Pair(*jobs, more=many - few)
+    return Job(_forced(shape.rows, shape.rows, shape.rows // 2, skip), asked)
+
+
+def _turns(rig: Rig, job: Job) -> int:
+    """Generations that have as many cached steps as samples are wanted."""
+    assert job.settings.steps is not None
+    return math.ceil(rig.repeats / (job.settings.steps - 1))
 
 
 def _work(shape: Shape) -> Work:

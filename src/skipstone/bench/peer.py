@@ -139,10 +139,10 @@ def beside(rig: Rig, peer: FastDLLM, wanted: Generation) -> list[PeerCell]:
     ours = torch.tensor(clock.run(job)[0].tokens)
     theirs = {cache: peer.decode(cache, model, wanted) for cache in _CACHES}
 
-    def timed(cache: str) -> Callable[[], float]:
-        return lambda: clocked(lambda: peer.decode(cache, model, wanted), rig.device)
+    def timed(cache: str) -> Callable[[], list[float]]:
+        return lambda: [clocked(lambda: peer.decode(cache, model, wanted), rig.device)]
 
-    sides = [lambda: clock.seconds(job), *map(timed, _CACHES)]
+    sides = [lambda: [clock.seconds(job)], *map(timed, _CACHES)]
     mine, *others = in_turn(sides, rig.repeats)
     same = int((theirs["dual cache"][0].cpu() == ours).sum())
     rows: list[tuple[str, int, Times, int | None]]

@@ -29,8 +29,8 @@ class Shape:
             raise ConfigError(f"--batch has {self.batch}, must be at least 1")
         if self.rows < 8 or self.rows % 8:
             raise ConfigError(
-                f"--rows has {self.rows}, must be a multiple of 8: a step is timed as the "
-                f"difference between blocks of rows/8 and of rows/2 steps"
+                f"--rows has {self.rows}, must be a multiple of 8: a block of so many rows is "
+                f"decoded in rows/2 steps"
             )
         if self.rows >= self.context:
             raise ConfigError(

@@ -7,10 +7,11 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from skipstone.bench.stamped import StampedFixed, Stamps
 from skipstone.engine import Engine, Result, Settings
 from skipstone.engine.roofline import Card
 from skipstone.models.load import Model
@@ -83,6 +84,12 @@ class Clock:
         """Wall-clock time of decoding once."""
         return clocked(lambda: self.run(job), self._engine.model.network.device)
 
+    def steps(self, job: Job) -> list[float]:
+        """Seconds of each cached step of a job whose only block is refreshed once."""
+        stamps = Stamps(self._engine.model.network.device)
+        self.run(replace(job, settings=job.settings.replace(unmask=StampedFixed(stamps))))
+        return stamps.take()
+
 
 def clocked(work: Callable[[], object], device: torch.device) -> float:
     """Seconds until some work is done, on the device too."""
@@ -93,17 +100,17 @@ def clocked(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def in_turn(sides: Sequence[Callable[[], float]], repeats: int) -> list[Times]:
-    """Sample every side in turn, ``repeats`` times; then all of it once more.
+def in_turn(sides: Sequence[Callable[[], Sequence[float]]], turns: int) -> list[Times]:
+    """Sample every side in turn, ``turns`` times; then all of it once more.
 
     Args:
-        sides: each gives one sample, in seconds.
-        repeats: samples of each side in each of the two rounds; at least 2.
+        sides: each gives samples, in seconds.
+        turns: of each side in each of the two rounds; in all at least 2 samples.
     """
     for side in sides:
         for _ in range(WARM_UPS):
             side()
-    first, again = (_round(sides, repeats) for _ in range(2))
+    first, again = (_round(sides, turns) for _ in range(2))
     return [_times(a, b) for a, b in zip(first, again, strict=True)]
 
 
@@ -112,25 +119,26 @@ def scaled(times: Times, factor: float) -> Times:
     return Times(*(value * factor for value in vars(times).values()))
 
 
-def peak_gb(model: Model, job: Job) -> float | None:
-    """Most memory at once beyond the weights and the K/V store, in GB; None on a CPU.
+def tried(model: Model, job: Job) -> tuple[float | None, list[Result]]:
+    """Run a job: the most memory at once beyond weights and K/V store, and what it gives.
 
-    All buffers, captured graphs and what a generation allocates are in it.
+    The memory is in GB, None on a CPU; all buffers, captured graphs and what a generation allocates
+    are in it.
     """
-    network = model.network
+    network, clock = model.network, Clock(model)
     if network.device.type != "cuda":
-        return None
+        return None, clock.run(job)
     release()
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    clock = Clock(model)
-    for _ in range(WARM_UPS + 1):
+    for _ in range(WARM_UPS):
         clock.run(job)
+    results = clock.run(job)
     config = network.config
     length = max(map(len, job.prompts)) + job.settings.gen_length
     kv = config.num_kv_heads * config.head_width * network.dtype.itemsize
     stored = 2 * config.num_layers * len(job.prompts) * length * kv
-    return (torch.cuda.max_memory_allocated() - held - stored) / 1e9
+    return (torch.cuda.max_memory_allocated() - held - stored) / 1e9, results
 
 
 def release() -> None:
@@ -146,11 +154,11 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _round(sides: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
+def _round(sides: Sequence[Callable[[], Sequence[float]]], turns: int) -> list[list[float]]:
     samples: list[list[float]] = [[] for _ in sides]
-    for _ in range(repeats):
+    for _ in range(turns):
         for kept, side in zip(samples, sides, strict=True):
-            kept.append(side() * 1e3)
+            kept += [seconds * 1e3 for seconds in side()]
     return samples
 
 

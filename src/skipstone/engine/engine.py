@@ -29,8 +29,8 @@ from skipstone.models.load import Model
 from skipstone.skip import NoSkip
 
 Prompt = str | Sequence[int]
-# On a card a step of so few rows takes as long as reading the weights: fewer would take as long.
-MOST_UNPACKED = 128
+# On a card a step of so few rows takes about as long as reading the weights, and so would fewer.
+MOST_UNPACKED = 192
 RunnerName = Literal["auto", "eager", "graph"]
 
 
