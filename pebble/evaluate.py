@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pebble.world import GROUPS, Problem, heldout
-from skipstone import Engine, Model, Result, Settings, load
+from skipstone import Engine, Model, Settings, load
 from skipstone.engine import parse_settings, parse_spec
 
 # One token a step without a cache is the exact run that the others are measured against.
@@ -44,9 +44,7 @@ def evaluate(model: Model, spec: str, problems: Sequence[Problem], batch: int) -
     # Neighbours of similar length waste less on padding, and each answer is the same in any batch.
     order = sorted(problems, key=lambda problem: len(problem.prompt))
     started = time.monotonic()
-    results = list[Result]()
-    for first in range(0, len(order), batch):
-        results += engine.generate_batch([p.prompt for p in order[first : first + batch]])
+    results = engine.generate_batch([p.prompt for p in order], batch_size=batch)
     marks = defaultdict[str, list[bool]](list)
     for problem, result in zip(order, results, strict=True):
         right = result.text == problem.answer
@@ -80,7 +78,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--per-group", type=int, default=300, help="held-out problems a group")
     parser.add_argument("--seed", type=int, default=0, help="of the held-out problems")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=16, help="problems decoded at once")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("specs", nargs="*", default=SPECS, help="run specs")
     options = parser.parse_args()

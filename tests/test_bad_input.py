@@ -261,12 +261,12 @@ def _pair(a: str, b: str, *more: str) -> Argv:
     return lambda place: ["compare", "hi", "--a", a, "--b", b, "--model", str(place.sound), *more]
 
 
-def _batch(content: bytes | None, name: str = "prompts.txt") -> Argv:
+def _batch(content: bytes | None, name: str = "prompts.txt", *more: str) -> Argv:
     def build(place: Place) -> list[str]:
         file = place.here / name
         if content is not None:
             file.write_bytes(content)
-        return ["generate", "--batch-file", str(file), "--model", str(place.sound)]
+        return ["generate", "--batch-file", str(file), "--model", str(place.sound), *more]
 
     return build
 
@@ -305,6 +305,14 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
     "binary batch file": (_batch(b"\xff\xfe"), ["prompts.txt' is not UTF-8", "convert it"]),
     "batch of no json": (_batch(b'{"prompt": "a"}\n{', "p.jsonl"), ["line 2 is not JSON"]),
     "batch without prompt": (_batch(b'{"text": "a"}', "p.jsonl"), ["line 1", '"prompt"']),
+    "batch size of one prompt": (
+        _argv("hi", "--batch-size", "4"),
+        ["--batch-size 4 has no effect on a single prompt", "several with --batch-file"],
+    ),
+    "no places": (
+        _batch(b"a\nb", "p.txt", "--batch-size", "0"),
+        ["--batch-size is 0", "at least 1"],
+    ),
     "no length": (_argv("hi", "--gen-length", "0"), ["gen_length is 0", "at least 1"]),
     "length of words": (_argv("hi", "--gen-length", "ten"), ["'ten'", "a whole number"]),
     "broken length": (_argv("hi", "--gen-length", "1.5"), ["'1.5'", "a whole number"]),

@@ -76,6 +76,22 @@ def test_batch_files_give_one_answer_a_prompt(
     assert "Ankara" in texts[1]
 
 
+def test_prompts_wait_for_a_place_and_answer_in_their_order(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text(f"{QUESTION}\nWhat is the capital of Turkey?\nWho was Marie Curie?\n")
+    file = ("--batch-file", str(path), "--json", *FAST)
+    answers = list[list[tuple[list[int], int]]]()
+    for more in ((), ("--batch-size", "2"), ("--batch-size", "9")):
+        code, out, _ = call(capsys, "generate", *file, *more)
+        assert code == 0
+        found = map(json.loads, out.splitlines())
+        answers.append([(value["tokens"], value["num_forwards"]) for value in found])
+    assert len(answers[0]) == 3
+    assert answers[0] == answers[1] == answers[2]
+
+
 def test_a_budget_that_stops_says_how_many_masks_are_left(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -150,11 +166,11 @@ def test_the_options_are_the_planned_ones() -> None:
     )
     shared = set(run_options.split())
     planned = {
-        "generate": shared | {"--batch-file", "--stream"},
+        "generate": shared | {"--batch-file", "--batch-size", "--stream"},
         "compare": shared | {"--a", "--b", "--report"},
         "policies": {"--json", "--debug"},
         "env": {"--json", "--debug"},
-        "trace": shared | {"--batch-file", "--output", "--level", "--window"},
+        "trace": shared | {"--batch-file", "--batch-size", "--output", "--level", "--window"},
         "diagnose": shared | {"--sample"},
         "step": {"--at", "--with", "--model", "--sample", "--json", "--debug"},
         "show": {"--sample", "--steps", "--step", "--events", "--json", "--debug"},

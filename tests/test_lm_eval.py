@@ -206,6 +206,30 @@ def test_answers_are_the_engines_in_the_order_asked(tiny: SkipstoneLM) -> None:
     assert len(set(alone)) == 3
 
 
+def test_answers_are_cached_while_others_are_decoded(
+    tiny: SkipstoneLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [r for i in range(20) for r in asked("generate_until", f"prompt {i}", {})]
+    kept, handed_over, decode = list[object](), list[int](), Engine.generate_batch
+
+    def note(attribute: str, arguments: object, answer: object) -> None:
+        kept.append(arguments)
+
+    def killed(engine: Engine, prompts: Sequence[list[int]], *, batch_size: int) -> object:
+        handed_over.append(len(prompts))
+        if len(handed_over) > 1:
+            raise KeyboardInterrupt
+        return decode(engine, prompts, batch_size=batch_size)
+
+    monkeypatch.setattr(tiny.cache_hook, "add_partial", note)
+    monkeypatch.setattr(Engine, "generate_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.generate_until(requests, disable_tqdm=True)
+    # Eight prompts for each of the two places.
+    assert handed_over == [16, 4]
+    assert len(kept) == 16
+
+
 def test_an_answer_ends_before_its_first_stop_string(tiny: SkipstoneLM) -> None:
     (whole,) = generate(tiny, "stop")
     _, early, late, *_ = dict.fromkeys(whole)

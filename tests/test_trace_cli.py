@@ -126,14 +126,14 @@ def test_a_window_that_no_step_lies_in_is_said(
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("more", [(), ("--batch-size", "1")], ids=["together", "in turn"])
 def test_a_batch_is_one_trace_of_several_samples(
-    capsys: pytest.CaptureFixture[str], path: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], path: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("w1 w2 w3\nw4\n")
-    code, out, _ = call(
-        capsys, "trace", "--batch-file", prompts, "-o", path, "--json", "--level", "full", *FAST
-    )
+    file = ("--batch-file", prompts, *more)
+    code, out, _ = call(capsys, "trace", *file, "-o", path, "--json", "--level", "full", *FAST)
     assert code == 0
     answers = [strict(line) for line in out.splitlines()]
     assert [answer["trace"] for answer in answers] == [str(path)] * 2

@@ -35,11 +35,19 @@ def test_a_stream_shows_every_step_and_leaves_nothing(engine: Engine) -> None:
     assert result.tokens == engine.generate([1, 2, 3]).tokens
 
 
-def test_a_bar_counts_new_tokens(engine: Engine) -> None:
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_a_bar_counts_new_tokens(engine: Engine, batch_size: int | None) -> None:
     console, written = terminal()
     with watching(stream=False, console=console) as observer:
-        engine.generate_batch([[1, 2, 3], [4]], observer=observer)
+        engine.generate_batch([[1, 2, 3], [4]], batch_size=batch_size, observer=observer)
     assert "32/32" in written.getvalue()
+
+
+def test_a_stream_ends_where_another_prompt_takes_the_place(engine: Engine) -> None:
+    console, written = terminal()
+    with watching(stream=True, console=console) as observer:
+        engine.generate_batch([[1, 2, 3], [4]], batch_size=1, observer=observer)
+    assert written.getvalue().count("block 0  step 0") == 1
 
 
 def test_control_characters_do_not_reach_the_terminal(

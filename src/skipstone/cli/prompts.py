@@ -12,7 +12,7 @@ import click
 from skipstone.cli.options import parse_ids, read_text
 from skipstone.diff.agreement import Question
 from skipstone.diff.judges import JUDGES, check_answer, find_judge
-from skipstone.errors import PromptError, nearest
+from skipstone.errors import ConfigError, PromptError, nearest
 
 Prompt = str | Sequence[int]
 
@@ -24,6 +24,31 @@ judge_option = click.option(
     help="When an answer is right: contains, exact, number, or a function as package.module:name. "
     "A line of the file may name its own.  [default: contains]",
 )
+
+batch_size_option = click.option(
+    "--batch-size",
+    type=int,
+    metavar="N",
+    help="How many prompts of the file are decoded at once; the others wait for a place.  "
+    "[default: all]",
+)
+
+
+def check_batch_size(batch_size: int | None, batch_file: Path | None) -> None:
+    """Refuse a number of places that is none, or that nobody waits for.
+
+    Raises:
+        ConfigError: it is below 1, or there is no file of prompts.
+    """
+    if batch_size is None:
+        return
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}, must be at least 1")
+    if batch_file is None:
+        raise ConfigError(
+            f"--batch-size {batch_size} has no effect on a single prompt; leave it out, or give "
+            f"several with --batch-file"
+        )
 
 
 def read_prompts(

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from skipstone.cli.answers import print_answer
 from skipstone.cli.options import given, run_options, run_spec
-from skipstone.cli.prompts import read_prompts
+from skipstone.cli.prompts import batch_size_option, check_batch_size, read_prompts
 from skipstone.cli.terminal import size
 from skipstone.cli.watch import watching
 from skipstone.engine import Engine
@@ -51,6 +51,7 @@ from skipstone.tracing.recorder import Level, Recorder, Window
     type=click.Path(path_type=Path),
     help='Prompts to decode together: one a line, or .jsonl with {"prompt": ...}.',
 )
+@batch_size_option
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a prompt.")
 def trace(
@@ -59,6 +60,7 @@ def trace(
     level: str | None,
     window: str | None,
     batch_file: Path | None,
+    batch_size: int | None,
     prompt_ids: str | None,
     *,
     as_json: bool,
@@ -71,13 +73,16 @@ def trace(
     """
     spec = run_spec(given(options))
     prompts = read_prompts(prompt, prompt_ids, batch_file)
+    check_batch_size(batch_size, batch_file)
     kept, span = _what_to_keep(level, window)
     with TraceWriter(output) as sink:
         engine = Engine(spec.load(), spec.settings)
         recorder = Recorder(kept, sink=sink, window=span)
         with watching(stream=False, console=Console(stderr=True)) as bar:
             members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)
-            results = engine.generate_batch(prompts, observer=Observers(members))
+            results = engine.generate_batch(
+                prompts, batch_size=batch_size, observer=Observers(members)
+            )
     for result in results:
         if as_json:
             print(json.dumps(result.as_json() | {"trace": str(output)}, ensure_ascii=False))

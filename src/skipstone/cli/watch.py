@@ -60,7 +60,8 @@ class CanvasView:
     def on_step(self, view: StepView) -> None:
         """Draw the canvas."""
         assert self._model is not None
-        if 0 not in view.moment.active:
+        # The first place of the batch is another prompt's once the first is done.
+        if all((place.request, place.sample) != (0, 0) for place in view.moment.places):
             return
         fresh = view.before.status_BG[0] != view.after.status_BG[0]
         place = view.moment.place_of(0)

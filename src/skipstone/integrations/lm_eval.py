@@ -50,6 +50,9 @@ _log = logging.getLogger(__name__)
 
 # What shapes a random draw, and therefore nothing at temperature 0.
 _DRAWING = ("top_k", "top_p", "min_p")
+# Prompts for each place of a batch that are handed over together. With more, places are empty less
+# often; but the harness' cache gets answers only once all of them are there.
+_PROMPTS_OF_A_PLACE = 8
 _KNOWN = ("until", "max_gen_toks", "do_sample", "temperature")
 
 
@@ -155,14 +158,16 @@ class SkipstoneLM(TemplateLM):
         Raises:
             ConfigError: a generation argument is unknown or has no meaning here.
         """
-        answers, notes = [""] * len(requests), list[str]()
+        answers, notes, places = [""] * len(requests), list[str](), self.args.setup.batch_size
+        # One prompt at a time leaves no place empty.
+        chunk = places * _PROMPTS_OF_A_PLACE if places > 1 else 1
         with tqdm(total=len(requests), disable=disable_tqdm, desc="Decoding") as bar:
             for settings, group in self._by_settings(requests).items():
                 engine = Engine(self.model, settings)
                 ids = {i: self._prompt(requests[i], settings) for i in group}
                 longest_first = sorted(group, key=lambda i: -len(ids[i]))
-                for batch in batches(longest_first, self.args.setup.batch_size):
-                    results = engine.generate_batch([ids[i] for i in batch])
+                for batch in batches(longest_first, chunk):
+                    results = engine.generate_batch([ids[i] for i in batch], batch_size=places)
                     for i, result in zip(batch, results, strict=True):
                         answers[i] = _cut(result.text, requests[i])
                         self.cache_hook.add_partial("generate_until", requests[i].args, answers[i])
