@@ -22,6 +22,7 @@ from skipstone import (
     load,
 )
 from skipstone.cache import CachePolicy
+from skipstone.engine import engine as engine_module
 from skipstone.models.load import Model
 from skipstone.record import TraceWriter, open_trace
 from skipstone.rows import Arriving
@@ -59,10 +60,15 @@ def test_graphs_give_the_tokens_of_the_eager_path(
         assert [r.tokens for r in again] == [r.tokens for r in eager]
 
 
+@pytest.mark.parametrize("skip", [NoSkip(), SKIP], ids=["no-skip", "skip"])
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-def test_a_step_waits_for_the_gpu_once(pebble: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(pebble, cache=DualCache(), unmask=Fixed(), gen_length=32, block_length=16)
-    engine.generate(PROMPTS[0])
+def test_a_step_waits_for_the_gpu_once(
+    pebble: Model, monkeypatch: pytest.MonkeyPatch, skip: SkipPolicy
+) -> None:
+    settings = Settings(cache=DualCache(), unmask=Fixed(), gen_length=32, block_length=16)
+    engine = Engine(pebble, settings, skip=skip)
+    for _ in range(2):
+        engine.generate(PROMPTS[0])
     waits, wait = list[int](), Arriving.wait
 
     def counted(arriving: Arriving) -> np.ndarray:
@@ -75,8 +81,56 @@ def test_a_step_waits_for_the_gpu_once(pebble: Model, monkeypatch: pytest.Monkey
         result = engine.generate(PROMPTS[0])
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    # One more for the canvas that the run starts from.
-    assert len(waits) <= result.stats.num_forwards + 1
+    # One more for the canvas that the run starts from. What skipped is known when a step lands.
+    assert len(waits) <= (result.stats.num_forwards + 1) * (1 if skip == NoSkip() else 2)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache()], ids=repr)
+def test_rows_that_are_packed_away_give_the_tokens_of_masked_ones(
+    pebble: Model, monkeypatch: pytest.MonkeyPatch, cache: CachePolicy, batch: int
+) -> None:
+    settings = Settings(cache=cache, unmask=Fixed(), skip=SKIP, gen_length=32, block_length=16)
+    masked, packed = Engine(pebble, settings), Engine(pebble, settings)
+    monkeypatch.setattr(engine_module, "MOST_UNPACKED", 1 << 20)
+    expected = masked.generate_batch(PROMPTS[:batch])
+    monkeypatch.setattr(engine_module, "MOST_UNPACKED", 0)
+    for _ in range(2):
+        found = packed.generate_batch(PROMPTS[:batch])
+        assert [r.tokens for r in found] == [r.tokens for r in expected]
+        assert [r.stats.skip_share for r in found] == [r.stats.skip_share for r in expected]
+    assert expected[0].stats.skip_share > 0
+
+
+@pytest.mark.parametrize("skip", [NoSkip(), SKIP], ids=["no-skip", "skip"])
+@pytest.mark.parametrize("unmask", [Fixed(), Threshold(0.9)], ids=repr)
+def test_prompts_that_take_places_in_turn_give_the_tokens_that_they_have_alone(
+    unmask: UnmaskPolicy, skip: SkipPolicy
+) -> None:
+    # In float32 no near-tie hides behind rounding.
+    model = load("pebble", device="cuda", dtype="float32")
+    settings = Settings(unmask=unmask, skip=skip, gen_length=32, block_length=16)
+    prompts = [*PROMPTS, "Who is Newton?", "Sort the words: pear, apple, fig.", PROMPTS[0]]
+    together = Engine(model, settings).generate_batch(prompts, batch_size=2)
+    for prompt, result in zip(prompts, together, strict=True):
+        assert Engine(model, settings, runner="eager").generate(prompt).tokens == result.tokens
+
+
+def test_a_traced_run_gives_the_tokens_of_one_that_nobody_watches(pebble: Model) -> None:
+    engine = Engine(pebble, unmask=Fixed(), gen_length=32, block_length=16)
+    plain = engine.generate(PROMPTS[0])
+    recorder = Recorder()
+    assert engine.generate(PROMPTS[0], observer=recorder).tokens == plain.tokens
+    waiting = Recorder()
+    Engine(pebble, engine.settings, eos_stop=True).generate_batch(
+        [PROMPTS[0]] * 2, observer=waiting
+    )
+    steps = zip(recorder.records[0].steps, waiting.records[0].steps, strict=True)
+    # What was copied while the next step ran is what a run that waits has seen.
+    for flown, waited in steps:
+        assert flown.committed == waited.committed
+        assert (flown.candidates.token == waited.candidates.token).all()
+        assert (flown.finished_age == waited.finished_age).all()
 
 
 @pytest.mark.parametrize("runner", ["eager", "graph"])
