@@ -177,6 +177,14 @@ class Rows:
         rows.offset_A1.zero_()
         return rows
 
+    @cached_property
+    def alike(self) -> list[tuple[Rows, Tensor]]:
+        """Parts whose requests have about as many rows, at most twice as many, and their index."""
+        if self.uniform:
+            return [(self, torch.arange(self.num_rows, device=self.device))]
+        size = np.repeat([count.bit_length() for count in self.counts], self.counts)
+        return [self.pack(np.flatnonzero(size == one)) for one in np.unique(size)]
+
     def own(self) -> Rows:
         """A copy with device tensors of its own, all of them made."""
         rows = replace(
@@ -184,8 +192,9 @@ class Rows:
             writes_N=None if self.writes_N is None else self.writes_N.clone(),
             fresh_N=None if self.fresh_N is None else self.fresh_N.clone(),
         )
-        for name in ("where_2N", "request_A", "offset_A1", "padded_N"):
-            getattr(rows, name)
+        for part in (rows, *(part for part, _ in rows.alike)):
+            for name in ("where_2N", "request_A", "offset_A1", "padded_N"):
+                getattr(part, name)
         return rows
 
     def take(self, index: np.ndarray) -> Rows:

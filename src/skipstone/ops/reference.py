@@ -139,6 +139,18 @@ def attend(
     Returns:
         [N, H*E] in the dtype of the queries.
     """
+    if len(rows.alike) == 1:
+        return _attend_padded(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+    # Requests of few rows are not padded to one that computes its whole canvas.
+    out = q_NHE.new_empty(q_NHE.shape[0], q_NHE[0].numel())
+    for part, index_N in rows.alike:
+        out[index_N] = _attend_padded(q_NHE[index_N], key_BLUE, value_BLUE, part, visible_BL)
+    return out
+
+
+def _attend_padded(
+    q_NHE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, visible_BL: Tensor | None
+) -> Tensor:
     _, heads, width = q_NHE.shape
     requests = len(rows.requests)
     if requests < key_BLUE.shape[0]:
