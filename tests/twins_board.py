@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,22 @@ VALUES = np.array([-INF, -INF, 0.1, 0.3, 0.5, 0.9, 1.0])
 
 def drawn_from(values: np.ndarray, *shape: int, seed: int) -> Tensor:
     return to_device(np.random.default_rng(seed).choice(values, shape), CPU_OR_GPU)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kernel does not write shows."""
+
+    def poisoning(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def made(*args: object, **how: object) -> Tensor:
+            values = make(*args, **how)
+            poison = NAN if values.is_floating_point() else 1 if values.dtype == torch.bool else -77
+            return values.fill_(poison)
+
+        return made
+
+    monkeypatch.setattr(torch, "empty_like", poisoning(torch.empty_like))
+    monkeypatch.setattr(Tensor, "new_empty", poisoning(Tensor.new_empty))
 
 
 def exactly(found: Tensor, truth: Tensor) -> None:

@@ -76,7 +76,8 @@ class Scorer:
         index_N = to_device(index, rows.device)
         kept = list[Tensor]()
         for part in self._parts(rows.num_rows):
-            part_rows = rows.take(np.arange(rows.num_rows)[part])
+            whole = part == slice(0, rows.num_rows)
+            part_rows = rows if whole else rows.take(np.arange(rows.num_rows)[part])
             logits_NV = self._logits(done.x_ND[index_N[part]])
             self._write(part_rows, logits_NV, index_N[part], done, moment)
             if want_logits:

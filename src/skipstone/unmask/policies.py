@@ -139,7 +139,7 @@ class Threshold:
         """All at or above the threshold, and the best."""
         confidence_BG = scores.confidence_BG
         best_BG = rank_BG(confidence_BG) == 0
-        return ((confidence_BG >= self.value) | best_BG) & ~confidence_BG.isneginf()
+        return ((confidence_BG >= self.value) | best_BG) & (confidence_BG != -torch.inf)
 
     def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
         """The threshold, whatever the rank."""
@@ -185,7 +185,7 @@ class Factor:
         ranks_BG = rank_BG(confidence_BG)
         bound_BG = 1.0 - self.value / (ranks_BG.double() + 2.0)
         enough_BG = (confidence_BG >= bound_BG) | (ranks_BG == 0)
-        return enough_BG & ~confidence_BG.isneginf()
+        return enough_BG & (confidence_BG != -torch.inf)
 
     def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
         """1 - value/(n+1) for the n masks that are committed together with this rank.
