@@ -13,7 +13,6 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.canvas import Block, Canvas, Moment, Place, Status
-from skipstone.engine import scoring
 from skipstone.engine.loop import Run
 from skipstone.engine.scoring import Scorer
 from skipstone.ops import reference as ops
@@ -71,11 +70,8 @@ def ties_at_random() -> Generator[None, None, None]:
 
 @contextmanager
 def _ranked_by(rank: object) -> Generator[None, None, None]:
-    """Every module that imported the function gets the other one."""
-    with (
-        instead(unmask, "rank_BG", rank),
-        instead(scoring, "rank_BG", rank),
-    ):
+    """Every rule, and what is offered to it, gets the other ranks."""
+    with instead(ops, "rank", rank):
         yield
 
 

@@ -74,7 +74,8 @@ class Canvas:
     status_BL: Tensor
     """int64 [B, L], values of ``Status``"""
     region_BG: Tensor
-    """int64 [B, G]: the absolute position of every offset of the generation region."""
+    """int64 [B, G]: the absolute position of every offset of the generation region; they ascend by
+    one."""
     prompt_lengths: list[int]
 
     @classmethod
@@ -154,7 +155,11 @@ class Canvas:
 
     def read(self) -> Arriving:
         """Begin to copy ids and status of the generation region: int64 [2, B, G]."""
-        return to_host(torch.stack([self.region(self.ids_BL), self.region(self.status_BL)]))
+        return to_host(self.generated_2BG())
+
+    def generated_2BG(self) -> Tensor:
+        """Ids and status of the generation region, int64: a copy."""
+        return torch.stack([self.region(self.ids_BL), self.region(self.status_BL)])
 
     def stop_at(self, eos_id: int) -> None:
         """Fill requests in which EOS is decided and nothing left of it is masked. Changes ids."""
@@ -260,14 +265,20 @@ class Moment:
 
     @property
     def forward_B1(self) -> Tensor:
-        """int64 [B, 1]: forwards that each request took part in before."""
+        """int64 [B, 1]: forwards that each request took part in before; -2 if it takes no part."""
         return self._numbers_5B1[4]
+
+    @property
+    def block_start_B1(self) -> Tensor:
+        """int64 [B, 1]: offset at which the block starts."""
+        return self._numbers_5B1[0]
 
     @property
     def block_stop_B1(self) -> Tensor:
         """int64 [B, 1]: offset at which the block ends."""
         return self._numbers_5B1[1]
 
+    @cached_property
     def block_BG(self) -> Tensor:
         """Bool [B, G]: offsets of the block that each request is in; none if it takes no part."""
         offset_G = torch.arange(self.canvas.gen_length, device=self.canvas.device)

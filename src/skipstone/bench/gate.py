@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from skipstone.cache import DualCache, PrefixCache
+from skipstone.canvas import Block, Canvas, Moment, Place
 from skipstone.engine import Engine, Settings
 from skipstone.engine.engine import Prompt, RunnerName
 from skipstone.models.load import Model
@@ -130,6 +131,7 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
         "score": lambda: [dispatch.score(gate_up_NM, 0, None).confidence_N],
         "similarity": lambda: [dispatch.similarity([x_ND], held, alone, torch.float32)],
         "judge": lambda: [dispatch.judge(similarity_SN, held, alone, committed_BL, bars).mean_N],
+        "note, offer, rank, share and commit": lambda: _decisions(gate_up_NM, alone),
     }
     return [_near(name, work, torch.finfo(dtype).eps) for name, work in works.items()]
 
@@ -138,6 +140,25 @@ def _references(x_ND: Tensor) -> dispatch.References:
     """The states of one layer and one request as references, each in the slot of its position."""
     position_1L = torch.arange(x_ND.shape[0], device=x_ND.device)[None]
     return dispatch.References(x_ND[None, None], position_1L, torch.stack([position_1L] * 2))
+
+
+def _decisions(logits_NV: Tensor, rows: Rows) -> Sequence[Tensor]:
+    """All that follows the layers: scores of a request without a prompt, and what is committed."""
+    masks = rows.num_rows
+    canvas = Canvas.start([[]], masks, 0, rows.device)
+    place = Place(0, 0, 0, Block(0, 0, masks), step=1, step_budget=4, forward=1)
+    nothing_BL = torch.zeros_like(canvas.ids_BL, dtype=torch.bool)
+    moment = Moment(canvas, (place,), nothing_BL)
+    with dispatch.served_by("reference"):
+        scored = dispatch.score(logits_NV, 0, None)
+    ids_BG, numbers_BG = torch.zeros_like(canvas.ids_BL), torch.zeros_like(canvas.ids_BL).double()
+    tables = [ids_BG, numbers_BG, ids_BG.clone(), numbers_BG.clone(), ids_BG.clone()]
+    dispatch.note(tables, scored, rows, rows.position_N, rows.position_N % 2 == 0, moment)
+    offered_BG = dispatch.offer(tables[-1], tables[1], rows, moment)
+    rank_BG = dispatch.rank(offered_BG)
+    chosen_BG = dispatch.share(rank_BG, offered_BG, moment)
+    committed = dispatch.commit(chosen_BG, offered_BG, tables[0], moment, int(scored.token_N[0]))
+    return [*tables, rank_BG, *committed]
 
 
 def _near(name: str, work: Callable[[], Sequence[Tensor]], eps: float) -> Check:

@@ -31,7 +31,8 @@ from skipstone.engine.scoring import Scored, Scorer
 from skipstone.engine.settings import Settings
 from skipstone.errors import StalledError
 from skipstone.models.base import ModelConfig
-from skipstone.rows import Arriving, Rows, to_device
+from skipstone.ops import dispatch as ops
+from skipstone.rows import Arriving, Rows, to_host
 from skipstone.skip import SkipSession
 from skipstone.unmask import Scheduled, Scores, UnmaskSession
 
@@ -270,8 +271,7 @@ class Run:
         self._note_ages(rows, done, moment)
         scored = self.scorer.score(done, moment, self.host, want_logits=self.taps.logits)
         scores = self.scorer.eligible(done, rows, moment)
-        commit_BG = self.unmask.select(scores, moment) & ~scores.confidence_BG.isneginf()
-        self._commit(commit_BG, moment)
+        committed = self._commit(scores, moment)
         most, least = self._bounds(moment, left, may_skip=bool(done.exits))
         for place in moment.places:
             seat = self.seats[place.request]
@@ -289,8 +289,8 @@ class Run:
             scores=scores,
             board=self.scorer.board.copy() if overtaken else self.scorer.board,
             ages=self.ages.copy() if overtaken and self.ages is not None else self.ages,
-            commit_BG=commit_BG,
-            region=self.canvas.read(),
+            commit_BG=committed.commit_BG,
+            region=to_host(committed.region_2BG),
             most=most,
             least=least,
         )
@@ -343,19 +343,13 @@ class Run:
             self.observer.on_step(self._view(flight, before))
         return [place for place in flight.moment.places if not new_B[place.request]]
 
-    def _commit(self, commit_BG: Tensor, moment: Moment) -> None:
-        """Write the commit, remember it for the next step, stop at EOS."""
-        canvas, token_BG = self.canvas, self.scorer.board.token_BG
-        canvas.commit(commit_BG, token_BG, Status.COMMITTED)
-        new_BL = torch.zeros_like(self.committed_BL)
-        new_BL.scatter_(1, canvas.region_BG, commit_BG)
-        if len(moment.places) < canvas.batch:
-            # Who takes no part does not forget what it committed.
-            index_A = to_device(np.array(moment.active), canvas.device)
-            new_BL = self.committed_BL.index_copy(0, index_A, new_BL.index_select(0, index_A))
-        self.committed_BL = new_BL
-        if self.settings.eos_stop:
-            canvas.stop_at(self.config.eos_id)
+    def _commit(self, scores: Scores, moment: Moment) -> ops.Committed:
+        """Choose, write the commit, remember it for the next step, stop at EOS."""
+        chosen_BG = self.unmask.select(scores, moment)
+        eos_id = self.config.eos_id if self.settings.eos_stop else None
+        committed = ops.commit(chosen_BG, scores.confidence_BG, scores.token_BG, moment, eos_id)
+        self.committed_BL = committed.committed_BL
+        return committed
 
     def _note_ages(self, rows: Rows, done: Pass, moment: Moment) -> None:
         if self.ages is None:

@@ -63,9 +63,14 @@ class Board:
     scored_at_BG: Tensor
     """int64: the forward of its request that said so; -1 where none has."""
 
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        """All of it, in this order."""
+        return tuple(vars(self).values())
+
     def copy(self) -> Board:
         """The same, which nothing overwrites."""
-        return Board(*(table_BG.clone() for table_BG in vars(self).values()))
+        return Board(*(table_BG.clone() for table_BG in self.tables))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ Shape letters: B requests, L canvas length, G generation length, N packed rows, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,6 @@ from skipstone.models.base import Network
 from skipstone.ops import dispatch as ops
 from skipstone.rows import Rows, to_device
 from skipstone.unmask import Scores
-from skipstone.unmask.policies import rank_BG
 
 # Bounds the float64 copy of the logits: rows beyond this many bytes are scored in pieces.
 _PIECE_BYTES = 256 << 20
@@ -71,14 +71,15 @@ class Scorer:
         index = _undecided(done.computed, moment, host)
         if index.size == 0:
             return Scored(None, None)
-        rows = done.computed.take(index)
+        # Nobody skips any more, so what may not skip needs no index on the device.
+        rows = replace(done.computed, fresh_N=None).take(index)
         index_N = to_device(index, rows.device)
-        takes_N = None if done.kept_N is None else done.kept_N[index_N]
         kept = list[Tensor]()
         for part in self._parts(rows.num_rows):
-            part_rows = rows.take(np.arange(rows.num_rows)[part])
+            whole = part == slice(0, rows.num_rows)
+            part_rows = rows if whole else rows.take(np.arange(rows.num_rows)[part])
             logits_NV = self._logits(done.x_ND[index_N[part]])
-            self._write(part_rows, logits_NV, None if takes_N is None else takes_N[part], moment)
+            self._write(part_rows, logits_NV, index_N[part], done, moment)
             if want_logits:
                 kept.append(logits_NV)
         return Scored(rows, torch.cat(kept) if want_logits else None)
@@ -92,33 +93,14 @@ class Scorer:
         for first in range(0, num_rows, most):
             yield slice(first, min(first + most, num_rows))
 
-    def _write(self, rows: Rows, logits_NV: Tensor, takes_N: Tensor | None, moment: Moment) -> None:
-        scored = ops.score(logits_NV, self._network.config.mask_id, self._noise(rows))
-        offset = rows.position - np.array(moment.canvas.prompt_lengths)[rows.request]
-        where = (rows.request_N, to_device(offset, rows.device))
-        self._note(scored, where, takes_N, moment)
-
-    def _note(
-        self,
-        scored: ops.Scored,
-        where: tuple[Tensor, Tensor],
-        takes_N: Tensor | None,
-        moment: Moment,
+    def _write(
+        self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, moment: Moment
     ) -> None:
-        """Put scores on the board, at requests and offsets, where they are to be taken."""
-        board = self.board
-        news = (
-            (board.token_BG, scored.token_N),
-            (board.confidence_BG, scored.confidence_N),
-            (board.runner_up_BG, scored.runner_up_N),
-            (board.runner_up_confidence_BG, scored.runner_up_confidence_N),
-            (board.scored_at_BG, moment.forward_B1[where[0], 0]),
-        )
-        for table_BG, new_N in news:
-            if takes_N is not None:
-                table_BG[where] = torch.where(takes_N, new_N, table_BG[where])
-            else:
-                table_BG[where] = new_N
+        """Score ``rows``, which are those at ``index_N`` of the forward. Changes the board."""
+        assert done.computed is not None
+        scored = ops.score(logits_NV, self._network.config.mask_id, self._noise(rows))
+        # The rows of the forward are on the device; those of the scores need not be.
+        ops.note(self.board.tables, scored, done.computed, index_N, done.kept_N, moment)
 
     def _noise(self, rows: Rows) -> Tensor | None:
         """Gumbel noise times temperature, drawn for each request by its own generator."""
@@ -142,15 +124,8 @@ class Scorer:
         A masked row that skipped keeps its old scores: it saw neither its new neighbours nor the
         new tokens, so it may not join others, but it may lead.
         """
-        board, canvas = self.board, moment.canvas
-        masked_BG = canvas.masked_BG()
-        fresh_BG = masked_BG & (board.scored_at_BG == moment.forward_B1)
-        allowed_BG = fresh_BG
-        if done.exits:
-            candidate_BG = masked_BG & canvas.region(rows.mark(canvas.ids_BL))
-            all_BG = board.confidence_BG.masked_fill(~candidate_BG, -torch.inf)
-            allowed_BG = fresh_BG | (candidate_BG & (rank_BG(all_BG) == 0))
-        confidence_BG = board.confidence_BG.masked_fill(~allowed_BG, -torch.inf)
+        board, led_by = self.board, rows if done.exits else None
+        confidence_BG = ops.offer(board.scored_at_BG, board.confidence_BG, led_by, moment)
         return Scores(board.token_BG, confidence_BG)
 
 

@@ -20,27 +20,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skipstone.canvas import Moment
 from skipstone.ops import reference
-from skipstone.ops.reference import Bars, Judged, References, Scored, rotary_tables
+from skipstone.ops.reference import Bars, Committed, Judged, References, Scored, rotary_tables
 from skipstone.rows import Rows
 
 __all__ = [
     "Bars",
+    "Committed",
     "Judged",
     "References",
     "Scored",
     "add_rms_norm",
     "attend",
+    "commit",
     "judge",
     "linear",
     "linear_add",
     "linear_add_rms_norm",
     "linear_swiglu",
+    "note",
+    "offer",
+    "rank",
     "replace",
     "rms_norm",
     "rotary_tables",
     "rotate_and_write",
     "score",
+    "share",
     "similarity",
     "swiglu",
 ]
@@ -69,13 +76,18 @@ def served_by(mode: Mode) -> Generator[None]:
 
 def refusal(x: Tensor) -> str:
     """Why the reference computes on ``x``; empty if a kernel does."""
+    if reason := _absence(x):
+        return reason
+    return "" if x.dtype in _DTYPES else f"no kernel computes {x.dtype}"
+
+
+def _absence(x: Tensor) -> str:
+    """Why there are no kernels where ``x`` is; empty if there are. Decisions ask no more."""
     mode = _mode.get()
     if mode == "reference":
         return "kernels are switched off"
     if mode == "auto" and not x.is_cuda:
         return "kernels need a CUDA device"
-    if x.dtype not in _DTYPES:
-        return f"no kernel computes {x.dtype}"
     return "" if _has_triton() else "triton is not installed"
 
 
@@ -247,3 +259,64 @@ def replace(
     from skipstone.ops import triton_skip
 
     triton_skip.replace(states, references, rows, keep_N, forward_B1)
+
+
+def rank(key_BG: Tensor) -> Tensor:
+    """See ``reference.rank``."""
+    if _absence(key_BG) or key_BG.dtype != torch.float64:
+        return reference.rank(key_BG)
+    from skipstone.ops import triton_board
+
+    return triton_board.rank(key_BG)
+
+
+def share(rank_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
+    """See ``reference.share``."""
+    if _absence(confidence_BG):
+        return reference.share(rank_BG, confidence_BG, moment)
+    from skipstone.ops import triton_board
+
+    return triton_board.share(rank_BG, confidence_BG, moment)
+
+
+def note(
+    tables: Sequence[Tensor],
+    scored: Scored,
+    rows: Rows,
+    index_N: Tensor,
+    kept_N: Tensor | None,
+    moment: Moment,
+) -> None:
+    """See ``reference.note``."""
+    if _absence(index_N):
+        reference.note(tables, scored, rows, index_N, kept_N, moment)
+        return
+    from skipstone.ops import triton_board
+
+    triton_board.note(tables, scored, rows, index_N, kept_N, moment)
+
+
+def offer(
+    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, moment: Moment
+) -> Tensor:
+    """See ``reference.offer``."""
+    if _absence(confidence_BG):
+        return reference.offer(scored_at_BG, confidence_BG, led_by, moment)
+    from skipstone.ops import triton_board
+
+    return triton_board.offer(scored_at_BG, confidence_BG, led_by, moment)
+
+
+def commit(
+    chosen_BG: Tensor,
+    confidence_BG: Tensor,
+    token_BG: Tensor,
+    moment: Moment,
+    eos_id: int | None,
+) -> Committed:
+    """See ``reference.commit``."""
+    if _absence(confidence_BG):
+        return reference.commit(chosen_BG, confidence_BG, token_BG, moment, eos_id)
+    from skipstone.ops import triton_board
+
+    return triton_board.commit(chosen_BG, confidence_BG, token_BG, moment, eos_id)

@@ -2,8 +2,8 @@
 
 Shape letters: N packed rows, D width, V vocabulary, A requests with rows, R rows of the widest
 request, L canvas length, H query heads, U key/value heads, E head width, S compared layers,
-B requests, W reference slots of a request; of products K inner width, O outputs, M gate and up
-together.
+B requests, W reference slots of a request, G generation length; of products K inner width, O
+outputs, M gate and up together.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skipstone.canvas import Moment, Status
 from skipstone.rows import Rows
 
 
@@ -344,3 +345,118 @@ def _found(references: References, rows: Rows) -> tuple[Tensor, Tensor]:
     stamp_2N = references.stamp_2BW[:, rows.request_N, slot_N]
     own_N = (slot_N >= 0) & (stamp_2N[0] == rows.position_N)
     return slot_N, torch.where(own_N, stamp_2N, -1)
+
+
+class Committed(NamedTuple):
+    """What a commit did."""
+
+    commit_BG: Tensor
+    """bool: offsets that were committed."""
+    committed_BL: Tensor
+    """bool: positions that each request committed in its last step."""
+    region_2BG: Tensor
+    """int64: ids and status of the generation region afterwards."""
+
+
+def rank(key_BG: Tensor) -> Tensor:
+    """Rank of each offset, int64 [B, G]: 0 for the largest key; equal keys: lowest position first.
+
+    A NaN comes before every number.
+    """
+    order_BG = key_BG.argsort(dim=-1, descending=True, stable=True)
+    place_G = torch.arange(order_BG.shape[-1], device=order_BG.device)
+    # The inverse of an order is written, not sorted: one launch instead of several.
+    return torch.empty_like(order_BG).scatter_(-1, order_BG, place_G.expand_as(order_BG))
+
+
+def share(rank_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
+    """The first by rank: masks left in the block over steps left, rounded up.
+
+    Args:
+        rank_BG: int64, 0 for the first.
+        confidence_BG: float64, -inf where nothing may be chosen.
+        moment: where each request is.
+
+    Returns:
+        bool [B, G].
+    """
+    left_B1 = (moment.canvas.masked_BG() & moment.block_BG).sum(-1, keepdim=True)
+    # In whole numbers this is rank < ceil(left / steps).
+    return (rank_BG * moment.steps_left_B1 < left_B1) & (confidence_BG != -torch.inf)
+
+
+def note(
+    tables: Sequence[Tensor],
+    scored: Scored,
+    rows: Rows,
+    index_N: Tensor,
+    kept_N: Tensor | None,
+    moment: Moment,
+) -> None:
+    """Put scores on the board, where they are to be taken. Changes the tables.
+
+    Args:
+        tables: [B, G] each: token, confidence, runner-up, its confidence, forward of the score.
+        scored: N rows.
+        rows: what was computed.
+        index_N: int64, which of ``rows`` were scored.
+        kept_N: bool, of which of ``rows`` the scores are taken; None takes all.
+        moment: in which forward of each request that was.
+    """
+    request_N, takes_N = rows.request_N[index_N], None if kept_N is None else kept_N[index_N]
+    where = (request_N, rows.position_N[index_N] - moment.canvas.region_BG[request_N, 0])
+    for table_BG, new_N in zip(tables, (*scored, moment.forward_B1[request_N, 0]), strict=True):
+        table_BG[where] = new_N if takes_N is None else torch.where(takes_N, new_N, table_BG[where])
+
+
+def offer(
+    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, moment: Moment
+) -> Tensor:
+    """What may be committed: masks with a fresh score, and one with an old one if it is the best.
+
+    Args:
+        scored_at_BG: int64, the forward in which an offset was scored.
+        confidence_BG: float64.
+        led_by: among the masks of these rows, the first by ``rank`` may have an old score.
+        moment: where each request is.
+
+    Returns:
+        float64 [B, G]: confidence, and -inf where nothing may be committed.
+    """
+    canvas = moment.canvas
+    masked_BG = canvas.masked_BG()
+    allowed_BG = masked_BG & (scored_at_BG == moment.forward_B1)
+    if led_by is not None:
+        candidate_BG = masked_BG & canvas.region(led_by.mark(canvas.ids_BL))
+        all_BG = confidence_BG.masked_fill(~candidate_BG, -torch.inf)
+        allowed_BG = allowed_BG | (candidate_BG & (rank(all_BG) == 0))
+    return confidence_BG.masked_fill(~allowed_BG, -torch.inf)
+
+
+def commit(
+    chosen_BG: Tensor,
+    confidence_BG: Tensor,
+    token_BG: Tensor,
+    moment: Moment,
+    eos_id: int | None,
+) -> Committed:
+    """Write tokens where they are chosen and may be committed, then stop at EOS.
+
+    Changes the canvas. Requests that take no part keep what they committed in their last step.
+
+    Args:
+        chosen_BG: bool.
+        confidence_BG: float64, -inf where nothing may be committed.
+        token_BG: int64.
+        moment: where each request is.
+        eos_id: where it is decided and nothing left of it is masked, the rest is filled with it;
+            None never stops.
+    """
+    canvas, before_BL = moment.canvas, moment.committed_BL
+    commit_BG = chosen_BG & ~confidence_BG.isneginf()
+    canvas.commit(commit_BG, token_BG, Status.COMMITTED)
+    new_BL = torch.zeros_like(before_BL).scatter_(1, canvas.region_BG, commit_BG)
+    committed_BL = torch.where(moment.forward_B1 >= 0, new_BL, before_BL)
+    if eos_id is not None:
+        canvas.stop_at(eos_id)
+    return Committed(commit_BG, committed_BL, canvas.generated_2BG())

@@ -25,6 +25,7 @@ from skipstone.diagnosis.experiment import Choice, Hidden, Patch, Variation
 from skipstone.engine import Engine, Settings
 from skipstone.engine.loop import Ages, Run
 from skipstone.engine.observe import Observer
+from skipstone.engine.runner import Pass
 from skipstone.engine.scoring import Scorer
 from skipstone.models.base import KVStore, ModelConfig, Network
 from skipstone.models.load import Model
@@ -393,11 +394,13 @@ class _PatchedScorer(Scorer):
         self.__dict__.update(vars(inner))
         self._patches = {p.forward: p for p in patches if p.tap is Tap.LOGITS}
 
-    def _write(self, rows: Rows, logits_NV: Tensor, takes_N: Tensor | None, moment: Moment) -> None:
+    def _write(
+        self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, moment: Moment
+    ) -> None:
         patch = self._patches.get(moment.place_of(0).forward)
         if patch is not None:
             logits_NV.copy_(_replaced(logits_NV, rows, patch))
-        super()._write(rows, logits_NV, takes_N, moment)
+        super()._write(rows, logits_NV, index_N, done, moment)
 
 
 def _origin(record: RunRecord, first: int, settings: Settings) -> int:

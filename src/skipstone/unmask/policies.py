@@ -18,6 +18,7 @@ from torch import Tensor
 from skipstone.canvas import Geometry, Moment, Place
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.ops import dispatch as ops
 from skipstone.unmask.base import Scores, UnmaskSession
 
 Order = Literal["confidence", "random"]
@@ -28,10 +29,7 @@ _ORDER_STREAM = 0x5EED
 
 def rank_BG(confidence_BG: Tensor) -> Tensor:
     """Rank of each offset, 0 for the most confident; equal confidence: lowest position first."""
-    order_BG = confidence_BG.argsort(dim=-1, descending=True, stable=True)
-    place_G = torch.arange(order_BG.shape[-1], device=order_BG.device)
-    # The inverse of an order is written, not sorted: one launch instead of several.
-    return torch.empty_like(order_BG).scatter_(-1, order_BG, place_G.expand_as(order_BG))
+    return ops.rank(confidence_BG)
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,7 @@ def _share(key_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
     Counting from what is left gives LLaDA's schedule when every step commits its share, and cannot
     drift when one does not.
     """
-    left_B1 = (moment.canvas.masked_BG() & moment.block_BG()).sum(-1, keepdim=True)
-    share_B1 = (left_B1 + moment.steps_left_B1 - 1) // moment.steps_left_B1
-    return (rank_BG(key_BG) < share_B1) & ~confidence_BG.isneginf()
+    return ops.share(rank_BG(key_BG), confidence_BG, moment)
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ class Threshold:
         """All at or above the threshold, and the best."""
         confidence_BG = scores.confidence_BG
         best_BG = rank_BG(confidence_BG) == 0
-        return ((confidence_BG >= self.value) | best_BG) & ~confidence_BG.isneginf()
+        return ((confidence_BG >= self.value) | best_BG) & (confidence_BG != -torch.inf)
 
     def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
         """The threshold, whatever the rank."""
@@ -189,7 +185,7 @@ class Factor:
         ranks_BG = rank_BG(confidence_BG)
         bound_BG = 1.0 - self.value / (ranks_BG.double() + 2.0)
         enough_BG = (confidence_BG >= bound_BG) | (ranks_BG == 0)
-        return enough_BG & ~confidence_BG.isneginf()
+        return enough_BG & (confidence_BG != -torch.inf)
 
     def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
         """1 - value/(n+1) for the n masks that are committed together with this rank.

@@ -1,0 +1,449 @@
+"""Triton kernels of what follows the layers: scores are noted, ranked, offered and committed.
+
+All of it is small, so that launches are what it costs: each operation is one. Programs go over
+their request in pieces, so that any length will do.
+
+The generation region of a request is consecutive: its first position says where all of it is.
+
+Shape letters as in ``reference``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from skipstone.canvas import Moment, Status
+from skipstone.ops.reference import Committed, Scored
+from skipstone.rows import Rows
+
+_ROWS = 128
+_RANKED = 16
+_PIECE = 256
+
+
+@triton.jit
+def _precedes(key, at, other, other_at):
+    """Whether a key comes before another one: NaN, then the larger, then the lower offset."""
+    more = (key > other) | ((key != key) & (other == other))
+    equal = (key == other) | ((key != key) & (other != other))
+    return more | (equal & (at < other_at))
+
+
+@triton.jit(do_not_specialize=["gen_length"])
+def _rank_kernel(key_ptr, rank_ptr, gen_length, BLOCK: tl.constexpr, PIECE: tl.constexpr):
+    """One program counts, for some offsets of one request, those that come before."""
+    key_ptr += tl.program_id(0).to(tl.int64) * gen_length
+    rank_ptr += tl.program_id(0).to(tl.int64) * gen_length
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    key = tl.load(key_ptr + at, mask=at < gen_length, other=0.0)
+    rank = tl.zeros((BLOCK,), tl.int32)
+    for first in range(0, gen_length, PIECE):
+        other_at = first + tl.arange(0, PIECE)
+        # What stands beyond the end comes after everything.
+        other = tl.load(key_ptr + other_at, mask=other_at < gen_length, other=-float("inf"))
+        before = _precedes(other[None, :], other_at[None, :], key[:, None], at[:, None])
+        rank += tl.sum(before.to(tl.int32), axis=1)
+    tl.store(rank_ptr + at, rank.to(tl.int64), mask=at < gen_length)
+
+
+@triton.jit(do_not_specialize=["length", "gen_length"])
+def _share_kernel(
+    rank_ptr,
+    confidence_ptr,
+    status_ptr,
+    region_ptr,
+    start_ptr,
+    stop_ptr,
+    steps_ptr,
+    out_ptr,
+    length,
+    gen_length,
+    MASK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program counts the masks of its block, and chooses."""
+    request = tl.program_id(0).to(tl.int64)
+    row = request * gen_length
+    status_ptr += request * length + tl.load(region_ptr + row)
+    start, stop = tl.load(start_ptr + request), tl.load(stop_ptr + request)
+    steps = tl.load(steps_ptr + request)
+    left = tl.program_id(0) * 0
+    for first in range(0, gen_length, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        inside = (at >= start) & (at < stop)
+        masked = tl.load(status_ptr + at, mask=inside, other=0) == MASK
+        left += tl.sum((masked & inside).to(tl.int32), axis=0)
+    for first in range(0, gen_length, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        inside = at < gen_length
+        rank = tl.load(rank_ptr + row + at, mask=inside, other=0)
+        confidence = tl.load(confidence_ptr + row + at, mask=inside, other=0.0)
+        chosen = (rank * steps < left) & (confidence != -float("inf"))
+        tl.store(out_ptr + row + at, chosen, mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_rows", "gen_length"])
+def _note_kernel(
+    token_ptr,
+    confidence_ptr,
+    runner_up_ptr,
+    runner_up_confidence_ptr,
+    scored_at_ptr,
+    new_token_ptr,
+    new_confidence_ptr,
+    new_runner_up_ptr,
+    new_runner_up_confidence_ptr,
+    request_ptr,
+    position_ptr,
+    index_ptr,
+    kept_ptr,
+    region_ptr,
+    forward_ptr,
+    num_rows,
+    gen_length,
+    KEPT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program puts the scores of a block of rows on the board, where they are to be taken."""
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    takes = n < num_rows
+    row = tl.load(index_ptr + n, mask=takes, other=0)
+    if KEPT:
+        takes = takes & (tl.load(kept_ptr + row, mask=takes, other=0) != 0)
+    request = tl.load(request_ptr + row, mask=takes, other=0)
+    position = tl.load(position_ptr + row, mask=takes, other=0)
+    first = tl.load(region_ptr + request * gen_length, mask=takes, other=0)
+    to = request * gen_length + position - first
+    tl.store(token_ptr + to, tl.load(new_token_ptr + n, mask=takes), mask=takes)
+    tl.store(confidence_ptr + to, tl.load(new_confidence_ptr + n, mask=takes), mask=takes)
+    tl.store(runner_up_ptr + to, tl.load(new_runner_up_ptr + n, mask=takes), mask=takes)
+    other = tl.load(new_runner_up_confidence_ptr + n, mask=takes)
+    tl.store(runner_up_confidence_ptr + to, other, mask=takes)
+    tl.store(scored_at_ptr + to, tl.load(forward_ptr + request, mask=takes), mask=takes)
+
+
+@triton.jit
+def _leader(
+    status_ptr,
+    confidence_ptr,
+    request_ptr,
+    start_ptr,
+    position_ptr,
+    request,
+    origin,
+    requests,
+    gen_length,
+    MASK: tl.constexpr,
+    REQUESTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The offset of the first by rank among the masked rows of a request; G if it has none."""
+    lane = tl.arange(0, REQUESTS)
+    mine = tl.load(request_ptr + lane, mask=lane < requests, other=-1) == request
+    low = tl.sum(tl.load(start_ptr + lane, mask=mine, other=0), axis=0)
+    high = tl.sum(tl.load(start_ptr + lane + 1, mask=mine, other=0), axis=0)
+    best = tl.full((), -float("inf"), tl.float64)
+    best_at, broken_at = gen_length, gen_length
+    for first in range(low, high, BLOCK):
+        n = first + tl.arange(0, BLOCK)
+        position = tl.load(position_ptr + n, mask=n < high, other=-1)
+        at = (position - origin).to(tl.int32)
+        inside = (n < high) & (at >= 0) & (at < gen_length)
+        masked = inside & (tl.load(status_ptr + at, mask=inside, other=0) == MASK)
+        confidence = tl.load(confidence_ptr + at, mask=masked, other=-float("inf"))
+        broken = masked & (confidence != confidence)
+        broken_at = tl.minimum(broken_at, tl.min(tl.where(broken, at, gen_length), axis=0))
+        confidence = tl.where(broken, -float("inf"), confidence)
+        top = tl.max(confidence, axis=0)
+        top_at = tl.min(tl.where(masked & (confidence == top), at, gen_length), axis=0)
+        # Rows ascend, so an equal one further on is not better.
+        best_at = tl.where(top > best, top_at, best_at)
+        best = tl.where(top > best, top, best)
+    return tl.where(broken_at < gen_length, broken_at, best_at)
+
+
+@triton.jit(do_not_specialize=["requests", "length", "gen_length"])
+def _offer_kernel(
+    status_ptr,
+    region_ptr,
+    scored_at_ptr,
+    confidence_ptr,
+    forward_ptr,
+    request_ptr,
+    start_ptr,
+    position_ptr,
+    out_ptr,
+    requests,
+    length,
+    gen_length,
+    MASK: tl.constexpr,
+    LEADS: tl.constexpr,
+    REQUESTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program offers what its request may commit."""
+    request = tl.program_id(0).to(tl.int64)
+    row = request * gen_length
+    origin = tl.load(region_ptr + row)
+    status_ptr += request * length + origin
+    confidence_ptr += row
+    forward = tl.load(forward_ptr + request)
+    leader = gen_length
+    if LEADS:
+        leader = _leader(
+            status_ptr,
+            confidence_ptr,
+            request_ptr,
+            start_ptr,
+            position_ptr,
+            request,
+            origin,
+            requests,
+            gen_length,
+            MASK,
+            REQUESTS,
+            BLOCK,
+        )
+    for first in range(0, gen_length, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        inside = at < gen_length
+        masked = tl.load(status_ptr + at, mask=inside, other=0) == MASK
+        fresh = tl.load(scored_at_ptr + row + at, mask=inside, other=0) == forward
+        confidence = tl.load(confidence_ptr + at, mask=inside, other=0.0)
+        allowed = masked & (fresh | (at == leader))
+        tl.store(out_ptr + row + at, tl.where(allowed, confidence, -float("inf")), mask=inside)
+
+
+@triton.jit
+def _written(
+    ids_ptr,
+    status_ptr,
+    chosen_ptr,
+    confidence_ptr,
+    token_ptr,
+    at,
+    inside,
+    COMMITTED: tl.constexpr,
+):
+    """What is committed at offsets, and id and status there after it."""
+    commit = tl.load(chosen_ptr + at, mask=inside, other=0) != 0
+    confidence = tl.load(confidence_ptr + at, mask=inside, other=-float("inf"))
+    commit = commit & (confidence != -float("inf"))
+    token = tl.load(token_ptr + at, mask=commit, other=0)
+    token = tl.where(commit, token, tl.load(ids_ptr + at, mask=inside, other=0))
+    status = tl.load(status_ptr + at, mask=inside, other=0)
+    return commit, token, tl.where(commit, COMMITTED, status)
+
+
+@triton.jit(do_not_specialize=["batch", "length", "gen_length", "eos_id"])
+def _commit_kernel(
+    ids_ptr,
+    status_ptr,
+    region_ptr,
+    chosen_ptr,
+    confidence_ptr,
+    token_ptr,
+    before_ptr,
+    forward_ptr,
+    commit_ptr,
+    committed_ptr,
+    region_out_ptr,
+    batch,
+    length,
+    gen_length,
+    eos_id,
+    MASK: tl.constexpr,
+    COMMITTED: tl.constexpr,
+    FILLED: tl.constexpr,
+    STOPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program commits for its request, and stops it if it has ended."""
+    request = tl.program_id(0).to(tl.int64)
+    row, region_row = request * length, request * gen_length
+    origin = tl.load(region_ptr + region_row).to(tl.int32)
+    # Who takes no part does not forget what it committed.
+    forgets = tl.where(tl.load(forward_ptr + request) >= 0, length, 0)
+    ids_ptr += row + origin
+    status_ptr += row + origin
+    chosen_ptr += region_row
+    confidence_ptr += region_row
+    token_ptr += region_row
+    mask_at, eos_at = gen_length, gen_length
+    if STOPS:
+        for first in range(0, gen_length, BLOCK):
+            at = first + tl.arange(0, BLOCK)
+            inside = at < gen_length
+            _, token, status = _written(
+                ids_ptr, status_ptr, chosen_ptr, confidence_ptr, token_ptr, at, inside, COMMITTED
+            )
+            masked = status == MASK
+            ended = inside & (masked == 0) & (token == eos_id)
+            mask_at = tl.minimum(mask_at, tl.min(tl.where(masked, at, gen_length), axis=0))
+            eos_at = tl.minimum(eos_at, tl.min(tl.where(ended, at, gen_length), axis=0))
+    filled = tl.where(eos_at < mask_at, gen_length, 0)
+    for first in range(0, length, BLOCK):
+        position = first + tl.arange(0, BLOCK)
+        at = position - origin
+        inside = (at >= 0) & (at < gen_length)
+        commit, token, status = _written(
+            ids_ptr, status_ptr, chosen_ptr, confidence_ptr, token_ptr, at, inside, COMMITTED
+        )
+        fill = (status == MASK) & (at < filled)
+        token = tl.where(fill, eos_id, token)
+        status = tl.where(fill, FILLED, status)
+        tl.store(ids_ptr + at, token, mask=commit | fill)
+        tl.store(status_ptr + at, status, mask=commit | fill)
+        tl.store(commit_ptr + region_row + at, commit, mask=inside)
+        tl.store(region_out_ptr + region_row + at, token, mask=inside)
+        tl.store(region_out_ptr + (batch + request) * gen_length + at, status, mask=inside)
+        keeps = (position >= forgets) & (position < length)
+        old = tl.load(before_ptr + row + position, mask=keeps, other=0) != 0
+        old = tl.where(position < forgets, commit, old)
+        tl.store(committed_ptr + row + position, old, mask=position < length)
+
+
+def _piece(size: int, most: int = 1024) -> int:
+    """How much of a request a program takes at a time."""
+    return min(most, triton.next_power_of_2(size))
+
+
+def rank(key_BG: Tensor) -> Tensor:
+    """As ``reference.rank``."""
+    key_BG = key_BG.contiguous()
+    batch, gen_length = key_BG.shape
+    rank_BG = torch.empty_like(key_BG, dtype=torch.int64)
+    _rank_kernel[(batch, triton.cdiv(gen_length, _RANKED))](
+        key_BG, rank_BG, gen_length, BLOCK=_RANKED, PIECE=_piece(gen_length, _PIECE), num_warps=4
+    )
+    return rank_BG
+
+
+def share(rank_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
+    """As ``reference.share``."""
+    canvas = moment.canvas
+    chosen_BG = torch.empty_like(canvas.region_BG, dtype=torch.bool)
+    _share_kernel[(canvas.batch,)](
+        rank_BG.contiguous(),
+        confidence_BG.contiguous(),
+        canvas.status_BL,
+        canvas.region_BG,
+        moment.block_start_B1,
+        moment.block_stop_B1,
+        moment.steps_left_B1,
+        chosen_BG,
+        canvas.ids_BL.shape[1],
+        canvas.gen_length,
+        MASK=int(Status.MASK),
+        BLOCK=_piece(canvas.gen_length),
+        num_warps=4,
+    )
+    return chosen_BG
+
+
+def note(
+    tables: Sequence[Tensor],
+    scored: Scored,
+    rows: Rows,
+    index_N: Tensor,
+    kept_N: Tensor | None,
+    moment: Moment,
+) -> None:
+    """As ``reference.note``."""
+    num_rows = index_N.shape[0]
+    token_BG, confidence_BG, runner_up_BG, runner_up_confidence_BG, scored_at_BG = tables
+    _note_kernel[(triton.cdiv(num_rows, _ROWS),)](
+        token_BG,
+        confidence_BG,
+        runner_up_BG,
+        runner_up_confidence_BG,
+        scored_at_BG,
+        scored.token_N.contiguous(),
+        scored.confidence_N.contiguous(),
+        scored.runner_up_N.contiguous(),
+        scored.runner_up_confidence_N.contiguous(),
+        rows.request_N,
+        rows.position_N,
+        index_N.contiguous(),
+        index_N if kept_N is None else kept_N.contiguous(),
+        moment.canvas.region_BG,
+        moment.forward_B1,
+        num_rows,
+        moment.canvas.gen_length,
+        KEPT=kept_N is not None,
+        BLOCK=_ROWS,
+        num_warps=4,
+    )
+
+
+def offer(
+    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, moment: Moment
+) -> Tensor:
+    """As ``reference.offer``."""
+    canvas = moment.canvas
+    requests = 0 if led_by is None else len(led_by.requests)
+    offered_BG = torch.empty_like(confidence_BG)
+    _offer_kernel[(canvas.batch,)](
+        canvas.status_BL,
+        canvas.region_BG,
+        scored_at_BG,
+        confidence_BG,
+        moment.forward_B1,
+        canvas.region_BG if led_by is None else led_by.request_A,
+        canvas.region_BG if led_by is None else led_by.offset_A1,
+        canvas.region_BG if led_by is None else led_by.position_N,
+        offered_BG,
+        requests,
+        canvas.ids_BL.shape[1],
+        canvas.gen_length,
+        MASK=int(Status.MASK),
+        LEADS=requests > 0,
+        REQUESTS=triton.next_power_of_2(max(1, requests)),
+        BLOCK=_piece(canvas.gen_length),
+        num_warps=4,
+    )
+    return offered_BG
+
+
+def commit(
+    chosen_BG: Tensor,
+    confidence_BG: Tensor,
+    token_BG: Tensor,
+    moment: Moment,
+    eos_id: int | None,
+) -> Committed:
+    """As ``reference.commit``."""
+    canvas = moment.canvas
+    batch, length = canvas.ids_BL.shape
+    commit_BG = torch.empty_like(canvas.region_BG, dtype=torch.bool)
+    committed_BL = torch.empty_like(canvas.ids_BL, dtype=torch.bool)
+    region_2BG = canvas.ids_BL.new_empty((2, batch, canvas.gen_length))
+    _commit_kernel[(batch,)](
+        canvas.ids_BL,
+        canvas.status_BL,
+        canvas.region_BG,
+        chosen_BG.contiguous(),
+        confidence_BG.contiguous(),
+        token_BG.contiguous(),
+        moment.committed_BL.contiguous(),
+        moment.forward_B1,
+        commit_BG,
+        committed_BL,
+        region_2BG,
+        batch,
+        length,
+        canvas.gen_length,
+        0 if eos_id is None else eos_id,
+        MASK=int(Status.MASK),
+        COMMITTED=int(Status.COMMITTED),
+        FILLED=int(Status.FILLED),
+        STOPS=eos_id is not None,
+        BLOCK=_piece(length),
+        num_warps=4,
+    )
+    return Committed(commit_BG, committed_BL, region_2BG)
