@@ -226,13 +226,26 @@ class Rows:
     def protect(self, requests: Sequence[int]) -> Rows:
         """The same rows, none of which may be dropped of some requests."""
         fresh = np.isin(self.request, requests)
-        return replace(self, fresh_N=to_device(fresh, self.device)) if fresh.any() else self
+        return self._with(fresh_N=to_device(fresh, self.device)) if fresh.any() else self
+
+    def writing(self, writes_N: Tensor) -> Rows:
+        """The same rows, of which only some write: the others are computed in vain."""
+        return self._with(writes_N=writes_N)
+
+    def _with(self, **changes: Tensor) -> Rows:
+        """A copy that takes along what is on the device already."""
+        rows = replace(self, **changes)
+        vars(rows).update({name: vars(self)[name] for name in _PLACES if name in vars(self)})
+        return rows
 
     def mark(self, like_BL: Tensor) -> Tensor:
         """Where these rows stand, as bool [B, L]."""
         marked_BL = torch.zeros_like(like_BL, dtype=torch.bool)
         write_at(marked_BL, (self.request_N, self.position_N), 1)
         return marked_BL
+
+
+_PLACES = ("where_2N", "request_N", "position_N", "request_A", "offset_A1", "padded_N", "alike")
 
 
 # Steps of a block have the same rows: what is on the device need not be copied again.

@@ -69,8 +69,9 @@ class Graph:
         if rows is self.held:
             return
         self._take_writes(rows)
-        self.static.where_2N[:, : rows.num_rows].copy_(rows.where_2N)
         held = self.held
+        if held is None or held.where_2N is not rows.where_2N:
+            self.static.where_2N[:, : rows.num_rows].copy_(rows.where_2N)
         if held is None or (held.requests, held.counts) != (rows.requests, rows.counts):
             requests = [*self.static.requests, np.iinfo(np.int64).max]
             starts = np.searchsorted(rows.request, requests)

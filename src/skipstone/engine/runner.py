@@ -10,7 +10,7 @@ Shape letters: N packed rows, D width, L canvas length, B requests.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -152,7 +152,7 @@ class Runner:
             kept_N = said_N if kept_N is None else kept_N & said_N
             exits.append(Exit(going, layer, to_host(kept_N), fresh))
             if not self.packs:
-                going = replace(going, writes_N=kept_N)
+                going = going.writing(kept_N)
             elif (left := exits[-1].left()).any():
                 # The one host read of packing.
                 index = np.flatnonzero(~left)
