@@ -22,7 +22,9 @@ from skipstone import (
     load,
 )
 from skipstone.cache import CachePolicy
+from skipstone.canvas import Canvas
 from skipstone.engine import engine as engine_module
+from skipstone.engine.observe import Observer
 from skipstone.models.load import Model
 from skipstone.record import TraceWriter, open_trace
 from skipstone.rows import Arriving
@@ -124,7 +126,11 @@ def test_a_traced_run_flies_and_sees_what_a_waiting_one_sees(
     flown, waited, plain = Recorder(), Recorder(), engine.generate(PROMPTS[0])
     assert engine.generate(PROMPTS[0], observer=flown).tokens == plain.tokens
     assert engine.start([[1, 2, 3]], flown).ahead == 1
-    monkeypatch.setattr(Engine, "_ahead", lambda *_: 0)
+
+    def none(self: Engine, canvas: Canvas, observer: Observer | None) -> int:
+        return 0
+
+    monkeypatch.setattr(Engine, "_ahead", none)
     assert engine.generate(PROMPTS[0], observer=waited).tokens == plain.tokens
     for mine, theirs in zip(flown.records[0].steps, waited.records[0].steps, strict=True):
         assert mine.committed == theirs.committed
