@@ -123,6 +123,7 @@ def test_a_traced_run_flies_and_sees_what_a_waiting_one_sees(
     pebble: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(pebble, unmask=Fixed(), gen_length=32, block_length=16)
+    bf16 = pebble.network.dtype == torch.bfloat16
     flown, waited, plain = Recorder(), Recorder(), engine.generate(PROMPTS[0])
     assert engine.generate(PROMPTS[0], observer=flown).tokens == plain.tokens
     assert engine.start([[1, 2, 3]], flown).ahead == 1
@@ -134,8 +135,12 @@ def test_a_traced_run_flies_and_sees_what_a_waiting_one_sees(
     assert engine.generate(PROMPTS[0], observer=waited).tokens == plain.tokens
     for mine, theirs in zip(flown.records[0].steps, waited.records[0].steps, strict=True):
         assert mine.committed == theirs.committed
-        assert same(mine.candidates, theirs.candidates)
+        assert (mine.candidates.token == theirs.candidates.token).all()
+        assert (mine.candidates.age == theirs.candidates.age).all()
         assert (mine.finished_age == theirs.finished_age).all()
+        # A flown step scores what the one before it filled too: other sums in the last bits.
+        ours, others = mine.candidates.confidence, theirs.candidates.confidence
+        np.testing.assert_allclose(ours, others, rtol=1e-2 if bf16 else 1e-4)
 
 
 @pytest.mark.parametrize("runner", ["eager", "graph"])
