@@ -198,6 +198,16 @@ def test_a_skip_at_the_ideal_reaches_all_of_it(rig: Rig, monkeypatch: pytest.Mon
     assert found.share_of_ideal == pytest.approx(1.0)
 
 
+def test_a_generation_may_skip(rig: Rig) -> None:
+    wanted = parse_generation("9+16/8x2@8~3:0.25")
+    found = cells.generation(rig, wanted)
+    assert found.generation == "9+16/8x2@8~3:0.25"
+    (result, _) = Clock(rig.model).run(cells.job_of(rig.model.config, wanted))
+    assert result.stats.skip_share == 0.75
+    plain = replace(wanted, skip_layer_k=0, going=1.0)
+    assert cells.generation_floor_ms(rig, wanted) < cells.generation_floor_ms(rig, plain)
+
+
 def test_only_masks_need_logits() -> None:
     head = 2 * LLADA_8B.vocab_size * LLADA_8B.width * 1024
     solver = Card("solver", 1e30, 1.0, "measured")
@@ -207,7 +217,7 @@ def test_only_masks_need_logits() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["19+128/32", "1024+256/64", "1000+256/256x8@64", "5+8/2x2@8"],
+    ["19+128/32", "1024+256/64", "1000+256/256x8@64", "5+8/2x2@8", "5+32/8x2~18:0.25"],
 )
 def test_a_generation_reads_as_it_is_written(text: str) -> None:
     assert str(parse_generation(text)) == text
@@ -219,6 +229,7 @@ def test_a_generation_reads_as_it_is_written(text: str) -> None:
         (["--generation", "19-128"], ["'19-128'", "PROMPT+NEW/FORWARDS", "1000+256/256x8@64"]),
         (["--generation", "19+100/20"], ["100 new tokens", "blocks of 32", "divides NEW"]),
         (["--generation", "19+128/30"], ["30 forwards", "4 blocks", "a multiple of 4 up to 128"]),
+        (["--generation", "9+32/8~40:0.5"], ["skip before layer 40", "between 2 and 32"]),
         (["--generation", "9000+128/32"], ["9128 positions", "the model's 512", "shorter"]),
         (["--only", "steps"], ["'steps'", "did you mean 'step'?"]),
         (["--only", "peer"], ["there is none", "--peer fast-dllm=PATH"]),
@@ -343,6 +354,7 @@ def test_a_random_model_never_prefers_the_mask(toy: Model) -> None:
     [
         (Generation(9, 32, 8, batch=2), "one prompt at a time"),
         (Generation(9, 32, 1), "two forwards a block"),
+        (Generation(9, 32, 8, skip_layer_k=8, going=0.5), "no token skip"),
     ],
 )
 def test_what_the_peer_cannot_decode_is_not_tried(wanted: Generation, why: str) -> None:

@@ -222,7 +222,9 @@ def refresh(rig: Rig, positions: int) -> RefreshCell:
 
 def job_of(config: ModelConfig, wanted: Generation) -> Job:
     """What decodes a generation."""
-    settings = _forced(wanted.new, wanted.block, wanted.forwards)
+    k, going = wanted.skip_layer_k, wanted.going
+    skip = SpacedSkip(CosineSkip(skip_layer_k=k), going) if k else None
+    settings = _forced(wanted.new, wanted.block, wanted.forwards, skip)
     return Job(settings, prompts(config, wanted.batch, wanted.prompt))
 
 
@@ -230,7 +232,8 @@ def generation_floor_ms(rig: Rig, wanted: Generation) -> float:
     """Least time of its refreshes and its cached steps."""
     length = wanted.length
     refreshed = Work(wanted.batch, length, length, scored=wanted.block / length)
-    cached = Work(wanted.batch, wanted.block, length, scored=_STILL_MASKS)
+    skipped = Work(wanted.batch, wanted.block, length, wanted.skip_layer_k, wanted.going)
+    cached = replace(skipped, scored=_STILL_MASKS)
     steps = wanted.forwards - wanted.blocks
     return wanted.blocks * _floor_ms(rig, refreshed) + steps * _floor_ms(rig, cached)
 

@@ -108,6 +108,8 @@ def refusal(wanted: Generation) -> str | None:
     """Why a generation cannot be decoded by the peer; None if it can."""
     if wanted.batch != 1:
         return "it decodes one prompt at a time"
+    if wanted.skip_layer_k:
+        return "it has no token skip"
     if wanted.forwards < 2 * wanted.blocks:
         return "it needs two forwards a block"
     return None

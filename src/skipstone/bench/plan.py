@@ -10,7 +10,7 @@ from skipstone.models.base import ModelConfig
 
 SECTIONS = ("step", "generation", "refresh", "skip", "peer")
 BLOCK = 32
-_NAME = re.compile(r"(\d+)\+(\d+)/(\d+)(?:x(\d+))?(?:@(\d+))?")
+_NAME = re.compile(r"(\d+)\+(\d+)/(\d+)(?:x(\d+))?(?:@(\d+))?(?:~(\d+):(0?\.\d+|1))?")
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,17 @@ class Shape:
 
 @dataclass(frozen=True)
 class Generation:
-    """A whole generation at a forced schedule: ``PROMPT+NEW/FORWARDSxBATCH@BLOCK``."""
+    """A whole generation at a forced schedule: ``PROMPT+NEW/FORWARDSxBATCH@BLOCK~K:GOING``."""
 
     prompt: int
     new: int
     forwards: int
     batch: int = 1
     block: int = BLOCK
+    skip_layer_k: int = 0
+    """0 for no skip."""
+    going: float = 1.0
+    """Share of the rows that go on past the skip's layer."""
 
     def __post_init__(self) -> None:
         """Refuse a schedule that blocks do not divide evenly."""
@@ -72,7 +76,8 @@ class Generation:
         """The short name, without what is the default."""
         batch = f"x{self.batch}" if self.batch != 1 else ""
         block = f"@{self.block}" if self.block != BLOCK else ""
-        return f"{self.prompt}+{self.new}/{self.forwards}{batch}{block}"
+        skip = f"~{self.skip_layer_k}:{self.going:g}" if self.skip_layer_k else ""
+        return f"{self.prompt}+{self.new}/{self.forwards}{batch}{block}{skip}"
 
     @property
     def blocks(self) -> int:
@@ -112,6 +117,13 @@ class Plan:
                     f"{length} positions are more than the model's {config.max_length}; use a "
                     f"shorter --context, --generation or --refresh"
                 )
+        skipped = [g.skip_layer_k for g in self.generations if g.skip_layer_k]
+        for layer in skipped:
+            if not 2 <= layer <= config.num_layers:
+                raise ConfigError(
+                    f"--generation has a skip before layer {layer}, must be between 2 and "
+                    f"{config.num_layers}"
+                )
         for layer in self.layers if "skip" in self.sections else ():
             if not 2 <= layer <= config.num_layers:
                 raise ConfigError(
@@ -120,7 +132,7 @@ class Plan:
 
 
 def parse_generation(text: str) -> Generation:
-    """Parse ``1000+256/256x8@64``; batch is 1 and block 32 where they are left out.
+    """Parse ``1000+256/256x8@64~18:0.25``; without its parts batch 1, block 32 and no skip.
 
     Raises:
         ConfigError: it is no generation, or its schedule does not fit.
@@ -129,7 +141,16 @@ def parse_generation(text: str) -> Generation:
     if match is None:
         raise ConfigError(
             f"--generation has {text!r}, must be PROMPT+NEW/FORWARDS, then xBATCH and @BLOCK if "
-            f"they are not 1 and {BLOCK}; like 1000+256/256x8@64"
+            f"they are not 1 and {BLOCK}, and ~K:SHARE for a skip after which that share of the "
+            f"rows goes on; like 1000+256/256x8@64~18:0.25"
         )
     prompt, new, forwards = map(int, match.groups()[:3])
-    return Generation(prompt, new, forwards, int(match[4] or 1), int(match[5] or BLOCK))
+    return Generation(
+        prompt,
+        new,
+        forwards,
+        batch=int(match[4] or 1),
+        block=int(match[5] or BLOCK),
+        skip_layer_k=int(match[6] or 0),
+        going=float(match[7] or 1),
+    )

@@ -95,7 +95,9 @@ _USED_BY = {
 )
 @click.option("--refresh", metavar="N,N", help="Positions of a refresh.")
 @click.option(
-    "--generation", metavar="LIST", help="PROMPT+NEW/FORWARDSxBATCH@BLOCK, like 1000+256/256x8@64."
+    "--generation",
+    metavar="LIST",
+    help="PROMPT+NEW/FORWARDSxBATCH@BLOCK, like 1000+256/256x8@64; ~K:SHARE forces a skip.",
 )
 @click.option("--peer", metavar="fast-dllm=PATH", help="A checkout of Fast-dLLM, run beside us.")
 @click.option("--repeats", default=20, show_default=True, help="Samples of a cell, done twice.")

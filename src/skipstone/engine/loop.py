@@ -20,7 +20,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Place, Status, blocks
@@ -66,20 +65,24 @@ class Done:
 class Ages(NamedTuple):
     """When positions were last computed, in forwards of their request, for those who watch."""
 
-    entered_at_BL: Tensor
+    entered_at_BL: np.ndarray
     """int64: forward in which a position last entered layer 1; -1 never."""
-    finished_at_BL: Tensor
+    finished_at_BL: np.ndarray
     """int64: forward in which a position last went through every layer; -1 never."""
 
     @classmethod
     def start(cls, canvas: Canvas) -> Ages:
         """Nothing was computed yet."""
-        never_BL = torch.full_like(canvas.status_BL, -1)
-        return cls(never_BL, never_BL.clone())
+        never_BL = np.full(canvas.ids_BL.shape, -1)
+        return cls(never_BL, never_BL.copy())
 
-    def copy(self) -> Ages:
-        """The same, which nothing overwrites."""
-        return Ages(*(table_BL.clone() for table_BL in self))
+    def note(self, moment: Moment, rows: Rows, finished: Rows | None) -> None:
+        """A step computed ``rows``, and ``finished`` to the end."""
+        now_B = np.full(moment.canvas.batch, -1)
+        now_B[list(moment.active)] = [place.forward for place in moment.places]
+        for table_BL, seen in ((self.entered_at_BL, rows), (self.finished_at_BL, finished)):
+            if seen is not None:
+                table_BL[seen.request, seen.position] = now_B[seen.request]
 
 
 class _Flight(NamedTuple):
@@ -92,7 +95,6 @@ class _Flight(NamedTuple):
     scored: Scored
     scores: Scores
     board: Board
-    ages: Ages | None
     commit_BG: Tensor
     region: Arriving
     most: dict[int, int]
@@ -238,7 +240,7 @@ class Run:
         self.committed_BL = self.committed_BL.clone()
         self.committed_BL[request].zero_()
         for table_BL in self.ages or ():
-            table_BL[request].fill_(-1)
+            table_BL[request] = -1
         self.runner.store.enter(request, len(prompt) + self.canvas.gen_length)
         self.scorer.forget(request)
         self.unmask.forget(request)
@@ -268,7 +270,6 @@ class Run:
         if self.runner.skip is not None and fresh.places:
             self._expect(self.runner.skip, fresh)
         done = self.runner.forward(rows, moment, fresh=fresh.active, taps=self.taps)
-        self._note_ages(rows, done, moment)
         scored = self.scorer.score(done, moment, self.host, want_logits=self.taps.logits)
         scores = self.scorer.eligible(done, rows, moment)
         committed = self._commit(scores, moment)
@@ -288,7 +289,6 @@ class Run:
             scored=scored,
             scores=scores,
             board=self.scorer.board.copy() if overtaken else self.scorer.board,
-            ages=self.ages.copy() if overtaken and self.ages is not None else self.ages,
             commit_BG=committed.commit_BG,
             region=to_host(committed.region_2BG),
             most=most,
@@ -339,8 +339,11 @@ class Run:
         new_B = (self.host.status_BG == Status.COMMITTED).sum(1)
         new_B -= (before.status_BG == Status.COMMITTED).sum(1)
         self._count(flight, new_B)
-        if self.observer is not None:
-            self.observer.on_step(self._view(flight, before))
+        if self.ages is not None:
+            finished = flight.done.finished()
+            self.ages.note(flight.moment, flight.rows, finished)
+            if self.observer is not None:
+                self.observer.on_step(self._view(flight, before, self.ages, finished))
         return [place for place in flight.moment.places if not new_B[place.request]]
 
     def _commit(self, scores: Scores, moment: Moment) -> ops.Committed:
@@ -350,18 +353,6 @@ class Run:
         committed = ops.commit(chosen_BG, scores.confidence_BG, scores.token_BG, moment, eos_id)
         self.committed_BL = committed.committed_BL
         return committed
-
-    def _note_ages(self, rows: Rows, done: Pass, moment: Moment) -> None:
-        if self.ages is None:
-            return
-        entered_BL, finished_BL = self.ages
-        for table_BL, seen in ((entered_BL, rows), (finished_BL, done.computed)):
-            if seen is not None:
-                where = (seen.request_N, seen.position_N)
-                now_N = moment.forward_B1[seen.request_N, 0]
-                if seen is not rows and done.kept_N is not None:
-                    now_N = torch.where(done.kept_N, now_N, table_BL[where])
-                table_BL[where] = now_N
 
     def _count(self, work: _Flight, new_B: np.ndarray) -> None:
         """Add this forward to the statistics of the requests that took part."""
@@ -382,8 +373,9 @@ class Run:
                 )
             )
 
-    def _view(self, work: _Flight, before: HostCanvas) -> StepView:
-        assert work.ages is not None
+    def _view(
+        self, work: _Flight, before: HostCanvas, ages: Ages, finished: Rows | None
+    ) -> StepView:
         return StepView(
             moment=work.moment,
             recovery=work.recovery,
@@ -394,11 +386,12 @@ class Run:
             unmask=self.unmask,
             board=work.board,
             rows=work.rows,
-            finished=work.done.finished(),
+            finished=finished,
             skip=work.done.skip,
             store=self.runner.store,
-            entered_at_BL=work.ages.entered_at_BL,
-            finished_at_BL=work.ages.finished_at_BL,
+            # Copies: whoever writes them down may do so while the run goes on.
+            entered_at_BL=ages.entered_at_BL.copy(),
+            finished_at_BL=ages.finished_at_BL.copy(),
             states=work.done.states,
             scored=work.scored.rows,
             logits_NV=work.scored.logits_NV,

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from skipstone.canvas import HostCanvas, Moment
@@ -69,8 +71,10 @@ class Board:
         return tuple(vars(self).values())
 
     def copy(self) -> Board:
-        """The same, which nothing overwrites."""
-        return Board(*(table_BG.clone() for table_BG in self.tables))
+        """The same, which nothing overwrites: one launch, as every value is 64 bits long."""
+        packed = torch.stack([table_BG.view(torch.int64) for table_BG in self.tables])
+        pairs = zip(packed, self.tables, strict=True)
+        return Board(*(copy_BG.view(table_BG.dtype) for copy_BG, table_BG in pairs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +112,9 @@ class StepView:
     """How the skip policy judged; None where it had nothing to say."""
     store: KVStore
     """Keys and values of every position, as this forward left them. The next one overwrites it."""
-    entered_at_BL: Tensor
+    entered_at_BL: np.ndarray
     """int64: the forward in which a position last entered layer 1; -1 never."""
-    finished_at_BL: Tensor
+    finished_at_BL: np.ndarray
     """int64: the forward in which a position last went through every layer; -1 never."""
     states: dict[int, TappedStates]
     """By layer, for the layers that were tapped."""

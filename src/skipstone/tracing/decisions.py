@@ -61,8 +61,6 @@ def _columns(view: StepView) -> list[Tensor]:
         board.confidence_BG.view(torch.int64),
         board.runner_up_confidence_BG.view(torch.int64),
         view.allowed_BG.view(torch.int64),
-        view.entered_at_BL,
-        view.finished_at_BL,
     ]
     if skip is not None:
         columns += [
@@ -84,8 +82,6 @@ class _HostBoard:
     scores_KBG: np.ndarray
     """int64: token, runner-up, scored at, committed; and, as the bits of float64, confidence, that
     of the runner-up, that which was allowed to count."""
-    at_2BL: np.ndarray
-    """int64: forward in which a position last entered layer 1, and went through every layer."""
     judged_KN: np.ndarray
     """int64: the S similarities, smallest and mean, as the bits of float64; stable, forced,
     position and forward of the reference. Empty if nothing was judged."""
@@ -93,21 +89,17 @@ class _HostBoard:
     @classmethod
     def unpack(cls, columns: np.ndarray, view: StepView) -> _HostBoard:
         batch, offsets = view.commit_BG.shape
-        length = view.entered_at_BL.shape[1]
         scores = 7 * batch * offsets
-        ages = scores + 2 * batch * length
         judged = 1 if view.skip is None else view.skip.rows.num_rows
         return cls(
-            columns[:scores].reshape(7, batch, offsets),
-            columns[scores:ages].reshape(2, batch, length),
-            columns[ages:].reshape(-1, judged),
+            columns[:scores].reshape(7, batch, offsets), columns[scores:].reshape(-1, judged)
         )
 
 
 def _record(decisions: Decisions, board: _HostBoard, place: Place, seconds: float) -> StepRecord:
     view, request = decisions.view, place.request
     length = place.prompt_length + view.moment.canvas.gen_length
-    at_2L = board.at_2BL[:, request, :length]
+    at_2L = np.stack([view.entered_at_BL[request], view.finished_at_BL[request]])[:, :length]
     age_2L = np.where(at_2L < 0, -1, place.forward - at_2L).astype(np.int32)
     rows = _positions(view.rows, request)
     finished = rows if view.finished is view.rows else _positions(view.finished, request)
