@@ -157,6 +157,6 @@ class GraphLayers:
 
 
 def bucket(count: int) -> int:
-    """A number of rows that many are padded to: at most an eighth more, where that matters."""
+    """A number of rows that many are padded to: at most a quarter more, where that matters."""
     step = 16 if count <= 64 else 32 if count <= 256 else 64 if count <= 1024 else 128
     return -(-count // step) * step
