@@ -17,8 +17,10 @@ from skipstone.cache import CachePolicy
 from skipstone.canvas import Geometry, Moment, Place
 from skipstone.diff import compare
 from skipstone.engine import Result, Settings, scoring
+from skipstone.engine.loop import Done
 from skipstone.engine.observe import StepView
 from skipstone.engine.settings import Budget
+from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy
 from skipstone.tracing import Recorder
 from skipstone.unmask import Factor, Scores, Threshold, UnmaskPolicy
@@ -38,7 +40,7 @@ BUDGETS: list[Budget] = ["finish", "stop"]
 PROPERTY = settings(
     deadline=None,
     derandomize=True,
-    max_examples=60,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -97,6 +99,66 @@ def test_a_row_of_a_batch_is_the_prompt_alone(
     model: Model, chosen: Settings, prompts: list[list[int]]
 ) -> None:
     assert_each_is_alone(Engine(model, chosen), prompts)
+
+
+@torch.inference_mode()
+def decoded(engine: Engine, prompts: list[list[int]], *, packs: bool) -> list[Done]:
+    run = engine.start(prompts, batch_size=2)
+    # At a temperature rows are always packed: noise is drawn for each that is scored.
+    run.runner.packs = packs or engine.settings.temperature > 0
+    run.decode()
+    return sorted(run.done, key=lambda one: one.sample)
+
+
+@PROPERTY
+@given(st.sampled_from(MODELS), any_settings(), any_prompts)
+def test_rows_that_are_computed_in_vain_change_nothing(
+    model: Model, chosen: Settings, prompts: list[list[int]]
+) -> None:
+    engine = Engine(model, chosen)
+    packed, masked = (decoded(engine, prompts, packs=packs) for packs in (True, False))
+    for mine, theirs in zip(packed, masked, strict=True):
+        assert mine.ids_G.tolist() == theirs.ids_G.tolist()
+        assert mine.status_G.tolist() == theirs.status_G.tolist()
+        assert mine.stats == theirs.stats
+
+
+@dataclass(frozen=True)
+class Careless:
+    """Drops every row that it is asked about, those that may not skip too."""
+
+    def start(self, geometry: Geometry) -> Careless:
+        return self
+
+    @property
+    def scores(self) -> None:
+        return None
+
+    @property
+    def decides_after(self) -> tuple[int, ...]:
+        return (2,)
+
+    def expect(self, rows: Rows) -> None:
+        pass
+
+    def forget(self, request: int) -> None:
+        pass
+
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
+        pass
+
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
+        return torch.zeros(rows.num_rows, dtype=torch.bool) if layer == 2 else None
+
+
+def test_no_policy_can_drop_rows_of_a_request_that_refreshes() -> None:
+    engine = Engine(
+        MODELS[2], unmask=Threshold(0.4), skip=Careless(), gen_length=12, block_length=4
+    )
+    prompts = [prompt_of(seed, 3 + 2 * seed) for seed in range(4)]
+    # In a batch some begin a block while others are asked about.
+    assert_each_is_alone(engine, prompts, 2)
+    assert any(result.stats.skip_share == 1.0 for result in engine.generate_batch(prompts))
 
 
 @PROPERTY

@@ -20,6 +20,7 @@ from skipstone import (
 )
 from skipstone.cache import CachePolicy
 from skipstone.canvas import Moment
+from skipstone.engine.engine import MOST_UNPACKED
 from skipstone.engine.loop import Run
 from skipstone.models.load import Model
 from skipstone.rows import Arriving
@@ -138,6 +139,15 @@ def test_a_skip_that_packs_nothing_gives_the_same_and_flies_within_a_block(
 def test_an_answer_that_may_leave_a_batch_is_waited_for(model: Model) -> None:
     engine = Engine(model, BASE, eos_stop=True)
     assert engine.start(PROMPTS).ahead == 0
+
+
+def test_few_rows_are_computed_in_vain_unless_noise_is_drawn_for_them(model: Model) -> None:
+    engine = Engine(model, BASE, skip=CosineSkip(skip_layer_k=3))
+    warm = Engine(model, engine.settings, temperature=0.7, seed=1)
+    many = [PROMPTS[0]] * (MOST_UNPACKED // BASE.block_length + 1)
+    assert not engine._packs(engine.start(PROMPTS))
+    assert engine._packs(engine.start(many))
+    assert warm._packs(warm.start(PROMPTS))
 
 
 def test_a_step_is_launched_before_the_one_before_is_read(

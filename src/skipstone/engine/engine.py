@@ -231,9 +231,14 @@ class Engine:
             ahead=self._ahead(canvas, observer),
         )
         if canvas.ids_BL.is_cuda and run.runner.skip is not None:
-            cached = settings.cache.rows(run.together(run.blocks[0], 1, 1))
-            run.runner.packs = cached.num_rows > MOST_UNPACKED
+            run.runner.packs = self._packs(run)
         return run
+
+    def _packs(self, run: Run) -> bool:
+        """Whether a card should pack away the rows that leave."""
+        cached = self.settings.cache.rows(run.together(run.blocks[0], 1, 1))
+        # Noise is drawn for each row that is scored: not for those that are computed in vain.
+        return self.settings.temperature > 0 or cached.num_rows > MOST_UNPACKED
 
     def _ahead(self, canvas: Canvas, observer: Observer | None) -> int:
         """Steps to launch before earlier ones land.

@@ -187,7 +187,9 @@ class Runner:
         if not judges:
             self.skip.learn(layer, x_ND, rows, moment)
             return None
-        return self.skip.keep(layer, x_ND, rows, moment)
+        kept_N = self.skip.keep(layer, x_ND, rows, moment)
+        # Whatever a policy says of rows that may not skip.
+        return kept_N if kept_N is None or rows.fresh_N is None else kept_N | rows.fresh_N
 
 
 def _kept_states(rows: Rows, x_ND: Tensor, kept_N: Tensor | None) -> TappedStates:
