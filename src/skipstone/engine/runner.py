@@ -151,15 +151,11 @@ class Runner:
                 continue
             kept_N = said_N if kept_N is None else kept_N & said_N
             exits.append(Exit(going, layer, to_host(kept_N), fresh))
-            if not self.packs:
-                going = going.writing(kept_N)
-            elif (left := exits[-1].left()).any():
-                # The one host read of packing.
-                index = np.flatnonzero(~left)
-                going, index_N = going.pack(index)
-                x_ND = x_ND[index_N]
             if self.packs:
+                going, x_ND = _packed(going, x_ND, exits[-1])
                 kept_N = None
+            else:
+                going = going.writing(kept_N)
         return Pass(
             computed=going if going.num_rows else None,
             x_ND=x_ND,
@@ -190,6 +186,15 @@ class Runner:
         kept_N = self.skip.keep(layer, x_ND, rows, moment)
         # Whatever a policy says of rows that may not skip.
         return kept_N if kept_N is None or rows.fresh_N is None else kept_N | rows.fresh_N
+
+
+def _packed(rows: Rows, x_ND: Tensor, said: Exit) -> tuple[Rows, Tensor]:
+    """Rows and states without those that leave. The one read of the device that packing takes."""
+    left = said.left()
+    if not left.any():
+        return rows, x_ND
+    rows, index_N = rows.pack(np.flatnonzero(~left))
+    return rows, x_ND[index_N]
 
 
 def _kept_states(rows: Rows, x_ND: Tensor, kept_N: Tensor | None) -> TappedStates:
