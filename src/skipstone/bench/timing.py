@@ -121,11 +121,6 @@ def in_turn(sides: Sequence[Callable[[], Sequence[float]]], turns: int) -> list[
     return [_times(a, b) for a, b in zip(first, again, strict=True)]
 
 
-def scaled(times: Times, factor: float) -> Times:
-    """The same times in another unit."""
-    return Times(*(value * factor for value in vars(times).values()))
-
-
 def tried(model: Model, job: Job) -> tuple[float | None, list[Result]]:
     """Run a job: the most memory at once beyond weights and K/V store, and what it gives.
 

@@ -111,7 +111,6 @@ class GraphLayers:
     def __init__(self, network: Network, store: KVStore) -> None:
         """Capture over a store, whose memory never moves."""
         self.store = store
-        self._network = network
         self._eager = EagerLayers(network, store)
         self._graphs = dict[Shape, Graph]()
         self._pool = torch.cuda.graph_pool_handle() if store.keys.is_cuda else None
