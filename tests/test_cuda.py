@@ -22,7 +22,6 @@ from skipstone import (
     load,
 )
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Canvas
 from skipstone.engine import engine as engine_module
 from skipstone.engine.observe import Observer
 from skipstone.models.load import Model
@@ -128,10 +127,10 @@ def test_a_traced_run_flies_and_sees_what_a_waiting_one_sees(
     assert engine.generate(PROMPTS[0], observer=flown).tokens == plain.tokens
     assert engine.start([[1, 2, 3]], flown).ahead == 1
 
-    def none(self: Engine, canvas: Canvas, observer: Observer | None) -> int:
-        return 0
+    def never(self: Engine, batch: int, observer: Observer | None) -> bool:
+        return False
 
-    monkeypatch.setattr(Engine, "_ahead", none)
+    monkeypatch.setattr(Engine, "_may_fly", never)
     assert engine.generate(PROMPTS[0], observer=waited).tokens == plain.tokens
     for mine, theirs in zip(flown.records[0].steps, waited.records[0].steps, strict=True):
         assert mine.committed == theirs.committed

@@ -24,6 +24,7 @@ from skipstone.engine.engine import MOST_UNPACKED
 from skipstone.engine.loop import Run
 from skipstone.models.load import Model
 from skipstone.rows import Arriving
+from skipstone.tracing import Recorder
 from tests.conftest import random_model
 
 BASE = Settings(unmask=Fixed(), gen_length=24, block_length=8, eos_stop=False)
@@ -136,9 +137,17 @@ def test_a_skip_that_packs_nothing_gives_the_same_and_flies_within_a_block(
     assert not all(overtaken[1:])
 
 
-def test_an_answer_that_may_leave_a_batch_is_waited_for(model: Model) -> None:
-    engine = Engine(model, BASE, eos_stop=True)
-    assert engine.start(PROMPTS).ahead == 0
+def test_who_may_fly(model: Model) -> None:
+    plain, stopping = Engine(model, BASE), Engine(model, BASE, eos_stop=True)
+    assert plain._may_fly(3, None)
+    assert plain._may_fly(3, Recorder())
+    assert stopping._may_fly(1, None)
+    # An answer that may leave a batch, draws, and whoever looks at states are waited for.
+    assert not stopping._may_fly(2, None)
+    assert not Engine(model, BASE, temperature=0.5, seed=1)._may_fly(1, None)
+    assert not plain._may_fly(1, Recorder("sketches"))
+    # A CPU computes while it launches.
+    assert plain.start(PROMPTS).ahead == 0
 
 
 def test_few_rows_are_computed_in_vain_unless_noise_is_drawn_for_them(model: Model) -> None:

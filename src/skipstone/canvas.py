@@ -64,6 +64,17 @@ class HostCanvas:
     status_BG: np.ndarray
     """int64 [B, G], values of ``Status``"""
 
+    @cached_property
+    def _masks_before(self) -> list[list[int]]:
+        """Masks of each request left of each offset, and in all: asked for many times a step."""
+        counted = np.cumsum(self.status_BG == Status.MASK, axis=1)
+        return np.pad(counted, ((0, 0), (1, 0))).tolist()
+
+    def masks(self, request: int, block: Block) -> int:
+        """How many masks a request has in a block."""
+        before = self._masks_before[request]
+        return before[block.stop] - before[block.start]
+
 
 @dataclass(eq=False)
 class Canvas:

@@ -228,7 +228,8 @@ class Engine:
             seats=[Seat(sample, len(prompt)) for sample, prompt in enumerate(ids[:places])],
             waiting=deque(enumerate(ids[places:], start=places)),
             ages=Ages.start(canvas) if observer is not None else None,
-            ahead=self._ahead(canvas, observer),
+            # A CPU computes while it launches.
+            ahead=1 if canvas.ids_BL.is_cuda and self._may_fly(canvas.batch, observer) else 0,
         )
         if canvas.ids_BL.is_cuda and run.runner.skip is not None:
             run.runner.packs = self._packs(run)
@@ -240,18 +241,17 @@ class Engine:
         # Noise is drawn for each row that is scored: not for those that are computed in vain.
         return self.settings.temperature > 0 or cached.num_rows > MOST_UNPACKED
 
-    def _ahead(self, canvas: Canvas, observer: Observer | None) -> int:
-        """Steps to launch before earlier ones land.
+    def _may_fly(self, batch: int, observer: Observer | None) -> bool:
+        """Whether a step may be launched before the one before it has landed.
 
-        A CPU computes while it launches. Where a request may leave a batch at EOS, the others would
-        be computed beside rows that a waiting run does not have, and round differently.
+        Where a request may leave a batch at EOS, the others would be computed beside rows that a
+        waiting run does not have, and round differently.
         """
         settings = self.settings
-        leaves = settings.eos_stop and canvas.batch > 1
+        leaves = settings.eos_stop and batch > 1
         # Whoever wants states or logits looks at them before anything overwrites them.
         tapped = observer is not None and bool(observer.taps)
-        waits = tapped or settings.temperature > 0 or leaves
-        return 1 if canvas.ids_BL.is_cuda and not waits else 0
+        return not (tapped or settings.temperature > 0 or leaves)
 
     def _layers(self, geometry: Geometry, visible_BL: Tensor | None, *, graphs: bool) -> Layers:
         """Layers over an empty store; graphs that an earlier run captured, if they fit."""

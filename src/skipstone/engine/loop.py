@@ -85,6 +85,14 @@ class Ages(NamedTuple):
                 table_BL[seen.request, seen.position] = now_B[seen.request]
 
 
+class _Fills(NamedTuple):
+    """How many masks of its block a step fills for one request."""
+
+    block: Block
+    least: int
+    most: int
+
+
 class _Flight(NamedTuple):
     """A step that the device was told to do, and what the host must know of it to see it land."""
 
@@ -97,10 +105,8 @@ class _Flight(NamedTuple):
     board: Board
     commit_BG: Tensor
     region: Arriving
-    most: dict[int, int]
-    """How many masks of each request it fills at most."""
-    least: dict[int, int]
-    """How many it is certain to fill."""
+    fills: dict[int, _Fills]
+    """By request."""
 
 
 @dataclass(eq=False)
@@ -159,12 +165,11 @@ class Run:
         if seat is None or seat.block >= len(self.blocks):
             return 0, 0
         block = self.blocks[seat.block]
-        status = self.host.status_BG[request, block.start : block.stop]
-        masks = int((status == Status.MASK).sum())
-        least = most = masks
+        least = most = self.host.masks(request, block)
         for flight in self._flying:
-            if request in flight.most and flight.moment.place_of(request).block == block:
-                least, most = least - flight.most[request], most - flight.least[request]
+            fills = flight.fills.get(request)
+            if fills is not None and fills.block == block:
+                least, most = least - fills.most, most - fills.least
         return max(0, least), max(0, most)
 
     def _next(self, request: int) -> Place | None:
@@ -266,14 +271,17 @@ class Run:
         """One forward and its commit, on the device alone unless rows are packed away."""
         rows = moment.all_rows(refresh=True) if recovery else self.settings.cache.rows(moment)
         fresh, _ = moment.split(lambda p: p.step == 0 or p.request in rows.refreshed)
-        left = {place.request: self._left(place.request) for place in moment.places}
+        left = [self._left(place.request) for place in moment.places]
         if self.runner.skip is not None and fresh.places:
             self._expect(self.runner.skip, fresh)
         done = self.runner.forward(rows, moment, fresh=fresh.active, taps=self.taps)
         scored = self.scorer.score(done, moment, self.host, want_logits=self.taps.logits)
         scores = self.scorer.eligible(done, rows, moment)
         committed = self._commit(scores, moment)
-        most, least = self._bounds(moment, left, may_skip=bool(done.exits))
+        fills = {
+            place.request: self._fills(place, *span, may_skip=bool(done.exits))
+            for place, span in zip(moment.places, left, strict=True)
+        }
         for place in moment.places:
             seat = self.seats[place.request]
             assert seat is not None
@@ -291,8 +299,7 @@ class Run:
             board=self.scorer.board.copy() if overtaken else self.scorer.board,
             commit_BG=committed.commit_BG,
             region=to_host(committed.region_2BG),
-            most=most,
-            least=least,
+            fills=fills,
         )
 
     def _expect(self, skip: SkipSession, fresh: Moment) -> None:
@@ -302,22 +309,14 @@ class Run:
         if judged.num_rows:
             skip.expect(judged)
 
-    def _bounds(
-        self, moment: Moment, left: dict[int, tuple[int, int]], *, may_skip: bool
-    ) -> tuple[dict[int, int], dict[int, int]]:
-        """How many masks of each request a step fills: at most, and at least."""
-        most, least = dict[int, int](), dict[int, int]()
-        for place in moment.places:
-            fewest, many = left[place.request]
-            if isinstance(self.unmask, Scheduled):
-                most[place.request] = self.unmask.due(many, place)
-                least[place.request] = self.unmask.due(fewest, place)
-            else:
-                most[place.request], least[place.request] = many, min(1, fewest)
-            if may_skip:
-                # Rows that skip have old scores, of which only the best counts.
-                least[place.request] = min(1, fewest)
-        return most, least
+    def _fills(self, place: Place, fewest: int, many: int, *, may_skip: bool) -> _Fills:
+        """What a step fills of a request that has between so few and so many masks left."""
+        least, most = min(1, fewest), many
+        if isinstance(self.unmask, Scheduled):
+            most = self.unmask.due(many, place)
+            # Rows that skip have old scores, of which only the best counts.
+            least = least if may_skip else self.unmask.due(fewest, place)
+        return _Fills(place.block, least, most)
 
     def _land_oldest(self) -> None:
         """See the oldest step land, and repeat it for requests that committed nothing."""
