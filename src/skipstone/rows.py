@@ -179,10 +179,14 @@ class Rows:
 
     @cached_property
     def alike(self) -> list[tuple[Rows, Tensor]]:
-        """Parts whose requests have about as many rows, at most twice as many, and their index."""
-        if self.uniform:
-            return [(self, torch.arange(self.num_rows, device=self.device))]
-        size = np.repeat([count.bit_length() for count in self.counts], self.counts)
+        """Parts whose requests have about as many rows, at most twice as many, and their index.
+
+        Empty where all of them have.
+        """
+        sizes = [count.bit_length() for count in self.counts]
+        if len(set(sizes)) < 2:
+            return []
+        size = np.repeat(sizes, self.counts)
         return [self.pack(np.flatnonzero(size == one)) for one in np.unique(size)]
 
     def own(self) -> Rows:
@@ -203,7 +207,14 @@ class Rows:
         Args:
             index: int64 [M], ascending, on the host; 0 <= M <= N.
         """
-        request, fresh_N = self.request[index], self.fresh_N
+        rows, fresh_N = self._at(index), self.fresh_N
+        if fresh_N is None:
+            return rows
+        return replace(rows, fresh_N=fresh_N[to_device(index, self.device)])
+
+    def _at(self, index: np.ndarray) -> Rows:
+        """The rows at ``index``, without what the device alone knows of them."""
+        request = self.request[index]
         counts = np.bincount(request)
         requests = np.flatnonzero(counts)
         return Rows(
@@ -213,14 +224,15 @@ class Rows:
             position=self.position[index],
             device=self.device,
             refreshed=tuple(r for r in self.refreshed if counts[r : r + 1].any()),
-            fresh_N=None if fresh_N is None else fresh_N[to_device(index, self.device)],
         )
 
     def pack(self, index: np.ndarray) -> tuple[Rows, Tensor]:
         """The rows at ``index``, and the index on the device: all of it after one copy."""
-        rows = self.take(index)
+        rows = self._at(index)
         packed_3N = to_device(np.stack([index, rows.request, rows.position]), self.device)
         vars(rows)["where_2N"] = packed_3N[1:]
+        if self.fresh_N is not None:
+            rows = rows._with(fresh_N=self.fresh_N[packed_3N[0]])
         return rows, packed_3N[0]
 
     def protect(self, requests: Sequence[int]) -> Rows:

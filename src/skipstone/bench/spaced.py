@@ -78,5 +78,4 @@ class SpacedSession:
             keep = np.zeros(rows.num_rows, dtype=bool)
             keep[np.arange(count) * rows.num_rows // count + shift] = True
             self._masks[key] = to_device(keep, x_ND.device)
-        keep_N = self._masks[key]
-        return keep_N if rows.fresh_N is None else keep_N | rows.fresh_N
+        return self._masks[key]

@@ -140,7 +140,7 @@ def attend(
     Returns:
         [N, H*E] in the dtype of the queries.
     """
-    if len(rows.alike) == 1:
+    if not rows.alike:
         return _attend_padded(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
     # Requests of few rows are not padded to one that computes its whole canvas.
     out = q_NHE.new_empty(q_NHE.shape[0], q_NHE[0].numel())
