@@ -56,6 +56,7 @@ Mode = Literal["auto", "reference", "triton"]
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # From here on PyTorch's attention is faster, if it can take rows as they lie and nothing is hidden.
 MOST_ROWS_OF_KERNEL = 64
+# What the kernels of few rows take at most; with more, libraries do as well.
 _FEW_ROWS = 64
 _mode: ContextVar[Mode] = ContextVar("mode", default="auto")
 
@@ -96,12 +97,13 @@ def _few(x_NK: Tensor) -> bool:
     if refusal(x_NK) or not 1 <= x_NK.shape[0] <= _FEW_ROWS:
         return False
     # They are cut for shared memory and tensor cores of these cards, and for 16 bits.
-    return not x_NK.is_cuda or (x_NK.dtype != torch.float32 and _capability(x_NK.device) == (9, 0))
+    return not x_NK.is_cuda or (x_NK.dtype != torch.float32 and _is_hopper(x_NK.device))
 
 
 @cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+def _is_hopper(device: torch.device) -> bool:
+    # AMD's cards count their capabilities differently.
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 @cache
