@@ -19,15 +19,16 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from skipstone import CosineSkip, Fixed, Model, Settings
-from skipstone.bench.cells import prompts
+from skipstone import CosineSkip, Model
+from skipstone.bench.cells import step_job
+from skipstone.bench.plan import Shape
 from skipstone.bench.random_model import random_model
 from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job
 from skipstone.models.shapes import LLADA_8B
 from skipstone.skip import NoSkip, SkipPolicy
 
-ROWS, STEPS = 32, 16
+ROWS = 32
 LONG_US = 20.0
 """A gap that is longer is not just the next launch."""
 
@@ -57,20 +58,6 @@ class Profile:
     """Those that take most first."""
 
 
-def job(model: Model, batch: int, context: int, skip: SkipPolicy) -> Job:
-    """A block of 32 rows in 16 steps."""
-    settings = Settings(
-        unmask=Fixed(),
-        skip=skip,
-        gen_length=ROWS,
-        block_length=ROWS,
-        steps=STEPS,
-        eos_stop=False,
-        budget="stop",
-    )
-    return Job(settings, prompts(model.config, batch, context - ROWS))
-
-
 def profiled(model: Model, work: Job) -> Profile:
     """Profile one generation, after two that warm up and capture."""
     clock = Clock(model)
@@ -92,7 +79,7 @@ def profiled(model: Model, work: Job) -> Profile:
         launches[event.name] += 1
         spent[event.name] += event.time_range.elapsed_us()
     return Profile(
-        steps=STEPS,
+        steps=work.settings.steps or 0,
         span_ms=(end - spans[0][0]) / 1e3,
         busy_ms=busy / 1e3,
         long_gaps=len(longer),
@@ -124,7 +111,7 @@ def main(batch: int, context: int, skip: str | None, show: int, out: Path | None
     if not torch.cuda.is_available():
         raise click.UsageError("there is no GPU here; a profile of kernels needs one")
     model = random_model("llada-8b", LLADA_8B, torch.device("cuda"), torch.bfloat16)
-    found = profiled(model, job(model, batch, context, parse_skip(skip)))
+    found = profiled(model, step_job(model.config, Shape(batch, context, ROWS), parse_skip(skip)))
     print(
         f"{found.steps} steps: {found.span_ms:.1f} ms, busy {found.busy_ms:.1f} ms; "
         f"{found.long_gaps} gaps over {LONG_US:.0f} us take {found.long_gaps_ms:.2f} ms, "

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import torch
 
-from skipstone import DualCache, Engine, Fixed, Model, Settings
+from skipstone import Engine, Fixed, Model, Settings
 from skipstone.bench.random_model import random_model
 from skipstone.engine.engine import RunnerName
 from skipstone.engine.roofline import Card, Work, bound, measure
@@ -103,33 +103,11 @@ def measured(
     )
 
 
-def profile(model: Model) -> str:
-    """Where the time of a graphed generation goes on the device."""
-    engine = Engine(
-        model,
-        runner="graph",
-        cache=DualCache(),
-        unmask=Fixed(),
-        gen_length=128,
-        steps=64,
-        eos_stop=False,
-    )
-    prompt = list(range(5, 24))
-    timed(engine, prompt, 1)
-    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as seen:
-        engine.generate(prompt)
-    return seen.key_averages().table(
-        sort_by="self_cuda_time_total", row_limit=30, max_name_column_width=70
-    )
-
-
 @click.command()
 @click.option("--repeats", default=20, show_default=True)
 @click.option("--eager/--no-eager", default=True, help="Also the eager runner.")
-@click.option("--profile-to", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path))
-def main(repeats: int, profile_to: Path | None, out: Path | None, *, eager: bool) -> None:
+def main(repeats: int, out: Path | None, *, eager: bool) -> None:
     """Time eager and captured steps with plain operations and with kernels, in turn."""
     device = torch.device("cuda")
     model = random_model("llada-8b", LLADA_8B, device, torch.bfloat16)
@@ -142,8 +120,6 @@ def main(repeats: int, profile_to: Path | None, out: Path | None, *, eager: bool
             f"step {t.step_ms:6.2f} ms  {t.times_floor:5.2f} x floor ({t.floor_ms:.2f} ms)  "
             f"{t.gigabytes:.2f} GB"
         )
-    if profile_to is not None:
-        profile_to.write_text(profile(model))
     if out is not None:
         facts = {
             "command": "python -m benchmarks.step_time",

@@ -149,7 +149,7 @@ def test_a_step_is_from_one_choice_to_the_next(rig: Rig, monkeypatch: pytest.Mon
 
 
 def test_every_cached_step_is_a_sample(rig: Rig) -> None:
-    job = cells._steps(rig.model.config, Shape(2, 24, 8), NoSkip())
+    job = cells.step_job(rig.model.config, Shape(2, 24, 8), NoSkip())
     assert len(Clock(rig.model).steps(job)) == 3
     assert [cells._turns(replace(rig, repeats=n), job) for n in (2, 3, 4, 20)] == [1, 1, 2, 7]
 

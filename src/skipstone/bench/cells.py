@@ -111,7 +111,7 @@ class RefreshCell:
 def step(rig: Rig, shape: Shape) -> StepCell:
     """Time a cached step."""
     release()
-    job = _steps(rig.model.config, shape, NoSkip())
+    job = step_job(rig.model.config, shape, NoSkip())
     (peak, _), clock = tried(rig.model, job), Clock(rig.model)
     (times,) = in_turn([lambda: clock.steps(job)], _turns(rig, job))
     work = _work(shape)
@@ -139,7 +139,7 @@ def skips(
     """Time a step without skip and with each of some skips, all in turn."""
     release()
     forced = [SpacedSkip(CosineSkip(skip_layer_k=k), share) for k in layers for share in shares]
-    jobs = [_steps(rig.model.config, shape, skip) for skip in (NoSkip(), *forced)]
+    jobs = [step_job(rig.model.config, shape, skip) for skip in (NoSkip(), *forced)]
     peaks, results = zip(*(tried(rig.model, job) for job in jobs), strict=True)
     counted = [1.0 - ran[0].stats.skip_share for ran in results]
     clock = Clock(rig.model)
@@ -261,7 +261,7 @@ def _forced(new: int, block: int, steps: int, skip: SkipPolicy | None = None) ->
     )
 
 
-def _steps(config: ModelConfig, shape: Shape, skip: SkipPolicy) -> Job:
+def step_job(config: ModelConfig, shape: Shape, skip: SkipPolicy) -> Job:
     """One block: a refresh, then cached steps that commit two tokens each."""
     asked = prompts(config, shape.batch, shape.context - shape.rows)
     return Job(_forced(shape.rows, shape.rows, shape.rows // 2, skip), asked)
