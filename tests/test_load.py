@@ -159,11 +159,22 @@ def test_names_that_no_hub_model_can_have(hub_cache: Path, name: str) -> None:
     assert "write 'organisation/model'" in message
 
 
-def test_the_hub_client_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    message = _message(lambda: load(HUB_NAME))
-    assert HUB_NAME in message
-    assert message.endswith("run: pip install 'skipstone[hub]'")
+def test_local_files_only_finds_what_is_in_the_cache_and_asks_nobody_else(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def connect(*args: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    message = _message(lambda: load(HUB_NAME, local_files_only=True))
+    assert "not in the local hub cache" in message
+    assert message.endswith(f"run: hf download {HUB_NAME}")
+    _fill(hub_cache)
+    assert load(HUB_NAME, device="cpu", local_files_only=True).name == HUB_NAME
 
 
 def _load_alone(tmp_path: Path, **environment: str) -> tuple[str, float]:

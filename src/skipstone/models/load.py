@@ -55,7 +55,13 @@ class Model:
         return f"load({self.name!r}, device={str(self.network.device)!r}, dtype={dtype!r})"
 
 
-def load(name_or_dir: str | Path, *, device: str = "auto", dtype: str = "auto") -> Model:
+def load(
+    name_or_dir: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    local_files_only: bool = False,
+) -> Model:
     """Load a LLaDA checkpoint in the published file layout.
 
     Args:
@@ -64,6 +70,7 @@ def load(name_or_dir: str | Path, *, device: str = "auto", dtype: str = "auto") 
         device: a torch device; ``"auto"`` takes the GPU if there is one.
         dtype: ``"bfloat16"``, ``"float16"``, ``"float32"``, ``"float64"``; ``"auto"`` is float32 on
             a CPU and the stored dtype elsewhere.
+        local_files_only: take a hub name from the local cache or not at all.
 
     Raises:
         CheckpointError: files are missing, broken or unsupported; the message lists them.
@@ -71,7 +78,7 @@ def load(name_or_dir: str | Path, *, device: str = "auto", dtype: str = "auto") 
     """
     place = _device(device)
     kind = _dtype(dtype)
-    directory = registry.find(name_or_dir)
+    directory = registry.find(name_or_dir, local_files_only=local_files_only)
     config = read_config(directory)
     if kind is None:
         stored = stored_dtype(directory)

@@ -20,12 +20,14 @@ _FILES = ["*.safetensors", "*.json", "*.jinja"]
 _PATIENCE = 3.0
 
 
-def find(name_or_dir: str | Path) -> Path:
+def find(name_or_dir: str | Path, *, local_files_only: bool = False) -> Path:
     """The directory that holds a model's files.
 
     Args:
         name_or_dir: ``"pebble"``, a directory, or a hub name such as
             ``"GSAI-ML/LLaDA-8B-Instruct"``, taken from the local hub cache or downloaded.
+        local_files_only: ask no hub: a name that is not in the local cache is not found. For names
+            that the user did not write, such as those in a trace.
 
     Raises:
         CheckpointError: there is no such model, or it is not here and cannot be downloaded.
@@ -42,7 +44,8 @@ def find(name_or_dir: str | Path) -> Path:
             f"model {name!r} not found: it is no directory; {meant}use {EMBEDDED!r}, a directory, "
             f"or a hub name such as 'GSAI-ML/LLaDA-8B-Instruct'"
         )
-    return _from_hub(name)
+    cached, state = _cached(name)
+    return cached or _downloaded(name, state, local_files_only=local_files_only)
 
 
 def _directory(name: str) -> Path | None:
@@ -61,29 +64,33 @@ def _directory(name: str) -> Path | None:
     return None
 
 
-def _from_hub(name: str) -> Path:
-    try:
-        from huggingface_hub import constants, snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError:
-        raise CheckpointError(
-            f"model {name!r} is no directory, and for hub names huggingface_hub is missing; run: "
-            f"pip install 'skipstone[hub]'"
-        ) from None
+def _cached(name: str) -> tuple[Path | None, str]:
+    """A complete copy in the local hub cache, or what is wrong with it."""
+    # Here, because the embedded model and directories do without it: it takes a quarter second.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     try:
         cached = Path(snapshot_download(name, allow_patterns=_FILES, local_files_only=True))
         find_shards(cached)
-        return cached
+        return cached, ""
     except LocalEntryNotFoundError:
-        state = "not in the local hub cache"
+        return None, "not in the local hub cache"
     except CheckpointError:
-        state = "incomplete in the local hub cache"
+        return None, "incomplete in the local hub cache"
     except ValueError as error:
         raise CheckpointError(
             f"model {name!r} is neither a directory nor a hub name ({one_line(error)}); write "
             f"'organisation/model'"
         ) from None
+
+
+def _downloaded(name: str, state: str, *, local_files_only: bool) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
     try:
+        if local_files_only:
+            raise OSError("only local files are asked for")
         if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE is set")
         _wait_for(constants.ENDPOINT)
