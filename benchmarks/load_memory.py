@@ -22,7 +22,9 @@ from pathlib import Path
 
 import torch
 
-from skipstone.models.checkpoint import INDEX, load_network, published_shapes, read_config
+from skipstone.models.checkpoint import load_network, published_shapes
+from skipstone.models.config import read_config
+from skipstone.models.folder import INDEX
 
 BAR = 1.2
 NUM_SHARDS = 6

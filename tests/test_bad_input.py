@@ -32,7 +32,7 @@ from skipstone import (
 from skipstone.cli.main import run
 from skipstone.engine import parse_settings, parse_spec
 from skipstone.errors import SkipstoneError
-from skipstone.models.checkpoint import INDEX
+from skipstone.models.folder import INDEX
 from tests.checkpoints import LAYERS, TEMPLATE, VOCAB, random_weights, write_checkpoint, write_json
 
 SECONDS = 5

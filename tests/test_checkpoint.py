@@ -12,14 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from skipstone.errors import CheckpointError, ConfigError
-from skipstone.models.checkpoint import (
-    INDEX,
-    find_shards,
-    load_network,
-    published_shapes,
-    read_config,
-    stored_dtype,
-)
+from skipstone.models.checkpoint import load_network, published_shapes, stored_dtype
+from skipstone.models.config import read_config
+from skipstone.models.folder import INDEX, find_shards
 from skipstone.models.llada import Layer, LLaDA
 from tests.checkpoints import (
     EOS,

@@ -15,7 +15,7 @@ import torch
 
 from skipstone import Engine, load
 from skipstone.errors import CheckpointError, ConfigError, SkipstoneError
-from skipstone.models.checkpoint import INDEX
+from skipstone.models.folder import INDEX
 from tests.checkpoints import MASK, VOCAB, random_weights, write_checkpoint
 
 HUB_NAME = "some-org/some-model"

@@ -9,7 +9,7 @@ import pytest
 from pebble.model import Pebble, Shape
 from pebble.world import GROUPS, heldout
 from skipstone import Engine, Fixed, Model, NoCache, Threshold, load
-from skipstone.models.checkpoint import read_config
+from skipstone.models.config import read_config
 from skipstone.models.registry import find
 
 

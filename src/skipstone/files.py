@@ -16,10 +16,19 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _object(pairs: list[tuple[str, object]]) -> Json:
+    """An object whose keys are not given twice with different values."""
+    values = dict(pairs)
+    for key, value in pairs:
+        if values[key] is not value and values[key] != value:
+            raise ValueError(f"{key!r} is given twice, as {value!r} and as {values[key]!r}"[:200])
+    return values
+
+
 def read_json(path: Path) -> Json:
     """Read one JSON object, or say what is wrong with the file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist; a model directory holds config.json, tokenizer.json and "

@@ -31,7 +31,7 @@ from skipstone.engine import Settings
 from skipstone.engine import roofline as roof
 from skipstone.errors import ConfigError, nearest
 from skipstone.models import registry
-from skipstone.models.checkpoint import read_config
+from skipstone.models.config import read_config
 from skipstone.models.load import DTYPES, Model
 from skipstone.models.shapes import SHAPES
 

@@ -14,7 +14,7 @@ from skipstone.engine import roofline as roof
 from skipstone.errors import ConfigError
 from skipstone.models import registry
 from skipstone.models.base import ModelConfig
-from skipstone.models.checkpoint import read_config
+from skipstone.models.config import read_config
 from skipstone.models.shapes import SHAPES
 
 _CARDS = ", ".join(roof.CARDS)

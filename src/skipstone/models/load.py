@@ -12,7 +12,8 @@ import torch
 from skipstone.errors import ConfigError, nearest
 from skipstone.models import registry
 from skipstone.models.base import ModelConfig, Network
-from skipstone.models.checkpoint import load_network, read_config, stored_dtype
+from skipstone.models.checkpoint import load_network, stored_dtype
+from skipstone.models.config import read_config
 from skipstone.text import Text
 
 DTYPES = {

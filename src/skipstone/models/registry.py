@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 
 from skipstone.errors import CheckpointError
 from skipstone.files import one_line
-from skipstone.models.checkpoint import find_shards
+from skipstone.models.folder import find_shards
 
 EMBEDDED = "pebble"
 _FILES = ["*.safetensors", "*.json", "*.jinja"]
