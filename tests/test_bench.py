@@ -20,7 +20,6 @@ from skipstone.bench.plan import Generation, Shape, parse_generation
 from skipstone.bench.random_model import random_model as of_shape
 from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job, Rig, in_turn
-from skipstone.cli import bench as command
 from skipstone.cli.main import run
 from skipstone.engine.engine import Prompt
 from skipstone.engine.loop import Ages
@@ -52,7 +51,7 @@ def open_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     def passes(model: Model, prompts: Sequence[Prompt], measured: torch.dtype) -> list[Check]:
         return [Check("nothing", True, "not checked")]
 
-    monkeypatch.setattr(command, "gate", passes)
+    monkeypatch.setattr("skipstone.bench.gate.gate", passes)
 
 
 def test_the_gate_passes_what_is_right() -> None:

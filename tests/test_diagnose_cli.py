@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from skipstone import Engine, Settings
-from skipstone.cli import options, specs
-from skipstone.cli import step as step_command
+from skipstone.cli import specs
 from skipstone.cli.diagnose import parse_seconds
 from skipstone.cli.main import run
 from skipstone.engine import parse_settings, parse_spec
@@ -35,8 +34,8 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     def loaded(*arguments: object, **settings: object) -> Model:
         return model
 
-    for module in (options, specs, step_command):
-        monkeypatch.setattr(module, "load", loaded)
+    for module in ("skipstone.models.load", "skipstone.cli.specs"):
+        monkeypatch.setattr(f"{module}.load", loaded)
 
     def called(*arguments: object) -> tuple[int, str, str]:
         code = run([str(argument) for argument in arguments])

@@ -14,7 +14,8 @@ from skipstone import CosineSkip, DualCache, Engine, NoCache, PrefixCache
 from skipstone.cache import CachePolicy
 from skipstone.canvas import Block, Canvas, Geometry, Moment, Place
 from skipstone.rows import Rows
-from skipstone.skip.policies import CosineSession, Reference
+from skipstone.skip.cosine import CosineSession
+from skipstone.skip.policies import Reference
 from tests.test_skip_cost import counted_reads
 from tests.watching import prompt_of, uneven_model
 

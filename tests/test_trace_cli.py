@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from skipstone import load
-from skipstone.cli import options
 from skipstone.cli.main import COMMANDS, run, skipstone
 from skipstone.cli.terminal import size, spans
 from skipstone.cli.trace import parse_window
@@ -58,7 +57,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*arguments: object, **settings: object) -> Model:
         return model
 
-    monkeypatch.setattr(options, "load", loaded)
+    monkeypatch.setattr("skipstone.models.load.load", loaded)
 
 
 # --- trace
@@ -160,7 +159,7 @@ def test_an_existing_path_is_refused_before_the_model_is_loaded(
     def loaded(*arguments: object, **settings: object) -> Model:
         raise CheckpointError("the model is loaded")
 
-    monkeypatch.setattr(options, "load", loaded)
+    monkeypatch.setattr("skipstone.models.load.load", loaded)
     code, _, err = call(capsys, "trace", "w1", "-o", path)
     assert (code, err) == (2, "skipstone: error: the model is loaded\n")
     assert not path.exists()  # nothing is left behind, so that the next try may have the path

@@ -54,6 +54,13 @@ class Kind(Generic[P]):
             found[name] = cast("type[P]", loaded)
         return found
 
+    def names(self) -> list[str]:
+        """Names of all policies of this kind; those of other packages are not imported."""
+        registered = (entry.name.partition(".") for entry in entry_points(group=GROUP))
+        return sorted(
+            {*self.built_in, *(name for kind, _, name in registered if kind == self.name)}
+        )
+
     def parse(self, text: str) -> P:
         """Build a policy from ``name`` or ``name:key=value,key=value``.
 

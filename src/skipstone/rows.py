@@ -104,6 +104,10 @@ class Rows:
         parts = tuple(part for part in parts if part.num_rows) or parts[:1]
         return parts[0] if len(parts) == 1 else _join(parts)
 
+    def beside(self, others: Rows) -> Rows:
+        """These rows and those of other requests as one."""
+        return Rows.join(self, others)
+
     @property
     def refresh(self) -> bool:
         """Whether all of these rows are refreshed."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from skipstone.errors import ConfigError
-from skipstone.models.base import ModelConfig
+
+if TYPE_CHECKING:
+    from skipstone.models.base import ModelConfig
 
 SECTIONS = ("step", "generation", "refresh", "skip", "peer")
 BLOCK = 32

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from skipstone.canvas import Moment
-from skipstone.rows import Rows
+if TYPE_CHECKING:
+    from skipstone.canvas import Moment
+    from skipstone.rows import Rows
 
 
 @runtime_checkable

@@ -7,11 +7,14 @@ start, then the rest of the sequence (prefix) or the block alone (dual) is recom
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from skipstone.canvas import Moment, Place
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
-from skipstone.rows import Rows
+
+if TYPE_CHECKING:
+    from skipstone.canvas import Moment, Place
+    from skipstone.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class PrefixCache:
     def rows(self, moment: Moment) -> Rows:
         """All rows when a refresh is due, else the rows from the block's start on."""
         due, others = moment.split(lambda place: _refresh_due(place, self.refresh_every))
-        return Rows.join(due.all_rows(refresh=True), others.rows_from_block())
+        return due.all_rows(refresh=True).beside(others.rows_from_block())
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class DualCache:
     def rows(self, moment: Moment) -> Rows:
         """All rows when a refresh is due, else the block's rows."""
         due, others = moment.split(lambda place: _refresh_due(place, self.refresh_every))
-        return Rows.join(due.all_rows(refresh=True), others.block_rows())
+        return due.all_rows(refresh=True).beside(others.block_rows())
 
 
 def _refresh_due(place: Place, every: int) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from skipstone.engine import Result
+if TYPE_CHECKING:
+    from skipstone.engine import Result
 
 
 def print_answer(result: Result) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,9 +26,11 @@ from skipstone.diff.agreement import (
     judge,
     known_answers,
 )
-from skipstone.engine import Engine, parse_spec
+from skipstone.engine import parse_spec
 from skipstone.errors import ConfigError, PromptError, SkipstoneError
-from skipstone.tracing.audit import Log, audit, describe
+
+if TYPE_CHECKING:
+    from skipstone.engine import Engine
 
 _LEVELS: tuple[Level, ...] = ("answer", "token", "decision")
 _SHOWN = 5
@@ -92,7 +95,10 @@ def audit_command(
     if batch < 1:
         raise ConfigError(f"--batch is {batch}, must be at least 1")
     questions = _unrepeated(read_questions(path, "--prompts", rule))
-    engines = _engines(baseline, candidate, given(options))
+    specs = _run_specs(baseline, candidate, given(options))
+    from skipstone.tracing.audit import describe
+
+    engines = _engines(*specs)
     _check_prompts(engines, questions, path)
     rows = _run(engines, questions, batch, output)
     count = sum(row.disagrees(level) for row in rows)
@@ -224,9 +230,17 @@ def _unrepeated(questions: Sequence[Question]) -> list[Question]:
     return list(first.values())
 
 
-def _engines(baseline: str, candidate: str, shared: dict[str, str]) -> tuple[Engine, Engine]:
-    """Both engines; they share a model if they can."""
+def _run_specs(baseline: str, candidate: str, shared: dict[str, str]) -> tuple[RunSpec, RunSpec]:
+    """Both runs, over what they share."""
     a, b = (run_spec({**shared, **parse_spec(spec)}) for spec in (baseline, candidate))
+    return a, b
+
+
+def _engines(a: RunSpec, b: RunSpec) -> tuple[Engine, Engine]:
+    """Both engines; they share a model if they can."""
+    from skipstone.engine import Engine
+    from skipstone.tracing.audit import describe
+
     model = a.load()
     first = Engine(model, a.settings)
     second = Engine(model if _key(a) == _key(b) else b.load(), b.settings)
@@ -256,6 +270,8 @@ def _run(
     engines: tuple[Engine, Engine], questions: Sequence[Question], batch: int, output: Path | None
 ) -> list[Row]:
     """Every row, from the log where it is there."""
+    from skipstone.tracing.audit import Log, audit, describe
+
     log = Log(output, describe(*engines))
     left = [question.prompt for question in questions if question.prompt not in log]
     done = len(questions) - len(left)

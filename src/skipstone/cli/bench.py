@@ -2,71 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import shlex
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import torch
 from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
 
-from skipstone.bench.gate import Check, gate
-from skipstone.bench.page import Page
-from skipstone.bench.peer import parse_peer
-from skipstone.bench.plan import SECTIONS, Plan, Shape, parse_generation
-from skipstone.bench.random_model import random_model
-from skipstone.bench.run import Cell, measure
-from skipstone.bench.timing import Rig, release
-from skipstone.cli.bench_tables import print_cells
-from skipstone.cli.options import RunSpec, parse_numbers
+from skipstone.bench.plan import SECTIONS
 from skipstone.cli.terminal import strict_json
-from skipstone.engine import Settings
-from skipstone.engine import roofline as roof
 from skipstone.errors import ConfigError, nearest
-from skipstone.models import registry
-from skipstone.models.config import read_config
-from skipstone.models.load import DTYPES, Model
-from skipstone.models.shapes import SHAPES
+
+if TYPE_CHECKING:
+    from skipstone.bench.gate import Check
+    from skipstone.bench.page import Page
+    from skipstone.bench.run import Cell
 
 _QUESTIONS = ("Who is Newton, physics?", "Add the numbers 12, 24, 12, 2 one by one.")
-_MOST = 1 << 16
 
-
-@dataclass(frozen=True)
-class Defaults:
-    """Cells for those who name none."""
-
-    model: str
-    dtype: str
-    batch: str
-    context: str
-    generation: str
-    refresh: str
-
-
-_GPU = Defaults(
-    model="llada-8b",
-    dtype="bfloat16",
-    batch="1,8,32",
-    context="512",
-    generation="19+128/32,1024+256/64,1000+256/256x8@64",
-    refresh="1280",
-)
-_CPU = Defaults(
-    model="pebble",
-    dtype="float32",
-    batch="1,2",
-    context="64",
-    generation="19+128/32",
-    refresh="256",
-)
 _USED_BY = {
     "batch": ("step", "skip"),
     "context": ("step", "skip"),
@@ -121,6 +80,13 @@ def bench(
     bandwidth and arithmetic measured in the same run. Exits with 1, and tells no speed, if the
     check fails.
     """
+    from skipstone.bench.gate import gate
+    from skipstone.bench.page import Page
+    from skipstone.bench.peer import parse_peer
+    from skipstone.bench.run import measure
+    from skipstone.cli.bench_subject import Subject
+    from skipstone.cli.bench_tables import print_cells
+
     if repeats < 2:
         raise ConfigError(f"--repeats is {repeats}, must be at least 2: quartiles need two samples")
     sections = _sections(ctx, texts["only"], texts["peer"])
@@ -129,11 +95,12 @@ def bench(
     plan = subject.plan(sections, texts)
     with _status() as tell:
         tell("checking that it is right")
-        checks = gate(subject.pebble, _QUESTIONS, DTYPES[subject.dtype])
+        checks = gate(subject.pebble, _QUESTIONS, subject.torch_dtype)
         if not all(check.passed for check in checks):
             return _refused(checks, as_json=as_json)
         tell("making the model ready, and measuring the device")
-        rig, found = subject.rig(repeats), list[Cell]()
+        rig = subject.rig(repeats)
+        found: list[Cell] = []
         page = Page(_command(ctx), rig, checks, found)
         if output is not None:
             page.save(output, finished=False)
@@ -149,48 +116,6 @@ def bench(
         print(_about(page))
         print_cells(found)
     return 0
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """The model to measure, by name, and the embedded one on the same device for the gate."""
-
-    name: str
-    dtype: str
-    pebble: Model
-    defaults: Defaults
-
-    @classmethod
-    def of(cls, name: str | None, device: str, dtype: str) -> Subject:
-        """Choose by device what was not chosen.
-
-        Raises:
-            ConfigError: the device or dtype does not exist here.
-        """
-        pebble = RunSpec("pebble", device, "float32", Settings()).load()
-        defaults = _GPU if pebble.network.device.type == "cuda" else _CPU
-        dtype = defaults.dtype if dtype == "auto" else dtype
-        if dtype not in DTYPES:
-            raise ConfigError(f"dtype {dtype!r} is unknown; {nearest(dtype, [*DTYPES, 'auto'])}")
-        return cls(name or defaults.model, dtype, pebble, defaults)
-
-    def plan(self, sections: tuple[str, ...], texts: dict[str, str | None]) -> Plan:
-        """The cells, checked against the model's shape before its weights are read."""
-        config = SHAPES.get(self.name) or read_config(registry.find(self.name))
-        plan = _plan(sections, {**asdict(self.defaults), **{k: v for k, v in texts.items() if v}})
-        plan.check(config)
-        return plan
-
-    def rig(self, repeats: int) -> Rig:
-        """Load or make the model, and measure the device in its dtype."""
-        device, dtype = self.pebble.network.device, DTYPES[self.dtype]
-        if self.name in SHAPES:
-            model = random_model(self.name, SHAPES[self.name], device, dtype)
-        else:
-            model = RunSpec(self.name, str(device), self.dtype, Settings()).load()
-        card = roof.measure(device, dtype)
-        release()
-        return Rig(model, card, repeats)
 
 
 def _sections(ctx: click.Context, only: str | None, peer: str | None) -> tuple[str, ...]:
@@ -209,36 +134,6 @@ def _sections(ctx: click.Context, only: str | None, peer: str | None) -> tuple[s
                 f"{flag} has no effect with --only {only}; leave it out, or add {users[0]}"
             )
     return chosen
-
-
-def _plan(sections: tuple[str, ...], texts: dict[str, str]) -> Plan:
-    """Parse the cells."""
-    batches = parse_numbers("--batch", texts["batch"], 1, _MOST)
-    contexts = parse_numbers("--context", texts["context"], 1, _MOST)
-    rows = parse_numbers("--rows", texts["rows"], 1, _MOST)
-    shapes = [Shape(*numbers) for numbers in itertools.product(batches, contexts, rows)]
-    return Plan(
-        sections=sections,
-        steps=tuple(shapes),
-        generations=tuple(map(parse_generation, texts["generation"].split(","))),
-        refreshes=tuple(parse_numbers("--refresh", texts["refresh"], 64, _MOST)),
-        layers=tuple(parse_numbers("--skip-layer-k", texts["skip_layer_k"], 2, _MOST)),
-        going=tuple(_shares(texts["going"])),
-    )
-
-
-def _shares(text: str) -> Iterator[float]:
-    """Parse ``0.25,0.5``."""
-    for part in text.split(","):
-        try:
-            share = float(part)
-        except ValueError:
-            share = math.nan
-        if not 0.0 < share <= 1.0:
-            raise ConfigError(
-                f"--going has {part!r}, must be a share above 0 and at most 1, like 0.25"
-            )
-        yield share
 
 
 def _was_given(ctx: click.Context, option: str) -> bool:
@@ -268,6 +163,8 @@ def _refused(checks: Sequence[Check], *, as_json: bool) -> int:
 
 
 def _about(page: Page) -> str:
+    import torch
+
     rig, dtype = page.rig, str(page.rig.model.network.dtype).removeprefix("torch.")
     return (
         f"{rig.model.name} ({dtype}) on {rig.card.name}, measured: {rig.card.bandwidth / 1e12:.3g} "

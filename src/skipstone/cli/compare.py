@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -12,21 +13,21 @@ from rich.text import Text as Styled
 
 from skipstone.cli.options import RunSpec, given, parse_ids, run_options, run_spec
 from skipstone.cli.report import report_pair
-from skipstone.cli.specs import Pair
-from skipstone.cli.watch import watching
 from skipstone.diff import Comparison, Divergence
 from skipstone.diff import compare as compare_records
 from skipstone.diff.compare import similarity_by_block
-from skipstone.engine import Engine, Result, parse_spec
-from skipstone.engine.engine import Prompt
-from skipstone.engine.observe import Observer, Observers
+from skipstone.engine import parse_spec
 from skipstone.errors import PromptError
-from skipstone.models.load import Model
 from skipstone.record.schema import Candidate
 from skipstone.report.report import check_drawing
-from skipstone.tracing import Recorder
-from skipstone.tracing.experiments import Subject
-from skipstone.tracing.recorder import Level
+
+if TYPE_CHECKING:
+    from skipstone.engine import Result
+    from skipstone.engine.engine import Prompt
+    from skipstone.engine.observe import Observer
+    from skipstone.models.load import Model
+    from skipstone.tracing import Recorder
+    from skipstone.tracing.recorder import Level
 
 _SHOWN_POSITIONS = 12
 
@@ -76,6 +77,10 @@ def compare(
     else:
         _print(comparison, (result_a, result_b), (spec_a, spec_b), models[0], a, prompt)
     if page is not None:
+        from skipstone.cli.specs import Pair
+        from skipstone.engine import Engine
+        from skipstone.tracing.experiments import Subject
+
         subject_a = Subject(recorder_a.trace, 0, Engine(models[0], a.settings))
         subject_b = Subject(recorder_b.trace, 0, Engine(models[1], b.settings))
         report_pair(Pair(subject_a, subject_b, models[0]), page, (spec_a, spec_b))
@@ -92,6 +97,11 @@ def _load(a: RunSpec, b: RunSpec) -> tuple[Model, Model]:
 def _run(
     model: Model, spec: RunSpec, prompt: Prompt, level: Level, console: Console
 ) -> tuple[Result, Recorder]:
+    from skipstone.cli.watch import watching
+    from skipstone.engine import Engine
+    from skipstone.engine.observe import Observers
+    from skipstone.tracing import Recorder
+
     engine, recorder = Engine(model, spec.settings), Recorder(level)
     with watching(stream=False, console=console) as bar:
         members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)

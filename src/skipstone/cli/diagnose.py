@@ -6,20 +6,23 @@ import json
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from skipstone.cli.escape import printable
 from skipstone.cli.options import given, parse_ids, run_options_but_budget
-from skipstone.cli.specs import Pair, decoded_pair, looks_like_trace, traced_pair
 from skipstone.cli.terminal import strict_json
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.diagnose import diagnose as explain
 from skipstone.errors import ConfigError, TraceError
 from skipstone.record import StoredTrace
-from skipstone.tracing.experiments import Laboratory, as_request, key_of
+
+if TYPE_CHECKING:
+    from skipstone.cli.specs import Pair
+    from skipstone.tracing.experiments import Laboratory
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -49,6 +52,8 @@ def diagnose(
     A and B are two traces, or two run specs with a PROMPT. Experiments run the engine again with
     one thing changed. Exits with 0 if both runs decide the same, 1 if not, 2 on an error.
     """
+    from skipstone.cli.specs import decoded_pair, looks_like_trace, traced_pair
+
     shared = given(options)
     if looks_like_trace(a) != looks_like_trace(b):
         raise ConfigError("give two traces, or two run specs and a PROMPT; found one of each")
@@ -100,6 +105,8 @@ def parse_seconds(text: str) -> float:
 
 def explained(pair: Pair, budget: float) -> Diagnosis:
     """Ask every rule, and keep what the experiments found in the traces."""
+    from skipstone.tracing.experiments import Laboratory
+
     with _progress() as tell:
         lab = Laboratory(pair.a, pair.b, pair.reference, budget=budget, progress=tell)
         case = Case(pair.a.trace, pair.b.trace, lab, pair.a.sample, pair.b.sample)
@@ -115,6 +122,8 @@ def explained(pair: Pair, budget: float) -> Diagnosis:
 
 def _keep(trace: StoredTrace, lab: Laboratory, diagnosis: Diagnosis) -> None:
     """Write experiments and verdict into the trace."""
+    from skipstone.tracing.experiments import as_request, key_of
+
     for done in lab.done:
         outcome = {"seconds": done.seconds, "outcome": done.outcome}
         request = json.dumps(as_request(done.experiment))

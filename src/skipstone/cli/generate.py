@@ -11,8 +11,6 @@ from rich.console import Console
 from skipstone.cli.answers import print_answer
 from skipstone.cli.options import given, run_options, run_spec
 from skipstone.cli.prompts import batch_size_option, check_batch_size, read_prompts
-from skipstone.cli.watch import watching
-from skipstone.engine import Engine
 
 
 @click.command()
@@ -41,6 +39,9 @@ def generate(
     spec = run_spec(given(options))
     prompts = read_prompts(prompt, prompt_ids, batch_file)
     check_batch_size(batch_size, batch_file)
+    from skipstone.cli.watch import watching
+    from skipstone.engine import Engine
+
     engine = Engine(spec.load(), spec.settings)
     with watching(stream=stream, console=Console(stderr=True)) as observer:
         results = engine.generate_batch(prompts, batch_size=batch_size, observer=observer)

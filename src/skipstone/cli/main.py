@@ -1,6 +1,7 @@
 """The command line: finds the command, and turns every error into one line.
 
-A command is imported when it is called: what only reads traces does not wait for torch.
+A command is imported when it is called, and torch by its body: help, completion in a shell, a wrong
+option and whatever only reads traces do not wait for it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from skipstone.cli.escape import printable
 from skipstone.errors import SkipstoneError, nearest
@@ -60,6 +62,12 @@ class Commands(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name].home.partition(":")
         return cast("click.Command", getattr(importlib.import_module(module), attribute))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command without importing any, or an option of the group."""
+        begun = [name for name in sorted(COMMANDS) if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=COMMANDS[name].help) for name in begun]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any."""

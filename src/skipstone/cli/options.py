@@ -9,14 +9,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import torch
 
 from skipstone.engine import Settings, parse_settings
 from skipstone.errors import ConfigError, PromptError, nearest
-from skipstone.models.load import Model, load
+from skipstone.policies import CACHE, SKIP, UNMASK, Kind
+
+if TYPE_CHECKING:
+    from skipstone.models.load import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,6 +27,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SMALL = 100_000_000
 
 MODEL_KEYS = ("model", "device", "dtype")
+
+
+def _names(kind: Kind[Any]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Completes the names of policies in a shell."""
+    return lambda ctx, param, begun: [name for name in kind.names() if name.startswith(begun)]
+
 
 _BUDGET = click.option(
     "--budget",
@@ -39,15 +47,22 @@ _OPTIONS = (
     click.option("--gen-length", metavar="N", help="New positions.  [default: 128]"),
     click.option("--block-length", metavar="N", help="Positions in a block.  [default: 32]"),
     click.option("--steps", metavar="N", help="Steps over all blocks (fixed, or budget stop)."),
-    click.option("--cache", metavar="POLICY", help="none, prefix or dual.  [default: dual]"),
+    click.option(
+        "--cache",
+        metavar="POLICY",
+        shell_complete=_names(CACHE),
+        help="none, prefix or dual.  [default: dual]",
+    ),
     click.option(
         "--unmask",
         metavar="POLICY",
+        shell_complete=_names(UNMASK),
         help="fixed, threshold:value=0.9 or factor:value=1.  [default: threshold]",
     ),
     click.option(
         "--skip",
         metavar="POLICY",
+        shell_complete=_names(SKIP),
         help="none or cosine:skip_layer_k=18,skip_threshold=0.9999,...  [default: none]",
     ),
     click.option("--temperature", metavar="T", help="0 is greedy.  [default: 0]"),
@@ -85,6 +100,10 @@ class RunSpec:
 
     def load(self) -> Model:
         """Load the model, and choose the threads of this process if the user has not."""
+        import torch
+
+        from skipstone.models.load import load
+
         model = load(self.model, device=self.device, dtype=self.dtype)
         if model.config.num_parameters < _SMALL and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from skipstone.cli.diagnose import explained, parse_seconds
 from skipstone.cli.diff import measured_floor
 from skipstone.cli.escape import printable
-from skipstone.cli.specs import Pair, traced_pair
 from skipstone.errors import ConfigError
 from skipstone.record import open_trace
 from skipstone.report.report import check_drawing, write_report
 from skipstone.report.study import closest_look
 from skipstone.report.words import words
+
+if TYPE_CHECKING:
+    from skipstone.cli.specs import Pair
 
 
 @click.command("report")
@@ -52,6 +55,8 @@ def report(
     A is the baseline. Of more than two traces, every one is held against A and against the one
     before it, and the first that parts from A is looked at closely. The page opens offline.
     """
+    from skipstone.cli.specs import traced_pair
+
     check_drawing()
     words(lang)
     if len(traces) < 2:

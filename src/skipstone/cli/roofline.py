@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import click
-import torch
 
 from skipstone.cli.options import parse_numbers
 from skipstone.cli.terminal import print_table, strict_json
 from skipstone.engine import roofline as roof
 from skipstone.errors import ConfigError
-from skipstone.models import registry
-from skipstone.models.base import ModelConfig
-from skipstone.models.config import read_config
-from skipstone.models.shapes import SHAPES
+
+if TYPE_CHECKING:
+    from skipstone.models.base import ModelConfig
 
 _CARDS = ", ".join(roof.CARDS)
 
@@ -57,6 +56,10 @@ def roofline(
     as_json: bool,
 ) -> None:
     """Show the least time of a cached step, and how much of it a skip can save at best."""
+    from skipstone.models import registry
+    from skipstone.models.config import read_config
+    from skipstone.models.shapes import SHAPES
+
     config = SHAPES[model] if model in SHAPES else read_config(registry.find(model))
     _check(config, block_length, length, going)
     layers = parse_numbers("--skip-layer-k", skip_layer_k, 2, config.num_layers)
@@ -82,6 +85,8 @@ def _card(gpu: str) -> tuple[roof.Card, int]:
     """The card, and the bytes of a number on it."""
     if gpu != "here":
         return roof.card(gpu), 2
+    import torch
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return roof.measure(device, dtype), dtype.itemsize

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Styled
 
-from skipstone.cli.specs import parse_at, same_model
 from skipstone.cli.terminal import strict_json
 from skipstone.engine import Settings, parse_settings, parse_spec
 from skipstone.errors import ConfigError
-from skipstone.models.load import Model, load
 from skipstone.record import RunRecord, open_trace
-from skipstone.tracing.experiments import settings_of
-from skipstone.tracing.stepping import StepDifference, Stepped, difference, step_under
+
+if TYPE_CHECKING:
+    from skipstone.models.load import Model
+    from skipstone.tracing.stepping import StepDifference, Stepped
 
 
 @click.command()
@@ -40,6 +41,10 @@ def step(
 
     Exits with 0 if all of them commit the same tokens, 1 if not, 2 on an error.
     """
+    from skipstone.cli.specs import parse_at, same_model
+    from skipstone.models.load import load
+    from skipstone.tracing.stepping import difference, step_under
+
     opened = open_trace(Path(trace))
     if not 0 <= sample < len(opened.records):
         raise ConfigError(f"--sample is {sample}, {trace} has {len(opened.records)} samples")
@@ -63,6 +68,8 @@ def step(
 
 
 def _settings(record: RunRecord, spec: str) -> Settings:
+    from skipstone.tracing.experiments import settings_of
+
     texts = {name.replace("-", "_"): text for name, text in parse_spec(spec).items()}
     return parse_settings(texts, settings_of(record, {}))
 

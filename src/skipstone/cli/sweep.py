@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,12 +18,10 @@ from skipstone.cli.terminal import print_table, strict_json
 from skipstone.diff.agreement import check_budget
 from skipstone.engine import parse_settings, parse_spec
 from skipstone.errors import ConfigError
-from skipstone.sweep.chart import check_charts, grid_keys, pareto_chart, save_html, save_png
-from skipstone.sweep.executors import parse_executor
-from skipstone.sweep.grid import BASELINE, Setting, parse_grid
-from skipstone.sweep.run import Sweep, exact, run_sweep
-from skipstone.sweep.store import check_parquet
-from skipstone.sweep.summary import Judged, Level, Summary
+
+if TYPE_CHECKING:
+    from skipstone.sweep.run import Sweep
+    from skipstone.sweep.summary import Judged, Level, Summary
 
 
 @click.command("sweep")
@@ -99,10 +98,17 @@ def sweep_command(
     check_budget(rate, 0.95)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}, must be at least 1")
+    base = run_spec(given(options))
+    from skipstone.sweep.chart import check_charts
+    from skipstone.sweep.executors import parse_executor
+    from skipstone.sweep.grid import BASELINE, Setting, parse_grid
+    from skipstone.sweep.run import exact, run_sweep
+    from skipstone.sweep.store import check_parquet
+    from skipstone.sweep.summary import Judged
+
     check_parquet()
     check_charts()
     executor = parse_executor(who)
-    base = run_spec(given(options))
     trusted = parse_settings(parse_spec(baseline), exact(base.settings))
     points = parse_grid(grid, base.settings, trusted)
     questions = read_questions(path, "--prompts", rule)
@@ -143,6 +149,8 @@ def _report(sweep: Sweep, judged: Judged) -> dict[str, object]:
 
 
 def _write(sweep: Sweep, judged: Judged, report: dict[str, object]) -> None:
+    from skipstone.sweep.chart import pareto_chart, save_html, save_png
+
     chart = pareto_chart(judged.summaries, judged.recommendation)
     text = strict_json(report) + "\n"
     sweep.store.save("summary.json", lambda path: path.write_text(text, encoding="utf-8"))
@@ -152,6 +160,8 @@ def _write(sweep: Sweep, judged: Judged, report: dict[str, object]) -> None:
 
 def _print(judged: Judged) -> None:
     """The report for people."""
+    from skipstone.sweep.chart import grid_keys
+
     summaries, found = judged.summaries, judged.recommendation
     columns = (
         "setting",

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import click
 from rich.console import Console
@@ -15,13 +15,13 @@ from skipstone.cli.answers import print_answer
 from skipstone.cli.options import given, run_options, run_spec
 from skipstone.cli.prompts import batch_size_option, check_batch_size, read_prompts
 from skipstone.cli.terminal import size
-from skipstone.cli.watch import watching
-from skipstone.engine import Engine
-from skipstone.engine.observe import Observer, Observers
 from skipstone.errors import ConfigError
 from skipstone.record import StoredTrace, TraceWriter, open_trace
 from skipstone.record.summary import trace_bytes
-from skipstone.tracing.recorder import Level, Recorder, Window
+
+if TYPE_CHECKING:
+    from skipstone.engine.observe import Observer
+    from skipstone.tracing.recorder import Level, Window
 
 
 @click.command()
@@ -75,6 +75,11 @@ def trace(
     prompts = read_prompts(prompt, prompt_ids, batch_file)
     check_batch_size(batch_size, batch_file)
     kept, span = _what_to_keep(level, window)
+    from skipstone.cli.watch import watching
+    from skipstone.engine import Engine
+    from skipstone.engine.observe import Observers
+    from skipstone.tracing import Recorder
+
     with TraceWriter(output) as sink:
         engine = Engine(spec.load(), spec.settings)
         recorder = Recorder(kept, sink=sink, window=span)

@@ -1,7 +1,24 @@
 """The engine: settings, one step loop, a runner, observers, results."""
 
-from skipstone.engine.engine import Engine
-from skipstone.engine.result import Result, Stats, StepStats
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from skipstone.engine.settings import Settings, parse_settings, parse_spec
 
+if TYPE_CHECKING:
+    from skipstone.engine.engine import Engine
+    from skipstone.engine.result import Result, Stats, StepStats
+
 __all__ = ["Engine", "Result", "Settings", "Stats", "StepStats", "parse_settings", "parse_spec"]
+
+# Settings are read and checked without torch, so what needs it is imported when it is first used.
+_HOMES = {"Engine": "engine", "Result": "result", "Stats": "result", "StepStats": "result"}
+
+
+def __getattr__(name: str) -> object:
+    """Import the engine or a result when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'skipstone.engine' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"skipstone.engine.{_HOMES[name]}"), name)

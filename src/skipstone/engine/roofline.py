@@ -13,13 +13,16 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, nearest
-from skipstone.models.base import ModelConfig
-from skipstone.models.load import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from skipstone.models.base import ModelConfig
+    from skipstone.models.load import Model
 
 WORTH_IT = 1.02
 """A skip that cannot make a step this much faster does not pay."""
@@ -170,6 +173,8 @@ def card_of(device: torch.device) -> Card | None:
     """The card of the table that a device is; None for others, and for a CPU."""
     if device.type != "cuda":
         return None
+    import torch
+
     words = torch.cuda.get_device_name(device).lower().replace("geforce ", "").split()
     joined = "".join(words)
     return next((c for n, c in CARDS.items() if n in words or n in joined), None)
@@ -177,6 +182,8 @@ def card_of(device: torch.device) -> Card | None:
 
 def measure(device: torch.device, dtype: torch.dtype) -> Card:
     """Measure what a device reads and computes in a dtype; takes about a second."""
+    import torch
+
     cuda = device.type == "cuda"
     numbers = (1 << 30) if cuda else (1 << 25)
     side = 8192 if cuda else 1024
@@ -220,4 +227,6 @@ def _fastest(work: Callable[[], torch.Tensor], device: torch.device) -> float:
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)

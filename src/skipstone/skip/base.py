@@ -10,12 +10,13 @@ Shape letters: N packed rows, D width, S compared layers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from skipstone.canvas import Geometry, Moment
-from skipstone.rows import Rows
+    from skipstone.canvas import Geometry, Moment
+    from skipstone.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)

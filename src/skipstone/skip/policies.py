@@ -1,24 +1,16 @@
-"""Token skip by similarity of hidden states between steps.
-
-Shape letters: N packed rows, D width, S compared layers (K-1).
-"""
+"""Token skip by similarity of hidden states between steps: its settings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
-from skipstone.canvas import Geometry, Moment
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
-from skipstone.ops import dispatch as ops
-from skipstone.rows import Rows
-from skipstone.skip.base import SkipScores
-from skipstone.skip.references import ReferenceStore
+
+if TYPE_CHECKING:
+    from skipstone.canvas import Geometry
+    from skipstone.skip.cosine import CosineSession
 
 Reference = Literal["last_computed", "previous_step"]
 SimilarityDtype = Literal["bfloat16", "float32", "float64"]
@@ -76,74 +68,6 @@ class CosineSkip:
                 f"skip_layer_k is {self.skip_layer_k}, beyond the {geometry.num_layers} layers of "
                 f"this model; use 2 to {geometry.num_layers}"
             )
+        from skipstone.skip.cosine import CosineSession  # the settings are read without torch
+
         return CosineSession(self, geometry)
-
-
-class CosineSession:
-    """Reference states by absolute position, and the judgement of each step."""
-
-    def __init__(self, policy: CosineSkip, geometry: Geometry) -> None:
-        """Start with no reference; the forward after the first ``expect`` gives some."""
-        self.scores: SkipScores | None = None
-        self._policy = policy
-        self._dtype = getattr(torch, policy.similarity_dtype)
-        self._store = ReferenceStore(policy.skip_layer_k - 1, geometry)
-        self._states = list[Tensor]()
-
-    @property
-    def decides_after(self) -> tuple[int, ...]:
-        """The last compared layer."""
-        return (self._policy.skip_layer_k - 1,)
-
-    def expect(self, rows: Rows) -> None:
-        """Give these rows, and no others of their requests, a place for their reference."""
-        self._store.expect(rows)
-
-    def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
-        """Take the states of rows that go all the way as their reference, where expected."""
-        self.scores = None
-        if layer < self._policy.skip_layer_k:
-            # Layer by layer: a refresh has too many rows for its states to be collected.
-            held = self._store.layer(layer)
-            ops.replace([x_ND.contiguous()], held, rows, None, moment.forward_B1)
-
-    def forget(self, request: int) -> None:
-        """References of another request are no references."""
-        self._store.forget(request)
-
-    def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
-        """Collect states up to layer K-1, then judge all rows and layers at once."""
-        if layer == 1:
-            self._states.clear()
-        if layer >= self._policy.skip_layer_k:
-            return None
-        self._states.append(x_ND.contiguous())
-        if layer < self._policy.skip_layer_k - 1:
-            return None
-        keep_N = self._judge(self._states, rows, moment)
-        self._states.clear()
-        return keep_N
-
-    def _judge(self, states: Sequence[Tensor], rows: Rows, moment: Moment) -> Tensor:
-        policy, held = self._policy, self._store.held
-        bars = ops.Bars(
-            outlier=policy.skip_outlier,
-            threshold=policy.skip_threshold,
-            committed=policy.keep_committed,
-            neighbours=policy.keep_neighbours,
-        )
-        similarity_SN = ops.similarity(states, held, rows, self._dtype)
-        judged = ops.judge(similarity_SN, held, rows, moment.committed_BL, bars)
-        renewed_N = judged.keep_N if policy.reference == "last_computed" else None
-        ops.replace(states, held, rows, renewed_N, moment.forward_B1)
-        self.scores = SkipScores(
-            rows=rows,
-            similarity_SN=similarity_SN,
-            smallest_N=judged.smallest_N,
-            mean_N=judged.mean_N,
-            stable_N=judged.stable_N,
-            forced_N=judged.forced_N,
-            reference_position_N=judged.stamp_2N[0],
-            reference_forward_N=judged.stamp_2N[1],
-        )
-        return judged.keep_N

@@ -6,12 +6,13 @@ Shape letters: B requests, G generation length.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-from torch import Tensor
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
-from skipstone.canvas import Geometry, Moment, Place
+    from skipstone.canvas import Geometry, Moment, Place
 
 
 @dataclass(frozen=True, eq=False)

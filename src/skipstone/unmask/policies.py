@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from skipstone.canvas import Geometry, Moment, Place
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
-from skipstone.ops import dispatch as ops
-from skipstone.unmask.base import Scores, UnmaskSession
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skipstone.canvas import Geometry, Moment, Place
+    from skipstone.unmask.base import Scores, UnmaskSession
 
 Order = Literal["confidence", "random"]
 
@@ -29,6 +30,8 @@ _ORDER_STREAM = 0x5EED
 
 def rank_BG(confidence_BG: Tensor) -> Tensor:
     """Rank of each offset, 0 for the most confident; equal confidence: lowest position first."""
+    from skipstone.ops import dispatch as ops  # the settings are read without torch
+
     return ops.rank(confidence_BG)
 
 
@@ -76,6 +79,8 @@ class _RandomFixed:
     """A fixed schedule whose places are drawn by one generator for each request."""
 
     def __init__(self, geometry: Geometry) -> None:
+        import torch
+
         self._seeds = [seed ^ _ORDER_STREAM for seed in geometry.seeds]
         self._generators = [torch.Generator(geometry.device) for _ in self._seeds]
         for request in range(geometry.batch):
@@ -84,11 +89,11 @@ class _RandomFixed:
     def select(self, scores: Scores, moment: Moment) -> Tensor:
         """The share of this step, at random places."""
         confidence_BG = scores.confidence_BG
-        draw_BG = torch.zeros_like(confidence_BG)
+        draw_BG = confidence_BG.new_zeros(confidence_BG.shape)
         # Only requests that take part draw, so that each draws what it would draw alone.
         for b in moment.active:
             draw_BG[b].uniform_(generator=self._generators[b])
-        key_BG = torch.where(confidence_BG.isneginf(), confidence_BG, draw_BG)
+        key_BG = confidence_BG.where(confidence_BG.isneginf(), draw_BG)
         return _share(key_BG, confidence_BG, moment)
 
     def bound(self, rank_C: np.ndarray, place: Place) -> None:
@@ -105,6 +110,8 @@ def _share(key_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
     Counting from what is left gives LLaDA's schedule when every step commits its share, and cannot
     drift when one does not.
     """
+    from skipstone.ops import dispatch as ops
+
     return ops.share(rank_BG(key_BG), confidence_BG, moment)
 
 
@@ -139,7 +146,7 @@ class Threshold:
         """All at or above the threshold, and the best."""
         confidence_BG = scores.confidence_BG
         best_BG = rank_BG(confidence_BG) == 0
-        return ((confidence_BG >= self.value) | best_BG) & (confidence_BG != -torch.inf)
+        return ((confidence_BG >= self.value) | best_BG) & (confidence_BG != -math.inf)
 
     def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
         """The threshold, whatever the rank."""
@@ -185,7 +192,7 @@ class Factor:
         ranks_BG = rank_BG(confidence_BG)
         bound_BG = 1.0 - self.value / (ranks_BG.double() + 2.0)
         enough_BG = (confidence_BG >= bound_BG) | (ranks_BG == 0)
-        return enough_BG & (confidence_BG != -torch.inf)
+        return enough_BG & (confidence_BG != -math.inf)
 
     def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
         """1 - value/(n+1) for the n masks that are committed together with this rank.
