@@ -30,6 +30,7 @@ from torch import Tensor
 
 from skipstone.ops import reference, triton_attend, triton_rows
 from skipstone.ops.triton_attend import Tiles
+from skipstone.outputs import write_whole
 from skipstone.rows import Rows
 
 HEADS, WIDTH, LAYERS, REPLAYS = 32, 128, 16, 10
@@ -325,8 +326,8 @@ def main(rows_before: Path | None, out: Path | None) -> None:
             "torch": torch.__version__,
             "failures": failures,
         }
-        out.write_text(
-            json.dumps({**facts, "timings": [asdict(t) for t in timings]}, indent=1) + "\n"
+        write_whole(
+            out, json.dumps({**facts, "timings": [asdict(t) for t in timings]}, indent=1) + "\n"
         )
 
 

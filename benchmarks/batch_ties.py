@@ -21,6 +21,7 @@ from skipstone import CosineSkip, Engine, Fixed, Model, Settings, Threshold, loa
 from skipstone.cli.prompts import read_questions
 from skipstone.diff import compare
 from skipstone.diff.margins import closeness
+from skipstone.outputs import write_whole
 from skipstone.record import RunRecord, StepRecord
 from skipstone.tracing import Recorder
 from skipstone.tracing.experiments import noise_floor
@@ -136,7 +137,7 @@ def main(device: str, dtype: str, limit: int, batch_size: int, out: Path | None)
             "batch_size": batch_size,
         }
         table = {"settings": [asdict(one) for one in results]}
-        out.write_text(json.dumps({**facts, **table}, indent=1) + "\n")
+        write_whole(out, json.dumps({**facts, **table}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from benchmarks.loop_overhead import spread
 from skipstone import Engine, Fixed, Model, Result, Settings, Threshold, load, policies
 from skipstone.cli.prompts import read_questions
 from skipstone.engine.observe import Observer, StepView, Taps
+from skipstone.outputs import write_whole
 
 # Four tokens a step: what matters here is in which step an answer ends, not how many there are.
 CASES = (Settings(unmask=Threshold(0.9)), Settings(unmask=Fixed(), steps=32))
@@ -162,7 +163,7 @@ def main(
             "torch": torch.__version__,
             "gains": [asdict(g) for g in gains],
         }
-        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_whole(out, json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from skipstone.models.shapes import LLADA_8B
 from skipstone.ops import reference, triton_attend, triton_linear, triton_rows
 from skipstone.ops.triton_early import served_early
 from skipstone.ops.triton_linear import Config
+from skipstone.outputs import write_whole
 from skipstone.rows import Rows
 
 WIDTH, MLP, VOCAB = LLADA_8B.width, LLADA_8B.mlp_width, LLADA_8B.vocab_size
@@ -572,7 +573,7 @@ def write(
         "products": [asdict(t) for t in timings],
         "steps": found,
     }
-    out.write_text(json.dumps(facts, indent=1) + "\n")
+    write_whole(out, json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 from skipstone.models.checkpoint import load_network, published_shapes
 from skipstone.models.config import read_config
 from skipstone.models.folder import INDEX
+from skipstone.outputs import write_whole
 
 BAR = 1.2
 NUM_SHARDS = 6
@@ -173,7 +174,7 @@ def main() -> None:
     text = json.dumps(found := report(options.gigabytes), indent=1)
     print(text)
     if options.out is not None:
-        options.out.write_text(text + "\n")
+        write_whole(options.out, text + "\n")
     loads = found["loads"]
     assert isinstance(loads, list)
     sys.exit(0 if all(load["ok"] for load in loads) else 1)

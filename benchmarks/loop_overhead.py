@@ -26,6 +26,7 @@ import torch
 from skipstone import DualCache, Engine, Fixed, Model, NoCache, Settings, Threshold, load, policies
 from skipstone.cli.prompts import read_questions
 from skipstone.models.base import Network
+from skipstone.outputs import write_whole
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -180,7 +181,7 @@ def main(path: Path, limit: int, clocked: int, threads: tuple[int, ...], out: Pa
             "speeds": [asdict(s) for s in speeds],
             "shares": [asdict(s) for s in shares],
         }
-        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_whole(out, json.dumps(facts, indent=1) + "\n")
 
 
 def _line(s: Share) -> str:

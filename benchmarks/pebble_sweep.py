@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from skipstone.diff.agreement import interval
+from skipstone.outputs import write_whole
 
 Row = dict[str, object]
 
@@ -93,7 +94,7 @@ def main(folder: Path, out: Path | None) -> None:
             "sweep": json.loads((folder / "summary.json").read_text(encoding="utf-8")),
             "skip": [asdict(e) for e in found],
         }
-        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_whole(out, json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

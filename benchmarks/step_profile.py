@@ -26,6 +26,7 @@ from skipstone.bench.random_model import random_model
 from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job
 from skipstone.models.shapes import LLADA_8B
+from skipstone.outputs import write_whole
 from skipstone.skip import NoSkip, SkipPolicy
 
 ROWS = 32
@@ -129,7 +130,7 @@ def main(batch: int, context: int, skip: str | None, show: int, out: Path | None
             "machine": torch.cuda.get_device_name(),
             "torch": torch.__version__,
         }
-        out.write_text(json.dumps({**facts, **asdict(found)}, indent=1) + "\n")
+        write_whole(out, json.dumps({**facts, **asdict(found)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from skipstone.engine.engine import RunnerName
 from skipstone.engine.roofline import Card, Work, bound, measure
 from skipstone.models.shapes import LLADA_8B
 from skipstone.ops import dispatch
+from skipstone.outputs import write_whole
 
 SHAPES = ((19, 128), (1024, 256))
 SIDES: tuple[tuple[RunnerName, dispatch.Mode], ...] = (
@@ -126,8 +127,8 @@ def main(repeats: int, out: Path | None, *, eager: bool) -> None:
             "card": asdict(card),
             "torch": torch.__version__,
         }
-        out.write_text(
-            json.dumps({**facts, "timings": [asdict(t) for t in timings]}, indent=1) + "\n"
+        write_whole(
+            out, json.dumps({**facts, "timings": [asdict(t) for t in timings]}, indent=1) + "\n"
         )
 
 

@@ -32,6 +32,7 @@ from skipstone.engine.engine import RunnerName
 from skipstone.engine.observe import Observer, StepView, Taps
 from skipstone.models.load import Model, load
 from skipstone.models.shapes import LLADA_8B
+from skipstone.outputs import write_whole
 from skipstone.record import TraceWriter
 from skipstone.tracing import Recorder
 from skipstone.tracing.recorder import Level
@@ -195,7 +196,7 @@ def main(
             "steps": steps,
             "levels": [vars(cost) for cost in costs],
         }
-        output.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        write_whole(output, json.dumps(value, indent=2) + "\n")
 
 
 if __name__ == "__main__":

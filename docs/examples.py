@@ -20,6 +20,7 @@ from faults.specimen import Specimen
 from faults.trial import Trial, examine, record
 from skipstone import CosineSkip, Engine, Fixed, Recorder, Settings
 from skipstone.diagnosis.diagnose import Diagnosis
+from skipstone.outputs import write_whole
 
 PAGE = Path(__file__).parent / "diagnoses.md"
 BEGIN, END = "<!-- examples -->", "<!-- end of examples -->"
@@ -95,4 +96,4 @@ def page() -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    PAGE.write_text(page(), encoding="utf-8")
+    write_whole(PAGE, page())

@@ -11,6 +11,7 @@ import click
 from docs.benchmarks import benchmark_page
 from docs.fields import field_page
 from skipstone.cli.main import COMMANDS, skipstone
+from skipstone.outputs import write_whole
 from skipstone.policies import KINDS, field_defaults
 
 DOCS = Path(__file__).parent
@@ -70,7 +71,7 @@ def main() -> int:
             continue
         stale.append(name)
         if "--check" not in sys.argv:
-            path.write_text(text, encoding="utf-8")
+            write_whole(path, text)
     if stale and "--check" in sys.argv:
         print(f"stale: {', '.join(stale)}; run: make docs")
         return 1

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from faults.trial import Outcome
+from skipstone.outputs import write_whole
 from skipstone.version import __version__
 
 BARS = {"cause": 0.95, "step": 1.0, "place": 0.9}
@@ -123,7 +124,7 @@ def insert(page: Path, table: str) -> None:
     text = page.read_text()
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    page.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}")
+    write_whole(page, f"{before}{_BEGIN}\n{table}\n{_END}{after}")
 
 
 def read_json(path: Path) -> list[Outcome]:
@@ -144,4 +145,4 @@ def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
     }
     # A line for each outcome: small, and still readable.
     lines = ",\n".join(json.dumps(asdict(o)) for o in outcomes)
-    path.write_text(f'{json.dumps(value)[:-1]}, "outcomes": [\n{lines}\n]}}\n')
+    write_whole(path, f'{json.dumps(value)[:-1]}, "outcomes": [\n{lines}\n]}}\n')

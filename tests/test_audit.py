@@ -10,7 +10,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from skipstone import ConfigError, CosineSkip, Engine, PromptError, Settings, Threshold
+from skipstone import (
+    ConfigError,
+    CosineSkip,
+    Engine,
+    OutputError,
+    PromptError,
+    Settings,
+    Threshold,
+)
 from skipstone.cli.audit import audit_command
 from skipstone.cli.junit import junit_xml
 from skipstone.cli.options import parse_rate
@@ -207,7 +215,13 @@ def test_a_damaged_row_is_named_by_its_line(engines: tuple[Engine, Engine], tmp_
     path, specs = tmp_path / "log.jsonl", describe(*engines)
     Log(path, specs).add([row("w1"), row("w2")])
     lines = path.read_text().splitlines()
-    for damage in ("{}", "nonsense", lines[2].replace('"yes"', "7"), "[" * 100_000):
+    for damage in (
+        "{}",
+        "nonsense",
+        lines[2].replace('"yes"', "7"),
+        lines[2].replace("yes", "yet"),
+        "[" * 100_000,
+    ):
         path.write_text("\n".join([lines[0], lines[1], damage, ""]))
         with pytest.raises(ConfigError, match="line 3 is no row"):
             Log(path, specs)
@@ -216,7 +230,7 @@ def test_a_damaged_row_is_named_by_its_line(engines: tuple[Engine, Engine], tmp_
 def test_a_log_that_cannot_be_written_is_an_error(
     engines: tuple[Engine, Engine], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         Log(tmp_path / "missing" / "log.jsonl", describe(*engines))
     with pytest.raises(ConfigError, match="cannot be read"):
         Log(tmp_path, describe(*engines))

@@ -332,7 +332,7 @@ def test_a_page_that_cannot_be_written_says_so_before_the_work(
 ) -> None:
     gone = tmp_path / "gone" / "out.json"
     assert run(["bench", "--device", "cpu", "-o", str(gone)]) == 2
-    assert "give another -o" in capsys.readouterr().err
+    assert "give another path" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

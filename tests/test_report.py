@@ -14,7 +14,16 @@ from string import Formatter
 import numpy as np
 import pytest
 
-from skipstone import ConfigError, CosineSkip, DualCache, Fixed, NoCache, Settings, write_report
+from skipstone import (
+    ConfigError,
+    CosineSkip,
+    DualCache,
+    Fixed,
+    NoCache,
+    Settings,
+    SkipstoneError,
+    write_report,
+)
 from skipstone.cli.main import run
 from skipstone.record import MemoryTrace, Tap, TensorKey
 from skipstone.report import report as report_module
@@ -173,7 +182,7 @@ def test_what_cannot_be_written_is_refused(
     tmp_path: Path, arguments: dict[str, object], message: str
 ) -> None:
     path = tmp_path / str(arguments.pop("path", "report.html"))
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises(SkipstoneError, match=re.escape(message)):
         write_report([trace_of(PLAIN), trace_of(SKIPS)], path, **arguments)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 

@@ -20,7 +20,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from skipstone.errors import TraceError
+from skipstone.errors import OutputError, TraceError
 from skipstone.record import (
     Candidates,
     Judgements,
@@ -304,30 +304,32 @@ def test_a_shard_that_does_not_fit_stops_the_run(
 def test_nothing_is_ever_overwritten(path: Path) -> None:
     made_up.write(path)
     before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
-    with pytest.raises(TraceError, match=r"exists already.*choose another path"):
+    with pytest.raises(OutputError, match=r"exists already.*choose another path"):
         TraceWriter(path)
     assert before == {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
     file = path.with_name("file.trace")
     file.write_text("mine")
-    with pytest.raises(TraceError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already"):
         TraceWriter(file)
     assert file.read_text() == "mine"
 
 
 def test_two_writers_cannot_share_a_path(path: Path) -> None:
-    with TraceWriter(path) as first:
-        with pytest.raises(TraceError, match="exists already"):
-            TraceWriter(path)
+    with TraceWriter(path) as first, TraceWriter(path) as second:
         first.begin([made_up.header()], "decisions")
+        with pytest.raises(OutputError, match="exists already"):
+            TraceWriter(path)
+        with pytest.raises(OutputError, match="exists already"):
+            second.begin([made_up.header()], "decisions")
         with pytest.raises(TraceError, match="its own TraceWriter"):
             first.begin([made_up.header()], "decisions")
         first.step(0, made_up.step(0), {})
 
 
 def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"cannot be made \(No such file or directory\)"):
+    with pytest.raises(OutputError, match=r"cannot be written \(No such file or directory\)"):
         TraceWriter(tmp_path / "missing" / "run.trace")
-    with as_nobody() as folder, pytest.raises(TraceError, match="Permission denied"):
+    with as_nobody() as folder, pytest.raises(OutputError, match="Permission denied"):
         TraceWriter(folder / "run.trace")
 
 

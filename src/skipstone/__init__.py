@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from skipstone.errors import (
         CheckpointError,
         ConfigError,
+        OutputError,
         PromptError,
         SkipstoneError,
         StalledError,
@@ -43,6 +44,7 @@ _HOMES = {
     "NoCache": "cache",
     "NoSkip": "skip",
     "PrefixCache": "cache",
+    "OutputError": "errors",
     "PromptError": "errors",
     "Recorder": "tracing",
     "Result": "engine",
@@ -74,6 +76,7 @@ __all__ = [
     "Model",
     "NoCache",
     "NoSkip",
+    "OutputError",
     "PrefixCache",
     "PromptError",
     "Recorder",

@@ -5,7 +5,8 @@
     ├── CheckpointError         files of a model are missing, broken or not supported
     ├── PromptError             a prompt cannot be encoded or does not fit (also a ValueError)
     ├── StalledError            decoding made no progress twice in a row
-    └── TraceError              a trace cannot be written, opened or exported
+    ├── TraceError              a trace cannot be written or opened
+    └── OutputError             a file or folder of results cannot be written
 
 A message names the value, the rule it breaks and the remedy. An ``assert`` marks our own mistakes.
 """
@@ -38,6 +39,10 @@ class StalledError(SkipstoneError):
 
 class TraceError(SkipstoneError):
     """A trace cannot be written, or what lies there is none, damaged or from a newer version."""
+
+
+class OutputError(SkipstoneError):
+    """What was found cannot be written where it is to go; what lies there is left alone."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

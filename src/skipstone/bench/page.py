@@ -15,7 +15,7 @@ from skipstone.bench.gate import Check
 from skipstone.bench.peer import PeerCell
 from skipstone.bench.run import Cell, Unmeasured
 from skipstone.bench.timing import Rig
-from skipstone.errors import ConfigError
+from skipstone.outputs import write_whole
 from skipstone.version import __version__
 
 TABLES: tuple[tuple[str, type[Cell]], ...] = (
@@ -61,15 +61,7 @@ class Page:
         """Write the file in one go, so that a killed bench leaves what it had found.
 
         Raises:
-            ConfigError: it cannot be written.
+            OutputError: it cannot be written.
         """
-        part = path.with_name(f".{path.name}.part")
-        try:
-            text = json.dumps(self.as_json(finished=finished), indent=1, allow_nan=False)
-            part.write_text(f"{text}\n", encoding="utf-8")
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise ConfigError(
-                f"the result cannot be written to {str(path)!r} ({error.strerror}); give another -o"
-            ) from None
+        text = json.dumps(self.as_json(finished=finished), indent=1, allow_nan=False)
+        write_whole(path, f"{text}\n")

@@ -28,6 +28,7 @@ from skipstone.diff.agreement import (
 )
 from skipstone.engine import parse_spec
 from skipstone.errors import ConfigError, PromptError, SkipstoneError
+from skipstone.outputs import check_apart, check_output, write_whole
 
 if TYPE_CHECKING:
     from skipstone.engine import Engine
@@ -94,6 +95,7 @@ def audit_command(
     check_budget(rate, confidence)
     if batch < 1:
         raise ConfigError(f"--batch is {batch}, must be at least 1")
+    _check_outputs(path, output, junit, sarif)
     questions = _unrepeated(read_questions(path, "--prompts", rule))
     specs = _run_specs(baseline, candidate, given(options))
     from skipstone.tracing.audit import describe
@@ -131,13 +133,13 @@ class Report:
         """Write the files that were asked for.
 
         Raises:
-            ConfigError: one cannot be written.
+            OutputError: one cannot be written.
         """
         if junit is not None:
-            _save(junit, junit_xml(self.questions, self.rows, self.level, self.judgement))
+            write_whole(junit, junit_xml(self.questions, self.rows, self.level, self.judgement))
         if sarif is not None:
             log = sarif_log(self.path, self.questions, self.rows, self.level, self.judgement)
-            _save(sarif, json.dumps(log, indent=1).encode())
+            write_whole(sarif, json.dumps(log, indent=1))
 
     def as_json(self) -> dict[str, object]:
         """Plain data."""
@@ -254,6 +256,16 @@ def _key(spec: RunSpec) -> tuple[str, str, str]:
     return spec.model, spec.device, spec.dtype
 
 
+def _check_outputs(
+    prompts: Path, output: Path | None, junit: Path | None, sarif: Path | None
+) -> None:
+    """Refuse now a path that could not be written after an hour."""
+    check_apart({"--prompts": prompts, "-o": output, "--junit": junit, "--sarif": sarif})
+    for path in (junit, sarif):
+        if path is not None:
+            check_output(path)
+
+
 def _check_prompts(
     engines: tuple[Engine, Engine], questions: Sequence[Question], path: Path
 ) -> None:
@@ -282,10 +294,3 @@ def _run(
             done += len(rows)
             moved(done, len(questions))
     return [log[question.prompt] for question in questions]
-
-
-def _save(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror}); check the path") from None

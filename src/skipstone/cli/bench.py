@@ -18,6 +18,7 @@ from rich.markup import escape
 from skipstone.bench.plan import SECTIONS
 from skipstone.cli.terminal import strict_json
 from skipstone.errors import ConfigError, nearest
+from skipstone.outputs import check_output
 
 if TYPE_CHECKING:
     from skipstone.bench.gate import Check
@@ -89,6 +90,8 @@ def bench(
 
     if repeats < 2:
         raise ConfigError(f"--repeats is {repeats}, must be at least 2: quartiles need two samples")
+    if output is not None:
+        check_output(output)
     sections = _sections(ctx, texts["only"], texts["peer"])
     peer = parse_peer(texts["peer"]) if texts["peer"] else None
     subject = Subject.of(texts["model"], device, dtype)

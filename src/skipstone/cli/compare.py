@@ -18,6 +18,7 @@ from skipstone.diff import compare as compare_records
 from skipstone.diff.compare import similarity_by_block
 from skipstone.engine import parse_spec
 from skipstone.errors import PromptError
+from skipstone.outputs import check_output
 from skipstone.record.schema import Candidate
 from skipstone.report.report import check_drawing
 
@@ -62,6 +63,7 @@ def compare(
         raise PromptError("give exactly one of PROMPT and --prompt-ids")
     if page is not None:
         check_drawing()
+        check_output(page)
     source: Prompt = prompt if prompt is not None else parse_ids(prompt_ids or "")
     shared = given(options)
     a, b = (run_spec({**shared, **parse_spec(spec)}) for spec in (spec_a, spec_b))

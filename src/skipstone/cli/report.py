@@ -12,6 +12,7 @@ from skipstone.cli.diagnose import explained, parse_seconds
 from skipstone.cli.diff import measured_floor
 from skipstone.cli.escape import printable
 from skipstone.errors import ConfigError
+from skipstone.outputs import check_output
 from skipstone.record import open_trace
 from skipstone.report.report import check_drawing, write_report
 from skipstone.report.study import closest_look
@@ -59,6 +60,7 @@ def report(
 
     check_drawing()
     words(lang)
+    check_output(output)
     if len(traces) < 2:
         raise ConfigError(f"a report needs two or more traces, found {len(traces)}")
     opened = [open_trace(Path(path)) for path in traces]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from skipstone.errors import ConfigError, TraceError
+from skipstone.errors import ConfigError
+from skipstone.outputs import whole_file, whole_folder
 from skipstone.record.reader import StoredTrace
 from skipstone.record.schema import Candidates, Judgements, StepRecord
 from skipstone.record.store import CANDIDATE_ARRAYS, JUDGEMENT_ARRAYS, STEP_ARRAYS, TensorEntry
@@ -63,7 +62,8 @@ def to_parquet(trace: StoredTrace, folder: Path) -> None:
 
     Raises:
         ConfigError: pyarrow is not installed.
-        TraceError: the folder exists or cannot be written, or the trace is damaged.
+        OutputError: the folder exists or cannot be written; then nothing is left there.
+        TraceError: the trace is damaged.
     """
     try:
         import pyarrow as pa
@@ -72,12 +72,11 @@ def to_parquet(trace: StoredTrace, folder: Path) -> None:
         raise ConfigError(
             "Parquet needs pyarrow, which is not installed: pip install 'skipstone[export]'"
         ) from None
-    with _new(folder):
-        folder.mkdir()
+    with whole_folder(folder) as part:
         for name, columns in TABLES.items():
             fields = [(column, _arrow_type(pa, kind)) for column, kind in columns.items()]
             schema = pa.schema(fields)
-            with ParquetWriter(folder / f"{name}.parquet", schema) as file:
+            with ParquetWriter(part / f"{name}.parquet", schema) as file:
                 for sample in range(len(trace.headers)):
                     table = pa.table(_columns(trace, name, sample), schema=schema)
                     file.write_table(table)
@@ -160,12 +159,13 @@ def to_perfetto(trace: StoredTrace, path: Path) -> None:
         path: a new file.
 
     Raises:
-        TraceError: the file exists or cannot be written, or the trace is damaged.
+        OutputError: the file exists or cannot be written; then nothing is left there.
+        TraceError: the trace is damaged.
     """
-    samples = range(len(trace.headers))
-    events = [event for sample in samples for event in _timeline(trace, sample)]
-    with _new(path):
-        path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    with whole_file(path, replace=False) as part:
+        samples = range(len(trace.headers))
+        events = [event for sample in samples for event in _timeline(trace, sample)]
+        part.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
 def _timeline(trace: StoredTrace, sample: int) -> Iterator[dict[str, object]]:
@@ -199,25 +199,3 @@ def _timeline(trace: StoredTrace, sample: int) -> Iterator[dict[str, object]]:
         }
         for name, count in counters.items():
             yield {"ph": "C", "name": name, "ts": now, "args": {name: count}, **common}
-
-
-@contextmanager
-def _new(path: Path) -> Generator[None, None, None]:
-    """Make something new at ``path``, or nothing at all."""
-    if path.exists():
-        raise TraceError(
-            f"{str(path)!r} exists already, and an export never overwrites anything; choose "
-            f"another path, or remove it first"
-        )
-    try:
-        yield
-    except BaseException as error:
-        shutil.rmtree(path, ignore_errors=True)
-        if path.is_file():
-            path.unlink()
-        if isinstance(error, OSError):
-            raise TraceError(
-                f"{str(path)!r} cannot be written ({error.strerror or error}); check that its "
-                f"folder exists, can be written to and has space"
-            ) from error
-        raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from skipstone.errors import TraceError
+from skipstone.outputs import check_output, whole_folder
 from skipstone.record.behind import Behind
 from skipstone.record.schema import Event, Header, Outcome, StepRecord
 from skipstone.record.store import (
@@ -54,33 +55,23 @@ class TraceWriter:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Make the folder.
+        """Nothing is written yet: the trace appears when its run begins.
 
         Raises:
-            TraceError: something lies at ``path`` already, or the folder cannot be made.
+            OutputError: something lies at ``path`` already, or the trace cannot be written there.
         """
         self.path = Path(path)
         self._database: sqlite3.Connection | None = None
         self._begun = False
         self._behind = Behind()
-        try:
-            self.path.mkdir()
-        except FileExistsError:
-            raise TraceError(
-                f"{str(path)!r} exists already, and a trace never overwrites anything; choose "
-                f"another path, or remove it first"
-            ) from None
-        except OSError as error:
-            raise TraceError(
-                f"the folder {str(path)!r} cannot be made ({error.strerror}); check that its "
-                f"parent exists and can be written to"
-            ) from None
+        check_output(self.path, replace=False)
 
     def begin(self, headers: Sequence[Header], level: str) -> None:
-        """Lay out the trace; it can be opened from now on.
+        """Lay out the trace; it is there from now on, and can be opened.
 
         Raises:
             TraceError: a run was begun before, or the disk refuses.
+            OutputError: another process wrote to the path meanwhile, or the disk refuses.
         """
         if self._begun:
             raise TraceError(
@@ -89,13 +80,11 @@ class TraceWriter:
             )
         self._begun = True
         try:
-            (self.path / SHARDS).mkdir()
-            self._database = _create(self.path / DATABASE)
+            with whole_folder(self.path) as part:
+                _lay_out(part, headers, level)
+            self._database = _open(self.path / DATABASE)
         except _FAILURES as error:
             raise self._failed(error) from error
-        rows = [(sample, to_json(header)) for sample, header in enumerate(headers)]
-        self._write(("INSERT INTO samples VALUES (?, ?, NULL)", rows))
-        self._write_manifest(level, len(headers))
 
     def step(self, sample: int, record: StepRecord, tensors: Tensors) -> None:
         """Write a step down; when this returns, it will not be lost.
@@ -148,7 +137,7 @@ class TraceWriter:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files. A trace that was not ended stays unfinished; an empty one goes.
+        """Let go of the files. A trace that was not ended stays unfinished.
 
         Raises:
             TraceError: the disk refused the last steps, and nothing has said so yet.
@@ -173,9 +162,6 @@ class TraceWriter:
                 self._database.execute("PRAGMA journal_mode = DELETE")
             self._database.close()
             self._database = None
-        elif not self._begun:
-            with suppress(OSError):
-                self.path.rmdir()
 
     def _write_steps(self, steps: Iterable[Taken]) -> None:
         for taken in steps:
@@ -266,23 +252,6 @@ class TraceWriter:
             for key, (positions, values) in tensors.items()
         ]
 
-    def _write_manifest(self, level: str, samples: int) -> None:
-        """The last file of the layout: a folder with a manifest can be opened."""
-        manifest = Manifest(
-            format=FORMAT,
-            schema=SCHEMA,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            skipstone=__version__,
-            level=level,
-            samples=samples,
-        )
-        part = self.path / f"{MANIFEST}.part"
-        try:
-            part.write_text(to_json(manifest) + "\n", encoding="utf-8")
-            part.rename(self.path / MANIFEST)
-        except OSError as error:
-            raise self._failed(error) from error
-
     def _failed(self, error: Exception) -> TraceError:
         """Give up: nothing can be written after a step that is missing."""
         if self._database is not None:
@@ -295,12 +264,29 @@ class TraceWriter:
         )
 
 
-def _create(path: Path) -> sqlite3.Connection:
-    """An empty database. The run may go on in another thread than the one that began it."""
+def _lay_out(folder: Path, headers: Sequence[Header], level: str) -> None:
+    """Everything that a trace has before its first step."""
+    (folder / SHARDS).mkdir()
+    with closing(_open(folder / DATABASE)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript(TABLES)
+        rows = [(sample, to_json(header)) for sample, header in enumerate(headers)]
+        database.executemany("INSERT INTO samples VALUES (?, ?, NULL)", rows)
+    manifest = Manifest(
+        format=FORMAT,
+        schema=SCHEMA,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        skipstone=__version__,
+        level=level,
+        samples=len(headers),
+    )
+    (folder / MANIFEST).write_text(to_json(manifest) + "\n", encoding="utf-8")
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The database. The run may go on in another thread than the one that began it."""
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     # Every 16 MB, about 1500 steps: a checkpoint waits for the disk.
     database.execute("PRAGMA wal_autocheckpoint = 4000")
-    database.executescript(TABLES)
     return database

@@ -9,6 +9,7 @@ from pathlib import Path
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diff import Floor
 from skipstone.errors import ConfigError
+from skipstone.outputs import check_output, write_whole
 from skipstone.record import Trace
 from skipstone.report.study import Token, study
 from skipstone.report.words import words
@@ -47,18 +48,21 @@ def write_report(
         The path.
 
     Raises:
-        ConfigError: fewer than two traces, not one prompt, an unknown language, a path that cannot
-            be written, or a package for drawing is missing.
+        ConfigError: fewer than two traces, not one prompt, an unknown language, or a package for
+            drawing is missing.
+        OutputError: the file cannot be written; an older one is still there.
 
     Example:
         ``write_report([a.trace, b.trace], "report.html", token=model.text.token)``
     """
     check_drawing()
     words(language)
+    check_output(Path(path))
     from skipstone.report.page import render
 
     seen = study(traces, names=names, sample=sample, floor=floor, diagnosis=diagnosis, token=token)
-    return _written(Path(path), render(seen, language))
+    write_whole(Path(path), render(seen, language))
+    return Path(path)
 
 
 def check_drawing() -> None:
@@ -73,17 +77,3 @@ def check_drawing() -> None:
             f"a report is drawn with {' and '.join(missing)}, which is not installed; run: pip "
             f"install 'skipstone[report]'"
         )
-
-
-def _written(path: Path, page: str) -> Path:
-    """Write a file in one go, so that nobody sees half of it."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ConfigError(
-            f"the report cannot be written to {str(path)!r} ({error.strerror}); give another -o"
-        ) from None
-    return path

@@ -1,26 +1,29 @@
 """A sweep on disk: one Parquet file for each finished prompt, so that a killed sweep goes on.
 
-A file is written beside its place and renamed, so what has its name is whole.
+A file is written beside its place and renamed, so what has its name is whole; that it was not
+changed since is checked when it is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from skipstone.diff.agreement import Question
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, OutputError
+from skipstone.files import one_line
+from skipstone.outputs import check_output, is_part, whole_file, write_whole
 from skipstone.sweep.measure import Measurement
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FORMAT = {"format": "skipstone-sweep", "schema": 1}
+_FORMAT = {"format": "skipstone-sweep", "schema": 2}
+_CHECKSUM = b"skipstone.sha256"
 Head = Mapping[str, object]
 
 COLUMNS = {
@@ -76,6 +79,7 @@ class Store:
 
         Raises:
             ConfigError: the folder holds something else, or a sweep of something else.
+            OutputError: it cannot be written to.
         """
         check_parquet()
         self.folder = folder
@@ -85,7 +89,7 @@ class Store:
             self._parts.mkdir(parents=True, exist_ok=True)
             self._open()
         except OSError as error:
-            raise ConfigError(
+            raise OutputError(
                 f"{folder} cannot be used ({error.strerror}); give another folder with -o"
             ) from None
 
@@ -94,9 +98,14 @@ class Store:
         return self._part(prompt).exists()
 
     def add(self, found: Sequence[Measurement]) -> None:
-        """Keep all measurements of one prompt; when this returns, they are on disk."""
-        part = self._part(found[0].prompt)
-        self._write(f"{self._parts.name}/{part.name}", _table(found))
+        """Keep all measurements of one prompt; when this returns, they are on disk.
+
+        Raises:
+            OutputError: the disk refuses; earlier prompts are kept.
+        """
+        part, table = self._part(found[0].prompt), _table(found)
+        told = table.replace_schema_metadata({_CHECKSUM: self._checksum(table.to_pylist())})
+        self._write(f"{self._parts.name}/{part.name}", told)
 
     def read(self, prompts: Sequence[int]) -> list[Measurement]:
         """The measurements of finished prompts, in order.
@@ -104,7 +113,7 @@ class Store:
         Raises:
             ConfigError: a file is damaged.
         """
-        return [row for prompt in prompts for row in _read(self._part(prompt))]
+        return [row for prompt in prompts for row in self._read(prompt)]
 
     def finish(self, found: Sequence[Measurement], questions: Sequence[Question]) -> None:
         """Write ``results.parquet``: all measurements, each with its question and answer."""
@@ -124,35 +133,55 @@ class Store:
 
         Args:
             name: its name.
-            write: writes it to a path that ends in the same way.
+            write: writes it to the path that it is given.
+
+        Raises:
+            OutputError: it cannot be written; finished prompts are kept.
         """
-        path = self.folder / name
-        beside = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-        try:
-            write(beside)
-            with beside.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise ConfigError(
-                f"{path} cannot be written ({error.strerror}); finished prompts are kept"
-            ) from None
-        return path
+        with whole_file(self.folder / name) as part:
+            write(part)
+        return self.folder / name
 
     def _part(self, prompt: int) -> Path:
         return self._parts / f"{prompt:06}.parquet"
+
+    def _read(self, prompt: int) -> list[Measurement]:
+        """The measurements of one prompt, as they were written in this sweep."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self._part(prompt)
+        try:
+            table = pq.read_table(path, partitioning=None)
+            rows = table.to_pylist()
+            if (table.schema.metadata or {}).get(_CHECKSUM) != self._checksum(rows):
+                raise ValueError("its checksum does not fit")
+            if any(row["prompt"] != prompt for row in rows):
+                raise ValueError("it is of another prompt")
+            return [
+                Measurement(**cast("dict[str, Any]", row | {"tokens": tuple(row["tokens"])}))
+                for row in rows
+            ]
+        except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{path} is damaged ({one_line(error)}); delete it, and its prompt is run again"
+            ) from None
+
+    def _checksum(self, rows: Sequence[Mapping[str, object]]) -> bytes:
+        """Over measurements, and over what the sweep is of."""
+        return hashlib.sha256(json.dumps([self._head, rows]).encode()).hexdigest().encode()
 
     def _open(self) -> None:
         """Check what the folder is for, or write it down."""
         path = self.folder / "sweep.json"
         if not path.exists():
-            others = [p.name for p in self.folder.iterdir() if p.name != "parts"]
+            others = [p for p in self.folder.iterdir() if p != self._parts and not is_part(p)]
             if others or any(self._parts.iterdir()):
                 raise ConfigError(f"{self.folder} holds other files; give a new folder with -o")
             text = json.dumps(self._head, indent=1) + "\n"
-            self.save(path.name, lambda beside: beside.write_text(text, encoding="utf-8"))
+            write_whole(path, text)
             return
+        check_output(path)
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
@@ -193,20 +222,3 @@ def _table(found: Sequence[Measurement]) -> pa.Table:
 
     schema = pa.schema([(name, kind(text)) for name, text in COLUMNS.items()])
     return pa.Table.from_pylist([asdict(row) for row in found], schema=schema)
-
-
-def _read(path: Path) -> list[Measurement]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows = pq.read_table(path, partitioning=None).to_pylist()
-        return [
-            Measurement(**cast("dict[str, Any]", row | {"tokens": tuple(row["tokens"])}))
-            for row in rows
-        ]
-    except (OSError, pa.ArrowInvalid, TypeError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"{path} is damaged ({reason}); delete it, and its prompt is run again"
-        ) from None

@@ -1,26 +1,30 @@
 """The audit: two engines on the same prompts, and a log from which a broken-off audit goes on.
 
-The log is a file of JSON lines: what was run first, then a row for each prompt, written as soon as
-it is known.
+The log is a file of JSON lines: what was run first, then a row for each prompt with a checksum,
+written as soon as it is known.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 from skipstone.diff.agreement import Row
 from skipstone.diff.compare import Comparison, compare
 from skipstone.engine import Engine
-from skipstone.errors import ConfigError, PromptError
+from skipstone.errors import ConfigError, OutputError, PromptError
+from skipstone.outputs import check_append, write_whole
 from skipstone.record.schema import RunRecord
 from skipstone.record.store import from_json, to_json
 from skipstone.tracing.recorder import Recorder
 
-_FORMAT = {"format": "skipstone-audit", "schema": 1}
+_FORMAT = {"format": "skipstone-audit", "schema": 2}
+_CHECKED = re.compile(rb'\{"crc": (\d{1,10}), "row": (.*)\}')
 
 Specs = Mapping[str, Mapping[str, str]]
 
@@ -74,9 +78,11 @@ class Log:
 
         Raises:
             ConfigError: the file is no log, or belongs to other settings.
+            OutputError: it cannot be written to.
         """
         self._path = path
         self._head = {**_FORMAT, **{name: dict(texts) for name, texts in specs.items()}}
+        self._seed = crc32(json.dumps(self._head).encode())
         self._rows = dict[str, Row]()
         if path is not None:
             self._open(path)
@@ -90,24 +96,29 @@ class Log:
         return self._rows[prompt]
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Keep rows; when this returns, they are on disk."""
+        """Keep rows; when this returns, they are on disk.
+
+        Raises:
+            OutputError: the disk refuses; earlier rows are kept.
+        """
         self._rows |= {row.prompt: row for row in rows}
-        self._write([to_json(row) for row in rows])
+        self._write([_write_row(row, self._seed) for row in rows])
 
     def _open(self, path: Path) -> None:
         try:
-            content = path.read_bytes() if path.exists() else b""
+            content = path.read_bytes() if path.is_file() or path.is_dir() else b""
         except OSError as error:
             raise ConfigError(f"{path} cannot be read ({error.strerror}); check the path") from None
         whole, _, torn = content.rpartition(b"\n")
         lines = whole.split(b"\n") if whole else []
         if not lines and not torn:
-            self._write([json.dumps(self._head)])
+            write_whole(path, f"{json.dumps(self._head)}\n")
             return
         self._check_head(path, lines[0] if lines else torn)
         for number, line in enumerate(lines[1:], start=2):
-            row = _read_row(line, f"{path}, line {number}")
+            row = _read_row(line, self._seed, f"{path}, line {number}")
             self._rows[row.prompt] = row
+        check_append(path)
         if torn:
             os.truncate(path, len(whole) + 1)
 
@@ -132,7 +143,7 @@ class Log:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise ConfigError(
+            raise OutputError(
                 f"{self._path} cannot be written ({error.strerror}); finished prompts are kept"
             ) from None
 
@@ -180,9 +191,19 @@ def _other(found: object, wanted: object) -> str:
     return f"{names[0]}={found.get(names[0])}, now {names[0]}={wanted.get(names[0])}"
 
 
-def _read_row(line: bytes, where: str) -> Row:
+def _write_row(row: Row, seed: int) -> str:
+    """A line whose checksum is bound, by the seed, to what was run."""
+    text = to_json(row)
+    return f'{{"crc": {crc32(text.encode(), seed)}, "row": {text}}}'
+
+
+def _read_row(line: bytes, seed: int, where: str) -> Row:
+    """The row of a line, as it was written here: a changed one must not decide a verdict."""
+    found = _CHECKED.fullmatch(line)
     try:
-        return from_json(Row, line.decode())
+        if found is None or crc32(found[2], seed) != int(found[1]):
+            raise ValueError("its checksum does not fit")
+        return from_json(Row, found[2].decode())
     except ValueError as error:
         raise ConfigError(
             f"{where} is no row of an audit ({error}); delete the line, and the prompt is run again"
