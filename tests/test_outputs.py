@@ -339,7 +339,7 @@ def test_every_command_tests_its_path_before_it_decodes(
 
     monkeypatch.setattr("skipstone.engine.engine.Engine.generate_batch", never)
     monkeypatch.setattr("skipstone.engine.engine.Engine.generate", never)
-    monkeypatch.setattr("skipstone.cli.bench.gate", never)
+    monkeypatch.setattr("skipstone.bench.gate.gate", never)
     monkeypatch.setattr("skipstone.cli.report.measured_floor", never)
     file = tmp_path / "file"
     file.write_text("mine")
