@@ -325,11 +325,6 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
         _argv("hi", "--unmask", "fixed", "--gen-length", "64", "--steps", "65"),
         ["steps is 65", "between 2", "64"],
     ),
-    "steps without effect": (
-        _argv("hi", "--steps", "32"),
-        ["steps=32 has no effect", "leave steps out"],
-    ),
-    "seed without effect": (_argv("hi", "--seed", "3"), ["seed=3 has no effect", "leave it out"]),
     "negative seed": (
         _argv("hi", "--seed=-3", "--temperature", "1"),
         ["seed is -3", "between 0 and"],
@@ -382,7 +377,10 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
         _argv("hi", "--cache", "dual:refresh_every=-1"),
         ["refresh_every is -1", "or more"],
     ),
-    "unknown dtype": (_argv("hi", "--dtype", "bf16"), ["'bf16'", "did you mean 'bfloat16'?"]),
+    "unknown dtype": (
+        _argv("hi", "--dtype", "bfloat15"),
+        ["'bfloat15'", "did you mean 'bfloat16'?"],
+    ),
     "unknown device": (_argv("hi", "--device", "gpu"), ["device 'gpu'", "use 'cpu' or 'auto'"]),
     "device without values": (_argv("hi", "--device", "meta"), ["'meta' holds no values"]),
     "misspelt model": (
@@ -424,7 +422,7 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
 FUNCTIONS: dict[str, tuple[Act, list[str]]] = {
     "gen_length": (lambda _: Settings(gen_length=-1), ["gen_length is -1", "at least 1"]),
     "block_length": (lambda _: Settings(block_length=0), ["block_length is 0", "at least 1"]),
-    "steps": (lambda _: Settings(unmask=Fixed(), steps=-1), ["steps is -1", "at least 1"]),
+    "steps": (lambda _: Settings(unmask=Fixed(), steps=-1), ["steps is -1", "between 4"]),
     "steps for blocks": (
         lambda _: Settings(unmask=Fixed(), steps=3),
         ["steps is 3", "between 4 (one for each block) and 128"],

@@ -161,8 +161,8 @@ def test_policies_and_env(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_options_are_the_planned_ones() -> None:
     run_options = (
-        "--model --device --dtype --gen-length --block-length --steps --cache --unmask --skip "
-        "--temperature --seed --eos-stop --budget --debug --prompt-ids --json"
+        "--model --device --dtype --gen-length --max-new-tokens --block-length --steps --cache "
+        "--unmask --skip --temperature --seed --eos-stop --budget --debug --prompt-ids --json"
     )
     shared = set(run_options.split())
     planned = {
@@ -171,11 +171,19 @@ def test_the_options_are_the_planned_ones() -> None:
         "policies": {"--json", "--debug"},
         "env": {"--json", "--debug"},
         "trace": shared | {"--batch-file", "--batch-size", "--output", "--level", "--window"},
-        "diagnose": shared | {"--sample"},
+        "diagnose": shared | {"--sample", "--time-limit"},
         "step": {"--at", "--with", "--model", "--sample", "--json", "--debug"},
         "show": {"--sample", "--steps", "--step", "--events", "--json", "--debug"},
         "export": {"--to", "--output", "--debug"},
-        "report": {"--output", "--lang", "--sample", "--model", "--budget", "--floor", "--debug"},
+        "report": {
+            "--output",
+            "--lang",
+            "--sample",
+            "--model",
+            "--time-limit",
+            "--floor",
+            "--debug",
+        },
         "roofline": {"--model", "--gpu", "--batch", "--block-length", "--length"}
         | {"--skip-layer-k", "--going", "--json", "--debug"},
         "bench": {"--only", "--model", "--device", "--dtype", "--batch", "--context", "--rows"}

@@ -137,11 +137,11 @@ def test_without_its_model_a_pair_is_inconclusive_and_says_why(
     assert "not tried: side a cannot be run again: only its trace is here" in out
 
 
-def test_a_spent_budget_is_said(call: Call, a: Path, b: Path) -> None:
-    code, out, _ = call("diagnose", a, b, "--budget", "1e-9s")
+def test_a_reached_time_limit_is_said(call: Call, a: Path, b: Path) -> None:
+    code, out, _ = call("diagnose", a, b, "--time-limit", "1e-9s")
     assert code == 1
     assert "cause: INCONCLUSIVE" in out
-    assert "not tried: the time budget is spent" in out
+    assert "not tried: the time limit is reached" in out
     assert "ruled out" not in out
     (kept,) = open_trace(b).experiments
     assert kept.key == "diagnosis"
@@ -190,7 +190,7 @@ def test_text_of_a_trace_cannot_steer_the_terminal(call: Call, a: Path, tmp_path
         (["cache=none", "cahce=dual", "w1"], "'cahce' is unknown; did you mean 'cache'?"),
         (["cache=none", "cache=duel", "w1"], "did you mean 'dual'?"),
         (["cache=none", "cache=dual", "w1", "--prompt-ids", "x"], "--prompt-ids is 'x'"),
-        (["{a}", "{b}", "--budget", "soon"], "--budget is 'soon', must be a time"),
+        (["{a}", "{b}", "--time-limit", "soon"], "--time-limit is 'soon', must be a time"),
     ],
 )
 def test_diagnose_refuses_in_one_line(
@@ -211,7 +211,7 @@ def test_times_are_read_or_refused() -> None:
         3600,
     ]
     for text in ("", "s", "1d", "60 s s", "nan", "0", "-1s", "1sm"):
-        with pytest.raises(ConfigError, match="--budget is"):
+        with pytest.raises(ConfigError, match="--time-limit is"):
             parse_seconds(text)
 
 

@@ -1,4 +1,4 @@
-"""Experiments: made once, within a time budget, and told apart by their names."""
+"""Experiments: made once, within a time limit, and told apart by their names."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return standing
 
 
-def laboratory(*, budget: float = 60.0, told: list[str] | None = None) -> Laboratory:
+def laboratory(*, time_limit: float = 60.0, told: list[str] | None = None) -> Laboratory:
     a = Subject(trace_of(PLAIN))
     tell = None if told is None else told.append
-    return Laboratory(a, a, uneven_model(1), budget=budget, progress=tell)
+    return Laboratory(a, a, uneven_model(1), time_limit=time_limit, progress=tell)
 
 
 def test_a_question_is_answered_once(clock: Clock) -> None:
@@ -63,13 +63,13 @@ def test_a_question_is_answered_once(clock: Clock) -> None:
     assert len(told) == len(lab.done) == 2
 
 
-def test_nothing_is_started_after_the_budget_and_what_is_known_stays_known(clock: Clock) -> None:
+def test_nothing_is_started_after_the_limit_and_what_is_known_stays_known(clock: Clock) -> None:
     lab = laboratory()
     first = lab.ask(Follow("a", "a", (0, 1)))
     clock.now += 60.0
     lab.ask(Follow("a", "a", (0, 2)))
     clock.now += 0.1
-    with pytest.raises(Spent, match="the time budget is spent"):
+    with pytest.raises(Spent, match="the time limit is reached"):
         lab.ask(Follow("a", "a", (0, 3)))
     assert lab.ask(Follow("a", "a", (0, 1))) is first
     assert len(lab.done) == 2
@@ -125,7 +125,7 @@ class Limited:
     def ask(self, experiment: Experiment) -> Trace:
         if len(self.lab.done) < self.limit:
             return self.lab.ask(experiment)
-        raise Spent("the time budget is spent")
+        raise Spent("the time limit is reached")
 
 
 def diagnosed(name: str, limit: int) -> tuple[Diagnosis, int]:
@@ -146,8 +146,8 @@ def test_with_less_time_a_diagnosis_says_less_and_nothing_false(name: str) -> No
     for limit in (0, 1, 2, 4, 8, 12, 16, 17, made - 1):
         short, _ = diagnosed(name, limit)
         verdicts.append(short.verdict)
-        assert short.unavailable == ("the time budget is spent",)
-        assert "not tried: the time budget is spent" in short.lines()
+        assert short.unavailable == ("the time limit is reached",)
+        assert "not tried: the time limit is reached" in short.lines()
         assert len(short.lines()) <= 10
         assert len(short.ruled_out) < len(full.ruled_out)
         assert {r.rule for r in short.ruled_out} <= {r.rule for r in full.ruled_out}

@@ -361,7 +361,7 @@ def test_settings_of_a_policy_survive_the_harness_splitting_at_commas() -> None:
         ({"batch_size": 0}, ["batch_size is 0", "at least 1"]),
         ({"check_greedy": "yes"}, ["check_greedy is 'yes'", "true or false"]),
         ({"cache": "duel"}, ["'duel'", "did you mean 'dual'?"]),
-        ({"seed": 3}, ["seed=3 has no effect"]),
+        ({"max_new_tokens": 8, "gen_length": 9}, ["max_new_tokens=8 and gen_length=9 are one"]),
     ],
 )
 def test_model_args_that_are_wrong_say_what_is_right(

@@ -202,7 +202,9 @@ def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     a = stored(tmp_path / "a.trace", trace_of(PLAIN))
     b = stored(tmp_path / "b.trace", trace_of(SKIPS))
     page = tmp_path / "report.html"
-    assert run(["report", str(a), str(b), "-o", str(page), "--budget", "0", "--lang", "zh"]) == 0
+    assert (
+        run(["report", str(a), str(b), "-o", str(page), "--time-limit", "0", "--lang", "zh"]) == 0
+    )
     assert 'lang="zh"' in page.read_text("utf-8")[:100]
     assert "report.html" in capsys.readouterr().err
     assert run(["report", str(a), "-o", str(page)]) == 2

@@ -21,7 +21,7 @@ from skipstone.engine.runner import Pass, Runner
 from skipstone.engine.scoring import Scored, Scorer
 from skipstone.ops import reference as ops
 from skipstone.rows import Rows
-from skipstone.skip.policies import CosineSession
+from skipstone.skip.cosine import CosineSession
 
 States = Sequence[Tensor]
 """[N, D] after each compared layer, S of them."""

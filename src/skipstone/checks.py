@@ -25,8 +25,9 @@ _RULES = {
 
 
 def check_fields(settings: DataclassInstance) -> None:
-    """Check each bool, int, float, str or Literal field of a dataclass.
+    """Check each bool, int, float, str or Literal field of a frozen dataclass. Changes the fields.
 
+    Scalars of NumPy and PyTorch, and whole numbers where any number will do, become plain values.
     Fields of other types are left to their owners.
 
     Raises:
@@ -34,31 +35,59 @@ def check_fields(settings: DataclassInstance) -> None:
     """
     hints = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
-        check_value(field.name, getattr(settings, field.name), hints[field.name])
+        value = checked(field.name, getattr(settings, field.name), hints[field.name])
+        object.__setattr__(settings, field.name, value)
 
 
-def check_value(name: str, value: object, hint: object) -> None:
-    """Check one value against its annotation.
+def checked(name: str, value: object, hint: object) -> object:
+    """One value as its annotation wants it.
 
     Raises:
         ConfigError: it does not fit.
     """
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    value = _plain(value)
     if value is None and type(None) in options:
-        return
+        return None
     for option in options:
         if typing.get_origin(option) is Literal:
             allowed = typing.get_args(option)
-            if value not in allowed:
-                raise ConfigError(f"{name} is {value!r}; {nearest(str(value), allowed)}")
-        elif isinstance(option, type) and option in _RULES and not _fits(value, option):
-            raise ConfigError(f"{name} is {value!r}, must be {_RULES[option]}")
+            # By type too: some values compare in ways of their own.
+            if not isinstance(value, str | int) or value not in allowed:
+                raise ConfigError(f"{name} is {shown(value)}; {nearest(str(value), allowed)}")
+        elif isinstance(option, type) and option in _RULES:
+            return _fitted(name, value, option)
+    return value
 
 
-def _fits(value: object, kind: type) -> bool:
-    """Whether a value is of a kind; a bool is no number, and a whole number is a number."""
-    if kind is bool:
-        return isinstance(value, bool)
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, int | float) if kind is float else isinstance(value, kind)
+def shown(value: object, most: int = 120) -> str:
+    """A value for a message, on one line and not all of it if it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    # A whole number of more digits than Python prints.
+    except ValueError:
+        return "a very large number"
+    return cut(text, most)
+
+
+def cut(text: str, most: int = 120) -> str:
+    """Not all of a text if it is long."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _plain(value: object) -> object:
+    """A scalar of NumPy or PyTorch as the Python value that it stands for."""
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+
+
+def _fitted(name: str, value: object, kind: type) -> object:
+    """A value of a kind; a bool is no number, and a whole number is a number."""
+    exact = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if exact:
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            pass
+    raise ConfigError(f"{name} is {shown(value)}, must be {_RULES[kind]}")

@@ -1,7 +1,7 @@
 """The errors Skipstone raises on purpose.
 
     SkipstoneError              everything below; the command line prints it as one line
-    ├── ConfigError             a setting is wrong or has no effect (also a ValueError)
+    ├── ConfigError             a setting is wrong (also a ValueError)
     ├── CheckpointError         files of a model are missing, broken or not supported
     ├── PromptError             a prompt cannot be encoded or does not fit (also a ValueError)
     ├── StalledError            decoding made no progress twice in a row
@@ -22,7 +22,7 @@ class SkipstoneError(Exception):
 
 
 class ConfigError(SkipstoneError, ValueError):
-    """A setting is outside its range, unknown, or without effect."""
+    """A setting is unknown, of the wrong type or outside its range."""
 
 
 class CheckpointError(SkipstoneError):

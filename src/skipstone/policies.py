@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from typing import Generic, Literal, TypeVar, cast
 
 from skipstone.cache import CachePolicy, DualCache, NoCache, PrefixCache
+from skipstone.checks import shown
 from skipstone.errors import ConfigError, nearest
 from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
 from skipstone.unmask import Factor, Fixed, Threshold, UnmaskPolicy
@@ -70,9 +71,19 @@ class Kind(Generic[P]):
         name, _, settings = text.partition(":")
         policies = self.known()
         if name not in policies:
-            raise ConfigError(f"{self.name} policy {name!r} is unknown; {nearest(name, policies)}")
+            raise ConfigError(
+                f"{self.name} policy {shown(name)} is unknown; {nearest(name, policies)}"
+            )
         built = policies[name](**self._values(name, policies[name], settings))
         return self.check(built)
+
+    def read(self, value: object) -> P:
+        """A policy of this kind, from itself or from its text form.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        return self.parse(value) if isinstance(value, str) else self.check(value)
 
     def check(self, value: object) -> P:
         """Return ``value`` if it is a policy of this kind.
@@ -80,9 +91,13 @@ class Kind(Generic[P]):
         Raises:
             ConfigError: it is not.
         """
+        if isinstance(value, type) and value in self.built_in.values():
+            raise ConfigError(
+                f"{self.name} is the class {value.__name__}; write {value.__name__}()"
+            )
         if isinstance(value, type) or not isinstance(value, self.protocol):
             raise ConfigError(
-                f"{self.name} is {value!r}, which is no {self.name} policy; "
+                f"{self.name} is {shown(value)}, which is no {self.name} policy; "
                 f"`skipstone policies` lists them"
             )
         return cast("P", value)
@@ -118,9 +133,13 @@ class Kind(Generic[P]):
                 (key,), equals, value = fields, "=", key
             if key not in fields:
                 rule = nearest(key, fields) if fields else "it has no settings"
-                raise ConfigError(f"{self.name} policy {name!r} has no setting {key!r}; {rule}")
+                raise ConfigError(
+                    f"{self.name} policy {name!r} has no setting {shown(key)}; {rule}"
+                )
             if not equals:
-                raise ConfigError(f"setting {item!r} of {name!r} has no value; write {key}=VALUE")
+                raise ConfigError(
+                    f"setting {shown(item)} of {name!r} has no value; write {key}=VALUE"
+                )
             if key in values:
                 raise ConfigError(f"setting {key!r} of {name!r} is given twice; give it once")
             values[key] = convert(value, hints[key], f"{name}:{key}")
@@ -157,16 +176,16 @@ def convert(text: str, hint: object, where: str) -> object:
         origin = typing.get_origin(hint)
     if origin is Literal:
         if text not in typing.get_args(hint):
-            raise ConfigError(f"{where} is {text!r}; {nearest(text, typing.get_args(hint))}")
+            raise ConfigError(f"{where} is {shown(text)}; {nearest(text, typing.get_args(hint))}")
         return text
     if hint is bool:
         if text.lower() not in ("true", "false"):
-            raise ConfigError(f"{where} is {text!r}, must be true or false")
+            raise ConfigError(f"{where} is {shown(text)}, must be true or false")
         return text.lower() == "true"
     if hint in (int, float):
         try:
             return int(text) if hint is int else float(text)
         except ValueError:
             kind = "a whole number" if hint is int else "a number"
-            raise ConfigError(f"{where} is {text!r}, must be {kind}") from None
+            raise ConfigError(f"{where} is {shown(text)}, must be {kind}") from None
     return text

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from skipstone.cli.escape import printable
-from skipstone.cli.options import given, parse_ids, run_options_but_budget
+from skipstone.cli.options import given, parse_ids, run_options
 from skipstone.cli.terminal import strict_json
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
@@ -31,10 +31,10 @@ _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 @click.argument("a")
 @click.argument("b")
 @click.argument("prompt", required=False)
-@run_options_but_budget
+@run_options
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
 @click.option("--sample", default=0, show_default=True, help="Which sample of two traces.")
-@click.option("--budget", "seconds", metavar="60s", help="Time for experiments.  [default: 120s]")
+@click.option("--time-limit", metavar="60s", help="Time for experiments.  [default: 120s]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def diagnose(
     a: str,
@@ -42,7 +42,7 @@ def diagnose(
     prompt: str | None,
     prompt_ids: str | None,
     sample: int,
-    seconds: str | None,
+    time_limit: str | None,
     *,
     as_json: bool,
     **options: object,
@@ -65,7 +65,7 @@ def diagnose(
             raise ConfigError("--sample has no effect on two run specs; leave it out")
         source = parse_ids(prompt_ids) if prompt_ids is not None else prompt
         pair = decoded_pair(a, b, shared, source)
-    diagnosis = explained(pair, parse_seconds(seconds or "120s"))
+    diagnosis = explained(pair, parse_seconds(time_limit or "120s"))
     if as_json:
         print(strict_json(diagnosis.as_json()))
     else:
@@ -97,18 +97,18 @@ def parse_seconds(text: str) -> float:
     try:
         value = float(number) * _UNITS[unit]
     except (ValueError, KeyError):
-        raise ConfigError(f"--budget is {text!r}, must be a time like 60s or 2m") from None
+        raise ConfigError(f"--time-limit is {text!r}, must be a time like 60s or 2m") from None
     if not value > 0:
-        raise ConfigError(f"--budget is {text!r}, must be more than nothing")
+        raise ConfigError(f"--time-limit is {text!r}, must be more than nothing")
     return value
 
 
-def explained(pair: Pair, budget: float) -> Diagnosis:
+def explained(pair: Pair, time_limit: float) -> Diagnosis:
     """Ask every rule, and keep what the experiments found in the traces."""
     from skipstone.tracing.experiments import Laboratory
 
     with _progress() as tell:
-        lab = Laboratory(pair.a, pair.b, pair.reference, budget=budget, progress=tell)
+        lab = Laboratory(pair.a, pair.b, pair.reference, time_limit=time_limit, progress=tell)
         case = Case(pair.a.trace, pair.b.trace, lab, pair.a.sample, pair.b.sample)
         diagnosis = explain(case)
     if isinstance(pair.b.trace, StoredTrace):

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from skipstone.checks import shown
 from skipstone.engine import Settings, parse_settings
+from skipstone.engine.settings import ALIASES, canonical
 from skipstone.errors import ConfigError, PromptError, nearest
 from skipstone.policies import CACHE, SKIP, UNMASK, Kind
 
@@ -34,17 +36,12 @@ def _names(kind: Kind[Any]) -> Callable[[click.Context, click.Parameter, str], l
     return lambda ctx, param, begun: [name for name in kind.names() if name.startswith(begun)]
 
 
-_BUDGET = click.option(
-    "--budget",
-    metavar="finish|stop",
-    help="Decode until no mask is left, or stop after the steps.  [default: finish]",
-)
-
 _OPTIONS = (
     click.option("--model", help="pebble, a directory, or a hub name.  [default: pebble]"),
     click.option("--device", help="cpu, cuda, ... or auto.  [default: auto]"),
     click.option("--dtype", help="float32, bfloat16, ... or auto.  [default: auto]"),
     click.option("--gen-length", metavar="N", help="New positions.  [default: 128]"),
+    click.option("--max-new-tokens", metavar="N", help="The same as --gen-length."),
     click.option("--block-length", metavar="N", help="Positions in a block.  [default: 32]"),
     click.option("--steps", metavar="N", help="Steps over all blocks (fixed, or budget stop)."),
     click.option(
@@ -70,7 +67,11 @@ _OPTIONS = (
     click.option(
         "--eos-stop/--no-eos-stop", default=None, help="Stop at EOS.  [default: eos-stop]"
     ),
-    _BUDGET,
+    click.option(
+        "--budget",
+        metavar="finish|stop",
+        help="Decode until no mask is left, or stop after the steps.  [default: finish]",
+    ),
     click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks."),
 )
 
@@ -78,13 +79,6 @@ _OPTIONS = (
 def run_options(command: F) -> F:
     """Add the options of a run to a command."""
     for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-def run_options_but_budget(command: F) -> F:
-    """The same for a command whose ``--budget`` is time; a run spec can still say budget=stop."""
-    for option in reversed([option for option in _OPTIONS if option is not _BUDGET]):
         command = option(command)
     return command
 
@@ -113,7 +107,9 @@ class RunSpec:
 def given(options: Mapping[str, object]) -> dict[str, str]:
     """The options that were given, as texts by setting name."""
     texts = {name: value for name, value in options.items() if value is not None}
-    return {n: str(v).lower() if isinstance(v, bool) else str(v) for n, v in texts.items()}
+    return canonical(
+        {n: str(v).lower() if isinstance(v, bool) else str(v) for n, v in texts.items()}
+    )
 
 
 def run_spec(texts: Mapping[str, str]) -> RunSpec:
@@ -122,11 +118,12 @@ def run_spec(texts: Mapping[str, str]) -> RunSpec:
     Raises:
         ConfigError: a key is unknown or a value is refused.
     """
-    texts = {name.replace("-", "_"): text for name, text in texts.items()}
+    texts = canonical({name.replace("-", "_"): text for name, text in texts.items()})
     names = [*MODEL_KEYS, *Settings.__dataclass_fields__]
     for name in texts:
         if name not in names:
-            raise ConfigError(f"setting {name!r} is unknown; {nearest(name, names)}")
+            known = [*names, *ALIASES]
+            raise ConfigError(f"setting {shown(name)} is unknown; {nearest(name, known)}")
     return RunSpec(
         model=texts.get("model", "pebble"),
         device=texts.get("device", "auto"),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--lang", metavar="en|zh", default="en", help="Language at first.  [default: en]")
 @click.option("--sample", metavar="N", type=int, default=0, help="Request of a batch.")
 @click.option("--model", help="Where the model is, if not where the traces say.")
-@click.option("--budget", metavar="60s", help="Time for experiments; 0: none.  [default: 60s]")
+@click.option("--time-limit", metavar="60s", help="Time for experiments; 0: none.  [default: 60s]")
 @click.option(
     "--floor",
     type=click.Choice(["measure", "estimate"]),
@@ -48,7 +48,7 @@ def report(
     lang: str,
     sample: int,
     model: str | None,
-    budget: str | None,
+    time_limit: str | None,
     floor: str | None,
 ) -> int:
     """Write one HTML page about traces of one prompt: what differs, where, and why.
@@ -66,7 +66,7 @@ def report(
     opened = [open_trace(Path(path)) for path in traces]
     chosen = closest_look(opened, sample)
     pair = traced_pair(traces[0], traces[chosen], sample, model)
-    seconds = 0.0 if budget == "0" else parse_seconds(budget or "60s")
+    seconds = 0.0 if time_limit == "0" else parse_seconds(time_limit or "60s")
     noise = None
     if floor != "estimate":
         noise = measured_floor(pair.a.trace, pair.b.trace, sample, floor)

@@ -117,7 +117,7 @@ class Spent(Unavailable):
 
 
 class Lab(Protocol):
-    """Carries out experiments within a time budget."""
+    """Carries out experiments within a time limit."""
 
     def ask(self, experiment: Experiment) -> Trace:
         """The run that the experiment asks for; the same question is answered once.

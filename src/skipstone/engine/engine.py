@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal, SupportsIndex, Unpack, get_args
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from skipstone import policies
 from skipstone.canvas import Canvas, Geometry, HostCanvas, Status
+from skipstone.checks import shown
 from skipstone.engine.eager import EagerLayers
 from skipstone.engine.graph import GraphLayers
 from skipstone.engine.loop import Ages, Done, Run, Seat
@@ -38,7 +40,7 @@ class Engine:
     """Decodes prompts with one model under one set of settings.
 
     Example:
-        ``Engine(load("pebble"), cache=DualCache()).generate("Who is Newton, physics?").text``
+        ``Engine(load("pebble"), cache="dual").generate("Who is Newton, physics?").text``
     """
 
     def __init__(
@@ -59,16 +61,22 @@ class Engine:
             changes: settings by name.
 
         Raises:
-            ConfigError: the runner or a setting is unknown, or a setting is out of range, without
-                effect, or does not fit the model.
+            ConfigError: the runner or a setting is unknown, or a setting is out of range or does
+                not fit the model.
         """
         if not isinstance(model, Model):
-            raise ConfigError(f"model is {model!r}; load it first: skipstone.load({model!r})")
+            name = shown(model) if isinstance(model, str | Path) else "'pebble'"
+            raise ConfigError(f"model is {shown(model)}; load it first: skipstone.load({name})")
+        if not isinstance(settings, Settings | None):
+            raise ConfigError(
+                f"settings is {shown(settings)}, must be Settings; give single ones by name, like "
+                f"Engine(model, cache='dual', gen_length=64)"
+            )
         self.model = model
         self.settings = (settings or Settings()).replace(**changes)
         if runner not in get_args(RunnerName):
             known = get_args(RunnerName)
-            raise ConfigError(f"runner {runner!r} is unknown; {nearest(str(runner), known)}")
+            raise ConfigError(f"runner {shown(runner)} is unknown; {nearest(str(runner), known)}")
         self._graphs = runner == "graph" or (
             runner == "auto" and model.network.device.type == "cuda"
         )
@@ -321,8 +329,8 @@ def _ids(prompt: object, where: str) -> list[int]:
 
 
 def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]:
-    """What was switched on and did nothing, and what is missing from the answer."""
-    notes = list[str]()
+    """What was set or switched on and did nothing, and what is missing from the answer."""
+    notes = list(settings.idle())
     if masks_left:
         notes.append(
             f"{masks_left} of {settings.gen_length} new tokens are still masks: the step budget "

@@ -71,7 +71,7 @@ class Result:
     stats: Stats = field(repr=False)
     settings: Settings
     notes: tuple[str, ...]
-    """What was switched on and did nothing, and what is missing from the answer."""
+    """What was set or switched on and did nothing, and what is missing from the answer."""
 
     def as_json(self) -> dict[str, object]:
         """The object that ``--json`` prints."""

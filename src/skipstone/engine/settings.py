@@ -7,25 +7,36 @@ import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypedDict, cast
+from typing import Literal, TypedDict, TypeVar, Unpack, cast
 
 from skipstone import policies
 from skipstone.cache import CachePolicy, DualCache
-from skipstone.checks import check_fields
+from skipstone.checks import check_fields, cut, shown
 from skipstone.errors import ConfigError, nearest
 from skipstone.skip import NoSkip, SkipPolicy
 from skipstone.unmask import Threshold, UnmaskPolicy
 
 Budget = Literal["finish", "stop"]
+V = TypeVar("V")
+
+# Far more than any model has positions; a typing error must not end in another library's error.
+_MOST = 1 << 20
+_OF_LOAD = ("device", "dtype", "local_files_only")
+
+
+ALIASES = {"max_new_tokens": "gen_length"}
+"""Other names of settings, by which they may be given."""
 
 
 class SettingsFields(TypedDict, total=False):
-    """The fields of ``Settings`` as keywords."""
+    """The fields of ``Settings`` as keywords; a policy may be given in its command-line form."""
 
-    cache: CachePolicy
-    unmask: UnmaskPolicy
-    skip: SkipPolicy
+    cache: CachePolicy | str
+    unmask: UnmaskPolicy | str
+    skip: SkipPolicy | str
     gen_length: int
+    max_new_tokens: int
+    """The same as ``gen_length``."""
     block_length: int
     steps: int | None
     temperature: float
@@ -34,9 +45,13 @@ class SettingsFields(TypedDict, total=False):
     budget: Budget
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Settings:
-    """How to decode. Frozen; ``dataclasses.replace`` makes a changed copy."""
+    """How to decode. Frozen; ``replace`` makes a changed copy.
+
+    Policies may be given in their command-line form:
+    ``Settings(cache="dual", unmask="threshold:value=0.9", gen_length=64)``.
+    """
 
     cache: CachePolicy = DualCache()
     """Which rows are recomputed in a step."""
@@ -45,7 +60,7 @@ class Settings:
     skip: SkipPolicy = NoSkip()
     """Which rows leave before the deep layers."""
     gen_length: int = 128
-    """New positions after the prompt."""
+    """New positions after the prompt; also ``max_new_tokens``."""
     block_length: int = 32
     """Positions decoded together, from left to right; the last block may be shorter."""
     steps: int | None = None
@@ -60,56 +75,61 @@ class Settings:
     budget: Budget = "finish"
     """``finish`` decodes until no mask is left; ``stop`` ends each block after its steps."""
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range, and settings that would have no effect."""
+    def __init__(self, **settings: Unpack[SettingsFields]) -> None:
+        """Take settings by name.
+
+        Raises:
+            ConfigError: a name is unknown, or a value is of the wrong type or out of range.
+        """
+        known = policies.field_defaults(type(self))
+        for name, value in (known | canonical(settings)).items():
+            if name not in known:
+                raise ConfigError(f"setting {name!r} is unknown; {_meant(name)}")
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse values outside their range; texts become policies."""
         check_fields(self)
+        for kind in policies.KINDS:
+            object.__setattr__(self, kind.name, kind.read(getattr(self, kind.name)))
         for name in ("gen_length", "block_length"):
             _check_count(name, getattr(self, name))
-        if self.steps is not None:
-            _check_count("steps", self.steps)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature is {self.temperature}, must be 0 or more, and finite")
-        policies.CACHE.check(self.cache)
-        policies.UNMASK.check(self.unmask)
-        policies.SKIP.check(self.skip)
-        self._check_effect()
-
-    def _check_effect(self) -> None:
         num_blocks = math.ceil(self.gen_length / self.block_length)
-        if self.steps is not None:
-            if not self.unmask.uses_steps and self.budget == "finish":
-                unmask = policies.UNMASK.spell(self.unmask, brief=True)
-                raise ConfigError(
-                    f"steps={self.steps} has no effect: {unmask} commits by confidence and "
-                    f"budget=finish goes on until no mask is left; leave steps out, or use "
-                    f"budget=stop or unmask=fixed"
-                )
-            if not num_blocks <= self.steps <= self.gen_length:
-                raise ConfigError(
-                    f"steps is {self.steps}, must be between {num_blocks} (one for each block) and "
-                    f"{self.gen_length} (one for each new token)"
-                )
-        draws = self.temperature > 0 or self.unmask.uses_seed
-        if self.seed is not None:
-            if not draws:
-                raise ConfigError(
-                    f"seed={self.seed} has no effect at temperature 0; leave it out, or set a "
-                    f"temperature or a random order"
-                )
-            if not 0 <= self.seed < 2**63:
-                raise ConfigError(f"seed is {self.seed}, must be between 0 and 2**63 - 1")
+        if self.steps is not None and not num_blocks <= self.steps <= self.gen_length:
+            raise ConfigError(
+                f"steps is {shown(self.steps)}, must be between {num_blocks} (one for each block) "
+                f"and {self.gen_length} (one for each new token)"
+            )
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {shown(self.seed)}, must be between 0 and 2**63 - 1")
 
-    def replace(self, **changes: typing.Unpack[SettingsFields]) -> Settings:
+    def idle(self) -> tuple[str, ...]:
+        """What is set and has no effect beside the other settings, a sentence each."""
+        said = list[str]()
+        if self.steps is not None and not self.unmask.uses_steps and self.budget == "finish":
+            unmask = policies.UNMASK.spell(self.unmask, brief=True)
+            said.append(
+                f"steps={self.steps} has no effect: {unmask} commits by confidence and "
+                f"budget=finish goes on until no mask is left; budget=stop or unmask=fixed uses it"
+            )
+        if self.seed is not None and self.temperature == 0 and not self.unmask.uses_seed:
+            said.append(
+                f"seed={self.seed} has no effect at temperature 0; a temperature or a random order "
+                f"uses it"
+            )
+        return tuple(said)
+
+    def replace(self, **changes: Unpack[SettingsFields]) -> Settings:
         """A copy with some settings changed.
 
         Raises:
             ConfigError: a name is unknown or a value is refused.
         """
-        fields = [field.name for field in dataclasses.fields(self)]
-        for name in changes:
-            if name not in fields:
-                raise ConfigError(f"setting {name!r} is unknown; {nearest(name, fields)}")
-        return dataclasses.replace(self, **changes)
+        own = {name: getattr(self, name) for name in policies.field_defaults(type(self))}
+        return Settings(**cast("SettingsFields", own | canonical(changes)))
 
     def as_text(self) -> dict[str, str]:
         """Every setting by name, policies in their command-line form."""
@@ -122,6 +142,25 @@ class Settings:
             else:
                 texts[field.name] = str(value).lower() if isinstance(value, bool) else str(value)
         return texts
+
+
+def canonical(settings: Mapping[str, V]) -> dict[str, V]:
+    """The same settings without aliases.
+
+    Raises:
+        ConfigError: a setting is given under two names, with different values.
+    """
+    values = {name: value for name, value in settings.items() if name not in ALIASES}
+    for alias, name in ALIASES.items():
+        # As texts: a value need not be one that can be compared.
+        if alias in settings and str(values.setdefault(name, settings[alias])) != str(
+            settings[alias]
+        ):
+            raise ConfigError(
+                f"{alias}={cut(str(settings[alias]))} and {name}={cut(str(values[name]))} are one "
+                f"setting with two values; give one of them"
+            )
+    return values
 
 
 def parse_settings(texts: Mapping[str, str], base: Settings | None = None) -> Settings:
@@ -137,33 +176,39 @@ def parse_settings(texts: Mapping[str, str], base: Settings | None = None) -> Se
     hints = typing.get_type_hints(Settings)
     kinds = {kind.name: kind for kind in policies.KINDS}
     values = dict[str, object]()
-    for name, text in texts.items():
+    for name, text in canonical(texts).items():
         if name not in hints:
-            raise ConfigError(f"setting {name!r} is unknown; {nearest(name, hints)}")
-        if name in kinds:
-            values[name] = kinds[name].parse(text)
-        else:
-            values[name] = policies.convert(text, hints[name], name)
+            raise ConfigError(f"setting {name!r} is unknown; {_meant(name)}")
+        values[name] = text if name in kinds else policies.convert(text, hints[name], name)
     return (base or Settings()).replace(**cast("SettingsFields", values))
 
 
 def parse_spec(spec: str) -> dict[str, str]:
     """Split a run spec, ``key=value`` pairs separated by spaces, into texts by name.
 
+    Keys may be written with hyphens.
+
     Raises:
         ConfigError: a pair has no value or a key is given twice.
     """
     texts = dict[str, str]()
     for pair in spec.split():
-        key, equals, value = pair.partition("=")
+        name, equals, value = pair.partition("=")
+        key = name.replace("-", "_")
         if not (key and equals and value):
-            raise ConfigError(f"{pair!r} in a run spec is no setting; write key=value pairs")
+            raise ConfigError(f"{shown(pair)} in a run spec is no setting; write key=value pairs")
         if key in texts:
-            raise ConfigError(f"{key!r} is given twice in a run spec; give it once")
+            raise ConfigError(f"{shown(key)} is given twice in a run spec; give it once")
         texts[key] = value
-    return texts
+    return canonical(texts)
+
+
+def _meant(name: str) -> str:
+    if name in _OF_LOAD:
+        return f"it belongs to the model: skipstone.load(..., {name}=...)"
+    return nearest(name, [*policies.field_defaults(Settings), *ALIASES])
 
 
 def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{name} is {value}, must be at least 1")
+    if not 1 <= value <= _MOST:
+        raise ConfigError(f"{name} is {shown(value)}, must be at least 1 and at most {_MOST}")

@@ -163,7 +163,9 @@ class SkipstoneLM(TemplateLM):
         chunk = places * _PROMPTS_OF_A_PLACE if places > 1 else 1
         with tqdm(total=len(requests), disable=disable_tqdm, desc="Decoding") as bar:
             for settings, group in self._by_settings(requests).items():
-                engine = Engine(self.model, settings)
+                engine, idle = Engine(self.model, settings), settings.idle()
+                for note in idle:
+                    self._say(note)
                 ids = {i: self._prompt(requests[i], settings) for i in group}
                 longest_first = sorted(group, key=lambda i: -len(ids[i]))
                 for batch in batches(longest_first, chunk):
@@ -171,7 +173,7 @@ class SkipstoneLM(TemplateLM):
                     for i, result in zip(batch, results, strict=True):
                         answers[i] = _cut(result.text, requests[i])
                         self.cache_hook.add_partial("generate_until", requests[i].args, answers[i])
-                        notes.extend(result.notes[:1])
+                        notes.extend(result.notes[len(idle) :][:1])
                     bar.update(len(batch))
         if notes:
             _log.warning("%d of %d answers: %s", len(notes), len(answers), notes[0])

@@ -10,6 +10,7 @@ from typing import Any
 from skipstone import policies
 from skipstone.engine import Settings, parse_settings
 from skipstone.engine.likelihood import MonteCarlo
+from skipstone.engine.settings import ALIASES, canonical
 from skipstone.errors import ConfigError, nearest
 
 _KINDS = {kind.name: kind for kind in policies.KINDS}
@@ -65,7 +66,7 @@ def _texts(args: Mapping[str, object]) -> dict[str, str]:
     The harness splits at commas, so ``skip=cosine:skip_layer_k=4,skip_threshold=0.9`` arrives in
     two pieces; a setting of the policy before it is put back where it belongs.
     """
-    known = [*_names(Setup), *_names(MonteCarlo), *_names(Settings)]
+    known = [*_names(Setup), *_names(MonteCarlo), *_names(Settings), *ALIASES]
     texts, policy = dict[str, str](), ""
     for name, value in args.items():
         text = "none" if value is None else str(value)
@@ -76,7 +77,7 @@ def _texts(args: Mapping[str, object]) -> dict[str, str]:
             texts[policy] += f"{',' if ':' in texts[policy] else ':'}{name}={text}"
         else:
             raise ConfigError(f"model argument {name!r} is unknown; {nearest(name, known)}")
-    return texts
+    return canonical(texts)
 
 
 def _settings_of(kind: str, text: str) -> list[str]:

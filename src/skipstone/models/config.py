@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from skipstone.checks import cut, shown
 from skipstone.errors import CheckpointError, nearest
 from skipstone.files import read_json
 from skipstone.models.base import ModelConfig
@@ -151,16 +152,6 @@ def read_config(directory: Path) -> ModelConfig:
     _check_shape(config, fields, vocab)
     _check_unknown(fields)
     return config
-
-
-def shown(value: object) -> str:
-    """A value for a message."""
-    return cut(repr(value))
-
-
-def cut(text: str) -> str:
-    """Not all of a text if it is long."""
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check_supported(fields: _Fields) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Never
 from zlib import crc32
 
 import torch
 
+from skipstone.checks import cut, shown
 from skipstone.errors import ConfigError, nearest
 from skipstone.models import registry
 from skipstone.models.base import ModelConfig, Network
@@ -21,6 +23,17 @@ DTYPES = {
     "float16": torch.float16,
     "float32": torch.float32,
     "float64": torch.float64,
+}
+# What torch, NumPy and people call the same.
+_SHORT = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "float": "float32",
+    "single": "float32",
+    "fp64": "float64",
+    "double": "float64",
 }
 
 # Values of each weight that enter the fingerprint.
@@ -59,24 +72,30 @@ class Model:
 def load(
     name_or_dir: str | Path,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     local_files_only: bool = False,
+    **unknown: Never,
 ) -> Model:
     """Load a LLaDA checkpoint in the published file layout.
 
     Args:
         name_or_dir: ``"pebble"`` (embedded), a directory, or a hub name found in the local cache or
             downloaded.
-        device: a torch device; ``"auto"`` takes the GPU if there is one.
-        dtype: ``"bfloat16"``, ``"float16"``, ``"float32"``, ``"float64"``; ``"auto"`` is float32 on
-            a CPU and the stored dtype elsewhere.
+        device: a torch device or its name; ``"auto"`` takes the GPU if there is one.
+        dtype: ``"bfloat16"``, ``"float16"``, ``"float32"``, ``"float64"``, their short names
+            (``"bf16"``, ``"half"``, ...) or torch's own objects; ``"auto"`` is float32 on a CPU and
+            the stored dtype elsewhere.
         local_files_only: take a hub name from the local cache or not at all.
+        unknown: nothing; other names are refused with the nearest known one.
 
     Raises:
         CheckpointError: files are missing, broken or unsupported; the message lists them.
-        ConfigError: the device or dtype does not exist here.
+        ConfigError: the device or dtype does not exist here, or an argument is unknown.
     """
+    for name in unknown:
+        known = ("device", "dtype", "local_files_only")
+        raise ConfigError(f"load has no argument {name!r}; {nearest(name, known)}")
     place = _device(device)
     kind = _dtype(dtype)
     directory = registry.find(name_or_dir, local_files_only=local_files_only)
@@ -89,26 +108,36 @@ def load(
     return Model(str(name_or_dir), network, text)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: object) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if not isinstance(name, str | torch.device):
+            raise TypeError("a device has a name")
         device = torch.device(name)
         torch.empty(0, device=device)
     # RuntimeError covers most backends; others are not compiled in, or are separate modules.
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason, called = str(error).partition("\n")[0], _called(name)
         raise ConfigError(
-            f"device {name!r} cannot be used here ({reason}); use 'cpu' or 'auto'"
+            f"device {called} cannot be used here ({cut(reason)}); use 'cpu' or 'auto'"
         ) from None
     if device.type == "meta":
         raise ConfigError("device 'meta' holds no values; use 'cpu' or 'auto'")
     return device
 
 
-def _dtype(name: str) -> torch.dtype | None:
+def _dtype(name: object) -> torch.dtype | None:
     if name == "auto":
         return None
-    if name not in DTYPES:
-        raise ConfigError(f"dtype {name!r} is unknown; {nearest(name, [*DTYPES, 'auto'])}")
-    return DTYPES[name]
+    text = str(name).removeprefix("torch.") if isinstance(name, str | torch.dtype) else ""
+    text = _SHORT.get(text, text)
+    if text not in DTYPES:
+        known = [*DTYPES, *_SHORT, "auto"] if text else [*DTYPES, "auto"]
+        raise ConfigError(f"dtype {_called(name)} is unknown; {nearest(text, known)}")
+    return DTYPES[text]
+
+
+def _called(value: object) -> str:
+    """A device or dtype as its user would write it."""
+    return shown(str(value) if isinstance(value, torch.device) else value)

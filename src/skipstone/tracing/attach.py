@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from skipstone.checks import check_value
+from skipstone.checks import checked
 from skipstone.errors import ConfigError
 from skipstone.record import Event, Header, MemoryTrace, RunRecord, Sink
 from skipstone.record.writer import TraceWriter
@@ -86,7 +86,7 @@ def attach(
             f"model is a {type(model).__name__}; attach needs the torch.nn.Module that the loop "
             f"calls. Runs of skipstone.Engine are recorded by skipstone.tracing.Recorder"
         )
-    check_value("level", level, AttachLevel)
+    checked("level", level, AttachLevel)
     if (level == "window") != (window is not None):
         raise ConfigError(
             f"level is {level!r} and window is {window!r}; a window belongs to level='window'"

@@ -79,7 +79,7 @@ class Laboratory:
         b: Subject,
         reference: Model | None,
         *,
-        budget: float = float("inf"),
+        time_limit: float = float("inf"),
         progress: Callable[[str], None] | None = None,
     ) -> None:
         """Take both sides.
@@ -88,13 +88,13 @@ class Laboratory:
             a: the baseline.
             b: the run to explain.
             reference: the model that leads along recorded canvases; None if it is not here.
-            budget: seconds; no experiment is started after they are spent.
+            time_limit: seconds; no experiment is started after they are spent.
             progress: told what is being tried.
         """
         self.sides: dict[Side, Subject] = {"a": a, "b": b}
         self.reference = reference
         self.done = list[Done]()
-        self._deadline = time.monotonic() + budget
+        self._deadline = time.monotonic() + time_limit
         self._progress = progress
         self._answers = dict[Experiment, Trace]()
         self._better: Model | None = None
@@ -108,7 +108,7 @@ class Laboratory:
         if experiment in self._answers:
             return self._answers[experiment]
         if time.monotonic() > self._deadline:
-            raise Spent("the time budget is spent")
+            raise Spent("the time limit is reached")
         if self._progress is not None:
             self._progress(describe(experiment))
         started = time.monotonic()

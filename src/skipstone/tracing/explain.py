@@ -22,7 +22,7 @@ def diagnose(
     engine_a: Engine | None = None,
     engine_b: Engine | None = None,
     model: Model | None = None,
-    budget: float = 120.0,
+    time_limit: float = 120.0,
     progress: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Say why two recorded runs of one prompt part, and prove it as well as can be done here.
@@ -34,7 +34,7 @@ def diagnose(
         engine_a: runs A again; without it A cannot be changed and tried again.
         engine_b: the same for B.
         model: leads along recorded canvases; A's model if it is not given.
-        budget: seconds for experiments.
+        time_limit: seconds for experiments.
         progress: told what is being tried.
 
     Raises:
@@ -54,7 +54,7 @@ def diagnose(
         Subject(a, sample, engine_a),
         Subject(b, sample, engine_b),
         model,
-        budget=budget,
+        time_limit=time_limit,
         progress=progress,
     )
     return examine(Case(a, b, lab, sample, sample))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import Place
-from skipstone.checks import check_value
+from skipstone.checks import checked
 from skipstone.engine.observe import StepView, Taps
 from skipstone.engine.result import Result
 from skipstone.engine.settings import Settings
@@ -61,7 +61,7 @@ class Recorder:
         self, level: Level = "decisions", *, sink: Sink | None = None, window: Window | None = None
     ) -> None:
         """Record in memory, or into ``sink``; a window belongs to the level of that name."""
-        check_value("level", level, Level)
+        checked("level", level, Level)
         self.level: Level = level
         self._memory = MemoryTrace()
         self._sink: Sink = self._memory if sink is None else sink
