@@ -21,8 +21,8 @@ from skipstone.bench.random_model import random_model as of_shape
 from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job, Rig, in_turn
 from skipstone.cli.main import run
+from skipstone.engine.ages import Ages
 from skipstone.engine.engine import Prompt
-from skipstone.engine.loop import Ages
 from skipstone.engine.roofline import Card, Work, bound
 from skipstone.engine.runner import Pass, Runner
 from skipstone.errors import ConfigError

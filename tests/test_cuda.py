@@ -16,6 +16,7 @@ from skipstone import (
     Fixed,
     NoCache,
     NoSkip,
+    NotFiniteError,
     PrefixCache,
     Settings,
     Threshold,
@@ -23,6 +24,7 @@ from skipstone import (
 )
 from skipstone.cache import CachePolicy
 from skipstone.engine import engine as engine_module
+from skipstone.engine.engine import RunnerName
 from skipstone.engine.observe import Observer
 from skipstone.models.load import Model
 from skipstone.record import TraceWriter, open_trace
@@ -155,3 +157,21 @@ def test_a_trace_on_disk_is_what_memory_saw(pebble: Model, tmp_path: Path, runne
             assert mine.committed == theirs.committed
             assert mine.skipped == theirs.skipped
             assert same(mine.candidates, theirs.candidates)
+
+
+@pytest.mark.parametrize("cache", [NoCache(), DualCache()], ids=repr)
+@pytest.mark.parametrize("runner", ["eager", "graph"])
+def test_float16_that_overflows_is_an_error_that_names_the_layer(
+    cache: CachePolicy, runner: RunnerName
+) -> None:
+    model = load("pebble", device="cuda", dtype="float16")
+    engine = Engine(model, cache=cache, gen_length=32, block_length=16, runner=runner)
+    # Graphs are captured from the second time on.
+    for _ in range(2):
+        assert engine.generate(PROMPTS[0]).masks_left == 0
+    weights = model.network.published()
+    for name in ("ff_proj", "up_proj", "ff_out"):
+        weights[f"model.transformer.blocks.4.{name}.weight"].mul_(300)
+    assert all(weight.isfinite().all() for weight in weights.values())
+    with pytest.raises(NotFiniteError, match=r"layer 5 of 32 is the first .* float16 reaches"):
+        engine.generate(PROMPTS[0])

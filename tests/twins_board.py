@@ -232,7 +232,8 @@ def test_an_old_score_leads_only_if_it_is_the_best_of_the_rows() -> None:
 def plain_commit(case: Case, chosen_BG: Tensor, confidence_BG: Tensor, stops: bool) -> Committed:
     """As it was before there was a kernel."""
     canvas, moment = case.canvas, case.moment
-    commit_BG = chosen_BG & ~confidence_BG.isneginf()
+    broken_BG = confidence_BG.isnan()
+    commit_BG = chosen_BG & ~confidence_BG.isneginf() & ~broken_BG
     canvas.commit(commit_BG, case.tables[0], Status.COMMITTED)
     new_BL = torch.zeros_like(moment.committed_BL)
     new_BL.scatter_(1, canvas.region_BG, commit_BG)
@@ -241,11 +242,8 @@ def plain_commit(case: Case, chosen_BG: Tensor, confidence_BG: Tensor, stops: bo
         new_BL = moment.committed_BL.index_copy(0, index_A, new_BL.index_select(0, index_A))
     if stops:
         canvas.stop_at(EOS)
-    return Committed(
-        commit_BG,
-        new_BL,
-        torch.stack([canvas.region(canvas.ids_BL), canvas.region(canvas.status_BL)]),
-    )
+    told_BG = torch.where(broken_BG, int(Status.BROKEN), canvas.region(canvas.status_BL))
+    return Committed(commit_BG, new_BL, torch.stack([canvas.region(canvas.ids_BL), told_BG]))
 
 
 def commit_all_ways(case: Case, chosen_BG: Tensor, *, stops: bool) -> Canvas:
@@ -273,6 +271,23 @@ def test_commit(batch: int, gen_length: int, seed: int, whole: bool, stops: bool
     case = Case(batch, gen_length, seed, whole)
     chosen_BG = drawn_from(np.array([False, True]), batch, gen_length, seed=seed)
     commit_all_ways(case, chosen_BG, stops=stops)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize(("batch", "gen_length", "seed", "whole"), CASES)
+def test_a_nan_is_told_and_never_committed(
+    batch: int, gen_length: int, seed: int, whole: bool, stops: bool
+) -> None:
+    case = Case(batch, gen_length, seed, whole)
+    case.tables[1].copy_(drawn_from(np.array([NAN, -INF, 0.5]), batch, gen_length, seed=seed))
+    before = case.canvas.region(case.canvas.status_BL)
+    chosen_BG = drawn_from(np.array([False, True, True]), batch, gen_length, seed=seed)
+    canvas = commit_all_ways(case, chosen_BG, stops=stops)
+    broken_BG = case.tables[1].isnan()
+    after = canvas.region(canvas.status_BL)
+    assert not (after == Status.BROKEN).any()
+    fresh_BG = (after == Status.COMMITTED) & (before != Status.COMMITTED)
+    assert not (fresh_BG & broken_BG).any()
 
 
 @pytest.mark.parametrize("gen_length", [1, 7, 1100])

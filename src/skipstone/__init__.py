@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from skipstone.errors import (
         CheckpointError,
         ConfigError,
+        NotFiniteError,
         OutputError,
         PromptError,
         SkipstoneError,
@@ -43,6 +44,7 @@ _HOMES = {
     "Model": "models.load",
     "NoCache": "cache",
     "NoSkip": "skip",
+    "NotFiniteError": "errors",
     "PrefixCache": "cache",
     "OutputError": "errors",
     "PromptError": "errors",
@@ -76,6 +78,7 @@ __all__ = [
     "Model",
     "NoCache",
     "NoSkip",
+    "NotFiniteError",
     "OutputError",
     "PrefixCache",
     "PromptError",

@@ -33,6 +33,9 @@ class Status(IntEnum):
     """Decoded and final."""
     FILLED = 4
     """Set to EOS by the early stop, never decoded."""
+    BROKEN = 5
+    """The model gave no finite number here. No canvas holds it: it is what ``commit`` tells the
+    host, which then ends the run."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
     ├── CheckpointError         files of a model are missing, broken or not supported
     ├── PromptError             a prompt cannot be encoded or does not fit (also a ValueError)
     ├── StalledError            decoding made no progress twice in a row
+    ├── NotFiniteError          a forward gave a number that is not finite
     ├── TraceError              a trace cannot be written or opened
     └── OutputError             a file or folder of results cannot be written
 
@@ -35,6 +36,10 @@ class PromptError(SkipstoneError, ValueError):
 
 class StalledError(SkipstoneError):
     """Two steps in a row committed nothing, the second one over all rows without skip."""
+
+
+class NotFiniteError(SkipstoneError):
+    """A forward gave NaN or infinity where a token was to be chosen or scored."""
 
 
 class TraceError(SkipstoneError):

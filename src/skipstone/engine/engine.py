@@ -16,9 +16,10 @@ from torch import Tensor
 from skipstone import policies
 from skipstone.canvas import Canvas, Geometry, HostCanvas, Status
 from skipstone.checks import shown
+from skipstone.engine.ages import Ages
 from skipstone.engine.eager import EagerLayers
 from skipstone.engine.graph import GraphLayers
-from skipstone.engine.loop import Ages, Done, Run, Seat
+from skipstone.engine.loop import Done, Run, Seat
 from skipstone.engine.observe import Observer, Taps
 from skipstone.engine.result import Result, Stats
 from skipstone.engine.roofline import advice
@@ -98,6 +99,7 @@ class Engine:
         Raises:
             PromptError: the prompt is empty, too long, or has ids that the model does not have.
             StalledError: the unmask policy never commits anything.
+            NotFiniteError: a number is not finite; the message names the request and the layer.
         """
         return self.generate_batch([prompt], observer=observer)[0]
 
@@ -123,6 +125,7 @@ class Engine:
             PromptError: there is no prompt, or one cannot be used; the message says which.
             ConfigError: the batch size is not a positive number.
             StalledError: the unmask policy never commits anything.
+            NotFiniteError: a number is not finite; the message names the request and the layer.
         """
         if isinstance(prompts, str) or not prompts:
             raise PromptError("generate_batch needs a list of at least one prompt")

@@ -26,6 +26,7 @@ from skipstone.cache import NoCache
 from skipstone.checks import check_fields
 from skipstone.engine.eager import EagerLayers
 from skipstone.engine.engine import Engine
+from skipstone.engine.finite import not_finite
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, PromptError
 from skipstone.models.base import KVStore, Network
@@ -100,6 +101,7 @@ def log_likelihoods(
 
     Raises:
         PromptError: an answer is empty or a question is longer than the model allows.
+        NotFiniteError: the model gives a number that is not finite; the message says where.
     """
     limit = model.config.max_length
     for i, question in enumerate(questions):
@@ -201,8 +203,14 @@ def _forward(network: Network, batch: Sequence[_Copy]) -> list[float]:
     ((_, x_ND),) = layers.run(1, config.num_layers, x_ND, rows, every=False)
     index = np.flatnonzero(masked_BL[rows.request, rows.position])
     token_M = to_device(ids_BL[masked_BL], network.device)
-    log_M = _log_probabilities(network, x_ND[to_device(index, network.device)], token_M)
-    return np.bincount(rows.request[index], log_M.cpu().numpy(), len(batch)).tolist()
+    found_M = _log_probabilities(network, x_ND[to_device(index, network.device)], token_M)
+    log_M = found_M.cpu().numpy()
+    # The mask token has no probability, and a finite model gives every other token some.
+    broken = np.flatnonzero(~np.isfinite(log_M) & (ids_BL[masked_BL] != config.mask_id))
+    if broken.size:
+        copy = batch[rows.request[index[broken[0]]]]
+        raise not_finite(network, store, shown_BL, rows, f"question {copy.index}")
+    return np.bincount(rows.request[index], log_M, len(batch)).tolist()
 
 
 def _log_probabilities(network: Network, x_MD: Tensor, token_M: Tensor) -> Tensor:

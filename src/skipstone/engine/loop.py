@@ -23,12 +23,14 @@ import numpy as np
 from torch import Tensor
 
 from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Place, Status, blocks
+from skipstone.engine.ages import Ages
+from skipstone.engine.finite import not_finite
 from skipstone.engine.observe import Board, Observer, StepView, Taps
 from skipstone.engine.result import StepStats
 from skipstone.engine.runner import Pass, Runner
 from skipstone.engine.scoring import Scored, Scorer
 from skipstone.engine.settings import Settings
-from skipstone.errors import StalledError
+from skipstone.errors import NotFiniteError, StalledError
 from skipstone.models.base import ModelConfig
 from skipstone.ops import dispatch as ops
 from skipstone.rows import Arriving, Rows, to_host
@@ -60,29 +62,6 @@ class Done:
     stats: list[StepStats]
     ids_G: np.ndarray
     status_G: np.ndarray
-
-
-class Ages(NamedTuple):
-    """When positions were last computed, in forwards of their request, for those who watch."""
-
-    entered_at_BL: np.ndarray
-    """int64: forward in which a position last entered layer 1; -1 never."""
-    finished_at_BL: np.ndarray
-    """int64: forward in which a position last went through every layer; -1 never."""
-
-    @classmethod
-    def start(cls, canvas: Canvas) -> Ages:
-        """Nothing was computed yet."""
-        never_BL = np.full(canvas.ids_BL.shape, -1)
-        return cls(never_BL, never_BL.copy())
-
-    def note(self, moment: Moment, rows: Rows, finished: Rows | None) -> None:
-        """A step computed ``rows``, and ``finished`` to the end."""
-        now_B = np.full(moment.canvas.batch, -1)
-        now_B[list(moment.active)] = [place.forward for place in moment.places]
-        for table_BL, seen in ((self.entered_at_BL, rows), (self.finished_at_BL, finished)):
-            if seen is not None:
-                table_BL[seen.request, seen.position] = now_B[seen.request]
 
 
 class _Fills(NamedTuple):
@@ -335,6 +314,8 @@ class Run:
     def _land(self, flight: _Flight) -> list[Place]:
         """Read what a step committed, and tell. Returns where nothing was committed."""
         before, self.host = self.host, HostCanvas(*flight.region.wait())
+        if (self.host.status_BG == Status.BROKEN).any():
+            raise self._not_finite(flight, before)
         new_B = (self.host.status_BG == Status.COMMITTED).sum(1)
         new_B -= (before.status_BG == Status.COMMITTED).sum(1)
         self._count(flight, new_B)
@@ -344,6 +325,19 @@ class Run:
             if self.observer is not None:
                 self.observer.on_step(self._view(flight, before, self.ages, finished))
         return [place for place in flight.moment.places if not new_B[place.request]]
+
+    def _not_finite(self, flight: _Flight, before: HostCanvas) -> NotFiniteError:
+        """Compute the forward of a step again, to say where a number is the first not finite."""
+        broken = np.flatnonzero((self.host.status_BG == Status.BROKEN).any(1))
+        place = flight.moment.place_of(int(broken[0]))
+        self.canvas.place(before)
+        return not_finite(
+            self.runner.network,
+            self.runner.store,
+            self.canvas.ids_BL,
+            flight.rows,
+            f"prompt {place.sample}, block {place.block.index}, step {place.step}",
+        )
 
     def _commit(self, scores: Scores, moment: Moment) -> ops.Committed:
         """Choose, write the commit, remember it for the next step, stop at EOS."""

@@ -355,7 +355,8 @@ class Committed(NamedTuple):
     committed_BL: Tensor
     """bool: positions that each request committed in its last step."""
     region_2BG: Tensor
-    """int64: ids and status of the generation region afterwards."""
+    """int64: ids and status of the generation region afterwards; the status is ``BROKEN`` where
+    something might have been committed whose confidence is NaN."""
 
 
 def rank(key_BG: Tensor) -> Tensor:
@@ -442,7 +443,8 @@ def commit(
 ) -> Committed:
     """Write tokens where they are chosen and may be committed, then stop at EOS.
 
-    Changes the canvas. Requests that take no part keep what they committed in their last step.
+    A token whose confidence is NaN is never written. Changes the canvas. Requests that take no part
+    keep what they committed in their last step.
 
     Args:
         chosen_BG: bool.
@@ -453,10 +455,13 @@ def commit(
             None never stops.
     """
     canvas, before_BL = moment.canvas, moment.committed_BL
-    commit_BG = chosen_BG & ~confidence_BG.isneginf()
+    broken_BG = confidence_BG.isnan()
+    commit_BG = chosen_BG & ~(confidence_BG.isneginf() | broken_BG)
     canvas.commit(commit_BG, token_BG, Status.COMMITTED)
     new_BL = torch.zeros_like(before_BL).scatter_(1, canvas.region_BG, commit_BG)
     committed_BL = torch.where(moment.forward_B1 >= 0, new_BL, before_BL)
     if eos_id is not None:
         canvas.stop_at(eos_id)
-    return Committed(commit_BG, committed_BL, canvas.generated_2BG())
+    region_2BG = canvas.generated_2BG()
+    region_2BG[1].masked_fill_(broken_BG, Status.BROKEN)
+    return Committed(commit_BG, committed_BL, region_2BG)

@@ -230,14 +230,15 @@ def _written(
     inside,
     COMMITTED: tl.constexpr,
 ):
-    """What is committed at offsets, and id and status there after it."""
+    """What is committed at offsets, id and status there after it, and where that is a NaN."""
     commit = tl.load(chosen_ptr + at, mask=inside, other=0) != 0
     confidence = tl.load(confidence_ptr + at, mask=inside, other=-float("inf"))
-    commit = commit & (confidence != -float("inf"))
+    broken = confidence != confidence
+    commit = commit & (confidence != -float("inf")) & (broken == 0)
     token = tl.load(token_ptr + at, mask=commit, other=0)
     token = tl.where(commit, token, tl.load(ids_ptr + at, mask=inside, other=0))
     status = tl.load(status_ptr + at, mask=inside, other=0)
-    return commit, token, tl.where(commit, COMMITTED, status)
+    return commit, token, tl.where(commit, COMMITTED, status), broken
 
 
 @triton.jit(do_not_specialize=["batch", "length", "gen_length", "eos_id"])
@@ -260,6 +261,7 @@ def _commit_kernel(
     MASK: tl.constexpr,
     COMMITTED: tl.constexpr,
     FILLED: tl.constexpr,
+    BROKEN: tl.constexpr,
     STOPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -279,7 +281,7 @@ def _commit_kernel(
         for first in range(0, gen_length, BLOCK):
             at = first + tl.arange(0, BLOCK)
             inside = at < gen_length
-            _, token, status = _written(
+            _, token, status, _ = _written(
                 ids_ptr, status_ptr, chosen_ptr, confidence_ptr, token_ptr, at, inside, COMMITTED
             )
             masked = status == MASK
@@ -291,7 +293,7 @@ def _commit_kernel(
         position = first + tl.arange(0, BLOCK)
         at = position - origin
         inside = (at >= 0) & (at < gen_length)
-        commit, token, status = _written(
+        commit, token, status, broken = _written(
             ids_ptr, status_ptr, chosen_ptr, confidence_ptr, token_ptr, at, inside, COMMITTED
         )
         fill = (status == MASK) & (at < filled)
@@ -301,7 +303,8 @@ def _commit_kernel(
         tl.store(status_ptr + at, status, mask=commit | fill)
         tl.store(commit_ptr + region_row + at, commit, mask=inside)
         tl.store(region_out_ptr + region_row + at, token, mask=inside)
-        tl.store(region_out_ptr + (batch + request) * gen_length + at, status, mask=inside)
+        told = tl.where(broken, BROKEN, status)
+        tl.store(region_out_ptr + (batch + request) * gen_length + at, told, mask=inside)
         keeps = (position >= forgets) & (position < length)
         old = tl.load(before_ptr + row + position, mask=keeps, other=0) != 0
         old = tl.where(position < forgets, commit, old)
@@ -442,6 +445,7 @@ def commit(
         MASK=int(Status.MASK),
         COMMITTED=int(Status.COMMITTED),
         FILLED=int(Status.FILLED),
+        BROKEN=int(Status.BROKEN),
         STOPS=eos_id is not None,
         BLOCK=_piece(length),
         num_warps=4,

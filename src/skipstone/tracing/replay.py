@@ -23,7 +23,8 @@ from skipstone.cache import CachePolicy
 from skipstone.canvas import Block, Geometry, HostCanvas, Moment
 from skipstone.diagnosis.experiment import Choice, Hidden, Patch, Variation
 from skipstone.engine import Engine, Settings
-from skipstone.engine.loop import Ages, Run
+from skipstone.engine.ages import Ages
+from skipstone.engine.loop import Run
 from skipstone.engine.observe import Observer
 from skipstone.engine.runner import Pass
 from skipstone.engine.scoring import Scorer

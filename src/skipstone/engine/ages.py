@@ -1,0 +1,36 @@
+"""When positions were last computed, for those who watch a run.
+
+Shape letters: B requests, L canvas length.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from skipstone.canvas import Canvas, Moment
+from skipstone.rows import Rows
+
+
+class Ages(NamedTuple):
+    """When positions were last computed, in forwards of their request, for those who watch."""
+
+    entered_at_BL: np.ndarray
+    """int64: forward in which a position last entered layer 1; -1 never."""
+    finished_at_BL: np.ndarray
+    """int64: forward in which a position last went through every layer; -1 never."""
+
+    @classmethod
+    def start(cls, canvas: Canvas) -> Ages:
+        """Nothing was computed yet."""
+        never_BL = np.full(canvas.ids_BL.shape, -1)
+        return cls(never_BL, never_BL.copy())
+
+    def note(self, moment: Moment, rows: Rows, finished: Rows | None) -> None:
+        """A step computed ``rows``, and ``finished`` to the end."""
+        now_B = np.full(moment.canvas.batch, -1)
+        now_B[list(moment.active)] = [place.forward for place in moment.places]
+        for table_BL, seen in ((self.entered_at_BL, rows), (self.finished_at_BL, finished)):
+            if seen is not None:
+                table_BL[seen.request, seen.position] = now_B[seen.request]
