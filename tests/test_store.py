@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -34,8 +33,8 @@ from skipstone.record import (
     Trace,
     TraceWriter,
     open_trace,
-    store,
-    writer,
+    packing,
+    shards,
 )
 from skipstone.record.sketch import Sketch, distance, pack, sketch, sketch_rows, unpack
 from tests import synthetic_trace as made_up
@@ -125,12 +124,12 @@ def test_a_stored_trace_answers_as_one_in_memory(path: Path) -> None:
 
 def test_the_format_s_arrays_are_the_fields_of_the_records() -> None:
     for kind, table in (
-        (Candidates, store.CANDIDATE_ARRAYS),
-        (Judgements, store.JUDGEMENT_ARRAYS),
+        (Candidates, packing.CANDIDATE_ARRAYS),
+        (Judgements, packing.JUDGEMENT_ARRAYS),
     ):
         assert list(table) == [field.name for field in dataclasses.fields(kind)]
     arrays = [f.name for f in dataclasses.fields(StepRecord) if f.type == "np.ndarray"]
-    assert list(store.STEP_ARRAYS) == arrays
+    assert list(packing.STEP_ARRAYS) == arrays
 
 
 def test_equal_positions_are_stored_once(path: Path) -> None:
@@ -287,7 +286,7 @@ def test_a_shard_that_does_not_fit_stops_the_run(
         file.write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(writer, "save_file", full)
+    monkeypatch.setattr(shards, "save_file", full)
     with pytest.raises(TraceError, match="No space left on device"):
         sink.step(0, made_up.step(1), made_up.tensors(1))
     with pytest.raises(TraceError, match="takes no more"):
@@ -380,7 +379,7 @@ def without_log(path: Path) -> None:
     """Only the database of an unfinished trace, as somebody might copy it."""
     made_up.write(path, forwards=3)
     with closing(sqlite3.connect(path / "trace.sqlite")) as database:
-        database.execute("UPDATE samples SET outcome = NULL")
+        database.execute("UPDATE samples SET outcome = NULL, steps = NULL, outcome_checksum = NULL")
         database.commit()
         database.execute("PRAGMA journal_mode = WAL")
     assert not (path / "trace.sqlite-wal").exists()
@@ -430,9 +429,9 @@ def change_manifest(path: Path, **changes: object) -> None:
 
 def test_a_newer_schema_is_refused_with_both_versions(path: Path) -> None:
     made_up.write(path)
-    change_manifest(path, schema=2, skipstone="9.9.9", hologram=True)
+    change_manifest(path, schema=3, skipstone="9.9.9", hologram=True)
     with pytest.raises(
-        TraceError, match=r"schema 2 \(written by skipstone 9.9.9\).*reads up to 1; upgrade"
+        TraceError, match=r"schema 3 \(written by skipstone 9.9.9\).*reads up to 2; upgrade"
     ):
         open_trace(path)
 
@@ -493,20 +492,31 @@ def damage(path: Path, sql: str, *values: object) -> None:
     ("sql", "what"),
     [
         ("UPDATE samples SET header = '{}'", "its samples"),
-        ('UPDATE samples SET header = replace(header, \'"width": 32\', \'"width": "x"\')', "width"),
+        (
+            'UPDATE samples SET header = replace(header, \'"width": 32\', \'"width": "x"\')',
+            "samples",
+        ),
         ("UPDATE samples SET outcome = '[]'", "its samples"),
-        ("INSERT INTO samples SELECT 1, header, NULL FROM samples", "2 samples"),
-        ("UPDATE steps SET arrays = NULL WHERE forward = 2", "the step at forward 2"),
+        ("UPDATE samples SET outcome = NULL", "its samples"),
+        ("UPDATE samples SET steps = 2", "its samples"),
+        (
+            "INSERT INTO samples SELECT 1, header, header_checksum, NULL, NULL, NULL FROM samples",
+            "sa",
+        ),
+        ("UPDATE steps SET arrays = NULL WHERE forward = 2", "the steps of sample 0"),
         ("UPDATE steps SET arrays = x'00' WHERE forward = 2", "the step at forward 2"),
-        ("UPDATE steps SET crc = crc + 1 WHERE forward = 2", "the step at forward 2"),
+        ("UPDATE steps SET checksum = x'00' WHERE forward = 2", "the step at forward 2"),
         ("UPDATE steps SET block = 'x' WHERE forward = 2", "the step at forward 2"),
         ("UPDATE steps SET seconds = 'x' WHERE forward = 2", "the step at forward 2"),
-        ("UPDATE tensors SET shard = '../trace.sqlite'", "no plain file name"),
-        ("UPDATE tensors SET tap = 'smell' WHERE tap = 'key'", "smell"),
-        ("UPDATE tensors SET rows = rows + 1", "the index says otherwise"),
-        ("UPDATE tensors SET positions = 'nothing'", "nothing"),
+        ("UPDATE steps SET refresh = 1 - refresh WHERE forward = 2", "the step at forward 2"),
+        ("UPDATE tensors SET shard = '../trace.sqlite'", "the tensors of sample 0"),
+        ("UPDATE tensors SET tap = 'smell' WHERE tap = 'key'", "the tensors of sample 0"),
+        ("UPDATE tensors SET rows = rows + 1", "the tensors of sample 0"),
+        ("UPDATE tensors SET positions = 'nothing'", "the tensors of sample 0"),
+        ("DELETE FROM tensors WHERE id = 5", "1 rows of their index are missing"),
         ("UPDATE events SET event = '{\"kind\": 3}'", "the events"),
-        ("DROP TABLE experiments", "its experiments"),
+        ("DELETE FROM events", "the events of sample 0"),
+        ("DROP TABLE experiments", "has no table 'experiments'"),
     ],
 )
 def test_damaged_rows_are_named(path: Path, sql: str, what: str) -> None:
@@ -528,15 +538,15 @@ def read_all(path: Path) -> None:
 
 def test_steps_with_arrays_of_a_wrong_kind_are_refused() -> None:
     def unpack(blob: bytes) -> StepRecord:
-        return store.unpack_step(0, 0, 0, 0, 1, 3, 11, 0, 0.0, "engine", blob, crc32(blob))
+        return packing.unpack_step(0, 0, 0, 0, 1, 3, 11, 0, 0.0, "engine", blob)
 
-    blob = store.pack_step(made_up.step(0))
+    blob = packing.pack_arrays(made_up.step(0))
     assert same(unpack(blob), made_up.step(0))
     for old, new in ((b'"F64"', b'"I64"'), (b'"candidates.age"', b'"candidates.agE"')):
         with pytest.raises((ValueError, KeyError), match=r"similarity is int64|candidates.age"):
             unpack(blob.replace(old, new))
     short = dataclasses.replace(made_up.step(0).candidates, age=made_up.step(0).candidates.age[:-1])
-    uneven = store.pack_step(dataclasses.replace(made_up.step(0), candidates=short))
+    uneven = packing.pack_arrays(dataclasses.replace(made_up.step(0), candidates=short))
     with pytest.raises(ValueError, match="different lengths"):
         unpack(uneven)
 

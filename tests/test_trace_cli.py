@@ -24,6 +24,8 @@ from skipstone.cli.trace import parse_window
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.models.load import Model
 from skipstone.record import Tap, TensorKey, TraceWriter, export, open_trace
+from skipstone.record.checksum import Checksums
+from skipstone.record.manifest import read_manifest
 from tests import synthetic_trace as made_up
 from tests.conftest import random_model
 
@@ -327,18 +329,24 @@ def without_torch(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def huge(path: Path) -> None:
     """A trace of 1 GB whose shards are holes: 256 steps, 65 tensors each."""
     keys = [(tap, layer) for tap in (Tap.STATE, Tap.KEY) for layer in range(1, 33)]
-    entry = "INSERT INTO tensors VALUES (0, ?, ?, ?, ?, 8, 4096, 'bfloat16', 65536, 'p', 4194304)"
     with TraceWriter(path) as sink:
         sink.begin([made_up.header()], "full")
         for forward in range(256):
             sink.step(0, made_up.step(forward), {})
         sink.end([made_up.outcome()])
+    checksums, insert = (
+        Checksums(read_manifest(path).run),
+        f"INSERT INTO tensors VALUES (?{13 * ',?'})",
+    )
     with closing(sqlite3.connect(path / "trace.sqlite")) as database:
         for forward in range(256):
             name = f"s0000-f{forward:06}.safetensors"
             with (path / "shards" / name).open("wb") as shard:
                 shard.truncate(4 << 20)
-            database.executemany(entry, [(forward, str(tap), n, name) for tap, n in keys])
+            for number, (tap, layer) in enumerate(keys, 1 + forward * len(keys)):
+                where = (number, 0, forward, str(tap), layer, name)
+                row = (*where, 8, 4096, "bfloat16", 65536, "p", 4194304, b"content")
+                database.execute(insert, (*row, checksums.row("tensors", *row)))
         database.commit()
 
 
