@@ -40,7 +40,7 @@ from skipstone.record.sketch import Sketch, distance, pack, sketch, sketch_rows,
 from tests import synthetic_trace as made_up
 
 ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "traces" / "schema-1.trace"
+GOLDEN = Path(__file__).parent / "traces"
 
 
 def same(a: object, b: object) -> bool:
@@ -217,16 +217,27 @@ def test_no_step_costs_much(path: Path) -> None:
 # --- the golden trace
 
 
-def test_a_trace_of_schema_1_is_read_for_ever() -> None:
-    with open_trace(GOLDEN) as trace:
-        assert (trace.manifest.schema, trace.closed) == (1, True)
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_trace_of_every_schema_is_read_for_ever(schema: int) -> None:
+    golden = GOLDEN / f"schema-{schema}.trace"
+    with open_trace(golden) as trace:
+        assert (trace.manifest.schema, trace.closed) == (schema, True)
+        assert trace.has_checksums == (schema > 1)
         steps = tuple(made_up.step(f) for f in range(6))
         truth = RunRecord(made_up.header(), steps, made_up.outcome(), (made_up.event(),))
         assert same(trace.records[0], truth)
         assert all(tensors_are_right(trace, 0, f) for f in range(6))
         assert [e.key for e in trace.experiments] == ["fresh-kv"]
-    size = sum(file.stat().st_size for file in GOLDEN.rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in golden.rglob("*") if file.is_file())
     assert size < 100_000
+
+
+def test_an_older_trace_is_never_written_to(tmp_path: Path) -> None:
+    old = shutil.copytree(GOLDEN / "schema-1.trace", tmp_path / "old.trace")
+    before = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
+    with open_trace(old) as trace, pytest.raises(TraceError, match="of schema 1, whose traces"):
+        trace.add_experiment("key", "{}", "{}")
+    assert before == {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
 
 
 # --- a process that dies, a disk that is full

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,8 +18,11 @@ from skipstone.diff.floor import Floor
 from skipstone.diff.margins import Closeness
 from skipstone.diff.tensor_search import Provenance, TensorDivergence
 from skipstone.errors import ConfigError, SkipstoneError
-from skipstone.record import Trace, open_trace
+from skipstone.record import StoredTrace, Trace, open_trace
 from skipstone.record.schema import Candidate, RunRecord
+
+if TYPE_CHECKING:
+    from skipstone.models.load import Model
 
 _SHOWN = 12
 
@@ -35,17 +39,25 @@ _SHOWN = 12
     type=click.Choice(["measure", "estimate"]),
     help="Noise: run A again, or guess from its dtype.  [default: measure, if that is possible]",
 )
+@click.option("--model", help="Where the model is, if it is a folder; measures the noise.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks.")
-def diff_command(a: Path, b: Path, sample: int, how: str | None, *, as_json: bool) -> int:
+def diff_command(
+    a: Path, b: Path, sample: int, how: str | None, model: str | None, *, as_json: bool
+) -> int:
     """Compare two recorded traces of one prompt: decisions, states, bits, answers.
 
     A is the baseline. Exits with 0 if both made the same decisions and tokens, 1 if not, 2 on an
     error.
     """
-    trace_a, trace_b = open_trace(a), open_trace(b)
-    floor = None if how == "estimate" else measured_floor(trace_a, trace_b, sample, how)
-    found = diff(trace_a, trace_b, sample=sample, floor=floor)
+    if how == "estimate" and model is not None:
+        raise ConfigError("--model has no effect with --floor estimate; leave one of the two out")
+    with open_trace(a) as trace_a, open_trace(b) as trace_b:
+        floor = None
+        if how != "estimate":
+            named = None if model is None else _load(model, trace_a)
+            floor = measured_floor(trace_a, trace_b, sample, how, named)
+        found = diff(trace_a, trace_b, sample=sample, floor=floor)
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False))
     else:
@@ -54,18 +66,20 @@ def diff_command(a: Path, b: Path, sample: int, how: str | None, *, as_json: boo
     return 0 if found.identical else 1
 
 
-def measured_floor(a: Trace, b: Trace, sample: int, how: str | None) -> Floor | None:
+def measured_floor(
+    a: Trace, b: Trace, sample: int, how: str | None, model: Model | None
+) -> Floor | None:
     """The floor of A around the first decision; None where it cannot be measured by default."""
     record = sample_of(a, sample, "A")
     first = first_decision(align(record, sample_of(b, sample, "B")).pairs)
-    if how is None and not (a.keys(sample) and b.keys(sample)):
+    if how is None and model is None and not (a.keys(sample) and b.keys(sample)):
         return None
     around = None if first is None or first.forward_a < 0 else first.forward_a
     try:
         # Needs torch and the model; all else does not.
         from skipstone.tracing.experiments import noise_floor
 
-        return noise_floor(a, sample, around=around)
+        return noise_floor(a, sample, model=model, around=around)
     except (SkipstoneError, ImportError) as error:
         if how is not None:
             raise ConfigError(
@@ -73,6 +87,12 @@ def measured_floor(a: Trace, b: Trace, sample: int, how: str | None) -> Floor | 
             ) from error
         print(f"note: noise is not measured: {printable(str(error))}", file=sys.stderr)
         return None
+
+
+def _load(name: str, trace: StoredTrace) -> Model:
+    from skipstone.models.load import load
+
+    return load(name, dtype=trace.headers[0].dtype)
 
 
 def _head(found: Difference, paths: tuple[Path, Path]) -> Iterator[str]:

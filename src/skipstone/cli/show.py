@@ -14,6 +14,7 @@ from skipstone.diff.compare import SimilaritySummary, similarity_by_block
 from skipstone.errors import ConfigError
 from skipstone.record import Candidate, Judgements, RunRecord, StepRecord, StoredTrace, open_trace
 from skipstone.record.summary import BlockSummary, summarise_blocks, summarise_taps, trace_bytes
+from skipstone.record.verify import verify
 
 _SHOWN_EVENTS = 5
 
@@ -26,6 +27,7 @@ _SHOWN_EVENTS = 5
     "--step", "where", metavar="BLOCK.STEP", help="Candidates and similarities of one step."
 )
 @click.option("--events", "all_events", is_flag=True, help="All events, and where they happened.")
+@click.option("--verify", "check", is_flag=True, help="Whether all is still as it was recorded.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks.")
 def show(
@@ -35,26 +37,67 @@ def show(
     *,
     all_steps: bool,
     all_events: bool,
+    check: bool,
+    as_json: bool,
+) -> int:
+    """Show what is in TRACE: settings, outcome, blocks, events, experiments, tensors.
+
+    With --verify, read all of it instead, and exit with 1 if anything is not as it was recorded.
+    """
+    if check and (sample or where is not None or all_steps or all_events):
+        raise ConfigError("--verify reads everything and shows nothing else; leave the rest out")
+    with open_trace(trace) as opened:
+        if check:
+            return _verify(opened, as_json=as_json)
+        _show(opened, sample, where, all_steps=all_steps, all_events=all_events, as_json=as_json)
+        return 0
+
+
+def _show(
+    opened: StoredTrace,
+    sample: int,
+    where: str | None,
+    *,
+    all_steps: bool,
+    all_events: bool,
     as_json: bool,
 ) -> None:
-    """Show what is in TRACE: settings, outcome, blocks, events, experiments, tensors."""
-    with open_trace(trace) as opened:
-        count = len(opened.headers)
-        if not 0 <= sample < count:
-            raise ConfigError(f"--sample is {sample}, must be from 0 to {count - 1} in {trace}")
-        record = opened.records[sample]
-        chosen = None if where is None else _find(record, where)
-        if as_json:
-            print(strict_json(_as_json(opened, sample, chosen, all_steps=all_steps)))
-        elif chosen is not None:
-            for step in chosen:
-                _print_step(step, record)
-        else:
-            _print_run(opened, sample)
-            if all_steps:
-                _print_steps(record)
-            _print_events(record, everything=all_events)
-            _print_kept(opened, sample)
+    count = len(opened.headers)
+    if not 0 <= sample < count:
+        raise ConfigError(f"--sample is {sample}, must be from 0 to {count - 1} in {opened.path}")
+    record = opened.records[sample]
+    chosen = None if where is None else _find(record, where)
+    if as_json:
+        print(strict_json(_as_json(opened, sample, chosen, all_steps=all_steps)))
+    elif chosen is not None:
+        for step in chosen:
+            _print_step(step, record)
+    else:
+        _print_run(opened, sample)
+        if all_steps:
+            _print_steps(record)
+        _print_events(record, everything=all_events)
+        _print_kept(opened, sample)
+
+
+def _verify(trace: StoredTrace, *, as_json: bool) -> int:
+    """Say whether everything is as it was recorded. Returns the exit code."""
+    found = verify(trace)
+    if as_json:
+        print(strict_json({"checksums": trace.has_checksums, **asdict(found)}))
+        return 1 if found.faults else 0
+    for fault in found.faults:
+        print(f"fault: {printable(fault)}")
+    whole = f"{found.steps} steps, {found.tensors} tensors, {found.events} events and "
+    whole += f"{found.experiments} experiments"
+    if found.faults:
+        print(f"NOT as recorded: {len(found.faults)} faults; {whole} are")
+    elif trace.has_checksums:
+        end = "" if trace.closed else "; unfinished: what may have followed cannot be known"
+        print(f"as recorded: {whole}{end}")
+    else:
+        print(f"readable: {whole}; without checksums (schema 1) a change would not be seen")
+    return 1 if found.faults else 0
 
 
 def _find(record: RunRecord, where: str) -> list[StepRecord]:
@@ -97,6 +140,8 @@ def _print_run(trace: StoredTrace, sample: int) -> None:
         "settings": settings or "not known",
         "stated": " ".join(f"{name}={value}" for name, value in header.stated.items()),
     }
+    if not trace.has_checksums:
+        lines["checksums"] = f"none in schema {manifest.schema}: a change would not be seen"
     if outcome is not None:
         lines["outcome"] = (
             f"{outcome.num_forwards} forwards, {outcome.masks_left} masks left, "
@@ -106,6 +151,8 @@ def _print_run(trace: StoredTrace, sample: int) -> None:
     for name, value in lines.items():
         if value:
             _line(name, value)
+    for hole in trace.holes(sample):
+        _line("hole", f"{hole}; copy the trace again")
     _print_blocks(trace.records[sample])
 
 
@@ -270,6 +317,8 @@ def _as_json(
         "trace": str(trace.path),
         "manifest": asdict(trace.manifest),
         "closed": trace.closed,
+        "checksums": trace.has_checksums,
+        "holes": [asdict(hole) | {"text": str(hole)} for hole in trace.holes(sample)],
         "sample": sample,
         "header": asdict(trace.headers[sample]),
         "outcome": None if outcome is None else asdict(outcome),

@@ -13,7 +13,7 @@ from rich.text import Text as Styled
 from skipstone.cli.terminal import strict_json
 from skipstone.engine import Settings, parse_settings, parse_spec
 from skipstone.errors import ConfigError
-from skipstone.record import RunRecord, open_trace
+from skipstone.record import RunRecord, StoredTrace, open_trace
 
 if TYPE_CHECKING:
     from skipstone.models.load import Model
@@ -41,23 +41,15 @@ def step(
 
     Exits with 0 if all of them commit the same tokens, 1 if not, 2 on an error.
     """
-    from skipstone.cli.specs import parse_at, same_model
-    from skipstone.models.load import load
+    from skipstone.cli.specs import parse_at
     from skipstone.tracing.stepping import difference, step_under
 
-    opened = open_trace(Path(trace))
-    if not 0 <= sample < len(opened.records):
-        raise ConfigError(f"--sample is {sample}, {trace} has {len(opened.records)} samples")
-    record = opened.records[sample]
-    if record.header.source != "skipstone":
-        raise ConfigError(f"{trace} was recorded from other code, which cannot be run from here")
-    loaded = load(model) if model is not None else same_model(opened, trace)
-    if loaded is None:
-        raise ConfigError(f"model {record.header.model!r} is not here; give it with --model")
-    tried = specs or ("",)
-    settings = [_settings(record, spec) for spec in tried]
-    stepped = step_under(loaded, record, parse_at(place), settings)
-    differences = [difference(stepped[0], other) for other in stepped[1:]]
+    tried, at = specs or ("",), parse_at(place)
+    with open_trace(Path(trace)) as opened:
+        record, loaded = _to_run_again(opened, sample, model)
+        settings = [_settings(record, spec) for spec in tried]
+        stepped = step_under(loaded, record, at, settings)
+        differences = [difference(stepped[0], other) for other in stepped[1:]]
     if as_json:
         print(strict_json(_as_json(tried, stepped, differences, loaded)))
     else:
@@ -65,6 +57,19 @@ def step(
     same = all(one.step.committed == stepped[0].step.committed for one in stepped)
     changed = any(set(d.top_changed) & set(stepped[0].step.committed) for d in differences)
     return 0 if same and not changed else 1
+
+
+def _to_run_again(trace: StoredTrace, sample: int, name: str | None) -> tuple[RunRecord, Model]:
+    """A sample of a trace, and the model that made it."""
+    from skipstone.cli.specs import check_whole, model_of
+
+    check_whole(trace, sample)
+    record = trace.records[sample]
+    if record.header.source != "skipstone":
+        raise ConfigError(
+            f"{trace.path} was recorded from other code, which cannot be run from here"
+        )
+    return record, model_of(trace, name)
 
 
 def _settings(record: RunRecord, spec: str) -> Settings:

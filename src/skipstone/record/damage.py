@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from reprlib import Repr
 
 from safetensors import SafetensorError
 
@@ -25,6 +26,14 @@ DAMAGE = (
 """What the libraries and our own checks raise."""
 
 _LONGEST = 200
+
+_REPR = Repr()
+_REPR.maxstring = 80
+
+
+def brief(value: object) -> str:
+    """A value of a trace as it may stand in an error: it can be of any length."""
+    return _REPR.repr(value)
 
 
 @contextmanager

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from reprlib import repr as brief
 
 from skipstone.errors import TraceError
 from skipstone.record.checksum import Checksums
-from skipstone.record.damage import damaged
+from skipstone.record.damage import brief, damaged
 from skipstone.record.folder import plain_file, read_small
 from skipstone.record.plain import from_json, json_object, text, to_json, whole
 from skipstone.record.store import FORMAT, MANIFEST, MAX_MANIFEST, SCHEMA, Manifest

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import typing
 from dataclasses import asdict
-from reprlib import repr as brief
 from typing import TYPE_CHECKING, TypeVar
 
+from skipstone.record.damage import brief
 from skipstone.record.store import MAX_JSON
 
 if TYPE_CHECKING:

@@ -150,9 +150,29 @@ class StoredTrace:
         """
         if sample not in self._loaded:
             header, outcome = self.headers[sample], self.outcomes[sample]
-            steps, events = tuple(self.steps(sample)), tuple(self._events(sample))
+            steps, events = tuple(self.steps(sample)), tuple(self.events(sample))
             self._loaded[sample] = RunRecord(header, steps, outcome, events, self.holes(sample))
         return self._loaded[sample]
+
+    def forwards(self, sample: int) -> list[int]:
+        """The forwards of a sample whose steps are here, ascending.
+
+        Raises:
+            TraceError: the table of steps is damaged.
+        """
+        with reading(self.path, f"the steps of sample {sample}"):
+            return self._rows.forwards(sample)
+
+    def step(self, sample: int, forward: int) -> StepRecord:
+        """One step, whose forward is among ``forwards``.
+
+        Raises:
+            TraceError: it is missing or damaged.
+        """
+        with reading(self.path, f"the step at forward {forward} of sample {sample}"):
+            step = self._rows.step(sample, forward)
+            check_step(self.headers[sample], step)
+            return step
 
     def steps(self, sample: int) -> Iterator[StepRecord]:
         """The steps of a sample in order, one at a time.
@@ -160,14 +180,17 @@ class StoredTrace:
         Raises:
             TraceError: a step is damaged; it is named.
         """
-        with reading(self.path, f"the steps of sample {sample}"):
-            forwards = self._rows.forwards(sample)
-        # Each row is fetched whole: a query left open would lock out the writer's checkpoints.
-        for forward in forwards:
-            with reading(self.path, f"the step at forward {forward} of sample {sample}"):
-                step = self._rows.step(sample, forward)
-                check_step(self.headers[sample], step)
-            yield step
+        # Each row is fetched whole: a query left open would hold up the writer's checkpoints.
+        return (self.step(sample, forward) for forward in self.forwards(sample))
+
+    def events(self, sample: int) -> list[Event]:
+        """What was seen in passing, in order.
+
+        Raises:
+            TraceError: one is damaged.
+        """
+        with reading(self.path, f"the events of sample {sample}"):
+            return [from_json(Event, event) for event in self._rows.events(sample)]
 
     def holes(self, sample: int) -> tuple[Hole, ...]:
         """Where steps of a sample are missing that were recorded.
@@ -225,10 +248,6 @@ class StoredTrace:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
-
-    def _events(self, sample: int) -> list[Event]:
-        with reading(self.path, f"the events of sample {sample}"):
-            return [from_json(Event, event) for event in self._rows.events(sample)]
 
     def _step_of(self, sample: int, key: TensorKey) -> StepRecord:
         """The step that a tensor belongs to.

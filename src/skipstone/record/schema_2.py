@@ -85,7 +85,9 @@ class Rows2:
 
     def step(self, sample: int, forward: int) -> StepRecord:
         """One step."""
-        place = self._places[sample][forward]
+        place = self._places.get(sample, {}).get(forward)
+        if place is None:
+            raise ValueError("it is missing")
         (row,) = self._database.rows("SELECT checksum, * FROM steps WHERE id = ?", place.id)
         checksum, *values, _, arrays = row
         self._check("steps", checksum, [*values, arrays])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -224,9 +224,7 @@ class TraceWriter:
         )
 
 
-def _lay_out(
-    folder: Path, headers: Sequence[Header], level: str, run: str, ledger: Ledger
-) -> None:
+def _lay_out(folder: Path, headers: Sequence[Header], level: str, run: str, ledger: Ledger) -> None:
     """Everything that a trace has before its first step."""
     (folder / SHARDS).mkdir()
     with closing(_open(folder / DATABASE)) as database:
