@@ -173,7 +173,7 @@ def test_the_options_are_the_planned_ones() -> None:
         "trace": shared | {"--batch-file", "--batch-size", "--output", "--level", "--window"},
         "diagnose": shared | {"--sample", "--time-limit"},
         "step": {"--at", "--with", "--model", "--sample", "--json", "--debug"},
-        "show": {"--sample", "--steps", "--step", "--events", "--json", "--debug"},
+        "show": {"--sample", "--steps", "--step", "--events", "--verify", "--json", "--debug"},
         "export": {"--to", "--output", "--debug"},
         "report": {
             "--output",
@@ -189,7 +189,7 @@ def test_the_options_are_the_planned_ones() -> None:
         "bench": {"--only", "--model", "--device", "--dtype", "--batch", "--context", "--rows"}
         | {"--skip-layer-k", "--going", "--refresh", "--generation", "--peer", "--repeats"}
         | {"--output", "--json", "--debug"},
-        "diff": {"--sample", "--floor", "--json", "--debug"},
+        "diff": {"--sample", "--floor", "--model", "--json", "--debug"},
         "audit": shared - {"--prompt-ids"}
         | {"--baseline", "--candidate", "--prompts", "--max-disagreement", "--level"}
         | {"--confidence", "--batch", "--output", "--judge", "--junit", "--sarif"},
