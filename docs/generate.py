@@ -23,12 +23,7 @@ def command_line() -> str:
         "# Command line\n",
         "Generated from `--help`; `make docs` writes it again.\n",
         "Exit codes: 0 success (`compare`: identical), 1 a check failed (`compare`: a difference), "
-        "2 error, 130 Ctrl-C. Who stops reading (`| head`) is no error: 0.\n",
-        "Results go to stdout, what is said beside them to stderr. Tables fold to the width of the "
-        "terminal, and to 120 columns where there is none; `COLUMNS` states another width. There "
-        "are colours on terminals; `NO_COLOR=1` turns them off, `FORCE_COLOR=1` on. What cannot be "
-        "seen, or would steer a terminal, is printed as an escape such as `\\x1b` or `\\u202e`; in "
-        "`--json`, as JSON escapes.\n",
+        "2 error.\n",
     ]
     for name in sorted(COMMANDS):
         command = skipstone.get_command(click.Context(skipstone), name)

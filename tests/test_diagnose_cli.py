@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,9 +16,9 @@ from skipstone.cli import specs
 from skipstone.cli.diagnose import parse_seconds
 from skipstone.cli.main import run
 from skipstone.engine import parse_settings, parse_spec
-from skipstone.errors import ConfigError
+from skipstone.errors import CheckpointError, ConfigError
 from skipstone.models.load import Model
-from skipstone.record import Header, TraceWriter, open_trace
+from skipstone.record import Header, TraceWriter, experiments, open_trace
 from skipstone.tracing import Recorder
 from tests.watching import prompt_of, uneven_model
 
@@ -34,8 +36,8 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     def loaded(*arguments: object, **settings: object) -> Model:
         return model
 
-    for module in ("skipstone.models.load", "skipstone.cli.specs"):
-        monkeypatch.setattr(f"{module}.load", loaded)
+    for name in ("models.load.load", "cli.specs.load", "cli.specs.recorded_model"):
+        monkeypatch.setattr(f"skipstone.{name}", loaded)
 
     def called(*arguments: object) -> tuple[int, str, str]:
         code = run([str(argument) for argument in arguments])
@@ -128,9 +130,9 @@ def test_without_its_model_a_pair_is_inconclusive_and_says_why(
     call: Call, a: Path, b: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(*arguments: object, **settings: object) -> Model:
-        raise ConfigError("no such model")
+        raise CheckpointError("no such model")
 
-    monkeypatch.setattr(specs, "load", missing)
+    monkeypatch.setattr(specs, "recorded_model", missing)
     code, out, _ = call("diagnose", a, b)
     assert code == 1
     assert "cause: INCONCLUSIVE" in out
@@ -148,17 +150,16 @@ def test_a_reached_time_limit_is_said(call: Call, a: Path, b: Path) -> None:
 
 
 def test_a_trace_that_cannot_be_written_to_does_not_cost_the_verdict(
-    call: Call, a: Path, b: Path
+    call: Call, a: Path, b: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(*arguments: object) -> NoReturn:
+        raise sqlite3.OperationalError("attempt to write a readonly database")
+
     _, wanted, _ = call("diagnose", a, b)
-    database = b / "trace.sqlite"
-    content = database.read_bytes()
-    trace = open_trace(b)
-    trace.close()
-    database.write_bytes(content.replace(b"experiments", b"experiment_"))
+    monkeypatch.setattr(experiments, "open_for_writing", refuse)
     code, out, err = call("diagnose", a, b)
     assert (code, out) == (1, wanted)
-    assert err.startswith("note: the experiment ")
+    assert err.startswith("note: experiments cannot be kept in ")
     assert len(err.splitlines()) == 1
 
 
@@ -183,8 +184,8 @@ def test_text_of_a_trace_cannot_steer_the_terminal(call: Call, a: Path, tmp_path
         (["{a}", "{b}", "--prompt-ids", "1,2"], "two traces have their prompt"),
         (["{a}", "{b}", "--cache", "none"], "--cache has no effect on two traces"),
         (["{a}", "{b}", "--no-eos-stop"], "--eos-stop has no effect on two traces"),
-        (["{a}", "{b}", "--sample", "1"], "there is no 1"),
-        (["{a}", "{b}", "--sample", "-1"], "there is no -1"),
+        (["{a}", "{b}", "--sample", "1"], "has 1 samples"),
+        (["{a}", "{b}", "--sample", "-1"], "--sample is -1"),
         (["cache=none", "cache=dual"], "two run specs need a PROMPT"),
         (["cache=none", "cache=dual", "w1", "--sample", "1"], "--sample has no effect"),
         (["cache=none", "cahce=dual", "w1"], "'cahce' is unknown; did you mean 'cache'?"),

@@ -636,7 +636,9 @@ def test_noise_is_measured_around_the_first_decision(
 ) -> None:
     asked = list[int | None]()
 
-    def measure(trace: Trace, sample: int = 0, *, around: int | None = None) -> Floor:
+    def measure(
+        trace: Trace, sample: int = 0, *, model: Model | None = None, around: int | None = None
+    ) -> Floor:
         asked.append(around)
         return floor_from(trace, [("again", trace)], sample)
 

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -34,14 +33,14 @@ from skipstone.record import (
     Trace,
     TraceWriter,
     open_trace,
-    store,
-    writer,
+    packing,
+    shards,
 )
 from skipstone.record.sketch import Sketch, distance, pack, sketch, sketch_rows, unpack
 from tests import synthetic_trace as made_up
 
 ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "traces" / "schema-1.trace"
+GOLDEN = Path(__file__).parent / "traces"
 
 
 def same(a: object, b: object) -> bool:
@@ -125,12 +124,12 @@ def test_a_stored_trace_answers_as_one_in_memory(path: Path) -> None:
 
 def test_the_format_s_arrays_are_the_fields_of_the_records() -> None:
     for kind, table in (
-        (Candidates, store.CANDIDATE_ARRAYS),
-        (Judgements, store.JUDGEMENT_ARRAYS),
+        (Candidates, packing.CANDIDATE_ARRAYS),
+        (Judgements, packing.JUDGEMENT_ARRAYS),
     ):
         assert list(table) == [field.name for field in dataclasses.fields(kind)]
     arrays = [f.name for f in dataclasses.fields(StepRecord) if f.type == "np.ndarray"]
-    assert list(store.STEP_ARRAYS) == arrays
+    assert list(packing.STEP_ARRAYS) == arrays
 
 
 def test_equal_positions_are_stored_once(path: Path) -> None:
@@ -218,16 +217,27 @@ def test_no_step_costs_much(path: Path) -> None:
 # --- the golden trace
 
 
-def test_a_trace_of_schema_1_is_read_for_ever() -> None:
-    with open_trace(GOLDEN) as trace:
-        assert (trace.manifest.schema, trace.closed) == (1, True)
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_trace_of_every_schema_is_read_for_ever(schema: int) -> None:
+    golden = GOLDEN / f"schema-{schema}.trace"
+    with open_trace(golden) as trace:
+        assert (trace.manifest.schema, trace.closed) == (schema, True)
+        assert trace.has_checksums == (schema > 1)
         steps = tuple(made_up.step(f) for f in range(6))
         truth = RunRecord(made_up.header(), steps, made_up.outcome(), (made_up.event(),))
         assert same(trace.records[0], truth)
         assert all(tensors_are_right(trace, 0, f) for f in range(6))
         assert [e.key for e in trace.experiments] == ["fresh-kv"]
-    size = sum(file.stat().st_size for file in GOLDEN.rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in golden.rglob("*") if file.is_file())
     assert size < 100_000
+
+
+def test_an_older_trace_is_never_written_to(tmp_path: Path) -> None:
+    old = shutil.copytree(GOLDEN / "schema-1.trace", tmp_path / "old.trace")
+    before = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
+    with open_trace(old) as trace, pytest.raises(TraceError, match="of schema 1, whose traces"):
+        trace.add_experiment("key", "{}", "{}")
+    assert before == {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
 
 
 # --- a process that dies, a disk that is full
@@ -287,7 +297,7 @@ def test_a_shard_that_does_not_fit_stops_the_run(
         file.write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(writer, "save_file", full)
+    monkeypatch.setattr(shards, "save_file", full)
     with pytest.raises(TraceError, match="No space left on device"):
         sink.step(0, made_up.step(1), made_up.tensors(1))
     with pytest.raises(TraceError, match="takes no more"):
@@ -380,7 +390,7 @@ def without_log(path: Path) -> None:
     """Only the database of an unfinished trace, as somebody might copy it."""
     made_up.write(path, forwards=3)
     with closing(sqlite3.connect(path / "trace.sqlite")) as database:
-        database.execute("UPDATE samples SET outcome = NULL")
+        database.execute("UPDATE samples SET outcome = NULL, steps = NULL, outcome_checksum = NULL")
         database.commit()
         database.execute("PRAGMA journal_mode = WAL")
     assert not (path / "trace.sqlite-wal").exists()
@@ -430,9 +440,9 @@ def change_manifest(path: Path, **changes: object) -> None:
 
 def test_a_newer_schema_is_refused_with_both_versions(path: Path) -> None:
     made_up.write(path)
-    change_manifest(path, schema=2, skipstone="9.9.9", hologram=True)
+    change_manifest(path, schema=3, skipstone="9.9.9", hologram=True)
     with pytest.raises(
-        TraceError, match=r"schema 2 \(written by skipstone 9.9.9\).*reads up to 1; upgrade"
+        TraceError, match=r"schema 3 \(written by skipstone 9.9.9\).*reads up to 2; upgrade"
     ):
         open_trace(path)
 
@@ -493,20 +503,31 @@ def damage(path: Path, sql: str, *values: object) -> None:
     ("sql", "what"),
     [
         ("UPDATE samples SET header = '{}'", "its samples"),
-        ('UPDATE samples SET header = replace(header, \'"width": 32\', \'"width": "x"\')', "width"),
+        (
+            'UPDATE samples SET header = replace(header, \'"width": 32\', \'"width": "x"\')',
+            "samples",
+        ),
         ("UPDATE samples SET outcome = '[]'", "its samples"),
-        ("INSERT INTO samples SELECT 1, header, NULL FROM samples", "2 samples"),
-        ("UPDATE steps SET arrays = NULL WHERE forward = 2", "the step at forward 2"),
+        ("UPDATE samples SET outcome = NULL", "its samples"),
+        ("UPDATE samples SET steps = 2", "its samples"),
+        (
+            "INSERT INTO samples SELECT 1, header, header_checksum, NULL, NULL, NULL FROM samples",
+            "sa",
+        ),
+        ("UPDATE steps SET arrays = NULL WHERE forward = 2", "the steps of sample 0"),
         ("UPDATE steps SET arrays = x'00' WHERE forward = 2", "the step at forward 2"),
-        ("UPDATE steps SET crc = crc + 1 WHERE forward = 2", "the step at forward 2"),
+        ("UPDATE steps SET checksum = x'00' WHERE forward = 2", "the step at forward 2"),
         ("UPDATE steps SET block = 'x' WHERE forward = 2", "the step at forward 2"),
         ("UPDATE steps SET seconds = 'x' WHERE forward = 2", "the step at forward 2"),
-        ("UPDATE tensors SET shard = '../trace.sqlite'", "no plain file name"),
-        ("UPDATE tensors SET tap = 'smell' WHERE tap = 'key'", "smell"),
-        ("UPDATE tensors SET rows = rows + 1", "the index says otherwise"),
-        ("UPDATE tensors SET positions = 'nothing'", "nothing"),
+        ("UPDATE steps SET refresh = 1 - refresh WHERE forward = 2", "the step at forward 2"),
+        ("UPDATE tensors SET shard = '../trace.sqlite'", "the tensors of sample 0"),
+        ("UPDATE tensors SET tap = 'smell' WHERE tap = 'key'", "the tensors of sample 0"),
+        ("UPDATE tensors SET rows = rows + 1", "the tensors of sample 0"),
+        ("UPDATE tensors SET positions = 'nothing'", "the tensors of sample 0"),
+        ("DELETE FROM tensors WHERE id = 5", "1 rows of their index are missing"),
         ("UPDATE events SET event = '{\"kind\": 3}'", "the events"),
-        ("DROP TABLE experiments", "its experiments"),
+        ("DELETE FROM events", "the events of sample 0"),
+        ("DROP TABLE experiments", "has no table 'experiments'"),
     ],
 )
 def test_damaged_rows_are_named(path: Path, sql: str, what: str) -> None:
@@ -528,15 +549,15 @@ def read_all(path: Path) -> None:
 
 def test_steps_with_arrays_of_a_wrong_kind_are_refused() -> None:
     def unpack(blob: bytes) -> StepRecord:
-        return store.unpack_step(0, 0, 0, 0, 1, 3, 11, 0, 0.0, "engine", blob, crc32(blob))
+        return packing.unpack_step(0, 0, 0, 0, 1, 3, 11, 0, 0.0, "engine", blob)
 
-    blob = store.pack_step(made_up.step(0))
+    blob = packing.pack_arrays(made_up.step(0))
     assert same(unpack(blob), made_up.step(0))
     for old, new in ((b'"F64"', b'"I64"'), (b'"candidates.age"', b'"candidates.agE"')):
         with pytest.raises((ValueError, KeyError), match=r"similarity is int64|candidates.age"):
             unpack(blob.replace(old, new))
     short = dataclasses.replace(made_up.step(0).candidates, age=made_up.step(0).candidates.age[:-1])
-    uneven = store.pack_step(dataclasses.replace(made_up.step(0), candidates=short))
+    uneven = packing.pack_arrays(dataclasses.replace(made_up.step(0), candidates=short))
     with pytest.raises(ValueError, match="different lengths"):
         unpack(uneven)
 

@@ -19,11 +19,13 @@ import pytest
 
 from skipstone import load
 from skipstone.cli.main import COMMANDS, run, skipstone
-from skipstone.cli.numbers import size, spans
+from skipstone.cli.terminal import size, spans
 from skipstone.cli.trace import parse_window
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.models.load import Model
 from skipstone.record import Tap, TensorKey, TraceWriter, export, open_trace
+from skipstone.record.checksum import Checksums
+from skipstone.record.manifest import read_manifest
 from tests import synthetic_trace as made_up
 from tests.conftest import random_model
 
@@ -205,14 +207,14 @@ def test_show_prints_the_run_in_words(capsys: pytest.CaptureFixture[str], path: 
     made_up.write(path, samples=2)
     code, out, err = call(capsys, "show", path)
     assert (code, err) == (0, "")
-    lines = {line[:12].strip(): line[12:].rstrip() for line in out.splitlines() if line}
-    assert f"{path}, finished" in " ".join(out.split())
+    lines = {line[:12].strip(): line[12:] for line in out.splitlines() if line}
+    assert lines["trace"] == f"{path}, finished"
     assert lines["model"] == "synthetic, 4 layers of width 32, bfloat16 on cpu, weights 00ff"
     assert lines["outcome"].startswith("8 forwards, 0 masks left, 25.0% of row-layers skipped")
     assert lines["text"] == "answer 0"
     assert lines["event"].startswith("misaligned_rows: row 0 is position 0")
     assert "sketch: layer 2, 8 forwards, float32" in out
-    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
+    rows = [line.split() for line in out.splitlines() if line.startswith("    ")]
     record = open_trace(path).records[0]
     for row, block in zip(rows, (0, 1), strict=True):
         steps = [step for step in record.steps if step.block == block]
@@ -234,9 +236,9 @@ def test_show_lists_steps_and_one_step(capsys: pytest.CaptureFixture[str], path:
     assert f"committed   {spans(step.committed)}" in out
     for candidate in step.candidates:
         assert any(
-            line.split()[:5]
+            line.split()[:4]
             == [str(n) for n in (candidate.position, candidate.position - 3)]
-            + [str(candidate.rank), "id", str(candidate.token)]
+            + [str(candidate.rank), str(candidate.token)]
             for line in out.splitlines()
         )
     for where, message in (
@@ -327,18 +329,24 @@ def without_torch(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def huge(path: Path) -> None:
     """A trace of 1 GB whose shards are holes: 256 steps, 65 tensors each."""
     keys = [(tap, layer) for tap in (Tap.STATE, Tap.KEY) for layer in range(1, 33)]
-    entry = "INSERT INTO tensors VALUES (0, ?, ?, ?, ?, 8, 4096, 'bfloat16', 65536, 'p', 4194304)"
     with TraceWriter(path) as sink:
         sink.begin([made_up.header()], "full")
         for forward in range(256):
             sink.step(0, made_up.step(forward), {})
         sink.end([made_up.outcome()])
+    checksums, insert = (
+        Checksums(read_manifest(path).run),
+        f"INSERT INTO tensors VALUES (?{13 * ',?'})",
+    )
     with closing(sqlite3.connect(path / "trace.sqlite")) as database:
         for forward in range(256):
             name = f"s0000-f{forward:06}.safetensors"
             with (path / "shards" / name).open("wb") as shard:
                 shard.truncate(4 << 20)
-            database.executemany(entry, [(forward, str(tap), n, name) for tap, n in keys])
+            for number, (tap, layer) in enumerate(keys, 1 + forward * len(keys)):
+                where = (number, 0, forward, str(tap), layer, name)
+                row = (*where, 8, 4096, "bfloat16", 65536, "p", 4194304, b"content")
+                database.execute(insert, (*row, checksums.row("tensors", *row)))
         database.commit()
 
 

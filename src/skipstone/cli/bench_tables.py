@@ -8,8 +8,7 @@ from typing import Any
 from skipstone.bench.cells import GenerationCell, RefreshCell, SkipCell, StepCell
 from skipstone.bench.peer import PeerCell
 from skipstone.bench.run import Cell, Unmeasured
-from skipstone.cli.tables import say_table
-from skipstone.cli.terminal import say
+from skipstone.cli.terminal import print_table
 
 Column = tuple[str, Callable[[Any], object]]
 
@@ -20,10 +19,9 @@ def print_cells(cells: Sequence[Cell]) -> None:
         rows = [cell for cell in cells if isinstance(cell, kind)]
         if not rows:
             continue
-        say()
-        say((title, "head"))
+        print(f"\n{title}")
         names = [name for name, _ in columns]
-        say_table(names, [[value(row) for _, value in columns] for row in rows])
+        print_table(names, [[value(row) for _, value in columns] for row in rows])
 
 
 def _ms(value: float) -> str:

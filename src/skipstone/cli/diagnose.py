@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
-from skipstone.cli.escape import json_text
+from skipstone.cli.escape import printable
 from skipstone.cli.options import given, parse_ids, run_options
-from skipstone.cli.progress import status
-from skipstone.cli.terminal import note, say, say_json
+from skipstone.cli.terminal import strict_json
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.diagnose import diagnose as explain
 from skipstone.errors import ConfigError, TraceError
-from skipstone.record import StoredTrace
+from skipstone.record import Experiment, StoredTrace, open_trace
 
 if TYPE_CHECKING:
     from skipstone.cli.specs import Pair
+    from skipstone.engine.engine import Prompt
     from skipstone.tracing.experiments import Laboratory
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -49,26 +54,40 @@ def diagnose(
     A and B are two traces, or two run specs with a PROMPT. Experiments run the engine again with
     one thing changed. Exits with 0 if both runs decide the same, 1 if not, 2 on an error.
     """
-    from skipstone.cli.specs import decoded_pair, looks_like_trace, traced_pair
+    from skipstone.cli.specs import looks_like_trace
 
-    shared = given(options)
+    shared, limit = given(options), parse_seconds(time_limit or "120s")
     if looks_like_trace(a) != looks_like_trace(b):
         raise ConfigError("give two traces, or two run specs and a PROMPT; found one of each")
     if looks_like_trace(a):
         _refuse_for_traces(shared, prompt if prompt_ids is None else prompt_ids)
-        pair = traced_pair(a, b, sample, shared.get("model"))
+        diagnosis = _of_traces(Path(a), Path(b), sample, shared.get("model"), limit)
     else:
         if sample:
             raise ConfigError("--sample has no effect on two run specs; leave it out")
         source = parse_ids(prompt_ids) if prompt_ids is not None else prompt
-        pair = decoded_pair(a, b, shared, source)
-    diagnosis = explained(pair, parse_seconds(time_limit or "120s"))
+        diagnosis = _of_specs(a, b, shared, source, limit)
     if as_json:
-        say_json(diagnosis.as_json())
+        print(strict_json(diagnosis.as_json()))
     else:
         for line in diagnosis.lines():
-            say(line)
+            print(printable(line))
     return 1 if diagnosis.parted or diagnosis.cause is not None else 0
+
+
+def _of_traces(a: Path, b: Path, sample: int, model: str | None, limit: float) -> Diagnosis:
+    from skipstone.cli.specs import traced_pair
+
+    with open_trace(a) as trace_a, open_trace(b) as trace_b:
+        return explained(traced_pair(trace_a, trace_b, sample, model), limit)
+
+
+def _of_specs(
+    a: str, b: str, shared: dict[str, str], prompt: Prompt | None, limit: float
+) -> Diagnosis:
+    from skipstone.cli.specs import decoded_pair
+
+    return explained(decoded_pair(a, b, shared, prompt), limit)
 
 
 def _refuse_for_traces(shared: dict[str, str], prompt: str | None) -> None:
@@ -104,7 +123,7 @@ def explained(pair: Pair, time_limit: float) -> Diagnosis:
     """Ask every rule, and keep what the experiments found in the traces."""
     from skipstone.tracing.experiments import Laboratory
 
-    with status("looking at the traces") as tell:
+    with _progress() as tell:
         lab = Laboratory(pair.a, pair.b, pair.reference, time_limit=time_limit, progress=tell)
         case = Case(pair.a.trace, pair.b.trace, lab, pair.a.sample, pair.b.sample)
         diagnosis = explain(case)
@@ -113,7 +132,7 @@ def explained(pair: Pair, time_limit: float) -> Diagnosis:
             _keep(pair.b.trace, lab, diagnosis)
         except TraceError as error:
             # What was found is worth more than its copy in the trace.
-            note(str(error))
+            print(f"note: {printable(str(error))}", file=sys.stderr)
     return diagnosis
 
 
@@ -121,9 +140,24 @@ def _keep(trace: StoredTrace, lab: Laboratory, diagnosis: Diagnosis) -> None:
     """Write experiments and verdict into the trace."""
     from skipstone.tracing.experiments import as_request, key_of
 
-    for done in lab.done:
-        outcome = {"seconds": done.seconds, "outcome": done.outcome}
-        request = json.dumps(as_request(done.experiment))
-        trace.add_experiment(key_of(done.experiment), request, json.dumps(outcome))
-    verdict = json_text(diagnosis.as_json())
-    trace.add_experiment("diagnosis", json.dumps({"side": "b"}), verdict)
+    kept = [
+        Experiment(
+            key_of(done.experiment),
+            json.dumps(as_request(done.experiment)),
+            json.dumps({"seconds": done.seconds, "outcome": done.outcome}),
+        )
+        for done in lab.done
+    ]
+    verdict = Experiment("diagnosis", json.dumps({"side": "b"}), strict_json(diagnosis.as_json()))
+    trace.add_experiments([*kept, verdict])
+
+
+@contextmanager
+def _progress() -> Generator[Callable[[str], None] | None, None, None]:
+    """A line on the terminal that says what is being tried; nothing if there is none."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status("looking at the traces") as status:
+        yield status.update

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import click
-
-from skipstone.cli.terminal import say, say_json
 
 _PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "jinja2", "huggingface_hub")
 
@@ -30,11 +29,11 @@ def env(*, as_json: bool) -> None:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
     if as_json:
-        say_json(facts)
+        print(json.dumps(facts))
         return
     for name, value in facts.items():
         shown = ", ".join(value) or "none" if isinstance(value, list) else value
-        say((f"{name:16} ", "label"), str(shown))
+        print(f"{name:16} {shown}")
 
 
 def _version(package: str) -> str | None:

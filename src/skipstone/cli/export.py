@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from skipstone.cli.terminal import aside
 from skipstone.record import open_trace
 from skipstone.record.export import to_parquet, to_perfetto
 
@@ -34,4 +34,7 @@ def export(trace: Path, target: str, output: Path) -> None:
     """Write TRACE in a form that other programs read."""
     with open_trace(trace) as opened:
         _WRITERS[target](opened, output)
-    aside((f"[written: {output}]", "label"))
+        for sample in range(len(opened.headers)):
+            for hole in opened.holes(sample):
+                print(f"note: of sample {sample}, {hole}, here as in the trace", file=sys.stderr)
+    print(f"[written: {output}]", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ import click
 
 from skipstone.cli.diagnose import explained, parse_seconds
 from skipstone.cli.diff import measured_floor
-from skipstone.cli.terminal import aside
+from skipstone.cli.escape import printable
 from skipstone.errors import ConfigError
 from skipstone.outputs import check_output
 from skipstone.record import open_trace
@@ -62,23 +64,24 @@ def report(
     check_output(output)
     if len(traces) < 2:
         raise ConfigError(f"a report needs two or more traces, found {len(traces)}")
-    opened = [open_trace(Path(path)) for path in traces]
-    chosen = closest_look(opened, sample)
-    pair = traced_pair(traces[0], traces[chosen], sample, model)
-    seconds = 0.0 if time_limit == "0" else parse_seconds(time_limit or "60s")
-    noise = None
-    if floor != "estimate":
-        noise = measured_floor(pair.a.trace, pair.b.trace, sample, floor)
-    write_report(
-        [pair.a.trace, *opened[1:chosen], pair.b.trace, *opened[chosen + 1 :]],
-        output,
-        names=traces,
-        sample=sample,
-        floor=noise,
-        diagnosis=explained(pair, seconds) if seconds else None,
-        token=None if pair.reference is None else pair.reference.text.token,
-        language=lang,
-    )
+    with ExitStack() as files:
+        opened = [files.enter_context(open_trace(Path(path))) for path in traces]
+        chosen = closest_look(opened, sample)
+        pair = traced_pair(opened[0], opened[chosen], sample, model)
+        seconds = 0.0 if time_limit == "0" else parse_seconds(time_limit or "60s")
+        noise = None
+        if floor != "estimate":
+            noise = measured_floor(opened[0], opened[chosen], sample, floor, pair.reference)
+        write_report(
+            opened,
+            output,
+            names=traces,
+            sample=sample,
+            floor=noise,
+            diagnosis=explained(pair, seconds) if seconds else None,
+            token=None if pair.reference is None else pair.reference.text.token,
+            language=lang,
+        )
     say_written(output)
     return 0
 
@@ -100,4 +103,4 @@ def report_pair(pair: Pair, path: Path, names: tuple[str, str]) -> None:
 def say_written(path: Path) -> None:
     """Where the page is, and how large."""
     size = path.stat().st_size / 1e6
-    aside((f"[report: {path}, {size:.1f} MB]", "label"))
+    print(f"report: {printable(str(path))} ({size:.1f} MB)", file=sys.stderr)

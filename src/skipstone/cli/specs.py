@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from skipstone.cli.escape import printable
 from skipstone.cli.options import RunSpec, run_spec
 from skipstone.engine import Engine, parse_spec
 from skipstone.engine.engine import Prompt
-from skipstone.errors import ConfigError, PromptError, SkipstoneError
+from skipstone.errors import CheckpointError, ConfigError, PromptError, TraceError
 from skipstone.models.load import Model, load
-from skipstone.record import Trace, open_trace
+from skipstone.record import StoredTrace, Trace
 from skipstone.tracing import Recorder
 from skipstone.tracing.experiments import Subject, settings_of
+from skipstone.tracing.recorded_model import recorded_model
 
 
 def parse_at(text: str) -> tuple[int, int]:
@@ -32,19 +35,44 @@ def looks_like_trace(text: str) -> bool:
     return "=" not in text or Path(text).is_dir()
 
 
-def same_model(a: Trace, path: str) -> Model | None:
-    """The model that a trace names, if it is here and has the recorded weights."""
-    header = a.records[0].header
-    try:
-        model = load(header.model, dtype=header.dtype)
-    except SkipstoneError:
-        return None
+def model_of(trace: StoredTrace, name: str | None) -> Model:
+    """The model that the user names, or else the one that the trace names.
+
+    Raises:
+        CheckpointError: it is not here.
+        ConfigError: the trace's has other weights than were recorded.
+    """
+    header = trace.headers[0]
+    if name is not None:
+        return load(name, dtype=header.dtype)
+    model = recorded_model(header)
     if header.weights and header.source == "skipstone" and model.fingerprint != header.weights:
         raise ConfigError(
-            f"{path} was recorded with other weights of {header.model!r} ({header.weights}) than "
-            f"those found here ({model.fingerprint}); give their directory with --model"
+            f"{trace.path} was recorded with other weights of {header.model!r} ({header.weights}) "
+            f"than those found here ({model.fingerprint}); give their directory with --model"
         )
     return model
+
+
+def check_whole(trace: StoredTrace, sample: int) -> None:
+    """Refuse a sample that cannot be followed from its first step to its last.
+
+    Raises:
+        ConfigError: there is none of this number, or it has no finished step.
+        TraceError: steps are missing.
+    """
+    if not 0 <= sample < len(trace.headers):
+        raise ConfigError(
+            f"--sample is {sample}, {trace.path} has {len(trace.headers)} samples, from 0 on"
+        )
+    record = trace.records[sample]
+    if record.holes:
+        raise TraceError(
+            f"{trace.path} cannot be run again, since {record.holes[0]}; copy it again; 'skipstone "
+            f"diff' compares what is there"
+        )
+    if not record.steps:
+        raise ConfigError(f"{trace.path} has no finished step; nothing can be said about it")
 
 
 @dataclass(frozen=True)
@@ -56,17 +84,18 @@ class Pair:
     reference: Model | None
 
 
-def traced_pair(path_a: str, path_b: str, sample: int, model_name: str | None) -> Pair:
+def traced_pair(a: StoredTrace, b: StoredTrace, sample: int, model_name: str | None) -> Pair:
     """Two traces; our own code can run them again if their model is here."""
-    traces = open_trace(Path(path_a)), open_trace(Path(path_b))
-    for path, trace in zip((path_a, path_b), traces, strict=True):
-        if not 0 <= sample < len(trace.records):
-            raise ConfigError(f"{path} has {len(trace.records)} samples, there is no {sample}")
-        if not trace.records[sample].steps:
-            raise ConfigError(f"{path} has no finished step; nothing can be said about it")
-    model = load(model_name) if model_name is not None else same_model(traces[0], path_a)
-    a, b = (_subject(trace, sample, model) for trace in traces)
-    return Pair(a, b, model)
+    for trace in (a, b):
+        check_whole(trace, sample)
+    try:
+        model = model_of(a, model_name)
+    except CheckpointError as error:
+        if model_name is not None:
+            raise
+        print(f"note: nothing is run again: {printable(str(error))}", file=sys.stderr)
+        model = None
+    return Pair(_subject(a, sample, model), _subject(b, sample, model), model)
 
 
 def _subject(trace: Trace, sample: int, model: Model | None) -> Subject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from skipstone.cli.escape import json_text
+from skipstone.cli.escape import printable
 from skipstone.cli.options import given, parse_rate, run_options, run_spec
 from skipstone.cli.progress import progress
 from skipstone.cli.prompts import judge_option, read_questions
-from skipstone.cli.tables import say_table
-from skipstone.cli.terminal import aside, note, say, say_json
+from skipstone.cli.terminal import print_table, strict_json
 from skipstone.diff.agreement import check_budget
 from skipstone.engine import parse_settings, parse_spec
 from skipstone.errors import ConfigError
@@ -113,10 +113,10 @@ def sweep_command(
     points = parse_grid(grid, base.settings, trusted)
     questions = read_questions(path, "--prompts", rule)
     planned = Judged([], [Setting(BASELINE, trusted), *points.settings], level, rate)
-    for text in points.notes:
-        note(text)
+    for note in points.notes:
+        click.echo(f"note: {note}", err=True)
     if planned.needed > len(questions[:limit]):
-        note(f"a bound of {bound} takes at least {planned.needed} prompts")
+        click.echo(f"note: a bound of {bound} takes at least {planned.needed} prompts", err=True)
     with progress() as moved:
         sweep = run_sweep(
             base.load(),
@@ -132,10 +132,10 @@ def sweep_command(
     report = _report(sweep, judged)
     _write(sweep, judged, report)
     if as_json:
-        say_json(report)
+        print(strict_json(report))
     else:
         _print(judged)
-        aside((f"[written: {output}]", "label"))
+        print(f"[written: {output}]", file=sys.stderr)
 
 
 def _report(sweep: Sweep, judged: Judged) -> dict[str, object]:
@@ -152,7 +152,7 @@ def _write(sweep: Sweep, judged: Judged, report: dict[str, object]) -> None:
     from skipstone.sweep.chart import pareto_chart, save_html, save_png
 
     chart = pareto_chart(judged.summaries, judged.recommendation)
-    text = json_text(report) + "\n"
+    text = strict_json(report) + "\n"
     sweep.store.save("summary.json", lambda path: path.write_text(text, encoding="utf-8"))
     sweep.store.save("pareto.html", lambda path: save_html(chart, path))
     sweep.store.save("pareto.png", lambda path: save_png(chart, path))
@@ -177,18 +177,18 @@ def _print(judged: Judged) -> None:
         "tokens/s",
         "faster",
     )
-    say(f"{summaries[0].prompts} prompts; baseline: {summaries[0].spec or 'defaults'}")
-    say(f"setting: {', '.join(grid_keys(summaries))}")
-    say_table(columns, [_cells(summary) for summary in summaries])
-    say(
+    print(f"{summaries[0].prompts} prompts; baseline: {summaries[0].spec or 'defaults'}")
+    print(f"setting: {printable(', '.join(grid_keys(summaries)))}")
+    print_table(columns, [_cells(summary) for summary in summaries])
+    print(
         "parts at: median forward of the first different decision; FLOPs: of the baseline's; "
         "s, tokens/s, faster: medians over prompts, on a machine that may be busy"
     )
     if found.setting is None:
-        say("recommended: ", ("none", "doubt"), f": {found.reason}")
+        print(f"recommended: none: {printable(found.reason)}")
     else:
-        say("recommended: ", (found.setting, "good"), f": {found.reason}")
-        say(f"run spec: {found.spec or ''}")
+        print(f"recommended: {printable(found.setting)}: {printable(found.reason)}")
+        print(f"run spec: {printable(found.spec or '')}")
 
 
 def _cells(s: Summary) -> Sequence[object]:

@@ -194,6 +194,8 @@ def _limits(a: RunRecord, b: RunRecord) -> Iterator[str]:
             f"number and the canvas agree, states at the positions that both runs computed"
         )
     for name, run in (("A", a), ("B", b)):
+        for hole in run.holes:
+            yield f"{name} lacks steps that were recorded: {hole}; copy it again"
         if run.outcome is None:
             yield f"{name} is unfinished: it is compared as far as it goes"
 

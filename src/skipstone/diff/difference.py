@@ -79,7 +79,13 @@ class Difference:
     @property
     def identical(self) -> bool:
         """Same tokens by the same decisions, from the first step to the end of both runs."""
-        return self.finished and self.decision is None and not self.differing_positions
+        return (
+            self.finished
+            and not self.a.holes
+            and not self.b.holes
+            and self.decision is None
+            and not self.differing_positions
+        )
 
     @property
     def endings(self) -> tuple[Ending, Ending]:
@@ -179,19 +185,25 @@ def sample_of(trace: Trace, sample: int, name: str) -> RunRecord:
 
 
 def _as_far_as_both_go(pairs: Iterable[Pair], a: RunRecord, b: RunRecord) -> Iterable[Pair]:
-    """Leave out what only one run has because the other was cut off, which is no decision."""
-    last_a = a.steps[-1].forward if a.steps else -1
-    last_b = b.steps[-1].forward if b.steps else -1
-    over_a, over_b = a.outcome is None, b.outcome is None
+    """Leave out what only one run has because the other lost it, which is no decision."""
+    lost_a, lost_b = _loses_after(a), _loses_after(b)
     reached_a = reached_b = -1
     for pair in pairs:
-        if over_a and pair.a is None and reached_a == last_a:
+        if pair.a is None and reached_a in lost_a:
             continue
-        if over_b and pair.b is None and reached_b == last_b:
+        if pair.b is None and reached_b in lost_b:
             continue
         reached_a = reached_a if pair.a is None else pair.a.forward
         reached_b = reached_b if pair.b is None else pair.b.forward
         yield pair
+
+
+def _loses_after(run: RunRecord) -> set[int]:
+    """Forwards after which a run has steps that its record lacks; -1 stands for its beginning."""
+    lost = {hole.after for hole in run.holes}
+    if run.outcome is None:
+        lost.add(run.steps[-1].forward if run.steps else -1)
+    return lost
 
 
 def _closeness(first: Divergence, pairs: list[Pair], floor: Floor) -> Closeness:

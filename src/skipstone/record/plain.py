@@ -1,28 +1,122 @@
-"""Settings as plain values: a header keeps them as texts, programs want numbers."""
+"""Headers, outcomes, events and manifests as JSON, and single values of a database."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from contextlib import suppress
+import json
+import typing
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeVar
 
-Plain = str | int | float | bool | None
+from skipstone.record.damage import brief
+from skipstone.record.store import MAX_JSON
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+_INT64 = 1 << 63
 
 
-def plain(text: str) -> Plain:
-    """The number, bool or None that a setting's text stands for; else the text itself.
+def whole(value: object) -> int:
+    """A value of the database that must be a whole number.
 
-    Only a number as Python itself writes it is one: ``007`` stays text.
+    Raises:
+        ValueError: it is not.
     """
-    for kind in (int, float):
-        # ValueError is also a number of too many digits.
-        with suppress(ValueError):
-            value = kind(text)
-            if str(value) == text and abs(value) < math.inf:
-                return value
-    return {"true": True, "false": False, "None": None}.get(text, text)
+    if not isinstance(value, int):
+        raise ValueError(f"{brief(value)} is no whole number")
+    return value
 
 
-def plain_settings(settings: Mapping[str, str]) -> dict[str, Plain]:
-    """The same for each of them, by name."""
-    return {name: plain(text) for name, text in settings.items()}
+def number(value: object) -> float:
+    """A value of the database that must be a number.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, int | float):
+        raise ValueError(f"{brief(value)} is no number")
+    return float(value)
+
+
+def text(value: object) -> str:
+    """A value of the database that must be text.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{brief(value)} is no text")
+    return value
+
+
+def blob(value: object) -> bytes:
+    """A value of the database that must be raw bytes.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, bytes):
+        raise ValueError(f"{brief(value)} is no blob")
+    return value
+
+
+def to_json(value: DataclassInstance) -> str:
+    """A header, outcome, event or manifest as JSON."""
+    return json.dumps(asdict(value))
+
+
+def json_object(found: str) -> dict[str, object]:
+    """The members of a JSON object.
+
+    Raises:
+        ValueError: it is none, a name stands in it twice, or it is nested too deeply.
+    """
+    if len(found) > MAX_JSON:
+        raise ValueError(f"has more than {MAX_JSON} characters")
+    try:
+        values = json.loads(found, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"holds a {type(values).__name__}, must be a JSON object")
+    return values
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a name stands twice in one JSON object")
+    return members
+
+
+def from_json(kind: type[T], found: str) -> T:
+    """What ``to_json`` wrote.
+
+    Raises:
+        ValueError: it is no JSON object, or its fields are not those of ``kind``.
+    """
+    hints = typing.get_type_hints(kind)
+    values = {n: tuple(v) if isinstance(v, list) else v for n, v in json_object(found).items()}
+    for name, value in values.items():
+        if name not in hints or not _fits(value, hints[name]):
+            raise ValueError(f"{brief(name)} is no field of {kind.__name__}, or has a wrong value")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value read from JSON has the type of its field; numbers fit into 64 bits."""
+    kind = typing.get_origin(hint) or hint
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if isinstance(value, tuple):
+        return kind is tuple and all(_fits(v, typing.get_args(hint)[0]) for v in value)
+    if isinstance(value, dict):
+        return kind is dict and all(_fits(v, typing.get_args(hint)[1]) for v in value.values())
+    if isinstance(value, int):
+        return kind in (int, float) and -_INT64 <= value < _INT64
+    return isinstance(value, typing.cast("type", kind))

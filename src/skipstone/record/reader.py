@@ -2,61 +2,63 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-import tempfile
 import weakref
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Self, overload
-
-import ml_dtypes  # noqa: F401 (numpy learns bfloat16 from it)
-from safetensors import SafetensorError, safe_open
+from typing import Protocol, Self, overload
 
 from skipstone.errors import TraceError
-from skipstone.record.schema import Event, Header, Outcome, RunRecord, StepRecord
-from skipstone.record.store import (
-    DATABASE,
-    FORMAT,
-    MANIFEST,
-    SCHEMA,
-    SHARDS,
-    Experiment,
-    Manifest,
-    TensorEntry,
-    from_json,
-    manifest_version,
-    text,
-    unpack_step,
-    whole,
-)
-from skipstone.record.tensors import Tap, TensorKey, TensorRows, with_provenance
-from skipstone.version import __version__
+from skipstone.record.bounds import check_entry, check_header, check_outcome, check_step
+from skipstone.record.checksum import Checksums
+from skipstone.record.damage import reading
+from skipstone.record.database import Database, open_for_reading
+from skipstone.record.experiments import add_experiments
+from skipstone.record.manifest import read_manifest
+from skipstone.record.plain import from_json
+from skipstone.record.schema import Event, Header, Hole, Outcome, RunRecord, StepRecord
+from skipstone.record.schema_1 import TABLES as TABLES_1
+from skipstone.record.schema_1 import Rows1
+from skipstone.record.schema_2 import Rows2
+from skipstone.record.shards import read_tensor
+from skipstone.record.store import SHARDS, TABLES, Experiment, Manifest, TensorEntry
+from skipstone.record.tensors import TensorKey, TensorRows, with_provenance
 
-_STEP = (
-    "SELECT forward, block, step, recovery, refresh, block_start, block_stop, skip_layer, seconds, "
-    "positions_from, arrays, crc FROM steps WHERE sample = ? AND forward = ?"
-)
-_ENTRIES = (
-    "SELECT forward, tap, layer, shard, rows, width, dtype, bytes, positions, shard_bytes "
-    "FROM tensors WHERE sample = ? ORDER BY forward, tap, layer"
-)
-# What a damaged or hostile file can make the libraries and our own checks raise.
-_DAMAGE = (
-    sqlite3.Error,
-    SafetensorError,
-    OSError,
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    StopIteration,
-    MemoryError,
-)
 
-Row = tuple[object, ...]
+class Rows(Protocol):
+    """What is asked of the database of a trace, whatever its schema."""
+
+    def samples(self) -> list[tuple[str, str | None]]:
+        """Header and outcome of each sample, as JSON."""
+        ...
+
+    def forwards(self, sample: int) -> list[int]:
+        """The forwards that a sample took part in, ascending."""
+        ...
+
+    def holes(self, sample: int) -> tuple[Hole, ...]:
+        """Steps of a sample that were written, and are gone."""
+        ...
+
+    def step(self, sample: int, forward: int) -> StepRecord:
+        """One step; its forward was found by ``forwards``."""
+        ...
+
+    def entries(self, sample: int) -> list[TensorEntry]:
+        """The index of a sample's tensors, in order of their keys."""
+        ...
+
+    def entry(self, sample: int, key: TensorKey) -> TensorEntry | None:
+        """What the index says about one tensor; None if it was not recorded."""
+        ...
+
+    def events(self, sample: int) -> list[str]:
+        """Events of a sample as JSON, in order."""
+        ...
+
+    def experiments(self) -> list[Experiment]:
+        """Experiments on the run, by key."""
+        ...
 
 
 def open_trace(path: str | Path) -> StoredTrace:
@@ -66,30 +68,33 @@ def open_trace(path: str | Path) -> StoredTrace:
         TraceError: there is no trace at ``path``, it is damaged, or it is from a newer version.
     """
     folder = Path(path)
-    return StoredTrace(folder, _read_manifest(folder), _connect(folder))
+    manifest = read_manifest(folder)
+    database = _open(folder, manifest)
+    try:
+        return StoredTrace(folder, manifest, database)
+    except BaseException:
+        database.close()
+        raise
 
 
 class StoredTrace:
     """A trace on disk; made by ``open_trace``. A context manager, or closed when forgotten."""
 
-    def __init__(self, path: Path, manifest: Manifest, database: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, manifest: Manifest, database: Database) -> None:
         """Read the headers; takes over ``database``."""
         self.path = path
         self.manifest = manifest
-        self._database = database
-        self._close = weakref.finalize(self, database.close)
+        self._rows = _rows(database, manifest)
         self._loaded = dict[int, RunRecord]()
-        with self._reading("its samples"):
-            rows = self._rows("SELECT header, outcome FROM samples ORDER BY sample")
-            if len(rows) != manifest.samples:
-                raise ValueError(f"{len(rows)} samples, the manifest says {manifest.samples}")
-            self.headers = tuple(from_json(Header, text(header)) for header, _ in rows)
+        with reading(path, "its samples"):
+            samples = self._rows.samples()
+            if len(samples) != manifest.samples:
+                raise ValueError(f"{len(samples)} samples, the manifest says {manifest.samples}")
+            self.headers = tuple(_header(header) for header, _ in samples)
             """One for each sample; here at once, while a record takes reading its steps."""
-            self.outcomes = tuple(
-                None if outcome is None else from_json(Outcome, text(outcome))
-                for _, outcome in rows
-            )
+            self.outcomes = tuple(None if end is None else _outcome(end) for _, end in samples)
             """One for each sample; None where the run did not end by itself."""
+        self._close = weakref.finalize(self, database.close)
 
     @property
     def records(self) -> Sequence[RunRecord]:
@@ -102,34 +107,42 @@ class StoredTrace:
         return None not in self.outcomes
 
     @property
+    def has_checksums(self) -> bool:
+        """Whether a change of what was recorded would be seen; not so in schema 1."""
+        return self.manifest.schema > 1
+
+    @property
     def experiments(self) -> list[Experiment]:
         """What experiments on the run found, in the order of their keys.
 
         Raises:
             TraceError: the table is damaged.
         """
-        with self._reading("its experiments"):
-            rows = self._rows("SELECT key, request, outcome FROM experiments ORDER BY key")
-            return [Experiment(*map(text, row)) for row in rows]
+        # Others may have added some since the trace was opened.
+        with (
+            reading(self.path, "its experiments"),
+            closing(_open(self.path, self.manifest)) as database,
+        ):
+            return _rows(database, self.manifest).experiments()
 
     def add_experiment(self, key: str, request_json: str, outcome_json: str) -> None:
         """Keep the result of an experiment in the trace; an older one of this key gives way.
 
         Raises:
-            TraceError: the trace cannot be written to.
+            TraceError: the trace is of an older schema, or cannot be written to.
         """
-        row = (key, datetime.now(UTC).isoformat(timespec="seconds"), request_json, outcome_json)
-        try:
-            with closing(_open(self.path, "mode=rw")) as database:
-                database.execute("INSERT OR REPLACE INTO experiments VALUES (?, ?, ?, ?)", row)
-        except sqlite3.Error as error:
-            raise TraceError(
-                f"the experiment {key!r} cannot be kept in {str(self.path)!r} ({error}); copy the "
-                f"trace to where you can write"
-            ) from error
+        self.add_experiments([Experiment(key, request_json, outcome_json)])
+
+    def add_experiments(self, found: Sequence[Experiment]) -> None:
+        """Keep the results of several experiments, all or none.
+
+        Raises:
+            TraceError: the trace is of an older schema, or cannot be written to.
+        """
+        add_experiments(self.path, self.manifest, found)
 
     def record(self, sample: int) -> RunRecord:
-        """The whole record of a sample.
+        """The whole record of a sample; steps that are missing are its ``holes``.
 
         Raises:
             IndexError: there is no such sample.
@@ -137,9 +150,29 @@ class StoredTrace:
         """
         if sample not in self._loaded:
             header, outcome = self.headers[sample], self.outcomes[sample]
-            steps = tuple(self.steps(sample))
-            self._loaded[sample] = RunRecord(header, steps, outcome, tuple(self._events(sample)))
+            steps, events = tuple(self.steps(sample)), tuple(self.events(sample))
+            self._loaded[sample] = RunRecord(header, steps, outcome, events, self.holes(sample))
         return self._loaded[sample]
+
+    def forwards(self, sample: int) -> list[int]:
+        """The forwards of a sample whose steps are here, ascending.
+
+        Raises:
+            TraceError: the table of steps is damaged.
+        """
+        with reading(self.path, f"the steps of sample {sample}"):
+            return self._rows.forwards(sample)
+
+    def step(self, sample: int, forward: int) -> StepRecord:
+        """One step, whose forward is among ``forwards``.
+
+        Raises:
+            TraceError: it is missing or damaged.
+        """
+        with reading(self.path, f"the step at forward {forward} of sample {sample}"):
+            step = self._rows.step(sample, forward)
+            check_step(self.headers[sample], step)
+            return step
 
     def steps(self, sample: int) -> Iterator[StepRecord]:
         """The steps of a sample in order, one at a time.
@@ -147,14 +180,26 @@ class StoredTrace:
         Raises:
             TraceError: a step is damaged; it is named.
         """
-        sql = "SELECT forward FROM steps WHERE sample = ? ORDER BY forward"
-        with self._reading(f"the steps of sample {sample}"):
-            forwards = [whole(forward) for (forward,) in self._rows(sql, sample)]
-        # Each row is fetched whole: a query left open would lock out add_experiment.
-        for forward in forwards:
-            with self._reading(f"the step at forward {forward} of sample {sample}"):
-                step = unpack_step(*self._rows(_STEP, sample, forward)[0])
-            yield step
+        # Each row is fetched whole: a query left open would hold up the writer's checkpoints.
+        return (self.step(sample, forward) for forward in self.forwards(sample))
+
+    def events(self, sample: int) -> list[Event]:
+        """What was seen in passing, in order.
+
+        Raises:
+            TraceError: one is damaged.
+        """
+        with reading(self.path, f"the events of sample {sample}"):
+            return [from_json(Event, event) for event in self._rows.events(sample)]
+
+    def holes(self, sample: int) -> tuple[Hole, ...]:
+        """Where steps of a sample are missing that were recorded.
+
+        Raises:
+            TraceError: the table of steps is damaged.
+        """
+        with reading(self.path, f"the steps of sample {sample}"):
+            return self._rows.holes(sample)
 
     def entries(self, sample: int) -> list[TensorEntry]:
         """What the index says about the tensors of a sample, in order of their keys.
@@ -162,8 +207,11 @@ class StoredTrace:
         Raises:
             TraceError: the index is damaged.
         """
-        with self._reading(f"the tensors of sample {sample}"):
-            return [_entry(sample, *row) for row in self._rows(_ENTRIES, sample)]
+        with reading(self.path, f"the tensors of sample {sample}"):
+            found = self._rows.entries(sample)
+            for entry in found:
+                check_entry(entry)
+            return found
 
     def keys(self, sample: int) -> list[TensorKey]:
         """Tensors of a sample that were recorded, in order of forward, tap and layer.
@@ -177,22 +225,18 @@ class StoredTrace:
         """One tensor, read from its shard; None if it was not recorded.
 
         Raises:
-            TraceError: the shard is missing, cut off or damaged; others can still be read.
+            TraceError: its shard or its step is missing or damaged; others can still be read.
         """
-        sql = _ENTRIES.replace("ORDER BY", "AND forward = ? AND tap = ? AND layer = ? ORDER BY")
-        with self._reading(f"{key} of sample {sample}"):
-            rows = self._rows(sql, sample, key.forward, str(key.tap), key.layer)
-            if not rows:
+        with reading(self.path, f"{key} of sample {sample}"):
+            entry = self._rows.entry(sample, key)
+            if entry is None:
                 return None
-            entry = _entry(sample, *rows[0])
-        shard = self._shard(entry)
-        with (
-            self._reading(f"{key} of sample {sample}"),
-            safe_open(shard, framework="np") as file,
-        ):
-            positions, values = file.get_tensor(entry.positions), file.get_tensor(entry.values)
-            if values.shape != (entry.rows, entry.width) or positions.shape != (entry.rows,):
-                raise ValueError(f"values are {list(values.shape)}, the index says otherwise")
+            check_entry(entry)
+        step = self._step_of(sample, key)
+        checksums = Checksums(self.manifest.run) if self.has_checksums else None
+        with reading(self.path, f"{key} of sample {sample}"):
+            path = self.path / SHARDS / entry.shard
+            positions, values = read_tensor(path, entry, step, self.headers[sample], checksums)
             return with_provenance(self.record(sample), key, positions, values)
 
     def close(self) -> None:
@@ -205,38 +249,20 @@ class StoredTrace:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
-    def _events(self, sample: int) -> list[Event]:
-        with self._reading(f"the events of sample {sample}"):
-            sql = "SELECT event FROM events WHERE sample = ? ORDER BY id"
-            return [from_json(Event, text(event)) for (event,) in self._rows(sql, sample)]
-
-    def _shard(self, entry: TensorEntry) -> Path:
-        """The file of a tensor, if it is what the index says.
+    def _step_of(self, sample: int, key: TensorKey) -> StepRecord:
+        """The step that a tensor belongs to.
 
         Raises:
-            TraceError: it is not.
+            TraceError: it is missing.
         """
-        path = self.path / SHARDS / entry.shard
-        found = path.stat().st_size if path.is_file() else None
-        if found == entry.shard_bytes:
-            return path
-        where = next(s for s in self.record(entry.sample).steps if s.forward == entry.key.forward)
-        what = "is missing" if found is None else f"has {found} bytes"
-        raise TraceError(
-            f"{path} {what}, must have {entry.shard_bytes} bytes; it holds the tensors of forward "
-            f"{where.forward} (block {where.block}, step {where.step}); copy it again; the other "
-            f"steps can be read"
-        )
-
-    def _rows(self, sql: str, *values: str | int) -> list[Row]:
-        return self._database.execute(sql, values).fetchall()
-
-    @contextmanager
-    def _reading(self, what: str) -> Generator[None, None, None]:
+        record = self.record(sample)
         try:
-            yield
-        except _DAMAGE as error:
-            raise _damaged(self.path, what, error) from error
+            return record.at(key.forward)
+        except KeyError:
+            raise TraceError(
+                f"the step at forward {key.forward} of sample {sample} is missing in "
+                f"{str(self.path)!r}, so that its tensors say nothing; the other steps can be read"
+            ) from None
 
 
 class _Records(Sequence[RunRecord]):
@@ -261,111 +287,21 @@ class _Records(Sequence[RunRecord]):
         return self._trace.record(samples)
 
 
-def _entry(
-    sample: int,
-    forward: object,
-    tap: object,
-    layer: object,
-    shard: object,
-    rows: object,
-    width: object,
-    dtype: object,
-    nbytes: object,
-    positions: object,
-    shard_bytes: object,
-) -> TensorEntry:
-    if Path(text(shard)).name != shard:
-        raise ValueError(f"shard {shard!r} is no plain file name")
-    return TensorEntry(
-        sample=sample,
-        key=TensorKey(whole(forward), Tap(text(tap)), whole(layer)),
-        shard=text(shard),
-        rows=whole(rows),
-        width=whole(width),
-        dtype=text(dtype),
-        nbytes=whole(nbytes),
-        positions=text(positions),
-        shard_bytes=whole(shard_bytes),
-    )
+def _open(folder: Path, manifest: Manifest) -> Database:
+    return open_for_reading(folder, TABLES_1 if manifest.schema == 1 else TABLES)
 
 
-def _damaged(folder: Path, what: str, error: BaseException) -> TraceError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return TraceError(
-        f"the trace {str(folder)!r} is damaged: {what} cannot be read ({reason}); copy it again"
-    )
+def _rows(database: Database, manifest: Manifest) -> Rows:
+    return Rows1(database) if manifest.schema == 1 else Rows2(database, Checksums(manifest.run))
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / MANIFEST
-    try:
-        found = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        what = "does not exist" if not folder.exists() else f"has no {MANIFEST}"
-        raise TraceError(
-            f"{str(folder)!r} is no trace: it {what}; give the folder that 'skipstone trace -o' "
-            f"made"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(folder, MANIFEST, error) from None
-    try:
-        kind, schema, version = manifest_version(found)
-    except ValueError as error:
-        raise _damaged(folder, MANIFEST, error) from None
-    if kind != FORMAT:
-        raise TraceError(
-            f"{str(folder)!r} is no trace: its {MANIFEST} says {kind!r}, must say {FORMAT!r}"
-        )
-    if schema > SCHEMA:
-        raise TraceError(
-            f"the trace {str(folder)!r} has schema {schema} (written by skipstone {version}), and "
-            f"skipstone {__version__} reads up to {SCHEMA}; upgrade skipstone to read it"
-        )
-    try:
-        return from_json(Manifest, found)
-    except ValueError as error:
-        raise _damaged(folder, MANIFEST, error) from None
+def _header(found: str) -> Header:
+    header = from_json(Header, found)
+    check_header(header)
+    return header
 
 
-def _connect(folder: Path) -> sqlite3.Connection:
-    """Open the database for reading, also where nothing can be written.
-
-    Raises:
-        TraceError: it is missing or no database.
-    """
-    if not (folder / DATABASE).is_file():
-        raise TraceError(f"the trace {str(folder)!r} has no {DATABASE}; copy it again")
-    try:
-        try:
-            return _open(folder, "mode=ro")
-        except sqlite3.OperationalError:
-            # An unfinished trace wants a file for shared memory beside it, even to be read.
-            return _open_unwritable(folder)
-    except (sqlite3.Error, OSError) as error:
-        raise _damaged(folder, DATABASE, error) from error
-
-
-def _open(folder: Path, how: str) -> sqlite3.Connection:
-    """A connection that any thread may use, and that has proved to work."""
-    uri = f"{(folder.resolve() / DATABASE).as_uri()}?{how}"
-    database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    try:
-        database.execute("SELECT count(*) FROM samples").fetchone()
-    except sqlite3.Error:
-        database.close()
-        raise
-    return database
-
-
-def _open_unwritable(folder: Path) -> sqlite3.Connection:
-    """Open a database in a folder where no file can be made."""
-    log = folder / f"{DATABASE}-wal"
-    if not log.exists() or log.stat().st_size == 0:
-        return _open(folder, "immutable=1")
-    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    with tempfile.TemporaryDirectory() as copied:
-        for name in (log.name, DATABASE):
-            shutil.copyfile(folder / name, Path(copied, name))
-        with closing(_open(Path(copied), "mode=rw")) as database:
-            database.backup(memory)
-    return memory
+def _outcome(found: str) -> Outcome:
+    outcome = from_json(Outcome, found)
+    check_outcome(outcome)
+    return outcome

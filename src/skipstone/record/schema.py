@@ -272,6 +272,31 @@ class Event:
     """How often it happened at this place."""
 
 
+@dataclass(frozen=True)
+class Hole:
+    """Steps that were written down, and are no longer there."""
+
+    after: int
+    """The forward before them; -1 if there is none."""
+    before: int
+    """The forward after them; -1 if there is none."""
+    steps: int
+    """How many are missing."""
+
+    def __str__(self) -> str:
+        """Which steps they are, as far as it is known."""
+        if self.before == self.after + 1 + self.steps:
+            last = self.before - 1
+            one = f"forward {last} is missing"
+            return one if self.steps == 1 else f"forwards {self.after + 1} to {last} are missing"
+        many = "1 step is missing" if self.steps == 1 else f"{self.steps} steps are missing"
+        if self.before < 0:
+            return f"{many} at the end" + (
+                "" if self.after < 0 else f", after forward {self.after}"
+            )
+        return f"{many} before forward {self.before}"
+
+
 @dataclass(frozen=True, eq=False)
 class RunRecord:
     """One request from its first forward to its end."""
@@ -281,6 +306,8 @@ class RunRecord:
     outcome: Outcome | None
     """None if the run did not end by itself: it was killed, or is still going."""
     events: tuple[Event, ...] = ()
+    holes: tuple[Hole, ...] = ()
+    """Where steps are missing that were recorded."""
 
     @property
     def prompt_length(self) -> int:

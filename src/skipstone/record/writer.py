@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Self
-from zlib import crc32
 
-import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from skipstone.errors import TraceError
 from skipstone.outputs import check_output, whole_folder
 from skipstone.record.behind import Behind
+from skipstone.record.checksum import Row
+from skipstone.record.damage import reason
+from skipstone.record.ledger import Ledger
+from skipstone.record.manifest import write_manifest
+from skipstone.record.packing import INT
 from skipstone.record.schema import Event, Header, Outcome, StepRecord
+from skipstone.record.shards import write_shard
 from skipstone.record.store import (
     DATABASE,
     FORMAT,
-    INT,
-    MANIFEST,
     SCHEMA,
     SHARDS,
     TABLES,
     Manifest,
-    pack_step,
-    to_json,
+    shard_name,
 )
 from skipstone.record.trace import Taken, Tensors
 from skipstone.version import __version__
 
-Row = tuple[str | int | float | bytes, ...]
-
-_INSERT_STEP = f"INSERT INTO steps VALUES ({', '.join('?' * 13)})"
-_INSERT_TENSOR = f"INSERT INTO tensors VALUES ({', '.join('?' * 11)})"
+_INSERT_SAMPLE = "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_STEP = f"INSERT INTO steps VALUES ({', '.join('?' * 15)})"
+_INSERT_TENSOR = f"INSERT INTO tensors VALUES ({', '.join('?' * 14)})"
+_INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?)"
+_SET_OUTCOME = "UPDATE samples SET outcome = ?, steps = ?, outcome_checksum = ? WHERE sample = ?"
 
 _FAILURES = (OSError, sqlite3.Error, SafetensorError)
 
@@ -63,6 +65,8 @@ class TraceWriter:
         self.path = Path(path)
         self._database: sqlite3.Connection | None = None
         self._begun = False
+        self._run = secrets.token_hex(8)
+        self._ledger = Ledger(self._run)
         self._behind = Behind()
         check_output(self.path, replace=False)
 
@@ -81,8 +85,10 @@ class TraceWriter:
         self._begun = True
         try:
             with whole_folder(self.path) as part:
-                _lay_out(part, headers, level)
+                _lay_out(part, headers, level, self._run, self._ledger)
             self._database = _open(self.path / DATABASE)
+            # A log lies beside the database from now on, which tells readers that it may change.
+            self._database.execute(f"PRAGMA user_version = {SCHEMA}")
         except _FAILURES as error:
             raise self._failed(error) from error
 
@@ -123,7 +129,7 @@ class TraceWriter:
             TraceError: the disk refuses.
         """
         self._behind.wait()
-        self._write(("INSERT INTO events VALUES (NULL, ?, ?)", [(sample, to_json(event))]))
+        self._write((_INSERT_EVENT, [self._ledger.event(sample, event)]))
 
     def end(self, outcomes: Sequence[Outcome]) -> None:
         """Write down how the run ended, and close the trace.
@@ -132,8 +138,8 @@ class TraceWriter:
             TraceError: the disk refuses.
         """
         self._behind.wait()
-        rows = [(to_json(outcome), sample) for sample, outcome in enumerate(outcomes)]
-        self._write(("UPDATE samples SET outcome = ? WHERE sample = ?", rows))
+        rows = [self._ledger.outcome(sample, outcome) for sample, outcome in enumerate(outcomes)]
+        self._write((_SET_OUTCOME, rows))
         self.close()
 
     def close(self) -> None:
@@ -155,11 +161,7 @@ class TraceWriter:
 
     def _let_go(self) -> None:
         if self._database is not None:
-            # Back to one plain file, which opens on read-only media too. Somebody who is reading
-            # it now prevents that, and it does not matter.
-            with suppress(sqlite3.Error):
-                self._database.execute("PRAGMA busy_timeout = 0")
-                self._database.execute("PRAGMA journal_mode = DELETE")
+            # The last to close it puts the log into the database, and takes the log away.
             self._database.close()
             self._database = None
 
@@ -168,22 +170,7 @@ class TraceWriter:
             self._write_step(*taken)
 
     def _write_step(self, sample: int, record: StepRecord, tensors: Tensors) -> None:
-        arrays = pack_step(record)
-        row = (
-            sample,
-            record.forward,
-            record.block,
-            record.step,
-            record.recovery,
-            record.refresh,
-            record.block_start,
-            record.block_stop,
-            record.skip_layer,
-            record.seconds,
-            record.positions_from,
-            arrays,
-            crc32(arrays),
-        )
+        row = self._ledger.step(sample, record)
         if tensors:
             entries = self._write_shard(sample, record.forward, tensors)
             self._write((_INSERT_STEP, [row]), (_INSERT_TENSOR, entries))
@@ -218,60 +205,35 @@ class TraceWriter:
 
     def _write_shard(self, sample: int, forward: int, tensors: Tensors) -> list[Row]:
         """Write the tensors of a step. Returns what the index says about them."""
-        name = f"s{sample:04}-f{forward:06}.safetensors"
-        arrays, homes = dict[str, np.ndarray](), dict[bytes, str]()
-        for key, (positions, values) in tensors.items():
-            ours = positions.astype(INT, copy=False)
-            home = homes.setdefault(ours.tobytes(), f"{key.tap}.{key.layer}.positions")
-            arrays[home] = np.ascontiguousarray(ours)
-            arrays[f"{key.tap}.{key.layer}.values"] = np.ascontiguousarray(values)
-        part, whole = self.path / SHARDS / f"{name}.part", self.path / SHARDS / name
+        ours = {key: (p.astype(INT, copy=False), values) for key, (p, values) in tensors.items()}
+        path = self.path / SHARDS / shard_name(sample, forward)
         try:
-            save_file(arrays, part)
-            # The library lets nobody but the owner read it; the database goes by the umask.
-            part.chmod((self.path / DATABASE).stat().st_mode)
-            size = part.stat().st_size
-            part.rename(whole)
+            stored = write_shard(path, ours, (self.path / DATABASE).stat().st_mode)
         except _FAILURES as error:
-            with suppress(OSError):
-                part.unlink()
             raise self._failed(error) from error
-        return [
-            (
-                sample,
-                forward,
-                str(key.tap),
-                key.layer,
-                name,
-                *values.shape,
-                values.dtype.name,
-                values.nbytes,
-                homes[positions.astype(INT, copy=False).tobytes()],
-                size,
-            )
-            for key, (positions, values) in tensors.items()
-        ]
+        return [self._ledger.tensor(sample, key, *ours[key], stored[key]) for key in ours]
 
     def _failed(self, error: Exception) -> TraceError:
         """Give up: nothing can be written after a step that is missing."""
         if self._database is not None:
             self._database.close()
             self._database = None
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         return TraceError(
-            f"the trace {str(self.path)!r} cannot be written ({reason}); the steps before can be "
-            f"read; free some space or choose another disk, and run again with a new path"
+            f"the trace {str(self.path)!r} cannot be written ({reason(error)}); the steps before "
+            f"can be read; free some space or choose another disk, and run again with a new path"
         )
 
 
-def _lay_out(folder: Path, headers: Sequence[Header], level: str) -> None:
+def _lay_out(folder: Path, headers: Sequence[Header], level: str, run: str, ledger: Ledger) -> None:
     """Everything that a trace has before its first step."""
     (folder / SHARDS).mkdir()
     with closing(_open(folder / DATABASE)) as database:
+        # For ever: a log names no other file, and a process that is killed leaves nothing that
+        # has to be undone.
         database.execute("PRAGMA journal_mode = WAL")
         database.executescript(TABLES)
-        rows = [(sample, to_json(header)) for sample, header in enumerate(headers)]
-        database.executemany("INSERT INTO samples VALUES (?, ?, NULL)", rows)
+        rows = [ledger.header(sample, header) for sample, header in enumerate(headers)]
+        database.executemany(_INSERT_SAMPLE, rows)
     manifest = Manifest(
         format=FORMAT,
         schema=SCHEMA,
@@ -279,14 +241,19 @@ def _lay_out(folder: Path, headers: Sequence[Header], level: str) -> None:
         skipstone=__version__,
         level=level,
         samples=len(headers),
+        run=run,
     )
-    (folder / MANIFEST).write_text(to_json(manifest) + "\n", encoding="utf-8")
+    write_manifest(folder, manifest)
 
 
 def _open(path: Path) -> sqlite3.Connection:
     """The database. The run may go on in another thread than the one that began it."""
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA synchronous = NORMAL")
-    # Every 16 MB, about 1500 steps: a checkpoint waits for the disk.
-    database.execute("PRAGMA wal_autocheckpoint = 4000")
+    try:
+        database.execute("PRAGMA synchronous = NORMAL")
+        # Every 16 MB, about 1500 steps: a checkpoint waits for the disk.
+        database.execute("PRAGMA wal_autocheckpoint = 4000")
+    except BaseException:
+        database.close()
+        raise
     return database

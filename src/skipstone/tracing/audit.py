@@ -19,8 +19,8 @@ from skipstone.diff.compare import Comparison, compare
 from skipstone.engine import Engine
 from skipstone.errors import ConfigError, OutputError, PromptError
 from skipstone.outputs import check_append, write_whole
+from skipstone.record.plain import from_json, to_json
 from skipstone.record.schema import RunRecord
-from skipstone.record.store import from_json, to_json
 from skipstone.tracing.recorder import Recorder
 
 _FORMAT = {"format": "skipstone-audit", "schema": 2}

@@ -32,9 +32,10 @@ from skipstone.engine.observe import Observer, Observers, StepView, Taps
 from skipstone.engine.result import Result
 from skipstone.errors import SkipstoneError
 from skipstone.models.llada import LLaDA
-from skipstone.models.load import Model, load
+from skipstone.models.load import Model
 from skipstone.record import Candidates, MemoryTrace, RunRecord, StepRecord, Trace
 from skipstone.skip import NoSkip
+from skipstone.tracing.recorded_model import recorded_model
 from skipstone.tracing.recorder import Recorder, outcome
 from skipstone.tracing.replay import Lead, replay
 
@@ -226,14 +227,15 @@ def noise_floor(
     Args:
         trace: the run.
         sample: which of its samples.
-        model: the model that made it; loaded by its recorded name if None.
+        model: the model that made it; the one that the trace names if None, if it is the embedded
+            one or lies in the local hub cache.
         around: a forward; only its neighbourhood is measured. The first steps if None.
 
     Raises:
         SkipstoneError: the model cannot be loaded or does not fit.
     """
     record = trace.records[sample]
-    model = load(record.header.model, dtype=record.header.dtype) if model is None else model
+    model = recorded_model(record.header) if model is None else model
     last = record.steps[-1].forward
     middle = min(3, last) if around is None else around
     forwards = (max(0, middle - 1), min(middle + 1, last))

@@ -8,7 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.diagnose import diagnose as examine
 from skipstone.engine import Engine
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, TraceError
 from skipstone.models.load import Model
 from skipstone.record import Trace
 from skipstone.tracing.experiments import Laboratory, Subject
@@ -39,6 +39,7 @@ def diagnose(
 
     Raises:
         ConfigError: a trace has no such sample, or no finished step.
+        TraceError: a trace lacks steps that were recorded.
 
     Example:
         ``diagnose(a.trace, b.trace, engine_a=exact, engine_b=fast).lines()``
@@ -48,6 +49,10 @@ def diagnose(
             raise ConfigError(f"sample is {sample}, {name} has {len(trace.records)} samples")
         if not trace.records[sample].steps:
             raise ConfigError(f"{name} has no finished step; nothing can be said about it")
+        if trace.records[sample].holes:
+            raise TraceError(
+                f"{name} cannot be run again, since {trace.records[sample].holes[0]}; copy it again"
+            )
     if model is None and engine_a is not None:
         model = engine_a.model
     lab = Laboratory(

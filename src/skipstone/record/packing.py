@@ -1,0 +1,142 @@
+"""The arrays of a step as one safetensors blob, which is a column of its row.
+
+Shape letters: C candidates, J judged rows, S compared layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors.numpy
+
+from skipstone.record.plain import blob, number, text, whole
+from skipstone.record.schema import Candidates, Judgements, StepRecord
+
+INT, FLOAT, BOOL, BYTE = (np.dtype(code) for code in ("<i4", "<f8", "?", "u1"))
+
+STEP_ARRAYS = {
+    "ids_before": INT,
+    "ids_after": INT,
+    "status_before": BYTE,
+    "status_after": BYTE,
+    "rows": INT,
+    "finished": INT,
+    "entered_age": INT,
+    "finished_age": INT,
+}
+CANDIDATE_ARRAYS = {
+    "position": INT,
+    "token": INT,
+    "confidence": FLOAT,
+    "runner_up": INT,
+    "runner_up_confidence": FLOAT,
+    "rank": INT,
+    "bound": FLOAT,
+    "age": INT,
+    "eligible": BOOL,
+    "committed": BOOL,
+}
+JUDGEMENT_ARRAYS = {
+    "position": INT,
+    "similarity": FLOAT,
+    "smallest": FLOAT,
+    "mean": FLOAT,
+    "stable": BOOL,
+    "forced": BOOL,
+    "reference_position": INT,
+    "reference_forward": INT,
+}
+_CODES = {INT: "I32", FLOAT: "F64", BOOL: "BOOL", BYTE: "U8"}
+
+
+def pack_arrays(record: StepRecord) -> bytes:
+    """All arrays of a step as one safetensors blob."""
+    owners: list[tuple[object, str, dict[str, np.dtype]]] = [
+        (record, "", STEP_ARRAYS),
+        (record.candidates, "candidates.", CANDIDATE_ARRAYS),
+    ]
+    if record.judgements is not None:
+        owners.append((record.judgements, "judgements.", JUDGEMENT_ARRAYS))
+    return _pack(
+        {
+            prefix + name: getattr(owner, name).astype(dtype, copy=False)
+            for owner, prefix, dtypes in owners
+            for name, dtype in dtypes.items()
+        }
+    )
+
+
+def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A safetensors blob of small arrays.
+
+    The library's own ``save`` takes 110 us for the 26 arrays of a step, more than all the rest of
+    writing it down; this takes 25.
+    """
+    entries, parts, stop = list[str](), list[bytes](), 0
+    for name, array in arrays.items():
+        data = array.tobytes()
+        start, stop = stop, stop + len(data)
+        shape = ",".join(map(str, array.shape))
+        entries.append(
+            f'"{name}":{{"dtype":"{_CODES[array.dtype]}","shape":[{shape}],'
+            f'"data_offsets":[{start},{stop}]}}'
+        )
+        parts.append(data)
+    head = f"{{{','.join(entries)}}}".encode()
+    head += b" " * (-len(head) % 8)
+    return b"".join([len(head).to_bytes(8, "little"), head, *parts])
+
+
+def unpack_step(forward: object, *rest: object) -> StepRecord:
+    """A step from the values of its row.
+
+    Args:
+        forward: of the step.
+        rest: block, step, recovery, refresh, block_start, block_stop, skip_layer, seconds,
+            positions_from, and the arrays.
+
+    Raises:
+        LookupError, ValueError, SafetensorError: the row is damaged.
+    """
+    *numbers, seconds, positions_from, arrays = rest
+    block, step, recovery, refresh, block_start, block_stop, skip_layer = map(whole, numbers)
+    found = safetensors.numpy.load(blob(arrays))
+    judgements = None
+    if "judgements.position" in found:
+        judgements = Judgements(**_columns(found, "judgements.", JUDGEMENT_ARRAYS))
+    return StepRecord(
+        forward=whole(forward),
+        block=block,
+        step=step,
+        recovery=bool(recovery),
+        refresh=bool(refresh),
+        block_start=block_start,
+        block_stop=block_stop,
+        **_take(found, "", STEP_ARRAYS),
+        candidates=Candidates(**_columns(found, "candidates.", CANDIDATE_ARRAYS)),
+        judgements=judgements,
+        skip_layer=skip_layer,
+        seconds=number(seconds),
+        positions_from=text(positions_from),
+    )
+
+
+def _take(
+    found: Mapping[str, np.ndarray], prefix: str, dtypes: Mapping[str, np.dtype]
+) -> dict[str, np.ndarray]:
+    taken = {name: found[prefix + name] for name in dtypes}
+    for name, array in taken.items():
+        if array.dtype != dtypes[name] or array.ndim != (2 if name == "similarity" else 1):
+            raise ValueError(f"array {prefix}{name} is {array.dtype.name} {list(array.shape)}")
+    return taken
+
+
+def _columns(
+    found: Mapping[str, np.ndarray], prefix: str, dtypes: Mapping[str, np.dtype]
+) -> dict[str, np.ndarray]:
+    """Arrays of one length."""
+    taken = _take(found, prefix, dtypes)
+    if len({array.shape[0] for array in taken.values()}) > 1:
+        raise ValueError(f"the columns {prefix}* have different lengths")
+    return taken
