@@ -284,3 +284,15 @@ def test_a_model_with_other_weights_is_not_taken_for_the_recorded_one(
         code, _, err = call(*arguments)
         assert code == 2
         assert "was recorded with other weights of 'random-2'" in err
+
+
+def test_the_fingerprint_of_an_older_version_is_said_not_to_be_comparable(
+    call: Call, a: Path, tmp_path: Path
+) -> None:
+    old = written(tmp_path / "old.trace", CACHED, header=lambda h: replace(h, weights="0123abcd"))
+    for arguments in (["step", old, "--at", "0.1", "--with", "cache=dual"], ["diagnose", old, a]):
+        _, out, err = call(*arguments)
+        assert "has a fingerprint of an older version, which cannot be held against" in err
+        assert "different weights" not in out
+    _, out, _ = call("diagnose", a, old)
+    assert "different weights" not in out

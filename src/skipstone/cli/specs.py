@@ -12,7 +12,8 @@ from skipstone.engine import Engine, parse_spec
 from skipstone.engine.engine import Prompt
 from skipstone.errors import CheckpointError, ConfigError, PromptError, TraceError
 from skipstone.models.load import Model, load
-from skipstone.record import StoredTrace, Trace
+from skipstone.record import Header, StoredTrace, Trace
+from skipstone.record.weights import same_weights
 from skipstone.tracing import Recorder
 from skipstone.tracing.experiments import Subject, settings_of
 from skipstone.tracing.recorded_model import recorded_model
@@ -46,12 +47,25 @@ def model_of(trace: StoredTrace, name: str | None) -> Model:
     if name is not None:
         return load(name, dtype=header.dtype)
     model = recorded_model(header)
-    if header.weights and header.source == "skipstone" and model.fingerprint != header.weights:
+    if header.source == "skipstone":
+        _check_weights(model, header, trace.path)
+    return model
+
+
+def _check_weights(model: Model, header: Header, path: Path) -> None:
+    """Refuse weights that are not the recorded ones, and say where that cannot be told."""
+    same = same_weights(model.fingerprint, header.weights)
+    if same is None and header.weights:
+        print(
+            f"note: {printable(str(path))} has a fingerprint of an older version, which cannot be "
+            f"held against the weights found here",
+            file=sys.stderr,
+        )
+    if same is False:
         raise ConfigError(
-            f"{trace.path} was recorded with other weights of {header.model!r} ({header.weights}) "
+            f"{path} was recorded with other weights of {header.model!r} ({header.weights}) "
             f"than those found here ({model.fingerprint}); give their directory with --model"
         )
-    return model
 
 
 def check_whole(trace: StoredTrace, sample: int) -> None:

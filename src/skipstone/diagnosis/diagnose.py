@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.rules import RULES
+from skipstone.record.weights import same_weights
 
 _LINES = 10
 _SHOWN_RULED_OUT = 2
@@ -122,6 +123,8 @@ def _other_inputs(case: Case) -> Finding | None:
     differ = {
         name: pair for name, pair in pairs.items() if pair[0] and pair[1] and pair[0] != pair[1]
     }
+    if same_weights(a.weights, b.weights) is not False:
+        differ.pop("weights", None)
     if not differ:
         return None
     name, (x, y) = next(iter(differ.items()))

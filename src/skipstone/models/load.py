@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Never
-from zlib import crc32
 
 import torch
 
@@ -16,6 +15,7 @@ from skipstone.models import registry
 from skipstone.models.base import ModelConfig, Network
 from skipstone.models.checkpoint import load_network, stored_dtype
 from skipstone.models.config import read_config
+from skipstone.models.fingerprint import fingerprint
 from skipstone.text import Text
 
 DTYPES = {
@@ -36,9 +36,6 @@ _SHORT = {
     "double": "float64",
 }
 
-# Values of each weight that enter the fingerprint.
-_SAMPLED = 256
-
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -55,13 +52,8 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Checksum over a sample of every weight: other weights show, for one small read."""
-        weights = sorted(self.network.published().items())
-        shapes = " ".join(f"{name}{tuple(weight.shape)}" for name, weight in weights)
-        flat = [weight.flatten() for _, weight in weights]
-        samples = [w[:: max(1, w.numel() // _SAMPLED)].double() for w in flat]
-        checksum = crc32(torch.cat(samples).cpu().numpy().tobytes(), crc32(shapes.encode()))
-        return f"{checksum:08x}"
+        """Checksum over every weight, computed when it is first asked for."""
+        return fingerprint(self.network.published())
 
     def __repr__(self) -> str:
         """The call that loads this model again."""
