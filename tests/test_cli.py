@@ -104,6 +104,38 @@ def test_a_budget_that_stops_says_how_many_masks_are_left(
     assert json.loads(out)["masks_left"] == 60
 
 
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        (["--steps", "64", "--unmask", "threshold:value=0.9"], "steps=64 has no effect: threshold"),
+        (["--steps", "32", "--unmask", "factor"], "steps=32 has no effect: factor"),
+        (["--seed", "3"], "seed=3 has no effect at temperature 0"),
+    ],
+)
+def test_a_setting_without_effect_is_said_and_does_not_stop_the_run(
+    capsys: pytest.CaptureFixture[str], options: list[str], note: str
+) -> None:
+    code, out, err = call(capsys, "generate", QUESTION, *options, *FAST)
+    assert code == 0
+    assert "Newton" in out
+    assert f"note: {note}" in err
+    _, found, _ = call(capsys, "generate", QUESTION, "--json", *options, *FAST)
+    assert any(said.startswith(note) for said in json.loads(found)["notes"])
+
+
+def test_max_new_tokens_is_gen_length(capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = [
+        ["--gen-length", "32"],
+        ["--max-new-tokens", "32"],
+        ["--gen-length", "32", "--max-new-tokens", "32"],
+    ]
+    found = [call(capsys, "generate", QUESTION, "--json", *length)[1] for length in lengths]
+    assert {len(json.loads(out)["tokens"]) for out in found} == {32}
+    code, out, err = call(capsys, "generate", QUESTION, "--gen-length", "8", *lengths[1])
+    assert (code, out) == (2, "")
+    assert "max_new_tokens=32 and gen_length=8 are one setting with two values" in err
+
+
 def test_compare_tells_identical_from_different(capsys: pytest.CaptureFixture[str]) -> None:
     specs = ["--a", "skip=none", "--b", "skip=cosine:skip_threshold=1"]
     code, out, _ = call(capsys, "compare", QUESTION, "--unmask", "fixed", *specs, *FAST)

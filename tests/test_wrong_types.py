@@ -203,3 +203,15 @@ def test_ids_may_be_any_kind_of_whole_number(model: Model) -> None:
     as_tensor: Any = torch.tensor([1, 2, 3])
     assert engine.generate(as_array).tokens == plain
     assert engine.generate(as_tensor).tokens == plain
+
+
+@pytest.mark.parametrize("wrong", ["2", 2.0, True, [2], torch.tensor([2])])
+def test_a_batch_size_is_a_whole_number(model: Model, wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"batch_size is .*, must be a whole number"):
+        Engine(model, gen_length=8).generate_batch([[1], [2]], batch_size=wrong)
+
+
+def test_a_batch_size_may_be_any_kind_of_whole_number(model: Model) -> None:
+    two: Any = np.int64(2)
+    engine = Engine(model, gen_length=8, block_length=8)
+    assert len(engine.generate_batch([[1], [2], [3]], batch_size=two)) == 3

@@ -8,14 +8,14 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, SupportsIndex, Unpack, get_args
+from typing import Literal, SupportsIndex, Unpack, cast, get_args
 
 import torch
 from torch import Tensor
 
 from skipstone import policies
 from skipstone.canvas import Canvas, Geometry, HostCanvas, Status
-from skipstone.checks import shown
+from skipstone.checks import checked, shown
 from skipstone.engine.ages import Ages
 from skipstone.engine.eager import EagerLayers
 from skipstone.engine.graph import GraphLayers
@@ -129,8 +129,9 @@ class Engine:
         """
         if isinstance(prompts, str) or not prompts:
             raise PromptError("generate_batch needs a list of at least one prompt")
+        batch_size = cast("int | None", checked("batch_size", batch_size, int | None))
         if batch_size is not None and batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}, must be at least 1")
+            raise ConfigError(f"batch_size is {shown(batch_size)}, must be at least 1")
         alone = len(prompts) == 1
         ids = [
             self._encode(prompt, "the prompt" if alone else f"prompt {i}")
