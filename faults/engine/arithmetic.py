@@ -7,7 +7,7 @@ E head width.
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 import torch
@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
+from skipstone.canvas import Moment
 from skipstone.engine.loop import Run
 from skipstone.engine.observe import StepView
 from skipstone.models.base import KVStore
 from skipstone.models.llada import Layer, LLaDA
 from skipstone.ops import reference as ops
 from skipstone.rows import Rows
+from skipstone.unmask import Scores
 
 # --- one module -----------------------------------------------------------------------------------
 
@@ -94,7 +96,18 @@ def head_without_norm() -> Generator[None, None, None]:
         yield
 
 
-# --- numbers that are none ------------------------------------------------------------------------
+# --- numbers that are none, in an engine that does not stop at them -------------------------------
+
+
+def _unstopped() -> AbstractContextManager[object]:
+    """What is not a number is committed like any other, as engines without a check do."""
+    commit = Run._commit
+
+    def wrong(self: Run, scores: Scores, moment: Moment) -> ops.Committed:
+        self.stops_at_nan = False
+        return commit(self, scores, moment)
+
+    return instead(Run, "_commit", wrong)
 
 
 def not_a_number(index: int) -> Fault:
@@ -123,7 +136,7 @@ def _layer_breaks(index: int, value: float) -> Fault:
                 out_ND[rows.num_rows // 2] = value
             return out_ND
 
-        with instead(LLaDA, "layer", wrong):
+        with _unstopped(), instead(LLaDA, "layer", wrong):
             yield
 
     return fault
@@ -142,7 +155,7 @@ def infinite_logit() -> Generator[None, None, None]:
             logits_NV[0, 5] = torch.inf
         return logits_NV
 
-    with instead(LLaDA, "head", wrong):
+    with _unstopped(), instead(LLaDA, "head", wrong):
         yield
 
 

@@ -13,6 +13,7 @@ Shape letters: B requests, L canvas length, G generation length.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -112,6 +113,8 @@ class Run:
     """Kept only if somebody watches."""
     ahead: int = 0
     """Steps that may be launched before an earlier one lands, where it is certain what they do."""
+    stops_at_nan: bool = True
+    """Whether a NaN ends the run; else it is committed, for those who study where it leads."""
     done: list[Done] = field(default_factory=list)
     """Those that have left."""
     _flying: deque[_Flight] = field(default_factory=deque)
@@ -343,7 +346,10 @@ class Run:
         """Choose, write the commit, remember it for the next step, stop at EOS."""
         chosen_BG = self.unmask.select(scores, moment)
         eos_id = self.config.eos_id if self.settings.eos_stop else None
-        committed = ops.commit(chosen_BG, scores.confidence_BG, scores.token_BG, moment, eos_id)
+        confidence_BG = scores.confidence_BG
+        if not self.stops_at_nan:
+            confidence_BG = confidence_BG.nan_to_num(nan=0.0, neginf=-math.inf)
+        committed = ops.commit(chosen_BG, confidence_BG, scores.token_BG, moment, eos_id)
         self.committed_BL = committed.committed_BL
         return committed
 

@@ -66,6 +66,8 @@ def replay(
     """
     with _varied(lead.variation):
         replayer = Replayer(model, settings, record, lead, observer)
+        # A run that broke is followed to see how, and a NaN may be what is put in.
+        replayer.run.stops_at_nan = False
         for step in replayer.steps():
             replayer.take(step)
 
