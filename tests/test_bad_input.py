@@ -305,10 +305,6 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
     "binary batch file": (_batch(b"\xff\xfe"), ["prompts.txt' is not UTF-8", "convert it"]),
     "batch of no json": (_batch(b'{"prompt": "a"}\n{', "p.jsonl"), ["line 2 is not JSON"]),
     "batch without prompt": (_batch(b'{"text": "a"}', "p.jsonl"), ["line 1", '"prompt"']),
-    "batch size of one prompt": (
-        _argv("hi", "--batch-size", "4"),
-        ["--batch-size 4 has no effect on a single prompt", "several with --batch-file"],
-    ),
     "no places": (
         _batch(b"a\nb", "p.txt", "--batch-size", "0"),
         ["--batch-size is 0", "at least 1"],

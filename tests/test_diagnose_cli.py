@@ -182,12 +182,9 @@ def test_text_of_a_trace_cannot_steer_the_terminal(call: Call, a: Path, tmp_path
         (["{a}", "cache=dual"], "give two traces, or two run specs and a PROMPT"),
         (["{a}", "{b}", "w1"], "two traces have their prompt"),
         (["{a}", "{b}", "--prompt-ids", "1,2"], "two traces have their prompt"),
-        (["{a}", "{b}", "--cache", "none"], "--cache has no effect on two traces"),
-        (["{a}", "{b}", "--no-eos-stop"], "--eos-stop has no effect on two traces"),
         (["{a}", "{b}", "--sample", "1"], "has 1 samples"),
         (["{a}", "{b}", "--sample", "-1"], "--sample is -1"),
         (["cache=none", "cache=dual"], "two run specs need a PROMPT"),
-        (["cache=none", "cache=dual", "w1", "--sample", "1"], "--sample has no effect"),
         (["cache=none", "cahce=dual", "w1"], "'cahce' is unknown; did you mean 'cache'?"),
         (["cache=none", "cache=duel", "w1"], "did you mean 'dual'?"),
         (["cache=none", "cache=dual", "w1", "--prompt-ids", "x"], "--prompt-ids is 'x'"),
@@ -201,6 +198,24 @@ def test_diagnose_refuses_in_one_line(
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{a}", "{b}", "--cache", "none"], "note: --cache has no effect on two traces"),
+        (["{a}", "{b}", "--no-eos-stop"], "note: --eos-stop has no effect on two traces"),
+        (["cache=none", "cache=dual", "w1 w2", "--sample", "1"], "note: --sample 1 has no effect"),
+        (["cache=none", "cache=dual steps=128", "w1"], "note: steps=128 has no effect"),
+    ],
+)
+def test_what_has_no_effect_is_said_and_stops_nothing(
+    call: Call, a: Path, b: Path, arguments: list[str], message: str
+) -> None:
+    code, out, err = call("diagnose", *(text.format(a=a, b=b) for text in arguments))
+    assert code in (0, 1)
+    assert out
+    assert [line for line in err.splitlines() if line.startswith(message)]
 
 
 def test_times_are_read_or_refused() -> None:

@@ -181,11 +181,21 @@ def test_windows_are_read_or_refused() -> None:
         parse_window("1.2-1.1")
 
 
+@pytest.mark.usefixtures("tiny")
+def test_a_window_beside_another_level_is_said_to_have_no_effect(
+    capsys: pytest.CaptureFixture[str], path: Path
+) -> None:
+    argv = ("trace", "w1", "-o", path, *FAST, "--level", "full", "--window", "0.0")
+    code, _, err = call(capsys, *argv)
+    assert code == 0
+    assert "note: --window 0.0 has no effect at --level full" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--level", "window"], "--level window needs --window"),
-        (["--level", "full", "--window", "0.0"], "has no effect at --level full"),
+        (["--level", "full", "--window", "x"], "--window is 'x', must be BLOCK.STEP"),
         (["--window", "x"], "--window is 'x', must be BLOCK.STEP"),
         (["--level", "everything"], "level is 'everything'"),
     ],

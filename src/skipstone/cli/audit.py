@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skipstone.cli.escape import printable, shortened
+from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.junit import junit_xml
 from skipstone.cli.options import RunSpec, given, parse_rate, run_options, run_spec
 from skipstone.cli.progress import progress
@@ -235,6 +236,7 @@ def _unrepeated(questions: Sequence[Question]) -> list[Question]:
 def _run_specs(baseline: str, candidate: str, shared: dict[str, str]) -> tuple[RunSpec, RunSpec]:
     """Both runs, over what they share."""
     a, b = (run_spec({**shared, **parse_spec(spec)}) for spec in (baseline, candidate))
+    say_idle_settings(a.settings, b.settings)
     return a, b
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from skipstone.bench.plan import SECTIONS
+from skipstone.cli.idle import say_idle
 from skipstone.cli.terminal import strict_json
 from skipstone.errors import ConfigError, nearest
 from skipstone.outputs import check_output
@@ -122,7 +123,7 @@ def bench(
 
 
 def _sections(ctx: click.Context, only: str | None, peer: str | None) -> tuple[str, ...]:
-    """What is measured; an option that none of it uses is refused."""
+    """What is measured; an option that none of it uses is said to have no effect."""
     possible = SECTIONS if peer else SECTIONS[:-1]
     chosen = tuple(only.split(",")) if only else possible
     for name in chosen:
@@ -133,9 +134,7 @@ def _sections(ctx: click.Context, only: str | None, peer: str | None) -> tuple[s
     for option, users in _USED_BY.items():
         if _was_given(ctx, option) and not set(users) & set(chosen):
             flag = f"--{option.replace('_', '-')}"
-            raise ConfigError(
-                f"{flag} has no effect with --only {only}; leave it out, or add {users[0]}"
-            )
+            say_idle(f"{flag} has no effect with --only {only}; {users[0]} uses it")
     return chosen
 
 

@@ -15,10 +15,10 @@ from skipstone.bench.timing import Rig, release
 from skipstone.cli.options import RunSpec, parse_numbers
 from skipstone.engine import Settings
 from skipstone.engine import roofline as roof
-from skipstone.errors import ConfigError, nearest
+from skipstone.errors import ConfigError
 from skipstone.models import registry
 from skipstone.models.config import read_config
-from skipstone.models.load import DTYPES, Model
+from skipstone.models.load import Model, dtype_named
 from skipstone.models.shapes import SHAPES
 
 _MOST = 1 << 16
@@ -72,15 +72,14 @@ class Subject:
         """
         pebble = RunSpec("pebble", device, "float32", Settings()).load()
         defaults = _GPU if pebble.network.device.type == "cuda" else _CPU
-        dtype = defaults.dtype if dtype == "auto" else dtype
-        if dtype not in DTYPES:
-            raise ConfigError(f"dtype {dtype!r} is unknown; {nearest(dtype, [*DTYPES, 'auto'])}")
+        found = dtype_named(defaults.dtype if dtype == "auto" else dtype)
+        dtype = str(found).removeprefix("torch.")
         return cls(name or defaults.model, dtype, pebble, defaults)
 
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype itself."""
-        return DTYPES[self.dtype]
+        return dtype_named(self.dtype)
 
     def plan(self, sections: tuple[str, ...], texts: dict[str, str | None]) -> Plan:
         """The cells, checked against the model's shape before its weights are read."""

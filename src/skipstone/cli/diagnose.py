@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from skipstone.cli.escape import printable
+from skipstone.cli.idle import say_idle
 from skipstone.cli.options import given, parse_ids, run_options
 from skipstone.cli.terminal import strict_json
 from skipstone.diagnosis.case import Case
@@ -60,11 +61,11 @@ def diagnose(
     if looks_like_trace(a) != looks_like_trace(b):
         raise ConfigError("give two traces, or two run specs and a PROMPT; found one of each")
     if looks_like_trace(a):
-        _refuse_for_traces(shared, prompt if prompt_ids is None else prompt_ids)
+        _check_for_traces(shared, prompt if prompt_ids is None else prompt_ids)
         diagnosis = _of_traces(Path(a), Path(b), sample, shared.get("model"), limit)
     else:
         if sample:
-            raise ConfigError("--sample has no effect on two run specs; leave it out")
+            say_idle(f"--sample {sample} has no effect on two run specs, which decode one prompt")
         source = parse_ids(prompt_ids) if prompt_ids is not None else prompt
         diagnosis = _of_specs(a, b, shared, source, limit)
     if as_json:
@@ -90,16 +91,17 @@ def _of_specs(
     return explained(decoded_pair(a, b, shared, prompt), limit)
 
 
-def _refuse_for_traces(shared: dict[str, str], prompt: str | None) -> None:
+def _check_for_traces(shared: dict[str, str], prompt: str | None) -> None:
     """Two traces have their prompt and their settings."""
     if prompt is not None:
         raise ConfigError("two traces have their prompt; leave PROMPT out")
-    for name in shared:
-        if name != "model":
-            raise ConfigError(
-                f"--{name.replace('_', '-')} has no effect on two traces; leave it out, or give "
-                f"two run specs and a PROMPT"
-            )
+    say_idle(
+        *(
+            f"--{name.replace('_', '-')} has no effect on two traces, which have their settings"
+            for name in shared
+            if name != "model"
+        )
+    )
 
 
 def parse_seconds(text: str) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skipstone.cli.escape import printable, shortened
+from skipstone.cli.idle import say_idle
 from skipstone.diff.align import align
 from skipstone.diff.difference import Difference, diff, sample_of
 from skipstone.diff.divergence import Divergence, first_decision
@@ -51,7 +52,7 @@ def diff_command(
     error.
     """
     if how == "estimate" and model is not None:
-        raise ConfigError("--model has no effect with --floor estimate; leave one of the two out")
+        say_idle("--model has no effect with --floor estimate, which runs nothing")
     with open_trace(a) as trace_a, open_trace(b) as trace_b:
         floor = None
         if how != "estimate":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from skipstone.cli.idle import say_idle
 from skipstone.cli.options import parse_ids, read_text
 from skipstone.diff.agreement import Question
 from skipstone.diff.judges import JUDGES, check_answer, find_judge
@@ -35,19 +36,19 @@ batch_size_option = click.option(
 
 
 def check_batch_size(batch_size: int | None, batch_file: Path | None) -> None:
-    """Refuse a number of places that is none, or that nobody waits for.
+    """Refuse a number of places that is none; say if nobody waits for them.
 
     Raises:
-        ConfigError: it is below 1, or there is no file of prompts.
+        ConfigError: it is below 1.
     """
     if batch_size is None:
         return
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}, must be at least 1")
     if batch_file is None:
-        raise ConfigError(
-            f"--batch-size {batch_size} has no effect on a single prompt; leave it out, or give "
-            f"several with --batch-file"
+        say_idle(
+            f"--batch-size {batch_size} has no effect on a single prompt; several come from "
+            f"--batch-file"
         )
 
 

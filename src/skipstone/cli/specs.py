@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skipstone.cli.escape import printable
+from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.options import RunSpec, run_spec
 from skipstone.engine import Engine, parse_spec
 from skipstone.engine.engine import Prompt
@@ -124,6 +125,7 @@ def decoded_pair(spec_a: str, spec_b: str, shared: dict[str, str], prompt: Promp
     if prompt is None:
         raise PromptError("two run specs need a PROMPT; two traces do not")
     specs = [run_spec({**shared, **parse_spec(spec)}) for spec in (spec_a, spec_b)]
+    say_idle_settings(*(spec.settings for spec in specs))
     model_a = specs[0].load()
     same = _model_key(specs[0]) == _model_key(specs[1])
     model_b = model_a if same else specs[1].load()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Styled
 
+from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.terminal import strict_json
 from skipstone.engine import Settings, parse_settings, parse_spec
 from skipstone.errors import ConfigError
@@ -48,6 +49,7 @@ def step(
     with open_trace(Path(trace)) as opened:
         record, loaded = _to_run_again(opened, sample, model)
         settings = [_settings(record, spec) for spec in tried]
+        say_idle_settings(*settings)
         stepped = step_under(loaded, record, at, settings)
         differences = [difference(stepped[0], other) for other in stepped[1:]]
     if as_json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skipstone.cli.escape import printable
+from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.options import given, parse_rate, run_options, run_spec
 from skipstone.cli.progress import progress
 from skipstone.cli.prompts import judge_option, read_questions
@@ -113,6 +114,7 @@ def sweep_command(
     points = parse_grid(grid, base.settings, trusted)
     questions = read_questions(path, "--prompts", rule)
     planned = Judged([], [Setting(BASELINE, trusted), *points.settings], level, rate)
+    say_idle_settings(trusted, *(setting.settings for setting in points.settings))
     for note in points.notes:
         click.echo(f"note: {note}", err=True)
     if planned.needed > len(questions[:limit]):

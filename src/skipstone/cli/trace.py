@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from skipstone.cli.answers import print_answer
+from skipstone.cli.idle import say_idle
 from skipstone.cli.options import given, run_options, run_spec
 from skipstone.cli.prompts import batch_size_option, check_batch_size, read_prompts
 from skipstone.cli.terminal import size
@@ -94,7 +95,7 @@ def trace(
         else:
             print_answer(result)
     with open_trace(output) as written:
-        _report(written, window)
+        _report(written, window if kept == "window" else None)
 
 
 def _report(written: StoredTrace, window: str | None) -> None:
@@ -113,16 +114,16 @@ def _what_to_keep(level: str | None, window: str | None) -> tuple[Level, Window 
     """Level and window, which belong together.
 
     Raises:
-        ConfigError: one is given without the other.
+        ConfigError: the level asks for a window that is not given.
     """
     if window is None:
         if level == "window":
             raise ConfigError("--level window needs --window, for example --window 1.0-1.3")
         return cast("Level", level or "decisions"), None
     if level not in (None, "window"):
-        raise ConfigError(
-            f"--window {window} has no effect at --level {level}; leave one of the two out"
-        )
+        parse_window(window)
+        say_idle(f"--window {window} has no effect at --level {level}; --level window uses it")
+        return cast("Level", level), None
     return "window", parse_window(window)
 
 

@@ -18,7 +18,7 @@ from skipstone.models.config import read_config
 from skipstone.models.fingerprint import fingerprint
 from skipstone.text import Text
 
-DTYPES = {
+_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float32": torch.float32,
@@ -89,7 +89,7 @@ def load(
         known = ("device", "dtype", "local_files_only")
         raise ConfigError(f"load has no argument {name!r}; {nearest(name, known)}")
     place = _device(device)
-    kind = _dtype(dtype)
+    kind = None if dtype == "auto" else dtype_named(dtype)
     directory = registry.find(name_or_dir, local_files_only=local_files_only)
     config = read_config(directory)
     if kind is None:
@@ -119,15 +119,18 @@ def _device(name: object) -> torch.device:
     return device
 
 
-def _dtype(name: object) -> torch.dtype | None:
-    if name == "auto":
-        return None
+def dtype_named(name: object) -> torch.dtype:
+    """A floating dtype by any of its names, or from itself.
+
+    Raises:
+        ConfigError: there is no such dtype, or weights cannot be computed with in it.
+    """
     text = str(name).removeprefix("torch.") if isinstance(name, str | torch.dtype) else ""
     text = _SHORT.get(text, text)
-    if text not in DTYPES:
-        known = [*DTYPES, *_SHORT, "auto"] if text else [*DTYPES, "auto"]
+    if text not in _DTYPES:
+        known = [*_DTYPES, *_SHORT, "auto"] if text else [*_DTYPES, "auto"]
         raise ConfigError(f"dtype {_called(name)} is unknown; {nearest(text, known)}")
-    return DTYPES[text]
+    return _DTYPES[text]
 
 
 def _called(value: object) -> str:
