@@ -19,6 +19,7 @@ from skipstone.diagnosis.experiment import (
     Unobserved,
 )
 from skipstone.record import Trace
+from skipstone.sentence import Sentence
 from skipstone.tracing import experiments
 from skipstone.tracing.experiments import Laboratory, Subject, as_request, key_of
 from tests.recorded import case_of, trace_of
@@ -125,7 +126,7 @@ class Limited:
     def ask(self, experiment: Experiment) -> Trace:
         if len(self.lab.done) < self.limit:
             return self.lab.ask(experiment)
-        raise Spent("the time limit is reached")
+        raise Spent(Sentence("the time limit is reached"))
 
 
 def diagnosed(name: str, limit: int) -> tuple[Diagnosis, int]:

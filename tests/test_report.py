@@ -32,7 +32,7 @@ from skipstone.report.page import render
 from skipstone.report.study import closest_look, study
 from skipstone.report.table import Axis, Table, coarse, coded, exact, whole
 from skipstone.report.views import VIEWS
-from skipstone.report.words import LANGUAGES, words
+from skipstone.report.words import LANGUAGES, in_language, words
 from tests.recorded import trace_of
 from tests.test_diff import stored
 
@@ -137,11 +137,11 @@ def test_the_first_run_that_parts_is_looked_at_closely() -> None:
 
 def test_the_chain_ends_at_a_state_and_says_where_it_comes_from() -> None:
     links = chain.chain(study([trace_of(PLAIN), trace_of(SKIPS)]))
-    said = [link.title.in_language("en") for link in links]
+    said = [in_language(link.title, "en") for link in links]
     assert said[0].startswith("Output: position")
     assert said[1].startswith("First decision that differs: block")
     assert said[2].startswith("First state beyond the noise:")
-    lines = [line if isinstance(line, str) else line.in_language("en") for line in links[2].lines]
+    lines = [in_language(line, "en") for line in links[2].lines]
     assert any("B: " in line for line in lines)
 
 

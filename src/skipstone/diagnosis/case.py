@@ -34,6 +34,7 @@ from skipstone.diagnosis.experiment import (
 )
 from skipstone.diff import Comparison, Divergence, Floor, compare, estimated_floor, floor_from
 from skipstone.record import Event, RunRecord, StepRecord, Tap, TensorKey, Trace
+from skipstone.sentence import NOTHING, Sentence
 
 _LED: frozenset[Choice] = frozenset(("rows", "skip"))
 _FREE: frozenset[Choice] = frozenset()
@@ -52,7 +53,7 @@ class Case:
     lab: Lab | None = None
     sample_a: int = 0
     sample_b: int = 0
-    unavailable: list[str] = field(default_factory=list)
+    unavailable: list[Sentence] = field(default_factory=list)
     """Why experiments could not be made."""
     spent: bool = False
     """Whether time ran out."""
@@ -106,8 +107,8 @@ class Case:
             return self.lab.ask(experiment)
         except Unavailable as reason:
             self.spent |= isinstance(reason, Spent)
-            if str(reason) not in self.unavailable:
-                self.unavailable.append(str(reason))
+            if reason.why not in self.unavailable:
+                self.unavailable.append(reason.why)
             return None
 
     # --- where the decisions part ---------------------------------------------------------------
@@ -263,7 +264,7 @@ class Case:
         return next((d for d in same if d.kind in kinds), None)
 
     @cached_property
-    def forced(self) -> str:
+    def forced(self) -> Sentence:
         """Teacher forcing, in words: how often B's settings decide otherwise on A's canvases.
 
         Every step starts from A's canvas, so errors cannot add up over decisions.
@@ -271,10 +272,14 @@ class Case:
         last = self.record_a.steps[-1].forward
         trace = self.ask(Follow("a", "b", (0, last), tensors=False))
         if trace is None:
-            return ""
+            return NOTHING
         wanted = {s.forward: s.committed for s in trace.records[0].steps}
         other = sum(wanted.get(s.forward, s.committed) != s.committed for s in self.record_a.steps)
-        return f"on A's canvases B's settings decide otherwise in {other} of {len(wanted)} steps"
+        return Sentence(
+            "on A's canvases B's settings decide otherwise in {other} of {steps} steps",
+            other=other,
+            steps=len(wanted),
+        )
 
     # --- tensors of the step in question --------------------------------------------------------
 

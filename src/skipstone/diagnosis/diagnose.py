@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.rules import RULES
+from skipstone.record import StoredTrace
 from skipstone.record.weights import same_weights
+from skipstone.sentence import NOTHING, Sentence
 
 _LINES = 10
 _SHOWN_RULED_OUT = 2
-_NO_SIGN = "its signature is not there"
+_NO_SIGN = Sentence("its signature is not there")
 # Where a run differs from itself, no other cause can be claimed.
 _FORBIDDING = frozenset(("nondeterminism", "observer-effect"))
 # What is worth a word in any run, and explains a difference only if nothing else does.
@@ -25,18 +29,18 @@ class Diagnosis:
 
     parted: bool
     """Whether the runs decide differently anywhere."""
-    summary: str
+    summary: Sentence
     """Where they part, in one line."""
     findings: tuple[Finding, ...]
     """Causes, the best first; empty if there is none."""
     remarks: tuple[Finding, ...]
     """What is worth knowing and is not the cause."""
     ruled_out: tuple[RuledOut, ...]
-    noise: str
-    unavailable: tuple[str, ...]
+    noise: Sentence
+    unavailable: tuple[Sentence, ...]
     """Why experiments could not be made."""
     experiments: tuple[str, ...] = ()
-    next_command: str = ""
+    next_command: Sentence = NOTHING
 
     @property
     def cause(self) -> Finding | None:
@@ -59,7 +63,7 @@ class Diagnosis:
 
     def lines(self) -> list[str]:
         """At most ten lines for a terminal."""
-        shown = [self.summary]
+        shown = [str(self.summary)]
         if self.cause is None:
             shown.append(
                 "cause: INCONCLUSIVE: no rule explains it; noise is not called a cause"
@@ -136,29 +140,37 @@ def _other_inputs(case: Case) -> Finding | None:
             min(len(a.prompt_ids), len(b.prompt_ids)),
         )
         x, y = (
-            f"{len(a.prompt_ids)} ids",
-            f"{len(b.prompt_ids)} ids, the first other one at {position}",
+            Sentence("{count} ids", count=len(a.prompt_ids)),
+            Sentence(
+                "{count} ids, the first other one at {position}",
+                count=len(b.prompt_ids),
+                position=position,
+            ),
         )
     return Finding(
         rule="other-inputs",
         number=28,
-        what=f"the runs have different {' and '.join(differ)}",
+        what=Sentence("the runs have different {inputs}", inputs=_and(differ)),
         where=Place(0, 0, 0, position),
-        evidence=f"{name}: {x} against {y}",
-        experiment="compared before anything else: fingerprints of weights, ids of the prompt",
+        evidence=Sentence("{name}: {a} against {b}", name=Sentence(name), a=x, b=y),
+        experiment=Sentence(
+            "compared before anything else: fingerprints of weights, ids of the prompt"
+        ),
         proof=Proof.CONSISTENT,
-        remedy="give both runs the same tokenizer, template and weights, then compare again",
+        remedy=Sentence(
+            "give both runs the same tokenizer, template and weights, then compare again"
+        ),
     )
 
 
 def _closed(case: Case, finding: Finding) -> Diagnosis:
     return Diagnosis(
         parted=case.record_a.tokens != case.record_b.tokens,
-        summary="the two runs did not start from the same input",
+        summary=Sentence("the two runs did not start from the same input"),
         findings=(finding,),
         remarks=(),
         ruled_out=(),
-        noise="not measured",
+        noise=Sentence("not measured"),
         unavailable=tuple(case.unavailable),
     )
 
@@ -176,7 +188,7 @@ def _weighed(case: Case, findings: list[Finding], ruled_out: list[RuledOut]) -> 
         findings=tuple(causes),
         remarks=tuple(remarks),
         ruled_out=tuple(ruled_out),
-        noise=str(case.floor),
+        noise=case.floor.said,
         unavailable=tuple(case.unavailable),
         next_command=_next(case, causes),
     )
@@ -189,40 +201,72 @@ def _is_remark(case: Case, finding: Finding, findings: Sequence[Finding]) -> boo
     return any(f.rule not in _REMARKS for f in findings)
 
 
-def _summary(case: Case) -> str:
+def _and(names: Iterable[str]) -> Sentence:
+    """Names of inputs as a list in words."""
+    first, *others = (Sentence(name) for name in names)
+    return reduce(lambda a, b: Sentence("{first} and {then}", first=a, then=b), others, first)
+
+
+def _summary(case: Case) -> Sentence:
     first, start = case.comparison.first, case.record_a.prompt_length
     if first is not None:
         differing = len(case.comparison.differing_positions)
-        return (
-            f"A and B part at block {first.block}, step {first.step}, position {first.position} "
-            f"(new token {first.position - start}): {_KINDS[first.kind]}; {differing} final "
-            f"tokens differ"
+        return Sentence(
+            "A and B part at block {block}, step {step}, position {position} (new token {new}): "
+            "{kind}; {differing} final tokens differ",
+            block=first.block,
+            step=first.step,
+            position=first.position,
+            new=first.position - start,
+            kind=_KINDS[first.kind],
+            differing=differing,
         )
     deviation = case.first_deviation
     if deviation is not None:
         step = deviation.step
-        return (
-            f"A and B decide the same, but B departs from its settings at block {step.block}, step "
-            f"{step.step}: {deviation.kind}"
+        return Sentence(
+            "A and B decide the same, but B departs from its settings at block {block}, step "
+            "{step}: {kind}",
+            block=step.block,
+            step=step.step,
+            kind=Sentence(deviation.kind),
         )
-    return "A and B decide the same in every step"
+    return Sentence("A and B decide the same in every step")
 
 
 _KINDS = {
-    "committed_set": "they commit other positions",
-    "token": "they commit another token",
-    "stop": "only one goes on",
+    "committed_set": Sentence("they commit other positions"),
+    "token": Sentence("they commit another token"),
+    "stop": Sentence("only one goes on"),
 }
 
 
-def _next(case: Case, causes: Sequence[Finding]) -> str:
+def _next(case: Case, causes: Sequence[Finding]) -> Sentence:
     if causes:
         return causes[0].remedy
     first = case.first_deviation
     step = first.step if first is not None else case.step_b(case.parted_at or -1)
     if step is None:
-        return ""
-    at = f"{step.block}.{step.step}"
+        return NOTHING
+    at = f"b{step.block}.s{step.step}"
     if case.tensors_b is None:
-        return f"record B again with its tensors: skipstone trace ... --level window --window {at}"
-    return f"skipstone step A --at {at} --with SPEC_A --with SPEC_B"
+        return Sentence(
+            "record B again with its tensors: add {options} to its skipstone trace",
+            options=f"--level window --window {at}",
+        )
+    if not isinstance(case.a, StoredTrace):
+        return Sentence(
+            "record both runs with skipstone trace, and look at {at} under both settings with "
+            "skipstone step",
+            at=at,
+        )
+    words = ["skipstone", "step", str(case.a.path), "--at", at, *_specs(case)]
+    return Sentence("look at the step under both settings: {command}", command=shlex.join(words))
+
+
+def _specs(case: Case) -> list[str]:
+    """The settings of both sides, where they are not the same, as options of ``skipstone step``."""
+    sides = zip(*case.settings_differ.values(), strict=True) if case.settings_differ else ()
+    specs = (dict(zip(case.settings_differ, side, strict=True)) for side in sides)
+    texts = (" ".join(f"{name}={text}" for name, text in spec.items()) for spec in specs)
+    return [word for text in texts for word in ("--with", text)]

@@ -14,6 +14,7 @@ import numpy as np
 
 from skipstone.errors import SkipstoneError
 from skipstone.record import Tap, Trace
+from skipstone.sentence import Sentence
 
 Side = Literal["a", "b"]
 Choice = Literal["rows", "skip"]
@@ -110,6 +111,10 @@ Experiment = Rerun | Follow | Rescore | Unobserved
 
 class Unavailable(SkipstoneError):
     """An experiment cannot be made here: no model, no way to run a side again, or no time left."""
+
+    def __init__(self, why: Sentence) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class Spent(Unavailable):

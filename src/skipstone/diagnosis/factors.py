@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Rerun, Side
 from skipstone.diff import compare
 from skipstone.record import Trace
+from skipstone.sentence import Sentence
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Factor:
         """The setting it belongs to."""
         return self.name.partition(".")[0]
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> Sentence:
+        """The two values in words: ``cache: none against dual``."""
         a, b = (text.partition(":")[0] for text in (self.a, self.b))
-        return f"{self.name}: {a} against {b}"
+        return Sentence("{name}: {a} against {b}", name=self.name, a=a, b=b)
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,25 @@ class Swapped:
     """Giving A the values of B for these alone reproduces B's."""
     ruled_out: tuple[Factor, ...]
 
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.factors))
+    @property
+    def said(self) -> Sentence:
+        """All of them in words."""
+        first, *others = (factor.said for factor in self.factors)
+        return reduce(lambda a, b: Sentence("{first}, {then}", first=a, then=b), others, first)
 
     @property
-    def how(self) -> str:
+    def how(self) -> Sentence:
         """What was done, in words: ``swapped cache: none against dual alone``."""
-        return f"swapped {self} {'together' if len(self.factors) > 1 else 'alone'}"
+        template = (
+            "swapped {factors} together" if len(self.factors) > 1 else "swapped {factors} alone"
+        )
+        return Sentence(template, factors=self.said)
+
+    @property
+    def outcome(self) -> Sentence:
+        """What was done, and whether B then decides as A."""
+        template = "{how}: A's decisions" if self.removed else "{how}: not A's decisions"
+        return Sentence(template, how=self.how)
 
 
 def factors_of(case: Case) -> tuple[Factor, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from skipstone.sentence import NOTHING, Sentence
+
 
 class Proof(IntEnum):
     """How well a cause is proved; each level includes the ones before it."""
@@ -53,15 +55,15 @@ class Finding:
     """Name of the rule, for example ``stale-kv``."""
     number: int
     """Of the diagnosis, in docs/diagnoses.md."""
-    what: str
+    what: Sentence
     """One line."""
     where: Place
-    evidence: str
+    evidence: Sentence
     """One line of numbers."""
-    experiment: str
+    experiment: Sentence
     """What was tried and what came out; empty if nothing could be."""
     proof: Proof
-    remedy: str = ""
+    remedy: Sentence = NOTHING
     """What to do, or the next command."""
     positions: tuple[int, ...] = ()
     """All positions concerned, where that is known."""
@@ -73,4 +75,4 @@ class RuledOut:
     """A cause that was suspected and is not it."""
 
     rule: str
-    why: str
+    why: Sentence

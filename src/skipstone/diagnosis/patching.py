@@ -9,6 +9,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Follow, Patch
 from skipstone.record import StepRecord, Tap, Trace
+from skipstone.sentence import Sentence
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Spot:
     layer: int | None
     """The first layer whose rows are needed; None if it was not narrowed down."""
     positions: tuple[int, ...]
-    evidence: str
-    experiment: str
+    evidence: Sentence
+    experiment: Sentence
 
 
 def decisive(case: Case, step: StepRecord) -> Spot | None:
@@ -41,10 +42,18 @@ def decisive(case: Case, step: StepRecord) -> Spot | None:
     return Spot(
         layer=few[0],
         positions=tuple(positions.tolist()),
-        evidence=f"{positions.size} of {cached.size} cached rows decide, in layers "
-        f"{few[0]} to {few[-1]}",
-        experiment=f"fresh K/V at {positions.size} positions of {len(few)} layers restore A's "
-        f"decision",
+        evidence=Sentence(
+            "{few} of {all} cached rows decide, in layers {first} to {last}",
+            few=positions.size,
+            all=cached.size,
+            first=few[0],
+            last=few[-1],
+        ),
+        experiment=Sentence(
+            "fresh K/V at {positions} positions of {layers} layers restore A's decision",
+            positions=positions.size,
+            layers=len(few),
+        ),
     )
 
 

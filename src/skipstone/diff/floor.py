@@ -14,6 +14,7 @@ from skipstone.errors import ConfigError
 from skipstone.record.schema import Candidates, Header, RunRecord, StepRecord
 from skipstone.record.tensors import Tap
 from skipstone.record.trace import Trace
+from skipstone.sentence import Sentence
 
 FACTOR = 4.0
 """A floor is this many times the largest difference that was measured or expected."""
@@ -66,14 +67,21 @@ class Floor:
         """Share of the steps of self-runs that decided otherwise; 0 if none was made."""
         return sum(self.flips.values()) / self.steps if self.steps else 0.0
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> Sentence:
+        """How it is known, in words."""
         if not self.measured:
-            return "noise floor estimated from the dtype, not measured"
-        flipped, runs = sum(self.flips.values()), len(self.measured)
-        return (
-            f"noise floor measured over {runs} self-runs, which decide otherwise in {flipped} of "
-            f"{self.steps} steps"
+            return Sentence("noise floor estimated from the dtype, not measured")
+        return Sentence(
+            "noise floor measured over {runs} self-runs, which decide otherwise in {flipped} of "
+            "{steps} steps",
+            runs=len(self.measured),
+            flipped=sum(self.flips.values()),
+            steps=self.steps,
         )
+
+    def __str__(self) -> str:
+        return self.said
 
     def as_json(self) -> dict[str, object]:
         """Plain data."""

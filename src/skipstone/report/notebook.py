@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from skipstone.errors import ConfigError, nearest
 from skipstone.report.facts import verdict
-from skipstone.report.theme import theme
-from skipstone.report.words import words
+from skipstone.report.theme import config, painted
+from skipstone.report.words import Text, in_language, words
 
 if TYPE_CHECKING:
     from skipstone.report.study import Study
@@ -53,11 +53,11 @@ def figure(
     decision = study.difference.decision
     where = decision.position if position is None and decision is not None else position
     word = words("en").__getitem__
-    chart = VIEWS[name].draw(study, word, step=at, position=-1 if where is None else where)
+    spec = VIEWS[name].draw(study, word, step=at, position=-1 if where is None else where)
     title = word(f"title.{name}").format(b=study.b.letter)
-    spec = chart.properties(title=title).to_dict()
-    white = {**theme(dark=False), "background": "white"}
-    return Figure(title, vl_convert.vegalite_to_svg(spec, config=white))
+    drawn = painted({**spec, "title": title}, "light")
+    white = {**painted(config(), "light"), "background": "white"}
+    return Figure(title, vl_convert.vegalite_to_svg(drawn, config=white))
 
 
 def summary(study: Study) -> str:
@@ -75,4 +75,9 @@ def _template() -> Template:
         autoescape=True,
         undefined=StrictUndefined,
     )
+    environment.filters["english"] = _english
     return environment.get_template("notebook.html")
+
+
+def _english(text: Text) -> str:
+    return in_language(text, "en")

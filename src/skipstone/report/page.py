@@ -9,13 +9,15 @@ from importlib.resources import files
 
 import vl_convert
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from skipstone.report.facts import chain, effort, tables, verdict
 from skipstone.report.payload import payload
 from skipstone.report.study import Study
+from skipstone.report.theme import style_sheet
 from skipstone.report.views import VIEWS
-from skipstone.report.words import LANGUAGES, Say, say, words
+from skipstone.report.words import LANGUAGES, Say, Text, in_language, say, template, words
+from skipstone.sentence import Sentence
 from skipstone.version import __version__
 
 
@@ -31,25 +33,30 @@ def render(study: Study, language: str = "en") -> str:
     """
     words(language)
     scripts = [_vega(), _file("page.js")]
-    template = _environment().get_template("page.html")
-    return template.render(
-        study=study,
-        language=language,
-        languages=LANGUAGES,
-        version=__version__,
-        style=Markup(_file("page.css")),
-        scripts=[Markup(script) for script in scripts],
-        policy=_policy(scripts),
-        data=payload(study),
-        views=VIEWS,
-        say=say,
-        **_facts(study),
+    seen = verdict.verdict(study)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            study=study,
+            language=language,
+            languages=LANGUAGES,
+            version=__version__,
+            style=Markup(style_sheet() + _file("page.css")),
+            scripts=[Markup(script) for script in scripts],
+            policy=_policy(scripts),
+            data=payload(study),
+            views=VIEWS,
+            say=say,
+            title=in_language(seen.headline, language),
+            verdict=seen,
+            **_facts(study),
+        )
     )
 
 
 def _facts(study: Study) -> dict[str, object]:
     return {
-        "verdict": verdict.verdict(study),
         "answers": [(run, verdict.answer(study, run)) for run in study.pair],
         "chain": chain.chain(study),
         "efforts": effort.efforts(study),
@@ -71,12 +78,20 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["say"] = _spoken
+    environment.filters["spec"] = _breakable
+    # Columns of tables keep their order.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment
 
 
-def _spoken(text: Say | str) -> Markup:
-    """A sentence in every language, of which the page shows one; plain text as it is."""
-    if isinstance(text, str):
+def _breakable(spec: str) -> Markup:
+    """The text of a setting, which may go on in another line after each of its fields."""
+    return Markup(",<wbr>").join(spec.split(","))
+
+
+def _spoken(text: Text) -> Markup:
+    """A text in every language, of which the page shows one; plain text as it is."""
+    if not isinstance(text, (Say, Sentence)):
         return Markup("<bdi>{}</bdi>").format(text)
     spans = (
         Markup('<span lang="{}">{}</span>').format(code, _isolated(text, code))
@@ -85,17 +100,17 @@ def _spoken(text: Say | str) -> Markup:
     return Markup("").join(spans)
 
 
-def _isolated(text: Say, language: str) -> Markup:
+def _isolated(text: Say | Sentence, language: str) -> Markup:
     """A sentence whose values cannot turn the direction of the words around them."""
     values = {
         name: _isolated(value, language)
-        if isinstance(value, Say)
+        if isinstance(value, (Say, Sentence))
         else Markup("<bdi>{}</bdi>").format(value)
         if isinstance(value, str)
-        else escape(str(value))
+        else value
         for name, value in text.values.items()
     }
-    return Markup(words(language)[text.key]).format(**values)
+    return Markup(template(text, language)).format(**values)
 
 
 def _policy(scripts: list[str]) -> str:

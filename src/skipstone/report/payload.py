@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.report.study import Study
-from skipstone.report.theme import THEMES
+from skipstone.report.theme import COLOURS, config
 from skipstone.report.views import VIEWS, View
 from skipstone.report.words import LANGUAGES, words
 
@@ -22,7 +22,8 @@ def payload(study: Study) -> dict[str, object]:
             }
             for language in LANGUAGES
         },
-        "themes": THEMES,
+        "colours": COLOURS,
+        "config": config(),
         "letters": study.letters,
         "prompt": study.prompt_length,
         "length": study.length,
@@ -50,6 +51,7 @@ def _view(view: View, study: Study) -> dict[str, object]:
     return {
         "keys": view.keys,
         "byStep": view.by_step,
+        "blanks": [] if view.blanks is None else view.blanks(study),
         "table": view.rows(study).packed(),
         "specs": {
             language: view.spec(study, words(language).__getitem__) for language in LANGUAGES

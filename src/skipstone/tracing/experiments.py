@@ -34,6 +34,7 @@ from skipstone.errors import SkipstoneError
 from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
 from skipstone.record import Candidates, MemoryTrace, RunRecord, StepRecord, Trace
+from skipstone.sentence import Sentence
 from skipstone.skip import NoSkip
 from skipstone.tracing.recorded_model import recorded_model
 from skipstone.tracing.recorder import Recorder, outcome
@@ -109,14 +110,17 @@ class Laboratory:
         if experiment in self._answers:
             return self._answers[experiment]
         if time.monotonic() > self._deadline:
-            raise Spent("the time limit is reached")
+            raise Spent(Sentence("the time limit is reached"))
         if self._progress is not None:
             self._progress(describe(experiment))
         started = time.monotonic()
         try:
             trace = self._run(experiment)
+        except Unavailable:
+            raise
         except SkipstoneError as error:
-            raise Unavailable(str(error)) from error
+            why = Sentence("a run was refused: {error}", error=str(error))
+            raise Unavailable(why) from error
         self._answers[experiment] = trace
         steps = len(trace.records[0].steps)
         self.done.append(Done(experiment, time.monotonic() - started, f"{steps} steps"))
@@ -128,7 +132,7 @@ class Laboratory:
         if isinstance(experiment, Unobserved):
             return self._unobserved(experiment)
         if self.reference is None:
-            raise Unavailable("the model is not here")
+            raise Unavailable(Sentence("the model is not here"))
         if isinstance(experiment, Follow):
             return self._follow(self.reference, experiment)
         return self._rescore(self.reference, experiment)
@@ -136,7 +140,7 @@ class Laboratory:
     def _rerun(self, experiment: Rerun) -> Trace:
         subject = self.sides[experiment.side]
         if subject.engine is None:
-            raise Unavailable(f"side {experiment.side} cannot be run again: only its trace is here")
+            raise Unavailable(_only_its_trace(experiment.side))
         settings = parse_settings(dict(experiment.changes), subject.engine.settings)
         recorder, observer = _recording(subject.record, experiment.tensors)
         if experiment.until is not None:
@@ -149,7 +153,7 @@ class Laboratory:
     def _unobserved(self, experiment: Unobserved) -> Trace:
         subject = self.sides[experiment.side]
         if subject.engine is None:
-            raise Unavailable(f"side {experiment.side} cannot be run again: only its trace is here")
+            raise Unavailable(_only_its_trace(experiment.side))
         with subject.around():
             result = subject.engine.generate(subject.record.header.prompt_ids)
         trace = MemoryTrace()
@@ -260,15 +264,23 @@ def lifted(model: Model) -> Model:
     """
     network = model.network
     if not isinstance(network, LLaDA):
-        raise Unavailable(f"a {type(network).__name__} cannot be computed in a better dtype here")
+        kind = type(network).__name__
+        raise Unavailable(
+            Sentence("a {network} cannot be computed in a better dtype here", network=kind)
+        )
     better = torch.float64 if network.dtype == torch.float32 else torch.float32
     try:
         copy = LLaDA(network.config, better, network.device)
     except (RuntimeError, MemoryError) as error:
-        raise Unavailable(f"there is no memory for a copy in {better}") from error
+        why = Sentence("there is no memory for a copy in {dtype}", dtype=better)
+        raise Unavailable(why) from error
     for name, weight in copy.published().items():
         weight.copy_(network.published()[name])
     return Model(model.name, copy, model.text)
+
+
+def _only_its_trace(side: Side) -> Sentence:
+    return Sentence("side {side} cannot be run again: only its trace is here", side=side.upper())
 
 
 def describe(experiment: Experiment) -> str:

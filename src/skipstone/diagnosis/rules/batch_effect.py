@@ -7,6 +7,7 @@ from skipstone.diagnosis.experiment import VARIATIONS, Follow, Variation
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place
 from skipstone.record import StepRecord
+from skipstone.sentence import Sentence, listed
 
 _BATCH: tuple[Variation, ...] = ("batch", "padding")
 
@@ -18,33 +19,45 @@ def examine(case: Case) -> Answer:
     if step is None or first is None or case.settings_differ or not case.conforms:
         return None
     around = _surroundings(case)
-    batch = "batch" in around
+    batch = any(name == "batch" for name, _, _ in around)
     if not around:
         return None
     variation = _reproduces(case, step, batch=batch)
-    named = ", ".join(f"{name} {a} against {b}" for name, (a, b) in around.items())
     return Finding(
         rule="batch-effect" if batch else "backend-noise",
         number=17 if batch else 18,
-        what="rounding alone decides here: the runs differ in "
-        + ("their batch" if batch else "threads, backend or library"),
+        what=Sentence(
+            "rounding alone decides here: the runs differ in their batch"
+            if batch
+            else "rounding alone decides here: the runs differ in threads, backend or library"
+        ),
         where=place(step, None, first.position),
-        evidence=f"{named}; B's scores are within noise of what A's code gives ({case.floor})",
-        experiment=f"A, with nothing but the {variation} changed, decides as B does"
+        evidence=listed(
+            [
+                *(Sentence("{name} {a} against {b}", name=n, a=a, b=b) for n, a, b in around),
+                Sentence(
+                    "B's scores are within noise of what A's code gives ({noise})",
+                    noise=case.floor.said,
+                ),
+            ]
+        ),
+        experiment=Sentence(
+            "A, with nothing but the {variation} changed, decides as B does", variation=variation
+        )
         if variation
-        else "led along B's canvases, A's code gives B's scores within noise",
+        else Sentence("led along B's canvases, A's code gives B's scores within noise"),
         proof=Proof.SUFFICIENT if variation else Proof.CONSISTENT,
-        remedy="not a fault of B; compare over many prompts: skipstone audit",
+        remedy=Sentence("not a fault of B; compare over many prompts with skipstone audit"),
     )
 
 
-def _surroundings(case: Case) -> dict[str, tuple[str, str]]:
-    """What may change the last bits and is not the same on both sides."""
+def _surroundings(case: Case) -> list[tuple[str, str, str]]:
+    """What may change the last bits and is not the same: its name, A's and B's."""
     a, b = case.record_a.header, case.record_b.header
     pairs = {"batch": (str(a.batch), str(b.batch)), "device": (a.device, b.device)}
     pairs |= {n: (a.versions[n], b.versions[n]) for n in a.versions if n in b.versions}
     pairs |= {n: (a.environment[n], b.environment[n]) for n in a.environment if n in b.environment}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return [(name, x, y) for name, (x, y) in pairs.items() if x != y]
 
 
 def _reproduces(case: Case, step: StepRecord, *, batch: bool) -> Variation:

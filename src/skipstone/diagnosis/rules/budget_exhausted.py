@@ -10,6 +10,7 @@ from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import RunRecord, StepRecord
+from skipstone.sentence import NOTHING, Sentence, listed
 
 
 def examine(case: Case) -> Answer:
@@ -21,41 +22,53 @@ def examine(case: Case) -> Answer:
     step = _first_unfinished(record)
     steps = [s for s in record.steps if step is not None and s.block == step.block]
     proof, how = _by_setting(case) or _with_more_steps(case)
-    also = " (A leaves some too)" if masks_left(case.record_a) else ""
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=f"the step budget ended with {len(left)} masks left in the output",
+        what=Sentence("the step budget ended with {left} masks left in the output", left=len(left)),
         where=place(step, None, left[0] if step is None else _first_mask(step)),
-        evidence=f"{len(left)} of {len(record.tokens)} new tokens are masks; block "
-        f"{step.block if step else '?'} ended after {len(steps)} steps{also}",
+        evidence=listed(
+            [
+                Sentence(
+                    "{left} of {total} new tokens are masks",
+                    left=len(left),
+                    total=len(record.tokens),
+                ),
+                Sentence(
+                    "block {block} ended after {steps} steps", block=step.block, steps=len(steps)
+                )
+                if step
+                else NOTHING,
+                Sentence("A leaves some too") if masks_left(case.record_a) else NOTHING,
+            ]
+        ),
         experiment=how,
         proof=proof,
-        remedy="loop until no mask is left (budget=finish), or raise steps",
+        remedy=Sentence("loop until no mask is left (budget=finish), or raise steps"),
         positions=left,
     )
 
 
-def _by_setting(case: Case) -> tuple[Proof, str] | None:
+def _by_setting(case: Case) -> tuple[Proof, Sentence] | None:
     """How well it is proved that the budget is what A and B differ in."""
     found = swap(case) if case.conforms else None
     if found is None or not {f.setting for f in found.factors} <= {"budget", "steps"}:
         return None
     proof = proof_of(removed=found.removed, added=found.added)
-    return proof, f"{found.how}: {'A' if found.removed else 'not A'}'s decisions"
+    return proof, found.outcome
 
 
-def _with_more_steps(case: Case) -> tuple[Proof, str]:
+def _with_more_steps(case: Case) -> tuple[Proof, Sentence]:
     """How well it is proved by a run of B that may go on."""
     again = case.ask(Rerun("b", (("budget", "finish"), ("steps", "None"))))
     if again is None:
         first = case.comparison.first
         if first is not None and first.kind == "stop":
-            return Proof.CONSISTENT, "A goes on from the same canvas"
-        return Proof.OBSERVED, ""
+            return Proof.CONSISTENT, Sentence("A goes on from the same canvas")
+        return Proof.OBSERVED, NOTHING
     left = masks_left(again.records[0])
     proof = Proof.CONSISTENT if left else Proof.NECESSARY_AND_SUFFICIENT
-    return proof, f"with budget=finish {len(left)} masks are left"
+    return proof, Sentence("with budget=finish {left} masks are left", left=len(left))
 
 
 def masks_left(record: RunRecord) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from skipstone.diagnosis.decide import allowed, commits
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place
 from skipstone.record import StepRecord
+from skipstone.sentence import Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -33,18 +34,27 @@ def examine(case: Case) -> Answer:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="equal confidences are committed in another order"
-        if apart == 0
-        else "confidences closer than noise are committed in another order",
+        what=Sentence(
+            "equal confidences are committed in another order"
+            if apart == 0
+            else "confidences closer than noise are committed in another order"
+        ),
         where=place(step, None, int(swapped[0])),
-        evidence=f"positions {', '.join(map(str, swapped.tolist()))} have confidences {apart:.1e} "
-        f"apart; B takes {_missing(step.committed, wanted)}, A {_missing(wanted, step.committed)}",
-        experiment="replayed the decision: lowest position first gives A's commits, highest first "
-        "gives B's"
-        if both
-        else "replayed the decision with lowest position first: A's commits",
+        evidence=Sentence(
+            "positions {swapped} have confidences {apart:.1e} apart; B takes {b}, A {a}",
+            swapped=", ".join(map(str, swapped.tolist())),
+            apart=apart,
+            b=_missing(step.committed, wanted),
+            a=_missing(wanted, step.committed),
+        ),
+        experiment=Sentence(
+            "replayed the decision: lowest position first gives A's commits, highest first gives "
+            "B's"
+            if both
+            else "replayed the decision with lowest position first: A's commits"
+        ),
         proof=Proof.NECESSARY_AND_SUFFICIENT if both else Proof.CONSISTENT,
-        remedy="break ties by the lowest position (a stable sort)",
+        remedy=Sentence("break ties by the lowest position (a stable sort)"),
         positions=tuple(swapped.tolist()),
     )
 
@@ -71,7 +81,7 @@ def _highest_first(rule: CommitRule, step: StepRecord) -> tuple[int, ...]:
 
 
 def _missing(mine: tuple[int, ...], other: tuple[int, ...]) -> str:
-    return ", ".join(str(p) for p in sorted(set(mine) - set(other))) or "none"
+    return ", ".join(str(p) for p in sorted(set(mine) - set(other))) or "–"
 
 
 RULE = Rule(7, "commit-tie", "tie of the commit order", examine)

@@ -13,8 +13,9 @@ from skipstone.diagnosis.decide import commits, most_confident, recomputed, roun
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import Candidates, StepRecord, Tap, TensorKey
+from skipstone.sentence import NOTHING, Sentence
 
-_REMEDY = "compute the softmax of the confidence in float32 or better"
+_REMEDY = Sentence("compute the softmax of the confidence in float32 or better")
 
 
 def examine(case: Case) -> Answer:
@@ -68,18 +69,32 @@ def _found(case: Case, step: StepRecord, other: StepRecord, dtype: str) -> Findi
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=f"the confidence is computed in {dtype}",
+        what=Sentence("the confidence is computed in {dtype}", dtype=dtype),
         where=place(step, None, position or int(step.candidates.position[0])),
-        evidence=f"all {len(at.candidates)} confidences of B are numbers of {dtype}, A's are not; "
-        f"{tied} of them are tied in block {at.block}, step {at.step}",
-        experiment=""
-        if rule is None
-        else f"replayed the decision from A's confidences rounded to {dtype}: "
-        f"{'B' if added else 'not B'}'s commits; unrounded: A's",
+        evidence=Sentence(
+            "all {count} confidences of B are numbers of {dtype}, A's are not; {tied} of them are "
+            "tied in block {block}, step {step}",
+            count=len(at.candidates),
+            dtype=dtype,
+            tied=tied,
+            block=at.block,
+            step=at.step,
+        ),
+        experiment=NOTHING if rule is None else _rounded_replay(dtype, added=bool(added)),
         proof=proof_of(removed=removed, added=added),
         remedy=_REMEDY,
         positions=tuple(changed.tolist()),
     )
+
+
+def _rounded_replay(dtype: str, *, added: bool) -> Sentence:
+    template = (
+        "replayed the decision from A's confidences rounded to {dtype}: B's commits; unrounded: A's"
+        if added
+        else "replayed the decision from A's confidences rounded to {dtype}: not B's commits; "
+        "unrounded: A's"
+    )
+    return Sentence(template, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -150,12 +165,20 @@ def _replayed(case: Case, dtype: str, decisions: int, odd: Sequence[_Decision]) 
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=f"the confidence is computed in {dtype}",
+        what=Sentence("the confidence is computed in {dtype}", dtype=dtype),
         where=place(first.step, None, int(changed[0])),
-        evidence=f"{len(odd)} of {decisions} decisions of B do not follow from its logits in "
-        f"float32, all follow from them in {dtype}",
-        experiment=f"replayed the decisions from B's logits: in {dtype} B's commits, in float32 "
-        "A's where they part",
+        evidence=Sentence(
+            "{odd} of {decisions} decisions of B do not follow from its logits in float32, all "
+            "follow from them in {dtype}",
+            odd=len(odd),
+            decisions=decisions,
+            dtype=dtype,
+        ),
+        experiment=Sentence(
+            "replayed the decisions from B's logits: in {dtype} B's commits, in float32 A's where "
+            "they part",
+            dtype=dtype,
+        ),
         proof=proof_of(
             removed=other is not None and other.committed == first.commits("float32"), added=True
         ),

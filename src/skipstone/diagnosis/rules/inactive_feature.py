@@ -6,7 +6,9 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import allowed, implied_threshold, skip_threshold
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip
+from skipstone.diagnosis.told import told
 from skipstone.record import Event, RunRecord
+from skipstone.sentence import NOTHING, Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -23,10 +25,10 @@ def examine(case: Case) -> Answer:
             number=RULE.number,
             what=word,
             where=place(None),
-            evidence=f"over {len(case.record_b.steps)} forwards",
-            experiment="",
+            evidence=Sentence("over {forwards} forwards", forwards=len(case.record_b.steps)),
+            experiment=NOTHING,
             proof=Proof.OBSERVED,
-            remedy="switch it off, or choose a setting at which it acts",
+            remedy=Sentence("switch it off, or choose a setting at which it acts"),
         )
     return None
 
@@ -38,15 +40,20 @@ def _not_as_stated(case: Case, event: Event) -> Finding:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the setting that ran is not the one that was stated",
+        what=Sentence("the setting that ran is not the one that was stated"),
         where=place(first.step, None, first.position)
         if first is not None and explains
         else place(case.step_b(event.forward)),
-        evidence=event.message,
-        experiment="read from the call itself"
-        + ("; it explains the first step that is not as stated" if explains else ""),
+        evidence=told(event.message),
+        experiment=Sentence(
+            "read from the call itself; it explains the first step that is not as stated"
+            if explains
+            else "read from the call itself"
+        ),
         proof=proof,
-        remedy=f"pass the stated value at {event.source}" if event.source else "",
+        remedy=Sentence("pass the stated value at {source}", source=event.source)
+        if event.source
+        else NOTHING,
     )
 
 
@@ -73,12 +80,14 @@ def _silently_off(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the token skip is on and never judges a row",
+        what=Sentence("the token skip is on and never judges a row"),
         where=place(deviation.step, 1, deviation.position),
-        evidence=f"the settings say {case.record_b.header.settings.get('skip')}",
-        experiment="led along B's canvases with these settings: rows are judged",
+        evidence=Sentence(
+            "the settings say {setting}", setting=case.record_b.header.settings.get("skip")
+        ),
+        experiment=Sentence("led along B's canvases with these settings: rows are judged"),
         proof=Proof.NECESSARY_AND_SUFFICIENT if case.fault_removed else Proof.CONSISTENT,
-        remedy="see that the skip is called for cached steps",
+        remedy=Sentence("see that the skip is called for cached steps"),
     )
 
 
@@ -91,14 +100,20 @@ def _cache_unused(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the cache is on and is never used",
+        what=Sentence("the cache is on and is never used"),
         where=place(step, 1, int(kept[0])),
-        evidence=f"the settings say {case.record_b.header.settings.get('cache')}; all "
-        f"{len(case.record_b.steps)} forwards compute all {step.rows.size} rows",
-        experiment="led along B's canvases with these settings: "
-        f"{kept.size} rows are read from the cache",
+        evidence=Sentence(
+            "the settings say {setting}; all {forwards} forwards compute all {rows} rows",
+            setting=case.record_b.header.settings.get("cache"),
+            forwards=len(case.record_b.steps),
+            rows=step.rows.size,
+        ),
+        experiment=Sentence(
+            "led along B's canvases with these settings: {rows} rows are read from the cache",
+            rows=kept.size,
+        ),
         proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
-        remedy="see that the cache policy is asked for the rows of every step",
+        remedy=Sentence("see that the cache policy is asked for the rows of every step"),
         positions=tuple(kept.tolist()),
     )
 
@@ -121,27 +136,35 @@ def _other_threshold(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the skip threshold that ran is not the one that was stated",
+        what=Sentence("the skip threshold that ran is not the one that was stated"),
         where=place(step, None, deviation.position),
-        evidence=f"stated {skip_threshold(case.record_b.header.settings):g}; every row of B skips "
-        f"as with a threshold between {low:.6f} and {high:.6f}",
-        experiment=f"led along B's canvases with the stated threshold: the decisions are "
-        f"{'' if case.fault_removed else 'not '}A's",
+        evidence=Sentence(
+            "stated {stated:g}; every row of B skips as with a threshold between {low:.6f} and "
+            "{high:.6f}",
+            stated=skip_threshold(case.record_b.header.settings),
+            low=low,
+            high=high,
+        ),
+        experiment=Sentence(
+            "led along B's canvases with the stated threshold: the decisions are A's"
+            if case.fault_removed
+            else "led along B's canvases with the stated threshold: the decisions are not A's"
+        ),
         proof=proof_of(removed=case.fault_removed, added=True),
-        remedy="see which threshold reaches the skip rule",
+        remedy=Sentence("see which threshold reaches the skip rule"),
         positions=tuple(deviation.positions.tolist()),
     )
 
 
-def _idle(record: RunRecord) -> list[str]:
-    settings, words = record.header.settings, list[str]()
+def _idle(record: RunRecord) -> list[Sentence]:
+    settings, words = record.header.settings, list[Sentence]()
     if record.header.source != "skipstone" or not record.steps:
         return words
     judged = [s for s in record.steps if s.judgements is not None]
     if settings.get("skip", "none") != "none" and judged and not any(s.skipped for s in judged):
-        words.append("the token skip is on and skipped nothing")
+        words.append(Sentence("the token skip is on and skipped nothing"))
     if settings.get("cache", "none") != "none" and all(s.refresh for s in record.steps):
-        words.append("the cache is on and saved nothing: every forward was a refresh")
+        words.append(Sentence("the cache is on and saved nothing: every forward was a refresh"))
     return words
 
 

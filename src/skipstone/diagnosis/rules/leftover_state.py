@@ -8,7 +8,9 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Rerun
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.told import told
 from skipstone.diff import compare
+from skipstone.sentence import Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -25,13 +27,19 @@ def examine(case: Case) -> Answer:
             return Finding(
                 rule=RULE.name,
                 number=RULE.number,
-                what="the cache is read where this request never wrote it",
+                what=Sentence("the cache is read where this request never wrote it"),
                 where=place(step, 1, int(never[0])),
-                evidence=f"{never.size} positions have K/V of an earlier request, or none",
-                experiment=f"led along B's canvases with all rows: the decisions are "
-                f"{'' if case.fault_removed else 'not '}A's",
+                evidence=Sentence(
+                    "{positions} positions have K/V of an earlier request, or none",
+                    positions=never.size,
+                ),
+                experiment=Sentence(
+                    "led along B's canvases with all rows: the decisions are A's"
+                    if case.fault_removed
+                    else "led along B's canvases with all rows: the decisions are not A's"
+                ),
                 proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
-                remedy="compute every row in the first forward of a request",
+                remedy=Sentence("compute every row in the first forward of a request"),
                 positions=tuple(never.tolist()),
             )
     return _only_later_runs(case)
@@ -45,13 +53,16 @@ def _shared_cache(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="a step starts from a cache that another call has overwritten",
+        what=Sentence("a step starts from a cache that another call has overwritten"),
         where=place(case.step_b(event.forward), 1, next(iter(event.positions_a), None)),
-        evidence=event.message,
-        experiment="led along B's calls with one store for all of them: "
-        f"{'' if case.rows_reproduce else 'not '}B's scores",
+        evidence=told(event.message),
+        experiment=Sentence(
+            "led along B's calls with one store for all of them: B's scores"
+            if case.rows_reproduce
+            else "led along B's calls with one store for all of them: not B's scores"
+        ),
         proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
-        remedy=f"copy the cache before each call at {event.source}",
+        remedy=Sentence("copy the cache before each call at {source}", source=event.source),
         positions=event.positions_a,
     )
 
@@ -72,13 +83,16 @@ def _only_later_runs(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="B depends on what ran before it",
+        what=Sentence("B depends on what ran before it"),
         where=place(step, case.first_deviation.layer, case.first_deviation.position),
-        evidence=f"the first run in a fresh state is {'A' if as_a else 'another'}'s, later ones "
-        f"are B's",
-        experiment="ran B twice in one process",
+        evidence=Sentence(
+            "the first run in a fresh state is A's, later ones are B's"
+            if as_a
+            else "the first run in a fresh state is another one, later ones are B's"
+        ),
+        experiment=Sentence("ran B twice in one process"),
         proof=proof_of(removed=as_a, added=True),
-        remedy="clear buffers at the start of a request",
+        remedy=Sentence("clear buffers at the start of a request"),
     )
 
 

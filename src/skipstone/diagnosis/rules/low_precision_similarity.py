@@ -9,7 +9,9 @@ from skipstone.diagnosis.decide import DTYPES, rounded
 from skipstone.diagnosis.factors import factors_of, reproduces, restores
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip
+from skipstone.diagnosis.told import told
 from skipstone.record import Judgements, StepRecord
+from skipstone.sentence import NOTHING, Sentence, listed
 
 
 def examine(case: Case) -> Answer:
@@ -19,12 +21,12 @@ def examine(case: Case) -> Answer:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
-            what="the similarity is computed in low precision",
+            what=Sentence("the similarity is computed in low precision"),
             where=place(case.step_b(event.forward)),
-            evidence=event.message,
-            experiment="the same similarity was computed in float32 beside it",
+            evidence=told(event.message),
+            experiment=Sentence("the same similarity was computed in float32 beside it"),
             proof=proof_of_skip(case),
-            remedy=f"call .float() on both states at {event.source}",
+            remedy=Sentence("call .float() on both states at {source}", source=event.source),
         )
     step, dtype = _on_grid(case)
     if step is None or step.judgements is None:
@@ -33,18 +35,26 @@ def examine(case: Case) -> Answer:
     right = _expected(case, step)
     flipped = _flipped(case, step)
     if removed is None and right is not None and case.first_deviation is not None:
-        how = "led B's canvases with the similarity in float32: the skipped rows become A's"
+        how = Sentence(
+            "led B's canvases with the similarity in float32: the skipped rows become A's"
+        )
         removed, added = True, _grid_explains(step.judgements, right, dtype)
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=f"the similarity is computed in {dtype}",
+        what=Sentence("the similarity is computed in {dtype}", dtype=dtype),
         where=place(step, 1, int(flipped[0]) if flipped.size else _first_wrong(case, step)),
-        evidence=_grid(step.judgements, dtype)
-        + (f"; {flipped.size} rows are judged otherwise in float32" if right is not None else ""),
+        evidence=listed(
+            [
+                _grid(step.judgements, dtype),
+                NOTHING
+                if right is None
+                else Sentence("{rows} rows are judged otherwise in float32", rows=flipped.size),
+            ]
+        ),
         experiment=how,
         proof=proof_of(removed=removed, added=added),
-        remedy="similarity_dtype=float32, or .float() on both states before the cosine",
+        remedy=Sentence("similarity_dtype=float32, or .float() on both states before the cosine"),
         positions=tuple(flipped.tolist()),
     )
 
@@ -84,13 +94,18 @@ def _flipped(case: Case, step: StepRecord) -> np.ndarray:
     return right.position[right.stable != mine.stable]
 
 
-def _grid(judgements: Judgements, dtype: str) -> str:
+def _grid(judgements: Judgements, dtype: str) -> Sentence:
     values = np.unique(judgements.similarity)
     step = 2.0 ** -(8 if DTYPES[dtype] is DTYPES["bfloat16"] else 11)
     near = int((values > 1 - 4 * step).sum())
-    return (
-        f"all {judgements.similarity.size} similarities lie on the {dtype} grid of {step:.2g} "
-        f"({values.size} values, {near} of them near 1)"
+    return Sentence(
+        "all {count} similarities lie on the {dtype} grid of {step:.2g} ({values} values, {near} "
+        "of them near 1)",
+        count=judgements.similarity.size,
+        dtype=dtype,
+        step=step,
+        values=values.size,
+        near=near,
     )
 
 
@@ -111,20 +126,23 @@ def _grid_explains(mine: Judgements, right: Judgements, dtype: str) -> bool:
     return bool((np.abs(mine.similarity - right.similarity) <= 2 * step).all())
 
 
-def _experiments(case: Case) -> tuple[bool | None, bool | None, str]:
+def _experiments(case: Case) -> tuple[bool | None, bool | None, Sentence]:
     factor = [f for f in factors_of(case) if f.name == "skip.similarity_dtype"]
     if not factor or case.comparison.first is None:
-        return None, None, ""
+        return None, None, NOTHING
     removed, added = restores(case, factor), reproduces(case, factor)
-    verb = {True: "does", False: "does not", None: "could not be tried"}
-    return (
-        removed,
-        added,
-        (
-            f"only similarity_dtype swapped: B with {factor[0].a} {verb[removed]} decide as A, "
-            f"A with {factor[0].b} {verb[added]} decide as B"
-        ),
-    )
+    sides = [
+        Sentence(_SWAPPED[removed], side="B", dtype=factor[0].a, other="A"),
+        Sentence(_SWAPPED[added], side="A", dtype=factor[0].b, other="B"),
+    ]
+    return removed, added, Sentence("only similarity_dtype swapped: {runs}", runs=listed(sides))
+
+
+_SWAPPED = {
+    True: "{side} with {dtype} decides as {other}",
+    False: "{side} with {dtype} does not decide as {other}",
+    None: "{side} with {dtype} could not be tried",
+}
 
 
 RULE = Rule(2, "low-precision-similarity", "similarity computed in low precision", examine)

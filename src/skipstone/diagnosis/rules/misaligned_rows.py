@@ -8,7 +8,9 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_skip
 from skipstone.diagnosis.similarity import Replayed, replayed
+from skipstone.diagnosis.told import told
 from skipstone.record import StepRecord
+from skipstone.sentence import NOTHING, Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -19,12 +21,14 @@ def examine(case: Case) -> Answer:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
-            what="states of different token positions are compared",
+            what=Sentence("states of different token positions are compared"),
             where=place(case.step_b(event.forward), None, next(iter(event.positions_b), None)),
-            evidence=event.message,
-            experiment="the similarity at the right position was computed beside it",
+            evidence=told(event.message),
+            experiment=Sentence("the similarity at the right position was computed beside it"),
             proof=proof_of_skip(case),
-            remedy=f"gather the reference by absolute position at {event.source}",
+            remedy=Sentence(
+                "gather the reference by absolute position at {source}", source=event.source
+            ),
             positions=event.positions_b,
         )
     step, stamped = _stamped(case)
@@ -58,13 +62,19 @@ def _by_stamp(step: StepRecord, positions: np.ndarray) -> Finding:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="states of different token positions are compared",
+        what=Sentence("states of different token positions are compared"),
         where=place(step, None, int(positions[0])),
-        evidence=f"position {j.position[row]} was compared with position "
-        f"{j.reference_position[row]}; so were {positions.size} of {len(j)} rows",
-        experiment="",
+        evidence=Sentence(
+            "position {position} was compared with position {other}; so were {crossed} of {rows} "
+            "rows",
+            position=int(j.position[row]),
+            other=int(j.reference_position[row]),
+            crossed=positions.size,
+            rows=len(j),
+        ),
+        experiment=NOTHING,
         proof=Proof.OBSERVED,
-        remedy="gather the reference by absolute position",
+        remedy=Sentence("gather the reference by absolute position"),
         positions=tuple(positions.tolist()),
     )
 
@@ -76,15 +86,24 @@ def _by_numbers(case: Case, step: StepRecord, found: Replayed) -> Finding:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="states of different token positions are compared",
+        what=Sentence("states of different token positions are compared"),
         where=place(step, 1, int(j.position[row])),
-        evidence=f"position {j.position[row]} has the similarity {j.mean[row]:.6f}, which is that "
-        f"with position {found.other[row]}; with itself it is {found.right_mean[row]:.6f}; "
-        f"{int(found.crossed.sum())} of {len(j)} rows",
-        experiment="replayed all similarities from the states: with the other position they are "
-        "B's, gathered by position they are A's",
+        evidence=Sentence(
+            "position {position} has the similarity {similarity:.6f}, which is that with position "
+            "{other}; with itself it is {right:.6f}; {crossed} of {rows} rows",
+            position=int(j.position[row]),
+            similarity=float(j.mean[row]),
+            other=int(found.other[row]),
+            right=float(found.right_mean[row]),
+            crossed=int(found.crossed.sum()),
+            rows=len(j),
+        ),
+        experiment=Sentence(
+            "replayed all similarities from the states: with the other position they are B's, "
+            "gathered by position they are A's"
+        ),
         proof=Proof.NECESSARY_AND_SUFFICIENT if case.fault_removed else Proof.SUFFICIENT,
-        remedy="gather the reference by absolute position",
+        remedy=Sentence("gather the reference by absolute position"),
         positions=tuple(j.position[found.crossed].tolist()),
     )
 

@@ -7,6 +7,7 @@ from skipstone.diagnosis.experiment import Follow
 from skipstone.diagnosis.finding import Finding, Proof, RuledOut
 from skipstone.diagnosis.rule import Answer, Rule, place
 from skipstone.diff import logit_gap
+from skipstone.sentence import NOTHING, Sentence, listed
 
 
 def examine(case: Case) -> Answer:
@@ -20,30 +21,50 @@ def examine(case: Case) -> Answer:
     at = (step.candidates.position == first.position).nonzero()[0]
     gap = float(logit_gap(step.candidates)[at[0]]) if at.size else float("inf")
     if abs(gap) > case.floor.gap:
-        return RuledOut(RULE.name, f"the runner-up is {gap:.3g} logits away, noise reaches "
-                        f"{case.floor.gap:.2g}")  # fmt: skip
+        why = Sentence(
+            "the runner-up is {gap:.3g} logits away, noise reaches {noise:.2g}",
+            gap=gap,
+            noise=case.floor.gap,
+        )
+        return RuledOut(RULE.name, why)
     flips = sum(case.floor.flips.values())
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the token is a near tie that noise decides",
+        what=Sentence("the token is a near tie that noise decides"),
         where=place(step, case.record_b.header.num_layers, first.position),
-        evidence=f"tokens {first.a.token} and {first.b.token} are {abs(gap):.2g} logits apart; "
-        f"noise reaches {case.floor.gap:.2g}",
-        experiment=f"{flips} decisions of A near here flip under "
-        f"{len(case.floor.measured)} changes that should not matter{_lifted(case, first.position)}",
+        evidence=Sentence(
+            "tokens {a} and {b} are {gap:.2g} logits apart; noise reaches {noise:.2g}",
+            a=first.a.token,
+            b=first.b.token,
+            gap=abs(gap),
+            noise=case.floor.gap,
+        ),
+        experiment=listed(
+            [
+                Sentence(
+                    "{flips} decisions of A near here flip under {changes} changes that should not "
+                    "matter",
+                    flips=flips,
+                    changes=len(case.floor.measured),
+                ),
+                _lifted(case, first.position),
+            ]
+        ),
         proof=Proof.SUFFICIENT if flips else Proof.CONSISTENT,
-        remedy="not a fault of B; compare over many prompts: skipstone audit",
+        remedy=Sentence("not a fault of B; compare over many prompts with skipstone audit"),
     )
 
 
-def _lifted(case: Case, position: int) -> str:
+def _lifted(case: Case, position: int) -> Sentence:
     """Which token wins without the rounding of the dtype."""
     side = "a" if case.foreign else "b"
     window = (case.horizon, case.horizon)
     trace = case.ask(Follow("b", side, window, lifted=True, tensors=False))
     found = None if trace is None else trace.records[0].steps[-1].candidates.at(position)
-    return "" if found is None else f"; in a better dtype it is token {found.token}"
+    if found is None:
+        return NOTHING
+    return Sentence("in a better dtype it is token {token}", token=found.token)
 
 
 RULE = Rule(6, "near-tie-token", "near tie of the token", examine)

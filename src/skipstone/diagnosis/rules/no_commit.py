@@ -7,6 +7,8 @@ from skipstone.diagnosis.decide import Rule as CommitRule
 from skipstone.diagnosis.decide import commits
 from skipstone.diagnosis.finding import Finding, Proof, RuledOut
 from skipstone.diagnosis.rule import Answer, Rule, place
+from skipstone.record import Candidate
+from skipstone.sentence import NOTHING, Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -21,7 +23,7 @@ def examine(case: Case) -> Answer:
     step = empty[0]
     other = case.same_step_a(step)
     if other is not None and not other.committed:
-        return RuledOut(RULE.name, "A commits nothing there either")
+        return RuledOut(RULE.name, Sentence("A commits nothing there either"))
     best = max(step.candidates, key=lambda c: c.confidence, default=None)
     rule = CommitRule.of(case.record_b.header.settings)
     forced = () if rule is None else commits(rule, step)
@@ -30,24 +32,42 @@ def examine(case: Case) -> Answer:
         s.forward == step.forward and s.committed for s in wanted.records[0].steps
     )
     where = None if best is None else best.position
-    known = (
-        "no position had scores"
-        if best is None
-        else (
-            f"the best candidate has confidence {best.confidence:.4f}"
-            + (f", below the bound {best.bound:g}" if best.bound is not None else "")
-        )
-    )
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="steps commit nothing although masks are left",
+        what=Sentence("steps commit nothing although masks are left"),
         where=place(step, None, where),
-        evidence=f"{len(empty)} of {len(case.record_b.steps)} steps; here {step.masks_before} "
-        f"masks and {known}",
-        experiment=f"forcing one commit a step gives position {forced[0]}" if forced else "",
+        evidence=Sentence(
+            "{empty} of {steps} steps; here {masks} masks and {best}",
+            empty=len(empty),
+            steps=len(case.record_b.steps),
+            masks=step.masks_before,
+            best=_best(best),
+        ),
+        experiment=Sentence(
+            "forcing one commit a step gives position {position}", position=forced[0]
+        )
+        if forced
+        else NOTHING,
         proof=Proof.NECESSARY_AND_SUFFICIENT if removed else Proof.OBSERVED,
-        remedy="always commit the most confident candidate; check that the rule fits this model",
+        remedy=Sentence(
+            "always commit the most confident candidate; check that the rule fits this model"
+        ),
+    )
+
+
+def _best(best: Candidate | None) -> Sentence:
+    """How near the best candidate came, in words."""
+    if best is None:
+        return Sentence("no position had scores")
+    if best.bound is None:
+        return Sentence(
+            "the best candidate has confidence {confidence:.4f}", confidence=best.confidence
+        )
+    return Sentence(
+        "the best candidate has confidence {confidence:.4f}, below the bound {bound:g}",
+        confidence=best.confidence,
+        bound=best.bound,
     )
 
 

@@ -9,6 +9,7 @@ from skipstone.diagnosis.deviation import computed
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import StepRecord, Tap
+from skipstone.sentence import NOTHING, Sentence, listed
 
 
 def examine(case: Case) -> Answer:
@@ -24,18 +25,36 @@ def examine(case: Case) -> Answer:
     )
     born = [d for d in case.born if np.isnan(d.size)]
     added = case.with_only(born, "B's NaN") if born else None
-    what = f"the first is a {key} of layer {layer}" if key else "not a number"
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="values are not finite",
+        what=Sentence("values are not finite"),
         where=place(step, layer, position),
-        evidence=f"{scores.size} of {len(step.candidates)} confidences are no numbers; {what}, at "
-        f"{positions.size} positions",
-        experiment=f"led along B's canvases, the reference engine stays finite and decides "
-        f"{'' if case.fault_removed else 'not '}as A",
+        evidence=listed(
+            [
+                Sentence(
+                    "{bad} of {candidates} confidences are no numbers",
+                    bad=scores.size,
+                    candidates=len(step.candidates),
+                ),
+                Sentence(
+                    "the first is a {tensor} of layer {layer}, at {positions} positions",
+                    tensor=Sentence(key),
+                    layer=layer,
+                    positions=positions.size,
+                )
+                if key
+                else NOTHING,
+            ]
+        ),
+        experiment=Sentence(
+            "led along B's canvases, the reference engine stays finite and decides as A"
+            if case.fault_removed
+            else "led along B's canvases, the reference engine stays finite and does not decide as "
+            "A"
+        ),
         proof=proof_of(removed=case.fault_removed, added=added),
-        remedy="look for a division by zero, an overflow, or a row that may see no key",
+        remedy=Sentence("look for a division by zero, an overflow, or a row that may see no key"),
         positions=tuple(positions.tolist()),
     )
 

@@ -9,6 +9,7 @@ from skipstone.diagnosis.experiment import Rerun, Side
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place
 from skipstone.record import StepRecord
+from skipstone.sentence import Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -18,19 +19,30 @@ def examine(case: Case) -> Answer:
     sides: tuple[Side, ...] = ("a", "b")
     for side in sides:
         firsts = case.self_runs(side)
-        flips = sum(f is not None for f in firsts) or (firsts and _redrawn(case, side, len(firsts)))
+        flips = sum(f is not None for f in firsts)
+        if firsts and not flips:
+            flips = _redrawn(case, side, len(firsts))
         if not flips:
             continue
         return Finding(
             rule=RULE.name,
             number=RULE.number,
-            what=f"{side.upper()} is not the same twice",
+            what=Sentence("{side} is not the same twice", side=side.upper()),
             where=_where(case, side),
-            evidence=f"{flips} of {len(firsts)} runs of {side.upper()} with the same settings "
-            f"decide otherwise than its trace",
-            experiment=f"ran {side.upper()} again {len(firsts)} times",
+            evidence=Sentence(
+                "{flips} of {runs} runs of {side} with the same settings decide otherwise than its "
+                "trace",
+                flips=flips,
+                runs=len(firsts),
+                side=side.upper(),
+            ),
+            experiment=Sentence(
+                "ran {side} again {runs} times", side=side.upper(), runs=len(firsts)
+            ),
             proof=Proof.SUFFICIENT,
-            remedy="fix seeds, set torch.use_deterministic_algorithms(True), then compare again",
+            remedy=Sentence(
+                "fix seeds, set torch.use_deterministic_algorithms(True), then compare again"
+            ),
         )
     return None
 

@@ -6,6 +6,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Rerun, Side, Unobserved
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place
+from skipstone.sentence import Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -26,13 +27,20 @@ def examine(case: Case) -> Answer:
             return Finding(
                 rule=RULE.name,
                 number=RULE.number,
-                what=f"recording {side.upper()} changes it",
+                what=Sentence("recording {side} changes it", side=side.upper()),
                 where=_where(case, side, wrong),
-                evidence=f"{len(wrong)} tokens differ between the traced and the untraced run",
-                experiment=f"ran {side.upper()} without a recorder, and with one twice",
+                evidence=Sentence(
+                    "{tokens} tokens differ between the traced and the untraced run",
+                    tokens=len(wrong),
+                ),
+                experiment=Sentence(
+                    "ran {side} without a recorder, and with one twice", side=side.upper()
+                ),
                 proof=Proof.NECESSARY_AND_SUFFICIENT,
-                remedy="trace at a lighter level; conclusions about this trace do not hold for "
-                "the untraced run",
+                remedy=Sentence(
+                    "trace at a lighter level; conclusions about this trace do not hold for the "
+                    "untraced run"
+                ),
                 positions=wrong,
             )
     return None

@@ -12,6 +12,7 @@ from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import Candidate, StepRecord
+from skipstone.sentence import NOTHING, Sentence, listed
 
 _SURE = 0.5
 
@@ -34,28 +35,39 @@ def examine(case: Case) -> Answer:
     added = by_setting.added if unmask and by_setting else None
     low = _rescored(case, step, extra)
     position = extra[0] if low is None else low.position
-    joint = (
-        ""
-        if low is None
-        else (
-            f"; with everything else known, the token of position {low.position} has probability "
-            f"{low.confidence:.3g}"
-        )
-    )
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="tokens are committed together that depend on each other"
-        if low is not None and low.confidence < _SURE
-        else "more tokens are committed together than A's rule allows",
+        what=Sentence(
+            "tokens are committed together that depend on each other"
+            if low is not None and low.confidence < _SURE
+            else "more tokens are committed together than A's rule allows"
+        ),
         where=place(step, None, position),
-        evidence=f"B commits {len(step.committed)} tokens in this step, A {len(first.committed_a)};"
-        f" {len(extra)} of B's were not sure enough for A{joint}",
-        experiment=f"{by_setting.how}: A's decisions"
+        evidence=listed(
+            [
+                Sentence(
+                    "B commits {b} tokens in this step, A {a}; {extra} of B's were not sure enough "
+                    "for A",
+                    b=len(step.committed),
+                    a=len(first.committed_a),
+                    extra=len(extra),
+                ),
+                NOTHING
+                if low is None
+                else Sentence(
+                    "with everything else known, the token of position {position} has probability "
+                    "{probability:.3g}",
+                    position=low.position,
+                    probability=low.confidence,
+                ),
+            ]
+        ),
+        experiment=by_setting.outcome
         if unmask and removed and by_setting
-        else "replayed the decision with the stated rule: A's commits",
+        else Sentence("replayed the decision with the stated rule: A's commits"),
         proof=proof_of(removed=removed, added=added),
-        remedy="raise the threshold, or commit fewer tokens a step",
+        remedy=Sentence("raise the threshold, or commit fewer tokens a step"),
         positions=tuple(extra),
     )
 

@@ -9,7 +9,9 @@ from skipstone.diagnosis.deviation import Deviation
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.fit import head_widths, same_length, shift
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.told import told
 from skipstone.record import Tap, TensorKey
+from skipstone.sentence import NOTHING, Sentence
 
 _FITS = 0.999
 
@@ -28,15 +30,19 @@ def _stated_elsewhere(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the call gives its rows other positions than they have",
+        what=Sentence("the call gives its rows other positions than they have"),
         where=place(case.step_b(event.forward), 1, next(iter(event.positions_a), None)),
-        evidence=event.message,
-        experiment="led along B's canvases with the right positions: the reference decides "
-        f"{'' if case.fault_removed else 'not '}as A"
+        evidence=told(event.message),
+        experiment=Sentence(
+            "led along B's canvases with the right positions: the reference decides as A"
+            if case.fault_removed
+            else "led along B's canvases with the right positions: the reference does not decide "
+            "as A"
+        )
         if shown
-        else "",
+        else NOTHING,
         proof=proof_of(removed=case.fault_removed if shown else None, added=None),
-        remedy=f"pass the absolute positions of the rows at {event.source}",
+        remedy=Sentence("pass the absolute positions of the rows at {source}", source=event.source),
         positions=event.positions_a,
     )
 
@@ -54,21 +60,37 @@ def _turned(case: Case) -> Finding | None:
     degrees, fit, exactly = rotated
     wrong = [d for d in case.born if d.kind in ("key", "state")]
     added = case.with_only(wrong, "B's rotated keys")
-    distance = f"{round(degrees):+d} positions" if exactly else f"{degrees:+.2f} radians"
-    if exactly and not round(degrees):
-        distance = "angles that no shift of positions gives: another base or scaling"
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="keys carry the rotary encoding of another position",
+        what=Sentence("keys carry the rotary encoding of another position"),
         where=place(keys[0].step, keys[0].layer, keys[0].position),
-        evidence=f"keys of {keys[0].positions.size} positions in {len(keys)} layers are the right "
-        f"ones turned by {distance} (fit {fit:.4f}); lengths and values are right",
-        experiment=f"put B's keys into the reference run: {'' if added else 'not '}B's scores",
+        evidence=Sentence(
+            "keys of {positions} positions in {layers} layers are the right ones turned by "
+            "{distance} (fit {fit:.4f}); lengths and values are right",
+            positions=keys[0].positions.size,
+            layers=len(keys),
+            distance=_distance(degrees, exactly=exactly),
+            fit=fit,
+        ),
+        experiment=Sentence(
+            "put B's keys into the reference run: B's scores"
+            if added
+            else "put B's keys into the reference run: not B's scores"
+        ),
         proof=proof_of(removed=case.fault_removed, added=added),
-        remedy="pass the absolute positions of the rows to the rotary embedding",
+        remedy=Sentence("pass the absolute positions of the rows to the rotary embedding"),
         positions=tuple(keys[0].positions.tolist()),
     )
+
+
+def _distance(degrees: float, *, exactly: bool) -> Sentence:
+    """How far keys are turned, in words."""
+    if not exactly:
+        return Sentence("{angle:+.2f} radians", angle=degrees)
+    if not round(degrees):
+        return Sentence("angles that no shift of positions gives: another base or scaling")
+    return Sentence("{positions:+d} positions", positions=round(degrees))
 
 
 def _rotation(case: Case, deviation: Deviation) -> tuple[float, float, bool] | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.deviation import Kind
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.fit import grid
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import Tap, TensorKey
+from skipstone.sentence import Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -30,17 +32,37 @@ def examine(case: Case) -> Answer:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
-            what=f"{deviation.kind}s are rounded to {name}",
+            what=Sentence(
+                "{tensors} are rounded to {format}", tensors=_plural(deviation.kind), format=name
+            ),
             where=place(deviation.step, deviation.layer, deviation.position),
-            evidence=f"all values of {len(same)} layers lie on the {name} grid although the run is "
-            f"in {rows.dtype}; error {deviation.size:.2g} (floor {deviation.floor:.1g})",
-            experiment=f"put B's rounded {deviation.kind}s into the reference run: "
-            f"{'' if added else 'not '}B's scores",
+            evidence=Sentence(
+                "all values of {layers} layers lie on the {format} grid although the run is in "
+                "{dtype}; error {error:.2g} (floor {floor:.1g})",
+                layers=len(same),
+                format=name,
+                dtype=rows.dtype,
+                error=deviation.size,
+                floor=deviation.floor,
+            ),
+            experiment=Sentence(
+                "put B's rounded {tensors} into the reference run: B's scores"
+                if added
+                else "put B's rounded {tensors} into the reference run: not B's scores",
+                tensors=_plural(deviation.kind),
+            ),
             proof=proof_of(removed=case.fault_removed, added=added),
-            remedy="keep them in the dtype of the run, or measure the price: skipstone audit",
+            remedy=Sentence(
+                "keep them in the dtype of the run, or measure the price with skipstone audit"
+            ),
             positions=tuple(deviation.positions.tolist()),
         )
     return None
+
+
+def _plural(kind: Kind) -> Sentence:
+    """Tensors of a kind, in words."""
+    return Sentence("logits" if kind == "logits" else f"{kind}s")
 
 
 def _right_too(case: Case, key: TensorKey, name: str) -> bool:

@@ -10,6 +10,7 @@ from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.diagnosis.rules.inactive_feature import never_cached
 from skipstone.record import StepRecord
+from skipstone.sentence import NOTHING, Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -28,15 +29,24 @@ def _rows(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="other rows are recomputed than the cache policy says",
+        what=Sentence("other rows are recomputed than the cache policy says"),
         where=place(step, 1, int(deviation.positions[0])),
-        evidence=f"rows {_span(step.rows)} against {_span(expected.rows)}: {missing.size} are "
-        f"missing, {extra.size} too many",
-        experiment=f"led along B's canvases with the right rows: the decisions are "
-        f"{'' if case.fault_removed else 'not '}A's",
+        evidence=Sentence(
+            "rows {mine} against {right}: {missing} are missing, {extra} too many",
+            mine=_span(step.rows),
+            right=_span(expected.rows),
+            missing=missing.size,
+            extra=extra.size,
+        ),
+        experiment=Sentence(
+            "led along B's canvases with the right rows: the decisions are A's"
+            if case.fault_removed
+            else "led along B's canvases with the right rows: the decisions are not A's"
+        ),
         proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
-        remedy="derive the rows from prompt length and block length once, and use absolute "
-        "positions",
+        remedy=Sentence(
+            "derive the rows from prompt length and block length once, and use absolute positions"
+        ),
         positions=tuple(deviation.positions.tolist()),
     )
 
@@ -58,13 +68,20 @@ def _shifted(step: StepRecord, start: int, stop: int) -> Finding:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="a block does not lie where the settings put it",
+        what=Sentence("a block does not lie where the settings put it"),
         where=place(step, None, min(step.block_start, start)),
-        evidence=f"block {step.block} covers positions {step.block_start} to {step.block_stop - 1},"
-        f" the settings say {start} to {stop - 1}",
-        experiment="",
+        evidence=Sentence(
+            "block {block} covers positions {first} to {last}, the settings say {right_first} to "
+            "{right_last}",
+            block=step.block,
+            first=step.block_start,
+            last=step.block_stop - 1,
+            right_first=start,
+            right_last=stop - 1,
+        ),
+        experiment=NOTHING,
         proof=proof_of(removed=None, added=None),
-        remedy="start the first block right after the prompt",
+        remedy=Sentence("start the first block right after the prompt"),
         positions=tuple(range(min(step.block_start, start), max(step.block_stop, stop))),
     )
 
@@ -77,20 +94,25 @@ def _by_setting(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the canvas is cut into other regions",
+        what=Sentence("the canvas is cut into other regions"),
         where=place(step, None, None if first is None else first.position),
-        evidence=str(found),
-        experiment=f"{found.how}: {'A' if found.removed else 'not A'}'s decisions",
+        evidence=found.said,
+        experiment=found.outcome,
         proof=proof_of(removed=found.removed, added=found.added),
-        remedy="compare runs with equal regions",
+        remedy=Sentence("compare runs with equal regions"),
     )
 
 
-def _span(rows: np.ndarray) -> str:
+def _span(rows: np.ndarray) -> Sentence:
     if not rows.size:
-        return "none"
+        return Sentence("none")
     whole = rows.max() - rows.min() + 1 == rows.size
-    return f"{rows.min()} to {rows.max()}" + ("" if whole else f" ({rows.size} of them)")
+    return Sentence(
+        "{first} to {last}" if whole else "{first} to {last} ({count} of them)",
+        first=int(rows.min()),
+        last=int(rows.max()),
+        count=rows.size,
+    )
 
 
 RULE = Rule(16, "region-boundaries", "region boundaries wrong", examine)

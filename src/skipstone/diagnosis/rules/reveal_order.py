@@ -13,8 +13,12 @@ from skipstone.diagnosis.experiment import Rescore
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.sentence import NOTHING, Sentence, listed
 
 _NEIGHBOURHOOD = 4
+_REMEDY = Sentence(
+    "commit by confidence; a token once placed confirms itself, so re-mask to correct"
+)
 
 
 def examine(case: Case) -> Answer:
@@ -41,15 +45,21 @@ def _against_the_settings(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="masks are committed in another order than by confidence",
+        what=Sentence("masks are committed in another order than by confidence"),
         where=place(step, None, deviation.position),
-        evidence=f"B commits {_spell(step.committed)}, down to confidence {worst:.4f}, and passes "
-        f"over {_spell(sorted(set(due) - set(step.committed)))}, down to {passed:.4f}",
-        experiment="replayed the stated rule on B's own confidences: A's commits"
+        evidence=Sentence(
+            "B commits {committed}, down to confidence {worst:.4f}, and passes over {passed}, down "
+            "to {passed_worst:.4f}",
+            committed=_spell(step.committed),
+            worst=worst,
+            passed=_spell(sorted(set(due) - set(step.committed))),
+            passed_worst=passed,
+        ),
+        experiment=Sentence("replayed the stated rule on B's own confidences: A's commits")
         if replayed
-        else "",
+        else NOTHING,
         proof=proof_of(removed=replayed or None, added=None),
-        remedy="commit by confidence; a token once placed confirms itself, so re-mask to correct",
+        remedy=_REMEDY,
         positions=tuple(deviation.positions.tolist()),
     )
 
@@ -64,25 +74,30 @@ def _by_setting(case: Case) -> Finding | None:
         return None
     if len(first.committed_a) != len(first.committed_b):
         return None
-    where, evidence = first.position, "both commit as many tokens a step, in another order"
+    evidence = [Sentence("both commit as many tokens a step, in another order")]
     wrong = case.comparison.differing_positions
     if wrong:
         alone = _confidence(case, wrong[0], (wrong[0],))
         near = _confidence(case, wrong[0], _near(case, wrong[0]))
         if alone is not None and near is not None:
-            evidence += (
-                f"; the token of position {wrong[0]} has probability {alone:.3g} given all others "
-                f"and {near:.3g} with its neighbours masked again"
+            evidence.append(
+                Sentence(
+                    "the token of position {position} has probability {alone:.3g} given all others "
+                    "and {near:.3g} with its neighbours masked again",
+                    position=wrong[0],
+                    alone=alone,
+                    near=near,
+                )
             )
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the order of commits decides the answer",
-        where=place(step, None, where),
-        evidence=evidence,
-        experiment=f"{found.how}: {'A' if found.removed else 'not A'}'s decisions come back",
+        what=Sentence("the order of commits decides the answer"),
+        where=place(step, None, first.position),
+        evidence=listed(evidence),
+        experiment=found.outcome,
         proof=proof_of(removed=found.removed, added=found.added),
-        remedy="commit by confidence; a token once placed confirms itself, so re-mask to correct",
+        remedy=_REMEDY,
         positions=wrong,
     )
 

@@ -8,6 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.sentence import Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -18,12 +19,12 @@ def examine(case: Case) -> Answer:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
-            what="the tokens are drawn with other random numbers",
+            what=Sentence("the tokens are drawn with other random numbers"),
             where=place(step, None, None if first is None else first.position),
-            evidence=str(found),
-            experiment=f"{found.how}: {'A' if found.removed else 'not A'}'s decisions",
+            evidence=found.said,
+            experiment=found.outcome,
             proof=proof_of(removed=found.removed, added=found.added),
-            remedy="compare runs with one seed, or at temperature 0",
+            remedy=Sentence("compare runs with one seed, or at temperature 0"),
         )
     return _other_token(case)
 
@@ -48,14 +49,22 @@ def _other_token(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the sampler takes other tokens than the logits and the seed give",
+        what=Sentence("the sampler takes other tokens than the logits and the seed give"),
         where=place(step, None, deviation.position),
-        evidence=f"{deviation.positions.size} of {len(c)} candidates have another token; "
-        f"{drawn} of them are less probable than their runner-up",
-        experiment="replayed the stored noise on the reference logits: the decisions are "
-        f"{'' if case.fault_removed else 'not '}A's",
+        evidence=Sentence(
+            "{other} of {candidates} candidates have another token; {drawn} of them are less "
+            "probable than their runner-up",
+            other=deviation.positions.size,
+            candidates=len(c),
+            drawn=drawn,
+        ),
+        experiment=Sentence(
+            "replayed the stored noise on the reference logits: the decisions are A's"
+            if case.fault_removed
+            else "replayed the stored noise on the reference logits: the decisions are not A's"
+        ),
         proof=proof_of(removed=case.fault_removed, added=None),
-        remedy="draw once for each row in a fixed order, from one generator a request",
+        remedy=Sentence("draw once for each row in a fixed order, from one generator a request"),
         positions=tuple(deviation.positions.tolist()),
     )
 

@@ -8,6 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import StepRecord
+from skipstone.sentence import NOTHING, Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -35,7 +36,6 @@ def _found(case: Case, step: StepRecord, wrong: np.ndarray) -> Finding:
     c = step.candidates
     chosen = int(c.token[c.position == position][0])
     others = c.position[(c.token == written) & (c.position != position)]
-    of_another = f", which is the token of position {others[0]}" if others.size else ""
     right = None
     if case.expected is not None:
         steps = case.expected.records[0].steps
@@ -43,13 +43,28 @@ def _found(case: Case, step: StepRecord, wrong: np.ndarray) -> Finding:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the token that is written is not the token that was chosen for the position",
+        what=Sentence(
+            "the token that is written is not the token that was chosen for the position"
+        ),
         where=place(step, None, position),
-        evidence=f"position {position} commits token {chosen} and the canvas then holds "
-        f"{written}{of_another}; so do {wrong.size} of {len(step.committed)} commits",
-        experiment="replayed the commit on the recorded scores: the right tokens" if right else "",
+        evidence=Sentence(
+            "position {position} commits token {chosen} and the canvas then holds {written}, which "
+            "is the token of position {other}; so do {wrong} of {commits} commits"
+            if others.size
+            else "position {position} commits token {chosen} and the canvas then holds {written}; "
+            "so do {wrong} of {commits} commits",
+            position=position,
+            chosen=chosen,
+            written=written,
+            other=int(others[0]) if others.size else None,
+            wrong=wrong.size,
+            commits=len(step.committed),
+        ),
+        experiment=Sentence("replayed the commit on the recorded scores: the right tokens")
+        if right
+        else NOTHING,
         proof=proof_of(removed=right, added=None),
-        remedy="scatter tokens by absolute position",
+        remedy=Sentence("scatter tokens by absolute position"),
         positions=tuple(wrong.tolist()),
     )
 

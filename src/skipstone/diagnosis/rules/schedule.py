@@ -10,6 +10,7 @@ from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.diagnosis.rules.budget_exhausted import masks_left
 from skipstone.record import StepRecord
+from skipstone.sentence import NOTHING, Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -24,13 +25,17 @@ def examine(case: Case) -> Answer:
             return Finding(
                 rule=RULE.name,
                 number=RULE.number,
-                what="another number of tokens is committed in a step",
+                what=Sentence("another number of tokens is committed in a step"),
                 where=place(step, None, None if first is None else first.position),
-                evidence=f"{found}; commits by step {_counts(case.record_b.steps)} "
-                f"against {_counts(case.record_a.steps)}",
-                experiment=f"{found.how}: {'A' if found.removed else 'not A'}'s decisions",
+                evidence=Sentence(
+                    "{factors}; commits by step {b} against {a}",
+                    factors=found.said,
+                    b=_counts(case.record_b.steps),
+                    a=_counts(case.record_a.steps),
+                ),
+                experiment=found.outcome,
                 proof=proof_of(removed=found.removed, added=found.added),
-                remedy="compare runs with one schedule",
+                remedy=Sentence("compare runs with one schedule"),
             )
         return None
     return _against_the_settings(case)
@@ -52,16 +57,23 @@ def _against_the_settings(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the schedule of commits is misaligned",
+        what=Sentence("the schedule of commits is misaligned"),
         where=place(step, None, deviation.position),
-        evidence=f"B commits {len(step.committed)} "
-        f"{'of the best' if best else 'candidates'} where {len(expected.committed)} are due; by "
-        f"step {_counts(case.record_b.steps)}",
-        experiment="replayed the stated rule on B's own confidences: the right number of commits"
+        evidence=Sentence(
+            "B commits {count} of the best where {due} are due; by step {counts}"
+            if best
+            else "B commits {count} candidates where {due} are due; by step {counts}",
+            count=len(step.committed),
+            due=len(expected.committed),
+            counts=_counts(case.record_b.steps),
+        ),
+        experiment=Sentence(
+            "replayed the stated rule on B's own confidences: the right number of commits"
+        )
         if replayed
-        else "",
+        else NOTHING,
         proof=proof_of(removed=replayed or None, added=(replayed and best) or None),
-        remedy="count from the masks that are left and the steps that are left",
+        remedy=Sentence("count from the masks that are left and the steps that are left"),
         positions=tuple(deviation.positions.tolist()),
     )
 

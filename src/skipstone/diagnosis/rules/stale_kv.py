@@ -13,6 +13,9 @@ from skipstone.diagnosis.fit import nearest
 from skipstone.diagnosis.patching import decisive
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import StepRecord, Tap, TensorKey
+from skipstone.sentence import NOTHING, Sentence, listed
+
+_WRITE_FIRST = Sentence("write the fresh keys and values of these rows before attention reads them")
 
 
 def examine(case: Case) -> Answer:
@@ -35,14 +38,22 @@ def _missing_refresh(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="a refresh of the K/V cache is missing",
+        what=Sentence("a refresh of the K/V cache is missing"),
         where=place(step, 1, int(missing[0])),
-        evidence=f"{missing.size} of {expected.rows.size} rows kept K/V up to {oldest} forwards "
-        f"old where the cache policy renews all",
-        experiment=f"led along B's canvases with the refresh: the decisions are "
-        f"{'' if case.fault_removed else 'not '}A's",
+        evidence=Sentence(
+            "{kept} of {rows} rows kept K/V up to {oldest} forwards old where the cache policy "
+            "renews all",
+            kept=missing.size,
+            rows=expected.rows.size,
+            oldest=oldest,
+        ),
+        experiment=Sentence(
+            "led along B's canvases with the refresh: the decisions are A's"
+            if case.fault_removed
+            else "led along B's canvases with the refresh: the decisions are not A's"
+        ),
         proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
-        remedy="refresh all rows at the start of a block",
+        remedy=Sentence("refresh all rows at the start of a block"),
         positions=tuple(missing.tolist()),
     )
 
@@ -59,15 +70,25 @@ def _lost_write(case: Case) -> Finding | None:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
-            what="attention reads old keys and values: a write to the cache is lost",
+            what=Sentence("attention reads old keys and values: a write to the cache is lost"),
             where=place(deviation.step, deviation.layer, deviation.position),
-            evidence=f"{deviation.kind}s of {deviation.positions.size} positions in "
-            f"{len(layers)} layers equal those of forward {old}, error of the right ones "
-            f"{deviation.size:.2g} (floor {deviation.floor:.1g})",
-            experiment="put B's old keys and values into the reference run: "
-            + ("B's scores" if added else "not B's scores"),
+            evidence=Sentence(
+                "{tensors} of {positions} positions in {layers} layers equal those of forward "
+                "{old}, error of the right ones {error:.2g} (floor {floor:.1g})",
+                tensors=Sentence(f"{deviation.kind}s"),
+                positions=deviation.positions.size,
+                layers=len(layers),
+                old=old,
+                error=deviation.size,
+                floor=deviation.floor,
+            ),
+            experiment=Sentence(
+                "put B's old keys and values into the reference run: B's scores"
+                if added
+                else "put B's old keys and values into the reference run: not B's scores"
+            ),
             proof=proof_of(removed=case.fault_removed, added=added),
-            remedy="write the fresh keys and values of these rows before attention reads them",
+            remedy=_WRITE_FIRST,
             positions=tuple(deviation.positions.tolist()),
         )
     return None
@@ -91,13 +112,20 @@ def _late_write(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="attention reads old keys and values: they are written after it has read",
+        what=Sentence("attention reads old keys and values: they are written after it has read"),
         where=place(first.step, first.layer, first.position),
-        evidence=f"{len(states)} layers give wrong states (error {first.size:.2g}, floor "
-        f"{first.floor:.1g}) although the stored keys and values are right",
-        experiment=f"put {name} into the reference run: B's scores",
+        evidence=Sentence(
+            "{layers} layers give wrong states (error {error:.2g}, floor {floor:.1g}) although the "
+            "stored keys and values are right",
+            layers=len(states),
+            error=first.size,
+            floor=first.floor,
+        ),
+        experiment=Sentence(
+            "put the computed rows' K/V of the step before into the reference run: B's scores"
+        ),
         proof=proof_of(removed=case.fault_removed, added=True),
-        remedy="write the fresh keys and values of these rows before attention reads them",
+        remedy=_WRITE_FIRST,
         positions=tuple(first.positions.tolist()),
     )
 
@@ -150,17 +178,25 @@ def _by_setting(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the cache leaves stale K/V that change the decision",
+        what=Sentence("the cache leaves stale K/V that change the decision"),
         where=place(step, None if spot is None else spot.layer, _position(case)),
-        evidence="; ".join(
-            part
-            for part in (_drift(step), "" if spot is None else spot.evidence, case.forced)
-            if part
-        ),
-        experiment=found.how + ("" if spot is None else f"; {spot.experiment}"),
+        evidence=listed([_drift(step), NOTHING if spot is None else spot.evidence, case.forced]),
+        experiment=listed([found.how, NOTHING if spot is None else spot.experiment]),
         proof=proof_of(removed=found.removed, added=found.added),
-        remedy="refresh more often (cache=...:refresh_every=N), or use smaller blocks",
+        remedy=_refresh_more(case),
         positions=() if spot is None else spot.positions,
+    )
+
+
+def _refresh_more(case: Case) -> Sentence:
+    """Twice as many refreshes; one every fourth step where there are none within a block."""
+    name, _, fields = case.record_b.header.settings.get("cache", "dual").partition(":")
+    every = dict(part.split("=", 1) for part in fields.split(",") if "=" in part)
+    old = every.get("refresh_every", "")
+    new = max(1, int(old) // 2) if old.isdigit() else 4
+    return Sentence(
+        "refresh more often, for example cache={setting}, or use smaller blocks",
+        setting=f"{name}:refresh_every={new}",
     )
 
 
@@ -169,11 +205,13 @@ def _position(case: Case) -> int | None:
     return None if first is None else first.position
 
 
-def _drift(step: StepRecord) -> str:
+def _drift(step: StepRecord) -> Sentence:
     old = step.entered_age[np.setdiff1d(np.arange(step.entered_age.size), step.rows)]
     if not old.size:
-        return "no cached row is read in this step"
-    return f"{old.size} cached rows are up to {int(old.max())} forwards old"
+        return Sentence("no cached row is read in this step")
+    return Sentence(
+        "{rows} cached rows are up to {age} forwards old", rows=old.size, age=int(old.max())
+    )
 
 
 RULE = Rule(11, "stale-kv", "stale K/V", examine)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import implied_threshold
+from skipstone.diagnosis.decide import implied_threshold, skip_threshold
 from skipstone.diagnosis.experiment import Follow
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import StepRecord
+from skipstone.sentence import Sentence, listed
 
 
 def examine(case: Case) -> Answer:
@@ -36,22 +37,30 @@ def _broken_rule(case: Case) -> Finding | None:
         if right is None
         else np.intersect1d(wrongly, right.position[right.forced])
     )
-    why = (
-        f"{forced.size} of them were just committed, or stand beside such a position"
+    why = Sentence(
+        "{rows} of them were just committed, or stand beside such a position"
         if forced.size
-        else "their similarity does not allow it"
+        else "their similarity does not allow it",
+        rows=forced.size,
     )
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="rows skip that may not: their old states are used on",
+        what=Sentence("rows skip that may not: their old states are used on"),
         where=place(step, step.skip_layer or None, int(wrongly[0])),
-        evidence=f"{wrongly.size} rows left at layer {step.skip_layer} that should have gone on; "
-        f"{why}",
-        experiment=f"led along B's canvases with the stated rule: the decisions are "
-        f"{'' if case.fault_removed else 'not '}A's",
+        evidence=Sentence(
+            "{rows} rows left at layer {layer} that should have gone on; {why}",
+            rows=wrongly.size,
+            layer=step.skip_layer,
+            why=why,
+        ),
+        experiment=Sentence(
+            "led along B's canvases with the stated rule: the decisions are A's"
+            if case.fault_removed
+            else "led along B's canvases with the stated rule: the decisions are not A's"
+        ),
         proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
-        remedy="rows just committed and their neighbours must go on for one step",
+        remedy=Sentence("rows just committed and their neighbours must go on for one step"),
         positions=tuple(wrongly.tolist()),
         numbers={} if j is None else {"judged": float(len(j))},
     )
@@ -69,14 +78,22 @@ def _old_logits(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="skipped rows are scored from a state that is not their last complete one",
+        what=Sentence("skipped rows are scored from a state that is not their last complete one"),
         where=place(step, step.skip_layer or None, deviation.position),
-        evidence=f"only {deviation.positions.size} of the {skipped.size} skipped rows score "
-        f"otherwise, by {deviation.size:.2g} logits (noise {deviation.floor:.1g})",
-        experiment="led along B's canvases: every row that went on scores as it should",
+        evidence=Sentence(
+            "only {other} of the {skipped} skipped rows score otherwise, by {size:.2g} logits "
+            "(noise {noise:.1g})",
+            other=deviation.positions.size,
+            skipped=skipped.size,
+            size=deviation.size,
+            noise=deviation.floor,
+        ),
+        experiment=Sentence("led along B's canvases: every row that went on scores as it should"),
         proof=proof_of(removed=case.fault_removed, added=None),
-        remedy="keep the logits of a skipped row, or its state after the last layer; never feed "
-        "the state of the skip layer to the head",
+        remedy=Sentence(
+            "keep the logits of a skipped row, or its state after the last layer; never feed the "
+            "state of the skip layer to the head"
+        ),
         positions=tuple(deviation.positions.tolist()),
     )
 
@@ -98,20 +115,54 @@ def _by_setting(case: Case) -> Finding | None:
     return Finding(
         rule="accumulation" if piled_up else RULE.name,
         number=20 if piled_up else RULE.number,
-        what="the errors of skipped rows add up over steps"
-        if piled_up
-        else "a skipped row's old state changes the decision",
+        what=Sentence(
+            "the errors of skipped rows add up over steps"
+            if piled_up
+            else "a skipped row's old state changes the decision"
+        ),
         where=place(step, step.skip_layer or None, None if first is None else first.position),
-        evidence=f"{len(step.skipped)} of {step.rows.size} rows skip in this step, their states are"
-        f" up to {oldest} forwards old" + (f"; {case.forced}" if case.forced else ""),
-        experiment=f"{found.how}; without the skip in this one step the "
-        f"decision is {'A' if here else 'still B'}'s, without those of the steps before it is "
-        f"{'A' if piled_up else 'still B'}'s",
+        evidence=listed(
+            [
+                Sentence(
+                    "{skipped} of {rows} rows skip in this step, their states are up to {age} "
+                    "forwards old",
+                    skipped=len(step.skipped),
+                    rows=step.rows.size,
+                    age=oldest,
+                ),
+                case.forced,
+            ]
+        ),
+        experiment=listed(
+            [
+                found.how,
+                Sentence(
+                    "without the skip in this one step the decision is A's"
+                    if here
+                    else "without the skip in this one step the decision is still B's"
+                ),
+                Sentence(
+                    "without those of the steps before it is A's"
+                    if piled_up
+                    else "without those of the steps before it is still B's"
+                ),
+            ]
+        ),
         proof=proof_of(removed=found.removed, added=found.added),
-        remedy="raise skip_threshold, or refresh within the block"
-        if piled_up
-        else "raise skip_threshold: skipstone compare with values between",
+        remedy=_stricter(case, piled_up=bool(piled_up)),
         positions=step.skipped,
+    )
+
+
+def _stricter(case: Case, *, piled_up: bool) -> Sentence:
+    """A threshold that lets rows skip for a tenth of the difference, or fewer at once."""
+    stated = skip_threshold(case.record_b.header.settings)
+    threshold = f"{1 - (1 - stated) / 10:.7g}" if stated < 1 else "1"
+    return Sentence(
+        "raise skip_threshold, for example to {threshold}, or refresh within the block"
+        if piled_up
+        else "raise skip_threshold, for example to {threshold}",
+        threshold=threshold,
     )
 
 

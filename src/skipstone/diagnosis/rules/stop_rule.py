@@ -9,6 +9,9 @@ from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.diagnosis.rules.budget_exhausted import masks_left
+from skipstone.sentence import NOTHING, Sentence
+
+_STOP_LATE = Sentence("stop only when EOS is committed and nothing left of it is masked")
 
 
 def examine(case: Case) -> Answer:
@@ -19,13 +22,21 @@ def examine(case: Case) -> Answer:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
-            what="the run stops at EOS too early" if filled else "the run goes on after EOS",
+            what=Sentence(
+                "the run stops at EOS too early" if filled else "the run goes on after EOS"
+            ),
             where=place(deviation.step, None, deviation.position),
-            evidence=f"{deviation.positions.size} positions are filled by only one side's stop",
-            experiment=f"replayed the stated stop rule on B's canvas: the decisions are "
-            f"{'' if case.fault_removed else 'not '}A's",
+            evidence=Sentence(
+                "{positions} positions are filled by only one side's stop",
+                positions=deviation.positions.size,
+            ),
+            experiment=Sentence(
+                "replayed the stated stop rule on B's canvas: the decisions are A's"
+                if case.fault_removed
+                else "replayed the stated stop rule on B's canvas: the decisions are not A's"
+            ),
             proof=proof_of(removed=case.fault_removed, added=None),
-            remedy="stop only when EOS is committed and nothing left of it is masked",
+            remedy=_STOP_LATE,
             positions=tuple(deviation.positions.tolist()),
         )
     return _ended_at_eos(case) or _ended(case) or _by_setting(case)
@@ -45,13 +56,18 @@ def _ended_at_eos(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the run ends at the first EOS",
+        what=Sentence("the run ends at the first EOS"),
         where=place(step, None, ends[0]),
-        evidence=f"the last step commits EOS at position {ends[0]}; {len(left)} masks are left, "
-        f"{sum(p < max(ends) for p in left)} of them before it",
-        experiment="A goes on from the same canvas",
+        evidence=Sentence(
+            "the last step commits EOS at position {position}; {left} masks are left, {before} of "
+            "them before it",
+            position=ends[0],
+            left=len(left),
+            before=sum(p < max(ends) for p in left),
+        ),
+        experiment=Sentence("A goes on from the same canvas"),
         proof=Proof.CONSISTENT,
-        remedy="stop only when EOS is committed and nothing left of it is masked",
+        remedy=_STOP_LATE,
         positions=left,
     )
 
@@ -69,12 +85,14 @@ def _ended(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="a block ends before its masks are filled",
+        what=Sentence("a block ends before its masks are filled"),
         where=place(steps[-1] if steps else None, None, left[0]),
-        evidence=f"budget=finish is stated, and {len(left)} masks are left in the output",
-        experiment="",
+        evidence=Sentence(
+            "budget=finish is stated, and {left} masks are left in the output", left=len(left)
+        ),
+        experiment=NOTHING,
         proof=proof_of(removed=None, added=None),
-        remedy="loop until no mask is left in the block",
+        remedy=Sentence("loop until no mask is left in the block"),
         positions=left,
     )
 
@@ -87,12 +105,12 @@ def _by_setting(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="only one run stops at EOS",
+        what=Sentence("only one run stops at EOS"),
         where=place(step, None, None if first is None else first.position),
-        evidence=str(found),
-        experiment=f"{found.how}: {'A' if found.removed else 'not A'}'s decisions",
+        evidence=found.said,
+        experiment=found.outcome,
         proof=proof_of(removed=found.removed, added=found.added),
-        remedy="the text up to EOS is the same; compare tokens up to EOS",
+        remedy=Sentence("the text up to EOS is the same; compare tokens up to EOS"),
     )
 
 

@@ -10,6 +10,7 @@ from skipstone.diagnosis.factors import factors_of, reproduces, restores
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import StepRecord
+from skipstone.sentence import Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -34,13 +35,22 @@ def examine(case: Case) -> Answer:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the skip threshold lies inside the band that the arithmetic cannot decide",
+        what=Sentence("the skip threshold lies inside the band that the arithmetic cannot decide"),
         where=place(step, 1, int(flipped[0])),
-        evidence=f"{flipped.size} rows within {near.max():.1e} of the threshold {threshold:g} fall "
-        f"on different sides; the same states give similarities {apart.max(initial=0.0):.1e} apart",
-        experiment="both runs judged the same canvas with the same threshold",
+        evidence=Sentence(
+            "{rows} rows within {near:.1e} of the threshold {threshold:g} fall on different sides; "
+            "the same states give similarities {apart:.1e} apart",
+            rows=flipped.size,
+            near=float(near.max()),
+            threshold=threshold,
+            apart=float(apart.max(initial=0.0)),
+        ),
+        experiment=Sentence("both runs judged the same canvas with the same threshold"),
         proof=proof_of(removed=removed, added=added),
-        remedy=f"move the threshold by more than {band:.1e}, or compute the similarity in float32",
+        remedy=Sentence(
+            "move the threshold by more than {band:.1e}, or compute the similarity in float32",
+            band=band,
+        ),
         positions=tuple(flipped.tolist()),
     )
 

@@ -9,13 +9,14 @@ from skipstone.diagnosis.experiment import Choice, Follow, Hidden
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import Trace
+from skipstone.sentence import Sentence
 
-_WORDS: dict[Hidden, str] = {
-    "prompt": "the prompt is hidden",
-    "left": "what is left of the block is hidden",
-    "suffix": "what is right of the block is hidden",
-    "outside": "everything outside the block is hidden",
-    "padding seen": "the padding of the batch is seen",
+_WORDS: dict[Hidden, Sentence] = {
+    "prompt": Sentence("the prompt is hidden"),
+    "left": Sentence("what is left of the block is hidden"),
+    "suffix": Sentence("what is right of the block is hidden"),
+    "outside": Sentence("everything outside the block is hidden"),
+    "padding seen": Sentence("the padding of the batch is seen"),
 }
 
 
@@ -31,12 +32,17 @@ def examine(case: Case) -> Answer:
         return None
     for hidden in get_args(Hidden):
         if hidden and case.reproduces(_with(case, hidden)):
-            return _found(case, f"{_WORDS[hidden]}: the reference run with it scores as B", True)
+            how = Sentence("{keys}: the reference run with it scores as B", keys=_WORDS[hidden])
+            return _found(case, how, True)
     if case.causal_pattern:
-        return _found(case, "later keys are hidden: the error falls to zero at the last row", None)
+        how = Sentence("later keys are hidden: the error falls to zero at the last row")
+        return _found(case, how, None)
     if _only_beside_a_cache(case):
-        how = "the same layers are right in the steps that compute every row"
-        return _found(case, f"{how}: only what cached rows see can differ", None)
+        how = Sentence(
+            "the same layers are right in the steps that compute every row: only what cached rows "
+            "see can differ"
+        )
+        return _found(case, how, None)
     return None
 
 
@@ -58,20 +64,28 @@ def _with(case: Case, hidden: Hidden) -> Trace | None:
     return case.ask(Follow("b", side, (case.focus, case.focus), led=led, hidden=hidden))
 
 
-def _found(case: Case, how: str, added: bool | None) -> Finding:
+def _found(case: Case, how: Sentence, added: bool | None) -> Finding:
     states = [d for d in case.born if d.kind == "state" and d.layer]
     first = states[0]
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="attention sees other keys than it should",
+        what=Sentence("attention sees other keys than it should"),
         where=place(first.step, first.layer, first.position),
-        evidence=f"{len(states)} layers give wrong states from right keys, values and inputs, by "
-        f"{first.size:.2g} (floor {first.floor:.1g}) at {first.positions.size} positions",
+        evidence=Sentence(
+            "{layers} layers give wrong states from right keys, values and inputs, by {error:.2g} "
+            "(floor {floor:.1g}) at {positions} positions",
+            layers=len(states),
+            error=first.size,
+            floor=first.floor,
+            positions=first.positions.size,
+        ),
         experiment=how,
         proof=proof_of(removed=case.fault_removed, added=added),
-        remedy="compare the attention mask with what the decode needs: every position of its own "
-        "request, and no padding",
+        remedy=Sentence(
+            "compare the attention mask with what the decode needs: every position of its own "
+            "request, and no padding"
+        ),
         positions=tuple(first.positions.tolist()),
     )
 

@@ -9,7 +9,9 @@ from skipstone.diagnosis.deviation import Deviation
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.fit import nearest
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.told import told
 from skipstone.record import Tap, TensorKey
+from skipstone.sentence import NOTHING, Sentence, listed
 
 # A row belongs to another position if it is this much nearer to it than to its own.
 _CLEARLY = 10.0
@@ -24,12 +26,12 @@ def examine(case: Case) -> Answer:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
-            what="keys and values are written to the wrong rows of the cache",
+            what=Sentence("keys and values are written to the wrong rows of the cache"),
             where=place(case.step_b(event.forward), 1, next(iter(event.positions_b), None)),
-            evidence=event.message,
-            experiment="",
+            evidence=told(event.message),
+            experiment=NOTHING,
             proof=proof_of(removed=case.fault_removed if here else None, added=None),
-            remedy=f"check the indices at {event.source}",
+            remedy=Sentence("check the indices at {source}", source=event.source),
             positions=event.positions_b,
         )
     wrong = [d for d in (*case.cached_wrong, *case.born) if d.kind == "value"]
@@ -40,7 +42,7 @@ def examine(case: Case) -> Answer:
     return None
 
 
-def _owner(case: Case, deviation: Deviation) -> str | None:
+def _owner(case: Case, deviation: Deviation) -> Sentence | None:
     """Whose values these are, in words."""
     if case.tensors_b is None or case.expected_tensors is None or deviation.layer is None:
         return None
@@ -51,7 +53,7 @@ def _owner(case: Case, deviation: Deviation) -> str | None:
         return None
     wrong = recorded.at(deviation.positions)
     if not np.abs(wrong).any():
-        return "zeros: they were never written"
+        return Sentence("zeros: they were never written")
     positions = np.sort(right.positions)
     match = nearest(wrong, right.at(positions))
     owner = positions[match.rows]
@@ -61,31 +63,38 @@ def _owner(case: Case, deviation: Deviation) -> str | None:
         own_error = np.linalg.norm(wrong - own, axis=1) / np.linalg.norm(own, axis=1)
     stray = (owner != deviation.positions) & (match.error < own_error / _CLEARLY)
     if match.share > 0.5 and stray.mean() > 0.5:
-        pairs = ", ".join(
-            f"{p} holds {q}"
-            for p, q in zip(deviation.positions[:3].tolist(), owner[:3].tolist(), strict=True)
-        )
-        return f"those of other positions ({pairs})"
+        pairs = zip(deviation.positions[:3].tolist(), owner[:3].tolist(), strict=True)
+        held = (Sentence("{p} holds {q}", p=p, q=q) for p, q in pairs)
+        return Sentence("those of other positions ({pairs})", pairs=listed(held))
     for other in range(len(trace.records)):
         rows = trace.tensor(other, key) if other != sample else None
         if rows is not None and nearest(wrong, rows.at(np.sort(rows.positions))).share > 0.5:
-            return f"those of request {other} of the batch"
+            return Sentence("those of request {request} of the batch", request=other)
     return None
 
 
-def _found(case: Case, deviation: Deviation, wrong: list[Deviation], whose: str) -> Finding:
+def _found(case: Case, deviation: Deviation, wrong: list[Deviation], whose: Sentence) -> Finding:
     both = [d for d in (*case.cached_wrong, *case.born) if d.kind in ("key", "value")]
     added = case.with_only(both, "B's wrong cache rows")
     layers = {d.layer for d in wrong}
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what="the cache holds the keys and values of other rows",
+        what=Sentence("the cache holds the keys and values of other rows"),
         where=place(deviation.step, deviation.layer, deviation.position),
-        evidence=f"{deviation.positions.size} positions in {len(layers)} layers hold {whose}",
-        experiment=f"put B's rows into the reference run: {'' if added else 'not '}B's scores",
+        evidence=Sentence(
+            "{positions} positions in {layers} layers hold {whose}",
+            positions=deviation.positions.size,
+            layers=len(layers),
+            whose=whose,
+        ),
+        experiment=Sentence(
+            "put B's rows into the reference run: B's scores"
+            if added
+            else "put B's rows into the reference run: not B's scores"
+        ),
         proof=proof_of(removed=case.fault_removed, added=added),
-        remedy="write and read the cache by absolute position and request",
+        remedy=Sentence("write and read the cache by absolute position and request"),
         positions=tuple(deviation.positions.tolist()),
     )
 

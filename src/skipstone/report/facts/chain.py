@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from skipstone.diff.tensor_search import Provenance, TensorDivergence
-from skipstone.report.facts.spot import Spot, Text, commit_spots, spot_of
+from skipstone.report.facts.spot import Spot, commit_spots, spot_of
 from skipstone.report.study import Run, Study
-from skipstone.report.words import Say, say
+from skipstone.report.words import Say, Text, say
 
 
 @dataclass(frozen=True)

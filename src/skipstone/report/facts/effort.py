@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipstone.record import Header, RunRecord, StepRecord
-from skipstone.report.facts.spot import Text
 from skipstone.report.study import Study
-from skipstone.report.words import Say, say
+from skipstone.report.words import Say, Text, say
 
 # Of a usual transformer: four projections of width^2, and an MLP of eight.
 _LAYER_WEIGHTS = 12

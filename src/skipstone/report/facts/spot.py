@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 from skipstone.diagnosis.finding import Place
 from skipstone.record import RunRecord
 from skipstone.report.words import Say, say
-
-Text = Say | str
-"""A sentence in words of the report, or text that is the same in every language."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Spot:
     @property
     def said(self) -> Say:
         """Block and step, in words."""
-        return say("place.step", block=self.block, step=self.step)
+        return say("place.at", block=self.block, step=self.step)
 
 
 def spot_of(place: Place) -> Spot | None:
@@ -38,6 +36,18 @@ def spot_of(place: Place) -> Spot | None:
     if place.block is None or place.step is None:
         return None
     return Spot(place.block, place.step, place.layer, place.position)
+
+
+def said_place(place: Place) -> Say:
+    """The place of a finding in words."""
+    parts = [
+        say(f"place.{name}", value=value)
+        for name in ("block", "step", "layer", "position")
+        if (value := getattr(place, name)) is not None
+    ]
+    if not parts:
+        return say("place.everywhere")
+    return reduce(lambda a, b: say("place.and", first=a, then=b), parts)
 
 
 def commit_spots(record: RunRecord) -> dict[int, Spot]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from skipstone.diagnosis.finding import Finding
 from skipstone.diff import Comparison
-from skipstone.record import StoredTrace
-from skipstone.report.facts.spot import Spot, Text
+from skipstone.record import Experiment, StoredTrace
+from skipstone.report.facts.spot import Spot
 from skipstone.report.study import Study
-from skipstone.report.words import say
+from skipstone.report.words import Say, Text, say
+from skipstone.sentence import Sentence
 
 
 @dataclass(frozen=True)
 class Trial:
     """An experiment, and what came out."""
 
-    what: str
-    outcome: str
+    what: Text
+    outcome: Text
 
 
 @dataclass(frozen=True)
@@ -41,27 +43,63 @@ def trials(study: Study) -> list[Trial]:
     found = list[Trial]()
     if study.diagnosis is not None:
         found += [
-            Trial(finding.experiment, f"{finding.rule}: {finding.proof}; {finding.evidence}")
+            Trial(finding.experiment, _proved(finding))
             for finding in (*study.diagnosis.findings, *study.diagnosis.remarks)
             if finding.experiment
         ]
     trace = study.b.trace
     if isinstance(trace, StoredTrace):
-        kept = (e for e in trace.experiments if e.key != "diagnosis")
-        found += [Trial(e.key, _outcome(e.outcome)) for e in kept]
+        found += [_kept(e) for e in trace.experiments if e.key != "diagnosis"]
     return found
 
 
-def _outcome(text: str) -> str:
-    """One line of what an experiment left in the trace."""
+def _proved(finding: Finding) -> Say:
+    return say(
+        "trial.proved",
+        rule=finding.rule,
+        proof=say(f"proof.{finding.proof.name}"),
+        evidence=finding.evidence,
+    )
+
+
+def _kept(experiment: Experiment) -> Trial:
+    """An experiment that was kept in a trace, whose text may be anything."""
+    request, outcome = _plain(experiment.request), _plain(experiment.outcome)
+    steps = str(outcome.get("outcome", "")).removesuffix(" steps")
+    told = say("trial.steps", count=int(steps)) if steps.isdecimal() else "–"
+    return Trial(_asked(request) or experiment.key, told)
+
+
+def _plain(text: str) -> dict[str, object]:
+    """What a text of JSON holds by name; nothing if it is something else."""
     try:
         value = json.loads(text)
-    except ValueError:
-        return text
-    return str(value.get("outcome", text)) if isinstance(value, dict) else text
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
-def ruled_out(study: Study) -> list[tuple[str, str]]:
+def _asked(request: dict[str, object]) -> Say | None:
+    """What an experiment did, in words; None if it is of an unknown kind."""
+    kind = request.get("kind")
+    if kind == "rescore":
+        masked = request.get("masked")
+        return say("trial.rescore", count=len(masked) if isinstance(masked, list) else 0)
+    if kind not in ("rerun", "unobserved", "follow"):
+        return None
+    sides = {name: str(request.get(name, "")).upper() for name in ("side", "along", "settings")}
+    asked = say(f"trial.{kind}", **sides)
+    changes = _changes(request.get("changes"))
+    return say("trial.with", what=asked, changes=changes) if changes else asked
+
+
+def _changes(changes: object) -> str:
+    """Settings that an experiment changed, as a run spec writes them."""
+    pairs = changes if isinstance(changes, list) else []
+    return " ".join(f"{p[0]}={p[1]}" for p in pairs if isinstance(p, list) and len(p) == 2)
+
+
+def ruled_out(study: Study) -> list[tuple[str, Sentence]]:
     """Causes that were looked for and are not it."""
     return [] if study.diagnosis is None else [(r.rule, r.why) for r in study.diagnosis.ruled_out]
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from skipstone.diagnosis.finding import Finding
-from skipstone.report.facts.spot import Spot, Text, commit_spots, spot_of
+from skipstone.record import StoredTrace
+from skipstone.report.facts.spot import Spot, commit_spots, said_place, spot_of
 from skipstone.report.study import Run, Study
-from skipstone.report.words import Say, say
+from skipstone.report.words import Say, Text, say
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a reader must know first."""
 
-    headline: Say
+    headline: Text
+    """The cause, if one is known; else where the runs part."""
+    parting: Text
+    """Where they part, and how; empty if the headline says it."""
     matters: Say
     """Whether a reader of the answer sees a difference."""
     cause: Finding | None
+    where: Say | None
+    """The place of the cause."""
     proof: int
     """1 to 4, as in ``Proof``; 0 if there is no cause."""
     notes: tuple[Text, ...]
-    next_command: str
+    next: Text
+    """What to do next; empty if there is nothing."""
     spot: Spot | None
     same: bool
 
@@ -42,25 +50,50 @@ class Token:
 def verdict(study: Study) -> Verdict:
     """The verdict on the pair that is looked at closely."""
     found, diagnosis = study.difference, study.diagnosis
-    first = found.decision
-    if first is not None:
-        headline = say(
-            f"verdict.{first.kind}", block=first.block, step=first.step, b=study.b.letter
-        )
-        spot = Spot(first.block, first.step, None, first.position)
-    else:
-        headline, spot = say("verdict.same", b=study.b.letter), None
     cause = None if diagnosis is None else diagnosis.cause
+    headline, parting = _headline(study)
+    first = found.decision
+    spot = None if first is None else Spot(first.block, first.step, None, first.position)
     return Verdict(
         headline=headline,
+        parting=parting,
         matters=_matters(study),
         cause=cause,
+        where=None if cause is None else said_place(cause.where),
         proof=0 if cause is None else int(cause.proof),
         notes=tuple(_notes(study)),
-        next_command="" if diagnosis is None else diagnosis.next_command,
+        next=_next(study),
         spot=spot if cause is None else spot_of(cause.where) or spot,
         same=found.identical,
     )
+
+
+def _headline(study: Study) -> tuple[Text, Text]:
+    """What stands on top, and the line below it."""
+    first, diagnosis = study.difference.decision, study.diagnosis
+    parting = (
+        say("verdict.same", b=study.b.letter)
+        if first is None
+        else say(f"verdict.{first.kind}", block=first.block, step=first.step, b=study.b.letter)
+    )
+    if diagnosis is None:
+        return parting, ""
+    if diagnosis.cause is not None:
+        return diagnosis.cause.what, parting if diagnosis.parted else diagnosis.summary
+    if diagnosis.parted:
+        return say("verdict.unexplained", b=study.b.letter), parting
+    return parting, ""
+
+
+def _next(study: Study) -> Text:
+    """What to do: what the diagnosis says, or to ask for one."""
+    if study.diagnosis is not None:
+        return study.diagnosis.next_command
+    a, b = (run.trace for run in study.pair)
+    if isinstance(a, StoredTrace) and isinstance(b, StoredTrace):
+        command = shlex.join(["skipstone", "diagnose", str(a.path), str(b.path)])
+        return say("verdict.ask", command=command)
+    return say("verdict.ask", command="skipstone.diagnose(a, b)")
 
 
 def _matters(study: Study) -> Say:
@@ -80,8 +113,10 @@ def _notes(study: Study) -> Iterator[Text]:
     elif diagnosis.cause is None:
         yield say("verdict.inconclusive" if diagnosis.parted else "verdict.nothing")
     if diagnosis is not None:
-        yield from (f"{finding.what}: {finding.evidence}" for finding in diagnosis.remarks[:2])
-        yield from diagnosis.unavailable[:2]
+        for finding in diagnosis.remarks[:2]:
+            yield say("verdict.remark", what=finding.what, evidence=finding.evidence)
+        for why in diagnosis.unavailable[:2]:
+            yield say("verdict.not_tried", why=why)
     floor = study.difference.floor
     yield say(
         "verdict.measured" if floor.measured else "verdict.estimated", runs=len(floor.measured)

@@ -13,6 +13,14 @@ const word = (key, values = {}) =>
   data.words[root.lang][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const theme = () => root.dataset.theme || (dark.matches ? "dark" : "light");
 
+// A chart with the colours of the theme in place of the roles that it names.
+function painted(part) {
+  if (typeof part === "string") return part.startsWith("@") ? data.colours[theme()][part.slice(1)] ?? part : part;
+  if (Array.isArray(part)) return part.map(painted);
+  if (part === null || typeof part !== "object") return part;
+  return Object.fromEntries(Object.entries(part).map(([name, value]) => [name, painted(value)]));
+}
+
 // --- tables
 
 const ARRAYS = { uint8: Uint8Array, uint16: Uint16Array, int32: Int32Array, float32: Float32Array };
@@ -64,6 +72,7 @@ async function draw(figure) {
   const place = figure.querySelector(".chart");
   place.hidden = shown.length === 0;
   if (figure.querySelector("details").open) tabulate(figure.querySelector(".rows"), rows);
+  explain(figure, shown.length > 0);
   if (!shown.length) return;
   const drawn = charts.get(figure);
   if (drawn) {
@@ -72,13 +81,29 @@ async function draw(figure) {
     await drawn.runAsync();
     return;
   }
-  const drawing = view.specs[root.lang];
+  const drawing = painted(view.specs[root.lang]);
   const spec = { ...drawing, datasets: { ...drawing.datasets, rows } };
   spec.params = spec.params.map((p) => ({ ...p, value: cursor[p.name.slice("cursor_".length)] ?? p.value }));
-  const options = { actions: false, ast: true, renderer: "canvas", config: data.themes[theme()], tooltip: { theme: theme() } };
+  const options = { actions: false, ast: true, renderer: "canvas", config: configured(figure), tooltip: { theme: theme() } };
   const { view: made } = await window.vegaEmbed(place, spec, options);
   charts.set(figure, made);
   made.addEventListener("click", (event) => point(made, event));
+}
+
+// Legends stand below each other where there is no room for them side by side.
+function configured(figure) {
+  const config = painted(data.config);
+  if (figure.clientWidth >= 560) return config;
+  return { ...config, legend: { ...config.legend, columns: 1, layout: { bottom: { direction: "vertical", anchor: "start" } } } };
+}
+
+// Says how many cells are blank in this step, and why.
+function explain(figure, shown) {
+  const counts = Object.entries(data.views[figure.dataset.view].blanks[cursor.step] ?? {});
+  const place = figure.querySelector(".blanks");
+  place.hidden = !shown || counts.length === 0;
+  const reasons = counts.map(([key, count]) => word(key, { count })).join(word("blank.and"));
+  if (!place.hidden) place.textContent = word("blank.all", { reasons });
 }
 
 // A click moves the cursor to what is under it, mark or empty ground.
@@ -134,7 +159,7 @@ function fill(td, name, value) {
   else text.textContent = Number.isInteger(value) ? value : Number(value.toPrecision(6));
 }
 
-const named = (step) => `${data.steps[step].block}.${data.steps[step].step}`;
+const named = (step) => `b${data.steps[step].block} s${data.steps[step].step}`;
 
 // The candidates of both runs at the cursor's position, one column a run.
 async function inspect() {
@@ -195,10 +220,15 @@ function announce() {
     `${word("cursor.position", cursor)} (${fresh < 0 ? word("cursor.prompt") : word("cursor.new", { new: fresh })})`,
   ];
   const how = at.how === "canvas" ? "canvas" : at.how === "alone" ? "alone" : "apart";
-  const place = document.getElementById("where");
-  const small = document.createElement("small");
-  small.textContent = ` ${word(`cursor.${how}`)}`;
-  place.replaceChildren(parts.join(" · "), small);
+  const said = (className, text) => {
+    const span = document.createElement("span");
+    span.className = className;
+    span.textContent = text;
+    return span;
+  };
+  const short = word("cursor.short", { ...at, ...cursor, step: at.step });
+  document.getElementById("where").replaceChildren(said("wide", parts.join(" · ")), said("narrow", short));
+  document.getElementById("canvases").textContent = word(`cursor.${how}`);
   document.querySelectorAll(".token.here").forEach((t) => t.classList.remove("here"));
   document.querySelectorAll(`.token[data-position="${cursor.position}"]`).forEach((t) => t.classList.add("here"));
 }
@@ -242,6 +272,7 @@ function redraw() {
 function speak(language) {
   root.lang = language;
   document.querySelectorAll("[data-language]").forEach((b) => b.setAttribute("aria-pressed", b.dataset.language === language));
+  document.title = `${document.querySelector("h1").innerText} · Skipstone`;
   redraw();
 }
 
@@ -268,6 +299,7 @@ function watch() {
 }
 
 document.addEventListener("keydown", pressed);
+document.getElementById("contents").addEventListener("click", (event) => event.target.closest("a") && event.currentTarget.matches(":popover-open") && event.currentTarget.hidePopover());
 document.querySelectorAll("[data-language]").forEach((b) => b.addEventListener("click", () => speak(b.dataset.language)));
 document.querySelectorAll("[data-move]").forEach((b) =>
   b.addEventListener("click", () => move(b.dataset.move === "0" ? data.start : { step: cursor.step + Number(b.dataset.move) })),
@@ -277,6 +309,7 @@ document.getElementById("theme").addEventListener("click", () => {
   redraw();
 });
 dark.addEventListener("change", redraw);
+matchMedia("(max-width: 40rem)").addEventListener("change", redraw);
 addEventListener("hashchange", fromLink);
 fromLink();
 follow();

@@ -11,13 +11,11 @@ import numpy as np
 from skipstone.record import RunRecord, StepRecord
 from skipstone.report.study import Run, Study
 from skipstone.report.table import Table, Word, coded, exact, named, whole
+from skipstone.report.theme import RAMP
 from skipstone.report.views.view import (
-    BLUE,
-    GREY,
-    PURPLE,
-    VERMILION,
     Chart,
     View,
+    block_bounds,
     cross,
     layered,
     position_axis,
@@ -96,7 +94,7 @@ def _map(study: Study, word: Word) -> Chart:
     known = base.transform_filter(f"datum.commit != '{word(_KINDS[2])}'").transform_calculate(
         left="datum.position - 0.5", right="datum.position + 0.5", end=str(len(study.steps) - 0.5)
     )
-    trail = known.mark_rect(opacity=0.16, color=GREY).encode(
+    trail = known.mark_rect(color="@trail").encode(
         x=position_axis(study, word, "left"), x2="right:Q", y=y, y2="end:Q"
     )
     marks = base.mark_point(size=44, filled=True, opacity=1).encode(
@@ -104,34 +102,36 @@ def _map(study: Study, word: Word) -> Chart:
         y=y,
         shape=alt.Shape(
             "commit:N",
-            legend=alt.Legend(title=None, columns=1),
+            legend=alt.Legend(title=None),
             scale=alt.Scale(domain=[word(k) for k in _KINDS], range=["square", "diamond", "cross"]),
         ),
         color=alt.Color(
             "confidence:Q",
             legend=alt.Legend(title=word("column.confidence"), gradientLength=110),
-            scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True),
+            scale=alt.Scale(range=RAMP, domain=[0, 1], clamp=True),
         ),
         tooltip=tips(word, "position", "token", "commit", "confidence:Q"),
     )
-    return layered(trail, marks, *first_ring(study), *cross("position", "step"))
+    return layered(
+        trail, *block_bounds(study), marks, *first_ring(study), *cross("position", "step")
+    )
 
 
 def difference_map(study: Study, word: Word) -> Chart:
     """Both runs in one picture: a line joins the steps of a position that is committed apart."""
     x, y = position_axis(study, word), step_axis(study, word)
     base = alt.Chart(height=height(study))
-    apart = base.mark_rule(opacity=0.5, color=GREY).encode(x=x, y=y, y2="step_b:Q")
+    apart = base.mark_rule(color="@grey").encode(x=x, y=y, y2="step_b:Q")
     relation = alt.Color(
         "relation:N",
-        legend=alt.Legend(title=None, columns=2),
+        legend=alt.Legend(title=None),
         scale=alt.Scale(
-            domain=[word(k) for k in _RELATIONS], range=[GREY, BLUE, PURPLE, VERMILION]
+            domain=[word(k) for k in _RELATIONS], range=["@grey", "@late", "@other", "@ink"]
         ),
     )
     shape = alt.Shape(
         "relation:N",
-        legend=alt.Legend(title=None, columns=2),
+        legend=alt.Legend(title=None),
         scale=alt.Scale(
             domain=[word(k) for k in _RELATIONS],
             range=["circle", "triangle-up", "cross", "diamond"],
@@ -148,7 +148,9 @@ def difference_map(study: Study, word: Word) -> Chart:
         shape=shape,
         tooltip=tooltip,
     )
-    return layered(apart, b, a, *first_ring(study), *cross("position", "step"))
+    return layered(
+        *block_bounds(study), apart, b, a, *first_ring(study), *cross("position", "step")
+    )
 
 
 def _difference_rows(study: Study) -> Table:
@@ -191,7 +193,7 @@ def first_ring(study: Study) -> list[alt.Chart]:
     if found is None or step is None:
         return []
     data = alt.InlineData([{"position": found.position, "step": step}])
-    ring = alt.Chart(data).mark_point(size=320, strokeWidth=2.5, color=VERMILION, opacity=1)
+    ring = alt.Chart(data).mark_point(size=320, strokeWidth=2.5, color="@b", opacity=1)
     return [ring.encode(x="position:Q", y="step:Q")]
 
 

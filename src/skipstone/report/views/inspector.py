@@ -73,19 +73,26 @@ def _fates(table: Candidates) -> np.ndarray:
 
 def _decision_plot(study: Study, word: Word) -> Chart:
     base = alt.Chart(height=220)
-    bound = base.mark_tick(thickness=2, opacity=0.9).encode(
+    bound = base.mark_tick(thickness=2, opacity=1).encode(
         x=position_axis(study, word), y="bound:Q", color=alt.Color("run:N", scale=sides(study))
     )
     fates = [word(fate) for fate in _FATES]
-    points = base.mark_point(size=60, filled=True, strokeWidth=1.5).encode(
+    points = base.mark_point(filled=True, strokeWidth=1.5, opacity=1).encode(
         x=position_axis(study, word),
         y=alt.Y("confidence:Q", title=word("column.confidence"), scale=alt.Scale(domain=[0, 1.02])),
-        color=alt.Color("run:N", title=None, scale=sides(study)),
+        stroke=alt.Stroke("run:N", title=None, scale=sides(study)),
+        fill=alt.Fill("run:N", title=None, scale=sides(study)),
         shape=alt.Shape("run:N", title=None, scale=shapes(study)),
         fillOpacity=alt.FillOpacity(
-            "fate:O", title=None, scale=alt.Scale(domain=fates, range=[1, 0, 0.35])
+            "fate:N",
+            scale=alt.Scale(type="ordinal", domain=fates, range=[1, 0, 1]),
+            legend=None,
         ),
-        strokeOpacity=alt.value(1),
+        size=alt.Size(
+            "fate:N",
+            scale=alt.Scale(type="ordinal", domain=fates, range=[80, 80, 16]),
+            legend=None,
+        ),
         tooltip=tips(
             word,
             "run",

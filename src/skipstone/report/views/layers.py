@@ -14,8 +14,8 @@ from skipstone.diff import tensor_pairs
 from skipstone.record import Source, StepRecord, Tap
 from skipstone.report.study import Run, Study
 from skipstone.report.table import Axis, Table, Word, coarse, coded, whole
+from skipstone.report.theme import HEAT, RAMP
 from skipstone.report.views.view import (
-    GREY,
     Chart,
     View,
     cross,
@@ -27,6 +27,7 @@ from skipstone.report.views.view import (
 
 _SOURCES = tuple(f"source.{source.name.lower()}" for source in Source)
 _PARTS = ("part.first", "part.deep")
+_BLANKS = ("blank.cached", "blank.skipped", "blank.beyond")
 _STATUS = ("status.prompt", "status.mask", "status.committed", "status.filled")
 # Powers of ten between which errors are told apart, in units of the noise.
 _LEAST, _MOST = -2.0, 6.0
@@ -95,38 +96,85 @@ def _of_step(study: Study, index: int, shape: tuple[int, int]) -> np.ndarray:
     return found_KL
 
 
+def _blanks(study: Study) -> list[dict[str, int]]:
+    """Of each step, how many states are not compared, by the word that says why."""
+    layers = study.a.record.header.num_layers + 1
+    return [_blanks_of(pair.a, pair.b, layers, study.length) for pair in study.steps]
+
+
+def _blanks_of(
+    a: StepRecord | None, b: StepRecord | None, layers: int, length: int
+) -> dict[str, int]:
+    if a is None or b is None:
+        return {}
+    both = min(a.entered_age.size, b.entered_age.size)
+    entered_L = np.isin(np.arange(both), a.rows) & np.isin(np.arange(both), b.rows)
+    computed_KL = _computed(a, layers, both) & _computed(b, layers, both)
+    counts = (
+        layers * int(both - entered_L.sum()),
+        layers * int(entered_L.sum()) - int(computed_KL.sum()),
+        layers * (length - both),
+    )
+    return {reason: count for reason, count in zip(_BLANKS, counts, strict=True) if count}
+
+
+def _computed(step: StepRecord, layers: int, length: int) -> np.ndarray:
+    """Bool [K, L]: which states a step computed, the embedding first."""
+    positions_L = np.arange(length)
+    shallow_K = np.arange(layers) < step.skip_layer
+    finished_L = np.isin(positions_L, step.finished)
+    return np.isin(positions_L, step.rows) & (finished_L | shallow_K[:, None])
+
+
 def _error_map(study: Study, word: Word) -> Chart:
     layers = study.a.record.header.num_layers
+    base = alt.Chart(height=min(420, max(200, 13 * (layers + 1)))).transform_calculate(
+        left="datum.position - 0.5",
+        right="datum.position + 0.5",
+        low="datum.layer - 0.5",
+        high="datum.layer + 0.5",
+        noise=f"'{word('legend.within')}'",
+    )
+    tooltip = tips(word, "position", "layer", "error:Q")
     cells = (
-        alt.Chart(height=min(420, max(200, 13 * (layers + 1))))
-        .transform_calculate(
-            left="datum.position - 0.5",
-            right="datum.position + 0.5",
-            low="datum.layer - 0.5",
-            high="datum.layer + 0.5",
-        )
+        base.transform_filter("datum.error > 0")
         .mark_rect(strokeWidth=0)
         .encode(
             x=position_axis(study, word, "left", prompt=True),
             x2="right:Q",
             y=layer_axis(layers, word, "low"),
             y2="high:Q",
-            color=alt.condition(
-                "datum.error > 0",
-                alt.Color(
-                    "error:Q",
-                    title=word("column.error"),
-                    scale=alt.Scale(scheme="cividis", domain=[0, 5], clamp=True),
-                    legend=alt.Legend(labelExpr="'10^' + datum.label"),
-                ),
-                alt.value("#8c8c8c40"),
+            color=alt.Color(
+                "error:Q",
+                title=word("column.error"),
+                scale=alt.Scale(range=HEAT, domain=[0, 5], clamp=True),
+                legend=alt.Legend(values=[0, 1, 2, 3, 4, 5], labelExpr=_POWERS),
             ),
-            tooltip=tips(word, "position", "layer", "error:Q"),
+            tooltip=tooltip,
+        )
+    )
+    within = (
+        base.transform_filter("datum.error <= 0")
+        .mark_point(filled=True, size=6, color="@grey", opacity=1)
+        .encode(
+            x=position_axis(study, word, prompt=True),
+            y=layer_axis(layers, word),
+            shape=alt.Shape(
+                "noise:N",
+                title=None,
+                scale=alt.Scale(domain=[word("legend.within")], range=["square"]),
+                legend=alt.Legend(symbolSize=16),
+            ),
+            tooltip=tooltip,
         )
     )
     start = alt.Chart(alt.InlineData([{"position": study.prompt_length - 0.5}]))
-    edge = start.mark_rule(strokeDash=[3, 3], color=GREY).encode(x="position:Q")
-    return layered(cells, edge, *cross("position", "layer"))
+    edge = start.mark_rule(strokeDash=[3, 3], color="@grey").encode(x="position:Q")
+    return layered(cells, within, edge, *cross("position", "layer"))
+
+
+# Powers of ten as times.
+_POWERS = "['1 ×','10 ×','100 ×','1,000 ×','10⁴ ×','10⁵ ×'][datum.value]"
 
 
 def _provenance(study: Study) -> Table:
@@ -175,6 +223,12 @@ def _sources(step: StepRecord) -> np.ndarray:
     return np.where(age_2L < 0, Source.NEVER, np.where(age_2L == 0, Source.COMPUTED, old))
 
 
+def _oldest(study: Study) -> int:
+    """The highest age of any state."""
+    steps = [step for run in study.pair for step in run.record.steps]
+    return max(int(max(step.entered_age.max(), step.finished_age.max())) for step in steps)
+
+
 def _provenance_strip(study: Study, word: Word) -> Chart:
     lanes = [f"{letter} {word(part)}" for letter in study.letters for part in _PARTS]
     base = alt.Chart(height=120).transform_calculate(
@@ -190,19 +244,25 @@ def _provenance_strip(study: Study, word: Word) -> Chart:
         color=alt.Color(
             "age:Q",
             title=word("column.age"),
-            scale=alt.Scale(scheme="cividis", reverse=True, domainMin=0),
+            scale=alt.Scale(type="sqrt", range=RAMP, domain=[0, max(1, _oldest(study))]),
+            legend=alt.Legend(format="d", tickMinStep=1),
         ),
         tooltip=tips(word, "run", "part", "position", "source", "age", "status"),
     )
-    marks = base.mark_point(size=26, opacity=1, color="#ffffff", filled=True).encode(
+    old = [word(s) for s in _SOURCES[1:]]
+    marks = base.mark_point(filled=True, opacity=1).encode(
         x=position_axis(study, word, prompt=True),
         y=y,
         shape=alt.Shape(
             "source:N",
             title=None,
-            scale=alt.Scale(
-                domain=[word(s) for s in _SOURCES[1:]], range=["stroke", "triangle-up", "cross"]
-            ),
+            scale=alt.Scale(domain=old, range=["circle", "triangle-up", "cross"]),
+        ),
+        # Cells stand out from the ground, so the ground stands out from them; a legend takes what
+        # holds where the condition does not.
+        fill=alt.condition("true", alt.value("@ground"), alt.value("@ink")),
+        size=alt.Size(
+            "source:N", title=None, scale=alt.Scale(type="ordinal", domain=old, range=[12, 44, 44])
         ),
     )
     told = marks.transform_filter(f"datum.source != '{word(_SOURCES[0])}'")
@@ -210,6 +270,6 @@ def _provenance_strip(study: Study, word: Word) -> Chart:
 
 
 VIEWS = (
-    View("errors", _errors, _error_map, keys="layer", by_step=True),
+    View("errors", _errors, _error_map, keys="layer", by_step=True, blanks=_blanks),
     View("provenance", _provenance, _provenance_strip, keys="step", by_step=True),
 )

@@ -26,9 +26,8 @@ from skipstone.report.table import (
     lettered,
     whole,
 )
+from skipstone.report.theme import RAMP
 from skipstone.report.views.view import (
-    GREY,
-    VERMILION,
     Chart,
     View,
     cross,
@@ -146,7 +145,7 @@ def _layer_map(study: Study, word: Word) -> Chart:
         color=alt.Color(
             "nines:Q",
             title=word("column.nines"),
-            scale=alt.Scale(scheme="viridis", domain=[0, 5], clamp=True),
+            scale=alt.Scale(range=RAMP, domain=[0, 5], clamp=True),
             legend=alt.Legend(labelExpr=_NAMED),
         ),
         tooltip=tips(
@@ -155,7 +154,7 @@ def _layer_map(study: Study, word: Word) -> Chart:
     )
     verdicts = (
         base.transform_filter("datum.layer == 1")
-        .mark_point(size=36, filled=True, opacity=1, color=GREY)
+        .mark_point(size=36, filled=True, opacity=1, color="@ink")
         .encode(
             x=position_axis(study, word),
             y=alt.YDatum(0, type="quantitative"),
@@ -163,7 +162,7 @@ def _layer_map(study: Study, word: Word) -> Chart:
                 "verdict:N",
                 title=None,
                 scale=alt.Scale(
-                    domain=[word(v) for v in _VERDICTS], range=["triangle-up", "diamond", "stroke"]
+                    domain=[word(v) for v in _VERDICTS], range=["triangle-up", "diamond", "circle"]
                 ),
             ),
         )
@@ -212,31 +211,21 @@ def _histogram_chart(study: Study, word: Word) -> Chart:
         scale=alt.Scale(domain=[0, _MOST_NINES], nice=False),
         axis=alt.Axis(labelExpr=_NAMED, values=list(range(8)), grid=False),
     )
-    bars = (
-        alt.Chart(height=220)
-        .mark_bar(opacity=0.6, stroke="white", strokeWidth=0.3)
-        .encode(
-            x=x,
-            x2="high:Q",
-            y=alt.Y(
-                "count:Q", title=word("column.count"), stack=None, scale=alt.Scale(type="symlog")
-            ),
-            color=alt.Color("run:N", title=None, scale=sides(study)),
-            tooltip=tips(word, "run", "kind", "low:Q", "high:Q", "count"),
-        )
+    base = alt.Chart(height=220).encode(
+        x=x,
+        x2="high:Q",
+        y=alt.Y("count:Q", title=word("column.count"), stack=None, scale=alt.Scale(type="symlog")),
+        y2=alt.Y2Datum(0),
+        stroke=alt.Stroke("run:N", title=None, scale=sides(study), legend=None),
+        tooltip=tips(word, "run", "kind", "low:Q", "high:Q", "count"),
     )
-    chosen = bars.transform_filter(f"datum.kind == '{word('kind.mean')}'")
-    single = (
-        alt.Chart(height=220)
-        .transform_filter(f"datum.kind == '{word('kind.layer')}'")
-        .mark_bar(filled=False, strokeWidth=1, opacity=0.9)
-        .encode(
-            x=x,
-            x2="high:Q",
-            y=alt.Y("count:Q", stack=None),
-            stroke=alt.Stroke("run:N", title=None, scale=sides(study), legend=None),
-            tooltip=tips(word, "run", "kind", "low:Q", "high:Q", "count"),
-        )
+    chosen = (
+        base.transform_filter(f"datum.kind == '{word('kind.mean')}'")
+        .mark_bar(fillOpacity=0.55, strokeWidth=1)
+        .encode(fill=alt.Fill("run:N", title=None, scale=sides(study)))
+    )
+    single = base.transform_filter(f"datum.kind == '{word('kind.layer')}'").mark_bar(
+        filled=False, strokeWidth=1, strokeDash=[3, 2]
     )
     return layered(*_band(study), chosen, single, *_grid(study), *_threshold(study, word))
 
@@ -258,7 +247,7 @@ def _band(study: Study) -> list[alt.Chart]:
     ]
     if not values:
         return []
-    band = alt.Chart(alt.InlineData(values)).mark_rect(opacity=0.22, color="#E69F00")
+    band = alt.Chart(alt.InlineData(values)).mark_rect(color="@band", stroke="@skipped")
     return [band.encode(x="from:Q", x2="to:Q")]
 
 
@@ -267,7 +256,7 @@ def _grid(study: Study) -> list[alt.Chart]:
     values = [{"at": float(nines(np.array(v)))} for rule in _rules(study) for v in rule.grid()]
     if not values:
         return []
-    ticks = alt.Chart(alt.InlineData(values)).mark_rule(strokeDash=[2, 2], opacity=0.55, color=GREY)
+    ticks = alt.Chart(alt.InlineData(values)).mark_rule(strokeDash=[2, 2], color="@grey")
     return [ticks.encode(x="at:Q")]
 
 
@@ -282,9 +271,9 @@ def _threshold(study: Study, word: Word) -> list[alt.Chart]:
     if not values:
         return []
     base = alt.Chart(alt.InlineData(values)).encode(x="at:Q")
-    text = base.mark_text(align="right", dx=-5, dy=8, baseline="top", color=VERMILION)
+    text = base.mark_text(align="right", dx=-5, dy=8, baseline="top", color="@b")
     return [
-        base.mark_rule(color=VERMILION, strokeWidth=2),
+        base.mark_rule(color="@b", strokeWidth=2),
         text.encode(text="name:N", y=alt.value(0)),
     ]
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import altair as alt
 
+from skipstone.record import StepRecord
 from skipstone.report.study import Study
 from skipstone.report.table import Table, Word
-
-# The palette of Okabe and Ito: told apart by every kind of colour vision.
-BLUE, VERMILION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8c8c8c"
 
 ROWS = alt.NamedData("rows")
 """Stands for the rows of the view's table."""
@@ -34,6 +33,8 @@ class View:
     the position. Empty if the cursor does not move here."""
     by_step: bool = False
     """Whether the chart shows the rows of the cursor's step only."""
+    blanks: Callable[[Study], list[dict[str, int]]] | None = None
+    """Of each step, how many cells stay blank, by the word that says why."""
 
     def spec(self, study: Study, word: Word) -> dict[str, object]:
         """The chart as Vega-Lite, without its rows, as wide as its place."""
@@ -43,11 +44,11 @@ class View:
 
     def draw(
         self, study: Study, word: Word, *, step: int = 0, position: int = -1, width: int = 640
-    ) -> Chart:
-        """The chart with its rows, for a notebook."""
+    ) -> dict[str, object]:
+        """The chart as Vega-Lite with its rows, for a notebook."""
         rows = self.rows(study).rows(word, step if self.by_step else 0)
         chart = self.chart(study, word).properties(width=width, datasets={"rows": rows}, data=ROWS)
-        return chart.add_params(*cursor(study, step, position))
+        return chart.add_params(*cursor(study, step, position)).to_dict()
 
 
 def cursor(study: Study, step: int | None = None, position: int = -1) -> list[alt.Parameter]:
@@ -57,20 +58,72 @@ def cursor(study: Study, step: int | None = None, position: int = -1) -> list[al
     return [alt.param(name=f"cursor_{name}", value=value) for name, value in values.items()]
 
 
+def step_name(step: StepRecord) -> str:
+    """Block and step, short and not to be taken for a decimal: ``b0 s10`` is after ``b0 s9``."""
+    return f"b{step.block} s{step.step}"
+
+
 def step_names(study: Study) -> list[str]:
-    """Block and step, as the page and the command line write them."""
-    return [f"{pair.steps[0].block}.{pair.steps[0].step}" for pair in study.steps]
+    """The short names of all steps of the pair."""
+    return [step_name(pair.steps[0]) for pair in study.steps]
 
 
 def step_axis(study: Study, word: Word, field: str = "step") -> alt.Y:
-    """Steps of the pair from top to bottom, named by block and step."""
-    labels = step_names(study)
+    """Steps of the pair from top to bottom."""
     return alt.Y(
         f"{field}:Q",
         title=word("axis.step"),
-        scale=alt.Scale(domain=[-0.5, len(labels) - 0.5], reverse=True, nice=False, zero=False),
-        axis=alt.Axis(labelExpr=f"{labels}[datum.value]", tickMinStep=1, grid=False),
+        scale=alt.Scale(
+            domain=[-0.5, len(study.steps) - 0.5], reverse=True, nice=False, zero=False
+        ),
+        axis=_step_ticks(study, labelOverlap=False),
     )
+
+
+def step_axis_x(study: Study, word: Word) -> alt.X:
+    """Steps of the pair from left to right."""
+    return alt.X(
+        "step:Q",
+        title=word("axis.step"),
+        scale=alt.Scale(domain=[-0.5, len(study.steps) - 0.5], nice=False, zero=False),
+        axis=_step_ticks(study),
+    )
+
+
+def _step_ticks(study: Study, **more: bool) -> alt.Axis:
+    """Named ticks at the start of blocks, and at round steps within them if there is room."""
+    steps = [pair.steps[0] for pair in study.steps]
+    starts = [i for i, step in enumerate(steps) if i == 0 or step.block != steps[i - 1].block]
+    values = starts[:: 1 + len(starts) // _MOST_TICKS]
+    for stride in _STRIDES:
+        within = [i for i in range(len(steps)) if _stands(steps, i, stride)]
+        if len(within) <= _MOST_TICKS:
+            values = within
+            break
+    names = {i: step_name(steps[i]) for i in values}
+    expression = f"{json.dumps(names)}[datum.value]"
+    return alt.Axis(values=values, labelExpr=expression, grid=False, **more)
+
+
+def _stands(steps: Sequence[StepRecord], i: int, stride: int) -> bool:
+    """Whether there is a tick: at a round step that is not too near before the next block."""
+    after = steps[i + 1 : i + 1 + stride // 2]
+    return steps[i].step % stride == 0 and all(s.block == steps[i].block for s in after)
+
+
+_STRIDES = (1, 2, 5, 10, 20, 50, 100)
+_MOST_TICKS = 12
+
+
+def block_bounds(study: Study) -> list[alt.Chart]:
+    """A line before the first step of every block but the first, in charts with steps downwards."""
+    steps = [pair.steps[0] for pair in study.steps]
+    starts = [i for i in range(1, len(steps)) if steps[i].block != steps[i - 1].block]
+    if not starts:
+        return []
+    data = alt.InlineData([{"start": i - 0.5} for i in starts])
+    line = alt.Chart(data).mark_rule(color="@grey", strokeDash=[2, 4], strokeWidth=1)
+    return [line.encode(y="start:Q")]
 
 
 def position_axis(
@@ -114,7 +167,7 @@ def layered(*charts: alt.Chart) -> alt.LayerChart:
 
 def sides(study: Study) -> alt.Scale:
     """The colours of the two runs, wherever they stand together."""
-    return alt.Scale(domain=list(study.letters), range=[BLUE, VERMILION])
+    return alt.Scale(domain=list(study.letters), range=["@a", "@b"])
 
 
 def shapes(study: Study) -> alt.Scale:

@@ -12,15 +12,15 @@ from skipstone.report.study import Study
 from skipstone.report.table import Table, Word, coded, exact, lettered, whole
 from skipstone.report.views.commits import height
 from skipstone.report.views.view import (
-    BLUE,
     Chart,
     View,
+    block_bounds,
     cross,
     layered,
     position_axis,
     sides,
     step_axis,
-    step_names,
+    step_axis_x,
     tips,
 )
 
@@ -59,13 +59,15 @@ def _stretches(step: StepRecord) -> Iterator[tuple[int, int, int]]:
 
 
 def _shape_map(study: Study, word: Word) -> Chart:
+    """Rows that left early are thinner as well as of another colour."""
+    half = f"datum.kind == '{word(_KINDS[1])}' ? 0.22 : 0.42"
     base = alt.Chart(height=height(study)).transform_calculate(
         left="datum.first - 0.5",
         right="datum.last + 0.5",
-        top="datum.step - 0.45",
-        bottom="datum.step + 0.45",
+        top=f"datum.step - ({half})",
+        bottom=f"datum.step + ({half})",
     )
-    bars = base.mark_rect(opacity=0.9).encode(
+    bars = base.mark_rect().encode(
         x=position_axis(study, word, "left", prompt=True),
         x2="right:Q",
         y=step_axis(study, word, "top"),
@@ -73,11 +75,11 @@ def _shape_map(study: Study, word: Word) -> Chart:
         color=alt.Color(
             "kind:N",
             title=None,
-            scale=alt.Scale(domain=[word(k) for k in _KINDS], range=[BLUE, "#E69F00"]),
+            scale=alt.Scale(domain=[word(k) for k in _KINDS], range=["@a", "@skipped"]),
         ),
         tooltip=tips(word, "step", "kind", "first", "last", "rows"),
     )
-    return layered(bars, *cross("position", "step"))
+    return layered(bars, *block_bounds(study), *cross("position", "step"))
 
 
 def _effort(study: Study) -> Table:
@@ -103,18 +105,11 @@ def _effort(study: Study) -> Table:
 
 def _line(field: str) -> Callable[[Study, Word], Chart]:
     def chart(study: Study, word: Word) -> Chart:
-        labels = step_names(study)
-        x = alt.X(
-            "step:Q",
-            title=word("axis.step"),
-            scale=alt.Scale(domain=[-0.5, len(labels) - 0.5], nice=False, zero=False),
-            axis=alt.Axis(labelExpr=f"{labels}[datum.value]", tickMinStep=1, grid=False),
-        )
         line = (
             alt.Chart(height=170)
             .mark_line(interpolate="step", strokeWidth=1.5, point=alt.OverlayMarkDef(size=14))
             .encode(
-                x=x,
+                x=step_axis_x(study, word),
                 y=alt.Y(f"{field}:Q", title=word(f"column.{field}")),
                 color=alt.Color("run:N", title=None, scale=sides(study)),
                 strokeDash=alt.StrokeDash("run:N", title=None),

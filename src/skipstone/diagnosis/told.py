@@ -1,0 +1,55 @@
+"""What a recorder saw in passing, read back from its one line into a sentence.
+
+Events are kept in traces as text. Their shapes are known, so that a report can say them in another
+language; text of another shape is quoted as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from skipstone.sentence import Sentence
+
+_GAP = re.compile(r"\{(\w+)\}")
+
+SHAPES = (
+    "{beginning}, at equal positions it is {similarity}",
+    "{beginning}; their similarity is {similarity}",
+    "{beginning} and {count} more such pairs",
+    "{operation} takes the row of position {a} with that of position {b}",
+    "the call puts its {rows} rows at positions {first} to {last} (by {source}), but their ids are "
+    "those of positions {true_first} to {true_last} of the canvas",
+    "{name} was stated as {meant}, but the run received {value}",
+    "the ids stand at position {a} and following in the canvas, and {argument} says {b} and "
+    "following",
+    "{operation} in {dtype}, which below 1 has steps of {step}: it gave {computed} where float32 "
+    "gives {exact}; {differing} of {pairs} values are not even the exact ones rounded",
+    "forward {forward} runs the step of forward {first} again, but not from the same state: "
+    "{changed} of {total} cache tensors were overwritten in place since forward {began} began; "
+    "give each call its own copy of the cache",
+)  # fmt: skip
+"""Templates of events, the outermost first; a ``beginning`` has a shape of its own."""
+
+
+def told(message: str) -> Sentence:
+    """The sentence that an event was written as."""
+    for template in SHAPES:
+        found = _pattern(template).fullmatch(message)
+        if found:
+            values = {
+                name: told(text) if name == "beginning" else text
+                for name, text in found.groupdict().items()
+            }
+            return Sentence(template, **values)
+    return Sentence("{quoted}", quoted=message)
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """What matches a template with anything in its gaps."""
+    parts = _GAP.split(template)
+    return re.compile(
+        "".join(f"(?P<{part}>.+)" if i % 2 else re.escape(part) for i, part in enumerate(parts)),
+        re.DOTALL,
+    )

@@ -1,0 +1,44 @@
+"""Sentences that keep what they were made of, so that they can be said in another language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import reduce
+
+
+class Sentence(str):
+    """English text, with the template and the values that it was formatted from.
+
+    It is a text like any other, for terminals, JSON and comparison. A report looks its template up
+    among those of another language, and fills in the same values; a value may be a sentence too.
+
+    Example:
+        ``Sentence("{rows} rows skip at layer {layer}", rows=3, layer=18)``
+    """
+
+    template: str
+    values: dict[str, object]
+
+    def __new__(cls, template: str, /, **values: object) -> Sentence:
+        """Format a template.
+
+        Args:
+            template: as for ``str.format``, in English.
+            values: what fills its gaps, by name.
+        """
+        made = super().__new__(cls, template.format(**values))
+        made.template, made.values = template, values
+        return made
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, object]]:
+        return (self.template,), self.values
+
+
+NOTHING = Sentence("")
+"""Where there is nothing to say."""
+
+
+def listed(sentences: Iterable[Sentence]) -> Sentence:
+    """Several sentences as one, parted by semicolons; those that say nothing are left out."""
+    said = [sentence for sentence in sentences if sentence]
+    return reduce(lambda a, b: Sentence("{first}; {then}", first=a, then=b), said or [NOTHING])
