@@ -79,8 +79,8 @@ def test_nothing_is_started_after_the_limit_and_what_is_known_stays_known(clock:
 def test_what_cannot_be_made_is_said_and_takes_no_part(clock: Clock) -> None:
     subject = Subject(trace_of(PLAIN))
     for lab, asked, reason in (
-        (laboratory(), Rerun("b"), "side b cannot be run again: only its trace is here"),
-        (laboratory(), Unobserved("a"), "side a cannot be run again"),
+        (laboratory(), Rerun("b"), "side B cannot be run again: only its trace is here"),
+        (laboratory(), Unobserved("a"), "side A cannot be run again"),
         (Laboratory(subject, subject, None), Follow("a", "a", (0, 1)), "the model is not here"),
         (laboratory(), Follow("a", "a", (0, 1), (("cahce", "dual"),)), "did you mean 'cache'"),
     ):

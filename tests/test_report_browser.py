@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 
 from skipstone import CosineSkip, DualCache, Fixed, NoCache, Settings, write_report
 from skipstone.record import MemoryTrace
 from skipstone.report.words import words
+from tests.browsing import Open, chromium, opened_pages
 from tests.recorded import record, trace_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
@@ -22,6 +20,8 @@ PLAIN = Settings(
     gen_length=16, block_length=8, cache=DualCache(), unmask=Fixed(), steps=16, eos_stop=False
 )
 SKIPS = replace(PLAIN, skip=CosineSkip(skip_layer_k=2, skip_threshold=0.5))
+__all__ = ["chromium", "opened_pages"]
+
 VIEWS = [
     "commits_a",
     "commits_b",
@@ -47,64 +47,6 @@ HOSTILE = (
     "",
     "\x00\x1b[31m\u2028",
 )
-
-Open = Callable[..., "Opened"]
-
-
-@dataclass
-class Opened:
-    """A page, and everything it said or asked for."""
-
-    page: Page
-    said: list[str] = field(default_factory=list)
-
-    def settle(self) -> None:
-        """Wait until every chart has been drawn once."""
-        self.page.wait_for_function(
-            "() => [...document.querySelectorAll('figure.view')].every(f => f.dataset.rows)"
-        )
-        self.page.wait_for_timeout(150)
-
-    def where(self) -> str:
-        self.page.wait_for_timeout(80)
-        return self.page.locator("#where").inner_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = (
-        shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
-    if path is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium here; on Debian: apt install chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Open]:
-    pages = list[Page]()
-
-    def open_page(path: Path, link: str = "", scheme: str = "light") -> Opened:
-        dark = "dark" if scheme == "dark" else "light"
-        page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=dark)
-        pages.append(page)
-        found = Opened(page)
-        page.on("console", lambda message: found.said.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: found.said.append(f"error: {error}"))
-        page.on("request", lambda request: found.said.append(f"request: {request.url}"))
-        page.goto(f"file://{path}{link}")
-        found.settle()
-        found.said = [line for line in found.said if f"request: file://{path}" not in line]
-        return found
-
-    yield open_page
-    for page in pages:
-        page.close()
 
 
 @pytest.fixture(scope="module")

@@ -174,6 +174,7 @@ def test_an_existing_path_is_refused_before_the_model_is_loaded(
 def test_windows_are_read_or_refused() -> None:
     assert parse_window("1.2") == ((1, 2), (1, 2))
     assert parse_window("0.7-3.0") == ((0, 7), (3, 0))
+    assert parse_window("b0.s7-b3.s0") == ((0, 7), (3, 0))
     for text in ("", "1", "1.2-", "1.2-3", "-1.2", "1.2-1.3-1.4", "1.٢", "1.2\n"):
         with pytest.raises(ConfigError, match=r"must be BLOCK\.STEP"):
             parse_window(text)

@@ -38,6 +38,10 @@ NOTHING = Sentence("")
 """Where there is nothing to say."""
 
 
+class Code(str):
+    """A value that no language translates: a command, a setting, a place in a file."""
+
+
 def listed(sentences: Iterable[Sentence]) -> Sentence:
     """Several sentences as one, parted by semicolons; those that say nothing are left out."""
     said = [sentence for sentence in sentences if sentence]

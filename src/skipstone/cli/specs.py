@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,15 @@ from skipstone.tracing.recorded_model import recorded_model
 
 
 def parse_at(text: str) -> tuple[int, int]:
-    """Parse ``block.step``.
+    """Parse ``0.10`` or, as a report and its address write it, ``b0.s10``: block and step.
 
     Raises:
         ConfigError: it is no pair of whole numbers.
     """
-    block, dot, step = text.partition(".")
-    if not (dot and block.isdigit() and step.isdigit()):
-        raise ConfigError(f"--at is {text!r}, must be BLOCK.STEP, like 0.3")
-    return int(block), int(step)
+    found = re.fullmatch(r"b?(\d{1,9})\.s?(\d{1,9})", text, re.ASCII)
+    if found is None:
+        raise ConfigError(f"--at is {text!r}, must be BLOCK.STEP, like 0.3 or b0.s3")
+    return int(found[1]), int(found[2])
 
 
 def looks_like_trace(text: str) -> bool:

@@ -128,12 +128,12 @@ def _what_to_keep(level: str | None, window: str | None) -> tuple[Level, Window 
 
 
 def parse_window(text: str) -> Window:
-    """Parse ``1.2`` or ``1.2-1.5``: block and step of the first and the last step.
+    """Parse ``1.2``, ``1.2-1.5`` or ``b1.s2-b1.s5``: block and step of the first and last step.
 
     Raises:
         ConfigError: it is none, or it ends before it begins.
     """
-    found = re.fullmatch(r"(\d{1,9})\.(\d{1,9})(?:-(\d{1,9})\.(\d{1,9}))?", text, re.ASCII)
+    found = re.fullmatch(r"b?(\d{1,9})\.s?(\d{1,9})(?:-b?(\d{1,9})\.s?(\d{1,9}))?", text, re.ASCII)
     if found is None:
         raise ConfigError(
             f"--window is {text!r}, must be BLOCK.STEP or BLOCK.STEP-BLOCK.STEP, like 1.2-1.5"

@@ -12,7 +12,7 @@ from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.rules import RULES
 from skipstone.record import StoredTrace
 from skipstone.record.weights import same_weights
-from skipstone.sentence import NOTHING, Sentence
+from skipstone.sentence import NOTHING, Code, Sentence
 
 _LINES = 10
 _SHOWN_RULED_OUT = 2
@@ -152,7 +152,7 @@ def _other_inputs(case: Case) -> Finding | None:
         number=28,
         what=Sentence("the runs have different {inputs}", inputs=_and(differ)),
         where=Place(0, 0, 0, position),
-        evidence=Sentence("{name}: {a} against {b}", name=Sentence(name), a=x, b=y),
+        evidence=Sentence("{name}: {a} against {b}", name=Sentence(name), a=_shown(x), b=_shown(y)),
         experiment=Sentence(
             "compared before anything else: fingerprints of weights, ids of the prompt"
         ),
@@ -161,6 +161,11 @@ def _other_inputs(case: Case) -> Finding | None:
             "give both runs the same tokenizer, template and weights, then compare again"
         ),
     )
+
+
+def _shown(value: object) -> object:
+    """A fingerprint is no word of any language."""
+    return Code(value) if isinstance(value, str) and not isinstance(value, Sentence) else value
 
 
 def _closed(case: Case, finding: Finding) -> Diagnosis:
@@ -252,7 +257,7 @@ def _next(case: Case, causes: Sequence[Finding]) -> Sentence:
     if case.tensors_b is None:
         return Sentence(
             "record B again with its tensors: add {options} to its skipstone trace",
-            options=f"--level window --window {at}",
+            options=Code(f"--level window --window {at}"),
         )
     if not isinstance(case.a, StoredTrace):
         return Sentence(
@@ -261,7 +266,8 @@ def _next(case: Case, causes: Sequence[Finding]) -> Sentence:
             at=at,
         )
     words = ["skipstone", "step", str(case.a.path), "--at", at, *_specs(case)]
-    return Sentence("look at the step under both settings: {command}", command=shlex.join(words))
+    command = Code(shlex.join(words))
+    return Sentence("look at the step under both settings: {command}", command=command)
 
 
 def _specs(case: Case) -> list[str]:

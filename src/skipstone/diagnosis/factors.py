@@ -16,7 +16,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Rerun, Side
 from skipstone.diff import compare
 from skipstone.record import Trace
-from skipstone.sentence import Sentence
+from skipstone.sentence import Code, Sentence
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Factor:
     @property
     def said(self) -> Sentence:
         """The two values in words: ``cache: none against dual``."""
-        a, b = (text.partition(":")[0] for text in (self.a, self.b))
-        return Sentence("{name}: {a} against {b}", name=self.name, a=a, b=b)
+        a, b = (Code(text.partition(":")[0]) for text in (self.a, self.b))
+        return Sentence("{name}: {a} against {b}", name=Code(self.name), a=a, b=b)
 
 
 @dataclass(frozen=True)

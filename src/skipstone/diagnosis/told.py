@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from skipstone.sentence import Sentence
+from skipstone.sentence import Code, Sentence
 
 _GAP = re.compile(r"\{(\w+)\}")
 
@@ -38,11 +38,11 @@ def told(message: str) -> Sentence:
         found = _pattern(template).fullmatch(message)
         if found:
             values = {
-                name: told(text) if name == "beginning" else text
+                name: told(text) if name == "beginning" else Code(text)
                 for name, text in found.groupdict().items()
             }
             return Sentence(template, **values)
-    return Sentence("{quoted}", quoted=message)
+    return Sentence("{quoted}", quoted=Code(message))
 
 
 @cache

@@ -17,7 +17,7 @@ from skipstone.report.study import Study
 from skipstone.report.theme import style_sheet
 from skipstone.report.views import VIEWS
 from skipstone.report.words import LANGUAGES, Say, Text, in_language, say, template, words
-from skipstone.sentence import Sentence
+from skipstone.sentence import Code, Sentence
 from skipstone.version import __version__
 
 
@@ -102,15 +102,20 @@ def _spoken(text: Text) -> Markup:
 
 def _isolated(text: Say | Sentence, language: str) -> Markup:
     """A sentence whose values cannot turn the direction of the words around them."""
-    values = {
-        name: _isolated(value, language)
-        if isinstance(value, (Say, Sentence))
-        else Markup("<bdi>{}</bdi>").format(value)
-        if isinstance(value, str)
-        else value
-        for name, value in text.values.items()
-    }
+    values = {name: _value(value, language) for name, value in text.values.items()}
     return Markup(template(text, language)).format(**values)
+
+
+def _value(value: object, language: str) -> object:
+    match value:
+        case Say() | Sentence():
+            return _isolated(value, language)
+        case Code():
+            return Markup("<code>{}</code>").format(value)
+        case str():
+            return Markup("<bdi>{}</bdi>").format(value)
+        case _:
+            return value
 
 
 def _policy(scripts: list[str]) -> str:

@@ -34,7 +34,7 @@ from skipstone.errors import SkipstoneError
 from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
 from skipstone.record import Candidates, MemoryTrace, RunRecord, StepRecord, Trace
-from skipstone.sentence import Sentence
+from skipstone.sentence import Code, Sentence
 from skipstone.skip import NoSkip
 from skipstone.tracing.recorded_model import recorded_model
 from skipstone.tracing.recorder import Recorder, outcome
@@ -266,13 +266,13 @@ def lifted(model: Model) -> Model:
     if not isinstance(network, LLaDA):
         kind = type(network).__name__
         raise Unavailable(
-            Sentence("a {network} cannot be computed in a better dtype here", network=kind)
+            Sentence("a {network} cannot be computed in a better dtype here", network=Code(kind))
         )
     better = torch.float64 if network.dtype == torch.float32 else torch.float32
     try:
         copy = LLaDA(network.config, better, network.device)
     except (RuntimeError, MemoryError) as error:
-        why = Sentence("there is no memory for a copy in {dtype}", dtype=better)
+        why = Sentence("there is no memory for a copy in {dtype}", dtype=Code(better))
         raise Unavailable(why) from error
     for name, weight in copy.published().items():
         weight.copy_(network.published()[name])

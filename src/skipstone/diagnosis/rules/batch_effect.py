@@ -7,7 +7,7 @@ from skipstone.diagnosis.experiment import VARIATIONS, Follow, Variation
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place
 from skipstone.record import StepRecord
-from skipstone.sentence import Sentence, listed
+from skipstone.sentence import Code, Sentence, listed
 
 _BATCH: tuple[Variation, ...] = ("batch", "padding")
 
@@ -19,7 +19,7 @@ def examine(case: Case) -> Answer:
     if step is None or first is None or case.settings_differ or not case.conforms:
         return None
     around = _surroundings(case)
-    batch = any(name == "batch" for name, _, _ in around)
+    batch = any(entry.values["name"] == "batch" for entry in around)
     if not around:
         return None
     variation = _reproduces(case, step, batch=batch)
@@ -34,7 +34,7 @@ def examine(case: Case) -> Answer:
         where=place(step, None, first.position),
         evidence=listed(
             [
-                *(Sentence("{name} {a} against {b}", name=n, a=a, b=b) for n, a, b in around),
+                *around,
                 Sentence(
                     "B's scores are within noise of what A's code gives ({noise})",
                     noise=case.floor.said,
@@ -42,7 +42,8 @@ def examine(case: Case) -> Answer:
             ]
         ),
         experiment=Sentence(
-            "A, with nothing but the {variation} changed, decides as B does", variation=variation
+            "A, with nothing but the {variation} changed, decides as B does",
+            variation=Code(variation),
         )
         if variation
         else Sentence("led along B's canvases, A's code gives B's scores within noise"),
@@ -51,13 +52,17 @@ def examine(case: Case) -> Answer:
     )
 
 
-def _surroundings(case: Case) -> list[tuple[str, str, str]]:
-    """What may change the last bits and is not the same: its name, A's and B's."""
+def _surroundings(case: Case) -> list[Sentence]:
+    """What may change the last bits and is not the same: its name, A's and B's value."""
     a, b = case.record_a.header, case.record_b.header
     pairs = {"batch": (str(a.batch), str(b.batch)), "device": (a.device, b.device)}
     pairs |= {n: (a.versions[n], b.versions[n]) for n in a.versions if n in b.versions}
     pairs |= {n: (a.environment[n], b.environment[n]) for n in a.environment if n in b.environment}
-    return [(name, x, y) for name, (x, y) in pairs.items() if x != y]
+    return [
+        Sentence("{name} {a} against {b}", name=Code(name), a=Code(x), b=Code(y))
+        for name, (x, y) in pairs.items()
+        if x != y
+    ]
 
 
 def _reproduces(case: Case, step: StepRecord, *, batch: bool) -> Variation:

@@ -8,7 +8,7 @@ from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip
 from skipstone.diagnosis.told import told
 from skipstone.record import Event, RunRecord
-from skipstone.sentence import NOTHING, Sentence
+from skipstone.sentence import NOTHING, Code, Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -51,7 +51,7 @@ def _not_as_stated(case: Case, event: Event) -> Finding:
             else "read from the call itself"
         ),
         proof=proof,
-        remedy=Sentence("pass the stated value at {source}", source=event.source)
+        remedy=Sentence("pass the stated value at {source}", source=Code(event.source))
         if event.source
         else NOTHING,
     )
@@ -83,7 +83,8 @@ def _silently_off(case: Case) -> Finding | None:
         what=Sentence("the token skip is on and never judges a row"),
         where=place(deviation.step, 1, deviation.position),
         evidence=Sentence(
-            "the settings say {setting}", setting=case.record_b.header.settings.get("skip")
+            "the settings say {setting}",
+            setting=Code(case.record_b.header.settings.get("skip", "")),
         ),
         experiment=Sentence("led along B's canvases with these settings: rows are judged"),
         proof=Proof.NECESSARY_AND_SUFFICIENT if case.fault_removed else Proof.CONSISTENT,
@@ -104,7 +105,7 @@ def _cache_unused(case: Case) -> Finding | None:
         where=place(step, 1, int(kept[0])),
         evidence=Sentence(
             "the settings say {setting}; all {forwards} forwards compute all {rows} rows",
-            setting=case.record_b.header.settings.get("cache"),
+            setting=Code(case.record_b.header.settings.get("cache", "")),
             forwards=len(case.record_b.steps),
             rows=step.rows.size,
         ),

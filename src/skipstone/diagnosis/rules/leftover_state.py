@@ -10,7 +10,7 @@ from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.diagnosis.told import told
 from skipstone.diff import compare
-from skipstone.sentence import Sentence
+from skipstone.sentence import Code, Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -62,7 +62,7 @@ def _shared_cache(case: Case) -> Finding | None:
             else "led along B's calls with one store for all of them: not B's scores"
         ),
         proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
-        remedy=Sentence("copy the cache before each call at {source}", source=event.source),
+        remedy=Sentence("copy the cache before each call at {source}", source=Code(event.source)),
         positions=event.positions_a,
     )
 

@@ -11,7 +11,7 @@ from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip
 from skipstone.diagnosis.told import told
 from skipstone.record import Judgements, StepRecord
-from skipstone.sentence import NOTHING, Sentence, listed
+from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 
 def examine(case: Case) -> Answer:
@@ -26,7 +26,7 @@ def examine(case: Case) -> Answer:
             evidence=told(event.message),
             experiment=Sentence("the same similarity was computed in float32 beside it"),
             proof=proof_of_skip(case),
-            remedy=Sentence("call .float() on both states at {source}", source=event.source),
+            remedy=Sentence("call .float() on both states at {source}", source=Code(event.source)),
         )
     step, dtype = _on_grid(case)
     if step is None or step.judgements is None:

@@ -10,7 +10,7 @@ from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_skip
 from skipstone.diagnosis.similarity import Replayed, replayed
 from skipstone.diagnosis.told import told
 from skipstone.record import StepRecord
-from skipstone.sentence import NOTHING, Sentence
+from skipstone.sentence import NOTHING, Code, Sentence
 
 
 def examine(case: Case) -> Answer:
@@ -27,7 +27,7 @@ def examine(case: Case) -> Answer:
             experiment=Sentence("the similarity at the right position was computed beside it"),
             proof=proof_of_skip(case),
             remedy=Sentence(
-                "gather the reference by absolute position at {source}", source=event.source
+                "gather the reference by absolute position at {source}", source=Code(event.source)
             ),
             positions=event.positions_b,
         )

@@ -11,7 +11,7 @@ from skipstone.diagnosis.fit import head_widths, same_length, shift
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.diagnosis.told import told
 from skipstone.record import Tap, TensorKey
-from skipstone.sentence import NOTHING, Sentence
+from skipstone.sentence import NOTHING, Code, Sentence
 
 _FITS = 0.999
 
@@ -42,7 +42,9 @@ def _stated_elsewhere(case: Case) -> Finding | None:
         if shown
         else NOTHING,
         proof=proof_of(removed=case.fault_removed if shown else None, added=None),
-        remedy=Sentence("pass the absolute positions of the rows at {source}", source=event.source),
+        remedy=Sentence(
+            "pass the absolute positions of the rows at {source}", source=Code(event.source)
+        ),
         positions=event.positions_a,
     )
 

@@ -13,7 +13,7 @@ from skipstone.diagnosis.fit import nearest
 from skipstone.diagnosis.patching import decisive
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import StepRecord, Tap, TensorKey
-from skipstone.sentence import NOTHING, Sentence, listed
+from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 _WRITE_FIRST = Sentence("write the fresh keys and values of these rows before attention reads them")
 
@@ -196,7 +196,7 @@ def _refresh_more(case: Case) -> Sentence:
     new = max(1, int(old) // 2) if old.isdigit() else 4
     return Sentence(
         "refresh more often, for example cache={setting}, or use smaller blocks",
-        setting=f"{name}:refresh_every={new}",
+        setting=Code(f"{name}:refresh_every={new}"),
     )
 
 

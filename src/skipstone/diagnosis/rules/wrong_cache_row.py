@@ -11,7 +11,7 @@ from skipstone.diagnosis.fit import nearest
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.diagnosis.told import told
 from skipstone.record import Tap, TensorKey
-from skipstone.sentence import NOTHING, Sentence, listed
+from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 # A row belongs to another position if it is this much nearer to it than to its own.
 _CLEARLY = 10.0
@@ -31,7 +31,7 @@ def examine(case: Case) -> Answer:
             evidence=told(event.message),
             experiment=NOTHING,
             proof=proof_of(removed=case.fault_removed if here else None, added=None),
-            remedy=Sentence("check the indices at {source}", source=event.source),
+            remedy=Sentence("check the indices at {source}", source=Code(event.source)),
             positions=event.positions_b,
         )
     wrong = [d for d in (*case.cached_wrong, *case.born) if d.kind == "value"]

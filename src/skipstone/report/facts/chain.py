@@ -9,6 +9,7 @@ from skipstone.diff.tensor_search import Provenance, TensorDivergence
 from skipstone.report.facts.spot import Spot, commit_spots, spot_of
 from skipstone.report.study import Run, Study
 from skipstone.report.words import Say, Text, say
+from skipstone.sentence import Code
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _cause_link(study: Study) -> Iterator[Link]:
     if cause is not None:
         proof = say(f"proof.{cause.proof.name}")
         yield Link(
-            say("chain.cause", rule=cause.rule),
+            say("chain.cause", rule=Code(cause.rule)),
             (cause.what, cause.evidence, proof),
             spot_of(cause.where),
         )

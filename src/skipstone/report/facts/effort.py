@@ -92,6 +92,13 @@ def _share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else "–"
 
 
+def _power(number: float) -> str:
+    """A large number as a mantissa and a power of ten."""
+    mantissa, exponent = f"{number:.2e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(_RAISED)}"
+
+
+_RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _TEXTS: dict[str, Callable[[Effort], str]] = {
     "forwards": lambda e: f"{e.forwards}",
     "refreshes": lambda e: f"{e.refreshes}",
@@ -99,7 +106,7 @@ _TEXTS: dict[str, Callable[[Effort], str]] = {
     "rows": lambda e: f"{e.rows:,}",
     "skipped": lambda e: f"{e.skipped:,} ({_share(e.skipped, e.rows)})",
     "row_layers": lambda e: f"{e.row_layers:,} ({_share(e.row_layers, e.most_row_layers)})",
-    "flops": lambda e: f"≈ {e.flops:.2e}",
+    "flops": lambda e: f"≈ {_power(e.flops)}",
     "seconds": lambda e: f"{e.seconds:.3f} s",
     "per_forward": lambda e: f"{1000 * e.seconds / max(e.forwards, 1):.2f} ms",
 }

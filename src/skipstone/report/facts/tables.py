@@ -11,7 +11,7 @@ from skipstone.record import Experiment, StoredTrace
 from skipstone.report.facts.spot import Spot
 from skipstone.report.study import Study
 from skipstone.report.words import Say, Text, say
-from skipstone.sentence import Sentence
+from skipstone.sentence import Code, Sentence
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def trials(study: Study) -> list[Trial]:
 def _proved(finding: Finding) -> Say:
     return say(
         "trial.proved",
-        rule=finding.rule,
+        rule=Code(finding.rule),
         proof=say(f"proof.{finding.proof.name}"),
         evidence=finding.evidence,
     )
@@ -90,7 +90,7 @@ def _asked(request: dict[str, object]) -> Say | None:
     sides = {name: str(request.get(name, "")).upper() for name in ("side", "along", "settings")}
     asked = say(f"trial.{kind}", **sides)
     changes = _changes(request.get("changes"))
-    return say("trial.with", what=asked, changes=changes) if changes else asked
+    return say("trial.with", what=asked, changes=Code(changes)) if changes else asked
 
 
 def _changes(changes: object) -> str:

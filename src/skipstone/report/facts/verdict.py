@@ -11,6 +11,7 @@ from skipstone.record import StoredTrace
 from skipstone.report.facts.spot import Spot, commit_spots, said_place, spot_of
 from skipstone.report.study import Run, Study
 from skipstone.report.words import Say, Text, say
+from skipstone.sentence import Code
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def _next(study: Study) -> Text:
     a, b = (run.trace for run in study.pair)
     if isinstance(a, StoredTrace) and isinstance(b, StoredTrace):
         command = shlex.join(["skipstone", "diagnose", str(a.path), str(b.path)])
-        return say("verdict.ask", command=command)
-    return say("verdict.ask", command="skipstone.diagnose(a, b)")
+        return say("verdict.ask", command=Code(command))
+    return say("verdict.ask", command=Code("skipstone.diagnose(a, b)"))
 
 
 def _matters(study: Study) -> Say:

@@ -76,23 +76,15 @@ def _decision_plot(study: Study, word: Word) -> Chart:
     bound = base.mark_tick(thickness=2, opacity=1).encode(
         x=position_axis(study, word), y="bound:Q", color=alt.Color("run:N", scale=sides(study))
     )
-    fates = [word(fate) for fate in _FATES]
+    _, held, barred = (f"datum.fate == '{word(fate)}'" for fate in _FATES)
     points = base.mark_point(filled=True, strokeWidth=1.5, opacity=1).encode(
         x=position_axis(study, word),
         y=alt.Y("confidence:Q", title=word("column.confidence"), scale=alt.Scale(domain=[0, 1.02])),
         stroke=alt.Stroke("run:N", title=None, scale=sides(study)),
         fill=alt.Fill("run:N", title=None, scale=sides(study)),
         shape=alt.Shape("run:N", title=None, scale=shapes(study)),
-        fillOpacity=alt.FillOpacity(
-            "fate:N",
-            scale=alt.Scale(type="ordinal", domain=fates, range=[1, 0, 1]),
-            legend=None,
-        ),
-        size=alt.Size(
-            "fate:N",
-            scale=alt.Scale(type="ordinal", domain=fates, range=[80, 80, 16]),
-            legend=None,
-        ),
+        fillOpacity=alt.condition(held, alt.value(0), alt.value(1)),
+        size=alt.condition(barred, alt.value(16), alt.value(80)),
         tooltip=tips(
             word,
             "run",

@@ -261,9 +261,7 @@ def _provenance_strip(study: Study, word: Word) -> Chart:
         # Cells stand out from the ground, so the ground stands out from them; a legend takes what
         # holds where the condition does not.
         fill=alt.condition("true", alt.value("@ground"), alt.value("@ink")),
-        size=alt.Size(
-            "source:N", title=None, scale=alt.Scale(type="ordinal", domain=old, range=[12, 44, 44])
-        ),
+        size=alt.condition(f"datum.source == '{old[0]}'", alt.value(12), alt.value(44)),
     )
     told = marks.transform_filter(f"datum.source != '{word(_SOURCES[0])}'")
     return layered(cells, told, *cross("position", None))

@@ -76,7 +76,7 @@ def step_axis(study: Study, word: Word, field: str = "step") -> alt.Y:
         scale=alt.Scale(
             domain=[-0.5, len(study.steps) - 0.5], reverse=True, nice=False, zero=False
         ),
-        axis=_step_ticks(study, labelOverlap=False),
+        axis=_step_ticks(study, overlap=False),
     )
 
 
@@ -86,11 +86,11 @@ def step_axis_x(study: Study, word: Word) -> alt.X:
         "step:Q",
         title=word("axis.step"),
         scale=alt.Scale(domain=[-0.5, len(study.steps) - 0.5], nice=False, zero=False),
-        axis=_step_ticks(study),
+        axis=_step_ticks(study, overlap=True),
     )
 
 
-def _step_ticks(study: Study, **more: bool) -> alt.Axis:
+def _step_ticks(study: Study, *, overlap: bool) -> alt.Axis:
     """Named ticks at the start of blocks, and at round steps within them if there is room."""
     steps = [pair.steps[0] for pair in study.steps]
     starts = [i for i, step in enumerate(steps) if i == 0 or step.block != steps[i - 1].block]
@@ -102,7 +102,7 @@ def _step_ticks(study: Study, **more: bool) -> alt.Axis:
             break
     names = {i: step_name(steps[i]) for i in values}
     expression = f"{json.dumps(names)}[datum.value]"
-    return alt.Axis(values=values, labelExpr=expression, grid=False, **more)
+    return alt.Axis(values=values, labelExpr=expression, labelOverlap=overlap, grid=False)
 
 
 def _stands(steps: Sequence[StepRecord], i: int, stride: int) -> bool:
