@@ -102,7 +102,13 @@ def _step_ticks(study: Study, *, overlap: bool) -> alt.Axis:
             break
     names = {i: step_name(steps[i]) for i in values}
     expression = f"{json.dumps(names)}[datum.value]"
-    return alt.Axis(values=values, labelExpr=expression, labelOverlap=overlap, grid=False)
+    return alt.Axis(
+        values=values,
+        tickCount=len(values),
+        labelExpr=expression,
+        labelOverlap=overlap,
+        grid=False,
+    )
 
 
 def _stands(steps: Sequence[StepRecord], i: int, stride: int) -> bool:
