@@ -1,7 +1,8 @@
-# Everything sets itself up: the targets need Python 3.11, make, and a package index.
+# Everything sets itself up: the targets need Python 3.11 or newer, make, and a package index.
+#   make demo PYTHON=python3.12    by that Python; a .venv of another one is made anew
+#   make demo TORCH_INDEX=URL      torch from another index, such as one of builds without CUDA
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 # Every internal link and anchor is looked up, and a warning is an error.
 SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
@@ -16,6 +17,7 @@ help:
 	@echo "make faults  inject every fault and score what the diagnosis says (an hour or two)"
 	@echo "make docs    write the generated parts of docs/ again, and the site to build/docs"
 	@echo "make linkcheck  look up the links that lead out of the site (needs a network)"
+	@echo "PYTHON=python3.12 as an argument chooses the Python of .venv"
 
 demo: .venv/.run
 	@$(BIN)/skipstone compare "Who is Newton, physics?" --cache dual --unmask fixed \
@@ -51,15 +53,47 @@ linkcheck: .venv/.dev
 clean:
 	rm -rf .venv build dist
 
+# .venv is made where none works, and made anew where PYTHON names another Python than its own.
+version = $(shell "$(1)" -c 'import sys, pip; print(sys.version)' 2>/dev/null)
+OWN := $(call version,$(BIN)/python)
+ifeq ($(OWN),)
+ANEW := anew
+else ifneq ($(origin PYTHON),file)
+ifneq ($(OWN),$(call version,$(PYTHON)))
+ANEW := anew
+endif
+endif
+
 # Each stamp is newer than what it was made from, so a second run does no set-up.
-.venv/.base: constraints.txt
-	@test -x $(BIN)/python || { echo "setting up .venv (once) ..."; $(PYTHON) -m venv .venv; }
+.venv/.base: constraints.txt $(ANEW)
 	@touch $@
 
+.PHONY: anew
+anew:
+	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) is no command here; $(NAME_ONE)" >&2; exit 1; }
+	@"$(PYTHON)" -c "$$check_version"
+	@echo "setting up .venv (once); packages are downloaded, $(LOG) says which" >&2
+	@rm -rf .venv
+	@"$(PYTHON)" -m venv .venv
+
+NAME_ONE := Skipstone needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12
+define check_version
+import sys
+v = sys.version_info
+v >= (3, 11) or sys.exit("$(PYTHON) is Python %d.%d.%d; $(NAME_ONE)" % v[:3])
+endef
+export check_version
+
+# pip says nothing unless it fails; then the last of it names what does not go together.
+LOG := .venv/pip.log
+install = @$(BIN)/python -m pip --disable-pip-version-check install --progress-bar off $(1) \
+	>$(LOG) 2>&1 || { tail -n 40 $(LOG) >&2; exit 1; }
+
 .venv/.run: .venv/.base pyproject.toml
-	@$(PIP) install -c constraints.txt -e .
+	$(if $(TORCH_INDEX),$(call install,--index-url $(TORCH_INDEX) "$$(grep ^torch== constraints.txt)"))
+	$(call install,-c constraints.txt -e .)
 	@touch $@
 
 .venv/.dev: .venv/.run
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+	$(call install,-c constraints.txt -e '.[dev]')
 	@touch $@

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from skipstone import (
     CosineSkip,
@@ -543,10 +544,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
 @pytest.fixture
 def place(tmp_path: Path, sound: tuple[Path, Model], monkeypatch: pytest.MonkeyPatch) -> Place:
     """Where a case happens; the hub is out of reach."""
-    with contextlib.suppress(ImportError):
-        from huggingface_hub import constants
-
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     return Place(tmp_path, *sound)
 

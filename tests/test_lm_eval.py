@@ -164,7 +164,7 @@ def test_without_the_harness_the_extra_is_named(tmp_path: Path, arguments: list[
         check=False,
     )
     assert done.returncode == 1
-    assert "is not installed: pip install 'skipstone[lm-eval]'" in done.stderr.splitlines()[-1]
+    assert "not installed; run: pip install 'lm-eval>=" in done.stderr.splitlines()[-1]
     assert ("Traceback" in done.stderr) == (arguments[0] == "-c")
 
 

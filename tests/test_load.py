@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from skipstone import Engine, load
 from skipstone.errors import CheckpointError, ConfigError, SkipstoneError
@@ -104,7 +105,6 @@ def test_an_empty_directory(tmp_path: Path) -> None:
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache; the client reads its environment at import, so its constants are set."""
-    constants = pytest.importorskip("huggingface_hub.constants")
     cache = tmp_path / "hub"
     cache.mkdir()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
@@ -163,7 +163,6 @@ def test_names_that_no_hub_model_can_have(hub_cache: Path, name: str) -> None:
 def test_local_files_only_finds_what_is_in_the_cache_and_asks_nobody_else(
     hub_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     def connect(*args: object) -> None:
@@ -204,7 +203,6 @@ def _load_alone(tmp_path: Path, **environment: str) -> tuple[str, float]:
 
 
 def test_offline_by_the_environment(tmp_path: Path) -> None:
-    pytest.importorskip("huggingface_hub")
     message, seconds = _load_alone(tmp_path, HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE is set" in message
     assert message.endswith(f"run: hf download {HUB_NAME}")
@@ -212,7 +210,6 @@ def test_offline_by_the_environment(tmp_path: Path) -> None:
 
 
 def test_a_network_that_refuses(tmp_path: Path) -> None:
-    pytest.importorskip("huggingface_hub")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -222,7 +219,6 @@ def test_a_network_that_refuses(tmp_path: Path) -> None:
 
 
 def test_a_network_that_never_answers(tmp_path: Path) -> None:
-    pytest.importorskip("huggingface_hub")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         message, seconds = _load_alone(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}")

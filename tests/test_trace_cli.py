@@ -523,7 +523,7 @@ def test_parquet_without_pyarrow_names_the_remedy(
     output = path.with_name("tables")
     code, _, err = call(capsys, "export", path, "--to", "parquet", "-o", output)
     assert code == 2
-    assert "pip install 'skipstone[export]'" in err
+    assert "Parquet needs pyarrow, which is not installed; run: pip install 'pyarrow>=" in err
     assert not output.exists()
 
 

@@ -11,8 +11,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.metadata import Metadata
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
+
+CORE = {"torch", "numpy", "ml-dtypes", "safetensors", "tokenizers", "huggingface-hub", "jinja2"}
+CORE |= {"click", "rich", "xxhash"}
+"""What every installation gets; what only one command needs is an extra."""
+EXTRAS = {"dev", "docs", "export", "lm-eval", "ray", "report", "sweep"}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +41,27 @@ def test_the_wheel_holds_the_model_and_no_more(wheel: Path) -> None:
     assert "skipstone/py.typed" in names
     assert all(name.startswith(("skipstone/", "skipstone-")) for name in names)
     assert wheel.stat().st_size < 34e6
+
+
+@pytest.mark.wheel
+def test_the_wheel_says_what_it_is_and_what_it_needs(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = [name for name in file.namelist() if name.endswith(".dist-info/METADATA")]
+        about = Metadata.from_email(file.read(name))  # refuses what the standard does not allow
+    assert (about.name, str(about.requires_python)) == ("skipstone", ">=3.11")
+    assert (about.license_expression, about.license_files) == ("Apache-2.0", ["LICENSE"])
+    assert about.author or about.author_email
+    assert about.summary
+    assert about.description_content_type == "text/markdown"
+    assert "make demo" in (about.description or "")
+    assert len(about.keywords or []) >= 5
+    assert all(url.startswith("https://") for url in (about.project_urls or {}).values())
+    assert about.project_urls
+    named = {c.rpartition(" :: ")[2] for c in about.classifiers or [] if "Python :: 3." in c}
+    assert named == {"3.11", "3.12", "3.13"}
+    needs = about.requires_dist or []
+    assert {canonicalize_name(need.name) for need in needs if need.marker is None} == CORE
+    assert set(about.provides_extra or []) == EXTRAS
 
 
 @pytest.mark.wheel

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from junitparser import Failure, JUnitXml, TestCase, TestSuite
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 from skipstone.cli.escape import printable, shortened
 from skipstone.diff.agreement import Judgement, Level, Question, Row
@@ -17,19 +16,23 @@ def junit_xml(
 
     Control characters, which XML cannot hold, are written as escapes such as ``\x1b``.
     """
-    suite = TestSuite("skipstone audit")
-    suite.add_property("verdict", judgement.verdict)
-    suite.add_property("level", level)
-    suite.add_property("rate", f"{judgement.rate:g}")
-    suite.add_property("interval", f"{judgement.low:g} to {judgement.high:g}")
-    suite.add_property("budget", f"{judgement.budget:g}")
+    counts = {"tests": str(len(rows)), "failures": str(sum(row.disagrees(level) for row in rows))}
+    suites = Element("testsuites", {"name": "skipstone", **counts})
+    suite = SubElement(suites, "testsuite", {"name": "skipstone audit", **counts})
+    properties = SubElement(suite, "properties")
+    for name, value in (
+        ("verdict", judgement.verdict),
+        ("level", level),
+        ("rate", f"{judgement.rate:g}"),
+        ("interval", f"{judgement.low:g} to {judgement.high:g}"),
+        ("budget", f"{judgement.budget:g}"),
+    ):
+        SubElement(properties, "property", name=name, value=value)
     for question, row in zip(questions, rows, strict=True):
-        case = TestCase(f"line {question.line}: {shortened(row.prompt)}", "skipstone.audit")
+        name = f"line {question.line}: {shortened(row.prompt)}"
+        case = SubElement(suite, "testcase", name=name, classname="skipstone.audit")
         if row.disagrees(level):
-            failure = Failure(f"the {level} differs; first at {row.where}", "disagreement")
+            message = f"the {level} differs; first at {row.where}"
+            failure = SubElement(case, "failure", message=message, type="disagreement")
             failure.text = f"baseline: {printable(row.text_a)}\ncandidate: {printable(row.text_b)}"
-            case.result = [failure]
-        suite.add_testcase(case)
-    xml = JUnitXml("skipstone")
-    xml.add_testsuite(suite)
-    return xml.tostring()
+    return tostring(suites, encoding="utf-8", xml_declaration=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, cast
+from typing import Literal
 
+from skipstone.diff.binomial import interval, sign_test
 from skipstone.diff.judges import find_judge
 from skipstone.errors import ConfigError
 
@@ -190,14 +191,6 @@ def check_budget(budget: float, confidence: float) -> None:
         raise ConfigError(f"confidence is {confidence:g}, must be above 0 and below 1, like 0.95")
 
 
-def interval(count: int, total: int, confidence: float) -> tuple[float, float]:
-    """Exact interval of a rate of which ``count`` of ``total`` were seen."""
-    from scipy.stats import binomtest
-
-    found = binomtest(count, total).proportion_ci(confidence, method="exact")
-    return float(found.low), float(found.high)
-
-
 def known_answers(questions: Sequence[Question], rows: Sequence[Row]) -> Known | None:
     """Compare both sides with the known answers; None if there are none.
 
@@ -218,7 +211,7 @@ def known_answers(questions: Sequence[Question], rows: Sequence[Row]) -> Known |
         only_a=only_a,
         only_b=only_b,
         neither=pairs.count((False, False)),
-        p_value=_mcnemar(only_a, only_b),
+        p_value=sign_test(only_a, only_b),
     )
 
 
@@ -240,11 +233,3 @@ def paired_difference(
     low_a, high_a = interval(only_a, total, each)
     low_b, high_b = interval(only_b, total, each)
     return low_b - high_a, high_b - low_a
-
-
-def _mcnemar(only_a: int, only_b: int) -> float:
-    from scipy.stats import binomtest
-
-    if only_a + only_b == 0:
-        return 1.0
-    return cast("float", binomtest(only_a, only_a + only_b, 0.5).pvalue)

@@ -24,6 +24,7 @@ import torch
 from skipstone.engine import Engine, Settings
 from skipstone.engine.likelihood import Question, batches, greedy_flags, log_likelihoods
 from skipstone.errors import ConfigError, PromptError, SkipstoneError, nearest
+from skipstone.extras import missing
 from skipstone.integrations.model_args import read_model_args
 from skipstone.models.load import load
 
@@ -38,10 +39,10 @@ try:
     )
     from tqdm import tqdm
 except ModuleNotFoundError:
-    _REMEDY = "the lm-evaluation-harness is not installed: pip install 'skipstone[lm-eval]'"
+    _absent = missing("lm_eval", "the model of the lm-evaluation-harness", "lm-eval")
     if __name__ == "__main__":
-        sys.exit(f"skipstone: error: {_REMEDY}")
-    raise ConfigError(_REMEDY) from None
+        sys.exit(f"skipstone: error: {_absent}")
+    raise _absent from None
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from skipstone.errors import ConfigError
+from skipstone.extras import missing
 from skipstone.outputs import whole_file, whole_folder
 from skipstone.record.packing import CANDIDATE_ARRAYS, JUDGEMENT_ARRAYS, STEP_ARRAYS
 from skipstone.record.reader import StoredTrace
@@ -70,9 +70,7 @@ def to_parquet(trace: StoredTrace, folder: Path) -> None:
         import pyarrow as pa
         from pyarrow.parquet import ParquetWriter
     except ImportError:
-        raise ConfigError(
-            "Parquet needs pyarrow, which is not installed: pip install 'skipstone[export]'"
-        ) from None
+        raise missing("pyarrow", "Parquet", "export") from None
     with whole_folder(folder) as part:
         for name, columns in TABLES.items():
             fields = [(column, _arrow_type(pa, kind)) for column, kind in columns.items()]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diff import Floor
-from skipstone.errors import ConfigError
+from skipstone.extras import missing
 from skipstone.outputs import check_output, write_whole
 from skipstone.record import Trace
 from skipstone.report.study import Token, study
@@ -71,9 +71,6 @@ def check_drawing() -> None:
     Raises:
         ConfigError: they are.
     """
-    missing = [name for name in _DRAWING if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"a report is drawn with {' and '.join(missing)}, which is not installed; run: pip "
-            f"install 'skipstone[report]'"
-        )
+    absent = [name for name in _DRAWING if find_spec(name) is None]
+    if absent:
+        raise missing(" and ".join(absent), "a report", "report")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skipstone.errors import ConfigError
+from skipstone.extras import missing
 from skipstone.sweep.summary import Recommendation, Summary
 
 if TYPE_CHECKING:
@@ -29,10 +29,7 @@ def check_charts() -> None:
         import altair  # noqa: F401
         import vl_convert  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            f"the chart of a sweep needs {error.name}, which is not installed: "
-            f"pip install 'skipstone[sweep]'"
-        ) from None
+        raise missing(str(error.name), "the chart of a sweep", "sweep") from None
 
 
 def grid_keys(summaries: Sequence[Summary]) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 
 from skipstone.errors import ConfigError, SkipstoneError, nearest
+from skipstone.extras import missing
 from skipstone.models.load import Model
 from skipstone.sweep.measure import Measurement, Plan, Unit, measure, warm_up, worker_model
 
@@ -131,9 +132,7 @@ class Ray:
         try:
             import ray
         except ImportError:
-            raise ConfigError(
-                "executor ray needs Ray, which is not installed: pip install 'skipstone[ray]'"
-            ) from None
+            raise missing("ray", "executor ray", "ray") from None
         ours = not ray.is_initialized()
         if ours:
             ray.init(logging_level=logging.ERROR, log_to_driver=False)

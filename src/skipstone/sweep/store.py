@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from skipstone.diff.agreement import Question
 from skipstone.errors import ConfigError, OutputError
+from skipstone.extras import missing
 from skipstone.files import one_line
 from skipstone.outputs import check_output, is_part, whole_file, write_whole
 from skipstone.sweep.measure import Measurement
@@ -59,10 +60,7 @@ def check_parquet() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
-        raise ConfigError(
-            "a sweep is written as Parquet and needs pyarrow, which is not installed: "
-            "pip install 'skipstone[sweep]'"
-        ) from None
+        raise missing("pyarrow", "the Parquet file of a sweep", "sweep") from None
 
 
 def digest(questions: Sequence[Question]) -> str:

@@ -15,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from skipstone.diff.agreement import interval, paired_difference
+from skipstone.diff.agreement import paired_difference
+from skipstone.diff.binomial import interval
 from skipstone.sweep.grid import BASELINE, Setting
 from skipstone.sweep.measure import Measurement
 
