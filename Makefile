@@ -7,7 +7,7 @@ BIN := .venv/bin
 SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs linkcheck faults clean
+.PHONY: help demo test check format docs screenshots linkcheck faults clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
@@ -16,6 +16,7 @@ help:
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make faults  inject every fault and score what the diagnosis says (an hour or two)"
 	@echo "make docs    write the generated parts of docs/ again, and the site to build/docs"
+	@echo "make screenshots  take the pictures of the report page again (needs Chromium)"
 	@echo "make linkcheck  look up the links that lead out of the site (needs a network)"
 	@echo "PYTHON=python3.12 as an argument chooses the Python of .venv"
 
@@ -46,6 +47,9 @@ docs: .venv/.dev
 	@$(BIN)/python -m docs.generate
 	@$(SPHINX) -b html docs build/docs
 	@echo "build/docs/index.html"
+
+screenshots: .venv/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m docs.screenshots
 
 linkcheck: .venv/.dev
 	@$(SPHINX) -b linkcheck docs build/linkcheck

@@ -6,32 +6,12 @@
 import sys
 from pathlib import Path
 
-import click
-
 from docs.benchmarks import benchmark_page
 from docs.fields import field_page
-from skipstone.cli.main import COMMANDS, skipstone
 from skipstone.outputs import write_whole
 from skipstone.policies import KINDS, field_defaults
 
 DOCS = Path(__file__).parent
-
-
-def command_line() -> str:
-    """The reference of the command line, from the commands' own help."""
-    parts = [
-        "# Command line\n",
-        "Generated from `--help`; `make docs` writes it again.\n",
-        "Exit codes: 0 success (`compare`: identical), 1 a check failed (`compare`: a difference), "
-        "2 error.\n",
-    ]
-    for name in sorted(COMMANDS):
-        command = skipstone.get_command(click.Context(skipstone), name)
-        assert command is not None
-        context = click.Context(command, info_name=f"skipstone {name}", max_content_width=100)
-        context.terminal_width = 100
-        parts.append(f"## skipstone {name}\n\n```text\n{command.get_help(context)}\n```\n")
-    return "\n".join(parts)
 
 
 def policy_table() -> str:
@@ -55,7 +35,6 @@ def policy_table() -> str:
 
 
 PAGES = {
-    "cli.md": command_line,
     "policies.md": policy_table,
     "trace-fields.md": field_page,
     "benchmarks.md": benchmark_page,

@@ -1,4 +1,4 @@
-"""Take the pictures of the report page from a real run: ``python -m docs.screenshots``.
+"""Take the pictures of the report page from a real run: ``make screenshots``.
 
 Needs Chromium (on Debian: ``apt install chromium``). The embedded model decodes one prompt with and
 without a skip; the page about both runs is opened, and parts of it are put into ``docs/images``.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import skipstone
@@ -20,6 +22,7 @@ IMAGES = Path(__file__).parent / "images"
 PROMPT = "Who is Newton, physics?"
 EXACT = Settings(gen_length=32, block_length=16, unmask=Fixed(), steps=32)
 SKIPS = replace(EXACT, skip=CosineSkip(skip_layer_k=18, skip_threshold=0.99))
+COLOURS = 96
 PARTS = ("verdict", "commits", "states", "chain", "similarity")
 
 
@@ -43,7 +46,7 @@ def main() -> None:
 
 
 def photograph(page: Path) -> None:
-    """One picture a part of the page, in light; of the first part in dark as well."""
+    """One picture a part of the page, on light ground."""
     IMAGES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -58,9 +61,15 @@ def photograph(page: Path) -> None:
         opened.add_style_tag(content="header, #cursor { position: static !important }")
         for part in PARTS:
             path = IMAGES / f"report-{part}.png"
-            opened.locator(f"#{part}").screenshot(path=path)
-            print(path)
+            keep(opened.locator(f"#{part}").screenshot(), path)
+            print(f"{path} ({path.stat().st_size / 1e3:.0f} kB)")
         browser.close()
+
+
+def keep(png: bytes, path: Path) -> None:
+    """Write a picture with the few colours that it needs."""
+    picture = Image.open(BytesIO(png)).convert("RGB")
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

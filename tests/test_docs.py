@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+import skipstone
+from skipstone.cli.main import COMMANDS
+from skipstone.cli.main import skipstone as cli
 from tests.conftest import ROOT
 from tests.pages import blocks, execute, is_as_shown
 
@@ -59,6 +63,61 @@ def test_the_site_asks_no_network(site: Path) -> None:
         assert not loaded.search(page.read_text(encoding="utf-8")), page
     for sheet in site.rglob("*.css"):
         assert not styled.search(sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_every_public_name_has_its_place_in_the_reference(site: Path) -> None:
+    pages = {p.stem: p.read_text(encoding="utf-8") for p in (site / "api").glob("*.html")}
+    index = pages.pop("index")
+    for name in skipstone.__all__:
+        anchor = f'id="skipstone.{name}"'
+        assert sum(anchor in page for page in pages.values()) == 1, name
+        assert f"#skipstone.{name}" in index, name
+
+
+def test_the_reference_has_types_that_lead_to_their_pages(site: Path) -> None:
+    page = (site / "api" / "run.html").read_text(encoding="utf-8")
+    load = page.partition('id="skipstone.load"')[2].partition('id="skipstone.Model"')[0]
+    assert 'href="#skipstone.Model"' in load
+    assert "local_files_only" in load
+    assert 'href="errors.html#skipstone.CheckpointError"' in load
+
+
+def test_every_command_and_option_is_described(site: Path) -> None:
+    page = (site / "cli.html").read_text(encoding="utf-8")
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert f'id="skipstone-{name}"' in page
+        flags = [flag for option in command.params for flag in option.opts if flag[:2] == "--"]
+        assert flags
+        for flag in flags:
+            assert f'id="cmdoption-skipstone-{name}-{flag[2:]}"' in page, (name, flag)
+
+
+def test_every_variable_that_is_read_is_on_the_page_of_the_environment() -> None:
+    page = (DOCS / "environment.md").read_text(encoding="utf-8")
+    read = set[str]()
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        read |= set(re.findall(r"""environ(?:\.get|\.setdefault)?[(\[]["'](\w+)["']""", text))
+        read |= set(re.findall(r"""["'](\w+)["'] (?:not )?in os\.environ""", text))
+        read |= set(re.findall(r"constants\.(HF_\w+)", text))
+    assert {"OMP_NUM_THREADS", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"} <= read
+    assert {name for name in read if f"`{name}`" not in page} == set()
+
+
+def test_the_glossary_has_the_words_of_the_field(site: Path) -> None:
+    page = (site / "glossary.html").read_text(encoding="utf-8")
+    words = (
+        "request slot step block commit refresh skip age canvas row in-flight drain admit release"
+    )
+    for word in words.split():
+        assert f'id="term-{word}"' in page, word
+
+
+def test_the_pictures_are_small() -> None:
+    for picture in (DOCS / "images").glob("report-*.png"):
+        assert picture.stat().st_size < 60_000, picture
 
 
 @pytest.mark.parametrize("link", ["[gone](gone.md)", "[here](#gone)", "[there](other.md#gone)"])
