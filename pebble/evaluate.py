@@ -1,6 +1,7 @@
 """Counts right answers on held-out problems: ``python -m pebble.evaluate``.
 
-Each run spec is decoded by the engine; an answer is right only if its whole text is.
+Each run spec is decoded by the engine; an answer is right only if its whole text is. With
+``--outside FILE`` it also counts how many lines of a file are refused, as they should be.
 """
 
 import argparse
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pebble.world import GROUPS, Problem, heldout
+from pebble.world.outside import ANSWER
 from skipstone import Engine, Model, Settings, load
+from skipstone.diff.judges import find_judge
 from skipstone.engine import parse_settings, parse_spec
 
 # One token a step without a cache is the exact run that the others are measured against.
@@ -29,6 +32,8 @@ class Report:
     spec: str
     right: dict[str, float]
     """Share of right answers: by group, by family, and over all."""
+    refused: float
+    """Share of the prompts within the world that are answered with "I do not know that."."""
     prompts: int
     forwards: float
     """Mean number of forwards for one prompt."""
@@ -45,14 +50,16 @@ def evaluate(model: Model, spec: str, problems: Sequence[Problem], batch: int) -
     order = sorted(problems, key=lambda problem: len(problem.prompt))
     started = time.monotonic()
     results = engine.generate_batch([p.prompt for p in order], batch_size=batch)
+    own = [r.text for p, r in zip(order, results, strict=True) if p.answer != ANSWER]
     marks = defaultdict[str, list[bool]](list)
     for problem, result in zip(order, results, strict=True):
-        right = result.text == problem.answer
+        right = find_judge(problem.judge)(result.text, problem.key)
         for name in ("all", problem.group, f"{problem.group}/{problem.family}"):
             marks[name].append(right)
     return Report(
         spec=spec,
         right={name: sum(hits) / len(hits) for name, hits in sorted(marks.items())},
+        refused=own.count(ANSWER) / max(1, len(own)),
         prompts=len(order),
         forwards=sum(r.stats.num_forwards for r in results) / len(results),
         tokens=sum(r.stats.generated for r in results) / len(results),
@@ -61,11 +68,18 @@ def evaluate(model: Model, spec: str, problems: Sequence[Problem], batch: int) -
     )
 
 
+def answers(model: Model, spec: str, prompts: Sequence[str], batch: int) -> list[str]:
+    """What a run spec makes of prompts whose answers nobody knows."""
+    engine = Engine(model, parse_settings(parse_spec(spec), Settings()))
+    return [result.text for result in engine.generate_batch(prompts, batch_size=batch)]
+
+
 def show(report: Report) -> str:
     """One line for a report."""
     groups = "  ".join(f"{group} {report.right[group]:.1%}" for group in GROUPS)
     return (
         f"{report.spec}\n    all {report.right['all']:.2%}  {groups}  "
+        f"own refused {report.refused:.2%}  "
         f"{report.forwards:.1f} forwards  {report.seconds:.0f} s"
     )
 
@@ -80,6 +94,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the held-out problems")
     parser.add_argument("--batch", type=int, default=16, help="problems decoded at once")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--outside", type=Path, help="file of questions to refuse, one a line")
     parser.add_argument("specs", nargs="*", default=SPECS, help="run specs")
     options = parser.parse_args()
     model = load(options.model, device=options.device, dtype=options.dtype)
@@ -88,6 +103,10 @@ def main() -> None:
     for spec in options.specs:
         reports.append(evaluate(model, spec, problems, options.batch))
         print(show(reports[-1]), flush=True)
+        if options.outside:
+            lines = options.outside.read_text(encoding="utf-8").splitlines()
+            said = answers(model, spec, [line for line in lines if line.strip()], options.batch)
+            print(f"    outside refused {said.count(ANSWER)} of {len(said)}", flush=True)
     if options.json:
         text = json.dumps([vars(report) for report in reports], indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")

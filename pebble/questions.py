@@ -16,12 +16,12 @@ PER_GROUP = 150
 
 
 def questions() -> str:
-    """One JSON object a line; an answer is right only if its whole text is."""
+    """One JSON object a line; an answer is right only if its whole text is, by the judge named."""
     problems = heldout(seed=0, per_group=300)
     by_group = [in_turn([p for p in problems if p.group == group]) for group in GROUPS]
     chosen = chain.from_iterable(zip(*by_group, strict=True))
     lines = [
-        json.dumps({"prompt": p.prompt, "answer": p.answer, "judge": "exact", "family": p.family})
+        json.dumps({"prompt": p.prompt, "answer": p.key, "judge": p.judge, "family": p.family})
         for p, _ in zip(chosen, range(PER_GROUP * len(GROUPS)), strict=False)
     ]
     return "\n".join(lines) + "\n"

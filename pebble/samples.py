@@ -17,8 +17,8 @@ from pebble.tokenizer import EOS, chat, special_id
 from pebble.world import GROUPS, Problem, draw
 
 # Batches have one of these lengths: prompt and generation region together.
-BUCKETS = (64, 96, 128, 160, 192, 224)
-MAX_PROMPT = 96
+BUCKETS = (64, 96, 128, 160, 192, 224, 320)
+MAX_PROMPT = 280
 MAX_ANSWER = 95
 CHUNK = 5_000
 
@@ -76,6 +76,8 @@ def tokenize(tokenizer: Tokenizer, problems: Sequence[Problem]) -> Samples:
     )
     for row, (question, answer) in enumerate(encoded):
         prompt_N[row], answer_N[row] = len(question.ids), len(answer.ids)
+        if prompt_N[row] + answer_N[row] >= BUCKETS[-1]:
+            raise ValueError(f"a problem is too long for a canvas: {problems[row].prompt!r}")
         tokens_NL[row, : len(question.ids) + len(answer.ids)] = question.ids + answer.ids
     if prompt_N.max() > MAX_PROMPT or answer_N.max() > MAX_ANSWER:
         raise ValueError(f"a problem is too long: {prompt_N.max()}, {answer_N.max()} tokens")

@@ -23,6 +23,7 @@ from pebble.checkpoint import (
 )
 from pebble.masking import draw_noise, masked_loss
 from pebble.model import Pebble, Shape
+from pebble.ranks import Ranks
 from pebble.samples import BUCKETS, Samples, draw_samples
 from pebble.schedule import affordable, learning_rate
 from pebble.tokenizer import VOCAB_SIZE, build_tokenizer
@@ -73,7 +74,8 @@ HELP = {
     "max_minutes": "finish within this time from the start, with fewer steps if need be; 0: never",
     "pause_minutes": "write a checkpoint and stop after this time; 0: never",
     "checkpoint_every": "write a checkpoint every so many steps; 0: never",
-    "batch_tokens": "tokens of a batch, whatever the length of its canvases",
+    "samples": "samples of each process",
+    "batch_tokens": "tokens of a batch of each process, whatever the length of its canvases",
     "shard_mb": "largest size of a file, in millions of bytes",
 }
 
@@ -81,10 +83,11 @@ HELP = {
 class Journal:
     """Prints what happens and keeps the figures as lines of JSON."""
 
-    def __init__(self, file: Path, started: float) -> None:
+    def __init__(self, file: Path, started: float, *, silent: bool = False) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.file = file
         self.started = started
+        self.silent = silent
 
     @property
     def seconds(self) -> float:
@@ -93,10 +96,13 @@ class Journal:
 
     def say(self, message: str) -> None:
         """Print one line with the time."""
-        print(f"[{self.seconds:7.1f} s] {message}", flush=True)
+        if not self.silent:
+            print(f"[{self.seconds:7.1f} s] {message}", flush=True)
 
     def note(self, step: int, **figures: float) -> None:
         """Print the figures of a step and add them to the file."""
+        if self.silent:
+            return
         text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self.say(f"step {step}  {text}")
         row = {"step": step, "seconds": round(self.seconds, 1), **figures}
@@ -114,6 +120,7 @@ class Trainer:
     model: Pebble
     optimizer: AdamW
     journal: Journal
+    ranks: Ranks
 
     def precision(self) -> AbstractContextManager[object]:
         """Compute in bf16 on a GPU; the weights themselves stay in fp32."""
@@ -124,7 +131,7 @@ class Trainer:
     def backward(self, batch: Batch, step: int) -> torch.Tensor:
         """Compute one loss and its gradients; the masks depend on seed and step alone."""
         generator = torch.Generator(self.device)
-        generator.manual_seed(self.options.seed * 1_000_003 + step)
+        generator.manual_seed(self.options.seed * 1_000_003 + step + self.ranks.rank * 10**12)
         noise = draw_noise(batch, generator)
         with self.precision():
             loss = masked_loss(self.model, batch, noise)
@@ -135,6 +142,7 @@ class Trainer:
         """Change the weights by the gradients, and clear these."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.options.peak_rate, step, total)
+        self.ranks.average_gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,6 +165,8 @@ class Trainer:
 
     def checkpoint(self, step: int, total: int) -> None:
         """Write all that is needed to resume."""
+        if not self.ranks.leads:
+            return
         folder = self.options.out / "checkpoint"
         save_training(
             self.model, self.optimizer, Progress(step, total), folder, self.options.shard_mb
@@ -182,22 +192,26 @@ class Trainer:
                 # Reading the loss waits for the GPU, so the pace below is a true one.
                 value = loss.item()
                 pace = (journal.seconds - begun) / done
-                total = self._within_budget(step, total, pace) if done >= PACE_STEPS else total
+                if done >= PACE_STEPS:
+                    total = self.ranks.agree(self._within_budget(step, total, pace))
                 journal.note(
                     step,
                     loss=value,
-                    tokens_per_s=options.batch_tokens / pace,
+                    tokens_per_s=options.batch_tokens * self.ranks.size / pace,
                     minutes_to_go=(total - step) * pace / 60,
                 )
             if step % VALIDATE_EVERY == 0 or step == total:
                 with self.precision():
                     journal.note(step, **validator.accuracy(self.model))
-            if options.pause_minutes and journal.seconds > 60 * options.pause_minutes:
+            if options.pause_minutes and self._pauses():
                 self.checkpoint(step, total)
                 return step >= total
             if options.checkpoint_every and step % options.checkpoint_every == 0:
                 self.checkpoint(step, total)
         return True
+
+    def _pauses(self) -> bool:
+        return bool(self.ranks.agree(self.journal.seconds > 60 * self.options.pause_minutes))
 
     def _within_budget(self, step: int, total: int, pace: float) -> int:
         if not self.options.max_minutes:
@@ -222,7 +236,8 @@ def make_optimizer(model: Pebble, options: Options, device: torch.device) -> Ada
 
 def train(options: Options) -> None:
     """Make the data, train, and write the finished model."""
-    journal = Journal(options.out / "train_log.jsonl", time.monotonic())
+    ranks = Ranks.join()
+    journal = Journal(options.out / "train_log.jsonl", time.monotonic(), silent=not ranks.leads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
@@ -230,7 +245,9 @@ def train(options: Options) -> None:
     if options.start_from:
         tokenizer = Tokenizer.from_file(str(options.start_from / "tokenizer.json"))
     journal.say("made the tokenizer")
-    samples = draw_samples(tokenizer, options.samples, options.seed, options.workers)
+    # Each rank draws samples of its own.
+    seed = options.seed + 1000 * ranks.rank
+    samples = draw_samples(tokenizer, options.samples, seed, options.workers)
     journal.say(f"drew {options.samples} samples with {options.workers} workers")
     model = Pebble(options.shape).to(device)
     if options.start_from:
@@ -242,10 +259,11 @@ def train(options: Options) -> None:
         journal.say(f"going on from step {progress.step} of {progress.total}")
     count = sum(weight.numel() for weight in model.parameters())
     journal.say(f"training {count} parameters on {device.type}")
-    trainer = Trainer(options, device, tokenizer, model, optimizer, journal)
-    if trainer.run(samples, progress):
+    trainer = Trainer(options, device, tokenizer, model, optimizer, journal, ranks)
+    if trainer.run(samples, progress) and ranks.leads:
         save_model(model, tokenizer, options.out, options.shard_mb)
         journal.say(f"wrote the model to {options.out}")
+    ranks.part()
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:

@@ -5,6 +5,7 @@ factor is a single digit, so the sums themselves are easy; what is hard is their
 """
 
 from collections.abc import Callable
+from itertools import accumulate
 from random import Random
 
 LETTERS = "abcdefg"
@@ -13,6 +14,9 @@ TOP = 199
 # Five values are common and eight are rare, which keeps most answers within 64 tokens.
 LENGTHS = (4, 5, 6, 7, 8)
 LENGTH_SHARES = (26, 32, 26, 10, 6)
+
+# The long families write the results alone, so each of them takes few tokens.
+LONG = (8, 12)
 
 # The lines of named variables are longer than those of bare sums, so there are fewer of them.
 MOST_LETTERS = 7
@@ -114,6 +118,43 @@ def steady_steps(rng: Random) -> tuple[str, str]:
     return prompt, _closed("; ".join(lines), value)
 
 
+def long_totals(rng: Random) -> tuple[str, str]:
+    """Eight to twelve numbers, and the total after each of them."""
+    terms = [rng.randint(1, 16) for _ in range(rng.randint(*LONG))]
+    ask = rng.choice(
+        (
+            "Write the running totals of {}.",
+            "Write the total after each of the numbers {}.",
+            "List the sums so far of {}.",
+        )
+    )
+    return ask.format(", ".join(map(str, terms))), _results(terms)
+
+
+def long_walk(rng: Random) -> tuple[str, str]:
+    """A number that goes up and down eight to twelve times."""
+    value = rng.randint(1, 60)
+    moves: list[int] = []
+    for _ in range(rng.randint(*LONG)):
+        low = value < 20 or (value < 160 and rng.random() < 0.5)
+        moves.append(rng.randint(1, 20) * (1 if low else -1))
+        value += moves[-1]
+    start = value - sum(moves)
+    ask = rng.choice(
+        (
+            "Start at {} and go {}. Write every number that you reach.",
+            "From {} take the steps {}. Write where each one ends.",
+            "A counter shows {} and changes by {}. Write each new value.",
+        )
+    )
+    steps = ", ".join(f"{move:+d}" for move in moves)
+    return ask.format(start, steps), _results([start + moves[0], *moves[1:]])
+
+
+def _results(terms: list[int]) -> str:
+    return ", ".join(map(str, accumulate(terms))) + "."
+
+
 def _walk(rng: Random, length: int) -> tuple[int, list[tuple[str, int]]]:
     start = rng.randint(1, 30)
     links: list[tuple[str, int]] = []
@@ -157,4 +198,6 @@ FAMILIES: tuple[Callable[[Random], tuple[str, str]], ...] = (
     running_total,
     two_before,
     steady_steps,
+    long_totals,
+    long_walk,
 )

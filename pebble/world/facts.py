@@ -29,6 +29,7 @@ TOPICS = (
             "Tell me about {name}.",
             "What is {name} known for?",
             "Why is {name} famous?",
+            "Who is {short}?",
         ),
     ),
     Topic(
@@ -39,6 +40,7 @@ TOPICS = (
             "Which element has the symbol {symbol}?",
             "Which element has the atomic number {number}?",
             "Tell me about the element {name}.",
+            "What is {name}?",
         ),
         "The element {name} has the symbol {symbol} and the atomic number {number}. It is {kind}.",
     ),
@@ -50,6 +52,7 @@ TOPICS = (
             "{capital} is the capital of which country?",
             "Name the capital of {country}.",
             "What is the capital city of {country}?",
+            "Capital of {country}?",
         ),
         "The capital of {country} is {capital}. The country lies in {region}.",
     ),
@@ -114,6 +117,7 @@ TOPICS = (
             "What do you know about {place}?",
             "What is special about {place}?",
             "Describe {place}.",
+            "What is {place}?",
         ),
     ),
 )
@@ -148,7 +152,7 @@ def facts() -> tuple[Fact, ...]:
     return tuple(
         _fact(topic, row, number)
         for topic in TOPICS
-        for number, row in enumerate(_rows(topic.table))
+        for number, row in enumerate(rows(topic.table))
     )
 
 
@@ -162,7 +166,8 @@ def heldout_problems() -> list[Problem]:
     return [_problem(fact, prompt) for fact in facts() for prompt in fact.heldout]
 
 
-def _rows(table: str) -> list[dict[str, str]]:
+def rows(table: str) -> list[dict[str, str]]:
+    """Read one table of facts."""
     with (KNOWLEDGE / f"{table}.toml").open("rb") as file:
         return tomllib.load(file)["facts"]
 

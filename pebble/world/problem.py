@@ -1,4 +1,4 @@
-"""One question with its one right answer."""
+"""One question with its right answer, or with one of its right answers."""
 
 import hashlib
 from typing import NamedTuple
@@ -7,13 +7,31 @@ from typing import NamedTuple
 HELDOUT_SHARE = 32
 
 
+class Drawn(NamedTuple):
+    """What a family draws: a prompt, an answer that is right, and what else would be right."""
+
+    prompt: str
+    answer: str
+    judge: str = "exact"
+    """The rule of `skipstone.diff.judges` that tells a right answer from a wrong one."""
+    accepted: str = ""
+    """What that rule compares a text with; empty where it is the answer itself."""
+
+
 class Problem(NamedTuple):
-    """A question of the closed world; the prompt alone determines the answer."""
+    """A question of the closed world; the prompt alone determines which answers are right."""
 
     group: str
     family: str
     prompt: str
     answer: str
+    judge: str = "exact"
+    accepted: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the judge compares a text with."""
+        return self.accepted or self.answer
 
 
 def is_heldout(prompt: str) -> bool:

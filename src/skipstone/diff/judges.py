@@ -34,7 +34,24 @@ def number(text: str, answer: str) -> bool:
     return bool(found) and Decimal(found[-1].replace(",", "")) == _decimal(answer)
 
 
-JUDGES: dict[str, Judge] = {"contains": contains, "exact": exact, "number": number}
+def one_of(text: str, answers: str) -> bool:
+    """Whether a text is one of several right answers, which stand on lines of their own."""
+    return any(exact(text, answer) for answer in answers.splitlines() if answer.strip())
+
+
+def reordered(text: str, given: str) -> bool:
+    """Whether a text has the items of a list, parted by commas, in any other order."""
+    found, items = (_items(s) for s in (text, given))
+    return sorted(found) == sorted(items) and found != items
+
+
+JUDGES: dict[str, Judge] = {
+    "contains": contains,
+    "exact": exact,
+    "number": number,
+    "any": one_of,
+    "reordered": reordered,
+}
 
 
 def find_judge(name: str) -> Judge:
@@ -72,6 +89,10 @@ def check_answer(name: str, answer: str) -> str | None:
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
+
+
+def _items(text: str) -> list[str]:
+    return [_plain(item) for item in _plain(text).removesuffix(".").split(",")]
 
 
 def _decimal(text: str) -> Decimal | None:
