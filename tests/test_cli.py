@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import click
 import pytest
 
+from skipstone import load
 from skipstone.cli.main import COMMANDS, run, skipstone
 from skipstone.engine import parse_settings
 
@@ -45,14 +47,19 @@ def test_generate_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str])
         "tokens_per_second",
         "settings",
     }
-    assert len(value["tokens"]) == 64
     assert value["masks_left"] == 0
-    assert parse_settings(value["settings"]).gen_length == 64
+    # Numbers are numbers, and the answer ends before its first EOS.
+    assert value["settings"]["gen_length"] == 64
+    assert value["settings"]["temperature"] == 0.0
+    assert value["settings"]["seed"] is None
+    assert value["settings"]["eos_stop"] is True
+    text = load("pebble").text
+    assert text.decode(value["tokens"]) == value["text"]
+    assert len(value["tokens"]) < 64
+    assert parse_settings({n: str(v) for n, v in value["settings"].items()}).gen_length == 64
 
 
 def test_ids_and_text_of_one_prompt_give_one_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    from skipstone import load
-
     ids = ",".join(map(str, load("pebble").text.encode(QUESTION)))
     _, from_text, _ = call(capsys, "generate", QUESTION, "--json", *FAST)
     _, from_ids, _ = call(capsys, "generate", "--prompt-ids", ids, "--json", *FAST)
@@ -70,8 +77,13 @@ def test_batch_files_give_one_answer_a_prompt(
     _, plain, _ = call(capsys, "generate", "--batch-file", str(lines), *FAST)
     code, as_json, _ = call(capsys, "generate", "--batch-file", str(objects), "--json", *FAST)
     assert code == 0
-    texts = [json.loads(line)["text"] for line in as_json.splitlines()]
-    assert plain.splitlines() == texts
+    answers = [json.loads(line) for line in as_json.splitlines()]
+    texts = [answer["text"] for answer in answers]
+    assert [(answer["number"], answer["prompt"]) for answer in answers] == [
+        (number, question) for number, question in enumerate(questions, start=1)
+    ]
+    labelled = [(f"[{i + 1}] {questions[i]}", f"    {texts[i]}") for i in range(2)]
+    assert plain.splitlines() == [line for pair in labelled for line in pair]
     assert "Newton" in texts[0]
     assert "Ankara" in texts[1]
 
@@ -161,7 +173,7 @@ def test_compare_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) 
     assert value["b"]["settings"]["cache"] == "none"
     differing = [
         i
-        for i, pair in enumerate(zip(value["a"]["tokens"], value["b"]["tokens"], strict=True))
+        for i, pair in enumerate(zip_longest(value["a"]["tokens"], value["b"]["tokens"]))
         if pair[0] != pair[1]
     ]
     assert value["differing_positions"] == differing
@@ -200,14 +212,25 @@ def test_the_options_are_the_planned_ones() -> None:
     )
     shared = set(run_options.split())
     planned = {
-        "generate": shared | {"--batch-file", "--batch-size", "--stream"},
-        "compare": shared | {"--a", "--b", "--report"},
+        "generate": shared | {"--ids", "--batch-file", "--batch-size", "--stream"},
+        "compare": shared | {"--ids", "--a", "--b", "--report"},
         "policies": {"--json", "--debug"},
         "env": {"--json", "--debug"},
-        "trace": shared | {"--batch-file", "--batch-size", "--output", "--level", "--window"},
+        "trace": shared
+        | {"--ids", "--batch-file", "--batch-size", "--output", "--level", "--window"},
         "diagnose": shared | {"--sample", "--time-limit"},
-        "step": {"--at", "--with", "--model", "--sample", "--json", "--debug"},
-        "show": {"--sample", "--steps", "--step", "--events", "--verify", "--json", "--debug"},
+        "step": {"--ids", "--at", "--with", "--model", "--sample", "--json", "--debug"},
+        "show": {
+            "--ids",
+            "--model",
+            "--sample",
+            "--steps",
+            "--step",
+            "--events",
+            "--verify",
+            "--json",
+            "--debug",
+        },
         "export": {"--to", "--output", "--debug"},
         "report": {
             "--output",
@@ -223,7 +246,7 @@ def test_the_options_are_the_planned_ones() -> None:
         "bench": {"--only", "--model", "--device", "--dtype", "--batch", "--context", "--rows"}
         | {"--skip-layer-k", "--going", "--refresh", "--generation", "--peer", "--repeats"}
         | {"--output", "--json", "--debug"},
-        "diff": {"--sample", "--floor", "--model", "--json", "--debug"},
+        "diff": {"--ids", "--model", "--sample", "--floor", "--json", "--debug"},
         "audit": shared - {"--prompt-ids"}
         | {"--baseline", "--candidate", "--prompts", "--max-disagreement", "--level"}
         | {"--confidence", "--batch", "--output", "--judge", "--junit", "--sarif"},

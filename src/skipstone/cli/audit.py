@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from skipstone.cli.escape import printable, shortened
+from skipstone.cli.escape import shortened
 from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.junit import junit_xml
 from skipstone.cli.options import RunSpec, given, parse_rate, run_options, run_spec
 from skipstone.cli.progress import progress
 from skipstone.cli.prompts import judge_option, read_questions
 from skipstone.cli.sarif import sarif_log
+from skipstone.cli.terminal import note, say, say_json
 from skipstone.diff.agreement import (
     Judgement,
     Known,
@@ -108,10 +109,10 @@ def audit_command(
     report = Report(path, level, questions, rows, judge(count, len(rows), rate, confidence))
     report.write(junit, sarif)
     if as_json:
-        print(json.dumps(report.as_json() | describe(*engines)))
+        say_json(report.as_json() | describe(*engines))
     else:
         for line in report.lines((baseline, candidate)):
-            print(line)
+            say(line)
     return 0 if report.judgement.verdict == "PASS" else 1
 
 
@@ -169,9 +170,9 @@ class Report:
     def lines(self, specs: tuple[str, str]) -> Iterator[str]:
         """The report for people."""
         found = self.judgement
-        yield f"audit of {found.total} prompts in {printable(str(self.path))}"
-        yield f"baseline   {printable(specs[0])}"
-        yield f"candidate  {printable(specs[1])}"
+        yield f"audit of {found.total} prompts in {self.path}"
+        yield f"baseline   {specs[0]}"
+        yield f"candidate  {specs[1]}"
         yield (
             f"disagree   {found.disagreements} of {found.total} ({_percent(found.rate)}) in the "
             f"{self.level}; {_percent(found.confidence)} interval {_percent(found.low)} to "
@@ -229,7 +230,7 @@ def _unrepeated(questions: Sequence[Question]) -> list[Question]:
         first.setdefault(question.prompt, question)
     repeats = len(questions) - len(first)
     if repeats:
-        click.echo(f"note: {repeats} repeated prompts are counted once", err=True)
+        note(f"{repeats} repeated prompts are counted once")
     return list(first.values())
 
 
@@ -250,7 +251,7 @@ def _engines(a: RunSpec, b: RunSpec) -> tuple[Engine, Engine]:
     second = Engine(model if _key(a) == _key(b) else b.load(), b.settings)
     specs = describe(first, second)
     if specs["baseline"] == specs["candidate"]:
-        click.echo("note: baseline and candidate are the same run", err=True)
+        note("baseline and candidate are the same run")
     return first, second
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.markup import escape
 
 from skipstone.bench.plan import SECTIONS
 from skipstone.cli.idle import say_idle
-from skipstone.cli.terminal import strict_json
+from skipstone.cli.progress import status
+from skipstone.cli.terminal import aside, say, say_json
 from skipstone.errors import ConfigError, nearest
 from skipstone.outputs import check_output
 
@@ -97,8 +94,8 @@ def bench(
     peer = parse_peer(texts["peer"]) if texts["peer"] else None
     subject = Subject.of(texts["model"], device, dtype)
     plan = subject.plan(sections, texts)
-    with _status() as tell:
-        tell("checking that it is right")
+    with status("checking that it is right") as told:
+        tell = told or (lambda text: None)
         checks = gate(subject.pebble, _QUESTIONS, subject.torch_dtype)
         if not all(check.passed for check in checks):
             return _refused(checks, as_json=as_json)
@@ -115,9 +112,9 @@ def bench(
     if output is not None:
         page.save(output, finished=True)
     if as_json:
-        print(strict_json(page.as_json(finished=True)))
+        say_json(page.as_json(finished=True))
     else:
-        print(_about(page))
+        say(_about(page))
         print_cells(found)
     return 0
 
@@ -156,11 +153,10 @@ def _command(ctx: click.Context) -> str:
 def _refused(checks: Sequence[Check], *, as_json: bool) -> int:
     """Say which check failed, and no speed."""
     if as_json:
-        print(strict_json({"gate": [asdict(check) for check in checks]}))
+        say_json({"gate": [asdict(check) for check in checks]})
     for check in checks:
         if not check.passed:
-            line = f"gate failed: {check.check}: {check.detail}; nothing was timed"
-            print(line, file=sys.stderr)
+            aside(f"gate failed: {check.check}: {check.detail}; nothing was timed")
     return 1
 
 
@@ -173,14 +169,3 @@ def _about(page: Page) -> str:
         f"TB/s, {rig.card.flops / 1e12:.3g} TFLOP/s; torch {torch.__version__}; "
         f"{len(page.gate)} checks passed"
     )
-
-
-@contextmanager
-def _status() -> Generator[Callable[[str], None]]:
-    """A line that says what is going on, where there is a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: None
-        return
-    with console.status("") as status:
-        yield lambda text: status.update(escape(text))

@@ -8,7 +8,8 @@ from typing import Any
 from skipstone.bench.cells import GenerationCell, RefreshCell, SkipCell, StepCell
 from skipstone.bench.peer import PeerCell
 from skipstone.bench.run import Cell, Unmeasured
-from skipstone.cli.terminal import print_table
+from skipstone.cli.tables import say_table
+from skipstone.cli.terminal import say
 
 Column = tuple[str, Callable[[Any], object]]
 
@@ -19,9 +20,10 @@ def print_cells(cells: Sequence[Cell]) -> None:
         rows = [cell for cell in cells if isinstance(cell, kind)]
         if not rows:
             continue
-        print(f"\n{title}")
+        say()
+        say((title, "head"))
         names = [name for name, _ in columns]
-        print_table(names, [[value(row) for _, value in columns] for row in rows])
+        say_table(names, [[value(row) for _, value in columns] for row in rows])
 
 
 def _ms(value: float) -> str:

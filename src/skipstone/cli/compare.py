@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text as Styled
 
 from skipstone.cli.options import RunSpec, given, parse_ids, run_options, run_spec
 from skipstone.cli.report import report_pair
+from skipstone.cli.tables import say_table
+from skipstone.cli.terminal import drawing_console, say, say_json
+from skipstone.cli.tokens import Tokens, ids_option, tokens_of_model
 from skipstone.diff import Comparison, Divergence
 from skipstone.diff import compare as compare_records
 from skipstone.diff.compare import similarity_by_block
@@ -39,6 +38,7 @@ _SHOWN_POSITIONS = 12
 @click.option("--b", "spec_b", metavar="SPEC", required=True, help="The other run.")
 @run_options
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
+@ids_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--report", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page, too."
@@ -49,6 +49,7 @@ def compare(
     spec_b: str,
     prompt_ids: str | None,
     *,
+    ids: bool,
     as_json: bool,
     page: Path | None,
     **options: object,
@@ -68,16 +69,16 @@ def compare(
     shared = given(options)
     a, b = (run_spec({**shared, **parse_spec(spec)}) for spec in (spec_a, spec_b))
     models = _load(a, b)
-    console = Console(stderr=True)
     level: Level = "decisions" if page is None else "sketches"
-    result_a, recorder_a = _run(models[0], a, source, level, console)
-    result_b, recorder_b = _run(models[1], b, source, level, console)
+    result_a, recorder_a = _run(models[0], a, source, level)
+    result_b, recorder_b = _run(models[1], b, source, level)
     comparison = compare_records(recorder_a.records[0], recorder_b.records[0])
     if as_json:
         sides = {"a": result_a.as_json(), "b": result_b.as_json()}
-        print(json.dumps(comparison.as_json() | sides, ensure_ascii=False))
+        say_json(comparison.as_json() | sides)
     else:
-        _print(comparison, (result_a, result_b), (spec_a, spec_b), models[0], a, prompt)
+        tokens = tokens_of_model(models[0], ids=ids)
+        _print(comparison, (result_a, result_b), (spec_a, spec_b), tokens, a, prompt)
     if page is not None:
         from skipstone.cli.specs import Pair
         from skipstone.engine import Engine
@@ -96,16 +97,14 @@ def _load(a: RunSpec, b: RunSpec) -> tuple[Model, Model]:
     return model, model if same else b.load()
 
 
-def _run(
-    model: Model, spec: RunSpec, prompt: Prompt, level: Level, console: Console
-) -> tuple[Result, Recorder]:
+def _run(model: Model, spec: RunSpec, prompt: Prompt, level: Level) -> tuple[Result, Recorder]:
     from skipstone.cli.watch import watching
     from skipstone.engine import Engine
     from skipstone.engine.observe import Observers
     from skipstone.tracing import Recorder
 
     engine, recorder = Engine(model, spec.settings), Recorder(level)
-    with watching(stream=False, console=console) as bar:
+    with watching(stream=False, console=drawing_console()) as bar:
         members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)
         return engine.generate(prompt, observer=Observers(members)), recorder
 
@@ -114,30 +113,27 @@ def _print(
     comparison: Comparison,
     results: tuple[Result, Result],
     specs: tuple[str, str],
-    model: Model,
+    tokens: Tokens,
     shared: RunSpec,
     prompt: str | None,
 ) -> None:
     where = f"{shared.model}, {comparison.a.header.dtype} on {comparison.a.header.device}"
     name = f"{prompt!r} " if prompt is not None else ""
-    print(f"prompt {name}({results[0].prompt_tokens} tokens, {where})")
+    say(("prompt ", "label"), f"{name}({results[0].prompt_tokens} tokens, {where})")
     for label, spec, result in zip("AB", specs, results, strict=True):
-        stats = result.stats
-        print(f"\n{label}  {spec}")
-        print(f"   {' '.join(result.text.split())}")
-        print(
-            f"   {stats.num_forwards} forwards, {stats.skip_share:.1%} of row-layers skipped, "
-            f"{stats.seconds:.2f} s, {stats.tokens_per_second:.1f} tokens/s"
-        )
-        for note in result.notes:
-            print(f"   note: {note}")
-    print()
-    for line in _verdict(comparison, model):
-        print(line)
+        say()
+        say((f"{label}  {spec}", "head"))
+        say(f"   {' '.join(result.text.split())}")
+        say((f"   {result.stats}", "label"))
+        for text in result.notes:
+            say("   ", ("note: ", "doubt"), text)
+    say()
+    for line in _verdict(comparison, tokens):
+        say(line)
     _print_similarity(comparison)
 
 
-def _verdict(comparison: Comparison, model: Model) -> list[str]:
+def _verdict(comparison: Comparison, tokens: Tokens) -> list[str]:
     """Where the runs part, in words."""
     start, first = comparison.a.prompt_length, comparison.first
     if first is None:
@@ -147,7 +143,7 @@ def _verdict(comparison: Comparison, model: Model) -> list[str]:
         f"{first.position - start} (position {first.position}): {_what(first, comparison)}"
     ]
     for label, candidate in (("A", first.a), ("B", first.b)):
-        lines.append(f"   {label}  {_describe(candidate, model)}")
+        lines.append(f"   {label}  {_describe(candidate, tokens)}")
     differing = comparison.differing_positions
     if differing:
         shown = ", ".join(str(p - start) for p in differing[:_SHOWN_POSITIONS])
@@ -172,28 +168,36 @@ def _what(first: Divergence, comparison: Comparison) -> str:
     return f"A commits {a}, B commits {b}"
 
 
-def _describe(candidate: Candidate | None, model: Model) -> str:
+def _describe(candidate: Candidate | None, tokens: Tokens) -> str:
     if candidate is None:
         return "has no scores for it in this step"
-    token = model.text.token(candidate.token)
     age = f", from logits {candidate.age} forwards old (it skipped)" if candidate.age else ""
     bound = "" if candidate.bound is None else f" against {candidate.bound:.4g}"
     verb = "commits" if candidate.committed else "holds back"
     return (
-        f"{verb} {token!r} (id {candidate.token}), confidence {candidate.confidence:.6f}{bound}, "
-        f"margin {candidate.margin:.2g}{age}"
+        f"{verb} {tokens(candidate.token)}, confidence {candidate.confidence:.6f}{bound}, margin "
+        f"{candidate.margin:.2g} before {tokens(candidate.runner_up)}{age}"
     )
 
 
 def _print_similarity(comparison: Comparison) -> None:
     """A table of what the skip rules saw, if any did."""
-    table = Table(box=None, pad_edge=False, header_style="")
-    for column in ("similarity", "block", "judged", "smallest", "median", "largest", "skipped"):
-        table.add_column(column, justify="left" if column == "similarity" else "right")
-    for label, record in (("A", comparison.a), ("B", comparison.b)):
-        for row in similarity_by_block(record):
-            numbers = (row.smallest, row.median_mean, row.largest_mean)
-            cells = [label, str(row.block), str(row.judged), *(f"{n:.6f}" for n in numbers)]
-            table.add_row(*(Styled(cell) for cell in (*cells, f"{row.skipped}/{row.judged}")))
-    if table.row_count:
-        Console(width=100, highlight=False, color_system=None).print(table)
+    columns = ("run", "block", "judged", "skipped", "smallest similarity", "median", "largest")
+    rows = [
+        (
+            label,
+            row.block,
+            row.judged,
+            row.skipped,
+            *map(_similarity, (row.smallest, row.median_mean, row.largest_mean)),
+        )
+        for label, record in (("A", comparison.a), ("B", comparison.b))
+        for row in similarity_by_block(record)
+    ]
+    if rows:
+        say()
+        say_table(columns, rows, keys=2)
+
+
+def _similarity(value: float) -> str:
+    return f"{value:.6f}"

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
-from skipstone.cli.escape import printable
+from skipstone.cli.escape import json_text
 from skipstone.cli.idle import say_idle
 from skipstone.cli.options import given, parse_ids, run_options
-from skipstone.cli.terminal import strict_json
+from skipstone.cli.progress import status
+from skipstone.cli.terminal import note, say, say_json
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.diagnose import diagnose as explain
@@ -69,10 +66,10 @@ def diagnose(
         source = parse_ids(prompt_ids) if prompt_ids is not None else prompt
         diagnosis = _of_specs(a, b, shared, source, limit)
     if as_json:
-        print(strict_json(diagnosis.as_json()))
+        say_json(diagnosis.as_json())
     else:
         for line in diagnosis.lines():
-            print(printable(line))
+            say(line)
     return 1 if diagnosis.parted or diagnosis.cause is not None else 0
 
 
@@ -125,7 +122,7 @@ def explained(pair: Pair, time_limit: float) -> Diagnosis:
     """Ask every rule, and keep what the experiments found in the traces."""
     from skipstone.tracing.experiments import Laboratory
 
-    with _progress() as tell:
+    with status("looking at the traces") as tell:
         lab = Laboratory(pair.a, pair.b, pair.reference, time_limit=time_limit, progress=tell)
         case = Case(pair.a.trace, pair.b.trace, lab, pair.a.sample, pair.b.sample)
         diagnosis = explain(case)
@@ -134,7 +131,7 @@ def explained(pair: Pair, time_limit: float) -> Diagnosis:
             _keep(pair.b.trace, lab, diagnosis)
         except TraceError as error:
             # What was found is worth more than its copy in the trace.
-            print(f"note: {printable(str(error))}", file=sys.stderr)
+            note(str(error))
     return diagnosis
 
 
@@ -150,16 +147,5 @@ def _keep(trace: StoredTrace, lab: Laboratory, diagnosis: Diagnosis) -> None:
         )
         for done in lab.done
     ]
-    verdict = Experiment("diagnosis", json.dumps({"side": "b"}), strict_json(diagnosis.as_json()))
+    verdict = Experiment("diagnosis", json.dumps({"side": "b"}), json_text(diagnosis.as_json()))
     trace.add_experiments([*kept, verdict])
-
-
-@contextmanager
-def _progress() -> Generator[Callable[[str], None] | None, None, None]:
-    """A line on the terminal that says what is being tried; nothing if there is none."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    with console.status("looking at the traces") as status:
-        yield status.update

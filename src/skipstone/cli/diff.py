@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from skipstone.cli.escape import printable, shortened
-from skipstone.cli.idle import say_idle
+from skipstone.cli.escape import shortened
+from skipstone.cli.terminal import note, say, say_json
+from skipstone.cli.tokens import Tokens, ids_option, text_of_trace, tokens_of_trace
 from skipstone.diff.align import align
 from skipstone.diff.difference import Difference, diff, sample_of
 from skipstone.diff.divergence import Divergence, first_decision
@@ -40,19 +39,27 @@ _SHOWN = 12
     type=click.Choice(["measure", "estimate"]),
     help="Noise: run A again, or guess from its dtype.  [default: measure, if that is possible]",
 )
-@click.option("--model", help="Where the model is, if it is a folder; measures the noise.")
+@click.option(
+    "--model", help="Where the model is, if it is a folder; measures the noise, names the tokens."
+)
+@ids_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks.")
 def diff_command(
-    a: Path, b: Path, sample: int, how: str | None, model: str | None, *, as_json: bool
+    a: Path,
+    b: Path,
+    sample: int,
+    how: str | None,
+    model: str | None,
+    *,
+    ids: bool,
+    as_json: bool,
 ) -> int:
     """Compare two recorded traces of one prompt: decisions, states, bits, answers.
 
     A is the baseline. Exits with 0 if both made the same decisions and tokens, 1 if not, 2 on an
     error.
     """
-    if how == "estimate" and model is not None:
-        say_idle("--model has no effect with --floor estimate, which runs nothing")
     with open_trace(a) as trace_a, open_trace(b) as trace_b:
         floor = None
         if how != "estimate":
@@ -60,10 +67,12 @@ def diff_command(
             floor = measured_floor(trace_a, trace_b, sample, how, named)
         found = diff(trace_a, trace_b, sample=sample, floor=floor)
     if as_json:
-        print(json.dumps(found.as_json(), ensure_ascii=False))
+        say_json(found.as_json())
     else:
-        for line in (*_head(found, (a, b)), *_firsts(found), *_rest(found)):
-            print(line)
+        header = found.a.header
+        tokens = tokens_of_trace(header, text_of_trace(header, model), ids=ids)
+        for line in (*_head(found, (a, b)), *_firsts(found, tokens), *_rest(found)):
+            say(line)
     return 0 if found.identical else 1
 
 
@@ -86,7 +95,7 @@ def measured_floor(
             raise ConfigError(
                 f"--floor measure runs A again, which fails: {error}; use --floor estimate"
             ) from error
-        print(f"note: noise is not measured: {printable(str(error))}", file=sys.stderr)
+        note(f"noise is not measured: {error}")
         return None
 
 
@@ -99,17 +108,17 @@ def _load(name: str, trace: StoredTrace) -> Model:
 def _head(found: Difference, paths: tuple[Path, Path]) -> Iterator[str]:
     for name, path, run, end in zip("AB", paths, (found.a, found.b), found.endings, strict=True):
         settings = " ".join(f"{s.name}={getattr(s, name.lower())}" for s in found.settings)
-        yield f"{name}  {printable(str(path))}: {_model(run)}, {end.forwards} forwards"
+        yield f"{name}  {path}: {_model(run)}, {end.forwards} forwards"
         yield f"   {shortened(settings) or 'the same settings'}"
         yield f"   {'(unfinished)' if end.text is None else shortened(end.text)}"
 
 
 def _model(run: RunRecord) -> str:
     header = run.header
-    return printable(f"{header.model}, {header.dtype} on {header.device}")
+    return f"{header.model}, {header.dtype} on {header.device}"
 
 
-def _firsts(found: Difference) -> Iterator[str]:
+def _firsts(found: Difference, tokens: Tokens) -> Iterator[str]:
     """The first decision, state and bit."""
     start, first = found.a.prompt_length, found.decision
     if first is None:
@@ -118,7 +127,7 @@ def _firsts(found: Difference) -> Iterator[str]:
         where = f"block {first.block}, step {first.step}, {_position(first.position, start)}"
         yield f"first decision  {where}: {_what(first, start)}"
         for name, candidate in (("A", first.a), ("B", first.b)):
-            yield f"   {name}  {_candidate(candidate)}"
+            yield f"   {name}  {_candidate(candidate, tokens)}"
     if found.closeness is not None:
         yield f"   {_closeness(found.closeness)}"
     if not found.tensors.tensors:
@@ -183,15 +192,15 @@ def _what(first: Divergence, start: int) -> str:
     return f"A commits {a}, B commits {b}"
 
 
-def _candidate(candidate: Candidate | None) -> str:
+def _candidate(candidate: Candidate | None, tokens: Tokens) -> str:
     if candidate is None:
         return "has no scores for it in this step"
     bound = "" if candidate.bound is None else f" against {candidate.bound:.4g}"
     old = f", from logits {candidate.age} forwards old" if candidate.age else ""
     verb = "commits" if candidate.committed else "holds back"
     return (
-        f"{verb} id {candidate.token}, confidence {candidate.confidence:.6f}{bound}, margin "
-        f"{candidate.margin:.2g} before id {candidate.runner_up}{old}"
+        f"{verb} {tokens(candidate.token)}, confidence {candidate.confidence:.6f}{bound}, margin "
+        f"{candidate.margin:.2g} before {tokens(candidate.runner_up)}{old}"
     )
 
 

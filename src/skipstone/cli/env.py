@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import click
+
+from skipstone.cli.terminal import say, say_json
 
 _PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "jinja2", "huggingface_hub")
 
@@ -29,11 +30,11 @@ def env(*, as_json: bool) -> None:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
     if as_json:
-        print(json.dumps(facts))
+        say_json(facts)
         return
     for name, value in facts.items():
         shown = ", ".join(value) or "none" if isinstance(value, list) else value
-        print(f"{name:16} {shown}")
+        say((f"{name:16} ", "label"), str(shown))
 
 
 def _version(package: str) -> str | None:

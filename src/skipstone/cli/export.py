@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
+from skipstone.cli.terminal import aside, note
 from skipstone.record import open_trace
 from skipstone.record.export import to_parquet, to_perfetto
 
@@ -36,5 +36,5 @@ def export(trace: Path, target: str, output: Path) -> None:
         _WRITERS[target](opened, output)
         for sample in range(len(opened.headers)):
             for hole in opened.holes(sample):
-                print(f"note: of sample {sample}, {hole}, here as in the trace", file=sys.stderr)
-    print(f"[written: {output}]", file=sys.stderr)
+                note(f"of sample {sample}, {hole}, here as in the trace")
+    aside((f"[written: {output}]", "label"))

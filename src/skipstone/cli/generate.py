@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from skipstone.cli.answers import print_answer
+from skipstone.cli.answers import print_answers, print_answers_json
 from skipstone.cli.options import given, run_options, run_spec
 from skipstone.cli.prompts import batch_size_option, check_batch_size, read_prompts
+from skipstone.cli.terminal import drawing_console
+from skipstone.cli.tokens import ids_option
 
 
 @click.command()
@@ -24,6 +24,7 @@ from skipstone.cli.prompts import batch_size_option, check_batch_size, read_prom
 @batch_size_option
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
 @click.option("--stream", is_flag=True, help="Show the canvas filling, if this is a terminal.")
+@ids_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a prompt.")
 def generate(
     prompt: str | None,
@@ -32,6 +33,7 @@ def generate(
     prompt_ids: str | None,
     *,
     stream: bool,
+    ids: bool,
     as_json: bool,
     **options: object,
 ) -> None:
@@ -43,10 +45,9 @@ def generate(
     from skipstone.engine import Engine
 
     engine = Engine(spec.load(), spec.settings)
-    with watching(stream=stream, console=Console(stderr=True)) as observer:
+    with watching(stream=stream, console=drawing_console()) as observer:
         results = engine.generate_batch(prompts, batch_size=batch_size, observer=observer)
-    for result in results:
-        if as_json:
-            print(json.dumps(result.as_json(), ensure_ascii=False))
-        else:
-            print_answer(result)
+    if as_json:
+        print_answers_json(prompts, results)
+    else:
+        print_answers(prompts, results, labelled=batch_file is not None, ids=ids)

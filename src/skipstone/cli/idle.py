@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from skipstone.cli.escape import printable
+from skipstone.cli.terminal import note
 
 if TYPE_CHECKING:
     from skipstone.engine import Settings
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 def say_idle(*sentences: str) -> None:
     """Say once each what has no effect."""
     for sentence in dict.fromkeys(sentences):
-        print(f"note: {printable(sentence)}", file=sys.stderr)
+        note(sentence)
 
 
 def say_idle_settings(*runs: Settings) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, TextIO, cast
 
 import click
 from click.shell_completion import CompletionItem
 
-from skipstone.cli.escape import printable
+from skipstone.cli.interrupt import EXIT_INTERRUPTED, ignore_ctrl_c, obey_ctrl_c
+from skipstone.cli.streams import ReaderGoneError, StdoutError, drop_output, guard_streams
+from skipstone.cli.terminal import aside, complain, note
 from skipstone.errors import SkipstoneError, nearest
 from skipstone.version import __version__
 
@@ -94,34 +97,75 @@ def skipstone() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line. Returns the exit code: 0, 1 (a check failed) or 2 (error)."""
+    """Run one command line.
+
+    Returns:
+        The exit code: 0, what a command says (1: a check failed), 2 (error) or 130 (interrupted).
+    """
+    before = warnings.showwarning
+    warnings.showwarning = _show_warning
+    try:
+        code = _answered(arguments)
+        sys.stdout.flush()
+    except ReaderGoneError:
+        # Whoever read the output has seen enough.
+        drop_output()
+        return 0
+    except StdoutError as error:
+        drop_output()
+        complain(str(error))
+        return EXIT_ERROR
+    finally:
+        warnings.showwarning = before
+    return code
+
+
+def _answered(arguments: Sequence[str]) -> int:
+    """The exit code of a command, or what is said about its error."""
     try:
         code = skipstone.main(list(arguments), prog_name="skipstone", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except (ReaderGoneError, StdoutError):
+        raise
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", arguments)
+        _fail("interrupted", arguments)
+        return EXIT_INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return EXIT_ERROR
-    except click.NoSuchOption as error:
-        return _fail(_unknown_option(error), arguments)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx is not None else "skipstone"
-        message = error.format_message().rstrip(".")
-        return _fail(f"{message}. See '{command} --help'.", arguments)
-    except click.ClickException as error:
-        return _fail(error.format_message(), arguments)
-    except SkipstoneError as error:
-        return _fail(str(error), arguments)
     except Exception as error:
-        # Not the user's mistake: still one line, and a way to see the rest.
-        return _fail(
-            f"internal error: {type(error).__name__}: {error}; please report it with the output of "
-            f"--debug",
-            arguments,
-        )
+        return _fail(_message(error), arguments)
     return code if isinstance(code, int) else 0
+
+
+def _message(error: Exception) -> str:
+    """An error in one line, with its remedy."""
+    if isinstance(error, click.NoSuchOption):
+        return _unknown_option(error)
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx is not None else "skipstone"
+        return f"{error.format_message().rstrip('.')}. See '{command} --help'."
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, SkipstoneError):
+        return str(error)
+    if _is_out_of_memory(error):
+        return "there is not enough memory for this; use a smaller model, batch or gen_length"
+    # Not the user's mistake: still one line, and a way to see the rest.
+    return (
+        f"internal error: {type(error).__name__}: {error}; please report it with the output of "
+        f"--debug"
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, a card, or torch's allocator on a CPU ran out; torch may not be imported."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def _unknown_option(error: click.NoSuchOption) -> str:
@@ -132,14 +176,33 @@ def _unknown_option(error: click.NoSuchOption) -> str:
     return f"option {error.option_name!r} is unknown; {nearest(error.option_name, options)}"
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of the engine, for a person who knows nothing of its source lines."""
+    note(str(message))
+
+
 def _fail(message: str, arguments: Sequence[str]) -> int:
     if "--debug" in arguments:
-        traceback.print_exc()
-    line = printable(" ".join(message.split()))
-    print(f"skipstone: error: {line}", file=sys.stderr)
+        for line in traceback.format_exc().splitlines():
+            aside(line)
+    complain(message)
     return EXIT_ERROR
 
 
 def main() -> None:
-    """Entry point of the ``skipstone`` script."""
-    sys.exit(run(sys.argv[1:]))
+    """Run this process's command line, and end it."""
+    obey_ctrl_c()
+    try:
+        guard_streams()
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    ignore_ctrl_c()
+    sys.exit(code)

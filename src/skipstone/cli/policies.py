@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
 from typing import TypedDict
 
 import click
 
+from skipstone.cli.terminal import say, say_json
 from skipstone.policies import KINDS, field_defaults
 
 
@@ -21,13 +21,13 @@ def policies(*, as_json: bool) -> None:
         for kind in KINDS
     }
     if as_json:
-        print(json.dumps(found))
+        say_json(found)
         return
     for kind, members in found.items():
         for name, about in members.items():
-            print(f"{kind}={name}  {about['summary']}  [{about['origin']}]")
+            say((f"{kind}={name}", "head"), f"  {about['summary']}  [{about['origin']}]")
             for setting, default in about["settings"].items():
-                print(f"    {setting}={default}")
+                say(f"    {setting}={default}")
 
 
 class _About(TypedDict):

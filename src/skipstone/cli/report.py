@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import click
 
 from skipstone.cli.diagnose import explained, parse_seconds
 from skipstone.cli.diff import measured_floor
-from skipstone.cli.escape import printable
+from skipstone.cli.terminal import aside
 from skipstone.errors import ConfigError
 from skipstone.outputs import check_output
 from skipstone.record import open_trace
@@ -103,4 +102,4 @@ def report_pair(pair: Pair, path: Path, names: tuple[str, str]) -> None:
 def say_written(path: Path) -> None:
     """Where the page is, and how large."""
     size = path.stat().st_size / 1e6
-    print(f"report: {printable(str(path))} ({size:.1f} MB)", file=sys.stderr)
+    aside((f"[report: {path}, {size:.1f} MB]", "label"))

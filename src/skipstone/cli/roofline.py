@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from skipstone.cli.options import parse_numbers
-from skipstone.cli.terminal import print_table, strict_json
+from skipstone.cli.tables import say_table
+from skipstone.cli.terminal import say, say_json
 from skipstone.engine import roofline as roof
 from skipstone.errors import ConfigError
 
@@ -70,15 +71,16 @@ def roofline(
     first = {k: roof.pays_from(card, config, work.of(1, k), weight_bytes=size) for k in layers}
     if as_json:
         facts = {"card": asdict(card), "model": model, "work": asdict(work)}
-        print(strict_json({**facts, "points": list(map(asdict, points)), "pays_from": first}))
+        say_json({**facts, "points": list(map(asdict, points)), "pays_from": first})
         return
-    print(_about(card, model, work))
-    print_table(
-        ("batch", "rows", "ms", "reading", "K", "ms with skip", "times faster"),
+    say(_about(card, model, work))
+    say_table(
+        ("batch", "rows", "K", "ms", "reading", "ms with skip", "times faster"),
         [_cells(point) for point in points],
+        keys=3,
     )
     for k, smallest in first.items():
-        print(_verdict(k, smallest))
+        say(_verdict(k, smallest))
 
 
 def _card(gpu: str) -> tuple[roof.Card, int]:
@@ -110,9 +112,9 @@ def _cells(point: Point) -> Sequence[object]:
     return (
         point.batch,
         point.rows,
+        point.skip_layer_k,
         f"{point.ms:.3f}",
         f"{point.reading:.0%}",
-        point.skip_layer_k,
         f"{point.ms_with_skip:.3f}",
         f"{point.times_faster:.2f}",
     )

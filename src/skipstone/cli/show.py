@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from skipstone.cli.escape import printable
-from skipstone.cli.terminal import print_table, size, spans, strict_json
+from skipstone.cli import show_json
+from skipstone.cli.numbers import size, spans
+from skipstone.cli.tables import say_labelled, say_table
+from skipstone.cli.terminal import say, say_json
+from skipstone.cli.tokens import (
+    Tokens,
+    answer_ids,
+    ids_option,
+    prompt_text,
+    text_of_trace,
+    tokenizer_option,
+    tokens_of_trace,
+)
 from skipstone.diff.compare import SimilaritySummary, similarity_by_block
 from skipstone.errors import ConfigError
-from skipstone.record import Candidate, Judgements, RunRecord, StepRecord, StoredTrace, open_trace
+from skipstone.record import (
+    Candidate,
+    Judgements,
+    RunRecord,
+    StepRecord,
+    StoredTrace,
+    open_trace,
+)
 from skipstone.record.summary import BlockSummary, summarise_blocks, summarise_taps, trace_bytes
 from skipstone.record.verify import verify
 
@@ -28,13 +47,17 @@ _SHOWN_EVENTS = 5
 )
 @click.option("--events", "all_events", is_flag=True, help="All events, and where they happened.")
 @click.option("--verify", "check", is_flag=True, help="Whether all is still as it was recorded.")
+@tokenizer_option
+@ids_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks.")
 def show(
     trace: Path,
     sample: int,
     where: str | None,
+    model: str | None,
     *,
+    ids: bool,
     all_steps: bool,
     all_events: bool,
     check: bool,
@@ -44,12 +67,21 @@ def show(
 
     With --verify, read all of it instead, and exit with 1 if anything is not as it was recorded.
     """
-    if check and (sample or where is not None or all_steps or all_events):
+    if check and (sample or where or model or ids or all_steps or all_events):
         raise ConfigError("--verify reads everything and shows nothing else; leave the rest out")
     with open_trace(trace) as opened:
         if check:
             return _verify(opened, as_json=as_json)
-        _show(opened, sample, where, all_steps=all_steps, all_events=all_events, as_json=as_json)
+        _show(
+            opened,
+            sample,
+            where,
+            model,
+            ids=ids,
+            all_steps=all_steps,
+            all_events=all_events,
+            as_json=as_json,
+        )
         return 0
 
 
@@ -57,7 +89,9 @@ def _show(
     opened: StoredTrace,
     sample: int,
     where: str | None,
+    model: str | None,
     *,
+    ids: bool,
     all_steps: bool,
     all_events: bool,
     as_json: bool,
@@ -67,13 +101,17 @@ def _show(
         raise ConfigError(f"--sample is {sample}, must be from 0 to {count - 1} in {opened.path}")
     record = opened.records[sample]
     chosen = None if where is None else _find(record, where)
+    text = text_of_trace(record.header, model)
+    tokens = tokens_of_trace(record.header, text, ids=ids)
     if as_json:
-        print(strict_json(_as_json(opened, sample, chosen, all_steps=all_steps)))
+        say_json(show_json.as_json(opened, sample, chosen, tokens, all_steps=all_steps))
     elif chosen is not None:
         for step in chosen:
-            _print_step(step, record)
+            _print_step(step, record, tokens)
     else:
-        _print_run(opened, sample)
+        _print_run(opened, sample, prompt_text(record.header, text))
+        if tokens.ids:
+            _print_ids(record)
         if all_steps:
             _print_steps(record)
         _print_events(record, everything=all_events)
@@ -84,19 +122,22 @@ def _verify(trace: StoredTrace, *, as_json: bool) -> int:
     """Say whether everything is as it was recorded. Returns the exit code."""
     found = verify(trace)
     if as_json:
-        print(strict_json({"checksums": trace.has_checksums, **asdict(found)}))
+        say_json({"checksums": trace.has_checksums, **asdict(found)})
         return 1 if found.faults else 0
     for fault in found.faults:
-        print(f"fault: {printable(fault)}")
+        say(("fault: ", "bad"), fault)
     whole = f"{found.steps} steps, {found.tensors} tensors, {found.events} events and "
     whole += f"{found.experiments} experiments"
     if found.faults:
-        print(f"NOT as recorded: {len(found.faults)} faults; {whole} are")
+        say(("NOT as recorded", "bad"), f": {len(found.faults)} faults; {whole} are")
     elif trace.has_checksums:
         end = "" if trace.closed else "; unfinished: what may have followed cannot be known"
-        print(f"as recorded: {whole}{end}")
+        say(("as recorded", "good"), f": {whole}{end}")
     else:
-        print(f"readable: {whole}; without checksums (schema 1) a change would not be seen")
+        say(
+            ("readable", "doubt"),
+            f": {whole}; without checksums (schema 1) a change would not be seen",
+        )
     return 1 if found.faults else 0
 
 
@@ -121,10 +162,7 @@ def _place(step: StepRecord) -> str:
     return f"{step.block}.{step.step}"
 
 
-# --- for people
-
-
-def _print_run(trace: StoredTrace, sample: int) -> None:
+def _print_run(trace: StoredTrace, sample: int, prompt: str) -> None:
     manifest, header, outcome = trace.manifest, trace.headers[sample], trace.outcomes[sample]
     state = "finished" if trace.closed else "unfinished: stopped, killed, or still running"
     weights = f", weights {header.weights}" if header.weights else ""
@@ -137,6 +175,7 @@ def _print_run(trace: StoredTrace, sample: int) -> None:
         f"{header.dtype} on {header.device}{weights}",
         "loop": header.source,
         "prompt": f"{len(header.prompt_ids)} tokens, {header.gen_length} new{batch}",
+        "asked": prompt,
         "settings": settings or "not known",
         "stated": " ".join(f"{name}={value}" for name, value in header.stated.items()),
     }
@@ -150,22 +189,28 @@ def _print_run(trace: StoredTrace, sample: int) -> None:
         lines["text"] = outcome.text
     for name, value in lines.items():
         if value:
-            _line(name, value)
+            say_labelled(name, value)
     for hole in trace.holes(sample):
-        _line("hole", f"{hole}; copy the trace again")
+        say_labelled("hole", f"{hole}; copy the trace again")
     _print_blocks(trace.records[sample])
 
 
-def _line(name: str, value: str) -> None:
-    print(f"{name:12}{printable(value)}")
+def _print_ids(record: RunRecord) -> None:
+    header = record.header
+    say_labelled("prompt ids", _listed(header.prompt_ids))
+    say_labelled("new ids", _listed(answer_ids(header, record.tokens)))
+
+
+def _listed(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids)) or "none"
 
 
 def _print_blocks(record: RunRecord) -> None:
     similarity = {row.block: row for row in similarity_by_block(record)}
     columns = ("block", "steps", "forwards", "refreshes", "committed", "masks left", "rows")
     seen = ("skipped", "smallest similarity", "median", "largest", "seconds")
-    print()
-    print_table(
+    say()
+    say_table(
         (*columns, *seen),
         (_block_row(block, similarity.get(block.block)) for block in summarise_blocks(record)),
     )
@@ -198,8 +243,8 @@ def _print_steps(record: RunRecord) -> None:
         "smallest similarity",
         "mean",
     )
-    print()
-    print_table(
+    say()
+    say_table(
         (*columns, "refresh", "recovery", "seconds"),
         (
             (
@@ -216,6 +261,7 @@ def _print_steps(record: RunRecord) -> None:
             )
             for step in record.steps
         ),
+        keys=2,
     )
 
 
@@ -226,34 +272,36 @@ def _similarity(judgements: Judgements | None) -> tuple[float | None, float | No
     return float(judgements.smallest.min()), float(judgements.mean.mean())
 
 
-def _print_step(step: StepRecord, record: RunRecord) -> None:
+def _print_step(step: StepRecord, record: RunRecord, tokens: Tokens) -> None:
     kinds = [name for name in ("refresh", "recovery") if getattr(step, name)]
-    print(f"block {step.block}, step {step.step}, forward {step.forward} {' '.join(kinds)}".strip())
-    _line("rows", spans(step.rows.tolist()))
-    _line("skipped", spans(step.skipped))
-    _line("committed", spans(step.committed))
-    _line("positions", f"known from {step.positions_from}")
-    print()
+    head = f"block {step.block}, step {step.step}, forward {step.forward} {' '.join(kinds)}"
+    say((head.strip(), "head"))
+    say_labelled("rows", spans(step.rows.tolist()))
+    say_labelled("skipped", spans(step.skipped))
+    say_labelled("committed", spans(step.committed))
+    say_labelled("positions", f"known from {step.positions_from}")
+    say()
     start = record.prompt_length
     columns = ("position", "new", "rank", "token", "confidence", "bound", "runner-up", "margin")
-    print_table(
+    say_table(
         (*columns, "age", "eligible", "committed"),
-        (_candidate_row(candidate, start) for candidate in step.candidates),
+        (_candidate_row(candidate, start, tokens) for candidate in step.candidates),
+        keys=2,
     )
     if step.judgements is not None:
-        print()
+        say()
         _print_judgements(step.judgements, start)
 
 
-def _candidate_row(candidate: Candidate, start: int) -> tuple[object, ...]:
+def _candidate_row(candidate: Candidate, start: int, tokens: Tokens) -> tuple[object, ...]:
     return (
         candidate.position,
         candidate.position - start,
         candidate.rank,
-        candidate.token,
+        tokens(candidate.token),
         candidate.confidence,
         candidate.bound,
-        candidate.runner_up,
+        tokens(candidate.runner_up),
         candidate.margin,
         candidate.age,
         candidate.eligible,
@@ -265,7 +313,7 @@ def _print_judgements(judged: Judgements, start: int) -> None:
     columns = ("position", "new", "smallest", "mean", "stable", "forced", "skipped")
     names = ("position", "smallest", "mean", "stable", "forced", "skipped")
     arrays = (judged.reference_position, judged.reference_forward)
-    print_table(
+    say_table(
         (*columns, "compared with position", "of forward"),
         (
             (position, position - start, *values)
@@ -275,6 +323,7 @@ def _print_judgements(judged: Judgements, start: int) -> None:
                 strict=True,
             )
         ),
+        keys=2,
     )
 
 
@@ -282,80 +331,27 @@ def _print_events(record: RunRecord, *, everything: bool) -> None:
     if not record.events:
         return
     shown = record.events if everything else record.events[:_SHOWN_EVENTS]
-    print()
+    say()
     for event in shown:
         times = f" ({event.count} times)" if event.count > 1 else ""
-        _line("event", f"{event.kind}: {event.message}{times}")
+        say_labelled("event", f"{event.kind}: {event.message}{times}")
         if everything:
-            _line("", f"at {event.source or '-'}, forward {event.forward}, layer {event.layer}")
+            say_labelled(
+                "", f"at {event.source or '-'}, forward {event.forward}, layer {event.layer}"
+            )
     if len(shown) < len(record.events):
-        _line("", f"and {len(record.events) - len(shown)} more; --events shows them all")
+        say_labelled("", f"and {len(record.events) - len(shown)} more; --events shows them all")
 
 
 def _print_kept(trace: StoredTrace, sample: int) -> None:
-    print()
+    say()
     for experiment in trace.experiments:
-        _line("experiment", f"{experiment.key}: {experiment.outcome}")
+        say_labelled("experiment", f"{experiment.key}: {experiment.outcome}")
     for tap in summarise_taps(trace.entries(sample)):
         layers = f"layer {tap.first_layer}"
         if tap.last_layer > tap.first_layer:
             layers = f"layers {tap.first_layer} to {tap.last_layer}"
         dtypes = " and ".join(tap.dtypes)
         amount = size(tap.nbytes)
-        _line("tensors", f"{tap.tap}: {layers}, {tap.forwards} forwards, {dtypes}, {amount}")
-    _line("size", size(trace_bytes(trace)))
-
-
-# --- for programs
-
-
-def _as_json(
-    trace: StoredTrace, sample: int, chosen: list[StepRecord] | None, *, all_steps: bool
-) -> dict[str, object]:
-    record, outcome = trace.records[sample], trace.outcomes[sample]
-    found: dict[str, object] = {
-        "trace": str(trace.path),
-        "manifest": asdict(trace.manifest),
-        "closed": trace.closed,
-        "checksums": trace.has_checksums,
-        "holes": [asdict(hole) | {"text": str(hole)} for hole in trace.holes(sample)],
-        "sample": sample,
-        "header": asdict(trace.headers[sample]),
-        "outcome": None if outcome is None else asdict(outcome),
-        "blocks": [asdict(block) for block in summarise_blocks(record)],
-        "similarity": [asdict(row) for row in similarity_by_block(record)],
-        "events": [asdict(event) for event in record.events],
-        "experiments": [asdict(experiment) for experiment in trace.experiments],
-        "tensors": [asdict(tap) for tap in summarise_taps(trace.entries(sample))],
-        "bytes": trace_bytes(trace),
-    }
-    if all_steps:
-        found["steps"] = [_step_json(step) for step in record.steps]
-    if chosen is not None:
-        found["step"] = [_step_json(step) | _decisions_json(step) for step in chosen]
-    return found
-
-
-def _step_json(step: StepRecord) -> dict[str, object]:
-    return {
-        "forward": step.forward,
-        "block": step.block,
-        "step": step.step,
-        "refresh": step.refresh,
-        "recovery": step.recovery,
-        "rows": step.rows.tolist(),
-        "skipped": list(step.skipped),
-        "committed": list(step.committed),
-        "masks_left": step.masks_after,
-        "seconds": step.seconds,
-    }
-
-
-def _decisions_json(step: StepRecord) -> dict[str, object]:
-    judged = step.judgements
-    return {
-        "candidates": [asdict(candidate) for candidate in step.candidates],
-        "judgements": None
-        if judged is None
-        else {name: array.tolist() for name, array in vars(judged).items()},
-    }
+        say_labelled("tensors", f"{tap.tap}: {layers}, {tap.forwards} forwards, {dtypes}, {amount}")
+    say_labelled("size", size(trace_bytes(trace)))

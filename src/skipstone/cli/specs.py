@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from skipstone.cli.escape import printable
 from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.options import RunSpec, run_spec
+from skipstone.cli.terminal import note
 from skipstone.engine import Engine, parse_spec
 from skipstone.engine.engine import Prompt
 from skipstone.errors import CheckpointError, ConfigError, PromptError, TraceError
@@ -58,10 +57,9 @@ def _check_weights(model: Model, header: Header, path: Path) -> None:
     """Refuse weights that are not the recorded ones, and say where that cannot be told."""
     same = same_weights(model.fingerprint, header.weights)
     if same is None and header.weights:
-        print(
-            f"note: {printable(str(path))} has a fingerprint of an older version, which cannot be "
-            f"held against the weights found here",
-            file=sys.stderr,
+        note(
+            f"{path} has a fingerprint of an older version, which cannot be held against the "
+            f"weights found here"
         )
     if same is False:
         raise ConfigError(
@@ -109,7 +107,7 @@ def traced_pair(a: StoredTrace, b: StoredTrace, sample: int, model_name: str | N
     except CheckpointError as error:
         if model_name is not None:
             raise
-        print(f"note: nothing is run again: {printable(str(error))}", file=sys.stderr)
+        note(f"nothing is run again: {error}")
         model = None
     return Pair(_subject(a, sample, model), _subject(b, sample, model), model)
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text as Styled
 
 from skipstone.cli.idle import say_idle_settings
-from skipstone.cli.terminal import strict_json
+from skipstone.cli.tables import say_table
+from skipstone.cli.terminal import say, say_json
+from skipstone.cli.tokens import Tokens, ids_option, tokens_of_model
 from skipstone.engine import Settings, parse_settings, parse_spec
 from skipstone.errors import ConfigError
 from skipstone.record import RunRecord, StoredTrace, open_trace
@@ -33,10 +32,18 @@ if TYPE_CHECKING:
 )
 @click.option("--model", help="Directory of the model, if it is not where it was.")
 @click.option("--sample", default=0, show_default=True, help="Which sample of the trace.")
+@ids_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks.")
 def step(
-    trace: str, place: str, specs: tuple[str, ...], model: str | None, sample: int, *, as_json: bool
+    trace: str,
+    place: str,
+    specs: tuple[str, ...],
+    model: str | None,
+    sample: int,
+    *,
+    ids: bool,
+    as_json: bool,
 ) -> int:
     """Run one step of TRACE again under several settings, each from the same untouched state.
 
@@ -53,9 +60,9 @@ def step(
         stepped = step_under(loaded, record, at, settings)
         differences = [difference(stepped[0], other) for other in stepped[1:]]
     if as_json:
-        print(strict_json(_as_json(tried, stepped, differences, loaded)))
+        say_json(_as_json(tried, stepped, differences, loaded))
     else:
-        _print(tried, stepped, differences, loaded)
+        _print(tried, stepped, differences, tokens_of_model(loaded, ids=ids))
     same = all(one.step.committed == stepped[0].step.committed for one in stepped)
     changed = any(set(d.top_changed) & set(stepped[0].step.committed) for d in differences)
     return 0 if same and not changed else 1
@@ -119,24 +126,27 @@ def _as_json(
 
 
 def _print(
-    specs: tuple[str, ...], stepped: list[Stepped], differences: list[StepDifference], model: Model
+    specs: tuple[str, ...],
+    stepped: list[Stepped],
+    differences: list[StepDifference],
+    tokens: Tokens,
 ) -> None:
     at = stepped[0].step
-    print(f"block {at.block}, step {at.step}: {at.masks_before} masks in the block")
-    table = Table(box=None, pad_edge=False, header_style="")
-    for column in ("settings", "rows", "skipped", "commits"):
-        table.add_column(column, justify="right" if column in ("rows", "skipped") else "left")
+    say(f"block {at.block}, step {at.step}: {at.masks_before} masks in the block")
+    rows = list[tuple[object, ...]]()
     for spec, one in zip(specs, stepped, strict=True):
-        commits = ", ".join(f"{p} {text!r} {c:.4f}" for p, _, text, c in _commits(one, model))
-        numbers = (str(len(one.step.rows)), str(len(one.step.skipped)))
-        cells = (spec or "as recorded", *numbers, commits)
-        table.add_row(*(Styled(cell) for cell in cells))
-    Console(width=120, highlight=False, color_system=None).print(table)
+        commits = ", ".join(
+            f"{c.position} {tokens(c.token)} {c.confidence:.4f}"
+            for c in one.step.candidates
+            if c.committed
+        )
+        rows.append((spec or "as recorded", len(one.step.rows), len(one.step.skipped), commits))
+    say_table(("settings", "rows", "skipped", "commits"), rows)
     for spec, d in zip(specs[1:], differences, strict=True):
         where = "no state differs"
         if d.first_state is not None:
             where = f"states part at layer {d.first_state[0]}, position {d.first_state[1]}"
-        print(
+        say(
             f"{spec}: {where}; logits up to {d.largest_logit:.3g} apart over the whole vocabulary; "
             f"{len(d.top_changed)} positions have another best token"
         )

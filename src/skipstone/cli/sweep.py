@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from skipstone.cli.escape import printable
+from skipstone.cli.escape import json_text
 from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.options import given, parse_rate, run_options, run_spec
 from skipstone.cli.progress import progress
 from skipstone.cli.prompts import judge_option, read_questions
-from skipstone.cli.terminal import print_table, strict_json
+from skipstone.cli.tables import say_table
+from skipstone.cli.terminal import aside, note, say, say_json
 from skipstone.diff.agreement import check_budget
 from skipstone.engine import parse_settings, parse_spec
 from skipstone.errors import ConfigError
@@ -115,10 +115,10 @@ def sweep_command(
     questions = read_questions(path, "--prompts", rule)
     planned = Judged([], [Setting(BASELINE, trusted), *points.settings], level, rate)
     say_idle_settings(trusted, *(setting.settings for setting in points.settings))
-    for note in points.notes:
-        click.echo(f"note: {note}", err=True)
+    for text in points.notes:
+        note(text)
     if planned.needed > len(questions[:limit]):
-        click.echo(f"note: a bound of {bound} takes at least {planned.needed} prompts", err=True)
+        note(f"a bound of {bound} takes at least {planned.needed} prompts")
     with progress() as moved:
         sweep = run_sweep(
             base.load(),
@@ -134,10 +134,10 @@ def sweep_command(
     report = _report(sweep, judged)
     _write(sweep, judged, report)
     if as_json:
-        print(strict_json(report))
+        say_json(report)
     else:
         _print(judged)
-        print(f"[written: {output}]", file=sys.stderr)
+        aside((f"[written: {output}]", "label"))
 
 
 def _report(sweep: Sweep, judged: Judged) -> dict[str, object]:
@@ -154,7 +154,7 @@ def _write(sweep: Sweep, judged: Judged, report: dict[str, object]) -> None:
     from skipstone.sweep.chart import pareto_chart, save_html, save_png
 
     chart = pareto_chart(judged.summaries, judged.recommendation)
-    text = strict_json(report) + "\n"
+    text = json_text(report) + "\n"
     sweep.store.save("summary.json", lambda path: path.write_text(text, encoding="utf-8"))
     sweep.store.save("pareto.html", lambda path: save_html(chart, path))
     sweep.store.save("pareto.png", lambda path: save_png(chart, path))
@@ -179,18 +179,18 @@ def _print(judged: Judged) -> None:
         "tokens/s",
         "faster",
     )
-    print(f"{summaries[0].prompts} prompts; baseline: {summaries[0].spec or 'defaults'}")
-    print(f"setting: {printable(', '.join(grid_keys(summaries)))}")
-    print_table(columns, [_cells(summary) for summary in summaries])
-    print(
+    say(f"{summaries[0].prompts} prompts; baseline: {summaries[0].spec or 'defaults'}")
+    say(f"setting: {', '.join(grid_keys(summaries))}")
+    say_table(columns, [_cells(summary) for summary in summaries])
+    say(
         "parts at: median forward of the first different decision; FLOPs: of the baseline's; "
         "s, tokens/s, faster: medians over prompts, on a machine that may be busy"
     )
     if found.setting is None:
-        print(f"recommended: none: {printable(found.reason)}")
+        say("recommended: ", ("none", "doubt"), f": {found.reason}")
     else:
-        print(f"recommended: {printable(found.setting)}: {printable(found.reason)}")
-        print(f"run spec: {printable(found.spec or '')}")
+        say("recommended: ", (found.setting, "good"), f": {found.reason}")
+        say(f"run spec: {found.spec or ''}")
 
 
 def _cells(s: Summary) -> Sequence[object]:

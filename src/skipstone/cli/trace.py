@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
-from rich.console import Console
 
-from skipstone.cli.answers import print_answer
+from skipstone.cli.answers import print_answers, print_answers_json
 from skipstone.cli.idle import say_idle
+from skipstone.cli.numbers import size
 from skipstone.cli.options import given, run_options, run_spec
 from skipstone.cli.prompts import batch_size_option, check_batch_size, read_prompts
-from skipstone.cli.terminal import size
+from skipstone.cli.terminal import aside, drawing_console, note
+from skipstone.cli.tokens import ids_option
 from skipstone.errors import ConfigError
 from skipstone.record import StoredTrace, TraceWriter, open_trace
 from skipstone.record.summary import trace_bytes
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
 )
 @batch_size_option
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
+@ids_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a prompt.")
 def trace(
     prompt: str | None,
@@ -64,6 +64,7 @@ def trace(
     batch_size: int | None,
     prompt_ids: str | None,
     *,
+    ids: bool,
     as_json: bool,
     **options: object,
 ) -> None:
@@ -84,29 +85,27 @@ def trace(
     with TraceWriter(output) as sink:
         engine = Engine(spec.load(), spec.settings)
         recorder = Recorder(kept, sink=sink, window=span)
-        with watching(stream=False, console=Console(stderr=True)) as bar:
+        with watching(stream=False, console=drawing_console()) as bar:
             members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)
             results = engine.generate_batch(
                 prompts, batch_size=batch_size, observer=Observers(members)
             )
-    for result in results:
-        if as_json:
-            print(json.dumps(result.as_json() | {"trace": str(output)}, ensure_ascii=False))
-        else:
-            print_answer(result)
+    if as_json:
+        print_answers_json(prompts, results, trace=str(output))
+    else:
+        print_answers(prompts, results, labelled=batch_file is not None, ids=ids)
     with open_trace(output) as written:
         _report(written, window if kept == "window" else None)
 
 
 def _report(written: StoredTrace, window: str | None) -> None:
     """Where the trace is, and whether the window caught nothing."""
-    print(f"[trace: {written.path}, {size(trace_bytes(written))}]", file=sys.stderr)
+    aside((f"[trace: {written.path}, {size(trace_bytes(written))}]", "label"))
     samples = range(len(written.headers))
     if window is not None and not any(written.keys(sample) for sample in samples):
-        print(
-            f"note: no step lies in the window {window}, so that no tensor was kept; 'skipstone "
-            f"show {written.path} --steps' lists the steps",
-            file=sys.stderr,
+        note(
+            f"no step lies in the window {window}, so that no tensor was kept; 'skipstone show "
+            f"{written.path} --steps' lists the steps"
         )
 
 

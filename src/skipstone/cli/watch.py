@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text as Styled
 
 from skipstone.canvas import HostCanvas, Status
+from skipstone.cli.escape import printable
 from skipstone.engine.observe import Observer, StepView, Taps
 from skipstone.engine.result import Result
 from skipstone.engine.settings import Settings
@@ -80,19 +81,19 @@ def _draw(model: Model, host: HostCanvas, fresh: list[bool]) -> Styled:
         if status == Status.FILLED or (token == model.config.eos_id and not new):
             continue
         # Control characters of a token must not reach the terminal.
-        text = "·" if status == Status.MASK else _printable(model.text.token(token))
+        text = "·" if status == Status.MASK else _shown(model.text.token(token))
         drawn.append(text, style="bold green" if new else _STYLES[Status(status)])
     return drawn
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "\N{SYMBOL FOR NEWLINE}" for c in text)
+def _shown(token: str) -> str:
+    return printable(token.replace("\n", "\N{SYMBOL FOR NEWLINE}"))
 
 
 @contextmanager
-def watching(*, stream: bool, console: Console) -> Generator[Observer | None, None, None]:
+def watching(*, stream: bool, console: Console | None) -> Generator[Observer | None, None, None]:
     """An observer that draws on the terminal and leaves nothing behind; None if there is none."""
-    if not console.is_terminal:
+    if console is None:
         yield None
     elif stream:
         with Live(console=console, transient=True, auto_refresh=False) as live:

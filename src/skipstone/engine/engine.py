@@ -301,6 +301,7 @@ class Engine:
                 Result(
                     text=self.model.text.decode(tokens, masked_G.tolist()),
                     tokens=tokens,
+                    length=_length(one, self.model.config.eos_id),
                     prompt_tokens=one.prompt_length,
                     masks_left=masks,
                     stats=stats,
@@ -311,11 +312,15 @@ class Engine:
         return results
 
 
+def _length(done: Done, eos_id: int) -> int:
+    """New positions before the first EOS."""
+    ended_G = (done.ids_G == eos_id) & (done.status_G != Status.MASK)
+    return int(ended_G.argmax()) if ended_G.any() else ended_G.size
+
+
 def _generated(done: Done, eos_id: int) -> int:
     """New tokens up to the first EOS; masks are not counted."""
-    masked_G = done.status_G == Status.MASK
-    ended_G = ((done.ids_G == eos_id) & ~masked_G).cumsum() > 0
-    return int((~ended_G & ~masked_G).sum())
+    return int((done.status_G[: _length(done, eos_id)] != Status.MASK).sum())
 
 
 def _ids(prompt: object, where: str) -> list[int]:

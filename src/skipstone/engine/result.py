@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from html import escape
 
 from skipstone.engine.settings import Settings
 
@@ -24,9 +25,13 @@ class StepStats:
     """Row-layers that were not computed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stats:
-    """The work of one request."""
+    """The work of one request; ``print`` tells it in one line.
+
+    Attributes: ``steps`` (one ``StepStats`` a forward), ``seconds``, ``generated``,
+    ``run_generated``, ``num_forwards``, ``num_refreshes``, ``skip_share``, ``tokens_per_second``.
+    """
 
     steps: tuple[StepStats, ...]
     seconds: float
@@ -35,6 +40,15 @@ class Stats:
     """New tokens up to the first EOS; EOS, masks and the prompt are not counted."""
     run_generated: int
     """The same over all requests of the batch."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.generated} tokens, {self.num_forwards} forwards, {self.seconds:.2f} s, "
+            f"{self.tokens_per_second:.1f} tokens/s, {self.skip_share:.1%} of row-layers skipped"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Stats: {self}>"
 
     @property
     def num_forwards(self) -> int:
@@ -58,25 +72,56 @@ class Stats:
         return self.run_generated / self.seconds if self.seconds else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """The answer to one prompt."""
+    """The answer to one prompt; ``print`` shows its text, a notebook all about it.
+
+    Attributes: ``text``, ``tokens``, ``length``, ``prompt_tokens``, ``masks_left``, ``stats``,
+    ``settings``, ``notes``.
+    """
 
     text: str
     """Up to the first EOS; masks that are left are shown as such."""
     tokens: tuple[int, ...]
     """All new ids, ``gen_length`` of them; an early stop fills what was still masked with EOS."""
+    length: int
+    """How many of them stand before the first EOS; masks that are left are counted."""
     prompt_tokens: int
     masks_left: int
-    stats: Stats = field(repr=False)
+    stats: Stats
     settings: Settings
     notes: tuple[str, ...]
     """What was set or switched on and did nothing, and what is missing from the answer."""
 
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """New ids up to the first EOS: those of ``text``."""
+        return self.tokens[: self.length]
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        masks = f", {self.masks_left} masks left" if self.masks_left else ""
+        return f"<Result {_brief(self.text)!r}: {self.stats}{masks}>"
+
+    def _repr_html_(self) -> str:
+        """The answer and what it took, for a notebook."""
+        rows = {"took": str(self.stats), "prompt": f"{self.prompt_tokens} tokens"}
+        rows |= {f"note {i}": note for i, note in enumerate(self.notes, start=1)}
+        settings = " ".join(f"{name}={value}" for name, value in self.settings.as_text().items())
+        rows["settings"] = settings
+        cells = "".join(
+            f'<tr><th style="text-align:left">{escape(name)}</th>'
+            f'<td style="text-align:left">{escape(value)}</td></tr>'
+            for name, value in rows.items()
+        )
+        return f'<pre style="white-space:pre-wrap">{escape(self.text)}</pre><table>{cells}</table>'
+
     def as_json(self) -> dict[str, object]:
-        """The object that ``--json`` prints."""
+        """The object that ``--json`` prints; ``tokens`` end before the first EOS."""
         return {
-            "tokens": list(self.tokens),
+            "tokens": list(self.answer),
             "text": self.text,
             "prompt_tokens": self.prompt_tokens,
             "num_forwards": self.stats.num_forwards,
@@ -85,5 +130,9 @@ class Result:
             "seconds": self.stats.seconds,
             "tokens_per_second": self.stats.tokens_per_second,
             "notes": list(self.notes),
-            "settings": self.settings.as_text(),
+            "settings": self.settings.as_json(),
         }
+
+
+def _brief(text: str, longest: int = 60) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

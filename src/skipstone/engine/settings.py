@@ -97,7 +97,7 @@ class Settings:
             _check_count(name, getattr(self, name))
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature is {self.temperature}, must be 0 or more, and finite")
-        num_blocks = math.ceil(self.gen_length / self.block_length)
+        num_blocks = -(-self.gen_length // self.block_length)
         if self.steps is not None and not num_blocks <= self.steps <= self.gen_length:
             raise ConfigError(
                 f"steps is {shown(self.steps)}, must be between {num_blocks} (one for each block) "
@@ -142,6 +142,16 @@ class Settings:
             else:
                 texts[field.name] = str(value).lower() if isinstance(value, bool) else str(value)
         return texts
+
+    def as_json(self) -> dict[str, str | int | float | bool | None]:
+        """Every setting by name as a plain value, policies in their command-line form."""
+        kinds = {kind.name: kind for kind in policies.KINDS}
+        return {
+            field.name: kinds[field.name].spell(getattr(self, field.name))
+            if field.name in kinds
+            else getattr(self, field.name)
+            for field in dataclasses.fields(self)
+        }
 
 
 def canonical(settings: Mapping[str, V]) -> dict[str, V]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 from contextlib import suppress
 from difflib import get_close_matches
 from http.client import HTTPException
@@ -13,8 +14,10 @@ from urllib.request import Request, urlopen
 from skipstone.errors import CheckpointError
 from skipstone.files import one_line
 from skipstone.models.folder import find_shards
+from skipstone.record.damage import brief
 
 EMBEDDED = "pebble"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _FILES = ["*.safetensors", "*.json", "*.jinja"]
 # Seconds until a hub that does not answer counts as absent.
 _PATIENCE = 3.0
@@ -46,6 +49,19 @@ def find(name_or_dir: str | Path, *, local_files_only: bool = False) -> Path:
         )
     cached, state = _cached(name)
     return cached or _downloaded(name, state, local_files_only=local_files_only)
+
+
+def check_recorded(name: str) -> None:
+    """Refuse a name that a trace gives, if a folder would be opened because of it.
+
+    Raises:
+        CheckpointError: it is neither the embedded model nor a hub name.
+    """
+    if name != EMBEDDED and (_HUB_NAME.fullmatch(name) is None or Path(name).exists()):
+        raise CheckpointError(
+            f"the trace names {brief(name)} as its model; no folder is opened because a trace says "
+            f"so: if you know it, give it with --model, in Python as model=load(...)"
+        )
 
 
 def _directory(name: str) -> Path | None:

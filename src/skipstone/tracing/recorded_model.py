@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from skipstone.errors import CheckpointError, ConfigError
+from skipstone.models import registry
 from skipstone.models.load import Model, load
-from skipstone.models.registry import EMBEDDED
 from skipstone.record import Header
-from skipstone.record.damage import brief
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def recorded_model(header: Header) -> Model:
@@ -23,13 +17,8 @@ def recorded_model(header: Header) -> Model:
     Raises:
         CheckpointError: the model is neither, or cannot be loaded.
     """
-    name = header.model
-    if name != EMBEDDED and (_HUB_NAME.fullmatch(name) is None or Path(name).exists()):
-        raise CheckpointError(
-            f"the trace names {brief(name)} as its model; no folder is opened because a trace says "
-            f"so: if you know it, give it with --model, in Python as model=load(...)"
-        )
+    registry.check_recorded(header.model)
     try:
-        return load(name, dtype=header.dtype, local_files_only=True)
+        return load(header.model, dtype=header.dtype, local_files_only=True)
     except ConfigError as error:
         raise CheckpointError(f"the model of the trace cannot be loaded: {error}") from None
