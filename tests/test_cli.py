@@ -144,7 +144,7 @@ def test_max_new_tokens_is_gen_length(capsys: pytest.CaptureFixture[str]) -> Non
         ["--gen-length", "32", "--max-new-tokens", "32"],
     ]
     found = [call(capsys, "generate", QUESTION, "--json", *length)[1] for length in lengths]
-    assert {len(json.loads(out)["tokens"]) for out in found} == {32}
+    assert {json.loads(out)["settings"]["gen_length"] for out in found} == {32}
     code, out, err = call(capsys, "generate", QUESTION, "--gen-length", "8", *lengths[1])
     assert (code, out) == (2, "")
     assert "max_new_tokens=32 and gen_length=8 are one setting with two values" in err
