@@ -156,7 +156,8 @@ def test_paths_that_cannot_be_written_are_refused_and_nothing_is_left(tmp_path: 
         tmp_path / "missing" / "x": "No such file",
         file / "x": "Not a directory",
         tmp_path / ("x" * 300): "File name too long",
-        tmp_path / "a\0b": "NUL character",
+        tmp_path / "a\0b": "no file can have this name",
+        tmp_path / "\ud800": "no file can have this name",
     }
     for path, reason in cases.items():
         for attempt in (check_output, partial(write_whole, content="new")):

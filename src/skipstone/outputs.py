@@ -157,12 +157,12 @@ def is_part(path: Path) -> bool:
 
 def _target(path: Path, *, replace: bool) -> Path:
     """The place itself, with links followed, if something may be put there."""
-    if "\0" in str(path):
-        raise OSError(0, "its name has a NUL character")
     try:
         found = path.stat()
     except FileNotFoundError:
         found = None
+    except ValueError:  # a NUL character, or half of one
+        raise OSError(0, "no file can have this name") from None
     if found is not None and not replace:
         raise OutputError(
             f"{str(path)!r} exists already, and is never overwritten; choose another path, or "

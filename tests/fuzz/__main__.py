@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.fuzz import sound
-from tests.fuzz.kinds import KINDS
+from tests.fuzz.every import KINDS
 from tests.fuzz.workers import Case, Found, carry_out, perform
 from tests.known import Known
 

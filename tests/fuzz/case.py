@@ -41,6 +41,8 @@ class Scene:
 
     random: Random
     """Of this case alone."""
+    number: int
+    """Of this case among those of its kind."""
     here: Path
     """An empty folder of this case alone."""
     sound: Path
@@ -114,7 +116,7 @@ def judged(code: int, out: str, err: str) -> Outcome:
     if raw is not None:
         around = (out + err)[max(0, raw.start() - 40) : raw.end() + 40]
         return Outcome(refused, "raw text", repr(around))
-    if not refused:
+    if not refused or err.startswith("Usage: "):
         return Outcome(refused)
     if not lines[-1].startswith("skipstone: error: "):
         return Outcome(refused, "no error line", repr(err[-500:]))

@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 from tests.fuzz.case import Outcome, Scene
-from tests.fuzz.kinds import KINDS
+from tests.fuzz.every import KINDS
 
 SECONDS = 5.0
 """Of the processor, for one case. Other work on the machine does not count ..."""
@@ -66,7 +66,7 @@ def perform(case: Case, sound: Path, scratch: Path) -> Outcome:
     here.mkdir(parents=True)
     try:
         os.chdir(here)
-        return KINDS[case.kind].act(Scene(Random(str(case)), here, sound))
+        return KINDS[case.kind].act(Scene(Random(str(case)), case.number, here, sound))
     finally:
         shutil.rmtree(here, ignore_errors=True)
 

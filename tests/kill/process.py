@@ -16,15 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 Told = Callable[[str], None]
 
 
-class Act(Protocol):
-    """What a warm process does: it is given a function that tells what is finished."""
-
-    def __call__(self, tell: Told) -> int: ...
+Act = Callable[[Told], int]
+"""What a warm process does: it is given a function that tells what is finished."""
 
 
 @dataclass(frozen=True)

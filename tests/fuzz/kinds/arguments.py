@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -137,7 +138,7 @@ def _positional(scene: Scene, name: str, parameter: click.Argument, odd: float) 
         for _ in range(random.choice((2, 2, 3)) if parameter.nargs == -1 else 1):
             folder = scene.here / f"{random.randrange(10**9)}"
             folder.mkdir()
-            copied = Scene(random, folder, scene.sound).copy(random.choice(_TRACES))
+            copied = replace(scene, here=folder).copy(random.choice(_TRACES))
             yield str(copied)
     elif name in _ALWAYS or random.random() < 0.5:
         yield random.choice(("hi", "a b c", "-", "x" * 60))

@@ -19,6 +19,7 @@ from random import Random
 import numpy as np
 
 from skipstone import open_trace
+from skipstone.errors import TraceError
 from skipstone.record.store import DATABASE, MANIFEST, SHARDS
 from tests.fuzz.case import Kind, Outcome, Scene, call, command, silent
 from tests.fuzz.mutate import broken_bytes, broken_json, flipped, json_bytes
@@ -36,6 +37,9 @@ def contents(path: Path) -> str:
     with open_trace(path) as trace:
         for part in (trace.headers, trace.outcomes, trace.records[:], trace.manifest.level):
             _tell(told.update, part)
+        holes = [hole for record in trace.records for hole in record.holes]
+        if holes:  # a step that is missing is named, as content that is damaged is
+            raise TraceError(f"steps are missing: {holes}")
         for sample in range(len(trace.headers)):
             for key in trace.keys(sample):
                 rows = trace.tensor(sample, key)
@@ -250,6 +254,7 @@ def _shown(scene: Scene) -> Outcome:
                 [*show, "--step", "0.1"],
                 [*show, "--events"],
                 [*show, "--json"],
+                [*show, "--verify"],
                 [*show, "--sample", "1"],
                 ["diff", path, sound, "--floor", "estimate"],
                 ["diff", sound, path, "--json", "--floor", "estimate"],
