@@ -7,7 +7,7 @@ BIN := .venv/bin
 SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs screenshots linkcheck faults clean
+.PHONY: help demo test check format docs screenshots linkcheck faults fuzz kill clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
@@ -15,6 +15,8 @@ help:
 	@echo "make check   format, lint, types, import contracts, docs drift and links"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make faults  inject every fault and score what the diagnosis says (an hour or two)"
+	@echo "make fuzz    try 20,000 broken inputs (minutes; goes on where it was stopped)"
+	@echo "make kill    kill commands that write 1,000 times (about 20 minutes; goes on likewise)"
 	@echo "make docs    write the generated parts of docs/ again, and the site to build/docs"
 	@echo "make screenshots  take the pictures of the report page again (needs Chromium)"
 	@echo "make linkcheck  look up the links that lead out of the site (needs a network)"
@@ -42,6 +44,12 @@ format: .venv/.dev
 
 faults: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m faults.bench --jobs 2 --docs docs/diagnoses.md
+
+fuzz: .venv/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
+
+kill: .venv/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.kill
 
 docs: .venv/.dev
 	@$(BIN)/python -m docs.generate
