@@ -65,7 +65,9 @@ def swap_any(rng: Random) -> Drawn:
             "In the queue {} two people who stand side by side swap. Write a new queue.",
         )
     )
-    swapped = ([*names[:i], names[i + 1], names[i], *names[i + 2 :]] for i in range(len(names) - 1))
+    swapped = (
+        [*names[:i], names[i + 1], names[i], *names[i + 2 :]] for i in range(len(names) - 1)
+    )
     return _any(rng, ask.format(_row(names)), swapped)
 
 

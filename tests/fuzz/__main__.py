@@ -26,11 +26,10 @@ STORE = ROOT / "build" / "fuzz"
 
 def choose(count: int) -> list[Case]:
     """The first cases of each kind, by its weight; the kinds take turns."""
-    total = sum(kind.weight for kind in KINDS.values())
     cases = [
         ((number + 1) / kind.weight, Case(name, number))
         for name, kind in KINDS.items()
-        for number in range(-(-count * kind.weight // total))
+        for number in range(min(count, kind.most))
     ]
     return [case for _, case in sorted(cases, key=lambda pair: pair[0])][:count]
 

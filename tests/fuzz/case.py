@@ -69,6 +69,8 @@ class Kind:
     act: Act
     weight: int
     """Cases among all cases, in proportion."""
+    most: int = sys.maxsize
+    """How many different ones there are."""
 
 
 def command(arguments: Sequence[str], stdin: str = "") -> Outcome:
