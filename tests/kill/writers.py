@@ -348,7 +348,7 @@ WRITERS = {
         Writer(
             "report",
             lambda sound: [
-                *("report", f"{sound}/a.trace", f"{sound}/b.trace", "--budget", "0"),
+                *("report", f"{sound}/a.trace", f"{sound}/b.trace", "--time-limit", "0"),
                 *("--floor", "estimate", "-o", "page.html"),
             ],
             _absent_or_whole("page.html"),
@@ -378,7 +378,7 @@ WRITERS = {
         ),
         Writer(
             "diagnose",
-            lambda sound: ["diagnose", "a.trace", "b.trace", "--budget", "20s"],
+            lambda sound: ["diagnose", "a.trace", "b.trace", "--time-limit", "20s"],
             _diagnose_law,
             lambda here, undisturbed: _diagnose_law(here, undisturbed, ()),
             codes=(0, 1),

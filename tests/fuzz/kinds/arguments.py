@@ -10,61 +10,61 @@ import click
 
 from skipstone.cli.main import COMMANDS, skipstone
 from tests.fuzz.case import Kind, Outcome, Scene, command
-from tests.fuzz.mutate import ODD_NUMBERS, odd_text
+from tests.fuzz.mutate import odd_text
 
+# By the option. What is not here takes a path, one of a few words, or no value.
 PLAUSIBLE: dict[str, tuple[str, ...]] = {
-    "gen_length": ("1", "4", "8"),
-    "block_length": ("1", "3", "8", "64"),
-    "steps": ("1", "2", "8", "9"),
-    "cache": ("none", "prefix", "dual", "dual:refresh=2", "prefix:x=1", "Dual", "none:"),
-    "unmask": ("fixed", "threshold:0.2", "threshold:value=2", "factor:1", "factor:value=nan"),
-    "skip": ("none", "cosine", "cosine:skip_layer_k=1", "cosine:skip_layer_k=1,skip_threshold=2"),
-    "temperature": ("0", "0.5", "1e308", "1e-320"),
-    "seed": ("0", "7"),
-    "budget": ("finish", "stop", "60s", "0"),
-    "device": ("cpu", "auto", "cuda", "cpu:7", "meta", "mps"),
-    "dtype": ("auto", "float32", "bfloat16", "float16", "float64", "int8"),
-    "prompt_ids": ("5", "5,17,3", "263", "264", "-1", "5,,3", "5, 6"),
-    "batch_size": ("1", "2"),
-    "window": ("0.0", "0.1-1.2", "1.2-0.1", "9.9", "0.0-99999999999.0"),
-    "level": ("decisions", "sketches", "window", "full", "answer", "token", "decision"),
-    "step": ("0.0", "1.3", "9.9", "0", "0.0.0", "²"),
-    "at": ("0.0", "1.1", "9.9", "²", "0.²", "1.1e3"),
-    "with_specs": ("skip=none", "cache=none unmask=fixed", "gen_length=4", "="),
-    "sample": ("0", "1", "7"),
-    "limit": ("1", "2"),
-    "who": ("serial", "local:0", "local:x", "ray:1", "slurm", "local:"),
-    "grid": ("unmask=fixed,threshold:0.2", "skip_threshold=0.5", "skip_layer_k=1,2", "x=1", "="),
-    "baseline": ("", "skip=none", "unmask=fixed", "model=x"),
-    "candidate": ("skip=none", "unmask=threshold:0.2", "cache=none"),
-    "spec_a": ("", "cache=none", "skip=none unmask=fixed"),
-    "spec_b": ("skip=none", "unmask=threshold:0.2", "cache=none cache=none"),
-    "allowed": ("50%", "0.5", "0%", "100%", "101%", "-1%", "1e-300"),
-    "bound": ("1%", "50%", "0", "1"),
-    "confidence": ("0.95", "0", "1", "0.5"),
-    "batch": ("1", "2", "1,2", "0"),
-    "context": ("64", "1"),
-    "rows": ("8", "0"),
-    "going": ("0.25", "0.25,0.5", "2"),
-    "generation": ("19+128/32", "4+8/2x2@4", "4+8/9", "x", "4+8/2~1:0.5"),
-    "refresh": ("64", "1"),
-    "only": ("step", "skip,refresh", "peer", "steps"),
-    "gpu": ("h100", "a100", "h1000"),
-    "skip_layer_k": ("1", "4,8", "99"),
-    "length": ("512", "0"),
-    "repeats": ("2", "1"),
-    "rule": ("contains", "exact", "number", "os:system", "nope:nope", "x"),
-    "lang": ("en", "zh", "fr"),
-    "seconds": ("0.1s", "0.1", "1h", "-1s", "nan"),
-    "peer": ("fast-dllm=/nonexistent", "x", "fast-dllm="),
+    "--gen-length": ("1", "4", "8"),
+    "--max-new-tokens": ("1", "4", "8"),
+    "--block-length": ("1", "3", "8", "64"),
+    "--steps": ("1", "2", "8", "9"),
+    "--cache": ("none", "prefix", "dual", "dual:refresh=2", "prefix:x=1", "Dual", "none:"),
+    "--unmask": ("fixed", "threshold:0.2", "threshold:value=2", "factor:1", "factor:value=nan"),
+    "--skip": ("none", "cosine", "cosine:skip_layer_k=1", "cosine:skip_layer_k=1,skip_threshold=2"),
+    "--temperature": ("0", "0.5", "1e308", "1e-320"),
+    "--seed": ("0", "7"),
+    "--budget": ("finish", "stop", "60s", "0"),
+    "--device": ("cpu", "auto", "cuda", "cpu:7", "meta", "mps"),
+    "--dtype": ("auto", "float32", "bfloat16", "float16", "float64", "int8"),
+    "--prompt-ids": ("5", "5,17,3", "263", "264", "-1", "5,,3", "5, 6"),
+    "--batch-size": ("1", "2"),
+    "--window": ("0.0", "0.1-1.2", "1.2-0.1", "9.9", "0.0-99999999999.0"),
+    "--level": ("decisions", "sketches", "window", "full", "answer", "token", "decision"),
+    "--step": ("0.0", "1.3", "9.9", "0", "0.0.0", "²"),
+    "--at": ("0.0", "1.1", "9.9", "²", "0.²", "1.1e3"),
+    "--with": ("skip=none", "cache=none unmask=fixed", "gen_length=4", "="),
+    "--sample": ("0", "1", "7"),
+    "--limit": ("1", "2"),
+    "--executor": ("serial", "local:0", "local:x", "ray:1", "slurm", "local:"),
+    "--grid": ("unmask=fixed,threshold:0.2", "skip_threshold=0.5", "skip_layer_k=1,2", "x=1", "="),
+    "--baseline": ("", "skip=none", "unmask=fixed", "model=x"),
+    "--candidate": ("skip=none", "unmask=threshold:0.2", "cache=none"),
+    "--a": ("", "cache=none", "skip=none unmask=fixed"),
+    "--b": ("skip=none", "unmask=threshold:0.2", "cache=none cache=none"),
+    "--max-disagreement": ("50%", "0.5", "0%", "100%", "101%", "-1%", "1e-300"),
+    "--bound": ("1%", "50%", "0", "1"),
+    "--confidence": ("0.95", "0", "1", "0.5"),
+    "--batch": ("1", "2", "1,2", "0"),
+    "--context": ("64", "1"),
+    "--rows": ("8", "0"),
+    "--going": ("0.25", "0.25,0.5", "2"),
+    "--generation": ("19+128/32", "4+8/2x2@4", "4+8/9", "x", "4+8/2~1:0.5"),
+    "--refresh": ("64", "1"),
+    "--only": ("step", "skip,refresh", "peer", "steps"),
+    "--gpu": ("h100", "a100", "h1000"),
+    "--skip-layer-k": ("1", "4,8", "99"),
+    "--length": ("512", "0"),
+    "--repeats": ("2", "1"),
+    "--judge": ("contains", "exact", "number", "os:system", "nope:nope", "x"),
+    "--lang": ("en", "zh", "fr"),
+    "--time-limit": ("0.1s", "0.1", "1h", "-1s", "nan"),
+    "--peer": ("fast-dllm=/nonexistent", "x", "fast-dllm="),
 }
+OUTPUTS = ("--output", "--report", "--junit", "--sarif")
+FILES = ("--prompts", "--batch-file")
 _TRACES = ("a.trace", "b.trace", "made_up.trace")
 # Given unless luck has it otherwise: without them a command takes minutes, not milliseconds.
-_CHEAP: dict[str, tuple[str, ...]] = {
-    "gen_length": ("--gen-length", "8"),
-    "model": ("--model", "{sound}/model"),
-    "seconds": ("--budget", "0.1s"),
-}
+_CHEAP = {"--gen-length": "8", "--model": "{sound}/model", "--time-limit": "0.1s"}
 _ALWAYS = {"trace": "prompt", "generate": "prompt", "compare": "prompt"}
 
 
@@ -85,37 +85,35 @@ def _odd_arguments(scene: Scene) -> Outcome:
 
 def _given(scene: Scene, name: str, parameter: click.Parameter, odd: float) -> Iterator[str]:
     """What is written for one parameter; nothing, if it is left out."""
-    random, key = scene.random, str(parameter.name)
+    random = scene.random
     if isinstance(parameter, click.Argument):
         if random.random() < 0.9:
             yield from _positional(scene, name, parameter, odd)
         return
+    option = parameter.opts[-1]
     strange = random.random() < odd
-    usual = _CHEAP.get(key) if not (name == "report" and key == "model") else None
+    usual = None if (name, option) == ("report", "--model") else _CHEAP.get(option)
     if usual is not None and not (strange and random.random() < 0.3):
-        yield usual[0]
-        yield usual[1].format(sound=scene.sound)
+        yield option
+        yield usual.format(sound=scene.sound)
     elif parameter.required or random.random() < 0.25:
-        option = random.choice([*parameter.opts, *parameter.secondary_opts])
-        if parameter.is_flag:  # type: ignore[attr-defined]
-            yield option
-        else:
-            yield option
+        yield random.choice([*parameter.opts, *parameter.secondary_opts])
+        if not (isinstance(parameter, click.Option) and parameter.is_flag):
             yield odd_text(random) if strange else _value(scene, parameter)
 
 
 def _value(scene: Scene, parameter: click.Parameter) -> str:
     """Something that the author of the option may have had in mind."""
-    random, key = scene.random, str(parameter.name)
+    random, option = scene.random, parameter.opts[-1]
     if isinstance(parameter.type, click.Choice):
         return random.choice(list(parameter.type.choices))
-    if key in ("output", "page", "junit", "sarif"):
+    if option in OUTPUTS:
         return str(_place(scene))
-    if key in ("path", "batch_file"):
+    if option in FILES:
         return str(scene.sound / random.choice(("prompts.txt", "questions.jsonl", "model", "no")))
-    if key == "model":
+    if option == "--model":
         return random.choice((str(scene.sound / "model"), "nobody/nothing", "pebbel"))
-    return random.choice(PLAUSIBLE.get(key, ODD_NUMBERS))
+    return random.choice(PLAUSIBLE[option])
 
 
 def _place(scene: Scene) -> Path:

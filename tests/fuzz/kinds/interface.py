@@ -70,10 +70,12 @@ def _report_to(path: str | Path) -> object:
 def _texts(scene: Scene) -> Outcome:
     """Settings, policies and model arguments, as texts."""
     random = scene.random
-    names = [name for name in PLAUSIBLE if name in Settings.__dataclass_fields__]
+    options = {name: f"--{name.replace('_', '-')}" for name in Settings.__dataclass_fields__}
+    names = [name for name, option in options.items() if option in PLAUSIBLE]
 
     def value(name: str) -> str:
-        return odd_text(random) if random.random() < 0.5 else random.choice(PLAUSIBLE[name])
+        odd = random.random() < 0.5
+        return odd_text(random) if odd else random.choice(PLAUSIBLE[options[name]])
 
     texts = {name: value(name) for name in random.sample(names, 3)}
     if random.random() < 0.2:

@@ -260,7 +260,7 @@ def _shown(scene: Scene) -> Outcome:
                 ["diff", sound, path, "--json", "--floor", "estimate"],
                 ["export", path, "--to", "perfetto", "-o", str(scene.here / "out.json")],
                 ["export", path, "--to", "parquet", "-o", str(scene.here / "out")],
-                ["diagnose", path, sound, "--budget", "0.1s"],
+                ["diagnose", path, sound, "--time-limit", "0.1s"],
                 ["step", path, "--at", "0.1", "--with", "skip=none"],
             )
         )
