@@ -28,7 +28,10 @@ def _object(pairs: list[tuple[str, object]]) -> Json:
 def read_json(path: Path) -> Json:
     """Read one JSON object, or say what is wrong with the file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, object_pairs_hook=_object)
+        if "\\ud" in text.lower():  # half a character is no text that a tokenizer takes
+            json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist; a model directory holds config.json, tokenizer.json and "

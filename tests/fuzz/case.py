@@ -76,7 +76,7 @@ class Kind:
 def command(arguments: Sequence[str], stdin: str = "") -> Outcome:
     """Run one command line in this process, and judge what it printed."""
     out, err = io.StringIO(), io.StringIO()
-    before, sys.stdin = sys.stdin, io.StringIO(stdin)
+    before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run(list(arguments))

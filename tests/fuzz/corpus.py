@@ -64,6 +64,14 @@ def _held(outcome: Outcome, condition: object, what: str) -> Outcome:
     return outcome if condition or outcome.finding else Outcome(outcome.refused, "wrong", what)
 
 
+def _half_a_character(scene: Scene) -> Outcome:
+    """JSON can spell what is no text."""
+    folder = write_checkpoint(scene.here / "model")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "bos_token": "\ud800"}))
+    return _decoded(scene)
+
+
 def _adapter(scene: Scene) -> Outcome:
     folder = scene.here / "model"
     folder.mkdir()
@@ -104,7 +112,7 @@ TEMPLATES: Mapping[str, tuple[Wanted, object]] = {
         "refused",
         "{{ messages[0].content }}{{ range(9999)|map('string')|map('center', 99999)|join }}",
     ),
-    "power": ("refused", "{{ messages[0].content }}{{ 9 ** 9 ** 9 }}"),
+    "power": ("refused", "{{ messages[0].content }}{{ 9 ** (9 ** 9) }}"),
     "times": ("refused", "{{ messages[0].content }}{{ 'x' * 3000000000 }}"),
     "endless": ("refused", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
     "drops the prompt": ("refused", "hello"),
@@ -218,6 +226,7 @@ ENTRIES: dict[str, Entry] = {
     "rope_parameters alone": Entry("either", _theta),
     "null for a default": Entry("accepted", _config(bias_for_layer_norm=None)),
     "another model_type": Entry("refused", _config(model_type="gpt2")),
+    "half a character": Entry("refused", _half_a_character),
     "an adapter": Entry("refused", _adapter),
     "float16 that overflows": Entry("refused", _overflow),
     **{f"template: {n}": Entry(wanted, _template(t)) for n, (wanted, t) in TEMPLATES.items()},
@@ -228,7 +237,7 @@ ENTRIES: dict[str, Entry] = {
     "swapped shards": Entry("refused", _swapped),
     "missing step": Entry("either", _sql("DELETE FROM steps WHERE forward = 3", _shown)),
     "BOM": Entry("accepted", _file("p.txt", b"\xef\xbb\xbfone\r\ntwo\r\n")),
-    "UTF-16": Entry("refused", _file("p.txt", "one\ntwo".encode("utf-16"))),
+    "UTF-16": Entry("either", _file("p.txt", "one\ntwo".encode("utf-16"))),
     "lines of JSON under other names": Entry("either", _file("p.ndjson", b'{"prompt": "a"}\n')),
     "one JSON list": Entry("either", _file("p.json", b'["a", "b"]')),
     "unknown key": Entry("either", _file("p.jsonl", b'{"prompt": "a", "promt": "b"}\n')),
