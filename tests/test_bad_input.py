@@ -227,7 +227,7 @@ MODELS: dict[str, tuple[Callable[[Place], Path], list[str]]] = {
     ),
     "template runs on": (
         _template("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"),
-        ["more than 10000 turns of its loops", "use a template you trust"],
+        ["takes too much time or memory", "more work than", "use a template you trust"],
     ),
     "template of huge range": (
         _template("{% for a in range(10**9) %}{% endfor %}"),
@@ -241,7 +241,7 @@ MODELS: dict[str, tuple[Callable[[Place], Path], list[str]]] = {
         _template("{{ system.prompt }}"),
         ["the chat template fails ('system' is undefined)"],
     ),
-    "templates": (_template([{"name": "x"}]), ["chat_template is a list", "keep one template"]),
+    "templates": (_template([{"name": "x"}]), ["chat_template is a list", "no name and template"]),
     "template file": (_with("chat_template.jinja", b"\xff"), ["chat_template.jinja cannot be"]),
     "settings list": (
         _with("tokenizer_config.json", b"[]"),
@@ -303,7 +303,7 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
     "negative id": (_argv("--prompt-ids=-1"), ["holds id -1", "vocabulary of 264", "0 to 263"]),
     "no batch file": (_batch(None), ["prompts.txt' cannot be read (No such file"]),
     "empty batch file": (_batch(b"\n\n"), ["prompts.txt' has no prompts", "write one a line"]),
-    "binary batch file": (_batch(b"\xff\xfe"), ["prompts.txt' is not UTF-8", "convert it"]),
+    "binary batch file": (_batch(b"a\xff\xfe"), ["prompts.txt' is not UTF-8", "convert it"]),
     "batch of no json": (_batch(b'{"prompt": "a"}\n{', "p.jsonl"), ["line 2 is not JSON"]),
     "batch without prompt": (_batch(b'{"text": "a"}', "p.jsonl"), ["line 1", '"prompt"']),
     "no places": (

@@ -22,7 +22,7 @@ from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job, Rig, in_turn
 from skipstone.cli.main import run
 from skipstone.engine.ages import Ages
-from skipstone.engine.engine import Prompt
+from skipstone.engine.prompts import Prompt
 from skipstone.engine.roofline import Card, Work, bound
 from skipstone.engine.runner import Pass, Runner
 from skipstone.errors import ConfigError

@@ -121,7 +121,7 @@ def test_two_specs_and_a_prompt(call: Call) -> None:
     shared = ["--prompt-ids", IDS, "--gen-length", "18", "--block-length", "6", "--no-eos-stop"]
     code, out, _ = call("diagnose", "cache=none", "cache=dual", "--unmask", "fixed", *shared)
     assert (code, "[stale-kv]" in out) == (1, True)
-    code, out, _ = call("diagnose", "cache=dual", "cache=dual", "w1 w2", *shared)
+    code, out, _ = call("diagnose", "cache=dual", "cache=dual", *shared)
     assert code == 0
     assert out.startswith("A and B decide the same in every step\nno cause to look for")
 
@@ -187,7 +187,7 @@ def test_text_of_a_trace_cannot_steer_the_terminal(call: Call, a: Path, tmp_path
         (["cache=none", "cache=dual"], "two run specs need a PROMPT"),
         (["cache=none", "cahce=dual", "w1"], "'cahce' is unknown; did you mean 'cache'?"),
         (["cache=none", "cache=duel", "w1"], "did you mean 'dual'?"),
-        (["cache=none", "cache=dual", "w1", "--prompt-ids", "x"], "--prompt-ids is 'x'"),
+        (["cache=none", "cache=dual", "--prompt-ids", "x"], "--prompt-ids is 'x'"),
         (["{a}", "{b}", "--time-limit", "soon"], "--time-limit is 'soon', must be a time"),
     ],
 )

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -168,10 +168,16 @@ def test_special_text_that_cannot_be_read_as_text_is_refused() -> None:
 def test_special_text_and_a_template_that_changes_the_prompt() -> None:
     upper = _text("{{ messages[0].content | upper }}")
     assert upper.encode("ab") == _bytes("AB")
+    twice = _text("{{ messages[0].content }}{{ messages[0].content }}{{ eos_token }}")
+    assert twice.encode("a<|mdm_mask|>")[-1] == EOS
+    assert MASK not in twice.encode("a<|mdm_mask|>")
     with pytest.raises(PromptError, match=r"special token.*remove the special text"):
-        _text("{{ messages[0].content }}{{ messages[0].content }}").encode("a<|mdm_mask|>")
+        _text("{{ 'x' if '|' in messages[0].content else 'y' }}{{ messages[0].content }}").encode(
+            "a<|mdm_mask|>"
+        )
 
 
+@settings(deadline=None)  # other work on the machine does not count
 @given(st.lists(st.sampled_from([*SPECIAL, "a", " ", "\n", "<|", "|>", "é", "{{", "}}"])))
 def test_no_prompt_adds_special_ids(parts: list[str]) -> None:
     prompt = "".join(parts)
@@ -299,7 +305,7 @@ def test_a_template_cannot_read_files(template: str) -> None:
         "{% macro f(n) %}{{ f(n + 1) }}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
         "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(90) }}",
         "{% for m in messages recursive %}{{ loop(messages) }}{{ loop(messages) }}{% endfor %}",
-        "{{ 9 ** 9 ** 9 }}",
+        "{{ 9 ** (9 ** 9) }}",
         "{{ 'a' * 10000000000 }}",
         "{{ 10000000000 * 'a' }}",
         "{{ [0] * 10000000000 }}",
@@ -308,13 +314,14 @@ def test_a_template_cannot_read_files(template: str) -> None:
 )
 def test_a_template_cannot_keep_the_process_busy(template: str) -> None:
     message = _refused(template)
-    assert "unsafe" in message or "fails" in message
+    assert "takes too much time or memory" in message or "fails" in message
 
 
 def test_the_sandbox_tests_can_fail() -> None:
     assert _text(
-        "{% for a in range(50) %}{% for b in range(50) %}{% endfor %}{% endfor %}x"
-    ).encode("hello") == _bytes("x")
+        "{% for a in range(50) %}{% for b in range(50) %}{% endfor %}{% endfor %}"
+        "{{ messages[0].content }}"
+    ).encode("hello") == _bytes("hello")
 
 
 @pytest.mark.parametrize(
@@ -341,15 +348,16 @@ def test_a_template_that_does_not_parse(template: str) -> None:
 
 
 def test_a_template_nested_too_deeply_does_not_parse() -> None:
-    assert "does not parse" in _refused("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}")
+    assert "does not parse" in _refused("{{ " + "(" * 4000 + "1" + ")" * 4000 + " }}")
 
 
 # ---------------------------------------------------------------- broken files
 
 
-def test_a_list_of_templates_is_refused(tmp_path: Path) -> None:
-    directory = write_checkpoint(tmp_path, template=[{"name": "default", "template": "x"}])
-    with pytest.raises(CheckpointError, match="chat_template is a list, must be one text; keep"):
+@pytest.mark.parametrize("template", [[{"name": "default"}], [1], {"default": "x"}, 3])
+def test_templates_without_name_or_text_are_refused(tmp_path: Path, template: object) -> None:
+    directory = write_checkpoint(tmp_path, template=template)
+    with pytest.raises(CheckpointError, match=r"chat_template is a .* no name and template; give"):
         _read(directory)
 
 
@@ -404,6 +412,10 @@ def test_broken_tokenizer_settings(tmp_path: Path, content: bytes) -> None:
 
 def test_named_tokens_that_are_not_text_are_ignored(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path)
-    settings = {"bos_token": None, "eos_token": 3, "chat_template": "{{ bos_token }}x"}
+    settings = {
+        "bos_token": None,
+        "eos_token": 3,
+        "chat_template": "{{ bos_token }}{{ messages[0].content }}",
+    }
     write_json(directory / "tokenizer_config.json", settings)
-    assert _read(directory).encode("a") == _bytes("x")
+    assert _read(directory).encode("a") == _bytes("a")

@@ -178,7 +178,7 @@ def test_an_engine_needs_a_loaded_model(wrong: Any) -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (None, "the prompt is None; give text, or a list of token ids"),
+        (None, "the prompt is None; give text, a list of messages, or a list of token ids"),
         (5, "the prompt is 5; give text"),
         ([True], "the prompt holds True"),
         (["a"], "the prompt holds 'a'"),

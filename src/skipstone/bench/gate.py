@@ -19,7 +19,8 @@ from skipstone.bench.timing import unadvised
 from skipstone.cache import DualCache, PrefixCache
 from skipstone.canvas import Block, Canvas, Moment, Place
 from skipstone.engine import Engine, Settings
-from skipstone.engine.engine import Prompt, RunnerName
+from skipstone.engine.engine import RunnerName
+from skipstone.engine.prompts import Prompt
 from skipstone.models.load import Model
 from skipstone.ops import dispatch
 from skipstone.ops.reference import rotary_tables

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from skipstone.cli.options import RunSpec, given, parse_ids, run_options, run_spec
+from skipstone.cli.options import RunSpec, given, run_options, run_spec
+from skipstone.cli.prompts import one_prompt
 from skipstone.cli.report import report_pair
 from skipstone.cli.tables import say_table
 from skipstone.cli.terminal import drawing_console, say, say_json
@@ -23,8 +24,8 @@ from skipstone.report.report import check_drawing
 
 if TYPE_CHECKING:
     from skipstone.engine import Result
-    from skipstone.engine.engine import Prompt
     from skipstone.engine.observe import Observer
+    from skipstone.engine.prompts import Prompt
     from skipstone.models.load import Model
     from skipstone.tracing import Recorder
     from skipstone.tracing.recorder import Level
@@ -60,12 +61,12 @@ def compare(
     name is shared and set by the options. Exits with 0 if both runs made the same decisions, 1 if
     not, 2 on an error.
     """
-    if (prompt is None) == (prompt_ids is None):
+    source = one_prompt(prompt, prompt_ids)
+    if source is None:
         raise PromptError("give exactly one of PROMPT and --prompt-ids")
     if page is not None:
         check_drawing()
         check_output(page)
-    source: Prompt = prompt if prompt is not None else parse_ids(prompt_ids or "")
     shared = given(options)
     a, b = (run_spec({**shared, **parse_spec(spec)}) for spec in (spec_a, spec_b))
     models = _load(a, b)
@@ -78,7 +79,7 @@ def compare(
         say_json(comparison.as_json() | sides)
     else:
         tokens = tokens_of_model(models[0], ids=ids)
-        _print(comparison, (result_a, result_b), (spec_a, spec_b), tokens, a, prompt)
+        _print(comparison, (result_a, result_b), (spec_a, spec_b), tokens, a, source)
     if page is not None:
         from skipstone.cli.specs import Pair
         from skipstone.engine import Engine
@@ -115,10 +116,10 @@ def _print(
     specs: tuple[str, str],
     tokens: Tokens,
     shared: RunSpec,
-    prompt: str | None,
+    prompt: Prompt,
 ) -> None:
     where = f"{shared.model}, {comparison.a.header.dtype} on {comparison.a.header.device}"
-    name = f"{prompt!r} " if prompt is not None else ""
+    name = f"{prompt!r} " if isinstance(prompt, str) else ""
     say(("prompt ", "label"), f"{name}({results[0].prompt_tokens} tokens, {where})")
     for label, spec, result in zip("AB", specs, results, strict=True):
         say()

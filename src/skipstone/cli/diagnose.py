@@ -10,8 +10,9 @@ import click
 
 from skipstone.cli.escape import json_text
 from skipstone.cli.idle import say_idle
-from skipstone.cli.options import given, parse_ids, run_options
+from skipstone.cli.options import given, run_options
 from skipstone.cli.progress import status
+from skipstone.cli.prompts import one_prompt
 from skipstone.cli.terminal import note, say, say_json
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
@@ -21,7 +22,7 @@ from skipstone.record import Experiment, StoredTrace, open_trace
 
 if TYPE_CHECKING:
     from skipstone.cli.specs import Pair
-    from skipstone.engine.engine import Prompt
+    from skipstone.engine.prompts import Prompt
     from skipstone.tracing.experiments import Laboratory
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -63,7 +64,7 @@ def diagnose(
     else:
         if sample:
             say_idle(f"--sample {sample} has no effect on two run specs, which decode one prompt")
-        source = parse_ids(prompt_ids) if prompt_ids is not None else prompt
+        source = one_prompt(prompt, prompt_ids)
         diagnosis = _of_specs(a, b, shared, source, limit)
     if as_json:
         say_json(diagnosis.as_json())

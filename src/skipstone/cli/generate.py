@@ -19,7 +19,7 @@ from skipstone.cli.tokens import ids_option
 @click.option(
     "--batch-file",
     type=click.Path(path_type=Path),
-    help='Prompts to decode together: one a line, or .jsonl with {"prompt": ...}.',
+    help='Prompts to decode together: one a line, or JSON with {"prompt": ...}; - reads stdin.',
 )
 @batch_size_option
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")

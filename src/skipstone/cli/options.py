@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -174,20 +173,3 @@ def parse_rate(text: str, option: str) -> float:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         raise ConfigError(f"{option} is {text!r}, must be a rate like 0.5% or 0.005") from None
-
-
-def read_text(path: Path, what: str) -> str:
-    """Read a text file that the user named.
-
-    Raises:
-        PromptError: it is missing, unreadable or not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise PromptError(f"{what} {str(path)!r} is not UTF-8 text; convert it first") from None
-    except OSError as error:
-        reason = error.strerror
-        raise PromptError(
-            f"{what} {str(path)!r} cannot be read ({reason}); check the path"
-        ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 import click
 
 from skipstone.cli.idle import say_idle
-from skipstone.cli.options import parse_ids, read_text
+from skipstone.cli.options import parse_ids
+from skipstone.cli.prompt_files import STDIN, parse_questions, read_text
 from skipstone.diff.agreement import Question
-from skipstone.diff.judges import JUDGES, check_answer, find_judge
-from skipstone.errors import ConfigError, PromptError, nearest
+from skipstone.diff.judges import find_judge
+from skipstone.errors import ConfigError, PromptError
 
 Prompt = str | Sequence[int]
 
@@ -52,6 +52,25 @@ def check_batch_size(batch_size: int | None, batch_file: Path | None) -> None:
         )
 
 
+def one_prompt(prompt: str | None, prompt_ids: str | None) -> Prompt | None:
+    """The prompt of a command that takes one: an argument, ``-`` for standard input, or ids.
+
+    Raises:
+        PromptError: both are given, or what is given cannot be read.
+    """
+    if prompt is not None and prompt_ids is not None:
+        raise PromptError("give exactly one of PROMPT and --prompt-ids")
+    if prompt_ids is not None:
+        return parse_ids(prompt_ids)
+    if prompt is None or prompt != str(STDIN):
+        return prompt
+    # The line's end is the shell's.
+    text = read_text(STDIN, "PROMPT").removesuffix("\n")
+    if not text.strip():
+        raise PromptError("standard input is empty; give at least one word")
+    return text
+
+
 def read_prompts(
     prompt: str | None, prompt_ids: str | None, batch_file: Path | None
 ) -> list[Prompt]:
@@ -67,19 +86,22 @@ def read_prompts(
         raise PromptError(
             f"give exactly one of PROMPT, --prompt-ids and --batch-file; found {found}"
         )
-    if prompt is not None:
-        return [prompt]
-    if prompt_ids is not None:
-        return [parse_ids(prompt_ids)]
-    assert batch_file is not None
-    return [question.prompt for question in read_questions(batch_file, "--batch-file")]
+    if batch_file is None:
+        alone = one_prompt(prompt, prompt_ids)
+        assert alone is not None
+        return [alone]
+    questions = read_questions(batch_file, "--batch-file")
+    if any(question.answer is not None for question in questions):
+        say_idle(f"answers in {batch_file} have no effect here; audit and sweep judge by them")
+    return [question.prompt for question in questions]
 
 
 def read_questions(path: Path, option: str, judge: str = "contains") -> list[Question]:
-    """The prompts of a file: one a line, or ``.jsonl`` with "prompt" and maybe "answer".
+    """The prompts of a file: one a line, or JSON with "prompt" and maybe "answer" and "judge".
 
     Args:
-        path: the file, or ``pebble`` for held-out prompts of the embedded model's world.
+        path: the file, ``-`` for standard input, or ``pebble`` for held-out prompts of the embedded
+            model's world.
         option: that named it, for messages.
         judge: of answers whose line names none; the only function that a line may name.
 
@@ -89,49 +111,6 @@ def read_questions(path: Path, option: str, judge: str = "contains") -> list[Que
     """
     find_judge(judge)
     if str(path) == "pebble":
-        path = Path(str(files("skipstone") / "data" / "questions" / "pebble.jsonl"))
-    # Other separators, such as U+2028, are part of a prompt.
-    lines = read_text(path, option).split("\n")
-    numbered = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
-    if not numbered:
-        raise PromptError(f"{option} {str(path)!r} has no prompts; write one a line")
-    if path.suffix != ".jsonl":
-        return [Question(line, line=number) for number, line in numbered]
-    return [_question(line, number, f"{path}, line {number}", judge) for number, line in numbered]
-
-
-def _question(line: str, number: int, where: str, judge: str) -> Question:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "nested too deeply")
-        raise PromptError(f"{where} is not JSON ({reason})") from None
-    prompt = value.get("prompt") if isinstance(value, dict) else None
-    if not isinstance(prompt, str):
-        raise PromptError(f'{where} has no text under "prompt"')
-    answer = value.get("answer")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
-        raise PromptError(f'{where} has {answer!r} under "answer", must be text or a number')
-    if answer is not None and not str(answer).strip():
-        raise PromptError(f'{where} has an empty "answer"; leave it out if it is not known')
-    if answer is None:
-        return Question(prompt, line=number)
-    question = Question(
-        prompt, str(answer), number, _judge(value.get("judge", judge), where, judge)
-    )
-    reason = check_answer(question.judge, str(answer))
-    if reason is not None:
-        raise PromptError(f"{where}: {reason}")
-    return question
-
-
-def _judge(name: object, where: str, allowed: str) -> str:
-    """The judge that a line names. A file of prompts must not start code that nobody asked for."""
-    if not isinstance(name, str) or (":" not in name and name not in JUDGES):
-        known = nearest(str(name), JUDGES)
-        raise PromptError(f'{where} has {name!r} under "judge", which is unknown; {known}')
-    if ":" in name and name != allowed:
-        raise PromptError(
-            f"{where} names the judge {name!r}, which is code; allow it with --judge {name}"
-        )
-    return name
+        own = Path(str(files("skipstone") / "data" / "questions" / "pebble.jsonl"))
+        return parse_questions(own, read_text(own, option), option, judge, lambda _: None)
+    return parse_questions(path, read_text(path, option), option, judge, say_idle)

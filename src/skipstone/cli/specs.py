@@ -10,7 +10,7 @@ from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.options import RunSpec, run_spec
 from skipstone.cli.terminal import note
 from skipstone.engine import Engine, parse_spec
-from skipstone.engine.engine import Prompt
+from skipstone.engine.prompts import Prompt
 from skipstone.errors import CheckpointError, ConfigError, PromptError, TraceError
 from skipstone.models.load import Model, load
 from skipstone.record import Header, StoredTrace, Trace

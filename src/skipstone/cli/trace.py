@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-file",
     type=click.Path(path_type=Path),
-    help='Prompts to decode together: one a line, or .jsonl with {"prompt": ...}.',
+    help='Prompts to decode together: one a line, or JSON with {"prompt": ...}; - reads stdin.',
 )
 @batch_size_option
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, SupportsIndex, Unpack, cast, get_args
+from typing import Literal, Unpack, cast, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from skipstone.engine.eager import EagerLayers
 from skipstone.engine.graph import GraphLayers
 from skipstone.engine.loop import Done, Run, Seat
 from skipstone.engine.observe import Observer, Taps
+from skipstone.engine.prompts import Prompt, Prompts, encode, several
 from skipstone.engine.result import Result, Stats
 from skipstone.engine.roofline import advice
 from skipstone.engine.runner import Layers, Runner
@@ -31,7 +31,6 @@ from skipstone.models.base import KVStore
 from skipstone.models.load import Model
 from skipstone.skip import NoSkip
 
-Prompt = str | Sequence[int]
 # On a card a step of so few rows takes about as long as reading the weights, and so would fewer.
 MOST_UNPACKED = 192
 RunnerName = Literal["auto", "eager", "graph"]
@@ -93,11 +92,14 @@ class Engine:
         """Decode one prompt.
 
         Args:
-            prompt: text, put into the model's chat template; or ids, taken as they are.
+            prompt: text or messages (``[{"role": "user", "content": "..."}]``), put into the
+                model's chat template; or ids, taken as they are: a list, or an array or tensor
+                [L] or [1, L].
             observer: shown every step.
 
         Raises:
-            PromptError: the prompt is empty, too long, or has ids that the model does not have.
+            PromptError: the prompt is none, empty, too long, or has ids that the model does not
+                have.
             StalledError: the unmask policy never commits anything.
             NotFiniteError: a number is not finite; the message names the request and the layer.
         """
@@ -106,7 +108,7 @@ class Engine:
     @torch.inference_mode()
     def generate_batch(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Prompts,
         *,
         batch_size: int | None = None,
         observer: Observer | None = None,
@@ -117,7 +119,7 @@ class Engine:
         to the next prompt.
 
         Args:
-            prompts: text or ids.
+            prompts: each as ``generate`` takes it; or ids [B, L].
             batch_size: how many are decoded at once; all if None.
             observer: shown every step.
 
@@ -127,15 +129,14 @@ class Engine:
             StalledError: the unmask policy never commits anything.
             NotFiniteError: a number is not finite; the message names the request and the layer.
         """
-        if isinstance(prompts, str) or not prompts:
-            raise PromptError("generate_batch needs a list of at least one prompt")
+        given = several(prompts)
         batch_size = cast("int | None", checked("batch_size", batch_size, int | None))
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {shown(batch_size)}, must be at least 1")
-        alone = len(prompts) == 1
+        alone = len(given) == 1
         ids = [
             self._encode(prompt, "the prompt" if alone else f"prompt {i}")
-            for i, prompt in enumerate(prompts)
+            for i, prompt in enumerate(given)
         ]
         places = min(batch_size or len(ids), len(ids))
         self._advise(places, max(map(len, ids)) + self.settings.gen_length)
@@ -146,7 +147,8 @@ class Engine:
         run.decode()
         if isinstance(run.runner.layers, GraphLayers):
             self._kept = run.runner.layers
-        results = self._results(run, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        results = self._results(run, seconds, [isinstance(prompt, str) for prompt in given])
         if observer is not None:
             observer.on_end(results)
         return results
@@ -175,12 +177,10 @@ class Engine:
             )
         )
 
-    def _encode(self, prompt: Prompt, where: str) -> list[int]:
+    def _encode(self, prompt: object, where: str) -> list[int]:
         """Ids of a prompt that fits the model; ``where`` names it in errors."""
         config, gen_length = self.model.config, self.settings.gen_length
-        if isinstance(prompt, str) and not prompt.strip():
-            raise PromptError(f"{where} is empty; give at least one word")
-        ids = self.model.text.encode(prompt) if isinstance(prompt, str) else _ids(prompt, where)
+        ids = encode(prompt, self.model.text, where, config.max_length)
         for token in ids:
             if not 0 <= token < config.vocab_size:
                 raise PromptError(
@@ -283,12 +283,12 @@ class Engine:
         )
         return GraphLayers(network, store) if graphs else EagerLayers(network, store)
 
-    def _results(self, run: Run, seconds: float) -> list[Result]:
-        """In the order of the prompts."""
+    def _results(self, run: Run, seconds: float, texts: Sequence[bool]) -> list[Result]:
+        """In the order of the prompts; ``texts`` says which were given as text."""
         done = sorted(run.done, key=lambda one: one.sample)
         generated = [_generated(one, self.model.config.eos_id) for one in done]
         results = list[Result]()
-        for one, count in zip(done, generated, strict=True):
+        for one, count, is_text in zip(done, generated, texts, strict=True):
             masked_G = one.status_G == Status.MASK
             tokens, masks = tuple(one.ids_G.tolist()), int(masked_G.sum())
             stats = Stats(
@@ -306,7 +306,10 @@ class Engine:
                     masks_left=masks,
                     stats=stats,
                     settings=self.settings,
-                    notes=_notes(self.settings, stats, masks),
+                    notes=(
+                        *_notes(self.settings, stats, masks),
+                        *(self.model.text.notes if is_text else ()),
+                    ),
                 )
             )
         return results
@@ -321,20 +324,6 @@ def _length(done: Done, eos_id: int) -> int:
 def _generated(done: Done, eos_id: int) -> int:
     """New tokens up to the first EOS; masks are not counted."""
     return int((done.status_G[: _length(done, eos_id)] != Status.MASK).sum())
-
-
-def _ids(prompt: object, where: str) -> list[int]:
-    """Ids as plain integers, whatever kind of integer they were given as."""
-    if not isinstance(prompt, Iterable):
-        raise PromptError(f"{where} is {prompt!r}; give text, or a list of token ids")
-    ids = list[int]()
-    for token in prompt:
-        if isinstance(token, bool) or not isinstance(token, SupportsIndex):
-            raise PromptError(f"{where} holds {token!r}; token ids are whole numbers")
-        ids.append(operator.index(token))
-    if not ids:
-        raise PromptError(f"{where} is empty; give at least one token id")
-    return ids
 
 
 def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]:
