@@ -7,7 +7,7 @@ BIN := .venv/bin
 SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs screenshots linkcheck faults fuzz kill clean
+.PHONY: help demo test check format docs notebook screenshots linkcheck faults fuzz kill clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
@@ -19,6 +19,7 @@ help:
 	@echo "make kill    kill commands that write 1,000 times (about 20 minutes; goes on likewise)"
 	@echo "make docs    write the generated parts of docs/ again, and the site to build/docs"
 	@echo "make screenshots  take the pictures of the report page again (needs Chromium)"
+	@echo "make notebook  run the example notebook and keep its outputs in it (a minute)"
 	@echo "make linkcheck  look up the links that lead out of the site (needs a network)"
 	@echo "PYTHON=python3.12 as an argument chooses the Python of .venv"
 
@@ -58,6 +59,9 @@ docs: .venv/.dev
 
 screenshots: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m docs.screenshots
+
+notebook: .venv/.dev
+	@$(BIN)/python -m docs.notebook
 
 linkcheck: .venv/.dev
 	@$(SPHINX) -b linkcheck docs build/linkcheck

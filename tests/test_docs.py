@@ -166,7 +166,10 @@ def test_the_policy_package_installs_and_is_found(tmp_path: Path) -> None:
     assert value["text"].startswith("Isaac Newton")
 
 
-def test_the_policy_of_the_how_to_decodes_as_its_page_says() -> None:
+def test_the_policy_of_the_how_to_decodes_as_its_page_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "policy_package" / "src"))
     (block,) = [b for b in blocks(DOCS / "howto" / "policy.md") if b.language == "python"]
     assert block.shown is not None
     assert is_as_shown(block.shown, execute(block, {}))

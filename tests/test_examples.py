@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from examples import notebook_scenario
 from skipstone.record import Event
+from skipstone.testing import notebook_scenario
 
 # The items of the notebook: kind, file where it happens, and a figure that must be there.
 ITEMS = [

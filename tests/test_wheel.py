@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.metadata import Metadata
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
+from tests.pages import blocks
 
 CORE = {"torch", "numpy", "ml-dtypes", "safetensors", "tokenizers", "huggingface-hub", "jinja2"}
 CORE |= {"click", "rich", "xxhash"}
@@ -64,33 +68,94 @@ def test_the_wheel_says_what_it_is_and_what_it_needs(wheel: Path) -> None:
     assert set(about.provides_extra or []) == EXTRAS
 
 
+def core_packages() -> set[str]:
+    """The distributions that come with Skipstone when no extra is asked for."""
+    found, left = set[str](), [*CORE]
+    while left:
+        name = canonicalize_name(left.pop())
+        if name in found:
+            continue
+        found.add(name)
+        needs = [Requirement(line) for line in metadata.requires(name) or ()]
+        here = [
+            need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})
+        ]
+        left += [need.name for need in here]
+    return found
+
+
+class Bare:
+    """An environment with the wheel and what it asks for; its folder is empty."""
+
+    def __init__(self, root: Path, wheel: Path) -> None:
+        """Install the wheel; its dependencies are lent by path, so that nothing is downloaded."""
+        self.folder, self._lent = root / "folder", root / "lent"
+        self.root = root
+        venv.create(root / "bare", with_pip=True)
+        self._python = root / "bare" / "bin" / "python"
+        install = ["-m", "pip", "install", "--no-deps", "--no-index", str(wheel)]
+        subprocess.run([self._python, *install], check=True, capture_output=True)
+        self.folder.mkdir()
+        self._lent.mkdir()
+        site = Path(sysconfig.get_paths()["purelib"])
+        for name in core_packages():
+            files = metadata.distribution(name).files or ()
+            for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+                (self._lent / top).symlink_to(site / top)
+
+    def run(self, *arguments: str) -> str:
+        """What its Python prints."""
+        done = subprocess.run(
+            [self._python, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+            env={"PYTHONPATH": str(self._lent), "PATH": ""},
+        )
+        assert done.returncode in (0, 1), done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Bare:
+    return Bare(tmp_path_factory.mktemp("bare"), wheel)
+
+
 @pytest.mark.wheel
-def test_the_wheel_answers_in_a_bare_environment(wheel: Path, tmp_path: Path) -> None:
-    # The dependencies are lent by path, so that the test needs no download; Skipstone itself is
-    # not among them, for it is installed here as a link to the source tree.
-    venv.create(tmp_path / "bare", with_pip=True)
-    python = tmp_path / "bare" / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, check=True, capture_output=True)
-    lent = tmp_path / "lent"
-    lent.mkdir()
-    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
-        if "skipstone" not in entry.name.lower():
-            (lent / entry.name).symlink_to(entry)
+def test_the_wheel_answers_in_a_bare_environment(bare: Bare) -> None:
     code = (
         "import json, skipstone\n"
         "result = skipstone.Engine(skipstone.load('pebble')).generate('Who is Newton, physics?')\n"
         "print(json.dumps([skipstone.__file__, result.text]))"
     )
-    done = subprocess.run(
-        [str(python), "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(lent), "PATH": ""},
-    )
-    assert done.returncode == 0, done.stderr
-    origin, text = json.loads(done.stdout)
-    assert origin.startswith(str(tmp_path / "bare"))
+    origin, text = json.loads(bare.run("-c", code))
+    assert origin.startswith(str(bare.root))
     assert text.startswith("Isaac Newton")
+
+
+@pytest.mark.wheel
+def test_the_core_is_all_that_its_commands_need(bare: Bare) -> None:
+    found = bare.run(
+        "-c", "from importlib.util import find_spec as f; print(f('scipy'), f('numpy'))"
+    )
+    assert found.startswith("None ModuleSpec")  # the control: only what is asked for was lent
+    short = ("--gen-length", "16", "--block-length", "16")
+    both = ("--baseline", "cache=none", "--candidate", "cache=dual")
+    (bare.folder / "prompts.txt").write_text("Who is Newton, physics?\nHello\n", encoding="utf-8")
+    prompts = ("--prompts", "prompts.txt", "--max-disagreement", "50%")
+    audit = bare.run("-m", "skipstone", "audit", *both, *prompts, "--junit", "out.xml", *short)
+    assert "audit of 2 prompts" in audit
+    assert (bare.folder / "out.xml").exists()
+    bare.run("-m", "skipstone", "trace", "Hello", "-o", "a.trace", *short)
+    assert "the same settings" in bare.run("-m", "skipstone", "diff", "a.trace", "a.trace")
+
+
+@pytest.mark.wheel
+def test_the_readme_runs_from_any_folder_once_installed(bare: Bare) -> None:
+    pythons = [b.code for b in blocks(ROOT / "README.md") if b.language == "python"]
+    (own,) = [code for code in pythons if "sanitize" in code]
+    assert "misaligned_rows" in bare.run("-c", own)
+    for code in pythons:
+        imports = "\n".join(line for line in code.splitlines() if re.match("import|from", line))
+        bare.run("-c", imports)

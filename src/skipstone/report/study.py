@@ -32,7 +32,7 @@ class Run:
     record: RunRecord
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Study:
     """The runs, and the pair of them that is looked at closely."""
 
@@ -121,6 +121,11 @@ class Study:
         from skipstone.report.notebook import figure
 
         return figure(self, name, step=step, position=position)
+
+    def __repr__(self) -> str:
+        """Which runs, without their records."""
+        runs = ", ".join(f"{run.letter}: {run.name}" for run in self.runs)
+        return f"<Study of {runs}>"
 
     def _repr_html_(self) -> str:
         """Verdict and answers, for a notebook."""

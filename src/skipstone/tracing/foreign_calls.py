@@ -22,6 +22,7 @@ from skipstone.errors import ConfigError
 
 _INTEGERS = (torch.int64, torch.int32)
 _HIDDEN_PACKAGES = ("torch", "skipstone")
+_STANDS_FOR_USERS = "skipstone.testing."
 
 
 @runtime_checkable
@@ -133,8 +134,9 @@ def _pair(layer: object) -> tuple[object, object]:
 def user_frames(frame: FrameType | None) -> Iterator[FrameType]:
     """Frames outside torch and Skipstone, the innermost first."""
     while frame is not None:
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in _HIDDEN_PACKAGES:
+        module = str(frame.f_globals.get("__name__", ""))
+        hidden = module.partition(".")[0] in _HIDDEN_PACKAGES
+        if not hidden or module.startswith(_STANDS_FOR_USERS):
             yield frame
         frame = frame.f_back
 

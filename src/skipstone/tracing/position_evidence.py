@@ -18,6 +18,7 @@ from skipstone.tracing.positions import Ledger, ranked
 LOW_PRECISION = frozenset({torch.bfloat16, torch.float16})
 
 _OURS = str(Path(__file__).parents[1]) + os.sep
+_STANDS_FOR_USERS = os.path.join(_OURS, "testing", "")
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
@@ -26,7 +27,8 @@ def source_line() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((_OURS, _TORCH, "<frozen", "<string")):
+        hidden = name.startswith((_OURS, _TORCH, "<frozen", "<string"))
+        if not hidden or name.startswith(_STANDS_FOR_USERS):
             break
         frame = frame.f_back
     path, here = Path(frame.f_code.co_filename), Path.cwd()

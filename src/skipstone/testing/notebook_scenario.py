@@ -4,8 +4,8 @@ The script decodes one prompt twice, without and with a token skip, keeps what i
 looks for the first difference, and repeats one step by hand. It does so as a notebook did, with
 the mistakes of that notebook. Skipstone watches, and says at the end what it saw:
 
-    python -m examples.notebook_scenario             # as it was
-    python -m examples.notebook_scenario --repaired  # with six mistakes removed
+    python -m skipstone.testing.notebook_scenario             # as it was
+    python -m skipstone.testing.notebook_scenario --repaired  # with six mistakes removed
 
 Shape letters: B batch (1), L canvas length, N rows, V vocabulary.
 """
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import skipstone
-from examples.notebook_model import NotebookModel, from_pebble
 from skipstone.record import Event
+from skipstone.testing.notebook_model import NotebookModel, from_pebble
 from skipstone.tracing.attach import attach
 from skipstone.tracing.sanitize import sanitize
 
