@@ -19,10 +19,11 @@ import skipstone
 from skipstone import CosineSkip, Engine, Fixed, Recorder, Settings
 
 IMAGES = Path(__file__).parent / "images"
-PROMPT = "Who is Newton, physics?"
-EXACT = Settings(gen_length=32, block_length=16, unmask=Fixed(), steps=32)
-SKIPS = replace(EXACT, skip=CosineSkip(skip_layer_k=18, skip_threshold=0.99))
-COLOURS = 96
+PROMPT = "Tell me a story about Newton."
+EXACT = Settings(gen_length=64, unmask=Fixed(), steps=32)
+SKIPS = replace(EXACT, skip=CosineSkip(skip_layer_k=18, skip_threshold=0.97))
+COLOURS = 160
+LAYOUT = "header, #cursor { position: static } section { padding: 24px !important; border: 0 }"
 PARTS = ("verdict", "commits", "states", "chain", "similarity")
 
 
@@ -38,7 +39,7 @@ def main() -> None:
         page = skipstone.write_report(
             [a, b],
             Path(folder) / "report.html",
-            names=("without skip", "skip at 0.99"),
+            names=("without skip", "skip at 0.97"),
             diagnosis=skipstone.diagnose(a, b, engine_a=engines[0], engine_b=engines[1]),
             token=model.text.token,
         )
@@ -58,7 +59,9 @@ def photograph(page: Path) -> None:
             "() => [...document.querySelectorAll('figure.view')].every(f => f.dataset.rows)"
         )
         opened.wait_for_timeout(500)
-        opened.add_style_tag(content="header, #cursor { position: static !important }")
+        opened.add_style_tag(content=LAYOUT)
+        opened.evaluate("redraw()")
+        opened.wait_for_timeout(1500)
         for part in PARTS:
             path = IMAGES / f"report-{part}.png"
             keep(opened.locator(f"#{part}").screenshot(), path)
@@ -69,7 +72,7 @@ def photograph(page: Path) -> None:
 def keep(png: bytes, path: Path) -> None:
     """Write a picture with the few colours that it needs."""
     picture = Image.open(BytesIO(png)).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(COLOURS, kmeans=COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import click
 import pytest
 
 import skipstone
+from docs.screenshots import EXACT, PROMPT, SKIPS
+from skipstone import Engine, NoCache
 from skipstone.cli.main import COMMANDS
 from skipstone.cli.main import skipstone as cli
 from tests.conftest import ROOT
@@ -113,6 +115,17 @@ def test_the_glossary_has_the_words_of_the_field(site: Path) -> None:
     )
     for word in words.split():
         assert f'id="term-{word}"' in page, word
+
+
+def test_the_pictures_show_a_right_answer_and_what_a_shortcut_made_of_it() -> None:
+    model = skipstone.load("pebble")
+    longer = EXACT.replace(gen_length=128, steps=128, cache=NoCache())
+    right, exact, skipped = (
+        Engine(model, settings).generate(PROMPT).text for settings in (longer, EXACT, SKIPS)
+    )
+    assert exact == right
+    assert skipped != right
+    assert PROMPT in (DOCS / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_pictures_are_small() -> None:

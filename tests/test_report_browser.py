@@ -9,8 +9,12 @@ import pytest
 from playwright.sync_api import Page
 
 from skipstone import CosineSkip, DualCache, Fixed, NoCache, Settings, write_report
+from skipstone.diagnosis.diagnose import Diagnosis
+from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
+from skipstone.diagnosis.told import told
 from skipstone.record import MemoryTrace
 from skipstone.report.words import words
+from skipstone.sentence import Code, Sentence
 from tests.browsing import Open, chromium, opened_pages
 from tests.recorded import record, trace_of
 
@@ -197,6 +201,52 @@ def test_hostile_text_is_shown_as_text(opened: Open, tmp_path: Path) -> None:
     width = found.page.evaluate("document.documentElement.scrollWidth")
     assert width <= 1200
     assert found.said == []
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_hostile_trace_is_shown_as_text(
+    opened: Open, tmp_path: Path, language: str, width: int
+) -> None:
+    """Everything that a trace may hold as text: names of models, settings, what was seen."""
+    path = tmp_path / "hostile.html"
+    a, b = (renamed(trace_of(settings), HOSTILE[i]) for i, settings in enumerate((PLAIN, SKIPS)))
+    evil = [Sentence("{quoted}", quoted=Code(text)) for text in HOSTILE]
+    cause = Finding(HOSTILE[0], 11, evil[0], Place(0, 1), evil[1], evil[2], Proof.OBSERVED, evil[3])
+    diagnosis = Diagnosis(
+        parted=True,
+        summary=evil[4],
+        findings=(cause,),
+        remarks=(cause,),
+        ruled_out=(RuledOut(HOSTILE[1], told(HOSTILE[0])),),
+        noise=evil[5],
+        unavailable=tuple(evil),
+        next_command=evil[0],
+    )
+    write_report([a, b], path, diagnosis=diagnosis, language=language)
+    found = opened(path, width=width)
+    found.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    found.page.wait_for_timeout(200)
+    assert found.page.evaluate("window.hacked") is None
+    assert found.page.locator("img").count() == 0
+    assert HOSTILE[0] in found.page.locator("#verdict").inner_text()
+    assert HOSTILE[0] in found.page.title()
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert found.said == []
+
+
+def renamed(trace: MemoryTrace, text: str) -> MemoryTrace:
+    """The same run of a model, on a device and under settings, of other names."""
+    header = trace.records[0].header
+    settings = {**header.settings, text: text, "cache": text}
+    hostile = MemoryTrace()
+    hostile.begin([replace(header, model=text, device=text, settings=settings)], "decisions")
+    for step in trace.records[0].steps:
+        hostile.step(0, step, {})
+    outcome = trace.records[0].outcome
+    assert outcome is not None
+    hostile.end([outcome])
+    return hostile
 
 
 def test_answers_may_be_empty(opened: Open, tmp_path: Path) -> None:
