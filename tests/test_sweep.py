@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pebble.questions import PATH, questions
 from skipstone import (
@@ -150,6 +153,33 @@ def right_here(text: str, answer: str) -> bool:
     return text.endswith(answer)
 
 
+def test_any_takes_each_of_several_answers_and_no_other() -> None:
+    judge = find_judge("any")
+    assert judge(" 1 2 / 2  1", "1 2 / 2 1\n2 1 / 1 2")
+    assert judge("2 1 / 1 2", "1 2 / 2 1\n\n2 1 / 1 2\n")
+    assert not judge("1 2 / 1 2", "1 2 / 2 1\n2 1 / 1 2")
+    assert not judge("", "a\n\nb")
+    assert not judge("a b", "a\nb")
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=2, max_size=6), st.randoms())
+def test_reordered_takes_every_order_but_the_given_one(items: list[str], rng: Random) -> None:
+    given_row, judge = ", ".join(items), find_judge("reordered")
+    mixed = rng.sample(items, len(items))
+    assert judge(f"{', '.join(mixed)}.", given_row) == (mixed != items)
+    assert not judge(given_row, given_row)
+    assert not judge(", ".join([*mixed, "g"]), given_row)
+    assert not judge(", ".join([*mixed[1:], "g"]), given_row)
+    assert not judge(", ".join(mixed[1:]), given_row)
+
+
+def test_a_list_of_one_item_has_no_other_order(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "answer": "Anna.", "judge": "reordered"}))
+    with pytest.raises(PromptError, match=r"line 1: answer 'Anna.' has no other order"):
+        read_questions(path, "--prompts")
+
+
 def broken_judge(text: str, answer: str) -> bool:
     raise KeyError(text)
 
@@ -183,8 +213,8 @@ def test_a_function_judges_by_its_import_path(tmp_path: Path) -> None:
 def test_the_questions_of_the_embedded_model_are_held_out_and_fresh() -> None:
     assert PATH.read_text(encoding="utf-8") == questions()
     found = read_questions(Path("pebble"), "--prompts")
-    assert len(found) == len({q.prompt for q in found}) == 600
-    assert {q.judge for q in found} == {"exact"}
+    assert len(found) == len({q.prompt for q in found}) == 1050
+    assert {q.judge for q in found} == {"exact", "any", "reordered"}
 
 
 # --- measuring ----------------------------------------------------------------------------------

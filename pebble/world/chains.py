@@ -133,13 +133,12 @@ def long_totals(rng: Random) -> tuple[str, str]:
 
 def long_walk(rng: Random) -> tuple[str, str]:
     """A number that goes up and down eight to twelve times."""
-    value = rng.randint(1, 60)
+    start = value = rng.randint(1, 60)
     moves: list[int] = []
     for _ in range(rng.randint(*LONG)):
         low = value < 20 or (value < 160 and rng.random() < 0.5)
         moves.append(rng.randint(1, 20) * (1 if low else -1))
         value += moves[-1]
-    start = value - sum(moves)
     ask = rng.choice(
         (
             "Start at {} and go {}. Write every number that you reach.",

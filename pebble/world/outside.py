@@ -40,41 +40,19 @@ RAMBLING = ("living", "grammar", "grammar", "knowledge", "writing")
 MOST_BYTES = 250
 
 SLOT = re.compile(r"\{(\w+)\}")
-SYLLABLES = (
-    "ba bel bor bra cal chi cor dra del du el en fa fen fi gal gor gri ha hel ix ja jor ka kel kri "
-    "la lin lo lum ma mer mo na nel nor o or os pa per pi qua que ra ren ro sa sel shi sto ta tel "
-    "tho tri u ul va vel vor wa wen xa xi ya yor za zen zu"
-).split()
-ENDINGS = (
-    "ia land stan ton ville ium ic er ov ski son ez ini ous ara ond ax us is ette berg".split()
-)
 SYMBOLS = "!?.,;:-_+*#&%$@/\\|<>()[]{}^~'\""
-SYMBOLS_OF_ELEMENTS = (
-    "Xx Qq Zz Jq Vt Bq Lz Aa Ww Yq Gx Dd Oo Pp Jj Kk Ee Hh Uq Mz Fx Qz Rr Tx Wq".split()
-)
-ORDINALS = "ninth tenth eleventh twelfth thirteenth fifteenth twentieth hundredth zeroth".split()
-FUNCTIONS = (
-    "sin(x)", "cos(2x)", "e^x", "ln(x)", "x^2 + 1", "3x - 7", "1/x", "tan(x)", "sqrt(x)", "x^3 - x",
-    "2^x", "x*y", "log(x)/x", "(x + 1)^2", "x e^x", "f(x) = 2x", "y = mx + b", "a^2 + b^2 = c^2",
-)  # fmt: skip
-CODE = (
-    "x = [i for i in range({})]", "for i in range({}): print(i)", "int main() {{ return {}; }}",
-    "let y = {};", "def f(x): return x + {}", "print('hello' * {})", "if (a == {}) {{ b++; }}",
-    "lambda x: x * {}", "fn main() {{ println!(\"{}\"); }}", "public static void main(String[] args)",
-    "while (x < {}) x++;", "var total = {};", "import numpy as np", "a = {{'b': {}}}", "return {}",
-    "class Dog: pass", "npm install left-pad", "#include <stdio.h>", "echo $HOME", "try: x = {}",
-)  # fmt: skip
 
 
 def question(rng: Random) -> str:
     """Draw one question of training."""
     kind = rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
-    text = filled(rng, rng.choice(_forms()[kind]), _words())
+    text = filled(rng, rng.choice(_forms()[kind]), training_words())
     if rng.random() < RAMBLING_SHARE:
         text = _rambling(rng, text)
-    if rng.random() < MISSPELT_SHARE:
+    if len(text) > 12 and rng.random() < MISSPELT_SHARE:
         text = misspelt(rng, text)
-    if rng.random() < DRESSED_SHARE:
+    # "Hello. ?" would be a greeting.
+    if any(map(str.isalnum, text)) and rng.random() < DRESSED_SHARE:
         text = rng.choice(WRAPPERS).format(text) if rng.random() < 0.4 else dressed(rng, text)
     return _cut(casual(rng, text))
 
@@ -84,7 +62,8 @@ def filled(rng: Random, form: str, words: dict[str, tuple[str, ...]]) -> str:
 
     def word(slot: re.Match[str]) -> str:
         name = slot[1]
-        return rng.choice(words[name]) if name in words else MADE[name](rng)
+        # Some words, such as a line of code, have slots of their own.
+        return filled(rng, rng.choice(words[name]), words) if name in words else MADE[name](rng)
 
     # Doubled braces are braces of the text.
     text = SLOT.sub(word, form.replace("{{", "\0").replace("}}", "\1"))
@@ -94,29 +73,23 @@ def filled(rng: Random, form: str, words: dict[str, tuple[str, ...]]) -> str:
 @cache
 def heldout_questions() -> tuple[str, ...]:
     """Every held-out question: each form with a few of its words, and the plain sentences."""
-    content = _read("outside_heldout")
-    words = _split(content["words"])
+    forms, words = questions_in("outside_heldout"), words_in("outside_heldout")
     rng = Random("outside heldout")
-    forms = content["questions"]
     drawn = (filled(rng, form, words) for form in forms["asked"] + forms["free"] for _ in range(6))
     return tuple(dict.fromkeys((*drawn, *forms["plain"])))
 
 
-def training_words() -> dict[str, tuple[str, ...]]:
-    """The words of training by slot."""
-    return _words()
-
-
 @cache
 def _forms() -> dict[str, list[str]]:
-    content = _read("outside")
-    return {kind: content[kind] for kind in SHARES}
+    return questions_in("outside")
 
 
 @cache
-def _words() -> dict[str, tuple[str, ...]]:
-    words = _split(_read("outside_words")["words"] | _read("outside")["foreign_words"])
-    return words | _known() | {"first": tuple(person.name for person in PEOPLE) + OTHER_FIRST}
+def training_words() -> dict[str, tuple[str, ...]]:
+    """The words of training by slot, pebble's own among them."""
+    words = words_in("outside_words") | words_in("outside")
+    own = tuple(person.name for person in PEOPLE)
+    return words | _known() | {"first": own + words["first"]}
 
 
 def _known() -> dict[str, tuple[str, ...]]:
@@ -137,12 +110,16 @@ def _known() -> dict[str, tuple[str, ...]]:
     }
 
 
-def _read(table: str) -> dict[str, dict[str, str] | list[str]]:
+def questions_in(table: str) -> dict[str, list[str]]:
+    """The questions of a table by kind."""
     with (KNOWLEDGE / f"{table}.toml").open("rb") as file:
-        return tomllib.load(file)
+        return tomllib.load(file)["questions"]
 
 
-def _split(lists: dict[str, str]) -> dict[str, tuple[str, ...]]:
+def words_in(table: str) -> dict[str, tuple[str, ...]]:
+    """The words of a table by slot."""
+    with (KNOWLEDGE / f"{table}.toml").open("rb") as file:
+        lists: dict[str, str] = tomllib.load(file)["words"]
     return {name: tuple(w.strip() for w in text.split(";")) for name, text in lists.items()}
 
 
@@ -157,7 +134,7 @@ def _cut(text: str) -> str:
 def _rambling(rng: Random, text: str) -> str:
     """Say a few other things before and after."""
     around = [
-        filled(rng, rng.choice(_forms()[rng.choice(RAMBLING)]), _words())
+        filled(rng, rng.choice(_forms()[rng.choice(RAMBLING)]), training_words())
         for _ in range(rng.randint(1, 5))
     ]
     place = rng.randint(0, len(around))
@@ -166,10 +143,20 @@ def _rambling(rng: Random, text: str) -> str:
 
 
 def _invented(rng: Random) -> str:
-    name = "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(1, 3)))
+    words = training_words()
+    name = "".join(rng.choice(words["syllable"]) for _ in range(rng.randint(1, 3)))
     if rng.random() < 0.5 or len(name) < 4:
-        name += rng.choice(ENDINGS)
+        name += rng.choice(words["ending"])
     return name.capitalize()
+
+
+def _namesake(rng: Random) -> str:
+    """Somebody who shares only the last name with a scientist."""
+    words = training_words()
+    while True:
+        name = f"{rng.choice(words['first'])} {rng.choice(words['known_short'])}"
+        if name not in words["known_person"]:
+            return name
 
 
 def _letters(rng: Random, fewest: int, most: int) -> str:
@@ -186,7 +173,7 @@ def _keys(rng: Random) -> str:
 
 def _mixed(rng: Random) -> str:
     """Words without an order."""
-    words = _words()
+    words = training_words()
     kinds = ("noun", "verb", "adj", "plural", "noun", "profession", "city", "topic", "relation")
     return " ".join(rng.choice(words[rng.choice(kinds)]) for _ in range(rng.randint(2, 14)))
 
@@ -195,17 +182,12 @@ def _decimal(rng: Random) -> str:
     return f"{rng.randint(0, 99)}.{rng.randint(1, 99)}"
 
 
-OTHER_FIRST = tuple(
-    "John Mary James Linda Robert Susan Michael Karen William Lisa Richard Betty Joseph Sandra Kevin "
-    "Laura Brian Emily Jose Carmen Luis Ahmed Fatima Yuki Hiroshi Wei Ling Ivan Olga Sven Ingrid "
-    "Pierre Claire Marco Giulia Raj Priya Kofi Amara Igor Katya Lars Astrid Diego Elena".split()
-)
-
 # Slots that no list fills.
 MADE: dict[str, Callable[[Random], str]] = {
     "invented": _invented,
     "invented_small": lambda rng: _invented(rng).lower(),
-    "gibberish": lambda rng: _letters(rng, 2, 12),
+    "namesake": _namesake,
+    "gibberish": lambda rng: _letters(rng, 4, 12),
     "keys": _keys,
     "mixed": _mixed,
     "symbols": lambda rng: "".join(rng.choice(SYMBOLS) for _ in range(rng.randint(1, 12))),
@@ -216,11 +198,7 @@ MADE: dict[str, Callable[[Random], str]] = {
     "big": lambda rng: str(rng.randint(10**3, 10 ** rng.randint(4, 6))),
     "bignum": lambda rng: str(rng.randint(10**5, 10 ** rng.randint(6, 12))),
     "bad_number": lambda rng: str(rng.randint(119, 999)),
-    "big_ordinal": lambda rng: rng.choice(ORDINALS),
     "decimal": _decimal,
     "year": lambda rng: str(rng.randint(1000, 2030)),
     "hex": lambda rng: f"{rng.randrange(16**6):06x}",
-    "function": lambda rng: rng.choice(FUNCTIONS),
-    "code": lambda rng: rng.choice(CODE).format(rng.randint(1, 99)),
-    "symbol_out": lambda rng: rng.choice(SYMBOLS_OF_ELEMENTS),
 }

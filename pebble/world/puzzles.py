@@ -11,6 +11,7 @@ from random import Random
 
 from pebble.world.problem import Drawn
 
+Family = Callable[[Random], Drawn]
 Square = tuple[int, ...]
 """The cells, row by row; 0 is open."""
 
@@ -170,7 +171,7 @@ def _fillings(given: str, stack: str = "", done: str = "") -> Iterator[str]:
         yield from _fillings(given, stack[:-1], done + PAIRS[stack[-1]])
 
 
-FAMILIES: tuple[Callable[[Random], Drawn], ...] = (
+FAMILIES: tuple[Family, ...] = (
     latin_3,
     latin_4,
     sudoku,

@@ -11,6 +11,8 @@ from random import Random
 from pebble.world.people import PEOPLE
 from pebble.world.problem import Drawn
 
+Family = Callable[[Random], Drawn]
+
 NAMES = tuple(person.name for person in PEOPLE)
 FEWEST = 4
 MOST = 8
@@ -65,9 +67,7 @@ def swap_any(rng: Random) -> Drawn:
             "In the queue {} two people who stand side by side swap. Write a new queue.",
         )
     )
-    swapped = (
-        [*names[:i], names[i + 1], names[i], *names[i + 2 :]] for i in range(len(names) - 1)
-    )
+    swapped = ([*names[:i], names[i + 1], names[i], *names[i + 2 :]] for i in range(len(names) - 1))
     return _any(rng, ask.format(_row(names)), swapped)
 
 
@@ -175,7 +175,7 @@ def _said(names: Sequence[str]) -> str:
     return f"{_row(names)}."
 
 
-FAMILIES: tuple[Callable[[Random], Drawn], ...] = (
+FAMILIES: tuple[Family, ...] = (
     queue_copy,
     queue_reverse,
     queue_shuffle,

@@ -10,10 +10,11 @@ MOST_ADDED = 99
 MOST_MULTIPLIED = 12
 DRESSED_SHARE = 0.12
 
-NUMBERS = (
+_NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen twenty"
-).split()
+)
+NUMBERS = _NUMBERS.split()
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 

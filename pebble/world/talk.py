@@ -12,6 +12,7 @@ from pebble.world.wording import casual
 
 FILE = Path(__file__).parent / "knowledge" / "talk.toml"
 
+
 def small_talk(rng: Random) -> tuple[str, str]:
     """Greetings, thanks, goodbyes, and questions about pebble."""
     answer, ways = rng.choice(_talk())

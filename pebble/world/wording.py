@@ -11,7 +11,8 @@ OPENINGS = (
 CLOSINGS = (
     "{} Thank you.", "{} Please tell me.", "{} Please answer.", "{} Thanks!", "{} I need to know.",
     "{} Answer in one or two sentences.", "{} Be brief.", "{} Any idea?", "{} Please help.",
-    "{} Do you know?", "{} Explain.", "{} It is urgent.", "{} Just asking.", "{} Thanks in advance.",
+    "{} Do you know?", "{} Explain.", "{} It is urgent.", "{} Just asking.",
+    "{} Thanks in advance.",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from random import Random
 
 import pytest
@@ -11,6 +11,7 @@ from pebble.world import GROUPS, Problem, draw, heldout
 from pebble.world.facts import facts, heldout_problems, trained_problems
 from pebble.world.problem import is_heldout
 from pebble.world.split import EMPHASIS, FAMILIES
+from skipstone.diff.judges import find_judge
 
 EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 LAST = re.compile(r"The answer is (\d+)\.$")
@@ -55,16 +56,20 @@ def test_training_never_shows_a_heldout_prompt(drawn: list[Problem]) -> None:
     held = {problem.prompt for problem in problems}
     assert held.isdisjoint(problem.prompt for problem in drawn)
     assert held.isdisjoint(problem.prompt for problem in trained_problems())
+    # Facts and outside questions are parted by their tables, all others by the hash of the prompt.
+    by_table = ("facts", "unknown")
     for problem in drawn:
-        assert problem.group == "facts" or not is_heldout(problem.prompt)
+        if problem.group not in by_table and problem.family not in by_table:
+            assert not is_heldout(problem.prompt)
     for problem in problems:
-        assert problem.group == "facts" or is_heldout(problem.prompt)
+        if problem.group not in by_table and problem.family not in by_table:
+            assert is_heldout(problem.prompt)
 
 
 def test_heldout_is_balanced_distinct_and_repeatable() -> None:
     problems = heldout(5)
     assert Counter(problem.group for problem in problems) == dict.fromkeys(GROUPS, 300)
-    assert len({problem.prompt for problem in problems}) == 1200
+    assert len({problem.prompt for problem in problems}) == 300 * len(GROUPS)
     assert problems == heldout(5)
     assert problems != heldout(6)
 
@@ -81,15 +86,16 @@ def test_every_family_is_drawn(drawn: list[Problem]) -> None:
     assert len(set(FAMILIES["stories"])) >= 7
 
 
-def test_a_prompt_determines_its_answer(drawn: list[Problem]) -> None:
-    answers: dict[str, str] = {}
+def test_a_prompt_determines_which_answers_are_right(drawn: list[Problem]) -> None:
+    keys: dict[str, str] = {}
     for problem in drawn:
-        assert answers.setdefault(problem.prompt, problem.answer) == problem.answer
+        assert keys.setdefault(problem.prompt, problem.key) == problem.key
+        assert find_judge(problem.judge)(problem.answer, problem.key)
 
 
 def test_arithmetic_recomputes(drawn: list[Problem]) -> None:
     for problem in drawn:
-        if problem.group not in ("stories", "chains"):
+        if problem.group not in ("stories", "chains") or problem.family.startswith("long_"):
             continue
         equations = EQUATION.findall(problem.answer)
         assert equations
@@ -103,13 +109,25 @@ def test_arithmetic_recomputes(drawn: list[Problem]) -> None:
 
 def test_chains_use_each_result_in_the_next_line(drawn: list[Problem]) -> None:
     for problem in drawn:
-        if problem.group != "chains":
+        if problem.group != "chains" or problem.family.startswith("long_"):
             continue
         equations = EQUATION.findall(problem.answer)
         values = [int(value) for equation in equations for value in (equation[0], equation[3])]
         assert all(0 <= value <= 199 for value in values)
         for before, after in pairwise(equations):
             assert before[3] in (after[0], after[2])
+
+
+def test_long_chains_recompute(drawn: list[Problem]) -> None:
+    long = [problem for problem in drawn if problem.family.startswith("long_")]
+    assert {problem.family for problem in long} == {"long_totals", "long_walk"}
+    for problem in long:
+        given = [int(number) for number in re.findall(r"[-+]?\d+", problem.prompt)]
+        said = [int(number) for number in problem.answer.removesuffix(".").split(", ")]
+        totals = list(accumulate(given))
+        assert said == (totals if problem.family == "long_totals" else totals[1:])
+        assert 8 <= len(said) <= 12
+        assert min(said) >= 0
 
 
 def test_lists_recompute(drawn: list[Problem]) -> None:

@@ -22,8 +22,8 @@ judge_option = click.option(
     "rule",
     default="contains",
     metavar="RULE",
-    help="When an answer is right: contains, exact, number, or a function as package.module:name. "
-    "A line of the file may name its own.  [default: contains]",
+    help="When an answer is right: contains, exact, number, any, reordered, or a function as "
+    "package.module:name. A line of the file may name its own.  [default: contains]",
 )
 
 batch_size_option = click.option(

@@ -84,6 +84,8 @@ def check_answer(name: str, answer: str) -> str | None:
     """Why a judge cannot use a known answer; None if it can."""
     if name == "number" and _decimal(answer) is None:
         return f"answer {answer!r} is no number, as judge 'number' needs"
+    if name == "reordered" and len(set(_items(answer))) < 2:
+        return f"answer {answer!r} has no other order; judge 'reordered' needs items with commas"
     return None
 
 
