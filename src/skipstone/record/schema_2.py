@@ -18,7 +18,7 @@ from skipstone.record.schema import Hole, StepRecord
 from skipstone.record.store import Experiment, TensorEntry
 from skipstone.record.tensors import Tap, TensorKey
 
-_PLACES = "SELECT id, sample, forward, number, length(arrays) FROM steps WHERE id > ? AND id <= ?"
+_PLACES = "SELECT id, sample, forward, number, length(arrays) FROM steps WHERE id > ?"
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,8 @@ class Rows2:
 
     def _find_steps(self) -> None:
         """Look at the steps that were written since the last time."""
-        written = self._added("steps")
-        found, size = self._steps_seen, 0
-        for row in self._database.rows(_PLACES, self._steps_seen, written):
+        added, found, size = self._added("steps"), self._steps_seen, 0
+        for row in self._database.rows(_PLACES, found):
             number, sample, forward, ordinal, nbytes = map(whole, row)
             places = self._places.setdefault(sample, {})
             last = next(reversed(places.values()), _NOWHERE)
@@ -139,8 +138,8 @@ class Rows2:
             found, size = number, size + nbytes
             self._database.check_size(size)
             places[forward] = _Place(number, forward, ordinal)
-        self._steps_lost += written - found
-        self._steps_seen = written
+        self._steps_lost += self._lost("steps", added, found)
+        self._steps_seen = max(added, found)
 
     def _lost_at_end(self, sample: int, seen: int) -> int:
         """Steps of a sample that are missing after its last.
@@ -157,9 +156,8 @@ class Rows2:
 
     def _find_tensors(self) -> None:
         """Look at the tensors that were written since the last time."""
-        written, found = self._added("tensors"), self._tensors_seen
-        sql = "SELECT checksum, * FROM tensors WHERE id > ? AND id <= ?"
-        for row in self._database.rows(sql, self._tensors_seen, written):
+        added, found = self._added("tensors"), self._tensors_seen
+        for row in self._database.rows("SELECT checksum, * FROM tensors WHERE id > ?", found):
             checksum, *values, _ = row
             self._check("tensors", checksum, values)
             number, entry = whole(values[0]), _entry(values[1:])
@@ -169,12 +167,12 @@ class Rows2:
             self._tensors_lost += number - found - 1
             found = number
             mine[entry.key] = entry
-        self._tensors_lost += written - found
-        self._tensors_seen = written
+        self._tensors_lost += self._lost("tensors", added, found)
+        self._tensors_seen = max(added, found)
 
     def _numbered(self, table: str, columns: str) -> Iterator[Row]:
         """All rows of a table, of which none may be missing."""
-        written, found = self._added(table), 0
+        added, found = self._added(table), 0
         for row in self._database.rows(f"SELECT checksum, id, {columns} FROM {table}"):
             checksum, *values = row
             if values[0] != found + 1:
@@ -182,15 +180,21 @@ class Rows2:
             self._check(table, checksum, values)
             found += 1
             yield tuple(values[1:])
-        if found < written:
+        if self._lost(table, added, found):
             raise ValueError(f"row {found + 1} is missing")
 
     def _added(self, table: str) -> int:
-        """How many rows were ever added to a table."""
+        """How many rows were ever added to a table, by the time it is asked."""
         rows = list(self._database.rows("SELECT seq FROM sqlite_sequence WHERE name = ?", table))
         if len(rows) > 1:
             raise ValueError(f"the rows of {table} are counted twice")
         return whole(rows[0][0]) if rows else 0
+
+    def _lost(self, table: str, added: int, found: int) -> int:
+        """Rows that are missing at the end of a table, read after they were counted."""
+        if found > added and self._added(table) < found:
+            raise ValueError(f"it has more rows than were ever added to {table}")
+        return max(0, added - found)
 
     def _check(self, table: str, checksum: object, values: list[object]) -> None:
         """Hold a row against its checksum.
