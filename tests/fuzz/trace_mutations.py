@@ -1,8 +1,9 @@
 """Ways to change a recorded trace. Every case has a name, and follows from a seed alone.
 
-``mutations`` yields them for one trace: bits, blocks, truncations and deletions of every file, files
-in each other's places, every column of every table, rows that are lost, doubled or exchanged, and
-the same with another run's files and rows. ``silently_changed`` says whether a reader lets one pass.
+``mutations`` yields them for one trace: bits, blocks, truncations and deletions of every file,
+files in each other's places, every column of every table, rows that are lost, doubled or exchanged,
+and the same with another run's files and rows. ``silently_changed`` says whether a reader lets one
+pass.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from skipstone.errors import TraceError
-from skipstone.record import StepRecord, StoredTrace, open_trace
+from skipstone.record import StepRecord, StoredTrace, TensorKey, open_trace
 from skipstone.record.packing import pack_arrays
 
 Content = dict[str, bytes]
 """Everything that a reader gives, by a name; arrays bit for bit."""
+
+Cell = int | str
 
 BLOCK = 512
 DATABASE = "trace.sqlite"
@@ -126,11 +129,14 @@ def _of_files(files: Sequence[Path], other: Path, rng: random.Random) -> Iterato
 
 
 def _copied(source: Path, file: Path) -> Callable[[Path], None]:
-    return lambda trace: (trace / file).write_bytes(source.read_bytes())
+    return _edit(file, lambda _: source.read_bytes())
 
 
 def _moved(source: Path, file: Path) -> Callable[[Path], None]:
-    return lambda trace: (trace / file).write_bytes((trace / source).read_bytes())
+    def apply(trace: Path) -> None:
+        (trace / file).write_bytes((trace / source).read_bytes())
+
+    return apply
 
 
 # --- rows
@@ -163,7 +169,8 @@ def _of_rows(database: Path, rng: random.Random, count: int) -> Iterator[Mutatio
 
 def _doubled(table: str, columns: Sequence[str], where: str) -> str:
     first, *rest = columns
-    return f"INSERT OR IGNORE INTO {table} SELECT {first} + 1000, {', '.join(rest)} FROM {table} {where}"
+    row = ", ".join((f"{first} + 1000", *rest))
+    return f"INSERT OR IGNORE INTO {table} SELECT {row} FROM {table} {where}"
 
 
 def _little(column: str) -> str:
@@ -186,7 +193,7 @@ def _sql(*statements: str) -> Callable[[Path], None]:
     return apply
 
 
-def _swapped(table: str, columns: Sequence[str], a: int, b: int) -> Callable[[Path], None]:
+def _swapped(table: str, columns: Sequence[str], a: Cell, b: Cell) -> Callable[[Path], None]:
     def apply(trace: Path) -> None:
         read = f"SELECT {', '.join(columns)} FROM {table} WHERE rowid = ?"
         write = f"UPDATE {table} SET {', '.join(f'{c} = ?' for c in columns)} WHERE rowid = ?"
@@ -227,7 +234,7 @@ def tables(database: Path) -> dict[str, list[str]]:
     }
 
 
-def query(database: Path, sql: str) -> list[tuple[int | str, ...]]:
+def query(database: Path, sql: str) -> list[tuple[Cell, ...]]:
     """Rows of a statement."""
     with closing(sqlite3.connect(database)) as opened:
         return opened.execute(sql).fetchall()
@@ -238,7 +245,20 @@ def query(database: Path, sql: str) -> list[tuple[int | str, ...]]:
 
 def _of_manifest(trace: Path) -> Iterator[Mutation]:
     whole = json.loads((trace / "manifest.json").read_text())
-    values = (None, True, -1, 0, 10**18, 1.5, "", "x", "\u202e" * 1000, [], {}, [[]])
+    values: tuple[object, ...] = (
+        None,
+        True,
+        -1,
+        0,
+        10**18,
+        1.5,
+        "",
+        "x",
+        "\u202e" * 1000,
+        [],
+        {},
+        [[]],
+    )
     for key in whole:
         rest = {name: value for name, value in whole.items() if name != key}
         yield Mutation(f"manifest: no {key}", _manifest(json.dumps(rest)))
@@ -285,7 +305,7 @@ def _step(step: StepRecord) -> bytes:
     return repr(scalars).encode() + pack_arrays(step)
 
 
-def _tensor(trace: StoredTrace, sample: int, key) -> bytes:
+def _tensor(trace: StoredTrace, sample: int, key: TensorKey) -> bytes:
     rows = trace.tensor(sample, key)
     assert rows is not None
     about = (rows.positions.tolist(), rows.values.dtype.name, rows.values.shape)

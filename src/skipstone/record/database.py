@@ -38,9 +38,9 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
-# Steps of SQLite's machine that any statement may take, a tenth of a second, and one more for each
-# byte of the file: a row takes less than 30, and has hundreds of bytes.
-_WORK = 10_000_000
+# Steps of SQLite's machine that any statement may take, some hundredths of a second, and one more
+# for each byte of the file: a row takes less than 30, and has hundreds of bytes.
+_WORK = 1_000_000
 _GLANCE = 10_000
 _LARGEST_COPY = 1 << 28
 _TOO_MUCH = "its rows hold more than the file does"

@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol, Self, overload
 
+import numpy as np
+
 from skipstone.errors import TraceError
 from skipstone.record.bounds import check_entry, check_header, check_outcome, check_step
 from skipstone.record.checksum import Checksums
@@ -227,6 +229,18 @@ class StoredTrace:
         Raises:
             TraceError: its shard or its step is missing or damaged; others can still be read.
         """
+        found = self.values(sample, key)
+        if found is None:
+            return None
+        with reading(self.path, f"{key} of sample {sample}"):
+            return with_provenance(self.record(sample), key, *found)
+
+    def values(self, sample: int, key: TensorKey) -> tuple[np.ndarray, np.ndarray] | None:
+        """Positions, int32 [N], and values [N, W] of a tensor; None if it was not recorded.
+
+        Raises:
+            TraceError: its shard or its step is missing or damaged; others can still be read.
+        """
         with reading(self.path, f"{key} of sample {sample}"):
             entry = self._rows.entry(sample, key)
             if entry is None:
@@ -236,8 +250,7 @@ class StoredTrace:
         checksums = Checksums(self.manifest.run) if self.has_checksums else None
         with reading(self.path, f"{key} of sample {sample}"):
             path = self.path / SHARDS / entry.shard
-            positions, values = read_tensor(path, entry, step, self.headers[sample], checksums)
-            return with_provenance(self.record(sample), key, positions, values)
+            return read_tensor(path, entry, step, self.headers[sample], checksums)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -255,14 +268,12 @@ class StoredTrace:
         Raises:
             TraceError: it is missing.
         """
-        record = self.record(sample)
-        try:
-            return record.at(key.forward)
-        except KeyError:
-            raise TraceError(
-                f"the step at forward {key.forward} of sample {sample} is missing in "
-                f"{str(self.path)!r}, so that its tensors say nothing; the other steps can be read"
-            ) from None
+        if key.forward in self.forwards(sample):
+            return self.step(sample, key.forward)
+        raise TraceError(
+            f"the step at forward {key.forward} of sample {sample} is missing in "
+            f"{str(self.path)!r}, so that its tensors say nothing; the other steps can be read"
+        )
 
 
 class _Records(Sequence[RunRecord]):

@@ -15,7 +15,7 @@ from skipstone.record.database import Database, Row
 from skipstone.record.packing import unpack_step
 from skipstone.record.plain import blob, text, whole
 from skipstone.record.schema import Hole, StepRecord
-from skipstone.record.store import Experiment, TensorEntry
+from skipstone.record.store import MIN_ARRAYS, Experiment, TensorEntry
 from skipstone.record.tensors import Tap, TensorKey
 
 _PLACES = "SELECT id, sample, forward, number, length(arrays) FROM steps WHERE id > ?"
@@ -134,6 +134,8 @@ class Rows2:
             last = next(reversed(places.values()), _NOWHERE)
             if number <= found or forward <= last.forward or ordinal <= last.number:
                 raise ValueError(f"the row of forward {forward} is out of order")
+            if nbytes < MIN_ARRAYS:
+                raise ValueError(f"the row of forward {forward} has no arrays")
             self._steps_lost += number - found - 1
             found, size = number, size + nbytes
             self._database.check_size(size)

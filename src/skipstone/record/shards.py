@@ -12,12 +12,16 @@ from safetensors.numpy import save_file
 from skipstone.errors import TraceError
 from skipstone.record.bounds import check_tensor
 from skipstone.record.checksum import Checksums
+from skipstone.record.damage import brief
 from skipstone.record.folder import plain_file
 from skipstone.record.ledger import StoredAs
 from skipstone.record.schema import Header, StepRecord
 from skipstone.record.store import MAX_SHARD_HEADER, TensorEntry
 from skipstone.record.tensors import TensorKey
 from skipstone.record.trace import Tensors
+
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+"""Of values, as safetensors and NumPy call them."""
 
 
 def read_tensor(
@@ -43,6 +47,9 @@ def read_tensor(
     _check_size(path, entry, step)
     _check_header(path)
     with safe_open(path, framework="np") as file:
+        for name, allowed in ((entry.positions, ("I32",)), (entry.values, _DTYPES)):
+            if file.get_slice(name).get_dtype() not in allowed:
+                raise ValueError(f"{brief(name)} is none of {', '.join(allowed)}")
         positions, values = file.get_tensor(entry.positions), file.get_tensor(entry.values)
     check_tensor(header, entry, positions, values)
     if checksums is not None:
@@ -85,11 +92,17 @@ def write_shard(path: Path, tensors: Tensors, mode: int) -> dict[TensorKey, Stor
         mode: permissions of the file.
 
     Raises:
+        TraceError: values of a tensor are no floating-point numbers.
         OSError, SafetensorError: the disk refuses; nothing is left behind.
     """
     arrays, homes = dict[str, np.ndarray](), dict[bytes, str]()
     names = dict[TensorKey, str]()
     for key, (positions, values) in tensors.items():
+        if values.dtype.name not in _DTYPES.values():
+            raise TraceError(
+                f"values of {key} are {values.dtype.name}; a trace holds "
+                f"{', '.join(_DTYPES.values())}"
+            )
         names[key] = homes.setdefault(positions.tobytes(), f"{key.tap}.{key.layer}.positions")
         arrays[names[key]] = np.ascontiguousarray(positions)
         arrays[f"{key.tap}.{key.layer}.values"] = np.ascontiguousarray(values)

@@ -20,6 +20,8 @@ MAX_JSON = 1 << 23
 """Bytes of one JSON text: a header with a million prompt ids, and some."""
 MAX_ROW = 1 << 25
 """Bytes of one row: a step of 32,000 positions, judged in 80 layers, and some."""
+MIN_ARRAYS = 1000
+"""Bytes of a step's arrays: their names alone take more."""
 MAX_SHARD_HEADER = 1 << 22
 """Bytes of a shard's header: tens of thousands of tensors."""
 

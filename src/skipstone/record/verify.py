@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from itertools import chain
+from typing import Literal
 
 from skipstone.errors import TraceError
 from skipstone.record.reader import StoredTrace
 
-T = TypeVar("T")
+Part = Literal["steps", "tensors", "events", "experiments"]
+
+MOST = 100
+"""Faults after which nothing more is looked at."""
 
 
 @dataclass(frozen=True)
@@ -21,35 +27,51 @@ class Verdict:
     events: int
     experiments: int
     faults: tuple[str, ...]
-    """One line each; empty if everything is as it was recorded."""
+    """One line each, up to ``MOST``; empty if everything is as it was recorded."""
 
 
 def verify(trace: StoredTrace) -> Verdict:
     """Read everything that is in a trace; nothing is raised for what is damaged."""
-    found = _Faults()
-    steps = tensors = events = 0
-    for sample in range(len(trace.headers)):
-        found.lines += [f"of sample {sample}, {h}" for h in found.tried(trace.holes, sample) or ()]
-        for forward in found.tried(trace.forwards, sample) or ():
-            steps += found.tried(trace.step, sample, forward) is not None
-        events += len(found.tried(trace.events, sample) or ())
-        for key in found.tried(trace.keys, sample) or ():
-            tensors += found.tried(trace.tensor, sample, key) is not None
-    kept = found.tried(lambda: trace.experiments) or ()
-    # A step that is damaged is one fault, however many tensors cannot be placed without it.
-    return Verdict(steps, tensors, events, len(kept), tuple(dict.fromkeys(found.lines)))
-
-
-class _Faults:
-    """Lines of errors, and a way to go on after one."""
-
-    def __init__(self) -> None:
-        self.lines = list[str]()
-
-    def tried(self, read: Callable[..., T], *arguments: object) -> T | None:
-        """What ``read`` returns; None if it fails, which is noted."""
+    sound, faults = Counter[Part](), dict[str, None]()
+    samples = range(len(trace.headers))
+    for part, read in chain(*(_of_sample(trace, s, faults) for s in samples), _kept(trace)):
         try:
-            return read(*arguments)
+            sound[part] += read()
         except TraceError as error:
-            self.lines.append(str(error))
-            return None
+            faults[str(error)] = None
+        if len(faults) >= MOST:
+            break
+    return Verdict(
+        steps=sound["steps"],
+        tensors=sound["tensors"],
+        events=sound["events"],
+        experiments=sound["experiments"],
+        faults=tuple(faults)[:MOST],
+    )
+
+
+def _of_sample(
+    trace: StoredTrace, sample: int, faults: dict[str, None]
+) -> Iterator[tuple[Part, Callable[[], int]]]:
+    """Everything to be read of a sample: each returns how many there were."""
+    try:
+        for hole in trace.holes(sample):
+            faults[f"of sample {sample}, {hole}"] = None
+        forwards, keys = trace.forwards(sample), trace.keys(sample)
+    except TraceError as error:
+        faults[str(error)] = None
+        return
+    yield "events", lambda: len(trace.events(sample))
+    for forward in forwards:
+        yield "steps", partial(_one, trace.step, sample, forward)
+    for key in keys:
+        yield "tensors", partial(_one, trace.values, sample, key)
+
+
+def _kept(trace: StoredTrace) -> Iterator[tuple[Part, Callable[[], int]]]:
+    yield "experiments", lambda: len(trace.experiments)
+
+
+def _one(read: Callable[..., object], *arguments: object) -> int:
+    read(*arguments)
+    return 1
