@@ -1,8 +1,9 @@
-"""The fuzz harness finds what it is for."""
+"""The fuzz harness finds what it is for, and 500 cases of it find nothing."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 from skipstone.cli.main import COMMANDS, skipstone
 from skipstone.record import StoredTrace
-from tests.fuzz import every, sound, workers
+from tests.conftest import ROOT
+from tests.fuzz import corpus, every, sound, workers
 from tests.fuzz.__main__ import choose
 from tests.fuzz.case import Act, Kind, Outcome, Scene, call, command, judged
 from tests.fuzz.kinds import arguments
@@ -21,11 +23,41 @@ from tests.fuzz.mutate import broken_bytes, broken_json, flipped
 from tests.fuzz.workers import Case, carry_out
 
 
+def run_cases(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "--jobs", "1", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_500_cases_find_nothing(tmp_path: Path) -> None:
+    done = run_cases("--cases", "500", "--store", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("\n") > len(every.KINDS)
+    # It goes on where it was; here nothing is left.
+    again = run_cases("--cases", "500", "--store", str(tmp_path))
+    assert again.returncode == 0
+    assert "500 of 500 cases are known already" in again.stdout
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
     sound.build(folder)
     return folder
+
+
+@pytest.mark.parametrize("name", corpus.ENTRIES)
+def test_no_fault_of_the_past_comes_back(
+    name: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    outcome = corpus.check(name, Scene(Random(0), 0, tmp_path, inputs))
+    assert not outcome.finding, f"{outcome.finding}: {outcome.detail}"
 
 
 # --- controls: what is planted is found -----------------------------------------------------------
