@@ -184,7 +184,7 @@ class Engine:
         for token in ids:
             if not 0 <= token < config.vocab_size:
                 raise PromptError(
-                    f"{where} holds id {token!r}, outside the model's vocabulary of "
+                    f"{where} holds id {shown(token)}, outside the model's vocabulary of "
                     f"{config.vocab_size} (0 to {config.vocab_size - 1})"
                 )
         if len(ids) + gen_length > config.max_length:

@@ -1,7 +1,8 @@
 """Whether what people wrote is still there after a chat template had it.
 
-A template may trim a text, change its case, put each word between brackets, or write it as JSON or
-HTML. It may not leave it out: a model that never saw the question answers all the same.
+A template may trim a text, change its case, put each word between brackets, or write it as JSON,
+HTML or Python do. It may not leave it out: a model that never saw the question answers all the
+same.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ _FORMS: tuple[Callable[[str], str], ...] = (
     lambda text: text,
     lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
     lambda text: json.dumps(text)[1:-1],
+    lambda text: repr(text)[1:-1],
     html.escape,
     lambda text: html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
 )
