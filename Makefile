@@ -24,8 +24,8 @@ help:
 	@echo "PYTHON=python3.12 as an argument chooses the Python of .venv"
 
 demo: .venv/.run
-	@$(BIN)/skipstone compare "Who is Newton, physics?" --cache dual --unmask fixed \
-	  --a "skip=cosine:skip_threshold=1" --b "skip=cosine:skip_threshold=0.9999"; \
+	@$(BIN)/skipstone compare "Replace somebody in the queue Tom, Anna, Leo, Mia by Zoe." --cache dual --unmask fixed --gen-length 32 \
+	  --a "skip=cosine:skip_threshold=1" --b "skip=cosine:skip_threshold=0.99"; \
 	  test $$? -le 1
 
 test: .venv/.dev
