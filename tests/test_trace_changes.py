@@ -34,7 +34,7 @@ def test_no_change_of_what_was_recorded_goes_unnoticed(
     # Control: another run in its place would be seen.
     assert silently_changed(other, recorded)
     cases = list(mutations(whole, other, seed=0))
-    assert len(cases) > 1000
+    assert len(cases) > 700
     assert len({case.name for case in cases}) > 0.95 * len(cases)
     silent = {
         case.name: found for case in cases if (found := tried(case, whole, tmp_path, recorded))

@@ -40,7 +40,7 @@ class Mutation:
 
 
 def mutations(
-    trace: Path, other: Path, seed: int, *, flips: int = 8, rows: int = 2
+    trace: Path, other: Path, seed: int, *, flips: int = 4, rows: int = 1
 ) -> Iterator[Mutation]:
     """Changes of a trace that are tried one at a time.
 
