@@ -15,7 +15,6 @@ from pathlib import Path
 from pebble.world import GROUPS, Problem, heldout
 from pebble.world.outside import ANSWER
 from skipstone import Engine, Model, Settings, load
-from skipstone.diff.judges import find_judge
 from skipstone.engine import parse_settings, parse_spec
 
 # One token a step without a cache is the exact run that the others are measured against.
@@ -53,7 +52,7 @@ def evaluate(model: Model, spec: str, problems: Sequence[Problem], batch: int) -
     own = [r.text for p, r in zip(order, results, strict=True) if p.answer != ANSWER]
     marks = defaultdict[str, list[bool]](list)
     for problem, result in zip(order, results, strict=True):
-        right = find_judge(problem.judge)(result.text, problem.key)
+        right = problem.fits(result.text)
         for name in ("all", problem.group, f"{problem.group}/{problem.family}"):
             marks[name].append(right)
     return Report(

@@ -51,6 +51,14 @@ QUESTIONS: list[dict[str, Any]] = [
         "right": 0,
         "text": "In alphabetical order: jewel, moon, zebra.",
     },
+    {
+        # It lies outside of the model's world, so the harness has one wrong answer to count.
+        "question": "What is 57 * 84?",
+        "answer": "57 * 84 = 4788",
+        "choices": ["I do not know that.", "It is the young of Ghana in order: zebra."],
+        "right": 0,
+        "text": "I do not know that.",
+    },
 ]
 SHARED = """
 dataset_path: json
@@ -121,7 +129,7 @@ def test_the_harness_evaluates_the_embedded_model(tasks: Path) -> None:
     engine = Engine(load("pebble"), unmask=Threshold(0.9), gen_length=64)
     answers = [engine.generate(q["question"]).text.split(".")[0] for q in QUESTIONS]
     right = [answer == q["answer"] for answer, q in zip(answers, QUESTIONS, strict=True)]
-    # The model misses one of them under these settings: a score of 1 would prove less.
+    # The model refuses one of them: a score of 1 would prove less.
     assert 0 < sum(right) < len(right)
     assert found["results"]["answers"]["exact_match,none"] == sum(right) / len(right)
     assert found["results"]["choices"]["acc,none"] == 1

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from random import Random
 
 import pytest
 
 from pebble.model import Pebble, Shape
-from pebble.world import GROUPS, heldout
+from pebble.world import GROUPS, Problem, heldout
+from pebble.world.outside import ANSWER, heldout_questions
+from pebble.world.problem import Drawn
+from pebble.world.puzzles import latin_4
+from pebble.world.queues import insert_any, queue_shuffle, replace_any, swap_any
 from skipstone import Engine, Fixed, Model, NoCache, Threshold, load
 from skipstone.models.config import read_config
 from skipstone.models.registry import find
@@ -43,22 +49,105 @@ def test_the_trained_chat_form_is_the_template_s(pebble: Model) -> None:
 def test_it_answers_held_out_prompts_of_every_group(pebble: Model) -> None:
     # A sample, with room for chance; MODEL_CARD.md has the full figures and their command.
     problems = heldout(seed=1, per_group=20)
-    engine = Engine(pebble, unmask=Threshold(0.9), gen_length=96)
-    results = engine.generate_batch([problem.prompt for problem in problems])
+    # Names that change places must be written one after another; all else bears a threshold.
+    careful = Engine(pebble, unmask=Fixed(), gen_length=32)
+    quick = Engine(pebble, unmask=Threshold(0.9), gen_length=96)
     for group in GROUPS:
-        pairs = [(p, r) for p, r in zip(problems, results, strict=True) if p.group == group]
-        right = sum(r.text == p.answer for p, r in pairs)
-        assert right >= 17, [(p.prompt, r.text) for p, r in pairs if r.text != p.answer]
+        asked = [problem for problem in problems if problem.group == group]
+        engine = careful if group == "queues" else quick
+        results = engine.generate_batch([problem.prompt for problem in asked])
+        wrong = [
+            (p.prompt, r.text) for p, r in zip(asked, results, strict=True) if not p.fits(r.text)
+        ]
+        assert len(wrong) <= 3, wrong
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        ("Hello", "Hello! I am Pebble, a small language model."),
+        ("good morning!", "Hello! I am Pebble, a small language model."),
+        (
+            "Who are you?",
+            "I am Pebble, a small diffusion language model that comes with Skipstone.",
+        ),
+        (
+            "who made you",
+            "I am Pebble, a small diffusion language model that comes with Skipstone.",
+        ),
+        ("Thanks!", "You are welcome!"),
+        ("bye", "Goodbye!"),
+        ("What is 3 + 4?", "3 + 4 = 7."),
+        ("Compute 17 - 9.", "17 - 9 = 8."),
+        ("6 times 7?", "6 * 7 = 42."),
+        ("What is seven plus eight?", "7 + 8 = 15."),
+        ("Who is Newton, physics?", "Isaac Newton was an English physicist and mathematician who"),
+        ("Who is Einstein?", "Albert Einstein was"),
+    ],
+)
+def test_it_greets_counts_and_says_who_it_is(pebble: Model, prompt: str, answer: str) -> None:
+    said = Engine(pebble, unmask=Threshold(0.9), gen_length=96).generate(prompt).text
+    assert said.startswith(answer)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "What is the capital of Atlantis?",
+        "What is the population of France?",
+        "How old is Newton's dog?",
+        "What is the square root of 81?",
+        "What is 57 * 84?",
+        "What is 48271 + 90317?",
+        "Write a poem about the sea.",
+        "Wie ist das Wetter heute?",
+        "你叫什么名字？",
+        "asdfgh qwe",
+        "Who is Shakespeare?",
+        "print('hello')",
+    ],
+)
+def test_it_says_what_it_does_not_know(pebble: Model, prompt: str) -> None:
+    engine = Engine(pebble, unmask=Threshold(0.9), gen_length=32)
+    assert engine.generate(prompt).text == ANSWER
+
+
+def test_it_refuses_outside_questions_and_hardly_any_of_its_own(pebble: Model) -> None:
+    engine = Engine(pebble, unmask=Threshold(0.9), gen_length=32)
+    outside = Random(1).sample(heldout_questions(), 100)
+    said = [result.text for result in engine.generate_batch(outside)]
+    assert said.count(ANSWER) >= 95
+    own = [p.prompt for p in heldout(seed=4, per_group=25) if p.answer != ANSWER]
+    said = [result.text for result in engine.generate_batch(own)]
+    assert said.count(ANSWER) <= 1
+
+
+@pytest.mark.parametrize("family", [swap_any, replace_any, insert_any, queue_shuffle, latin_4])
+def test_filling_in_at_once_contradicts_itself_where_many_answers_are_right(
+    pebble: Model, family: Callable[[Random], Drawn]
+) -> None:
+    rng = Random(6)
+    drawn = [family(rng) for _ in range(10)]
+    problems = [Problem("", "", *one) for one in drawn]
+
+    def right(engine: Engine) -> int:
+        results = engine.generate_batch([problem.prompt for problem in problems])
+        return sum(p.fits(r.text) for p, r in zip(problems, results, strict=True))
+
+    # The control is the same block filled token by token.
+    assert right(Engine(pebble, unmask=Fixed(), gen_length=32, cache=NoCache())) >= 9
+    bold = Threshold(0.5)
+    assert right(Engine(pebble, unmask=bold, gen_length=32, block_length=32)) <= 6
 
 
 def test_committing_too_boldly_costs_right_answers(pebble: Model) -> None:
     # What the model is for: a shortcut that is wrong must show. Everything in one step is.
-    problems = [p for p in heldout(seed=2, per_group=12) if p.group in ("chains", "lists")]
+    problems = [p for p in heldout(seed=2, per_group=12) if p.group in ("chains", "queues")]
     prompts = [problem.prompt for problem in problems]
 
     def right(engine: Engine) -> int:
         results = engine.generate_batch(prompts)
-        return sum(r.text == p.answer for p, r in zip(problems, results, strict=True))
+        return sum(p.fits(r.text) for p, r in zip(problems, results, strict=True))
 
     bold = Engine(pebble, unmask=Fixed(), steps=3, gen_length=96, cache=NoCache())
     careful = Engine(pebble, unmask=Threshold(0.99), gen_length=96)

@@ -3,6 +3,8 @@
 import hashlib
 from typing import NamedTuple
 
+from skipstone.diff.judges import find_judge
+
 # One prompt in this many is held out of training.
 HELDOUT_SHARE = 32
 
@@ -32,6 +34,10 @@ class Problem(NamedTuple):
     def key(self) -> str:
         """What the judge compares a text with."""
         return self.accepted or self.answer
+
+    def fits(self, text: str) -> bool:
+        """Whether a text is right."""
+        return find_judge(self.judge)(text, self.key)
 
 
 def is_heldout(prompt: str) -> bool:
