@@ -26,7 +26,7 @@ from skipstone.testing.notebook_model import NotebookModel, from_pebble
 from skipstone.tracing.attach import attach
 from skipstone.tracing.sanitize import sanitize
 
-PROMPT = "Tell me a story about Newton and Einstein and a dog in a garden."
+PROMPT = "Shuffle this queue: Ben, Ivy, Max, Nora, Sam, Tom, Anna, Leo."
 GEN_LENGTH, BLOCK_LENGTH = 64, 32
 STEPS_PER_BLOCK = 8
 THRESHOLD = 0.9
