@@ -342,11 +342,11 @@ def test_the_command_passes_fails_or_says_how_many_prompts_it_takes(
     assert "1 repeated prompts are counted once" in captured.err
     # From here on every row is in the log, and nothing may be decoded again.
     monkeypatch.setattr(Engine, "generate_batch", None)
-    assert command(path, *same, "--max-disagreement", "0.5%") == 1
+    assert command(path, *same, "--max-disagreement", "0.5%") == 3
     out = capsys.readouterr().out
     assert "INCONCLUSIVE: the rate may be up to 70.76%, over the budget of 0.5%" in out
     assert "about 736 prompts would pass" in out
-    assert command(path, *same, "--max-disagreement", "0.5%", "--json") == 1
+    assert command(path, *same, "--max-disagreement", "0.5%", "--json") == 3
     value = json.loads(capsys.readouterr().out)
     assert (value["verdict"], value["total"], value["disagreements"]) == ("INCONCLUSIVE", 3, 0)
     assert value["baseline"]["skip"] == "none"

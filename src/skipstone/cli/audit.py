@@ -90,7 +90,7 @@ def audit_command(
     """Decode every prompt under both specs and judge how often they disagree.
 
     PASS: the whole confidence interval of the rate is within the budget. FAIL: the rate is over it.
-    INCONCLUSIVE: too few prompts to tell. Exits with 0 for PASS only, 1 for FAIL and INCONCLUSIVE,
+    INCONCLUSIVE: too few prompts to tell. Exits with 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE,
     2 on an error.
     """
     rate = parse_rate(allowed, "--max-disagreement")
@@ -113,7 +113,7 @@ def audit_command(
     else:
         for line in report.lines((baseline, candidate)):
             say(line)
-    return 0 if report.judgement.verdict == "PASS" else 1
+    return report.judgement.exit_code
 
 
 @dataclass(frozen=True)

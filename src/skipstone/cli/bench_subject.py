@@ -84,7 +84,8 @@ class Subject:
     def plan(self, sections: tuple[str, ...], texts: dict[str, str | None]) -> Plan:
         """The cells, checked against the model's shape before its weights are read."""
         config = SHAPES.get(self.name) or read_config(registry.find(self.name))
-        plan = _plan(sections, {**asdict(self.defaults), **{k: v for k, v in texts.items() if v}})
+        given = {name: text for name, text in texts.items() if text is not None}
+        plan = _plan(sections, {**asdict(self.defaults), **given})
         plan.check(config)
         return plan
 

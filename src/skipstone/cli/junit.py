@@ -12,11 +12,19 @@ from skipstone.diff.agreement import Judgement, Level, Question, Row
 def junit_xml(
     questions: Sequence[Question], rows: Sequence[Row], level: Level, judgement: Judgement
 ) -> bytes:
-    r"""A JUnit file; a prompt that disagrees is a failure, the verdict a property of the suite.
+    r"""A JUnit file; a prompt that disagrees is a failure, and the verdict is the last test case.
+
+    That one passes with PASS, fails with FAIL, and is an error with INCONCLUSIVE.
 
     Control characters, which XML cannot hold, are written as escapes such as ``\x1b``.
     """
-    counts = {"tests": str(len(rows)), "failures": str(sum(row.disagrees(level) for row in rows))}
+    verdict = judgement.verdict
+    failures = sum(row.disagrees(level) for row in rows) + (verdict == "FAIL")
+    counts = {
+        "tests": str(len(rows) + 1),
+        "failures": str(failures),
+        "errors": str(int(verdict == "INCONCLUSIVE")),
+    }
     suites = Element("testsuites", {"name": "skipstone", **counts})
     suite = SubElement(suites, "testsuite", {"name": "skipstone audit", **counts})
     properties = SubElement(suite, "properties")
@@ -35,4 +43,10 @@ def junit_xml(
             message = f"the {level} differs; first at {row.where}"
             failure = SubElement(case, "failure", message=message, type="disagreement")
             failure.text = f"baseline: {printable(row.text_a)}\ncandidate: {printable(row.text_b)}"
+    case = SubElement(suite, "testcase", name="verdict", classname="skipstone.audit")
+    if verdict != "PASS":
+        message = f"rate {judgement.rate:g}, interval up to {judgement.high:g}, budget "
+        message += f"{judgement.budget:g}"
+        kind = "failure" if verdict == "FAIL" else "error"
+        SubElement(case, kind, message=message, type=verdict)
     return tostring(suites, encoding="utf-8", xml_declaration=True)

@@ -123,6 +123,8 @@ def run(arguments: Sequence[str]) -> int:
 def _answered(arguments: Sequence[str]) -> int:
     """The exit code of a command, or what is said about its error."""
     try:
+        if any("\0" in argument for argument in arguments):
+            raise click.UsageError("an argument holds a NUL character; remove it")
         code = skipstone.main(list(arguments), prog_name="skipstone", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code

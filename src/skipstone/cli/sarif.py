@@ -25,7 +25,7 @@ def sarif_log(
 ) -> dict[str, object]:
     """One result for each prompt that disagrees, at its line of the prompt file."""
     uri = path.as_uri() if path.is_absolute() else quote(path.as_posix())
-    severity = "error" if judgement.verdict == "FAIL" else "note"
+    severity = {"PASS": "note", "FAIL": "error", "INCONCLUSIVE": "warning"}[judgement.verdict]
     rule = {
         "id": _RULE,
         "shortDescription": {"text": "Candidate and baseline disagree on a prompt."},
@@ -43,6 +43,7 @@ def sarif_log(
                     for question, row in zip(questions, rows, strict=True)
                     if row.disagrees(level)
                 ],
+                "invocations": [{"executionSuccessful": True, "exitCode": judgement.exit_code}],
                 "properties": {"verdict": judgement.verdict, "rate": judgement.rate},
             }
         ],

@@ -42,6 +42,12 @@ class Diagnosis:
     experiments: tuple[str, ...] = ()
     next_command: Sentence = NOTHING
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis {self.verdict}: {self.summary!r}>"
+
     @property
     def cause(self) -> Finding | None:
         """The best finding; None if there is nothing to explain, or it cannot be explained."""

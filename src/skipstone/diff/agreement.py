@@ -118,6 +118,11 @@ class Judgement:
         """Whether the interval leaves no doubt about the verdict."""
         return self.high <= self.budget or self.low > self.budget
 
+    @property
+    def exit_code(self) -> int:
+        """Of ``skipstone audit``: 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE; 2 is an error."""
+        return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[self.verdict]
+
     def needed(self) -> int | None:
         """About how many prompts would pass at this rate; None if no number would."""
         if self.rate >= self.budget:

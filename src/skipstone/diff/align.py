@@ -35,6 +35,9 @@ class Pair:
     b: StepRecord | None
     how: How
 
+    def __repr__(self) -> str:
+        return f"<Pair by {self.how}: {self.a!r}, {self.b!r}>"
+
     @property
     def steps(self) -> tuple[StepRecord, ...]:
         """The steps there are, A's first."""
@@ -62,6 +65,9 @@ class Alignment:
     pairs: tuple[Pair, ...]
     limits: tuple[str, ...] = ()
     """What cannot be compared between these runs at all, and what is left."""
+
+    def __repr__(self) -> str:
+        return f"<Alignment of {len(self.pairs)} pairs, {len(self.comparable)} on one canvas>"
 
     @property
     def comparable(self) -> list[tuple[StepRecord, StepRecord]]:

@@ -41,6 +41,10 @@ class Comparison:
     differing_positions: tuple[int, ...]
     """Absolute positions whose final tokens differ."""
 
+    def __repr__(self) -> str:
+        first = "they do not part" if self.first is None else f"they part at {self.first!r}"
+        return f"<Comparison: {first}, {len(self.differing_positions)} final tokens differ>"
+
     @property
     def identical(self) -> bool:
         """Same tokens, by the same decisions in the same steps."""

@@ -61,6 +61,10 @@ class Difference:
     settings: tuple[Setting, ...]
     """What is not the same about the runs themselves."""
 
+    def __repr__(self) -> str:
+        first = "no decision differs" if self.decision is None else f"first {self.decision!r}"
+        return f"<Difference: {first}, {len(self.differing_positions)} final tokens differ>"
+
     @property
     def state(self) -> TensorDivergence | None:
         """The first row of a tensor that differs by more than noise can explain."""

@@ -34,6 +34,10 @@ class Divergence:
     """A's forward; -1 if A did not make this step."""
     forward_b: int = -1
 
+    def __repr__(self) -> str:
+        where = f"block {self.block}, step {self.step}, position {self.position}"
+        return f"<Divergence at {where}: {self.kind}>"
+
     def as_json(self, prompt_length: int) -> dict[str, object]:
         """Plain data; positions count from the first new token."""
         return {

@@ -83,6 +83,9 @@ class Floor:
     def __str__(self) -> str:
         return self.said
 
+    def __repr__(self) -> str:
+        return f"<Floor: {self}>"
+
     def as_json(self) -> dict[str, object]:
         """Plain data."""
         return {

@@ -51,6 +51,11 @@ class Settings:
 
     Policies may be given in their command-line form:
     ``Settings(cache="dual", unmask="threshold:value=0.9", gen_length=64)``.
+
+    Fields: ``cache`` (which rows a step recomputes), ``unmask`` (which masks it commits), ``skip``
+    (which rows leave early), ``gen_length`` (new positions), ``block_length`` (decoded together),
+    ``steps`` (over all blocks; None: one for each new position), ``temperature`` (0: greedy),
+    ``seed``, ``eos_stop`` (end at EOS), ``budget`` (``finish``, or ``stop`` after the steps).
     """
 
     cache: CachePolicy = DualCache()

@@ -98,6 +98,11 @@ class StoredTrace:
             """One for each sample; None where the run did not end by itself."""
         self._close = weakref.finalize(self, database.close)
 
+    def __repr__(self) -> str:
+        state = "finished" if self.closed else "unfinished"
+        samples = f"{len(self.headers)} samples, level {self.manifest.level}"
+        return f"<StoredTrace {str(self.path)!r}: {state}, {samples}>"
+
     @property
     def records(self) -> Sequence[RunRecord]:
         """One record for each sample, read when it is first asked for."""

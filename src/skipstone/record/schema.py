@@ -50,6 +50,13 @@ class Header:
     stated: dict[str, str] = field(default_factory=dict)
     """What the user said was run (a label, a configuration), as far as it is known."""
 
+    def __repr__(self) -> str:
+        settings = " ".join(f"{name}={value}" for name, value in self.settings.items())
+        return (
+            f"<Header of {self.model!r}, {self.dtype} on {self.device}: {len(self.prompt_ids)} "
+            f"prompt tokens, {self.gen_length} new; {settings or 'settings not known'}>"
+        )
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -105,6 +112,9 @@ class Candidates:
     committed: np.ndarray
     """bool [C]"""
 
+    def __repr__(self) -> str:
+        return f"<Candidates: {len(self)} masks, {int(self.committed.sum())} committed>"
+
     def __len__(self) -> int:
         return self.position.size
 
@@ -152,6 +162,10 @@ class Judgements:
     """int32 [J]: the position whose states the row was compared with; -1 where not known."""
     reference_forward: np.ndarray
     """int32 [J]: the forward those states are from; -1 where not known."""
+
+    def __repr__(self) -> str:
+        least = f", smallest similarity {self.smallest.min():.6g}" if len(self) else ""
+        return f"<Judgements of {len(self)} rows: {int(self.skipped.sum())} skipped{least}>"
 
     def __len__(self) -> int:
         return self.position.size
@@ -203,6 +217,15 @@ class StepRecord:
     positions_from: str = "engine"
     """How positions are known: engine, replace_position, cache_length, position_ids, inferred."""
 
+    def __repr__(self) -> str:
+        kinds = [name for name in ("refresh", "recovery") if getattr(self, name)]
+        return (
+            f"<StepRecord block {self.block}, step {self.step}, forward {self.forward}: "
+            f"{self.rows.size} rows, {len(self.skipped)} skipped, {len(self.committed)} of "
+            f"{len(self.candidates)} masks committed, {self.masks_after} left in the block"
+            f"{''.join(f', {kind}' for kind in kinds)}>"
+        )
+
     @property
     def committed(self) -> tuple[int, ...]:
         """Positions committed in this step."""
@@ -251,6 +274,13 @@ class Outcome:
     skip_share: float
     seconds: float
 
+    def __repr__(self) -> str:
+        shown = self.text if len(self.text) <= 60 else f"{self.text[:59]}…"
+        return (
+            f"<Outcome {shown!r}: {self.num_forwards} forwards, {self.masks_left} masks left, "
+            f"{self.skip_share:.1%} of row-layers skipped, {self.seconds:.2f} s>"
+        )
+
 
 @dataclass(frozen=True)
 class Event:
@@ -270,6 +300,11 @@ class Event:
     numbers: dict[str, float] = field(default_factory=dict)
     count: int = 1
     """How often it happened at this place."""
+
+    def __repr__(self) -> str:
+        where = f" at {self.source}" if self.source else ""
+        times = f" ({self.count} times)" if self.count > 1 else ""
+        return f"<Event {self.kind}{where}: {self.message!r}{times}>"
 
 
 @dataclass(frozen=True)
@@ -308,6 +343,10 @@ class RunRecord:
     events: tuple[Event, ...] = ()
     holes: tuple[Hole, ...] = ()
     """Where steps are missing that were recorded."""
+
+    def __repr__(self) -> str:
+        end = "unfinished" if self.outcome is None else repr(self.outcome)
+        return f"<RunRecord of {len(self.steps)} steps: {self.header!r}, {end}>"
 
     @property
     def prompt_length(self) -> int:

@@ -70,6 +70,13 @@ class TensorRows:
     threshold: float
     """What the score was held against; NaN if there is none."""
 
+    def __repr__(self) -> str:
+        tap, layer = self.key.tap.value, self.key.layer
+        return (
+            f"<TensorRows {tap} of layer {layer}, forward {self.key.forward}: "
+            f"{list(self.values.shape)} {self.dtype}>"
+        )
+
     @property
     def dtype(self) -> str:
         """The dtype that the values were computed in."""

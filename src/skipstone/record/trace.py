@@ -76,6 +76,10 @@ class MemoryTrace:
         # Made again only after the run went on: readers ask for a record with every tensor.
         self._made: list[RunRecord] | None = None
 
+    def __repr__(self) -> str:
+        steps = sum(map(len, self._steps))
+        return f"<MemoryTrace of {len(self._headers)} samples, {steps} steps, level {self.level}>"
+
     @property
     def records(self) -> list[RunRecord]:
         """One record for each sample, as far as the run has come."""

@@ -69,6 +69,9 @@ class Recorder:
         self._headers = list[Header]()
         self._last = 0.0
 
+    def __repr__(self) -> str:
+        return f"<Recorder level {self.level}: {self._sink!r}>"
+
     @property
     def taps(self) -> Taps:
         """Every state and all logits, beyond decisions."""
