@@ -86,7 +86,7 @@ def test_no_command_lets_a_text_steer_the_terminal(
         for word in sound(name, traces, tmp_path)
     ]
     (tmp_path / "prompts.txt").write_text("Hi \x1b[2J\u202e\n", encoding="utf-8")
-    more = [["--json"], []] if name not in ("export", "report") else [[]]
+    more = list[list[str]]([[]] if name in ("export", "report") else [["--json"], []])
     for extra in more:
         words = [
             str(tmp_path / f"out{len(extra)}") if w.endswith(("/out.trace", "/sweep")) else w

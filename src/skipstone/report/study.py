@@ -44,9 +44,6 @@ class Study:
     """None if nobody asked why."""
     token: Token
 
-    def __repr__(self) -> str:
-        return f"<Study of {len(self.runs)} runs: {self.difference!r}>"
-
     @property
     def a(self) -> Run:
         """The baseline."""
