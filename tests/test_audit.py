@@ -256,16 +256,48 @@ def test_junit_has_a_case_for_each_prompt_whatever_it_holds() -> None:
     questions, rows = hostile_rows()
     tree = ElementTree.fromstring(junit_xml(questions, rows, "answer", judge(4, 5, 0.1, 0.95)))
     cases = tree.findall(".//testcase")
-    assert len(cases) == len(HOSTILE)
-    assert [case.find("failure") is not None for case in cases] == [True] * 4 + [False]
+    # The last case is the verdict, which is FAIL.
+    assert len(cases) == len(HOSTILE) + 1
+    assert [case.find("failure") is not None for case in cases] == [True] * 4 + [False, True]
     suite = tree.find("testsuite")
     assert suite is not None
-    assert (suite.get("tests"), suite.get("failures")) == ("5", "4")
+    assert (suite.get("tests"), suite.get("failures")) == ("6", "5")
     assert r"\x00\x01" in (cases[0].get("name") or "")
     assert "]]> <![CDATA[" in (cases[1].get("name") or "")
     # The control: this is what would happen to the same text as it is.
     with pytest.raises(ElementTree.ParseError):
         ElementTree.fromstring(f"<a>{HOSTILE[0]}</a>")
+
+
+@pytest.mark.parametrize(
+    ("differ", "total", "budget", "verdict", "code", "element", "level"),
+    [
+        (1, 1000, 0.1, "PASS", 0, None, "note"),
+        (4, 5, 0.1, "FAIL", 1, "failure", "error"),
+        (1, 5, 0.3, "INCONCLUSIVE", 3, "error", "warning"),
+    ],
+)
+def test_exit_code_junit_and_sarif_tell_one_verdict(
+    differ: int,
+    total: int,
+    budget: float,
+    verdict: str,
+    code: int,
+    element: str | None,
+    level: str,
+) -> None:
+    questions, rows = hostile_rows()
+    found = judge(differ, total, budget, 0.95)
+    assert (found.verdict, found.exit_code) == (verdict, code)
+    tree = ElementTree.fromstring(junit_xml(questions, rows, "answer", found))
+    *_, last = tree.findall(".//testcase")
+    assert [child.tag for child in last] == ([] if element is None else [element])
+    errors = str(int(verdict == "INCONCLUSIVE"))
+    assert [suite.get("errors") for suite in tree.findall("testsuite")] == [errors]
+    log = sarif_log(Path("p.txt"), questions, rows, "answer", found)
+    (run,) = json.loads(json.dumps(log))["runs"]
+    assert run["invocations"] == [{"executionSuccessful": True, "exitCode": code}]
+    assert {result["level"] for result in run["results"]} == {level}
 
 
 def test_sarif_names_every_prompt_that_disagrees_at_its_line() -> None:
@@ -358,13 +390,13 @@ def test_the_command_fails_with_all_its_files(
     path, junit, sarif = (tmp_path / name for name in ("p.jsonl", "out.xml", "out.sarif"))
     lines = [{"prompt": q, "answer": "Ankara"} for q in ASKED]
     path.write_text("\n".join(map(json.dumps, lines)))
-    other = ["--baseline", "cache=none", "--candidate", "unmask=fixed steps=1", "--batch", "2"]
+    other = ["--baseline", "unmask=fixed", "--candidate", "unmask=fixed steps=1", "--batch", "2"]
     files = ["--junit", junit, "--sarif", sarif, "--level", "decision"]
     assert command(path, *other, *files, "--max-disagreement", "1%") == 1
     out = capsys.readouterr().out
     assert "FAIL: the rate" in out
     assert "right of 3 known" in out
-    assert len(ElementTree.parse(junit).findall(".//testcase")) == 3
+    assert len(ElementTree.parse(junit).findall(".//testcase")) == 3 + 1
     assert json.loads(sarif.read_text())["version"] == "2.1.0"
 
 
