@@ -72,6 +72,14 @@ def _half_a_character(scene: Scene) -> Outcome:
     return _decoded(scene)
 
 
+def _long_shard(scene: Scene) -> Outcome:
+    """The index names a file whose name no disk takes."""
+    folder = write_checkpoint(scene.here / "model", shards=2)
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {"x": "9" * 5000 + ".safetensors"}}))
+    return _decoded(scene)
+
+
 def _adapter(scene: Scene) -> Outcome:
     folder = scene.here / "model"
     folder.mkdir()
@@ -227,6 +235,7 @@ ENTRIES: dict[str, Entry] = {
     "null for a default": Entry("accepted", _config(bias_for_layer_norm=None)),
     "another model_type": Entry("refused", _config(model_type="gpt2")),
     "half a character": Entry("refused", _half_a_character),
+    "a shard of a long name": Entry("refused", _long_shard),
     "an adapter": Entry("refused", _adapter),
     "float16 that overflows": Entry("refused", _overflow),
     **{f"template: {n}": Entry(wanted, _template(t)) for n, (wanted, t) in TEMPLATES.items()},

@@ -16,6 +16,7 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
+_LONGEST = 255  # characters of a name that a disk takes
 _ADAPTER = "adapter_config.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _FOREIGN = {
@@ -84,7 +85,11 @@ def _indexed_shards(directory: Path) -> list[Path]:
         raise CheckpointError(f"{index} has no weight_map; download it again")
     names = sorted({str(name) for name in weight_map.values()})
     # A name with a folder in it could read any file; a cache's links inside the directory are fine.
-    strange = [n for n in names if Path(n).name != n or not n.endswith(".safetensors")]
+    strange = [
+        n
+        for n in names
+        if Path(n).name != n or not n.endswith(".safetensors") or len(n) > _LONGEST or "\0" in n
+    ]
     if strange:
         raise CheckpointError(
             f"{index} names {listed(strange)}, must be safetensors files in the same directory; "

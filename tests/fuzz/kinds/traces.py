@@ -141,7 +141,7 @@ def _no_file(trace: Path, random: Random) -> None:
 
 _VALUES = (
     *("NULL", "0", "-1", "1", "7", "9223372036854775807", "1e400", "1.5", "'x'", "''", "x'00'"),
-    *("zeroblob(100)", "zeroblob(100000000)", "'../../x'", "'\u001b[2J'", "'{}'", "'[[[['"),
+    *("zeroblob(100)", "zeroblob(20000000)", "'../../x'", "'\u001b[2J'", "'{}'", "'[[[['"),
     *("forward + 1", "sample", "arrays", "substr(arrays, 2)", "crc + 1", "header", "seconds * 2"),
 )
 _SCHEMA = (
