@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import skipstone
 from skipstone import Engine, Recorder, Result, Settings, diagnose, load, open_trace
 from skipstone.diff import compare, diff
 from skipstone.diff.floor import estimated_floor
+from skipstone.record.settings import plain_settings
 from tests import synthetic_trace as made_up
 
 
@@ -103,3 +105,16 @@ def test_every_public_name_has_help(name: str) -> None:
 def test_help_names_every_setting() -> None:
     for about in (inspect.getdoc(Engine) or "", inspect.getdoc(Settings) or ""):
         assert all(f"``{name}``" in about for name in Settings.__dataclass_fields__)
+
+
+def test_settings_in_json_are_numbers_where_they_are_numbers() -> None:
+    recorders = [Recorder(), Recorder()]
+    for recorder, steps in zip(recorders, (8, 4), strict=True):
+        engine = Engine(load("pebble"), unmask="fixed", gen_length=8, steps=steps)
+        engine.generate("Hi", observer=recorder)
+    found = json.dumps(diff(*(recorder.trace for recorder in recorders)).as_json())
+    assert {"name": "steps", "a": 8, "b": 4} in json.loads(found)["settings"]
+    texts = {"gen_length": "8", "temperature": "0.0", "seed": "None", "eos_stop": "true"}
+    plain = {"gen_length": 8, "temperature": 0.0, "seed": None, "eos_stop": True}
+    assert plain_settings(texts) == plain
+    assert plain_settings({"a": "007", "b": "1" * 5000, "c": "nan"})["a"] == "007"

@@ -16,6 +16,7 @@ from skipstone.diff.margins import Closeness, closeness
 from skipstone.diff.tensor_search import Search, TensorDivergence, search
 from skipstone.errors import ConfigError
 from skipstone.record.schema import RunRecord
+from skipstone.record.settings import plain
 from skipstone.record.trace import Trace
 
 
@@ -119,12 +120,18 @@ class Difference:
             "answer_differs": self.answer_differs,
             "a": asdict(self.endings[0]),
             "b": asdict(self.endings[1]),
-            "settings": [asdict(setting) for setting in self.settings],
+            "settings": [self._plain(setting) for setting in self.settings],
             "floor": self.floor.as_json(),
             "counts": self._counts(),
             "not_comparable": self._not_comparable(),
             "limits": [*self.alignment.limits, *self.tensors.limits],
         }
+
+    def _plain(self, setting: Setting) -> dict[str, object]:
+        """A setting of the decoding as number, bool or None; a fingerprint of digits stays text."""
+        decoding = setting.name in {**self.a.header.settings, **self.b.header.settings}
+        a, b = (plain(text) if decoding else text for text in (setting.a, setting.b))
+        return {"name": setting.name, "a": a, "b": b}
 
     def _counts(self) -> dict[str, int]:
         by_how = {how: self.alignment.count(how) for how in ("canvas", "step", "commits", "alone")}
