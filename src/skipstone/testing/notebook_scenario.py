@@ -26,7 +26,7 @@ from skipstone.testing.notebook_model import NotebookModel, from_pebble
 from skipstone.tracing.attach import attach
 from skipstone.tracing.sanitize import sanitize
 
-PROMPT = "Shuffle this queue: Ben, Ivy, Max, Nora, Sam, Tom, Anna, Leo."
+PROMPT = "Complete this Latin square: 2 0 3 0 / 0 0 0 0 / 0 0 4 0 / 0 0 0 0."
 GEN_LENGTH, BLOCK_LENGTH = 64, 32
 STEPS_PER_BLOCK = 8
 THRESHOLD = 0.9
