@@ -193,10 +193,13 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 
 
 def test_absurd_sizes_in_the_config_are_refused_before_they_are_allocated(tmp_path: Path) -> None:
-    directory = write_checkpoint(tmp_path, config={"n_layers": 10**9})
-    _error(lambda: _load(directory), "21 tensors", "n_layers 1000000000")
-    write_checkpoint(tmp_path, config={"mlp_hidden_size": 10**12})
-    _error(lambda: _load(directory), "has shape [24, 16], expected [1000000000000, 16]")
+    directory = write_checkpoint(tmp_path, config={"n_layers": 10**7})
+    _error(lambda: _load(directory), "21 tensors", "n_layers 10000000")
+    write_checkpoint(tmp_path, config={"mlp_hidden_size": 10**7})
+    _error(lambda: _load(directory), "has shape [24, 16], expected [10000000, 16]")
+    for key in ("n_layers", "mlp_hidden_size", "d_model", "n_heads", "vocab_size"):
+        write_checkpoint(tmp_path, config={key: 10**18})
+        _error(lambda: _load(directory), f"{10**18}, must be", "and at most 16777216")
     write_checkpoint(tmp_path, config={"max_sequence_length": 10**12})
     _error(lambda: _load(directory), "max_sequence_length is 1000000000000", "at most 1048576")
 

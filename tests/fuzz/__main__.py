@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -77,13 +78,23 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="skipstone-fuzz-") as folder:
         inputs, scratch = Path(folder, "sound"), Path(folder, "scratch")
         inputs.mkdir()
-        sound.build(inputs)
+        _apart(inputs)
         if options.case:
             kind, _, number = options.case.rpartition(":")
             outcome = perform(Case(kind, int(number)), inputs, scratch)
             print(outcome.finding or ("refused" if outcome.refused else "accepted"), outcome.detail)
             return 1 if outcome.finding else 0
         return _run(options, inputs, scratch)
+
+
+def _apart(inputs: Path) -> None:
+    """Make the sound inputs in another process: this one has to stay fit to be forked."""
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    builder = context.Process(target=sound.build, args=(inputs,))
+    builder.start()
+    builder.join()
+    if builder.exitcode != 0:
+        raise SystemExit("the sound inputs cannot be made")
 
 
 def _run(options: argparse.Namespace, inputs: Path, scratch: Path) -> int:

@@ -71,6 +71,8 @@ def several(prompts: object) -> list[object]:
         PromptError: it is no collection of prompts, or an empty one.
     """
     if isinstance(prompts, Tensor | np.ndarray):
+        if prompts.ndim == 0:
+            raise PromptError("generate_batch was given one number; it needs a list of prompts")
         if prompts.ndim == 1 and not (isinstance(prompts, np.ndarray) and _is_text(prompts)):
             raise PromptError(
                 f"generate_batch was given ids of shape {list(prompts.shape)}, which are one "

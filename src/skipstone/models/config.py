@@ -10,7 +10,6 @@ weight can confirm (``rope_theta``, ``rms_norm_eps``, ``weight_tying``), it has 
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from skipstone.checks import cut, shown
@@ -25,6 +24,8 @@ _ROPE = ("rope_parameters", "rope_scaling")
 
 # The rotary tables have this many rows; no LLaDA comes near it, and a typing error must not take
 # all memory.
+# More than any count or width of a model: products of three still are numbers of bytes.
+_WIDEST = 1 << 24
 _LONGEST = 1 << 20
 
 
@@ -36,13 +37,14 @@ class _Fields:
         self.values = read_json(path)
 
     def integer(
-        self, key: str, default: int | None = None, least: int = 1, most: float = math.inf
+        self, key: str, default: int | None = None, least: int = 1, most: int = _WIDEST
     ) -> int:
         name, value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            upper = "" if most == math.inf else f" and at most {most}"
-            raise self._wrong(name, value, f"an integer of at least {least}{upper}")
-        return value
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole and least <= value <= most:
+            return value
+        upper = f" and at most {most}" if whole and value > most else ""
+        raise self._wrong(name, value, f"an integer of at least {least}{upper}")
 
     def number(self, key: str) -> float:
         return self._number(*self._get(key, None))
@@ -205,7 +207,7 @@ def _mlp_width(fields: _Fields) -> int:
     stated = any(fields.values.get(k) is not None for k in ("mlp_hidden_size", "intermediate_size"))
     if stated or fields.values.get("mlp_ratio") is None:
         return fields.integer("mlp_hidden_size")
-    return fields.integer("mlp_ratio") * fields.integer("d_model")
+    return fields.integer("mlp_ratio", most=1 << 10) * fields.integer("d_model")
 
 
 def _check_shape(config: ModelConfig, fields: _Fields, vocab: int) -> None:

@@ -89,7 +89,7 @@ def load(
         known = ("device", "dtype", "local_files_only")
         raise ConfigError(f"load has no argument {name!r}; {nearest(name, known)}")
     place = _device(device)
-    kind = None if dtype == "auto" else dtype_named(dtype)
+    kind = None if isinstance(dtype, str) and dtype == "auto" else dtype_named(dtype)
     directory = registry.find(name_or_dir, local_files_only=local_files_only)
     config = read_config(directory)
     if kind is None:
@@ -101,7 +101,7 @@ def load(
 
 
 def _device(name: object) -> torch.device:
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         if not isinstance(name, str | torch.device):

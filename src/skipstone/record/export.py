@@ -75,7 +75,11 @@ def to_parquet(trace: StoredTrace, folder: Path) -> None:
         for name, columns in TABLES.items():
             fields = [(column, _arrow_type(pa, kind)) for column, kind in columns.items()]
             schema = pa.schema(fields)
-            with ParquetWriter(part / f"{name}.parquet", schema) as file:
+            # A path that is no UTF-8 is none for the library.
+            with (
+                (part / f"{name}.parquet").open("wb") as sink,
+                ParquetWriter(sink, schema) as file,
+            ):
                 for sample in range(len(trace.headers)):
                     table = pa.table(_columns(trace, name, sample), schema=schema)
                     file.write_table(table)

@@ -150,7 +150,8 @@ class Store:
 
         path = self._part(prompt)
         try:
-            table = pq.read_table(path, partitioning=None)
+            with path.open("rb") as file:
+                table = pq.read_table(file)
             rows = table.to_pylist()
             if (table.schema.metadata or {}).get(_CHECKSUM) != self._checksum(rows):
                 raise ValueError("its checksum does not fit")
@@ -196,7 +197,11 @@ class Store:
     def _write(self, name: str, table: pa.Table) -> None:
         import pyarrow.parquet as pq
 
-        self.save(name, lambda beside: pq.write_table(table, beside))
+        def write(part: Path) -> None:
+            with part.open("wb") as file:  # a path that is no UTF-8 is none for the library
+                pq.write_table(table, file)
+
+        self.save(name, write)
 
 
 def _other(name: str, found: object, wanted: object) -> str:
