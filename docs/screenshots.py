@@ -19,9 +19,9 @@ import skipstone
 from skipstone import CosineSkip, Engine, Fixed, Recorder, Settings
 
 IMAGES = Path(__file__).parent / "images"
-PROMPT = "Tell me a story about Newton."
-EXACT = Settings(gen_length=64, unmask=Fixed(), steps=32)
-SKIPS = replace(EXACT, skip=CosineSkip(skip_layer_k=18, skip_threshold=0.97))
+PROMPT = "Complete this Latin square: 1 0 0 / 0 0 1 / 0 0 0."
+EXACT = Settings(gen_length=32, unmask=Fixed())
+SKIPS = replace(EXACT, skip=CosineSkip(skip_layer_k=18, skip_threshold=0.99))
 COLOURS = 160
 LAYOUT = "header, #cursor { position: static } section { padding: 24px !important; border: 0 }"
 PARTS = ("verdict", "commits", "states", "chain", "similarity")
@@ -39,7 +39,7 @@ def main() -> None:
         page = skipstone.write_report(
             [a, b],
             Path(folder) / "report.html",
-            names=("without skip", "skip at 0.97"),
+            names=("without skip", "skip at 0.99"),
             diagnosis=skipstone.diagnose(a, b, engine_a=engines[0], engine_b=engines[1]),
             token=model.text.token,
         )

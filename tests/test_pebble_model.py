@@ -50,7 +50,8 @@ def test_it_answers_held_out_prompts_of_every_group(pebble: Model) -> None:
     # A sample, with room for chance; MODEL_CARD.md has the full figures and their command.
     problems = heldout(seed=1, per_group=20)
     # Names that change places must be written one after another; all else bears a threshold.
-    careful = Engine(pebble, unmask=Fixed(), gen_length=32)
+    # A stale K/V cache costs answers there, too.
+    careful = Engine(pebble, unmask=Fixed(), gen_length=32, cache=NoCache())
     quick = Engine(pebble, unmask=Threshold(0.9), gen_length=96)
     for group in GROUPS:
         asked = [problem for problem in problems if problem.group == group]
@@ -117,6 +118,8 @@ def test_it_refuses_outside_questions_and_hardly_any_of_its_own(pebble: Model) -
     outside = Random(1).sample(heldout_questions(), 100)
     said = [result.text for result in engine.generate_batch(outside)]
     assert said.count(ANSWER) >= 95
+    # Where an answer does not fit into the canvas, some are refused: a canvas that holds them all.
+    engine = Engine(pebble, unmask=Threshold(0.9), gen_length=96)
     own = [p.prompt for p in heldout(seed=4, per_group=25) if p.answer != ANSWER]
     said = [result.text for result in engine.generate_batch(own)]
     assert said.count(ANSWER) <= 1
@@ -150,5 +153,5 @@ def test_committing_too_boldly_costs_right_answers(pebble: Model) -> None:
         return sum(p.fits(r.text) for p, r in zip(problems, results, strict=True))
 
     bold = Engine(pebble, unmask=Fixed(), steps=3, gen_length=96, cache=NoCache())
-    careful = Engine(pebble, unmask=Threshold(0.99), gen_length=96)
+    careful = Engine(pebble, unmask=Fixed(), gen_length=96, cache=NoCache())
     assert right(bold) < right(careful)
