@@ -62,6 +62,12 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skipstone.models.load.load", loaded)
 
 
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which no temporary path is folded."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+
 # --- trace
 
 
@@ -214,6 +220,7 @@ def test_levels_that_make_no_sense_are_refused(
 # --- show
 
 
+@pytest.mark.usefixtures("wide")
 def test_show_prints_the_run_in_words(capsys: pytest.CaptureFixture[str], path: Path) -> None:
     made_up.write(path, samples=2)
     code, out, err = call(capsys, "show", path)
@@ -234,6 +241,7 @@ def test_show_prints_the_run_in_words(capsys: pytest.CaptureFixture[str], path: 
         assert row[:8] == [str(n) for n in (block, 4, 4, 1, committed, masks, 32, skipped)]
 
 
+@pytest.mark.usefixtures("wide")
 def test_show_lists_steps_and_one_step(capsys: pytest.CaptureFixture[str], path: Path) -> None:
     made_up.write(path)
     record = open_trace(path).records[0]
