@@ -98,7 +98,9 @@ class Project:
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         write_index(self.index)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+        # The tests may run under make themselves, which tells so to every make below it.
+        others = ("PIP_", "MAKE", "MFLAGS")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         alone = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": self.index.as_uri()}
         return subprocess.run(
             ["make", *arguments],
