@@ -22,10 +22,10 @@ from skipstone.models.folder import CONFIG, check_folder
 
 _ROPE = ("rope_parameters", "rope_scaling")
 
-# The rotary tables have this many rows; no LLaDA comes near it, and a typing error must not take
-# all memory.
 # More than any count or width of a model: products of three still are numbers of bytes.
 _WIDEST = 1 << 24
+# The rotary tables have this many rows; no LLaDA comes near it, and a typing error must not take
+# all memory.
 _LONGEST = 1 << 20
 
 

@@ -1,4 +1,4 @@
-"""The arrays of a step as one safetensors blob, which is a column of its row.
+"""Rows of a database to records and back: a step, whose arrays are one blob, and a tensor's entry.
 
 Shape letters: C candidates, J judged rows, S compared layers.
 """
@@ -12,6 +12,8 @@ import safetensors.numpy
 
 from skipstone.record.plain import blob, number, text, whole
 from skipstone.record.schema import Candidates, Judgements, StepRecord
+from skipstone.record.store import TensorEntry
+from skipstone.record.tensors import Tap, TensorKey
 
 INT, FLOAT, BOOL, BYTE = (np.dtype(code) for code in ("<i4", "<f8", "?", "u1"))
 
@@ -119,6 +121,37 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
         skip_layer=skip_layer,
         seconds=number(seconds),
         positions_from=text(positions_from),
+    )
+
+
+def unpack_entry(
+    sample: object, forward: object, tap: object, layer: object, shard: object, *rest: object
+) -> TensorEntry:
+    """What the index says about one tensor, from the values of its row.
+
+    Args:
+        sample: that the tensor belongs to; with ``forward``, ``tap`` and ``layer`` its key.
+        forward: of its step.
+        tap: what it is.
+        layer: where it was taken.
+        shard: its file.
+        rest: rows, width, dtype, bytes, positions, shard_bytes, and the checksum of its content.
+
+    Raises:
+        ValueError: the row is damaged.
+    """
+    rows, width, dtype, nbytes, positions, shard_bytes, content = rest
+    return TensorEntry(
+        sample=whole(sample),
+        key=TensorKey(whole(forward), Tap(text(tap)), whole(layer)),
+        shard=text(shard),
+        rows=whole(rows),
+        width=whole(width),
+        dtype=text(dtype),
+        nbytes=whole(nbytes),
+        positions=text(positions),
+        shard_bytes=whole(shard_bytes),
+        content=blob(content),
     )
 
 

@@ -14,51 +14,34 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+V = TypeVar("V")
 
 _INT64 = 1 << 63
 
 
 def whole(value: object) -> int:
-    """A value of the database that must be a whole number.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if not isinstance(value, int):
-        raise ValueError(f"{brief(value)} is no whole number")
-    return value
+    """A value of the database that must be a whole number. Raises ValueError if it is none."""
+    return _of(int, value, "whole number")
 
 
 def number(value: object) -> float:
-    """A value of the database that must be a number.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if not isinstance(value, int | float):
-        raise ValueError(f"{brief(value)} is no number")
-    return float(value)
+    """A value of the database that must be a number. Raises ValueError if it is none."""
+    return float(value if isinstance(value, float) else _of(int, value, "number"))
 
 
 def text(value: object) -> str:
-    """A value of the database that must be text.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if not isinstance(value, str):
-        raise ValueError(f"{brief(value)} is no text")
-    return value
+    """A value of the database that must be text. Raises ValueError if it is none."""
+    return _of(str, value, "text")
 
 
 def blob(value: object) -> bytes:
-    """A value of the database that must be raw bytes.
+    """A value of the database that must be raw bytes. Raises ValueError if it is none."""
+    return _of(bytes, value, "blob")
 
-    Raises:
-        ValueError: it is not.
-    """
-    if not isinstance(value, bytes):
-        raise ValueError(f"{brief(value)} is no blob")
+
+def _of(kind: type[V], value: object, name: str) -> V:
+    if not isinstance(value, kind):
+        raise ValueError(f"{brief(value)} is no {name}")
     return value
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from itertools import pairwise
 from zlib import crc32
 
-from skipstone.record.database import Database, Row
-from skipstone.record.packing import unpack_step
+from skipstone.record.database import Database
+from skipstone.record.packing import unpack_entry, unpack_step
 from skipstone.record.plain import blob, text, whole
 from skipstone.record.schema import Hole, StepRecord
 from skipstone.record.store import Experiment, TensorEntry
-from skipstone.record.tensors import Tap, TensorKey
+from skipstone.record.tensors import TensorKey
 
 TABLES = """
 CREATE TABLE samples (
@@ -82,13 +82,13 @@ class Rows1:
     def entries(self, sample: int) -> list[TensorEntry]:
         """The index of a sample's tensors, in order of their keys."""
         sql = f"{_ENTRIES} ORDER BY forward, tap, layer"
-        return [_entry(sample, row) for row in self._database.rows(sql, sample)]
+        return [unpack_entry(sample, *row, b"") for row in self._database.rows(sql, sample)]
 
     def entry(self, sample: int, key: TensorKey) -> TensorEntry | None:
         """What the index says about one tensor; None if it is not in there."""
         sql = f"{_ENTRIES} AND forward = ? AND tap = ? AND layer = ?"
         rows = self._database.rows(sql, sample, key.forward, str(key.tap), key.layer)
-        return next((_entry(sample, row) for row in list(rows)), None)
+        return next((unpack_entry(sample, *row, b"") for row in list(rows)), None)
 
     def events(self, sample: int) -> list[str]:
         """Events of a sample as JSON, in order."""
@@ -99,19 +99,3 @@ class Rows1:
         """Experiments on the run, by key."""
         rows = self._database.rows("SELECT key, request, outcome FROM experiments ORDER BY key")
         return [Experiment(*map(text, row)) for row in rows]
-
-
-def _entry(sample: int, row: Row) -> TensorEntry:
-    forward, tap, layer, shard, rows, width, dtype, nbytes, positions, shard_bytes = row
-    return TensorEntry(
-        sample=sample,
-        key=TensorKey(whole(forward), Tap(text(tap)), whole(layer)),
-        shard=text(shard),
-        rows=whole(rows),
-        width=whole(width),
-        dtype=text(dtype),
-        nbytes=whole(nbytes),
-        positions=text(positions),
-        shard_bytes=whole(shard_bytes),
-        content=b"",
-    )

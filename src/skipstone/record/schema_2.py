@@ -12,11 +12,11 @@ from itertools import pairwise
 
 from skipstone.record.checksum import Checksums, Value
 from skipstone.record.database import Database, Row
-from skipstone.record.packing import unpack_step
+from skipstone.record.packing import unpack_entry, unpack_step
 from skipstone.record.plain import blob, text, whole
 from skipstone.record.schema import Hole, StepRecord
 from skipstone.record.store import MIN_ARRAYS, Experiment, TensorEntry
-from skipstone.record.tensors import Tap, TensorKey
+from skipstone.record.tensors import TensorKey
 
 _PLACES = "SELECT id, sample, forward, number, length(arrays) FROM steps WHERE id > ?"
 
@@ -162,7 +162,7 @@ class Rows2:
         for row in self._database.rows("SELECT checksum, * FROM tensors WHERE id > ?", found):
             checksum, *values, _ = row
             self._check("tensors", checksum, values)
-            number, entry = whole(values[0]), _entry(values[1:])
+            number, entry = whole(values[0]), unpack_entry(*values[1:])
             mine = self._entries.setdefault(entry.sample, {})
             if number <= found or entry.key in mine:
                 raise ValueError(f"the row of {entry.key} is out of order")
@@ -212,19 +212,3 @@ def _value(value: object) -> Value:
     """What SQLite gives: it has no other types."""
     assert value is None or isinstance(value, (str, int, float, bytes))
     return value
-
-
-def _entry(row: list[object]) -> TensorEntry:
-    sample, forward, tap, layer, shard, rows, width, dtype, nbytes, positions, size, content = row
-    return TensorEntry(
-        sample=whole(sample),
-        key=TensorKey(whole(forward), Tap(text(tap)), whole(layer)),
-        shard=text(shard),
-        rows=whole(rows),
-        width=whole(width),
-        dtype=text(dtype),
-        nbytes=whole(nbytes),
-        positions=text(positions),
-        shard_bytes=whole(size),
-        content=blob(content),
-    )

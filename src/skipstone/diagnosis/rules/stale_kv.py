@@ -62,11 +62,11 @@ def _lost_write(case: Case) -> Finding | None:
     """Rows were computed, and attention still read their old keys and values."""
     wrong = [d for d in (*case.born, *case.cached_wrong) if d.kind in ("key", "value")]
     for deviation in wrong:
-        old = _equals_older(case, deviation)
         # All masks have one value in the first layer, so another mask's may pass for an old one;
         # rows that were not written have old keys, too.
-        same_layer = [other for other in wrong if other.layer == deviation.layer]
-        if old is None or any(_equals_older(case, other) != old for other in same_layer):
+        same_layer = (other for other in wrong if other.layer == deviation.layer)
+        (old, *others) = {_equals_older(case, other) for other in same_layer}
+        if old is None or others:
             continue
         layers = sorted({d.layer or 0 for d in wrong})
         added = case.with_only(wrong, "B's stale keys and values")
