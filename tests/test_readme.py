@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -48,6 +49,11 @@ def test_the_commands_run(
     assert len(commands) >= 4
     for command in commands:
         assert run(command) in (0, 1), capsys.readouterr().err
+    sweep = json.loads((folder / "sweep" / "summary.json").read_text(encoding="utf-8"))
+    baseline, *settings = sweep["settings"]
+    assert baseline["right"] == baseline["prompts"]
+    assert any(setting["right"] < setting["prompts"] for setting in settings)
+    assert sweep["recommendation"]["setting"] == "cache=none unmask=threshold:0.9"
 
 
 def test_the_make_targets_exist() -> None:
