@@ -45,10 +45,10 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis, diagnose
 from skipstone.diff import compare
 from skipstone.engine import Engine, Settings
+from skipstone.foreign.attach.attach import attach
 from skipstone.record import MemoryTrace, RunRecord, StepRecord
 from skipstone.skip import NoSkip
 from skipstone.tracing import Recorder
-from skipstone.tracing.attach import attach
 from skipstone.tracing.experiments import Laboratory, Subject
 from tests.conftest import EOS, MASK
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import skipstone
 from faults.engine.instead import instead
+from skipstone.foreign.attach.layers import find_layers
 from skipstone.models.load import Model
 from skipstone.skip import CosineSkip
-from skipstone.tracing.foreign_layers import find_layers
 from tests.conftest import random_model
 from tests.foreign import bare, decode, hf_style, llada_style
 from tests.foreign.parts import rotate

@@ -73,10 +73,12 @@ def filled(template: str) -> Sentence:
     return Sentence(template, **values)
 
 
-def spoken_in_tracing() -> str:
+def spoken_by_recorders() -> str:
     """All texts that recorders format, gaps left out."""
     parts = list[str]()
-    for path in (PACKAGE / "tracing").rglob("*.py"):
+    for path in (
+        path for name in ("tracing", "foreign") for path in (PACKAGE / name).rglob("*.py")
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts += [p.value for p in node.values if isinstance(p, ast.Constant)]

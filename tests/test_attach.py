@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from skipstone import DualCache, Fixed, NoCache, PrefixCache, Threshold
 from skipstone.engine import Engine, Settings
 from skipstone.errors import ConfigError
+from skipstone.foreign.attach.attach import attach
+from skipstone.foreign.attach.layers import find_layers
 from skipstone.record import Event, RunRecord, StepRecord, Tap, Trace
 from skipstone.record.reader import open_trace
 from skipstone.tracing import Recorder
-from skipstone.tracing.attach import attach
-from skipstone.tracing.foreign_layers import find_layers
 from tests.conftest import EOS, MASK, random_model
 from tests.foreign import bare, decode, hf_style, llada_style
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipstone.errors import ConfigError
+from skipstone.foreign.positions.sanitize import Report, sanitize
 from skipstone.record import Event
-from skipstone.tracing.sanitize import Report, sanitize
 from tests.conftest import MASK
 from tests.foreign import bare, decode, hf_style, llada_style
 from tests.watching import uneven_model

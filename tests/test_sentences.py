@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from skipstone.diagnosis.told import SHAPES, told
+from skipstone.foreign.attach.run import _differs
+from skipstone.foreign.positions.evidence import Tally
 from skipstone.report.words import in_language, sentences
 from skipstone.sentence import Sentence, listed
-from skipstone.tracing.foreign_run import _differs
-from skipstone.tracing.position_evidence import Tally
-from tests.templates import gaps, spoken_in_tracing, templates
+from tests.templates import gaps, spoken_by_recorders, templates
 
 ROWS = Sentence("{rows} rows, {share:.1f} of all", rows=3, share=0.25)
 
@@ -54,7 +54,7 @@ def test_the_catalogue_has_what_rules_say_and_nothing_else() -> None:
 
 
 def test_what_recorders_write_is_read_back() -> None:
-    spoken = spoken_in_tracing()
+    spoken = spoken_by_recorders()
     for shape in SHAPES:
         pieces = [piece for piece in re.split(r"\{\w+\}", shape) if len(piece.strip()) > 4]
         assert pieces

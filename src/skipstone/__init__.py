@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         StalledError,
         TraceError,
     )
+    from skipstone.foreign.attach.attach import attach
+    from skipstone.foreign.positions.sanitize import sanitize
     from skipstone.models.load import Model, load
     from skipstone.record import TraceWriter, open_trace
     from skipstone.report.report import write_report
@@ -27,9 +29,7 @@ if TYPE_CHECKING:
     from skipstone.skip import CosineSkip, NoSkip
     from skipstone.sweep import run_sweep
     from skipstone.tracing import Recorder
-    from skipstone.tracing.attach import attach
     from skipstone.tracing.explain import diagnose
-    from skipstone.tracing.sanitize import sanitize
     from skipstone.unmask import Factor, Fixed, Threshold
 
 # Loaded on first use: a trace must open on a machine without torch.
@@ -57,12 +57,12 @@ _HOMES = {
     "Threshold": "unmask",
     "TraceError": "errors",
     "TraceWriter": "record",
-    "attach": "tracing.attach",
+    "attach": "foreign.attach.attach",
     "diagnose": "tracing.explain",
     "load": "models.load",
     "open_trace": "record",
     "run_sweep": "sweep",
-    "sanitize": "tracing.sanitize",
+    "sanitize": "foreign.positions.sanitize",
     "study": "report.study",
     "write_report": "report.report",
 }

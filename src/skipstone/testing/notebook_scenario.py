@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import skipstone
+from skipstone.foreign.attach.attach import attach
+from skipstone.foreign.positions.sanitize import sanitize
 from skipstone.record import Event
 from skipstone.testing.notebook_model import NotebookModel, from_pebble
-from skipstone.tracing.attach import attach
-from skipstone.tracing.sanitize import sanitize
 
 PROMPT = "Complete this Latin square: 2 0 3 0 / 0 0 0 0 / 0 0 4 0 / 0 0 0 0."
 GEN_LENGTH, BLOCK_LENGTH = 64, 32

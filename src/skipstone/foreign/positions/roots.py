@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from skipstone.tracing.positions import Ledger, compressed, ranked
+from skipstone.foreign.positions.places import Ledger, compressed, ranked
 
 _PAST = ("past_key_values", "past_key_value")
 

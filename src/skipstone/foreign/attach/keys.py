@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from skipstone.foreign.attach.forward import Rowed
 from skipstone.record import Tap, TensorKey
-from skipstone.tracing.foreign_forward import Rowed
 
 Keys = Literal["rotated", "unrotated", "unknown"]
 

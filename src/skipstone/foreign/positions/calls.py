@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from skipstone.tracing.positions import UNKNOWN, Ledger, spread
+from skipstone.foreign.positions.places import UNKNOWN, Ledger, spread
 
 _IN_PLACE = frozenset({"setitem", "iand", "ior", "ixor"})
 

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skipstone.foreign.positions.calls import Clash
+from skipstone.foreign.positions.places import Ledger, ranked
+from skipstone.foreign.shared.source import source_line
 from skipstone.record import Event
-from skipstone.tracing.position_calls import Clash
-from skipstone.tracing.positions import Ledger, ranked
 
 LOW_PRECISION = frozenset({torch.bfloat16, torch.float16})
-
-_OURS = str(Path(__file__).parents[1]) + os.sep
-_STANDS_FOR_USERS = os.path.join(_OURS, "testing", "")
-_TORCH = str(Path(torch.__file__).parent) + os.sep
-
-
-def source_line() -> str:
-    """``file.py:12``: the innermost line that is neither torch's nor ours."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        name = frame.f_code.co_filename
-        hidden = name.startswith((_OURS, _TORCH, "<frozen", "<string"))
-        if not hidden or name.startswith(_STANDS_FOR_USERS):
-            break
-        frame = frame.f_back
-    path, here = Path(frame.f_code.co_filename), Path.cwd()
-    shown = path.relative_to(here) if path.is_relative_to(here) else path.name
-    return f"{shown}:{frame.f_lineno}"
 
 
 @dataclass

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from skipstone.tracing.position_evidence import Findings, source_line
-from skipstone.tracing.position_roots import Inputs
+from skipstone.foreign.positions.evidence import Findings
+from skipstone.foreign.positions.roots import Inputs
+from skipstone.foreign.shared.source import source_line
 
 
 @dataclass(frozen=True, eq=False)

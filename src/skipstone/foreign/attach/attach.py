@@ -27,19 +27,20 @@ from torch.utils.hooks import RemovableHandle
 
 from skipstone.checks import checked
 from skipstone.errors import ConfigError
+from skipstone.foreign.attach.cost import measuring_cost, skip_cost
+from skipstone.foreign.attach.forward import Forward
+from skipstone.foreign.attach.keys import kind_of_keys
+from skipstone.foreign.attach.layers import find_layers
+from skipstone.foreign.attach.placed import Located, locate
+from skipstone.foreign.attach.run import ForeignRun
+from skipstone.foreign.attach.watch import Watch
+from skipstone.foreign.positions.sanitize import Report
+from skipstone.foreign.positions.sanitize import sanitize as follow_positions
+from skipstone.foreign.shared.calls import Call, as_text, read_call
+from skipstone.foreign.shared.source import caller, place
 from skipstone.record import Event, Header, MemoryTrace, RunRecord, Sink
 from skipstone.record.writer import TraceWriter
-from skipstone.tracing.foreign_calls import Call, as_text, caller, place, read_call
-from skipstone.tracing.foreign_cost import measuring_cost, skip_cost
-from skipstone.tracing.foreign_forward import Forward
-from skipstone.tracing.foreign_keys import kind_of_keys
-from skipstone.tracing.foreign_layers import find_layers
-from skipstone.tracing.foreign_places import Located, locate
-from skipstone.tracing.foreign_run import ForeignRun
-from skipstone.tracing.foreign_watch import Watch
 from skipstone.tracing.recorder import Window, environment
-from skipstone.tracing.sanitize import Report
-from skipstone.tracing.sanitize import sanitize as follow_positions
 
 AttachLevel = Literal["decisions", "window", "full"]
 
@@ -75,7 +76,7 @@ def attach(
             also says how to cut blocks where the calls do not tell.
         prompt_length: where new tokens begin; None takes the first mask.
         function_name: name of the loop; empty takes the function that calls the model.
-        sanitize: also follow the position of every row, as ``skipstone.tracing.sanitize`` does, and
+        sanitize: also follow the position of every row, as ``skipstone.sanitize`` does, and
             write what is found into the trace. It is slow, so nothing is said about time.
 
     Raises:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from skipstone.errors import ConfigError
+from skipstone.foreign.attach.placed import Placed
+from skipstone.foreign.attach.steps import Scores, Seen
+from skipstone.foreign.shared.calls import Call, key_values
 from skipstone.ops import reference as ops
 from skipstone.record import Tap, TensorKey
-from skipstone.tracing.foreign import Scores, Seen
-from skipstone.tracing.foreign_calls import Call, key_values
-from skipstone.tracing.foreign_places import Placed
 from skipstone.tracing.recorder import to_numpy
 
 Rowed = dict[TensorKey, tuple[np.ndarray, np.ndarray]]

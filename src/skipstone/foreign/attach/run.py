@@ -13,17 +13,17 @@ from types import FrameType
 
 import numpy as np
 
-from skipstone.record import Event, Header, Outcome, Sink
-from skipstone.record.writer import TraceWriter
-from skipstone.tracing.foreign import (
+from skipstone.foreign.attach.cost import Clock
+from skipstone.foreign.attach.forward import Rowed
+from skipstone.foreign.attach.steps import (
     Assembler,
     Seen,
     block_length_from_rows,
     block_length_from_run,
 )
-from skipstone.tracing.foreign_calls import place, written_at
-from skipstone.tracing.foreign_cost import Clock
-from skipstone.tracing.foreign_forward import Rowed
+from skipstone.foreign.shared.source import place, written_at
+from skipstone.record import Event, Header, Outcome, Sink
+from skipstone.record.writer import TraceWriter
 from skipstone.tracing.recorder import Level, Window
 
 # What loops call the length of their blocks, and the confidence that they ask for.

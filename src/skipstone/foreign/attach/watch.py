@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from skipstone.tracing.foreign_calls import caller, place
-from skipstone.tracing.foreign_logits import LogitSlices
+from skipstone.foreign.attach.logits import LogitSlices
+from skipstone.foreign.shared.source import caller, place
 
 # Each makes the host wait until the device has the value.
 _READS = frozenset(

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from skipstone.foreign.shared.source import caller, place
 from skipstone.record import Event
-from skipstone.tracing.foreign_calls import caller, place
 
 _COPIES = frozenset(
     {

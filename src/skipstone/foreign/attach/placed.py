@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from skipstone.errors import ConfigError
-from skipstone.tracing.foreign_calls import Call
+from skipstone.foreign.shared.calls import Call
 
 
 @dataclass(frozen=True, eq=False)

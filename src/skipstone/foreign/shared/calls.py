@@ -1,4 +1,4 @@
-"""Reading a call of a foreign model: its ids, what was passed, and who called.
+"""Reading a call of a foreign model: its ids, and what was passed.
 
 Shape letters: B batch, N rows of the call.
 """
@@ -6,11 +6,8 @@ Shape letters: B batch, N rows of the call.
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from types import FrameType
 from typing import Protocol, cast, runtime_checkable
 
@@ -19,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.errors import ConfigError
+from skipstone.foreign.shared.source import parameters
 
 _INTEGERS = (torch.int64, torch.int32)
-_HIDDEN_PACKAGES = ("torch", "skipstone")
-_STANDS_FOR_USERS = "skipstone.testing."
 
 
 @runtime_checkable
@@ -68,7 +64,7 @@ def read_call(
     ids = _ids(model, arguments)
     with torch.no_grad():
         ids_BN = ids.detach().to("cpu", torch.int64, copy=True).numpy()
-    plain = _parameters(caller) | arguments
+    plain = parameters(caller) | arguments
     return Call(
         ids=ids if ids.dim() == 2 else ids.unsqueeze(0),
         ids_BN=np.atleast_2d(ids_BN),
@@ -129,47 +125,3 @@ def _pair(layer: object) -> tuple[object, object]:
     if isinstance(layer, Sequence):
         return (layer[0], layer[1]) if len(layer) > 1 else (None, None)
     return getattr(layer, "keys", None), getattr(layer, "values", None)
-
-
-def user_frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """Frames outside torch and Skipstone, the innermost first."""
-    while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        hidden = module.partition(".")[0] in _HIDDEN_PACKAGES
-        if not hidden or module.startswith(_STANDS_FOR_USERS):
-            yield frame
-        frame = frame.f_back
-
-
-def caller() -> FrameType:
-    """The innermost frame of the user's code."""
-    return next(user_frames(sys._getframe(1)))
-
-
-def place(frame: FrameType) -> str:
-    """``file.py:123`` of a frame; below the working directory with its folders."""
-    return f"{_shown(frame.f_code.co_filename)}:{frame.f_lineno}"
-
-
-# Asked for every value that a loop reads, and paths are slow.
-@cache
-def _shown(filename: str) -> str:
-    path, here = Path(filename), Path.cwd()
-    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
-
-
-def written_at(frame: FrameType, name: str) -> str:
-    """The line that set an argument: up through the functions that only pass it on by its name."""
-    last = frame
-    for last in user_frames(frame):
-        if name not in _parameters(last):
-            break
-    return place(last)
-
-
-def _parameters(frame: FrameType) -> dict[str, object]:
-    """The arguments of the function that a frame runs, as they are now."""
-    code = frame.f_code
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    values = frame.f_locals
-    return {name: values[name] for name in names if name in values}

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from skipstone.errors import ConfigError
+from skipstone.foreign.positions.calls import Call, Clash, plain_name, tensors_in
+from skipstone.foreign.positions.evidence import LOW_PRECISION, Findings
+from skipstone.foreign.positions.places import Ledger, Ref, Tag, fits, ranked
+from skipstone.foreign.positions.roots import Inputs, places_of, read_inputs
+from skipstone.foreign.positions.rules import HANDS_ON, KEEPS_IDS, RULES
+from skipstone.foreign.positions.watch import CacheWatch, CanvasWatch
+from skipstone.foreign.shared.source import source_line
 from skipstone.record import Event
-from skipstone.tracing.position_calls import Call, Clash, plain_name, tensors_in
-from skipstone.tracing.position_evidence import LOW_PRECISION, Findings, source_line
-from skipstone.tracing.position_roots import Inputs, places_of, read_inputs
-from skipstone.tracing.position_rules import HANDS_ON, KEEPS_IDS, RULES
-from skipstone.tracing.position_watch import CacheWatch, CanvasWatch
-from skipstone.tracing.positions import Ledger, Ref, Tag, fits, ranked
 
 _IDS = frozenset({torch.int32, torch.int64})
 _OUTPUTS = ("logits", "hidden_states", "last_hidden_state")

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipstone.tracing.position_calls import Call, Clash, on_host, tensors_in
-from skipstone.tracing.positions import (
+from skipstone.foreign.positions.calls import Call, Clash, on_host, tensors_in
+from skipstone.foreign.positions.places import (
     UNKNOWN,
     compressed,
     is_point,

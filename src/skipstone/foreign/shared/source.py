@@ -1,0 +1,68 @@
+"""Who called: the line of the user's code that did something.
+
+Lines of torch and of Skipstone are passed over, but for the code that stands for a user's own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+_HIDDEN_PACKAGES = ("torch", "skipstone")
+_STANDS_FOR_USERS = "skipstone.testing."
+
+
+def user_frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """Frames outside torch and Skipstone, the innermost first."""
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        hidden = module.partition(".")[0] in _HIDDEN_PACKAGES
+        if not hidden or module.startswith(_STANDS_FOR_USERS):
+            yield frame
+        frame = frame.f_back
+
+
+def caller() -> FrameType:
+    """The innermost frame of the user's code; the outermost of all if none is theirs."""
+    frame = sys._getframe(1)
+    found = next(user_frames(frame), None)
+    while found is None and frame.f_back is not None:
+        frame = frame.f_back
+    return frame if found is None else found
+
+
+def place(frame: FrameType) -> str:
+    """``file.py:123`` of a frame; below the working directory with its folders."""
+    return f"{_shown(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+# Asked for every value that a loop reads, and paths are slow.
+@cache
+def _shown(filename: str) -> str:
+    path, here = Path(filename), Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
+
+
+def source_line() -> str:
+    """``file.py:123`` of the innermost line that is neither torch's nor ours."""
+    return place(caller())
+
+
+def written_at(frame: FrameType, name: str) -> str:
+    """The line that set an argument: up through the functions that only pass it on by its name."""
+    last = frame
+    for last in user_frames(frame):
+        if name not in parameters(last):
+            break
+    return place(last)
+
+
+def parameters(frame: FrameType) -> dict[str, object]:
+    """The arguments of the function that a frame runs, as they are now."""
+    code = frame.f_code
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    values = frame.f_locals
+    return {name: values[name] for name in names if name in values}
