@@ -1,0 +1,59 @@
+"""What is the same for all steps of a foreign run: its header."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from skipstone.foreign.attach.forward import Forward
+from skipstone.foreign.attach.wanted import Wanted
+from skipstone.record import Header
+from skipstone.tracing.recorder import environment
+from skipstone.version import __version__
+
+
+def header_of(
+    model: nn.Module,
+    first_layer: nn.Module,
+    wanted: Wanted,
+    done: Forward,
+    settings: Mapping[str, str],
+    *,
+    function_name: str,
+    keys: str,
+) -> Header:
+    """The header of a run; prompt, length and sample are filled in by the run.
+
+    Args:
+        model: the foreign model.
+        first_layer: one of its layers, whose device is the run's.
+        wanted: what ``attach`` was asked for.
+        done: the first call, which has shown width, vocabulary and dtype.
+        settings: what the calls and the loop were given.
+        function_name: of the loop.
+        keys: how cached keys are kept, as ``kind_of_keys`` says.
+    """
+    return Header(
+        model=type(model).__name__,
+        num_layers=wanted.num_layers,
+        width=done.width,
+        vocab_size=done.vocab_size,
+        mask_id=wanted.mask_id,
+        eos_id=wanted.eos_id,
+        dtype=str(done.dtype).removeprefix("torch."),
+        device=str(next(first_layer.parameters()).device),
+        settings=dict(settings),
+        prompt_ids=(),
+        gen_length=0,
+        versions={
+            "skipstone": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        source=function_name,
+        environment=environment() | {"keys": keys},
+        stated=wanted.stated,
+    )
