@@ -88,7 +88,7 @@ def test_recorded_similarities_come_out_again(skip: CosineSkip) -> None:
     assert any(step.skipped for step in judged(b))
     for step in judged(b):
         case = alone(b)
-        case.focus = step.forward
+        case.tensors.focus = step.forward
         found = replayed(case, step)
         assert found is not None
         assert step.judgements is not None
@@ -107,7 +107,7 @@ def test_a_similarity_with_another_position_is_seen_with_that_position() -> None
         b = record(BASE.replace(unmask=Fixed(), skip=replace(LOW, skip_threshold=0.99)))
     for step in judged(b):
         case = alone(b)
-        case.focus = step.forward
+        case.tensors.focus = step.forward
         found = replayed(case, step)
         assert found is not None
         assert step.judgements is not None

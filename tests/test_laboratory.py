@@ -132,9 +132,9 @@ class Limited:
 def diagnosed(name: str, limit: int) -> tuple[Diagnosis, int]:
     """The diagnosis after so many experiments, and how many were made."""
     case = case_of(PLAIN, CAUSES[name])
-    assert isinstance(case.lab, Laboratory)
-    lab = case.lab
-    case.lab = Limited(lab, limit)
+    assert isinstance(case.inquiry.lab, Laboratory)
+    lab = case.inquiry.lab
+    case.inquiry.lab = Limited(lab, limit)
     return diagnose(case), len(lab.done)
 
 

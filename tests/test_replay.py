@@ -43,7 +43,7 @@ UNMASKS = [
 
 
 def lab_of(trace: MemoryTrace) -> Lab:
-    lab = alone(trace).lab
+    lab = alone(trace).inquiry.lab
     assert lab is not None
     return lab
 
@@ -209,7 +209,7 @@ def test_a_wrong_state_is_sufficient_and_necessary(seed: int, layer: int, positi
     with wrong_state(layer, position):
         b = record(settings, seed)
     case = Case(a, b, Laboratory(Subject(a), Subject(b), model))
-    forward = case.parted_at
+    forward = case.divergence.forward
     assert forward is not None
     window = (forward, forward)
     by_a, by_b = (t.records[0].at(forward) for t in (a, b))
@@ -254,7 +254,7 @@ def test_a_wrong_state_is_sufficient_and_necessary(seed: int, layer: int, positi
 def test_the_cached_rows_that_decide_are_narrowed_down() -> None:
     a = BASE.replace(cache=NoCache(), unmask=Fixed())
     case = case_of(a, a.replace(cache=DualCache()))
-    step = case.step_b(case.parted_at or 0)
+    step = case.step_b(case.divergence.forward or 0)
     assert step is not None
     spot = decisive(case, step)
     assert isinstance(spot, Spot)
@@ -277,7 +277,7 @@ def test_the_cached_rows_that_decide_are_narrowed_down() -> None:
         assert trace is not None
         return trace.records[0].at(step.forward).committed
 
-    first = case.comparison.first
+    first = case.divergence.first
     assert first is not None
     assert decision("these", cached) == first.committed_a
     # Control: stale rows decide as B.
@@ -288,6 +288,6 @@ def test_rows_that_do_not_decide_are_not_named() -> None:
     """Where the cached rows are as fresh as can be, nothing is narrowed down."""
     settings = BASE.replace(cache=DualCache(), unmask=Fixed())
     case = case_of(settings, settings.replace(unmask=Threshold(0.3)))
-    step = case.step_b(case.parted_at or 0)
+    step = case.step_b(case.divergence.forward or 0)
     assert step is not None
     assert decisive(case, step) is None

@@ -188,8 +188,8 @@ def _closed(case: Case, finding: Finding) -> Diagnosis:
 
 def _weighed(case: Case, findings: list[Finding], ruled_out: list[RuledOut]) -> Diagnosis:
     """Sort causes from remarks, and the best proved first; rules earlier in the list win ties."""
-    parted = case.comparison.first is not None
-    explains = parted or case.first_deviation is not None
+    parted = case.divergence.first is not None
+    explains = parted or case.expected.first is not None
     causes = [f for f in findings if explains and not _is_remark(case, f, findings)]
     causes.sort(key=lambda f: (f.rule not in _FORBIDDING, -f.proof))
     remarks = [f for f in findings if f not in causes]
@@ -199,7 +199,7 @@ def _weighed(case: Case, findings: list[Finding], ruled_out: list[RuledOut]) -> 
         findings=tuple(causes),
         remarks=tuple(remarks),
         ruled_out=tuple(ruled_out),
-        noise=case.floor.said,
+        noise=case.noise.floor.said,
         unavailable=tuple(case.unavailable),
         next_command=_next(case, causes),
     )
@@ -219,9 +219,9 @@ def _and(names: Iterable[str]) -> Sentence:
 
 
 def _summary(case: Case) -> Sentence:
-    first, start = case.comparison.first, case.record_a.prompt_length
+    first, start = case.divergence.first, case.record_a.prompt_length
     if first is not None:
-        differing = len(case.comparison.differing_positions)
+        differing = len(case.divergence.comparison.differing_positions)
         return Sentence(
             "A and B part at block {block}, step {step}, position {position} (new token {new}): "
             "{kind}; {differing} final tokens differ",
@@ -232,7 +232,7 @@ def _summary(case: Case) -> Sentence:
             kind=_KINDS[first.kind],
             differing=differing,
         )
-    deviation = case.first_deviation
+    deviation = case.expected.first
     if deviation is not None:
         step = deviation.step
         return Sentence(
@@ -255,30 +255,32 @@ _KINDS = {
 def _next(case: Case, causes: Sequence[Finding]) -> Sentence:
     if causes:
         return causes[0].remedy
-    first = case.first_deviation
-    step = first.step if first is not None else case.step_b(case.parted_at or -1)
+    first = case.expected.first
+    step = first.step if first is not None else case.step_b(case.divergence.forward or -1)
     if step is None:
         return NOTHING
     at = f"b{step.block}.s{step.step}"
-    if case.tensors_b is None:
+    if case.tensors.recorded is None:
         return Sentence(
             "record B again with its tensors: add {options} to its skipstone trace",
             options=Code(f"--level window --window {at}"),
         )
-    if not isinstance(case.a, StoredTrace):
+    if not isinstance(case.runs.a, StoredTrace):
         return Sentence(
             "record both runs with skipstone trace, and look at {at} under both settings with "
             "skipstone step",
             at=at,
         )
-    words = ["skipstone", "step", str(case.a.path), "--at", at, *_specs(case)]
+    words = ["skipstone", "step", str(case.runs.a.path), "--at", at, *_specs(case)]
     command = Code(shlex.join(words))
     return Sentence("look at the step under both settings: {command}", command=command)
 
 
 def _specs(case: Case) -> list[str]:
     """The settings of both sides, where they are not the same, as options of ``skipstone step``."""
-    sides = zip(*case.settings_differ.values(), strict=True) if case.settings_differ else ()
-    specs = (dict(zip(case.settings_differ, side, strict=True)) for side in sides)
+    sides = (
+        zip(*case.runs.settings_differ.values(), strict=True) if case.runs.settings_differ else ()
+    )
+    specs = (dict(zip(case.runs.settings_differ, side, strict=True)) for side in sides)
     texts = (" ".join(f"{name}={text}" for name, text in spec.items()) for spec in specs)
     return [word for text in texts for word in ("--with", text)]

@@ -76,7 +76,7 @@ class Swapped:
 def factors_of(case: Case) -> tuple[Factor, ...]:
     """Everything that differs, policies of the same name field by field."""
     found = list[Factor]()
-    for name, (a, b) in case.settings_differ.items():
+    for name, (a, b) in case.runs.settings_differ.items():
         policy_a, _, fields_a = a.partition(":")
         policy_b, _, fields_b = b.partition(":")
         if policy_a == policy_b and fields_a and fields_b:
@@ -95,7 +95,7 @@ def swap(case: Case) -> Swapped | None:
     None if nothing differs, or if no run could be made.
     """
     factors = factors_of(case)
-    if not factors or case.comparison.first is None:
+    if not factors or case.divergence.first is None:
         return None
     single = [f for f in factors if restores(case, (f,))]
     if len(single) > 1:
@@ -116,17 +116,17 @@ def swap(case: Case) -> Swapped | None:
 
 def restores(case: Case, factors: Sequence[Factor]) -> bool | None:
     """Whether B with A's values of these decides as A does; None if it cannot be tried."""
-    trace = case.ask(Rerun("b", changes(case, "b", factors), until=case.until))
-    if trace is None and case.conforms:
+    trace = case.ask(Rerun("b", changes(case, "b", factors), until=case.divergence.until))
+    if trace is None and case.expected.conforms:
         # A trace that keeps to its settings is what A's code gives with these settings.
         rest = [f for f in factors_of(case) if f not in factors]
-        trace = case.ask(Rerun("a", changes(case, "a", rest), until=case.until))
+        trace = case.ask(Rerun("a", changes(case, "a", rest), until=case.divergence.until))
     return None if trace is None else _agrees(case, trace, "a")
 
 
 def reproduces(case: Case, factors: Sequence[Factor]) -> bool | None:
     """Whether A with B's values of these decides as B does."""
-    trace = case.ask(Rerun("a", changes(case, "a", factors), until=case.until))
+    trace = case.ask(Rerun("a", changes(case, "a", factors), until=case.divergence.until))
     return None if trace is None else _agrees(case, trace, "b")
 
 
@@ -148,7 +148,7 @@ def changes(case: Case, side: Side, factors: Sequence[Factor]) -> tuple[tuple[st
 def _agrees(case: Case, trace: Trace, side: Side) -> bool:
     """Whether a run decides as a side does, up to and at the first divergence."""
     record = case.record_a if side == "a" else case.record_b
-    return case.earlier(compare(record, trace.records[0]).first) is None
+    return case.divergence.earlier(compare(record, trace.records[0]).first) is None
 
 
 def _smallest(case: Case, factors: tuple[Factor, ...]) -> tuple[Factor, ...]:

@@ -77,7 +77,7 @@ def _restores(
             tensors=False,
         )
     )
-    first = case.comparison.first
+    first = case.divergence.first
     if trace is None or first is None:
         return False
     steps = trace.records[0].steps

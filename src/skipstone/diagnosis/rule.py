@@ -38,9 +38,9 @@ def place(step: StepRecord | None, layer: int | None = None, position: int | Non
 
 def proof_of_skip(case: Case) -> Proof:
     """How well wrong similarities explain B, whose rows that skipped are known."""
-    if case.first_of("skip") is None or case.first_of("rows") is not None:
+    if case.expected.first_of("skip") is None or case.expected.first_of("rows") is not None:
         return Proof.CONSISTENT
-    return proof_of(removed=case.fault_removed, added=case.rows_reproduce)
+    return proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce)
 
 
 def proof_of(*, removed: bool | None, added: bool | None) -> Proof:

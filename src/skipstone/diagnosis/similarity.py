@@ -38,9 +38,9 @@ def replayed(case: Case, step: StepRecord) -> Replayed | None:
     older reference than one that was computed.
     """
     judgements = step.judgements
-    if judgements is None or case.tensors_b is None:
+    if judgements is None or case.tensors.recorded is None:
         return None
-    trace, sample = case.tensors_b
+    trace, sample = case.tensors.recorded
     position, recorded_JS = judgements.position, judgements.similarity
     layers = range(1, recorded_JS.shape[1] + 1)
     now_JSW = _gather(trace, sample, step.forward, layers, position)
@@ -81,7 +81,7 @@ def _reference_forwards(step: StepRecord, judgements: Judgements) -> np.ndarray:
 
 def _states(case: Case, forward: int, layers: range) -> tuple[np.ndarray, np.ndarray] | None:
     """Positions [R] and states [R, S, W] of a forward that rows were compared with."""
-    everywhere = case.reference_tensors(forward)
+    everywhere = case.tensors.reference(forward)
     if everywhere is None:
         return None
     first = everywhere.tensor(0, TensorKey(forward, Tap.STATE, 1))

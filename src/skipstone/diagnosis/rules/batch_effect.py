@@ -14,9 +14,9 @@ _BATCH: tuple[Variation, ...] = ("batch", "padding")
 
 def examine(case: Case) -> Answer:
     """B keeps to its settings, decides otherwise, and was run in other surroundings."""
-    step = None if case.parted_at is None else case.step_b(case.parted_at)
-    first = case.comparison.first
-    if step is None or first is None or case.settings_differ or not case.conforms:
+    step = None if case.divergence.forward is None else case.step_b(case.divergence.forward)
+    first = case.divergence.first
+    if step is None or first is None or case.runs.settings_differ or not case.expected.conforms:
         return None
     around = _surroundings(case)
     batch = any(entry.values["name"] == "batch" for entry in around)
@@ -37,7 +37,7 @@ def examine(case: Case) -> Answer:
                 *around,
                 Sentence(
                     "B's scores are within noise of what A's code gives ({noise})",
-                    noise=case.floor.said,
+                    noise=case.noise.floor.said,
                 ),
             ]
         ),

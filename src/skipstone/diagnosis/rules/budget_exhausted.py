@@ -51,7 +51,7 @@ def examine(case: Case) -> Answer:
 
 def _by_setting(case: Case) -> tuple[Proof, Sentence] | None:
     """How well it is proved that the budget is what A and B differ in."""
-    found = swap(case) if case.conforms else None
+    found = swap(case) if case.expected.conforms else None
     if found is None or not {f.setting for f in found.factors} <= {"budget", "steps"}:
         return None
     proof = proof_of(removed=found.removed, added=found.added)
@@ -62,7 +62,7 @@ def _with_more_steps(case: Case) -> tuple[Proof, Sentence]:
     """How well it is proved by a run of B that may go on."""
     again = case.ask(Rerun("b", (("budget", "finish"), ("steps", "None"))))
     if again is None:
-        first = case.comparison.first
+        first = case.divergence.first
         if first is not None and first.kind == "stop":
             return Proof.CONSISTENT, Sentence("A goes on from the same canvas")
         return Proof.OBSERVED, NOTHING

@@ -25,7 +25,7 @@ def examine(case: Case) -> Answer:
     confidence = {c.position: c.confidence for c in step.candidates}
     values = np.array([confidence.get(int(p), np.nan) for p in swapped])
     apart = float(np.ptp(values))
-    if not apart <= case.floor.confidence:
+    if not apart <= case.noise.floor.confidence:
         return None
     rule = CommitRule.of(case.record_b.header.settings)
     lowest = None if rule is None else commits(rule, step)
@@ -61,14 +61,14 @@ def examine(case: Case) -> Answer:
 
 def _pair(case: Case) -> tuple[StepRecord, tuple[int, ...]] | None:
     """The step whose commits differ, and the right ones."""
-    deviation = case.first_of("commit")
+    deviation = case.expected.first_of("commit")
     if deviation is not None and deviation.expected is not None:
-        if case.first_of("scores", "confidence", "token", "rows"):
+        if case.expected.first_of("scores", "confidence", "token", "rows"):
             return None
         return deviation.step, deviation.expected.committed
-    first = case.comparison.first
-    step = None if case.parted_at is None else case.step_b(case.parted_at)
-    if first is None or first.kind != "committed_set" or step is None or case.settings_differ:
+    first = case.divergence.first
+    step = None if case.divergence.forward is None else case.step_b(case.divergence.forward)
+    if first is None or first.kind != "committed_set" or step is None or case.runs.settings_differ:
         return None
     return step, first.committed_a
 

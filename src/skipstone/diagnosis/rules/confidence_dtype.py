@@ -26,7 +26,7 @@ def examine(case: Case) -> Answer:
 def _seen(case: Case) -> Answer:
     """Look for confidences that all lie on the grid of a coarser dtype than A's."""
     for step in case.record_b.steps:
-        if step.forward > case.horizon:
+        if step.forward > case.divergence.horizon:
             break
         other = _other(case, step)
         if other is None or len(step.candidates) < 3:
@@ -39,10 +39,10 @@ def _seen(case: Case) -> Answer:
 
 def _other(case: Case, step: StepRecord) -> StepRecord | None:
     """The step as it should be, or as A took it."""
-    if case.expected is not None:
-        steps = case.expected.records[0].steps
+    if case.expected.trace is not None:
+        steps = case.expected.trace.records[0].steps
         return next((s for s in steps if s.forward == step.forward), None)
-    return case.same_step_a(step)
+    return case.divergence.same_step(step)
 
 
 def _coarser(mine: Candidates, other: Candidates) -> str | None:
@@ -55,7 +55,7 @@ def _coarser(mine: Candidates, other: Candidates) -> str | None:
 
 
 def _found(case: Case, step: StepRecord, other: StepRecord, dtype: str) -> Finding:
-    at = case.step_b(case.parted_at) if case.parted_at is not None else None
+    at = case.step_b(case.divergence.forward) if case.divergence.forward is not None else None
     at = at or step
     right = _other(case, at) or other
     rule = CommitRule.of(case.record_b.header.settings)
@@ -111,7 +111,7 @@ class _Decision:
         """The decision of a step; None if its logits were not recorded."""
         record, at = case.record_b, step.candidates.position
         key = TensorKey(step.forward, Tap.LOGITS, record.header.num_layers)
-        tensor = case.b.tensor(case.sample_b, key)
+        tensor = case.runs.b.tensor(case.runs.sample_b, key)
         if tensor is None or not step.committed or not np.isin(at, tensor.positions).all():
             return None
         logits_CV = tensor.at(at)
@@ -150,7 +150,11 @@ def _unseen(case: Case) -> Answer:
     """Replay the decisions of foreign code from its logits, in float32 and in coarser dtypes."""
     taken = [d for s in case.record_b.steps if (d := _Decision.of(case, s)) is not None]
     odd = [d for d in taken if d.commits("float32") != d.step.committed]
-    if not odd or odd[0].step.forward > case.horizon or odd[0].within(case.floor.confidence):
+    if (
+        not odd
+        or odd[0].step.forward > case.divergence.horizon
+        or odd[0].within(case.noise.floor.confidence)
+    ):
         return None
     for dtype in ("bfloat16", "float16"):
         if all(d.commits(dtype) == d.step.committed for d in taken):

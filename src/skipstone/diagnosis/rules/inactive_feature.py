@@ -35,7 +35,7 @@ def examine(case: Case) -> Answer:
 
 def _not_as_stated(case: Case, event: Event) -> Finding:
     """Foreign code received another value than was meant."""
-    first, proof = case.first_deviation, _proof_of_stated(case, event)
+    first, proof = case.expected.first, _proof_of_stated(case, event)
     explains = first is not None and proof > Proof.OBSERVED
     return Finding(
         rule=RULE.name,
@@ -61,20 +61,20 @@ def _proof_of_stated(case: Case, event: Event) -> Proof:
     """Whether the setting that differs explains what B did otherwise first."""
     name, received = event.message.partition(" ")[0], event.numbers.get("received")
     if name.startswith("skip"):
-        return proof_of_skip(case) if case.first_of("skip") else Proof.OBSERVED
-    deviation = case.first_of("commit")
-    scored = case.first_of("scores", "token", "rows") is None
+        return proof_of_skip(case) if case.expected.first_of("skip") else Proof.OBSERVED
+    deviation = case.expected.first_of("commit")
+    scored = case.expected.first_of("scores", "token", "rows") is None
     if "threshold" not in name or deviation is None or received is None or not scored:
         return Proof.OBSERVED
     confidence = allowed(deviation.step.candidates)
     chosen = (confidence >= received) | (confidence == confidence.max())
     added = tuple(deviation.step.candidates.position[chosen].tolist()) == deviation.step.committed
-    return proof_of(removed=case.fault_removed, added=added)
+    return proof_of(removed=case.proof.fault_removed, added=added)
 
 
 def _silently_off(case: Case) -> Finding | None:
     """B's skip should have judged rows and never did."""
-    deviation = case.first_of("similarity")
+    deviation = case.expected.first_of("similarity")
     if deviation is None or deviation.step.judgements is not None:
         return None
     return Finding(
@@ -87,14 +87,14 @@ def _silently_off(case: Case) -> Finding | None:
             setting=Code(case.record_b.header.settings.get("skip", "")),
         ),
         experiment=Sentence("led along B's canvases with these settings: rows are judged"),
-        proof=Proof.NECESSARY_AND_SUFFICIENT if case.fault_removed else Proof.CONSISTENT,
+        proof=Proof.NECESSARY_AND_SUFFICIENT if case.proof.fault_removed else Proof.CONSISTENT,
         remedy=Sentence("see that the skip is called for cached steps"),
     )
 
 
 def _cache_unused(case: Case) -> Finding | None:
     """B computes every row in every step although its cache should keep most of them."""
-    deviation = case.first_of("rows")
+    deviation = case.expected.first_of("rows")
     if deviation is None or deviation.expected is None or not never_cached(case.record_b):
         return None
     step, kept = deviation.step, deviation.positions
@@ -113,7 +113,7 @@ def _cache_unused(case: Case) -> Finding | None:
             "led along B's canvases with these settings: {rows} rows are read from the cache",
             rows=kept.size,
         ),
-        proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
+        proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
         remedy=Sentence("see that the cache policy is asked for the rows of every step"),
         positions=tuple(kept.tolist()),
     )
@@ -127,8 +127,8 @@ def never_cached(record: RunRecord) -> bool:
 
 def _other_threshold(case: Case) -> Finding | None:
     """Rows skip by B's own similarities, held against another threshold than the stated one."""
-    deviation = case.first_of("skip")
-    if deviation is None or case.first_of("similarity", "rows"):
+    deviation = case.expected.first_of("skip")
+    if deviation is None or case.expected.first_of("similarity", "rows"):
         return None
     between = implied_threshold(case.record_b)
     if between is None:
@@ -148,10 +148,10 @@ def _other_threshold(case: Case) -> Finding | None:
         ),
         experiment=Sentence(
             "led along B's canvases with the stated threshold: the decisions are A's"
-            if case.fault_removed
+            if case.proof.fault_removed
             else "led along B's canvases with the stated threshold: the decisions are not A's"
         ),
-        proof=proof_of(removed=case.fault_removed, added=True),
+        proof=proof_of(removed=case.proof.fault_removed, added=True),
         remedy=Sentence("see which threshold reaches the skip rule"),
         positions=tuple(deviation.positions.tolist()),
     )

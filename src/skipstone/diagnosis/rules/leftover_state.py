@@ -18,7 +18,7 @@ def examine(case: Case) -> Answer:
     shared = _shared_cache(case)
     if shared is not None:
         return shared
-    deviation = case.first_of("rows")
+    deviation = case.expected.first_of("rows")
     if deviation is not None and deviation.expected is not None:
         step = deviation.step
         missing = np.setdiff1d(deviation.expected.rows, step.rows)
@@ -35,10 +35,10 @@ def examine(case: Case) -> Answer:
                 ),
                 experiment=Sentence(
                     "led along B's canvases with all rows: the decisions are A's"
-                    if case.fault_removed
+                    if case.proof.fault_removed
                     else "led along B's canvases with all rows: the decisions are not A's"
                 ),
-                proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
+                proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
                 remedy=Sentence("compute every row in the first forward of a request"),
                 positions=tuple(never.tolist()),
             )
@@ -58,10 +58,10 @@ def _shared_cache(case: Case) -> Finding | None:
         evidence=told(event.message),
         experiment=Sentence(
             "led along B's calls with one store for all of them: B's scores"
-            if case.rows_reproduce
+            if case.proof.rows_reproduce
             else "led along B's calls with one store for all of them: not B's scores"
         ),
-        proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
+        proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
         remedy=Sentence("copy the cache before each call at {source}", source=Code(event.source)),
         positions=event.positions_a,
     )
@@ -69,22 +69,22 @@ def _shared_cache(case: Case) -> Finding | None:
 
 def _only_later_runs(case: Case) -> Finding | None:
     """Run B again twice: do they differ from each other?"""
-    if case.first_deviation is None or case.record_b.header.batch > 1:
+    if case.expected.first is None or case.record_b.header.batch > 1:
         return None
-    first, second = (case.ask(Rerun("b", attempt=n, until=case.until)) for n in (1, 2))
+    first, second = (case.ask(Rerun("b", attempt=n, until=case.divergence.until)) for n in (1, 2))
     if first is None or second is None:
         return None
     one, two = first.records[0], second.records[0]
-    apart = case.earlier(compare(one, two).first)
-    if apart is None or case.earlier(compare(two, case.record_b).first) is not None:
+    apart = case.divergence.earlier(compare(one, two).first)
+    if apart is None or case.divergence.earlier(compare(two, case.record_b).first) is not None:
         return None
-    as_a = case.earlier(compare(one, case.record_a).first) is None
-    step = case.first_deviation.step
+    as_a = case.divergence.earlier(compare(one, case.record_a).first) is None
+    step = case.expected.first.step
     return Finding(
         rule=RULE.name,
         number=RULE.number,
         what=Sentence("B depends on what ran before it"),
-        where=place(step, case.first_deviation.layer, case.first_deviation.position),
+        where=place(step, case.expected.first.layer, case.expected.first.position),
         evidence=Sentence(
             "the first run in a fresh state is A's, later ones are B's"
             if as_a

@@ -34,7 +34,7 @@ def examine(case: Case) -> Answer:
     removed, added, how = _experiments(case)
     right = _expected(case, step)
     flipped = _flipped(case, step)
-    if removed is None and right is not None and case.first_deviation is not None:
+    if removed is None and right is not None and case.expected.first is not None:
         how = Sentence(
             "led B's canvases with the similarity in float32: the skipped rows become A's"
         )
@@ -61,7 +61,7 @@ def examine(case: Case) -> Answer:
 
 def _first_wrong(case: Case, step: StepRecord) -> int | None:
     """The first row of a step whose similarity is not what it should be, by more than noise."""
-    deviation = case.first_of("similarity")
+    deviation = case.expected.first_of("similarity")
     return None if deviation is None or deviation.step is not step else deviation.position
 
 
@@ -70,11 +70,11 @@ def _on_grid(case: Case) -> tuple[StepRecord | None, str]:
 
     Where B does what its settings say, that matters from the first row on that is judged otherwise.
     """
-    first, found = case.first_deviation, list[tuple[StepRecord, str]]()
+    first, found = case.expected.first, list[tuple[StepRecord, str]]()
     for step in case.record_b.steps:
         if first is not None and step.forward < first.step.forward:
             continue
-        if step.judgements is None or step.forward > case.horizon:
+        if step.judgements is None or step.forward > case.divergence.horizon:
             continue
         values = step.judgements.similarity
         for dtype in ("bfloat16", "float16"):
@@ -111,10 +111,10 @@ def _grid(judgements: Judgements, dtype: str) -> Sentence:
 
 def _expected(case: Case, step: StepRecord) -> Judgements | None:
     """The judgements of the step in float32: of the reference, or of A at the same canvas."""
-    if case.expected is not None and case.first_deviation is not None:
-        steps = case.expected.records[0].steps
+    if case.expected.trace is not None and case.expected.first is not None:
+        steps = case.expected.trace.records[0].steps
         return next((s.judgements for s in steps if s.forward == step.forward), None)
-    other = case.same_step_a(step)
+    other = case.divergence.same_step(step)
     return None if other is None else other.judgements
 
 
@@ -128,7 +128,7 @@ def _grid_explains(mine: Judgements, right: Judgements, dtype: str) -> bool:
 
 def _experiments(case: Case) -> tuple[bool | None, bool | None, Sentence]:
     factor = [f for f in factors_of(case) if f.name == "skip.similarity_dtype"]
-    if not factor or case.comparison.first is None:
+    if not factor or case.divergence.first is None:
         return None, None, NOTHING
     removed, added = restores(case, factor), reproduces(case, factor)
     sides = [

@@ -32,7 +32,7 @@ def examine(case: Case) -> Answer:
             positions=event.positions_b,
         )
     step, stamped = _stamped(case)
-    deviation = case.first_of("similarity")
+    deviation = case.expected.first_of("similarity")
     if step is None and deviation is None:
         return None
     if step is None and deviation is not None:
@@ -48,7 +48,7 @@ def _stamped(case: Case) -> tuple[StepRecord | None, np.ndarray]:
     """The first step in which a row says that its reference is another position's."""
     for step in case.record_b.steps:
         j = step.judgements
-        if j is not None and step.forward <= case.horizon:
+        if j is not None and step.forward <= case.divergence.horizon:
             wrong = (j.reference_position >= 0) & (j.reference_position != j.position)
             if wrong.any():
                 return step, j.position[wrong]
@@ -102,7 +102,7 @@ def _by_numbers(case: Case, step: StepRecord, found: Replayed) -> Finding:
             "replayed all similarities from the states: with the other position they are B's, "
             "gathered by position they are A's"
         ),
-        proof=Proof.NECESSARY_AND_SUFFICIENT if case.fault_removed else Proof.SUFFICIENT,
+        proof=Proof.NECESSARY_AND_SUFFICIENT if case.proof.fault_removed else Proof.SUFFICIENT,
         remedy=Sentence("gather the reference by absolute position"),
         positions=tuple(j.position[found.crossed].tolist()),
     )

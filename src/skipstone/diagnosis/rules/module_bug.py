@@ -13,14 +13,14 @@ from skipstone.sentence import NOTHING, Sentence, listed
 
 def examine(case: Case) -> Answer:
     """Find where error is born although every input of the layer is B's own, or as A's."""
-    wrong = [d for d in case.born if d.kind in ("state", "key", "value", "logits")]
+    wrong = [d for d in case.tensors.born if d.kind in ("state", "key", "value", "logits")]
     if not wrong:
         return None
     layers = sorted({d.layer for d in wrong if d.layer is not None})
     first = wrong[0]
     # All that B computed in every layer gives B's scores whatever the cause: that proves no module.
     few = len(layers) <= max(1, case.record_b.header.num_layers // 4)
-    added = case.with_only(wrong, "what B computed wrongly") if few else None
+    added = case.proof.with_only(wrong, "what B computed wrongly") if few else None
     module = _module(first)
     where = (
         Sentence("{layers} layers", layers=len(layers))
@@ -40,8 +40,8 @@ def examine(case: Case) -> Answer:
             positions=first.positions.size,
             where=where,
         ),
-        experiment=NOTHING if case.local is None else listed(_tried(where, added, few=few)),
-        proof=proof_of(removed=case.fault_removed, added=added),
+        experiment=NOTHING if case.tensors.local is None else listed(_tried(where, added, few=few)),
+        proof=proof_of(removed=case.proof.fault_removed, added=added),
         remedy=_remedy(case, module),
         positions=tuple(first.positions.tolist()),
     )

@@ -12,22 +12,22 @@ from skipstone.sentence import NOTHING, Sentence, listed
 
 def examine(case: Case) -> Answer:
     """Look at the token that differs first: how far is its runner-up, in units of the noise?"""
-    first = case.comparison.first
+    first = case.divergence.first
     if first is None or first.kind != "token" or first.a is None or first.b is None:
         return None
-    step = case.step_b(case.parted_at or 0)
+    step = case.step_b(case.divergence.forward or 0)
     if step is None:
         return None
     at = (step.candidates.position == first.position).nonzero()[0]
     gap = float(logit_gap(step.candidates)[at[0]]) if at.size else float("inf")
-    if abs(gap) > case.floor.gap:
+    if abs(gap) > case.noise.floor.gap:
         why = Sentence(
             "the runner-up is {gap:.3g} logits away, noise reaches {noise:.2g}",
             gap=gap,
-            noise=case.floor.gap,
+            noise=case.noise.floor.gap,
         )
         return RuledOut(RULE.name, why)
-    flips = sum(case.floor.flips.values())
+    flips = sum(case.noise.floor.flips.values())
     return Finding(
         rule=RULE.name,
         number=RULE.number,
@@ -38,7 +38,7 @@ def examine(case: Case) -> Answer:
             a=first.a.token,
             b=first.b.token,
             gap=abs(gap),
-            noise=case.floor.gap,
+            noise=case.noise.floor.gap,
         ),
         experiment=listed(
             [
@@ -46,7 +46,7 @@ def examine(case: Case) -> Answer:
                     "{flips} decisions of A near here flip under {changes} changes that should not "
                     "matter",
                     flips=flips,
-                    changes=len(case.floor.measured),
+                    changes=len(case.noise.floor.measured),
                 ),
                 _lifted(case, first.position),
             ]
@@ -59,7 +59,7 @@ def examine(case: Case) -> Answer:
 def _lifted(case: Case, position: int) -> Sentence:
     """Which token wins without the rounding of the dtype."""
     side = "a" if case.foreign else "b"
-    window = (case.horizon, case.horizon)
+    window = (case.divergence.horizon, case.divergence.horizon)
     trace = case.ask(Follow("b", side, window, lifted=True, tensors=False))
     found = None if trace is None else trace.records[0].steps[-1].candidates.at(position)
     if found is None:

@@ -21,13 +21,13 @@ def examine(case: Case) -> Answer:
     if not empty:
         return None
     step = empty[0]
-    other = case.same_step_a(step)
+    other = case.divergence.same_step(step)
     if other is not None and not other.committed:
         return RuledOut(RULE.name, Sentence("A commits nothing there either"))
     best = max(step.candidates, key=lambda c: c.confidence, default=None)
     rule = CommitRule.of(case.record_b.header.settings)
     forced = () if rule is None else commits(rule, step)
-    wanted = case.expected
+    wanted = case.expected.trace
     removed = wanted is not None and any(
         s.forward == step.forward and s.committed for s in wanted.records[0].steps
     )

@@ -23,8 +23,8 @@ def examine(case: Case) -> Answer:
     position = (
         int((positions if positions.size else scores)[0]) if positions.size or scores.size else None
     )
-    born = [d for d in case.born if np.isnan(d.size)]
-    added = case.with_only(born, "B's NaN") if born else None
+    born = [d for d in case.tensors.born if np.isnan(d.size)]
+    added = case.proof.with_only(born, "B's NaN") if born else None
     return Finding(
         rule=RULE.name,
         number=RULE.number,
@@ -49,11 +49,11 @@ def examine(case: Case) -> Answer:
         ),
         experiment=Sentence(
             "led along B's canvases, the reference engine stays finite and decides as A"
-            if case.fault_removed
+            if case.proof.fault_removed
             else "led along B's canvases, the reference engine stays finite and does not decide as "
             "A"
         ),
-        proof=proof_of(removed=case.fault_removed, added=added),
+        proof=proof_of(removed=case.proof.fault_removed, added=added),
         remedy=Sentence("look for a division by zero, an overflow, or a row that may see no key"),
         positions=tuple(positions.tolist()),
     )
@@ -79,7 +79,7 @@ def _first_similarity(step: StepRecord) -> _Found | None:
 
 
 def _first_tensor(case: Case, step: StepRecord) -> _Found | None:
-    found = case.tensors_at(step.forward)
+    found = case.tensors.at(step.forward)
     if found is None:
         return None
     trace, sample = found

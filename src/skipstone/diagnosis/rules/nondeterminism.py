@@ -14,11 +14,11 @@ from skipstone.sentence import Sentence
 
 def examine(case: Case) -> Answer:
     """Run each side again a few times; no cause is claimed where they differ by themselves."""
-    if case.comparison.identical:
+    if case.divergence.comparison.identical:
         return None
     sides: tuple[Side, ...] = ("a", "b")
     for side in sides:
-        firsts = case.self_runs(side)
+        firsts = case.noise.self_runs(side)
         flips = sum(f is not None for f in firsts)
         if firsts and not flips:
             flips = _redrawn(case, side, len(firsts))
@@ -62,12 +62,12 @@ def _redrawn(case: Case, side: Side, attempts: int) -> int:
 def _where(case: Case, side: Side) -> Place:
     """The first candidate that a repetition, or the other side, scores otherwise."""
     record = case.record_a if side == "a" else case.record_b
-    runs = (case.ask(Rerun(side, attempt=n + 1, until=case.until)) for n in range(2))
+    runs = (case.ask(Rerun(side, attempt=n + 1, until=case.divergence.until)) for n in range(2))
     again = [t.records[0].steps for t in runs if t is not None]
     again.append((case.record_b if side == "a" else case.record_a).steps)
     for step in record.steps:
         for other in (s for steps in again for s in steps if s.forward == step.forward):
-            moved = _moved(step, other, case.floor.confidence)
+            moved = _moved(step, other, case.noise.floor.confidence)
             if moved.size:
                 return place(step, None, int(moved[0]))
     return Place()

@@ -55,7 +55,7 @@ def _repeatable(case: Case, side: Side) -> bool:
 
 def _where(case: Case, side: Side, wrong: tuple[int, ...]) -> Place:
     """Where the traced run first departs from its settings, if that can be told."""
-    first = case.first_deviation if side == "b" else None
+    first = case.expected.first if side == "b" else None
     position = next(iter(wrong), None)
     return Place(position=position) if first is None else place(first.step, None, position)
 

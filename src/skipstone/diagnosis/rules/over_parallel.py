@@ -19,19 +19,19 @@ _SURE = 0.5
 
 def examine(case: Case) -> Answer:
     """Look for a step in which B commits more than A, and score the extra tokens again."""
-    step = None if case.parted_at is None else case.step_b(case.parted_at)
-    first = case.comparison.first
+    step = None if case.divergence.forward is None else case.step_b(case.divergence.forward)
+    first = case.divergence.first
     if step is None or first is None or first.kind != "committed_set":
         return None
     extra = [p for p in step.committed if p not in first.committed_a]
     if not extra or len(step.committed) <= len(first.committed_a):
         return None
     by_rule = _by_rule(case, step)
-    by_setting = swap(case) if case.conforms or case.expected is None else None
+    by_setting = swap(case) if case.expected.conforms or case.expected.trace is None else None
     unmask = by_setting is not None and by_setting.factors[0].setting == "unmask"
     if not (unmask or by_rule):
         return None
-    removed = by_setting.removed if unmask and by_setting else case.fault_removed
+    removed = by_setting.removed if unmask and by_setting else case.proof.fault_removed
     added = by_setting.added if unmask and by_setting else None
     low = _rescored(case, step, extra)
     position = extra[0] if low is None else low.position

@@ -26,7 +26,7 @@ def _stated_elsewhere(case: Case) -> Finding | None:
     event = case.told("positions_disagree")
     if event is None or "replace_position" in event.message:
         return None
-    shown = case.first_deviation is not None
+    shown = case.expected.first is not None
     return Finding(
         rule=RULE.name,
         number=RULE.number,
@@ -35,13 +35,13 @@ def _stated_elsewhere(case: Case) -> Finding | None:
         evidence=told(event.message),
         experiment=Sentence(
             "led along B's canvases with the right positions: the reference decides as A"
-            if case.fault_removed
+            if case.proof.fault_removed
             else "led along B's canvases with the right positions: the reference does not decide "
             "as A"
         )
         if shown
         else NOTHING,
-        proof=proof_of(removed=case.fault_removed if shown else None, added=None),
+        proof=proof_of(removed=case.proof.fault_removed if shown else None, added=None),
         remedy=Sentence(
             "pass the absolute positions of the rows at {source}", source=Code(event.source)
         ),
@@ -51,8 +51,8 @@ def _stated_elsewhere(case: Case) -> Finding | None:
 
 def _turned(case: Case) -> Finding | None:
     """Keys differ by a rotation while values are right."""
-    keys = [d for d in case.born if d.kind == "key"]
-    values = {d.layer for d in case.born if d.kind == "value"}
+    keys = [d for d in case.tensors.born if d.kind == "key"]
+    values = {d.layer for d in case.tensors.born if d.kind == "value"}
     keys = [d for d in keys if d.layer not in values]
     if not keys:
         return None
@@ -60,8 +60,8 @@ def _turned(case: Case) -> Finding | None:
     if rotated is None:
         return None
     degrees, fit, exactly = rotated
-    wrong = [d for d in case.born if d.kind in ("key", "state")]
-    added = case.with_only(wrong, "B's rotated keys")
+    wrong = [d for d in case.tensors.born if d.kind in ("key", "state")]
+    added = case.proof.with_only(wrong, "B's rotated keys")
     return Finding(
         rule=RULE.name,
         number=RULE.number,
@@ -80,7 +80,7 @@ def _turned(case: Case) -> Finding | None:
             if added
             else "put B's keys into the reference run: not B's scores"
         ),
-        proof=proof_of(removed=case.fault_removed, added=added),
+        proof=proof_of(removed=case.proof.fault_removed, added=added),
         remedy=Sentence("pass the absolute positions of the rows to the rotary embedding"),
         positions=tuple(keys[0].positions.tolist()),
     )
@@ -97,11 +97,11 @@ def _distance(degrees: float, *, exactly: bool) -> Sentence:
 
 def _rotation(case: Case, deviation: Deviation) -> tuple[float, float, bool] | None:
     """Turn of the fastest pair in radians, how well it fits, and if it is a whole number."""
-    if case.tensors_b is None or case.local is None or deviation.layer is None:
+    if case.tensors.recorded is None or case.tensors.local is None or deviation.layer is None:
         return None
-    trace, sample = case.tensors_b
-    key = TensorKey(case.focus, Tap.KEY, deviation.layer)
-    recorded, right = trace.tensor(sample, key), case.local.tensor(0, key)
+    trace, sample = case.tensors.recorded
+    key = TensorKey(case.tensors.focus, Tap.KEY, deviation.layer)
+    recorded, right = trace.tensor(sample, key), case.tensors.local.tensor(0, key)
     if recorded is None or right is None:
         return None
     wrong_NW, right_NW = recorded.at(deviation.positions), right.at(deviation.positions)

@@ -15,20 +15,28 @@ from skipstone.sentence import Sentence
 
 def examine(case: Case) -> Answer:
     """Wrong tensors that lie on the grid of a coarser format than the run's dtype."""
-    for deviation in (*case.born, *case.cached_wrong):
-        if deviation.layer is None or case.tensors_b is None:
+    for deviation in (*case.tensors.born, *case.tensors.cached_wrong):
+        if deviation.layer is None or case.tensors.recorded is None:
             continue
-        trace, sample = case.tensors_b
-        key = TensorKey(case.focus, Tap(deviation.kind), deviation.layer)
+        trace, sample = case.tensors.recorded
+        key = TensorKey(case.tensors.focus, Tap(deviation.kind), deviation.layer)
         rows = trace.tensor(sample, key)
         if rows is None:
             continue
         name = grid(rows.at(deviation.positions), rows.dtype)
         if name is None or _right_too(case, key, name):
             continue
-        same = [d for d in (*case.born, *case.cached_wrong) if d.kind == deviation.kind]
-        both = [d for d in (*case.born, *case.cached_wrong) if d.kind in ("key", "value")]
-        added = case.with_only(both if deviation.kind != "state" else same, f"B's {name} values")
+        same = [
+            d for d in (*case.tensors.born, *case.tensors.cached_wrong) if d.kind == deviation.kind
+        ]
+        both = [
+            d
+            for d in (*case.tensors.born, *case.tensors.cached_wrong)
+            if d.kind in ("key", "value")
+        ]
+        added = case.proof.with_only(
+            both if deviation.kind != "state" else same, f"B's {name} values"
+        )
         return Finding(
             rule=RULE.name,
             number=RULE.number,
@@ -51,7 +59,7 @@ def examine(case: Case) -> Answer:
                 else "put B's rounded {tensors} into the reference run: not B's scores",
                 tensors=_plural(deviation.kind),
             ),
-            proof=proof_of(removed=case.fault_removed, added=added),
+            proof=proof_of(removed=case.proof.fault_removed, added=added),
             remedy=Sentence(
                 "keep them in the dtype of the run, or measure the price with skipstone audit"
             ),
@@ -67,9 +75,9 @@ def _plural(kind: Kind) -> Sentence:
 
 def _right_too(case: Case, key: TensorKey, name: str) -> bool:
     """Whether the right values lie on the same grid, as an embedding stored in bfloat16 does."""
-    if case.expected_tensors is None:
+    if case.tensors.expected is None:
         return False
-    right = case.expected_tensors.tensor(0, key)
+    right = case.tensors.expected.tensor(0, key)
     return right is not None and grid(right.values.astype(np.float64), right.dtype) == name
 
 

@@ -19,7 +19,7 @@ def examine(case: Case) -> Answer:
 
 
 def _rows(case: Case) -> Finding | None:
-    deviation = case.first_of("rows")
+    deviation = case.expected.first_of("rows")
     if deviation is None or deviation.expected is None:
         return None
     step, expected = deviation.step, deviation.expected
@@ -40,10 +40,10 @@ def _rows(case: Case) -> Finding | None:
         ),
         experiment=Sentence(
             "led along B's canvases with the right rows: the decisions are A's"
-            if case.fault_removed
+            if case.proof.fault_removed
             else "led along B's canvases with the right rows: the decisions are not A's"
         ),
-        proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
+        proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
         remedy=Sentence(
             "derive the rows from prompt length and block length once, and use absolute positions"
         ),
@@ -87,10 +87,10 @@ def _shifted(step: StepRecord, start: int, stop: int) -> Finding:
 
 
 def _by_setting(case: Case) -> Finding | None:
-    found = swap(case) if case.conforms else None
+    found = swap(case) if case.expected.conforms else None
     if found is None or found.factors[0].name not in ("block_length", "gen_length"):
         return None
-    first, step = case.comparison.first, case.step_b(case.parted_at or 0)
+    first, step = case.divergence.first, case.step_b(case.divergence.forward or 0)
     return Finding(
         rule=RULE.name,
         number=RULE.number,

@@ -28,18 +28,18 @@ def examine(case: Case) -> Answer:
 
 def _against_the_settings(case: Case) -> Finding | None:
     """As many commits as are due, and not those of the most confident candidates."""
-    deviation = case.first_of("commit")
+    deviation = case.expected.first_of("commit")
     rule = CommitRule.of(case.record_b.header.settings)
     if deviation is None or deviation.expected is None or rule is None:
         return None
-    if case.first_of("scores", "confidence", "token", "rows", "skip"):
+    if case.expected.first_of("scores", "confidence", "token", "rows", "skip"):
         return None
     step, due = deviation.step, deviation.expected.committed
     confidence = {c.position: c.confidence for c in step.candidates if c.eligible}
     if len(step.committed) != len(due) or not set(step.committed) <= set(confidence):
         return None
     worst, passed = (min(confidence[p] for p in chosen) for chosen in (step.committed, due))
-    if passed - worst <= case.floor.confidence:
+    if passed - worst <= case.noise.floor.confidence:
         return None
     replayed = commits(rule, step) == due
     return Finding(
@@ -66,16 +66,16 @@ def _against_the_settings(case: Case) -> Finding | None:
 
 def _by_setting(case: Case) -> Finding | None:
     """The order is a setting: mask a wrong token again, alone and with its neighbours."""
-    found = swap(case) if case.conforms else None
+    found = swap(case) if case.expected.conforms else None
     if found is None or found.factors[0].name not in ("unmask.order", "unmask", "seed"):
         return None
-    first, step = case.comparison.first, case.step_b(case.parted_at or 0)
+    first, step = case.divergence.first, case.step_b(case.divergence.forward or 0)
     if first is None or step is None or first.kind != "committed_set":
         return None
     if len(first.committed_a) != len(first.committed_b):
         return None
     evidence = [Sentence("both commit as many tokens a step, in another order")]
-    wrong = case.comparison.differing_positions
+    wrong = case.divergence.comparison.differing_positions
     if wrong:
         alone = _confidence(case, wrong[0], (wrong[0],))
         near = _confidence(case, wrong[0], _near(case, wrong[0]))

@@ -13,9 +13,9 @@ from skipstone.sentence import Sentence
 
 def examine(case: Case) -> Answer:
     """The same logits, another token: by setting, or although the settings are the same."""
-    found = swap(case) if case.conforms else None
+    found = swap(case) if case.expected.conforms else None
     if found is not None and found.factors[0].name in ("temperature", "seed"):
-        first, step = case.comparison.first, case.step_b(case.parted_at or 0)
+        first, step = case.divergence.first, case.step_b(case.divergence.forward or 0)
         return Finding(
             rule=RULE.name,
             number=RULE.number,
@@ -31,10 +31,10 @@ def examine(case: Case) -> Answer:
 
 def _other_token(case: Case) -> Finding | None:
     """Tokens that the logits do not prefer, while the logits themselves are right."""
-    deviation = case.first_of("token")
-    if deviation is None or case.first_of("rows", "skip") or deviation.expected is None:
+    deviation = case.expected.first_of("token")
+    if deviation is None or case.expected.first_of("rows", "skip") or deviation.expected is None:
         return None
-    if any(d.kind in ("state", "key", "value", "logits") for d in case.away):
+    if any(d.kind in ("state", "key", "value", "logits") for d in case.tensors.away):
         return None
     step, right = deviation.step, deviation.expected
     c, e = step.candidates, right.candidates
@@ -60,10 +60,10 @@ def _other_token(case: Case) -> Finding | None:
         ),
         experiment=Sentence(
             "replayed the stored noise on the reference logits: the decisions are A's"
-            if case.fault_removed
+            if case.proof.fault_removed
             else "replayed the stored noise on the reference logits: the decisions are not A's"
         ),
-        proof=proof_of(removed=case.fault_removed, added=None),
+        proof=proof_of(removed=case.proof.fault_removed, added=None),
         remedy=Sentence("draw once for each row in a fixed order, from one generator a request"),
         positions=tuple(deviation.positions.tolist()),
     )

@@ -14,7 +14,7 @@ from skipstone.sentence import NOTHING, Sentence
 def examine(case: Case) -> Answer:
     """Compare what a step wrote on the canvas with what it chose to commit."""
     for step in case.record_b.steps:
-        if step.forward > case.horizon:
+        if step.forward > case.divergence.horizon:
             break
         wrong = _miswritten(step)
         if wrong.size:
@@ -37,8 +37,8 @@ def _found(case: Case, step: StepRecord, wrong: np.ndarray) -> Finding:
     chosen = int(c.token[c.position == position][0])
     others = c.position[(c.token == written) & (c.position != position)]
     right = None
-    if case.expected is not None:
-        steps = case.expected.records[0].steps
+    if case.expected.trace is not None:
+        steps = case.expected.trace.records[0].steps
         right = any(s.forward == step.forward and s.committed == step.committed for s in steps)
     return Finding(
         rule=RULE.name,

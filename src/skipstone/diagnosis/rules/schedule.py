@@ -17,9 +17,9 @@ def examine(case: Case) -> Answer:
     """As many commits as planned, of the best candidates? By setting, or against the settings."""
     if masks_left(case.record_b):
         return None
-    found = swap(case) if case.conforms else None
+    found = swap(case) if case.expected.conforms else None
     if found is not None and found.factors[0].name in ("steps", "unmask"):
-        first, step = case.comparison.first, case.step_b(case.parted_at or 0)
+        first, step = case.divergence.first, case.step_b(case.divergence.forward or 0)
         fewer = first is not None and len(first.committed_b) < len(first.committed_a)
         if found.factors[0].name == "steps" or fewer:
             return Finding(
@@ -42,9 +42,13 @@ def examine(case: Case) -> Answer:
 
 
 def _against_the_settings(case: Case) -> Finding | None:
-    deviation = case.first_of("commit")
+    deviation = case.expected.first_of("commit")
     rule = CommitRule.of(case.record_b.header.settings)
-    if deviation is None or rule is None or case.first_of("scores", "token", "rows", "skip"):
+    if (
+        deviation is None
+        or rule is None
+        or case.expected.first_of("scores", "token", "rows", "skip")
+    ):
         return None
     step, expected = deviation.step, deviation.expected
     if expected is None or len(step.committed) in (0, len(expected.committed)):

@@ -25,7 +25,7 @@ def examine(case: Case) -> Answer:
 
 def _missing_refresh(case: Case) -> Finding | None:
     """B recomputed only part of what its cache policy renews."""
-    deviation = case.first_of("rows")
+    deviation = case.expected.first_of("rows")
     if deviation is None or deviation.expected is None:
         return None
     step, expected = deviation.step, deviation.expected
@@ -49,10 +49,10 @@ def _missing_refresh(case: Case) -> Finding | None:
         ),
         experiment=Sentence(
             "led along B's canvases with the refresh: the decisions are A's"
-            if case.fault_removed
+            if case.proof.fault_removed
             else "led along B's canvases with the refresh: the decisions are not A's"
         ),
-        proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
+        proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
         remedy=Sentence("refresh all rows at the start of a block"),
         positions=tuple(missing.tolist()),
     )
@@ -60,7 +60,9 @@ def _missing_refresh(case: Case) -> Finding | None:
 
 def _lost_write(case: Case) -> Finding | None:
     """Rows were computed, and attention still read their old keys and values."""
-    wrong = [d for d in (*case.born, *case.cached_wrong) if d.kind in ("key", "value")]
+    wrong = [
+        d for d in (*case.tensors.born, *case.tensors.cached_wrong) if d.kind in ("key", "value")
+    ]
     for deviation in wrong:
         # All masks have one value in the first layer, so another mask's may pass for an old one;
         # rows that were not written have old keys, too.
@@ -69,7 +71,7 @@ def _lost_write(case: Case) -> Finding | None:
         if old is None or others:
             continue
         layers = sorted({d.layer or 0 for d in wrong})
-        added = case.with_only(wrong, "B's stale keys and values")
+        added = case.proof.with_only(wrong, "B's stale keys and values")
         return Finding(
             rule=RULE.name,
             number=RULE.number,
@@ -90,7 +92,7 @@ def _lost_write(case: Case) -> Finding | None:
                 if added
                 else "put B's old keys and values into the reference run: not B's scores"
             ),
-            proof=proof_of(removed=case.fault_removed, added=added),
+            proof=proof_of(removed=case.proof.fault_removed, added=added),
             remedy=_WRITE_FIRST,
             positions=tuple(deviation.positions.tolist()),
         )
@@ -99,15 +101,15 @@ def _lost_write(case: Case) -> Finding | None:
 
 def _late_write(case: Case) -> Finding | None:
     """What is stored is right, and states come out as if the rows of the step before were read."""
-    states = [d for d in case.born if d.kind == "state" and d.layer]
-    step = case.step_b(case.focus)
-    if not states or step is None or any(d.kind in ("key", "value") for d in case.born):
+    states = [d for d in case.tensors.born if d.kind == "state" and d.layer]
+    step = case.step_b(case.tensors.focus)
+    if not states or step is None or any(d.kind in ("key", "value") for d in case.tensors.born):
         return None
     patches = _older_rows(case, step)
     led: frozenset[Choice] = frozenset(("rows", "skip"))
-    window = (case.focus, case.focus)
+    window = (case.tensors.focus, case.tensors.focus)
     name = "the computed rows' K/V of the step before"
-    if not patches or not case.reproduces(
+    if not patches or not case.proof.reproduces(
         case.ask(Follow("b", "b", window, led=led, patches=patches, patch_name=name))
     ):
         return None
@@ -127,7 +129,7 @@ def _late_write(case: Case) -> Finding | None:
         experiment=Sentence(
             "put the computed rows' K/V of the step before into the reference run: B's scores"
         ),
-        proof=proof_of(removed=case.fault_removed, added=True),
+        proof=proof_of(removed=case.proof.fault_removed, added=True),
         remedy=_WRITE_FIRST,
         positions=tuple(first.positions.tolist()),
     )
@@ -136,7 +138,7 @@ def _late_write(case: Case) -> Finding | None:
 def _older_rows(case: Case, step: StepRecord) -> tuple[Patch, ...]:
     """Keys and values, one forward old, of the rows that a step computes."""
     before = step.forward - 1
-    older = case.reference_tensors(before) if before >= 0 and not step.refresh else None
+    older = case.tensors.reference(before) if before >= 0 and not step.refresh else None
     if older is None:
         return ()
     tensors = ((k, older.tensor(0, k)) for k in older.keys(0) if k.forward == before)
@@ -149,32 +151,40 @@ def _older_rows(case: Case, step: StepRecord) -> tuple[Patch, ...]:
 
 def _equals_older(case: Case, deviation: Deviation) -> int | None:
     """The earlier forward whose row these rows equal."""
-    if case.tensors_b is None or deviation.layer is None:
+    if case.tensors.recorded is None or deviation.layer is None:
         return None
-    trace, sample = case.tensors_b
-    key = TensorKey(case.focus, Tap(deviation.kind), deviation.layer)
+    trace, sample = case.tensors.recorded
+    key = TensorKey(case.tensors.focus, Tap(deviation.kind), deviation.layer)
     recorded = trace.tensor(sample, key)
     if recorded is None:
         return None
     wrong = recorded.at(deviation.positions)
     for back in (1, 2):
-        older = case.reference_tensors(case.focus - back) if case.focus >= back else None
-        rows = None if older is None else older.tensor(0, key._replace(forward=case.focus - back))
+        older = (
+            case.tensors.reference(case.tensors.focus - back)
+            if case.tensors.focus >= back
+            else None
+        )
+        rows = (
+            None
+            if older is None
+            else older.tensor(0, key._replace(forward=case.tensors.focus - back))
+        )
         if rows is None:
             return None
         match = nearest(wrong, rows.at(np.sort(rows.positions)))
         own = np.sort(rows.positions)[match.rows] == deviation.positions
         if match.share > 0.9 and own.mean() > 0.9:
-            return case.focus - back
+            return case.tensors.focus - back
     return None
 
 
 def _by_setting(case: Case) -> Finding | None:
     """The cache policy is the difference: fresh keys and values restore A's decision."""
-    found = swap(case) if case.conforms else None
+    found = swap(case) if case.expected.conforms else None
     if found is None or found.factors[0].setting != "cache":
         return None
-    step = case.step_b(case.parted_at or 0)
+    step = case.step_b(case.divergence.forward or 0)
     if step is None:
         return None
     spot = decisive(case, step)
@@ -183,7 +193,9 @@ def _by_setting(case: Case) -> Finding | None:
         number=RULE.number,
         what=Sentence("the cache leaves stale K/V that change the decision"),
         where=place(step, None if spot is None else spot.layer, _position(case)),
-        evidence=listed([_drift(step), NOTHING if spot is None else spot.evidence, case.forced]),
+        evidence=listed(
+            [_drift(step), NOTHING if spot is None else spot.evidence, case.expected.forced]
+        ),
         experiment=listed([found.how, NOTHING if spot is None else spot.experiment]),
         proof=proof_of(removed=found.removed, added=found.added),
         remedy=_refresh_more(case),
@@ -204,7 +216,7 @@ def _refresh_more(case: Case) -> Sentence:
 
 
 def _position(case: Case) -> int | None:
-    first = case.comparison.first
+    first = case.divergence.first
     return None if first is None else first.position
 
 

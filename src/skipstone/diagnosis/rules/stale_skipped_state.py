@@ -21,8 +21,12 @@ def examine(case: Case) -> Answer:
 
 def _broken_rule(case: Case) -> Finding | None:
     """B skipped other rows than its rule says, from the same similarities."""
-    deviation = case.first_of("skip")
-    if deviation is None or case.first_of("similarity", "rows") or deviation.expected is None:
+    deviation = case.expected.first_of("skip")
+    if (
+        deviation is None
+        or case.expected.first_of("similarity", "rows")
+        or deviation.expected is None
+    ):
         return None
     # What foreign code judged by is not known; if it was seen to be wrong, that is the cause.
     if case.told("misaligned_rows", "low_precision_similarity", "stated_differs") is not None:
@@ -56,10 +60,10 @@ def _broken_rule(case: Case) -> Finding | None:
         ),
         experiment=Sentence(
             "led along B's canvases with the stated rule: the decisions are A's"
-            if case.fault_removed
+            if case.proof.fault_removed
             else "led along B's canvases with the stated rule: the decisions are not A's"
         ),
-        proof=proof_of(removed=case.fault_removed, added=case.rows_reproduce),
+        proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
         remedy=Sentence("rows just committed and their neighbours must go on for one step"),
         positions=tuple(wrongly.tolist()),
         numbers={} if j is None else {"judged": float(len(j))},
@@ -68,8 +72,8 @@ def _broken_rule(case: Case) -> Finding | None:
 
 def _old_logits(case: Case) -> Finding | None:
     """The rows are the right ones, and only skipped rows score otherwise."""
-    deviation = case.first_of("scores", "token", "confidence")
-    if deviation is None or case.first_of("rows", "similarity", "skip"):
+    deviation = case.expected.first_of("scores", "token", "confidence")
+    if deviation is None or case.expected.first_of("rows", "similarity", "skip"):
         return None
     step = deviation.step
     skipped = np.array(step.skipped)
@@ -89,7 +93,7 @@ def _old_logits(case: Case) -> Finding | None:
             noise=deviation.floor,
         ),
         experiment=Sentence("led along B's canvases: every row that went on scores as it should"),
-        proof=proof_of(removed=case.fault_removed, added=None),
+        proof=proof_of(removed=case.proof.fault_removed, added=None),
         remedy=Sentence(
             "keep the logits of a skipped row, or its state after the last layer; never feed the "
             "state of the skip layer to the head"
@@ -100,8 +104,8 @@ def _old_logits(case: Case) -> Finding | None:
 
 def _by_setting(case: Case) -> Finding | None:
     """The skip setting is the difference: is it this step's skip, or what piled up before?"""
-    found = swap(case) if case.conforms else None
-    step = None if case.parted_at is None else case.step_b(case.parted_at)
+    found = swap(case) if case.expected.conforms else None
+    step = None if case.divergence.forward is None else case.step_b(case.divergence.forward)
     if found is None or found.factors[0].setting != "skip" or step is None:
         return None
     if any(f.name == "skip.similarity_dtype" for f in found.factors):
@@ -111,7 +115,7 @@ def _by_setting(case: Case) -> Finding | None:
     piled_up = _restored_by_unskipping(case, step, earlier)
     ages = step.finished_age[list(step.skipped)]
     oldest = int(ages.max(initial=0))
-    first = case.comparison.first
+    first = case.divergence.first
     return Finding(
         rule="accumulation" if piled_up else RULE.name,
         number=20 if piled_up else RULE.number,
@@ -130,7 +134,7 @@ def _by_setting(case: Case) -> Finding | None:
                     rows=step.rows.size,
                     age=oldest,
                 ),
-                case.forced,
+                case.expected.forced,
             ]
         ),
         experiment=listed(
@@ -172,7 +176,7 @@ def _restored_by_unskipping(case: Case, step: StepRecord, forwards: tuple[int, .
     Without the skips before it, what skips in this step is one forward old; if that is young
     enough, the errors of single steps are harmless and their sum is not.
     """
-    first = case.comparison.first
+    first = case.divergence.first
     trace = case.ask(
         Follow(
             "b",

@@ -16,8 +16,8 @@ _STOP_LATE = Sentence("stop only when EOS is committed and nothing left of it is
 
 def examine(case: Case) -> Answer:
     """Tokens are equal up to a stop that only one run makes."""
-    deviation = case.first_of("end")
-    if deviation is not None and not case.first_of("commit", "token"):
+    deviation = case.expected.first_of("end")
+    if deviation is not None and not case.expected.first_of("commit", "token"):
         filled = np.flatnonzero(deviation.step.status_after == 4).size
         return Finding(
             rule=RULE.name,
@@ -32,10 +32,10 @@ def examine(case: Case) -> Answer:
             ),
             experiment=Sentence(
                 "replayed the stated stop rule on B's canvas: the decisions are A's"
-                if case.fault_removed
+                if case.proof.fault_removed
                 else "replayed the stated stop rule on B's canvas: the decisions are not A's"
             ),
-            proof=proof_of(removed=case.fault_removed, added=None),
+            proof=proof_of(removed=case.proof.fault_removed, added=None),
             remedy=_STOP_LATE,
             positions=tuple(deviation.positions.tolist()),
         )
@@ -44,7 +44,7 @@ def examine(case: Case) -> Answer:
 
 def _ended_at_eos(case: Case) -> Finding | None:
     """Foreign code that ends with the step that commits an EOS, and leaves masks."""
-    first, record = case.comparison.first, case.record_b
+    first, record = case.divergence.first, case.record_b
     if not case.foreign or first is None or first.kind != "stop" or record.outcome is None:
         return None
     step = record.steps[-1]
@@ -74,7 +74,7 @@ def _ended_at_eos(case: Case) -> Finding | None:
 
 def _ended(case: Case) -> Finding | None:
     """B ended, or left a block, with masks although its settings say that it goes on."""
-    first = case.comparison.first
+    first = case.divergence.first
     stated = case.record_b.header.settings
     if first is None or first.kind != "stop" or stated.get("budget") != "finish":
         return None
@@ -98,10 +98,10 @@ def _ended(case: Case) -> Finding | None:
 
 
 def _by_setting(case: Case) -> Finding | None:
-    found = swap(case) if case.conforms else None
+    found = swap(case) if case.expected.conforms else None
     if found is None or found.factors[0].name != "eos_stop":
         return None
-    first, step = case.comparison.first, case.step_b(case.parted_at or 0)
+    first, step = case.divergence.first, case.step_b(case.divergence.forward or 0)
     return Finding(
         rule=RULE.name,
         number=RULE.number,

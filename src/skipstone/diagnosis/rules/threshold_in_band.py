@@ -26,12 +26,12 @@ def examine(case: Case) -> Answer:
     i = np.flatnonzero(np.isin(mine.position, flipped))
     near = np.abs(mine.mean[i] - threshold)
     apart = np.abs(mine.mean[i] - right.mean[np.isin(right.position, flipped)])
-    band = max(case.floor.similarity, float(apart.max(initial=0.0)))
+    band = max(case.noise.floor.similarity, float(apart.max(initial=0.0)))
     if not (near <= band).all() or band > 0.01:
         return None
     thresholds = [f for f in factors_of(case) if f.name == "skip.skip_threshold"]
-    removed = restores(case, thresholds) if thresholds and case.comparison.first else None
-    added = reproduces(case, thresholds) if thresholds and case.comparison.first else None
+    removed = restores(case, thresholds) if thresholds and case.divergence.first else None
+    added = reproduces(case, thresholds) if thresholds and case.divergence.first else None
     return Finding(
         rule=RULE.name,
         number=RULE.number,
@@ -58,8 +58,8 @@ def examine(case: Case) -> Answer:
 def _first_flip(case: Case) -> tuple[StepRecord, StepRecord, np.ndarray] | None:
     """The first step where rows are judged otherwise although nothing but noise differs."""
     for step in case.record_b.steps:
-        other = case.same_step_a(step)
-        if step.forward > case.horizon or other is None:
+        other = case.divergence.same_step(step)
+        if step.forward > case.divergence.horizon or other is None:
             continue
         mine, right = step.judgements, other.judgements
         if mine is None or right is None or mine.similarity.shape != right.similarity.shape:

@@ -22,19 +22,21 @@ _WORDS: dict[Hidden, Sentence] = {
 
 def examine(case: Case) -> Answer:
     """States are born wrong in every layer although keys and values are right: try visible sets."""
-    states = [d for d in case.born if d.kind == "state" and d.layer]
-    wrong_kv = [d for d in case.born if d.kind in ("key", "value")] or case.cached_wrong
+    states = [d for d in case.tensors.born if d.kind == "state" and d.layer]
+    wrong_kv = [
+        d for d in case.tensors.born if d.kind in ("key", "value")
+    ] or case.tensors.cached_wrong
     # Without a model only the first layer that is wrong can be known.
-    enough = 1 if case.local is None else case.record_b.header.num_layers // 2
+    enough = 1 if case.tensors.local is None else case.record_b.header.num_layers // 2
     # Rows that are given other positions attend otherwise, whatever they may see.
     elsewhere = case.told("positions_disagree") is not None
     if not states or wrong_kv or len(states) < enough or elsewhere:
         return None
     for hidden in get_args(Hidden):
-        if hidden and case.reproduces(_with(case, hidden)):
+        if hidden and case.proof.reproduces(_with(case, hidden)):
             how = Sentence("{keys}: the reference run with it scores as B", keys=_WORDS[hidden])
             return _found(case, how, True)
-    if case.causal_pattern:
+    if case.tensors.causal_pattern:
         how = Sentence("later keys are hidden: the error falls to zero at the last row")
         return _found(case, how, None)
     if _only_beside_a_cache(case):
@@ -52,20 +54,22 @@ def _only_beside_a_cache(case: Case) -> bool:
     The modules of a layer do not know where their keys come from: a wrong one would show in a
     refresh too, and B's refreshes up to here are right.
     """
-    step, length = case.step_b(case.focus), case.record_b.length
-    if step is None or step.rows.size == length or case.expected is None:
+    step, length = case.step_b(case.tensors.focus), case.record_b.length
+    if step is None or step.rows.size == length or case.expected.trace is None:
         return False
-    return any(s.rows.size == length for s in case.record_b.steps if s.forward < case.focus)
+    return any(s.rows.size == length for s in case.record_b.steps if s.forward < case.tensors.focus)
 
 
 def _with(case: Case, hidden: Hidden) -> Trace | None:
     side = "a" if case.foreign else "b"
     led: frozenset[Choice] = frozenset(("rows", "skip"))
-    return case.ask(Follow("b", side, (case.focus, case.focus), led=led, hidden=hidden))
+    return case.ask(
+        Follow("b", side, (case.tensors.focus, case.tensors.focus), led=led, hidden=hidden)
+    )
 
 
 def _found(case: Case, how: Sentence, added: bool | None) -> Finding:
-    states = [d for d in case.born if d.kind == "state" and d.layer]
+    states = [d for d in case.tensors.born if d.kind == "state" and d.layer]
     first = states[0]
     return Finding(
         rule=RULE.name,
@@ -81,7 +85,7 @@ def _found(case: Case, how: Sentence, added: bool | None) -> Finding:
             positions=first.positions.size,
         ),
         experiment=how,
-        proof=proof_of(removed=case.fault_removed, added=added),
+        proof=proof_of(removed=case.proof.fault_removed, added=added),
         remedy=Sentence(
             "compare the attention mask with what the decode needs: every position of its own "
             "request, and no padding"

@@ -21,7 +21,7 @@ def examine(case: Case) -> Answer:
     """Find whose rows the wrong values are: another position's, or another request's."""
     event = case.told("positions_disagree")
     if event is not None and "replace_position" in event.message:
-        first = case.first_deviation
+        first = case.expected.first
         here = first is not None and first.step.forward == event.forward
         return Finding(
             rule=RULE.name,
@@ -30,11 +30,11 @@ def examine(case: Case) -> Answer:
             where=place(case.step_b(event.forward), 1, next(iter(event.positions_b), None)),
             evidence=told(event.message),
             experiment=NOTHING,
-            proof=proof_of(removed=case.fault_removed if here else None, added=None),
+            proof=proof_of(removed=case.proof.fault_removed if here else None, added=None),
             remedy=Sentence("check the indices at {source}", source=Code(event.source)),
             positions=event.positions_b,
         )
-    wrong = [d for d in (*case.cached_wrong, *case.born) if d.kind == "value"]
+    wrong = [d for d in (*case.tensors.cached_wrong, *case.tensors.born) if d.kind == "value"]
     for deviation in wrong:
         whose = _owner(case, deviation)
         if whose is not None:
@@ -44,11 +44,11 @@ def examine(case: Case) -> Answer:
 
 def _owner(case: Case, deviation: Deviation) -> Sentence | None:
     """Whose values these are, in words."""
-    if case.tensors_b is None or case.expected_tensors is None or deviation.layer is None:
+    if case.tensors.recorded is None or case.tensors.expected is None or deviation.layer is None:
         return None
-    trace, sample = case.tensors_b
-    key = TensorKey(case.focus, Tap.VALUE, deviation.layer)
-    recorded, right = trace.tensor(sample, key), case.expected_tensors.tensor(0, key)
+    trace, sample = case.tensors.recorded
+    key = TensorKey(case.tensors.focus, Tap.VALUE, deviation.layer)
+    recorded, right = trace.tensor(sample, key), case.tensors.expected.tensor(0, key)
     if recorded is None or right is None:
         return None
     wrong = recorded.at(deviation.positions)
@@ -74,8 +74,10 @@ def _owner(case: Case, deviation: Deviation) -> Sentence | None:
 
 
 def _found(case: Case, deviation: Deviation, wrong: list[Deviation], whose: Sentence) -> Finding:
-    both = [d for d in (*case.cached_wrong, *case.born) if d.kind in ("key", "value")]
-    added = case.with_only(both, "B's wrong cache rows")
+    both = [
+        d for d in (*case.tensors.cached_wrong, *case.tensors.born) if d.kind in ("key", "value")
+    ]
+    added = case.proof.with_only(both, "B's wrong cache rows")
     layers = {d.layer for d in wrong}
     return Finding(
         rule=RULE.name,
@@ -93,7 +95,7 @@ def _found(case: Case, deviation: Deviation, wrong: list[Deviation], whose: Sent
             if added
             else "put B's rows into the reference run: not B's scores"
         ),
-        proof=proof_of(removed=case.fault_removed, added=added),
+        proof=proof_of(removed=case.proof.fault_removed, added=added),
         remedy=Sentence("write and read the cache by absolute position and request"),
         positions=tuple(deviation.positions.tolist()),
     )

@@ -1,0 +1,92 @@
+"""A case: two runs of one prompt, and everything that rules want to know about them.
+
+What is expensive is worked out once, when a rule first asks. ``None`` means that it cannot be known
+here: a tensor was not recorded, a model is not at hand, the time is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from skipstone.diagnosis.case.divergence import Parting
+from skipstone.diagnosis.case.expected import Expected
+from skipstone.diagnosis.case.inquiry import Inquiry
+from skipstone.diagnosis.case.noise import Noise
+from skipstone.diagnosis.case.proof import Proving
+from skipstone.diagnosis.case.runs import Runs
+from skipstone.diagnosis.case.tensors import Tensors
+from skipstone.diagnosis.experiment import Experiment, Lab
+from skipstone.record import Event, RunRecord, StepRecord, Trace
+from skipstone.sentence import Sentence
+
+
+class Case:
+    """Two traces, the means to experiment on them, and what is known of them in five parts."""
+
+    def __init__(
+        self, a: Trace, b: Trace, lab: Lab | None = None, sample_a: int = 0, sample_b: int = 0
+    ) -> None:
+        """Open a case.
+
+        Args:
+            a: the baseline.
+            b: the run to explain.
+            lab: carries out experiments; without it only the traces can be read.
+            sample_a: which request of A.
+            sample_b: which request of B.
+        """
+        self.runs = Runs(a, b, sample_a, sample_b)
+        self.inquiry = Inquiry(lab)
+        self.divergence = Parting(self.runs)
+        self.noise = Noise(self.runs, self.inquiry, self.divergence)
+        self.expected = Expected(self.runs, self.inquiry, self.divergence, self.noise)
+        self.tensors = Tensors(self.runs, self.inquiry, self.divergence, self.noise, self.expected)
+        self.proof = Proving(
+            self.runs, self.inquiry, self.divergence, self.noise, self.expected, self.tensors
+        )
+
+    @property
+    def record_a(self) -> RunRecord:
+        """The baseline's record."""
+        return self.runs.record_a
+
+    @property
+    def record_b(self) -> RunRecord:
+        """The record to explain."""
+        return self.runs.record_b
+
+    @property
+    def foreign(self) -> bool:
+        """Whether B was made by other code, whose settings are not ours to read."""
+        return self.runs.foreign
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What was seen in passing in B."""
+        return self.record_b.events
+
+    def told(self, *kinds: str) -> Event | None:
+        """The first event of some kinds, unless B went wrong before it."""
+        first = self.expected.first
+        for event in self.events:
+            if event.kind in kinds and (first is None or event.forward <= first.step.forward):
+                return event
+        return None
+
+    def step_b(self, forward: int) -> StepRecord | None:
+        """A step of B."""
+        return self.runs.step_b(forward)
+
+    def ask(self, experiment: Experiment) -> Trace | None:
+        """The result of an experiment, or None if it cannot be made; the reason is kept."""
+        return self.inquiry.ask(experiment)
+
+    @property
+    def unavailable(self) -> Sequence[Sentence]:
+        """Why experiments could not be made."""
+        return self.inquiry.unavailable
+
+    @property
+    def spent(self) -> bool:
+        """Whether time ran out."""
+        return self.inquiry.spent

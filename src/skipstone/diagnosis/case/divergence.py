@@ -1,0 +1,70 @@
+"""Where the decisions of two runs part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from skipstone.diagnosis.case.runs import Runs
+from skipstone.diff import Comparison, Divergence, compare
+from skipstone.record import StepRecord
+
+
+@dataclass(eq=False)
+class Parting:
+    """Decisions of A and B, step by step."""
+
+    runs: Runs
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """Decision by decision."""
+        return compare(self.runs.record_a, self.runs.record_b)
+
+    @property
+    def first(self) -> Divergence | None:
+        """The first decision that differs; None if none does."""
+        return self.comparison.first
+
+    @cached_property
+    def forward(self) -> int | None:
+        """The forward of B in which the decisions part; None if they never do."""
+        if self.first is None:
+            return None
+        steps = self.runs.record_b.steps
+        for step in steps:
+            if (step.block, step.step) == (self.first.block, self.first.step):
+                return step.forward
+        return steps[-1].forward if steps else None
+
+    @cached_property
+    def horizon(self) -> int:
+        """The last forward of B that can hold the cause: later ones only inherit."""
+        last = self.runs.record_b.steps[-1].forward
+        return last if self.forward is None else min(self.forward, last)
+
+    @property
+    def until(self) -> int | None:
+        """How far runs have to be repeated: up to where A and B part, if they do."""
+        # One more, so that a step that has to be repeated is seen with its repetition.
+        first = self.first
+        return None if first is None else max(first.forward_a, first.forward_b) + 1
+
+    def earlier(self, other: Divergence | None) -> Divergence | None:
+        """A divergence, unless it comes after the one between A and B."""
+        first = self.first
+        if first is None or other is None:
+            return other
+        return None if (other.block, other.step) > (first.block, first.step) else other
+
+    def same_step(self, step: StepRecord) -> StepRecord | None:
+        """The step of A that started from the same canvas at the same place as a step of B."""
+        for other in self.runs.record_a.steps:
+            same_place = (other.block, other.step, other.recovery) == (
+                step.block,
+                step.step,
+                step.recovery,
+            )
+            if same_place and other.canvas == step.canvas:
+                return other
+        return None

@@ -1,0 +1,63 @@
+"""What noise can do: how far scores move under changes that should not matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from skipstone.diagnosis.case.divergence import Parting
+from skipstone.diagnosis.case.inquiry import Inquiry
+from skipstone.diagnosis.case.runs import Runs
+from skipstone.diagnosis.experiment import VARIATIONS, Choice, Follow, Rerun, Side, Variation
+from skipstone.diff import Divergence, Floor, compare, estimated_floor, floor_from
+from skipstone.record import Trace
+
+_LED: frozenset[Choice] = frozenset(("rows", "skip"))
+_FREE: frozenset[Choice] = frozenset()
+
+
+@dataclass(eq=False)
+class Noise:
+    """The floor around the divergence, and repetitions of each side."""
+
+    runs: Runs
+    inquiry: Inquiry
+    divergence: Parting
+
+    @cached_property
+    def floor(self) -> Floor:
+        """Noise, measured around the divergence if the model is here, else estimated."""
+        plain = self.varied("")
+        varied = [(name, trace) for name in VARIATIONS if (trace := self.varied(name)) is not None]
+        if plain is None or not varied:
+            return estimated_floor(self.runs.record_a.header)
+        return floor_from(plain, varied)
+
+    def varied(self, variation: Variation) -> Trace | None:
+        """A, led along its own canvases, with one thing changed that should not matter."""
+        led = _FREE if self.runs.stated else _LED
+        return self.inquiry.ask(Follow("a", "a", self._window, led=led, variation=variation))
+
+    @cached_property
+    def _window(self) -> tuple[int, int]:
+        steps, first = self.runs.record_a.steps, self.divergence.first
+        at = 1
+        if first is not None:
+            known = [s.forward for s in steps if (s.block, s.step) <= (first.block, first.step)]
+            at = max(known, default=0)
+        last = steps[-1].forward
+        return max(0, min(at, last) - 1), min(at, last)
+
+    def self_runs(self, side: Side, attempts: int = 2) -> list[Divergence | None]:
+        """Where repetitions of a side part from its trace, up to where A and B part.
+
+        None for a repetition that does not part.
+        """
+        record = self.runs.record_a if side == "a" else self.runs.record_b
+        if record.header.batch > 1:
+            # A run repeats one prompt alone, which says nothing about the same batch again.
+            return []
+        until = self.divergence.until
+        runs = (Rerun(side, attempt=n + 1, until=until) for n in range(attempts))
+        traces = [trace for run in runs if (trace := self.inquiry.ask(run)) is not None]
+        return [self.divergence.earlier(compare(record, t.records[0]).first) for t in traces]

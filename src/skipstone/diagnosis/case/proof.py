@@ -1,0 +1,98 @@
+"""Experiments that prove: a fault taken away, or B's values brought into another run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from skipstone.diagnosis.case.divergence import Parting
+from skipstone.diagnosis.case.expected import Expected
+from skipstone.diagnosis.case.inquiry import Inquiry
+from skipstone.diagnosis.case.noise import Noise
+from skipstone.diagnosis.case.runs import Runs
+from skipstone.diagnosis.case.tensors import Tensors
+from skipstone.diagnosis.deviation import Deviation, decision_deviations
+from skipstone.diagnosis.experiment import Choice, Follow
+from skipstone.record import RunRecord, StepRecord, Trace
+
+_LED: frozenset[Choice] = frozenset(("rows", "skip"))
+# What only a commit rule can say.
+_RULED = frozenset(("commit", "end"))
+
+
+@dataclass(eq=False)
+class Proving:
+    """Led runs, held against what was recorded."""
+
+    runs: Runs
+    inquiry: Inquiry
+    divergence: Parting
+    noise: Noise
+    expected: Expected
+    tensors: Tensors
+
+    @cached_property
+    def fault_removed(self) -> bool | None:
+        """Whether the reference engine, on B's canvases, decides and scores as A did.
+
+        That is what taking the fault away gives: the last step before the runs part is compared.
+        """
+        if not self.runs.stated:
+            return self._reference_scores_as_a
+        if self.expected.led is None:
+            return None
+        steps = {s.forward: s for s in self.expected.led.records[0].steps}
+        for step in reversed(self.runs.record_b.steps):
+            other, right = self.divergence.same_step(step), steps.get(step.forward)
+            if other is not None and right is not None and step.forward <= self.divergence.horizon:
+                return other.committed == right.committed
+        return None
+
+    @cached_property
+    def _reference_scores_as_a(self) -> bool | None:
+        """Whether the reference engine, told only which rows A computed, scores the focus as A."""
+        step = self.tensors.step
+        other = None if step is None else self.divergence.same_step(step)
+        if other is None:
+            return None
+        window = (other.forward, other.forward)
+        trace = self.inquiry.ask(Follow("a", "a", window, led=_LED, tensors=False))
+        return None if trace is None else self._same(self.runs.record_a, other, trace)
+
+    @cached_property
+    def rows_reproduce(self) -> bool | None:
+        """Whether the reference engine, told only which rows to compute, scores as B did."""
+        window = (self.tensors.focus, self.tensors.focus)
+        led = Follow("b", self.runs.settings, window, led=_LED, tensors=False)
+        return self.reproduces(self.inquiry.ask(led))
+
+    def with_only(self, deviations: Sequence[Deviation], name: str) -> bool | None:
+        """Whether these tensors of B alone, brought into the reference run, score as B did."""
+        patches = self.tensors.patches(deviations)
+        if not patches:
+            return None
+        window = (self.tensors.focus, self.tensors.focus)
+        settings = self.runs.settings
+        led = Follow("b", settings, window, led=_LED, patches=patches, patch_name=name)
+        return self.reproduces(self.inquiry.ask(led))
+
+    def reproduces(self, trace: Trace | None) -> bool | None:
+        """Whether a led run scores the focus as B did, within noise; None if it is not known."""
+        step = self.tensors.step
+        if trace is None or step is None:
+            return None
+        return self._same(self.runs.record_b, step, trace)
+
+    def _same(self, record: RunRecord, step: StepRecord, trace: Trace) -> bool | None:
+        """Whether a led run gives a recorded step, within noise; commits if their rule is known."""
+        other = next((s for s in trace.records[0].steps if s.forward == step.forward), None)
+        if other is None:
+            return None
+        mine, theirs = _only(record, step), _only(trace.records[0], other)
+        found = decision_deviations(mine, theirs, self.noise.floor)
+        return all(d.kind in _RULED and not self.runs.stated for d in found)
+
+
+def _only(record: RunRecord, step: StepRecord) -> RunRecord:
+    return replace(record, steps=(step,))

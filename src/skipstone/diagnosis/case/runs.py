@@ -1,0 +1,58 @@
+"""The two runs of a case, as they were recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from skipstone.diagnosis.experiment import Side
+from skipstone.record import RunRecord, StepRecord, Trace
+
+
+@dataclass(eq=False)
+class Runs:
+    """Two traces, one request of each."""
+
+    a: Trace
+    """The baseline."""
+    b: Trace
+    """The run to explain."""
+    sample_a: int = 0
+    sample_b: int = 0
+
+    @cached_property
+    def record_a(self) -> RunRecord:
+        """The baseline's record."""
+        return self.a.records[self.sample_a]
+
+    @cached_property
+    def record_b(self) -> RunRecord:
+        """The record to explain."""
+        return self.b.records[self.sample_b]
+
+    @cached_property
+    def foreign(self) -> bool:
+        """Whether B was made by other code, whose settings are not ours to read."""
+        return self.record_b.header.source != "skipstone"
+
+    @property
+    def settings(self) -> Side:
+        """Whose settings say what B should do: its own, if it states any that we can read."""
+        return "a" if self.foreign else "b"
+
+    @property
+    def stated(self) -> bool:
+        """Whether these settings are known: foreign code does not state its own."""
+        return not self.foreign or self.record_a.header.source == "skipstone"
+
+    @cached_property
+    def settings_differ(self) -> dict[str, tuple[str, str]]:
+        """Settings by name that are not the same on both sides."""
+        a, b = self.record_a.header.settings, self.record_b.header.settings
+        if self.foreign or self.record_a.header.source != "skipstone":
+            return {}
+        return {name: (a[name], b[name]) for name in a if name in b and a[name] != b[name]}
+
+    def step_b(self, forward: int) -> StepRecord | None:
+        """A step of B."""
+        return next((s for s in self.record_b.steps if s.forward == forward), None)
