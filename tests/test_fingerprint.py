@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +107,25 @@ def test_pieces_make_no_difference_to_what_is_covered(monkeypatch: pytest.Monkey
     plain = fingerprint(weights)
     weights["model.transformer.wte.weight"].view(-1)[-1] *= -1
     assert fingerprint(weights) != plain
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_a_process_that_was_forked_from_one_with_many_threads_has_the_same() -> None:
+    """Without care, half of such processes end in torch's "Invalid thread pool!"."""
+    code = """
+        import os, torch
+        from skipstone.models.fingerprint import fingerprint
+        torch.set_num_threads(16)
+        torch.get_num_threads()  # as the first computation does
+        weights = {f"w{i}": torch.ones(64, 64) for i in range(20)}
+        plain = fingerprint(weights)
+        for _ in range(10):
+            if (pid := os.fork()) == 0:
+                os._exit(fingerprint(weights) != plain)
+            assert os.waitpid(pid, 0)[1] == 0
+    """
+    # A process of its own: this one has threads that no fork may lose.
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
 
 
 def test_a_network_without_files_has_one_too() -> None:

@@ -212,6 +212,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
     parser.add_argument("--kills", type=int, default=1000, metavar="N")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    parser.add_argument("--of", action="append", choices=WRITERS, help="only those of a command")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="one kill, by its number")
     parser.add_argument("--fresh", action="store_true", help="forget what was done")
     parser.add_argument("--store", type=Path, default=STORE, help="where results are kept")
@@ -228,7 +229,8 @@ def main() -> int:
             return 1 if killed.broken else 0
         known = Known(options.store / "killed.jsonl", fresh=options.fresh)
         done = {row["number"] for row in known.rows}
-        left = [number for number in range(options.kills) if number not in done]
+        wanted = options.of or WRITERS
+        left = [n for n in range(options.kills) if n not in done and plan(n)[0] in wanted]
         ground.measure_for(left)
         _carry_out(left, options.jobs, ground, known)
     rows = [row for row in known.rows if row["number"] < options.kills]

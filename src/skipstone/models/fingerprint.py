@@ -34,6 +34,9 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     names = sorted(weights)
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
+        # In a forked process the first new thread that computes makes torch's own threads anew,
+        # unguarded: a second one at that moment finds none, "Invalid thread pool!".
+        pool.submit(torch.get_num_threads).result()
         pieces = pool.map(_digest, (piece for name in names for piece in _pieces(weights[name])))
         for name in names:
             whole.update(f"{name} {tuple(weights[name].shape)} ".encode())
