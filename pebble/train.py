@@ -241,10 +241,11 @@ def train(options: Options) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
-    tokenizer = build_tokenizer(options.seed)
     if options.start_from:
         tokenizer = Tokenizer.from_file(str(options.start_from / "tokenizer.json"))
-    journal.say("made the tokenizer")
+    else:
+        tokenizer = build_tokenizer(options.seed)
+        journal.say("made the tokenizer")
     # Each rank draws samples of its own.
     seed = options.seed + 1000 * ranks.rank
     samples = draw_samples(tokenizer, options.samples, seed, options.workers)
