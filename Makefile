@@ -7,7 +7,7 @@ BIN := .venv/bin
 SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs notebook screenshots linkcheck faults fuzz kill clean
+.PHONY: help demo test check format docs notebook screenshots linkcheck faults published fuzz kill clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   format, lint, types, import contracts, docs drift and links"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make faults  inject every fault and score what the diagnosis says (an hour or two)"
+	@echo "make published FAST_DLLM=PATH  plant faults into published code (see docs/diagnoses.md)"
 	@echo "make fuzz    try 20,000 broken inputs (minutes; goes on where it was stopped)"
 	@echo "make kill    kill commands that write 1,000 times (about 20 minutes; goes on likewise)"
 	@echo "make docs    write the generated parts of docs/ again, and the site to build/docs"
@@ -45,6 +46,12 @@ format: .venv/.dev
 
 faults: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m faults.bench --jobs 2 --docs docs/diagnoses.md
+
+# Checkouts of published code by path; what is not named is left out. Nothing is downloaded.
+CHECKOUTS := $(foreach name,FAST_DLLM LLADA DREAM DLLM ES_DLLM,$(if $($(name)),\
+  --$(subst _,-,$(shell echo $(name) | tr A-Z a-z)) "$($(name))"))
+published: .venv/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m faults.published $(CHECKOUTS) --jobs 2
 
 fuzz: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz

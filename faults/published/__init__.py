@@ -1,1 +1,6 @@
-"""The bench on published code: checkouts of it are taken by path, and none of it is in here."""
+"""The benches on published code: checkouts of it are taken by path, and none of it is in here.
+
+``python -m faults.published`` plants faults: statements of ours are put into functions in memory,
+and tiny random models are patched. What a fault is, and what is right to say about it, was written
+down before the diagnosis was asked. ``python -m faults.published.right`` runs the loops as they are.
+"""

@@ -1,0 +1,53 @@
+"""The bench of faults in published code.
+
+    python -m faults.published --fast-dllm PATH [--llada PATH] [--dream PATH] [--dllm PATH]
+        [--es-dllm PATH] [--only NAME ...] [--jobs N] [-o scores.json] [--scores scores.md]
+
+Each path is a local checkout; what is not given is skipped, with a word.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from faults.published import bench, table
+from skipstone.errors import ConfigError
+from skipstone.outputs import write_whole
+
+_CHECKOUT = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option("--fast-dllm", type=_CHECKOUT, help="github.com/NVlabs/Fast-dLLM")
+@click.option("--llada", type=_CHECKOUT, help="github.com/ML-GSAI/LLaDA")
+@click.option("--dream", type=_CHECKOUT, help="A folder with modeling_dream.py, as of Dream-v0")
+@click.option("--dllm", type=_CHECKOUT, help="github.com/ZHZisZZ/dllm")
+@click.option("--es-dllm", type=_CHECKOUT, help="github.com/zhuzj19/ES-dLLM")
+@click.option("--only", multiple=True, help="Faults whose name contains this; repeatable.")
+@click.option("--jobs", default=1, show_default=True, help="Processes.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write all outcomes as JSON.")
+@click.option("--scores", type=click.Path(path_type=Path), help="Write a line for every trial.")
+def main(
+    only: tuple[str, ...],
+    jobs: int,
+    out: Path | None,
+    scores: Path | None,
+    **checkouts: Path | None,
+) -> None:
+    """Plant every fault, and score what the diagnosis says."""
+    given = {name.replace("_", "-"): path for name, path in checkouts.items()}
+    try:
+        done = bench.outcomes(given, only, jobs)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(table.summary(done))
+    if scores is not None:
+        write_whole(scores, table.scores(done, bench.commit()))
+    if out is not None:
+        table.write_json(out, done)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""NVlabs/Fast-dLLM for LLaDA: Wu et al., "Fast-dLLM" (arXiv 2505.22618)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from faults.published.checkouts import load
+from faults.published.code import Base, Code, Job
+from skipstone.models.load import Model
+
+_LOOPS = {
+    "plain": "generate",
+    "prefix": "generate_with_prefix_cache",
+    "dual": "generate_with_dual_cache",
+}
+
+
+def _load(here: Mapping[str, Path]) -> dict[str, ModuleType]:
+    names = ("model.modeling_llada", "generate")
+    model, generate = load(str(here["fast-dllm"]), *names, under="llada")
+    return {"model": model, "generate": generate}
+
+
+def _build(modules: Mapping[str, ModuleType], job: Job) -> Any:
+    return llada_of(modules["model"], job.model)
+
+
+def llada_of(modelling: ModuleType, model: Model) -> Any:
+    """A model of a published ``modeling_llada`` with a copy of our weights."""
+    shape = model.config
+    config = modelling.LLaDAConfig(
+        d_model=shape.width,
+        n_heads=shape.num_heads,
+        n_kv_heads=shape.num_kv_heads,
+        n_layers=shape.num_layers,
+        mlp_hidden_size=shape.mlp_width,
+        vocab_size=shape.vocab_size,
+        embedding_size=shape.vocab_size,
+        max_sequence_length=shape.max_length,
+        rope=True,
+        rope_theta=shape.rope_theta,
+        rms_norm_eps=shape.norm_eps,
+        layer_norm_type="rms",
+        block_type="llama",
+        activation_type="silu",
+        include_bias=False,
+        include_qkv_bias=False,
+        bias_for_layer_norm=False,
+        attention_dropout=0.0,
+        residual_dropout=0.0,
+        embedding_dropout=0.0,
+        weight_tying=False,
+        mask_token_id=shape.mask_id,
+        eos_token_id=shape.eos_id,
+        pad_token_id=shape.eos_id,
+    )
+    # Later versions of transformers give no default for it.
+    config.use_cache = False
+    net = modelling.LLaDAModelLM(config, init_params=True)
+    net.load_state_dict(model.network.published(), strict=True)
+    return net
+
+
+def _run(code: Code, job: Job) -> object:
+    loop = getattr(code.modules["generate"], _LOOPS[job.loop])
+    settings: dict[str, object] = {
+        "steps": job.steps,
+        "gen_length": job.gen_length,
+        "block_length": job.block_length,
+        "mask_id": code.mask_id,
+        "threshold": job.threshold,
+    }
+    return loop(code.net, job.ids, **(settings | job.more))
+
+
+FAST_DLLM = Base("fast-dllm", ("fast-dllm",), _load, _build, _run, ours=True)

@@ -1,0 +1,70 @@
+"""Tiny models whose decisions vary; ours, so that an engine of ours can run the same weights."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from skipstone.models.base import ModelConfig
+from skipstone.models.llada import LLaDA
+from skipstone.models.load import Model
+from tests.conftest import word_text
+
+VOCAB = 160
+MASK, EOS = VOCAB - 1, VOCAB - 2
+LAYERS, HEADS, WIDTH = 4, 4, 48
+
+# Sharp attention, so that it matters who sees whom; a sharp head, so that confidences spread.
+_SCALES = {"q_proj": 1.8, "k_proj": 1.8, "v_proj": 1.4, "ff_out": 1.2}
+_HEAD = 3.2
+
+
+@cache
+def tiny(seed: int, *, kv_heads: int = HEADS, ending: bool = False, sharp: bool = False) -> Model:
+    """A random LLaDA in float32.
+
+    Args:
+        seed: of its weights.
+        kv_heads: fewer than 4 are shared between heads.
+        ending: whether it likes to end.
+        sharp: whether it is so sure that confidences come close to 1.
+    """
+    config = ModelConfig(
+        width=WIDTH,
+        num_layers=LAYERS,
+        num_heads=HEADS,
+        num_kv_heads=kv_heads,
+        mlp_width=80,
+        vocab_size=VOCAB,
+        max_length=256,
+        rope_theta=10000.0,
+        norm_eps=1e-5,
+        tied_head=False,
+        mask_id=MASK,
+        eos_id=EOS,
+    )
+    network = LLaDA(config, torch.float32, torch.device("cpu"))
+    fill(network.published(), seed, head="model.transformer.ff_out.weight")
+    if sharp:
+        network.published()["model.transformer.ff_out.weight"].mul_(4)
+    if ending:
+        network.published()["model.transformer.ff_out.weight"][EOS] *= 1.9
+    return Model(f"tiny-{seed}", network, word_text())
+
+
+def fill(weights: dict[str, Tensor], seed: int, *, head: str) -> None:
+    """Fill weights by name with seeded noise; norms are not all 1, and no mask is predicted."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            noise = torch.randn(tensor.shape, generator=generator)
+            if tensor.ndim == 1:
+                tensor.copy_(0.1 * noise if name.endswith("bias") else 1 + 0.2 * noise)
+                continue
+            scale = next((s for part, s in _SCALES.items() if part in name), 1.0)
+            scale = _HEAD if name == head else scale
+            tensor.copy_(noise * scale / tensor.shape[-1] ** 0.5)
+        # A row of zeros never wins, so that every loop ends.
+        weights[head][MASK] = 0
