@@ -170,4 +170,3 @@ class Call:
     def cached(self) -> bool:
         """Whether it goes on from a cache."""
         return self.kwargs.get("past_key_values") is not None
-
