@@ -18,6 +18,7 @@ from skipstone.foreign.attach.hooks import hook
 from skipstone.foreign.attach.recording import Recording
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.positions.sanitize import sanitize
+from skipstone.foreign.shared.compiled import active
 from skipstone.record import MemoryTrace, RunRecord
 
 
@@ -73,7 +74,7 @@ class Attached:
             watched = sanitize(self._model, mask_id=self._wanted.mask_id)
             self._recording.found = self._on.enter_context(watched).findings
         hook(self._on, self._model, self._layers, self._recording)
-        self._on.enter_context(self._recording.watch)
+        self._on.enter_context(active(self._recording.watch))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:

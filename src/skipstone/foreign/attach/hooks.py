@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from skipstone.foreign.shared.compiled import unseen
+
 
 class Listener(Protocol):
     """Hears of every call, and of every layer within it."""
@@ -34,8 +36,8 @@ class Listener(Protocol):
 def hook(on: ExitStack, model: nn.Module, layers: Sequence[nn.Module], listener: Listener) -> None:
     """Put the hooks on; they come off when ``on`` is closed."""
     handles = [
-        model.register_forward_pre_hook(listener.before, with_kwargs=True),
-        model.register_forward_hook(listener.after),
+        model.register_forward_pre_hook(unseen(listener.before), with_kwargs=True),
+        model.register_forward_hook(unseen(listener.after)),
     ]
     for handle in handles:
         on.callback(handle.remove)
@@ -52,5 +54,5 @@ def _hook_layer(on: ExitStack, layer: nn.Module, number: int, listener: Listener
     def after(module: nn.Module, args: object, output: object) -> None:
         listener.leave_layer(number, output)
 
-    on.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
-    on.callback(layer.register_forward_hook(after).remove)
+    on.callback(layer.register_forward_pre_hook(unseen(before), with_kwargs=True).remove)
+    on.callback(layer.register_forward_hook(unseen(after)).remove)

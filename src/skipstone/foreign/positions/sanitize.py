@@ -28,6 +28,7 @@ from skipstone.foreign.positions.places import Ledger, Ref, Tag, fits, ranked
 from skipstone.foreign.positions.roots import Inputs, places_of, read_inputs
 from skipstone.foreign.positions.rules import HANDS_ON, KEEPS_IDS, RULES
 from skipstone.foreign.positions.watch import CacheWatch, CanvasWatch
+from skipstone.foreign.shared.compiled import active, unseen
 from skipstone.foreign.shared.source import source_line
 from skipstone.record import Event
 
@@ -307,11 +308,11 @@ def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Repor
     follower = _Follower(report, canvases)
     hooks = _Hooks(report, follower, canvases, CacheWatch(report.findings))
     handles = [
-        model.register_forward_pre_hook(hooks.before, with_kwargs=True),
-        model.register_forward_hook(hooks.after, with_kwargs=True),
+        model.register_forward_pre_hook(unseen(hooks.before), with_kwargs=True),
+        model.register_forward_hook(unseen(hooks.after), with_kwargs=True),
     ]
     try:
-        with follower:
+        with active(follower):
             yield report
         canvases.end()
     finally:

@@ -1,0 +1,81 @@
+"""Function modes that stay out of what ``torch.compile`` compiles.
+
+Dynamo traces the function modes on the stack into the graphs of the user's code: each compiled
+function would be compiled again for us, with our code in it, and would then round otherwise. So a
+mode is taken off the stack while a compiled function runs, which is then one operation like any
+other: it gives the same bits as without us, and what happens inside is not seen.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+# Dynamo has no public place for this. It goes through this function of its own whenever a compiled
+# region begins (with what compiles) or ends (with what was before).
+_SWITCH = "_maybe_set_eval_frame"
+
+
+@contextmanager
+def active(mode: TorchFunctionMode) -> Generator[None]:
+    """Have a function mode see every torch function, but for those in compiled code.
+
+    With a torch that has no such switch any more the mode is on in compiled code, too.
+    """
+    # Loading Dynamo takes seconds; while nobody has, nothing is compiled.
+    eval_frame = sys.modules.get("torch._dynamo.eval_frame")
+    switch = getattr(eval_frame, _SWITCH, None)
+    if eval_frame is None or switch is None:
+        with mode:
+            yield
+        return
+    thread = threading.get_ident()
+    outermost: FrameType | None = None
+    """Of Dynamo, whose region has begun: it switches again when the region ends."""
+
+    def switched(callback: Any) -> Any:
+        nonlocal outermost
+        before, frame = switch(callback), sys._getframe(1)
+        if threading.get_ident() != thread:
+            return before
+        if outermost is None and callable(callback) and _take_off(mode):
+            outermost = frame
+        elif outermost is frame:
+            outermost = None
+            _push([mode])
+        return before
+
+    setattr(eval_frame, _SWITCH, switched)
+    try:
+        with mode:
+            yield
+    finally:
+        setattr(eval_frame, _SWITCH, switch)
+
+
+def unseen(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook of ours into which Dynamo does not trace, where the model itself is compiled."""
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
+
+
+def _take_off(mode: TorchFunctionMode) -> bool:
+    """Take a mode off the stack, the ones above it stay; False if it is not there."""
+    above, found = list[TorchFunctionMode](), False
+    while not found and torch._C._len_torch_function_stack():
+        above.append(torch._C._pop_torch_function_stack())
+        found = above[-1] is mode
+    _push(above[:-1] if found else above)
+    return found
+
+
+def _push(modes: list[TorchFunctionMode]) -> None:
+    """Put modes on the stack, the first of them on top."""
+    for mode in reversed(modes):
+        torch._C._push_on_torch_function_stack(mode)
