@@ -407,7 +407,7 @@ def test_a_prompt_that_cannot_be_used_is_refused_before_anything_runs(
     path.write_text('{"prompt": "fine"}\n{"prompt": "\\ud800"}\n')
     monkeypatch.setattr(Engine, "generate_batch", None)
     same = ["--baseline", "skip=none", "--candidate", "cache=none", "--max-disagreement", "1%"]
-    with pytest.raises(PromptError, match="line 2: the prompt is not valid Unicode"):
+    with pytest.raises(PromptError, match="line 2 is not valid Unicode"):
         command(path, *same)
 
 

@@ -238,7 +238,7 @@ def test_the_tables_of_keys_do_not_overlap() -> None:
 def test_a_key_that_is_given_twice_is_named(tmp_path: Path) -> None:
     text = json.dumps(config_fields())
     (tmp_path / "config.json").write_text(text[:-1] + ', "rope_theta": 10000.0}')
-    with pytest.raises(CheckpointError, match="'rope_theta' is given twice"):
+    with pytest.raises(CheckpointError, match="key 'rope_theta' is given twice"):
         read_config(tmp_path)
 
 

@@ -308,7 +308,9 @@ def test_plain_lines_are_prompts_as_they_stand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.jsonl", '{"prompt": "a", "prompt": "b"}', "line 1 has the key 'prompt' twice"),
+        ("p.jsonl", '{"prompt": "a", "prompt": "b"}', "line 1: the key 'prompt' is given twice"),
+        ("p.jsonl", '{"prompt": "a", "answer": "\\ud800"}', "line 1 is not valid Unicode text"),
+        ("p.json", '[{"prompt": "\\udcff"}]', "p.json is not valid Unicode text"),
         (
             "p.jsonl",
             '{"prompt": "a", "anwser": "b"}',

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 from skipstone import TraceWriter
 from skipstone.cli.escape import bounded, json_text, printable, readable
 from skipstone.cli.main import COMMANDS, run
+from skipstone.cli.streams import _guarded, _Stdout
 from skipstone.cli.tables import say_table
 from skipstone.text import Text
 from tests import synthetic_trace as made_up
@@ -25,8 +28,6 @@ from tests.command_lines import sound, traces
 __all__ = ["traces"]
 
 EVIL = "\x1b[2J\x9b31m\u202egnp.exe\u200b\u2066\r\nfake: 1\x07[red]x[/red]\u2028\ufeff\udcff"
-# No tokenizer makes half characters, which a shell makes of bytes that are no UTF-8.
-TOKEN = EVIL.replace("\udcff", "")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NUMBER = re.compile(r"\d+\.\d+|\d+")
 
@@ -58,7 +59,7 @@ def hostile(monkeypatch: pytest.MonkeyPatch, traces: tuple[Path, Path], tmp_path
     """Every token, answer, path and policy name tries to steer the terminal."""
 
     def says(*_: object, **__: object) -> str:
-        return TOKEN
+        return EVIL
 
     def entry_points(**_: object) -> list[Entry]:
         return [Entry()]
@@ -107,7 +108,7 @@ def test_no_command_lets_a_text_steer_the_terminal(
 def test_an_evil_trace_is_shown_and_compared_without_harm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = TOKEN
+    text = EVIL
     paths = [str(tmp_path / name) for name in ("a.trace", "b.trace")]
     for path, more in zip(paths, ("", "!"), strict=True):
         header = replace(made_up.header(), model=text + more, settings={text: text + more})
@@ -190,6 +191,70 @@ def test_the_terminal_s_colours_are_the_user_s(
         assert ("\x1b[" in capsys.readouterr().out) == coloured
 
 
+# --- streams that take nothing
+
+
+@contextmanager
+def stdout_to(write_to: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stdout as ``guard_streams`` makes it, on another descriptor; what it keeps is dropped."""
+    stream = _guarded(_Stdout(write_to, "w", closefd=False), sys.stdout)
+
+    def drop() -> None:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), write_to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        patched.setattr("skipstone.cli.main.drop_output", drop)
+        try:
+            yield
+        finally:
+            drop()
+            stream.close()
+            os.close(write_to)
+
+
+def full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+def reader_that_left() -> int:
+    read, write = os.pipe()
+    os.close(read)
+    return write
+
+
+SILENT = ("export", "report")
+
+
+@pytest.mark.parametrize("more", ["", "--json", "--verify"])
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"bench"}))
+def test_every_command_that_prints_fails_on_a_full_disk_and_not_for_a_reader_that_left(
+    name: str,
+    more: str,
+    traces: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if (more == "--verify" and name != "show") or (more and name in SILENT):
+        pytest.skip("has no such option")
+    for number, (stream, code) in enumerate([(full_disk, 2), (reader_that_left, 0)]):
+        here = tmp_path / str(number)
+        here.mkdir()
+        line = [name, *sound(name, traces, here), *filter(None, [more])]
+        with stdout_to(stream(), monkeypatch):
+            found = run(line)
+        err = capsys.readouterr().err
+        assert found == (0 if name in SILENT else code), err
+        complaints = [text for text in err.splitlines() if "error" in text]
+        if found == 2:
+            assert len(complaints) == 1
+            assert "error: standard output cannot be written (" in complaints[0]
+        else:
+            assert complaints == []
+
+
 # --- processes
 
 SKIPSTONE = [sys.executable, "-m", "skipstone"]
@@ -230,6 +295,7 @@ def test_a_c_locale_gets_errors_and_answers_of_our_own() -> None:
     for line in (
         "skipstone generate 'Héllo …' --gen-length 4",
         "skipstone generate $'H\\xff' --gen-length 4",
+        "skipstone compare 'né' --a cache=none --b cache=dual --gen-length 4",
         "skipstone generate --modél x Hi",
         "skipstone show /né/ü.trace",
         f"skipstone generate {'é' * 400} --cache {'é' * 400}",
@@ -239,6 +305,20 @@ def test_a_c_locale_gets_errors_and_answers_of_our_own() -> None:
         assert "internal error" not in done.stderr
         assert "Traceback" not in done.stderr
         assert all(len(text) <= 500 for text in done.stderr.splitlines())
+
+
+def test_a_c_locale_decodes_the_prompt_that_was_typed() -> None:
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    typed = "skipstone generate 'né 您好' --gen-length 4 --json"
+    found, wanted = (
+        json.loads(shell(typed, **environment).stdout)
+        for environment in (plain, {"PYTHONUTF8": "1"})
+    )
+    assert found["prompt"] == wanted["prompt"] == "né 您好"
+    assert found["tokens"] == wanted["tokens"]
+    refused = shell("skipstone generate $'H\\xff' --gen-length 4", **plain)
+    assert refused.returncode == 2
+    assert "not valid Unicode" in refused.stderr
 
 
 @pytest.mark.parametrize("wait", [0.25, 0.4, 0.6, 0.9])

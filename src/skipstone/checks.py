@@ -12,6 +12,7 @@ import typing
 from typing import TYPE_CHECKING, Literal
 
 from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -58,21 +59,6 @@ def checked(name: str, value: object, hint: object) -> object:
         elif isinstance(option, type) and option in _RULES:
             return _fitted(name, value, option)
     return value
-
-
-def shown(value: object, most: int = 120) -> str:
-    """A value for a message, on one line and not all of it if it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    # A whole number of more digits than Python prints.
-    except ValueError:
-        return "a very large number"
-    return cut(text, most)
-
-
-def cut(text: str, most: int = 120) -> str:
-    """Not all of a text if it is long."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _plain(value: object) -> object:

@@ -17,9 +17,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from skipstone.quoting import within
+
 
 class SkipstoneError(Exception):
-    """Base of all errors that are meant to be read by the user, without a traceback."""
+    """Base of all errors that are meant to be read by the user: in one line, without a traceback.
+
+    What it says has at most 480 characters; ``args`` has all of it.
+    """
+
+    def __str__(self) -> str:
+        """The message; long values in it lose their middle."""
+        return within(" ".join(super().__str__().splitlines()))
 
 
 class ConfigError(SkipstoneError, ValueError):

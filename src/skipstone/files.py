@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import cast
 
+from skipstone import strict_json
 from skipstone.errors import CheckpointError
+from skipstone.quoting import one_line
 
 Json = dict[str, object]
-
-
-def one_line(error: BaseException) -> str:
-    """What another library's error says, on one line, for the parentheses of our own."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _object(pairs: list[tuple[str, object]]) -> Json:
-    """An object whose keys are not given twice with different values."""
-    values = dict(pairs)
-    for key, value in pairs:
-        if values[key] is not value and values[key] != value:
-            raise ValueError(f"{key!r} is given twice, as {value!r} and as {values[key]!r}"[:200])
-    return values
 
 
 def read_json(path: Path) -> Json:
     """Read one JSON object, or say what is wrong with the file."""
     try:
         text = path.read_text(encoding="utf-8")
-        value = json.loads(text, object_pairs_hook=_object)
-        if "\\ud" in text.lower():  # half a character is no text that a tokenizer takes
-            json.dumps(value, ensure_ascii=False).encode()
+        value = strict_json.parse(text)
+        strict_json.check_characters(text, value)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist; a model directory holds config.json, tokenizer.json and "

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from skipstone.errors import OutputError
+from skipstone.quoting import whole_characters
 
 _PROBE = bytes(1 << 16)
 _LONGEST_NAME = 255
@@ -124,13 +125,14 @@ def whole_folder(path: Path) -> Generator[Path, None, None]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file of known content in one go; text as UTF-8.
+    """Write a file of known content in one go; text as UTF-8, half a character as an escape.
 
     Raises:
         OutputError: it cannot be written; what was there before still is.
     """
     with whole_file(path) as part:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        raw = content if isinstance(content, bytes) else whole_characters(content).encode()
+        part.write_bytes(raw)
 
 
 def check_append(path: Path) -> None:

@@ -15,8 +15,8 @@ from importlib.metadata import entry_points
 from typing import Generic, Literal, TypeVar, cast
 
 from skipstone.cache import CachePolicy, DualCache, NoCache, PrefixCache
-from skipstone.checks import shown
 from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import shown
 from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
 from skipstone.unmask import Factor, Fixed, Threshold, UnmaskPolicy
 
@@ -45,13 +45,19 @@ class Kind(Generic[P]):
             if owner != self.name:
                 continue
             if name in found:
-                raise ConfigError(f"entry point {entry.name!r} takes the name of another policy")
+                raise ConfigError(
+                    f"entry point {shown(entry.name)} takes the name of another policy"
+                )
             try:
                 loaded = entry.load()
             except (ImportError, AttributeError) as error:
-                raise ConfigError(f"policy {entry.name!r} cannot be imported ({error})") from None
+                raise ConfigError(
+                    f"policy {shown(entry.name)} cannot be imported ({error})"
+                ) from None
             if not (isinstance(loaded, type) and dataclasses.is_dataclass(loaded)):
-                raise ConfigError(f"policy {entry.name!r} is no dataclass, as policies must be")
+                raise ConfigError(
+                    f"policy {shown(entry.name)} is no dataclass, as policies must be"
+                )
             found[name] = cast("type[P]", loaded)
         return found
 
@@ -134,14 +140,16 @@ class Kind(Generic[P]):
             if key not in fields:
                 rule = nearest(key, fields) if fields else "it has no settings"
                 raise ConfigError(
-                    f"{self.name} policy {name!r} has no setting {shown(key)}; {rule}"
+                    f"{self.name} policy {shown(name)} has no setting {shown(key)}; {rule}"
                 )
             if not equals:
                 raise ConfigError(
-                    f"setting {shown(item)} of {name!r} has no value; write {key}=VALUE"
+                    f"setting {shown(item)} of {shown(name)} has no value; write {key}=VALUE"
                 )
             if key in values:
-                raise ConfigError(f"setting {key!r} of {name!r} is given twice; give it once")
+                raise ConfigError(
+                    f"setting {shown(key)} of {shown(name)} is given twice; give it once"
+                )
             values[key] = convert(value, hints[key], f"{name}:{key}")
         return values
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import reduce
 
 
@@ -30,8 +30,22 @@ class Sentence(str):
         made.template, made.values = template, values
         return made
 
+    def naming(self, token: Callable[[int], str]) -> Sentence:
+        """The same sentence with tokens as ``token`` shows them."""
+
+        def named(value: object) -> object:
+            if isinstance(value, TokenId):
+                return Code(token(value))
+            return value.naming(token) if isinstance(value, Sentence) else value
+
+        return Sentence(self.template, **{name: named(v) for name, v in self.values.items()})
+
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, object]]:
         return (self.template,), self.values
+
+
+class TokenId(int):
+    """A token in a sentence, which whoever has its tokenizer shows as text."""
 
 
 NOTHING = Sentence("")

@@ -23,8 +23,8 @@ from skipstone.bench.cells import job_of
 from skipstone.bench.plan import Generation
 from skipstone.bench.timing import Clock, Rig, Times, clocked, in_turn, release
 from skipstone.errors import ConfigError, nearest
-from skipstone.files import one_line
 from skipstone.models.load import Model
+from skipstone.quoting import one_line, shown
 
 _NEEDED = ("transformers", "einops")
 _FILES = ("generate.py", "model/modeling_llada.py", "model/configuration_llada.py")
@@ -85,9 +85,11 @@ def parse_peer(text: str) -> Path:
     """
     name, equals, path = text.partition("=")
     if name != "fast-dllm":
-        raise ConfigError(f"peer {name!r} is unknown; {nearest(name, ['fast-dllm'])}")
+        raise ConfigError(f"peer {shown(name)} is unknown; {nearest(name, ['fast-dllm'])}")
     if not (equals and path):
-        raise ConfigError(f"--peer is {text!r}, must be fast-dllm=PATH, a checkout of its code")
+        raise ConfigError(
+            f"--peer is {shown(text)}, must be fast-dllm=PATH, a checkout of its code"
+        )
     for folder in (Path(path) / "llada", Path(path)):
         if all((folder / file).is_file() for file in _FILES):
             break

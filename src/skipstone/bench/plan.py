@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipstone.errors import ConfigError
+from skipstone.quoting import shown
 
 if TYPE_CHECKING:
     from skipstone.models.base import ModelConfig
@@ -143,8 +144,8 @@ def parse_generation(text: str) -> Generation:
     match = _NAME.fullmatch(text.strip())
     if match is None:
         raise ConfigError(
-            f"--generation has {text!r}, must be PROMPT+NEW/FORWARDS, then xBATCH and @BLOCK if "
-            f"they are not 1 and {BLOCK}, and ~K:SHARE for a skip after which that share of the "
+            f"--generation has {shown(text)}, must be PROMPT+NEW/FORWARDS, then xBATCH and @BLOCK "
+            f"if they are not 1 and {BLOCK}, and ~K:SHARE for a skip after which that share of the "
             f"rows goes on; like 1000+256/256x8@64~18:0.25"
         )
     prompt, new, forwards = map(int, match.groups()[:3])

@@ -17,6 +17,7 @@ from skipstone.cli.progress import status
 from skipstone.cli.terminal import aside, say, say_json
 from skipstone.errors import ConfigError, nearest
 from skipstone.outputs import check_output
+from skipstone.quoting import shown
 
 if TYPE_CHECKING:
     from skipstone.bench.gate import Check
@@ -125,7 +126,9 @@ def _sections(ctx: click.Context, only: str | None, peer: str | None) -> tuple[s
     chosen = tuple(only.split(",")) if only else possible
     for name in chosen:
         if name not in SECTIONS:
-            raise ConfigError(f"--only has {name!r}, which is unknown; {nearest(name, SECTIONS)}")
+            raise ConfigError(
+                f"--only has {shown(name)}, which is unknown; {nearest(name, SECTIONS)}"
+            )
     if "peer" in chosen and not peer:
         raise ConfigError("--only has peer, but there is none; give --peer fast-dllm=PATH")
     for option, users in _USED_BY.items():

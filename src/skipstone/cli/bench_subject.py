@@ -20,6 +20,7 @@ from skipstone.models import registry
 from skipstone.models.config import read_config
 from skipstone.models.load import Model, dtype_named
 from skipstone.models.shapes import SHAPES
+from skipstone.quoting import shown
 
 _MOST = 1 << 16
 
@@ -126,6 +127,6 @@ def _shares(text: str) -> Iterator[float]:
             share = math.nan
         if not 0.0 < share <= 1.0:
             raise ConfigError(
-                f"--going has {part!r}, must be a share above 0 and at most 1, like 0.25"
+                f"--going has {shown(part)}, must be a share above 0 and at most 1, like 0.25"
             )
         yield share

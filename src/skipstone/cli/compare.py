@@ -17,7 +17,6 @@ from skipstone.diff import Comparison, Divergence
 from skipstone.diff import compare as compare_records
 from skipstone.diff.compare import similarity_by_block
 from skipstone.engine import parse_spec
-from skipstone.errors import PromptError
 from skipstone.outputs import check_output
 from skipstone.record.schema import Candidate
 from skipstone.report.report import check_drawing
@@ -62,8 +61,6 @@ def compare(
     not, 2 on an error.
     """
     source = one_prompt(prompt, prompt_ids)
-    if source is None:
-        raise PromptError("give exactly one of PROMPT and --prompt-ids")
     if page is not None:
         check_drawing()
         check_output(page)

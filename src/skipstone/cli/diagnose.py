@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,21 @@ from skipstone.cli.options import given, run_options
 from skipstone.cli.progress import status
 from skipstone.cli.prompts import one_prompt
 from skipstone.cli.terminal import note, say, say_json
+from skipstone.cli.tokens import Tokens, ids_option, text_of_trace, tokens_of_trace
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.diagnose import diagnose as explain
-from skipstone.errors import ConfigError, TraceError
+from skipstone.errors import ConfigError, PromptError, TraceError
+from skipstone.quoting import shown
 from skipstone.record import Experiment, StoredTrace, open_trace
 
 if TYPE_CHECKING:
     from skipstone.cli.specs import Pair
     from skipstone.engine.prompts import Prompt
     from skipstone.tracing.experiments import Laboratory
+
+# What is found, and the text of a token where its tokenizer is here.
+Told = tuple[Diagnosis, Callable[[int], str] | None]
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -36,6 +42,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
 @click.option("--sample", default=0, show_default=True, help="Which sample of two traces.")
 @click.option("--time-limit", metavar="60s", help="Time for experiments.  [default: 120s]")
+@ids_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def diagnose(
     a: str,
@@ -45,6 +52,7 @@ def diagnose(
     sample: int,
     time_limit: str | None,
     *,
+    ids: bool,
     as_json: bool,
     **options: object,
 ) -> int:
@@ -60,33 +68,38 @@ def diagnose(
         raise ConfigError("give two traces, or two run specs and a PROMPT; found one of each")
     if looks_like_trace(a):
         _check_for_traces(shared, prompt if prompt_ids is None else prompt_ids)
-        diagnosis = _of_traces(Path(a), Path(b), sample, shared.get("model"), limit)
+        diagnosis, text = _of_traces(Path(a), Path(b), sample, shared.get("model"), limit)
     else:
         if sample:
             say_idle(f"--sample {sample} has no effect on two run specs, which decode one prompt")
+        if prompt is None and prompt_ids is None:
+            raise PromptError("two run specs need a PROMPT; two traces do not")
         source = one_prompt(prompt, prompt_ids)
-        diagnosis = _of_specs(a, b, shared, source, limit)
+        diagnosis, text = _of_specs(a, b, shared, source, limit)
     if as_json:
         say_json(diagnosis.as_json())
     else:
-        for line in diagnosis.lines():
+        for line in diagnosis.naming(Tokens(text, ids)).lines():
             say(line)
     return 1 if diagnosis.parted or diagnosis.cause is not None else 0
 
 
-def _of_traces(a: Path, b: Path, sample: int, model: str | None, limit: float) -> Diagnosis:
+def _of_traces(a: Path, b: Path, sample: int, model: str | None, limit: float) -> Told:
     from skipstone.cli.specs import traced_pair
 
     with open_trace(a) as trace_a, open_trace(b) as trace_b:
-        return explained(traced_pair(trace_a, trace_b, sample, model), limit)
+        pair = traced_pair(trace_a, trace_b, sample, model)
+        header = trace_a.headers[sample]
+        named = tokens_of_trace(header, text_of_trace(header, model), ids=False)
+        return explained(pair, limit), named.text
 
 
-def _of_specs(
-    a: str, b: str, shared: dict[str, str], prompt: Prompt | None, limit: float
-) -> Diagnosis:
+def _of_specs(a: str, b: str, shared: dict[str, str], prompt: Prompt, limit: float) -> Told:
     from skipstone.cli.specs import decoded_pair
 
-    return explained(decoded_pair(a, b, shared, prompt), limit)
+    pair = decoded_pair(a, b, shared, prompt)
+    assert pair.reference is not None
+    return explained(pair, limit), pair.reference.text.token
 
 
 def _check_for_traces(shared: dict[str, str], prompt: str | None) -> None:
@@ -113,9 +126,9 @@ def parse_seconds(text: str) -> float:
     try:
         value = float(number) * _UNITS[unit]
     except (ValueError, KeyError):
-        raise ConfigError(f"--time-limit is {text!r}, must be a time like 60s or 2m") from None
+        raise ConfigError(f"--time-limit is {shown(text)}, must be a time like 60s or 2m") from None
     if not value > 0:
-        raise ConfigError(f"--time-limit is {text!r}, must be more than nothing")
+        raise ConfigError(f"--time-limit is {shown(text)}, must be more than nothing")
     return value
 
 

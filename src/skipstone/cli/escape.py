@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import unicodedata
+
+from skipstone.quoting import LONGEST_MESSAGE, within
 
 # Invisible, though Unicode calls them letters or marks: fillers, joiners, selectors of variants.
 _INVISIBLE = frozenset(
@@ -18,10 +19,6 @@ _INVISIBLE = frozenset(
         (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, *range(0x180B, 0x1810)),
     )
 ) | frozenset(map(chr, (*range(0xFE00, 0xFE0E), *range(0xE0100, 0xE01F0))))
-
-# One error, note or status line, its prefix included.
-LONGEST_LINE = 480
-_LONGEST_VALUE = 120
 
 
 def printable(text: str) -> str:
@@ -58,25 +55,9 @@ def shortened(text: str, width: int = 88) -> str:
     return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
-def bounded(text: str, longest: int = LONGEST_LINE) -> str:
-    """Text on one line of at most ``longest`` characters: long values lose their middle.
-
-    What a message says before a value, and the remedy after it, stay whole.
-    """
-    line = printable(" ".join(text.split()))
-    if len(line) <= longest:
-        return line
-    for pattern in (r"\S+", r"'[^']*'|\"[^\"]*\""):
-        line = re.sub(pattern, lambda found: _without_middle(found[0], _LONGEST_VALUE), line)
-    return _without_middle(line, longest)
-
-
-def _without_middle(text: str, longest: int) -> str:
-    if len(text) <= longest:
-        return text
-    left = f"...({len(text)} characters)..."
-    kept = longest - len(left)
-    return text[: kept - kept // 2] + left + text[len(text) - kept // 2 :]
+def bounded(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """Printable text on one line of at most ``longest`` characters."""
+    return within(printable(" ".join(text.split())), longest)
 
 
 def json_text(value: object, encoding: str = "utf-8") -> str:

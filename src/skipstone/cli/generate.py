@@ -40,7 +40,7 @@ def generate(
     """Decode PROMPT and print the answer."""
     spec = run_spec(given(options))
     prompts = read_prompts(prompt, prompt_ids, batch_file)
-    check_batch_size(batch_size, batch_file)
+    check_batch_size(batch_size, batch_file, len(prompts))
     from skipstone.cli.watch import watching
     from skipstone.engine import Engine
 

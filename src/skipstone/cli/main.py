@@ -20,6 +20,7 @@ from skipstone.cli.interrupt import EXIT_INTERRUPTED, ignore_ctrl_c, obey_ctrl_c
 from skipstone.cli.streams import ReaderGoneError, StdoutError, drop_output, guard_streams
 from skipstone.cli.terminal import aside, complain, note
 from skipstone.errors import SkipstoneError, nearest
+from skipstone.quoting import shown
 from skipstone.version import __version__
 
 EXIT_ERROR = 2
@@ -83,7 +84,9 @@ class Commands(click.Group):
         """Find a command, or say which one was meant."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            raise click.UsageError(f"command {name!r} is unknown; {nearest(name, COMMANDS)}", ctx)
+            raise click.UsageError(
+                f"command {shown(name)} is unknown; {nearest(name, COMMANDS)}", ctx
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -175,7 +178,7 @@ def _unknown_option(error: click.NoSuchOption) -> str:
     params = error.ctx.command.params if error.ctx is not None else []
     known = [name for param in params for name in (*param.opts, *param.secondary_opts)]
     options = [name for name in known if name.startswith("--")]
-    return f"option {error.option_name!r} is unknown; {nearest(error.option_name, options)}"
+    return f"option {shown(error.option_name)} is unknown; {nearest(error.option_name, options)}"
 
 
 def _show_warning(

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from skipstone.checks import shown
 from skipstone.engine import Settings, parse_settings
 from skipstone.engine.settings import ALIASES, canonical
 from skipstone.errors import ConfigError, PromptError, nearest
 from skipstone.policies import CACHE, SKIP, UNMASK, Kind
+from skipstone.quoting import shown
 
 if TYPE_CHECKING:
     from skipstone.models.load import Model
@@ -141,7 +141,7 @@ def parse_ids(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise PromptError(
-            f"--prompt-ids is {text!r}, must be whole numbers separated by commas, like 5,17,3"
+            f"--prompt-ids is {shown(text)}, must be whole numbers separated by commas, like 5,17,3"
         ) from None
 
 
@@ -155,7 +155,7 @@ def parse_numbers(option: str, text: str, low: int, high: int) -> list[int]:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
-            f"{option} is {text!r}, must be whole numbers separated by commas, like 4,8"
+            f"{option} is {shown(text)}, must be whole numbers separated by commas, like 4,8"
         ) from None
     for number in numbers:
         if not low <= number <= high:
@@ -172,4 +172,4 @@ def parse_rate(text: str, option: str) -> float:
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        raise ConfigError(f"{option} is {text!r}, must be a rate like 0.5% or 0.005") from None
+        raise ConfigError(f"{option} is {shown(text)}, must be a rate like 0.5% or 0.005") from None

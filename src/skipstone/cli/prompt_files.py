@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import reprlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +15,11 @@ from errno import EBADF
 from pathlib import Path
 from typing import IO, cast
 
+from skipstone import strict_json
 from skipstone.diff.agreement import Question
 from skipstone.diff.judges import JUDGES, check_answer
 from skipstone.errors import PromptError, nearest
+from skipstone.quoting import cut, shown
 
 STDIN = Path("-")
 KEYS = ("prompt", "answer", "judge")
@@ -30,10 +31,6 @@ _LINES = (".jsonl", ".ndjson")
 _NO_TEXT = (".csv", ".tsv", ".yaml", ".yml", ".parquet", ".xlsx", ".gz", ".zip", ".arrow")
 
 Tell = Callable[[str], None]
-
-
-class DuplicateKeyError(ValueError):
-    """A JSON object that has a key twice."""
 
 
 def read_text(path: Path, what: str) -> str:
@@ -100,7 +97,7 @@ def parse_questions(path: Path, text: str, what: str, judge: str, tell: Tell) ->
     if not questions:
         raise PromptError(f"{name} has no prompts; write a list of them")
     if unknown:
-        keys = ", ".join(map(repr, unknown))[:200]
+        keys = cut(", ".join(map(repr, unknown)), 200)
         tell(f"{where} has keys that nothing reads: {keys}; known: {', '.join(KEYS)}")
     return questions
 
@@ -177,25 +174,23 @@ def _json_list(text: str, where: str) -> Iterator[tuple[int, object]]:
 def _parsed(text: str, where: str, number: int | None = None) -> object:
     place = where if number is None else f"{where}, line {number}"
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
-    except DuplicateKeyError as error:
-        raise PromptError(f"{place} {error}") from None
+        value = strict_json.parse(text, _no_number)
+        strict_json.check_characters(text, value)
+        return value
+    except strict_json.DuplicateKeyError as error:
+        raise PromptError(f"{place}: {error}; give it once") from None
+    except UnicodeEncodeError:
+        raise PromptError(
+            f"{place} is not valid Unicode text: an escape names half a character (a lone "
+            f"surrogate); write the character itself, as UTF-8"
+        ) from None
     except json.JSONDecodeError as error:
         hint = "; name a file with one object a line .jsonl" if number is None else ""
         reason = error.msg if number is not None else f"{error.msg}, line {error.lineno}"
         raise PromptError(f"{place} is not JSON ({reason}){hint}") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise PromptError(f"{place} is not JSON ({reason[:80]})") from None
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DuplicateKeyError(f"has the key {twice[:40]!r} twice; give it once")
-    return values
+        raise PromptError(f"{place} is not JSON ({cut(reason)})") from None
 
 
 def _no_number(name: str) -> object:
@@ -215,9 +210,7 @@ def _question(
         raise PromptError(f'{where} has an empty "prompt"; give at least one word')
     answer = entry.get("answer")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
-        raise PromptError(
-            f'{where} has {reprlib.repr(answer)} under "answer", must be text or a number'
-        )
+        raise PromptError(f'{where} has {shown(answer)} under "answer", must be text or a number')
     if answer is not None and not str(answer).strip():
         raise PromptError(f'{where} has an empty "answer"; leave it out if it is not known')
     if answer is None:
@@ -236,20 +229,18 @@ def _check_keys(entry: dict[str, object], where: str, unknown: dict[str, None]) 
             continue
         hint = nearest(key, KEYS)
         if hint.startswith("did you mean"):
-            raise PromptError(f"{where} has the key {key[:40]!r}, which is unknown; {hint}")
-        unknown[key[:40]] = None
+            raise PromptError(f"{where} has the key {shown(key)}, which is unknown; {hint}")
+        unknown[key] = None
 
 
 def _judge(name: object, where: str, allowed: str) -> str:
     """The judge that a line names. A file of prompts must not start code that nobody asked for."""
     if not isinstance(name, str) or (":" not in name and name not in JUDGES):
         known = nearest(str(name), JUDGES)
-        raise PromptError(
-            f'{where} has {str(name)[:60]!r} under "judge", which is unknown; {known}'
-        )
+        raise PromptError(f'{where} has {shown(name)} under "judge", which is unknown; {known}')
     if ":" in name and name != allowed:
         raise PromptError(
-            f"{where} names the judge {name[:60]!r}, which is code; allow it with --judge "
-            f"{name[:60]}"
+            f"{where} names the judge {shown(name)}, which is code; allow it with --judge "
+            f"{cut(name)}"
         )
     return name

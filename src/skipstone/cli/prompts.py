@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from skipstone.cli.prompt_files import STDIN, parse_questions, read_text
 from skipstone.diff.agreement import Question
 from skipstone.diff.judges import find_judge
 from skipstone.errors import ConfigError, PromptError
+from skipstone.quoting import shown
 
 Prompt = str | Sequence[int]
 
@@ -35,8 +37,13 @@ batch_size_option = click.option(
 )
 
 
-def check_batch_size(batch_size: int | None, batch_file: Path | None) -> None:
-    """Refuse a number of places that is none; say if nobody waits for them.
+def check_batch_size(batch_size: int | None, batch_file: Path | None, count: int) -> None:
+    """Refuse a number of places that is none; say if there are more than anybody takes.
+
+    Args:
+        batch_size: as it was given.
+        batch_file: where the prompts are from; None if there is one alone.
+        count: how many prompts there are.
 
     Raises:
         ConfigError: it is below 1.
@@ -44,31 +51,45 @@ def check_batch_size(batch_size: int | None, batch_file: Path | None) -> None:
     if batch_size is None:
         return
     if batch_size < 1:
-        raise ConfigError(f"--batch-size is {batch_size}, must be at least 1")
+        raise ConfigError(f"--batch-size is {shown(batch_size)}, must be at least 1")
     if batch_file is None:
         say_idle(
-            f"--batch-size {batch_size} has no effect on a single prompt; several come from "
+            f"--batch-size {shown(batch_size)} has no effect on a single prompt; several come from "
             f"--batch-file"
+        )
+    elif batch_size > count:
+        say_idle(
+            f"--batch-size {shown(batch_size)} is more than the {count} prompts of {batch_file}: "
+            f"all of them are decoded at once"
         )
 
 
-def one_prompt(prompt: str | None, prompt_ids: str | None) -> Prompt | None:
+def one_prompt(prompt: str | None, prompt_ids: str | None) -> Prompt:
     """The prompt of a command that takes one: an argument, ``-`` for standard input, or ids.
 
     Raises:
-        PromptError: both are given, or what is given cannot be read.
+        PromptError: none or both are given, or what is given cannot be read.
     """
-    if prompt is not None and prompt_ids is not None:
-        raise PromptError("give exactly one of PROMPT and --prompt-ids")
-    if prompt_ids is not None:
+    if prompt_ids is not None and prompt is None:
         return parse_ids(prompt_ids)
-    if prompt is None or prompt != str(STDIN):
-        return prompt
+    if prompt is None or prompt_ids is not None:
+        raise PromptError("give exactly one of PROMPT and --prompt-ids")
+    if prompt != str(STDIN):
+        return _typed(prompt)
     # The line's end is the shell's.
     text = read_text(STDIN, "PROMPT").removesuffix("\n")
     if not text.strip():
         raise PromptError("standard input is empty; give at least one word")
     return text
+
+
+def _typed(argument: str) -> str:
+    """An argument as its user typed it: where the locale is not UTF-8, Python cannot tell."""
+    try:
+        return os.fsencode(argument).decode()
+    # It is no UTF-8, or was not typed: the tokenizer refuses it.
+    except UnicodeError:
+        return argument
 
 
 def read_prompts(
@@ -87,9 +108,7 @@ def read_prompts(
             f"give exactly one of PROMPT, --prompt-ids and --batch-file; found {found}"
         )
     if batch_file is None:
-        alone = one_prompt(prompt, prompt_ids)
-        assert alone is not None
-        return [alone]
+        return [one_prompt(prompt, prompt_ids)]
     questions = read_questions(batch_file, "--batch-file")
     if any(question.answer is not None for question in questions):
         say_idle(f"answers in {batch_file} have no effect here; audit and sweep judge by them")

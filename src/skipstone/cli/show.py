@@ -24,6 +24,7 @@ from skipstone.cli.tokens import (
 )
 from skipstone.diff.compare import SimilaritySummary, similarity_by_block
 from skipstone.errors import ConfigError
+from skipstone.quoting import shown
 from skipstone.record import (
     Candidate,
     Judgements,
@@ -72,50 +73,36 @@ def show(
     with open_trace(trace) as opened:
         if check:
             return _verify(opened, as_json=as_json)
-        _show(
-            opened,
-            sample,
-            where,
-            model,
-            ids=ids,
-            all_steps=all_steps,
-            all_events=all_events,
-            as_json=as_json,
-        )
+        record = _sample(opened, sample)
+        chosen = None if where is None else _find(record, where)
+        text = text_of_trace(record.header, model)
+        tokens = tokens_of_trace(record.header, text, ids=ids)
+        if as_json:
+            say_json(show_json.as_json(opened, sample, chosen, tokens, all_steps=all_steps))
+        elif chosen is not None:
+            for step in chosen:
+                _print_step(step, record, tokens)
+        else:
+            _print_run(opened, sample, prompt_text(record.header, text))
+            if ids:
+                _print_ids(record)
+            if all_steps:
+                _print_steps(record)
+            _print_events(record, everything=all_events)
+            _print_kept(opened, sample)
         return 0
 
 
-def _show(
-    opened: StoredTrace,
-    sample: int,
-    where: str | None,
-    model: str | None,
-    *,
-    ids: bool,
-    all_steps: bool,
-    all_events: bool,
-    as_json: bool,
-) -> None:
-    count = len(opened.headers)
-    if not 0 <= sample < count:
-        raise ConfigError(f"--sample is {sample}, must be from 0 to {count - 1} in {opened.path}")
-    record = opened.records[sample]
-    chosen = None if where is None else _find(record, where)
-    text = text_of_trace(record.header, model)
-    tokens = tokens_of_trace(record.header, text, ids=ids)
-    if as_json:
-        say_json(show_json.as_json(opened, sample, chosen, tokens, all_steps=all_steps))
-    elif chosen is not None:
-        for step in chosen:
-            _print_step(step, record, tokens)
-    else:
-        _print_run(opened, sample, prompt_text(record.header, text))
-        if tokens.ids:
-            _print_ids(record)
-        if all_steps:
-            _print_steps(record)
-        _print_events(record, everything=all_events)
-        _print_kept(opened, sample)
+def _sample(trace: StoredTrace, number: int) -> RunRecord:
+    """The run of one prompt.
+
+    Raises:
+        ConfigError: the trace has none of this number.
+    """
+    count = len(trace.headers)
+    if not 0 <= number < count:
+        raise ConfigError(f"--sample is {number}, must be from 0 to {count - 1} in {trace.path}")
+    return trace.records[number]
 
 
 def _verify(trace: StoredTrace, *, as_json: bool) -> int:
@@ -149,7 +136,7 @@ def _find(record: RunRecord, where: str) -> list[StepRecord]:
     """
     found = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", where, re.ASCII)
     if found is None:
-        raise ConfigError(f"--step is {where!r}, must be BLOCK.STEP, like 1.2")
+        raise ConfigError(f"--step is {shown(where)}, must be BLOCK.STEP, like 1.2")
     place = (int(found[1]), int(found[2]))
     steps = [step for step in record.steps if (step.block, step.step) == place]
     if not steps:

@@ -11,8 +11,9 @@ from skipstone.cli.options import RunSpec, run_spec
 from skipstone.cli.terminal import note
 from skipstone.engine import Engine, parse_spec
 from skipstone.engine.prompts import Prompt
-from skipstone.errors import CheckpointError, ConfigError, PromptError, TraceError
+from skipstone.errors import CheckpointError, ConfigError, TraceError
 from skipstone.models.load import Model, load
+from skipstone.quoting import shown
 from skipstone.record import Header, StoredTrace, Trace
 from skipstone.record.weights import same_weights
 from skipstone.tracing import Recorder
@@ -28,7 +29,7 @@ def parse_at(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"b?(\d{1,9})\.s?(\d{1,9})", text, re.ASCII)
     if found is None:
-        raise ConfigError(f"--at is {text!r}, must be BLOCK.STEP, like 0.3 or b0.s3")
+        raise ConfigError(f"--at is {shown(text)}, must be BLOCK.STEP, like 0.3 or b0.s3")
     return int(found[1]), int(found[2])
 
 
@@ -63,7 +64,7 @@ def _check_weights(model: Model, header: Header, path: Path) -> None:
         )
     if same is False:
         raise ConfigError(
-            f"{path} was recorded with other weights of {header.model!r} ({header.weights}) "
+            f"{path} was recorded with other weights of {shown(header.model)} ({header.weights}) "
             f"than those found here ({model.fingerprint}); give their directory with --model"
         )
 
@@ -119,10 +120,8 @@ def _subject(trace: Trace, sample: int, model: Model | None) -> Subject:
     return Subject(trace, sample, Engine(model, settings_of(record, {})))
 
 
-def decoded_pair(spec_a: str, spec_b: str, shared: dict[str, str], prompt: Prompt | None) -> Pair:
+def decoded_pair(spec_a: str, spec_b: str, shared: dict[str, str], prompt: Prompt) -> Pair:
     """Two run specs, decoded now; both can be run again."""
-    if prompt is None:
-        raise PromptError("two run specs need a PROMPT; two traces do not")
     specs = [run_spec({**shared, **parse_spec(spec)}) for spec in (spec_a, spec_b)]
     say_idle_settings(*(spec.settings for spec in specs))
     model_a = specs[0].load()

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
-from skipstone.cli.escape import LONGEST_LINE, bounded, json_text, printable, readable
+from skipstone.cli.escape import bounded, json_text, printable, readable
+from skipstone.quoting import LONGEST_MESSAGE
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -76,7 +77,7 @@ def aside(*parts: Part) -> None:
 def note(text: str) -> None:
     """Something that had no effect, or that the user should know."""
     prefix = "note: "
-    _write(sys.stderr, [(prefix, "doubt"), bounded(text, LONGEST_LINE - len(prefix))])
+    _write(sys.stderr, [(prefix, "doubt"), bounded(text, LONGEST_MESSAGE - len(prefix))])
 
 
 def complain(text: str) -> None:
@@ -84,7 +85,7 @@ def complain(text: str) -> None:
     encoding = sys.stderr.encoding or "utf-8"
     prefix = "skipstone: error: "
     line = printable(" ".join(text.split())).encode(encoding, "backslashreplace").decode(encoding)
-    _write(sys.stderr, [(prefix, "bad"), bounded(line, LONGEST_LINE - len(prefix))])
+    _write(sys.stderr, [(prefix, "bad"), bounded(line, LONGEST_MESSAGE - len(prefix))])
 
 
 def coloured(stream: TextIO) -> bool:

@@ -16,6 +16,7 @@ from skipstone.cli.prompts import batch_size_option, check_batch_size, read_prom
 from skipstone.cli.terminal import aside, drawing_console, note
 from skipstone.cli.tokens import ids_option
 from skipstone.errors import ConfigError
+from skipstone.quoting import shown
 from skipstone.record import StoredTrace, TraceWriter, open_trace
 from skipstone.record.summary import trace_bytes
 
@@ -75,7 +76,7 @@ def trace(
     """
     spec = run_spec(given(options))
     prompts = read_prompts(prompt, prompt_ids, batch_file)
-    check_batch_size(batch_size, batch_file)
+    check_batch_size(batch_size, batch_file, len(prompts))
     kept, span = _what_to_keep(level, window)
     from skipstone.cli.watch import watching
     from skipstone.engine import Engine
@@ -135,7 +136,7 @@ def parse_window(text: str) -> Window:
     found = re.fullmatch(r"b?(\d{1,9})\.s?(\d{1,9})(?:-b?(\d{1,9})\.s?(\d{1,9}))?", text, re.ASCII)
     if found is None:
         raise ConfigError(
-            f"--window is {text!r}, must be BLOCK.STEP or BLOCK.STEP-BLOCK.STEP, like 1.2-1.5"
+            f"--window is {shown(text)}, must be BLOCK.STEP or BLOCK.STEP-BLOCK.STEP, like 1.2-1.5"
         )
     first = (int(found[1]), int(found[2]))
     last = first if found[3] is None else (int(found[3]), int(found[4]))

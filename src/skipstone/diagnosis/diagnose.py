@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 
 from skipstone.diagnosis.case import Case
@@ -66,6 +66,18 @@ class Diagnosis:
         for finding in (*value["findings"], *value["remarks"]):
             finding["proof"] = str(Proof(finding["proof"]))
         return {"verdict": self.verdict, **value}
+
+    def naming(self, token: Callable[[int], str]) -> Diagnosis:
+        """The same diagnosis with tokens as ``token`` shows them; else they are ids."""
+
+        def named(finding: Finding) -> Finding:
+            evidence, experiment = finding.evidence, finding.experiment
+            return replace(
+                finding, evidence=evidence.naming(token), experiment=experiment.naming(token)
+            )
+
+        findings, remarks = (tuple(map(named, found)) for found in (self.findings, self.remarks))
+        return replace(self, findings=findings, remarks=remarks)
 
     def lines(self) -> list[str]:
         """At most ten lines for a terminal."""

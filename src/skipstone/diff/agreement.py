@@ -13,6 +13,7 @@ from typing import Literal
 from skipstone.diff.binomial import interval, sign_test
 from skipstone.diff.judges import find_judge
 from skipstone.errors import ConfigError
+from skipstone.quoting import shown
 
 Level = Literal["answer", "token", "decision"]
 """What has to be the same: the text up to EOS; every final token; every commit in every step."""
@@ -47,8 +48,8 @@ class Question:
             return bool(judge(text, self.answer))
         except Exception as error:
             raise ConfigError(
-                f"judge {self.judge!r} failed on {text[:40]!r}: {type(error).__name__}: {error}; "
-                f"it must take any text"
+                f"judge {shown(self.judge)} failed on {shown(text)}: {type(error).__name__}: "
+                f"{error}; it must take any text"
             ) from error
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from skipstone.diff.align import Alignment, align_steps
 from skipstone.diff.states import tensor_pairs
 from skipstone.errors import ConfigError
+from skipstone.quoting import shown
 from skipstone.record.schema import Candidates, Header, RunRecord, StepRecord
 from skipstone.record.tensors import Tap
 from skipstone.record.trace import Trace
@@ -204,7 +205,7 @@ def _same_prompt(record: RunRecord, trace: Trace, name: str) -> int:
         if other.header.prompt_ids == record.header.prompt_ids:
             return sample
     raise ConfigError(
-        f"variation {name!r} has no sample of the baseline's prompt; run it on the same prompt"
+        f"variation {shown(name)} has no sample of the baseline's prompt; run it on the same prompt"
     )
 
 

@@ -9,6 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import cast
 
 from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import one_line, shown
 
 Judge = Callable[[str, str], bool]
 """Takes the text that was generated and the known answer; says whether the text is right."""
@@ -67,25 +68,27 @@ def find_judge(name: str) -> Judge:
     module, colon, attribute = name.partition(":")
     if not colon:
         known = f"{nearest(name, JUDGES)}, or give a function as package.module:function"
-        raise ConfigError(f"judge {name!r} is unknown; {known}")
+        raise ConfigError(f"judge {shown(name)} is unknown; {known}")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"judge {name!r} cannot be imported ({error}); check the path, and that its folder is "
-            f"in PYTHONPATH"
+            f"judge {shown(name)} cannot be imported ({one_line(error)}); check the path, and that "
+            f"its folder is in PYTHONPATH"
         ) from None
     if not callable(found):
-        raise ConfigError(f"judge {name!r} is no function; it must take a text and an answer")
+        raise ConfigError(f"judge {shown(name)} is no function; it must take a text and an answer")
     return cast("Judge", found)
 
 
 def check_answer(name: str, answer: str) -> str | None:
     """Why a judge cannot use a known answer; None if it can."""
     if name == "number" and _decimal(answer) is None:
-        return f"answer {answer!r} is no number, as judge 'number' needs"
+        return f"answer {shown(answer)} is no number, as judge 'number' needs"
     if name == "reordered" and len(set(_items(answer))) < 2:
-        return f"answer {answer!r} has no other order; judge 'reordered' needs items with commas"
+        return (
+            f"answer {shown(answer)} has no other order; judge 'reordered' needs items with commas"
+        )
     return None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skipstone import policies
 from skipstone.canvas import Canvas, Geometry, HostCanvas, Status
-from skipstone.checks import checked, shown
+from skipstone.checks import checked
 from skipstone.engine.ages import Ages
 from skipstone.engine.eager import EagerLayers
 from skipstone.engine.graph import GraphLayers
@@ -29,6 +29,7 @@ from skipstone.engine.settings import Settings, SettingsFields
 from skipstone.errors import ConfigError, PromptError, nearest
 from skipstone.models.base import KVStore
 from skipstone.models.load import Model
+from skipstone.quoting import shown
 from skipstone.skip import NoSkip
 
 # On a card a step of so few rows takes about as long as reading the weights, and so would fewer.

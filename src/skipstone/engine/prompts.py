@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from skipstone.errors import PromptError
+from skipstone.quoting import shown
 from skipstone.text import Conversation, Text
-from skipstone.text.messages import brief
 
 Prompt: TypeAlias = "str | Conversation | Sequence[int] | Tensor | np.ndarray"
 """Text, messages with ``role`` and ``content``, or ids [L] or [1, L]."""
@@ -53,7 +53,7 @@ def encode(prompt: object, text: Text, where: str, most: int) -> list[int]:
         return text.encode([*items])  # pyrefly: ignore[bad-argument-type]
     if isinstance(first, str):
         raise PromptError(
-            f"{where} holds {brief(first)}, which is text; give one text alone, or several "
+            f"{where} holds {shown(first)}, which is text; give one text alone, or several "
             f"to generate_batch"
         )
     if isinstance(first, (list, tuple, np.ndarray)) or (isinstance(first, Tensor) and first.ndim):
@@ -81,7 +81,7 @@ def several(prompts: object) -> list[object]:
         found = prompts.tolist() if _is_text(prompts) else list(prompts)
     elif isinstance(prompts, _NO_BATCH) or not isinstance(prompts, Iterable):
         raise PromptError(
-            f"generate_batch was given {brief(prompts)}; it needs a list of at least one prompt"
+            f"generate_batch was given {shown(prompts)}; it needs a list of at least one prompt"
         )
     else:
         found = list(prompts)
@@ -93,7 +93,7 @@ def several(prompts: object) -> list[object]:
 def _check_iterable(prompt: object, where: str) -> None:
     if isinstance(prompt, bytes | bytearray | memoryview):
         raise PromptError(
-            f"{where} is {brief(prompt)}, which may be text or ids; give text: "
+            f"{where} is {shown(prompt)}, which may be text or ids; give text: "
             f"prompt.decode('utf-8')"
         )
     if isinstance(prompt, Mapping):
@@ -102,10 +102,10 @@ def _check_iterable(prompt: object, where: str) -> None:
             if "input_ids" in prompt
             else "write [message]; several of them are a list of lists for generate_batch"
         )
-        raise PromptError(f"{where} is {brief(prompt)}; a conversation is a list: {remedy}")
+        raise PromptError(f"{where} is {shown(prompt)}; a conversation is a list: {remedy}")
     if isinstance(prompt, (set, frozenset)) or not isinstance(prompt, Iterable):
         raise PromptError(
-            f"{where} is {brief(prompt)}; give text, a list of messages, or a list of token ids"
+            f"{where} is {shown(prompt)}; give text, a list of messages, or a list of token ids"
         )
 
 
@@ -134,13 +134,13 @@ def _ids(ids: Iterable[object], where: str, most: int) -> list[int]:
     found = list[int]()
     for token in islice(ids, most + 1):
         if isinstance(token, bool | np.bool_) or not isinstance(token, SupportsIndex):
-            raise PromptError(f"{where} holds {brief(token)}; token ids are whole numbers")
+            raise PromptError(f"{where} holds {shown(token)}; token ids are whole numbers")
         try:
             found.append(operator.index(token))
         # A tensor of one number is an index only if it is a whole one.
         except TypeError:
             raise PromptError(
-                f"{where} holds {brief(token)}; token ids are whole numbers"
+                f"{where} holds {shown(token)}; token ids are whole numbers"
             ) from None
     if not found:
         raise PromptError(f"{where} is empty; give at least one token id")

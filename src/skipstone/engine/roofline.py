@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import shown
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +166,7 @@ def card(name: str) -> Card:
         ConfigError: it is not in the table.
     """
     if name not in CARDS:
-        raise ConfigError(f"gpu {name!r} is unknown; {nearest(name, [*CARDS, 'here'])}")
+        raise ConfigError(f"gpu {shown(name)} is unknown; {nearest(name, [*CARDS, 'here'])}")
     return CARDS[name]
 
 

@@ -11,8 +11,9 @@ from typing import Literal, TypedDict, TypeVar, Unpack, cast
 
 from skipstone import policies
 from skipstone.cache import CachePolicy, DualCache
-from skipstone.checks import check_fields, cut, shown
+from skipstone.checks import check_fields
 from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import cut, shown
 from skipstone.skip import NoSkip, SkipPolicy
 from skipstone.unmask import Threshold, UnmaskPolicy
 
@@ -89,7 +90,7 @@ class Settings:
         known = policies.field_defaults(type(self))
         for name, value in (known | canonical(settings)).items():
             if name not in known:
-                raise ConfigError(f"setting {name!r} is unknown; {_meant(name)}")
+                raise ConfigError(f"setting {shown(name)} is unknown; {_meant(name)}")
             object.__setattr__(self, name, value)
         self._check()
 
@@ -193,7 +194,7 @@ def parse_settings(texts: Mapping[str, str], base: Settings | None = None) -> Se
     values = dict[str, object]()
     for name, text in canonical(texts).items():
         if name not in hints:
-            raise ConfigError(f"setting {name!r} is unknown; {_meant(name)}")
+            raise ConfigError(f"setting {shown(name)} is unknown; {_meant(name)}")
         values[name] = text if name in kinds else policies.convert(text, hints[name], name)
     return (base or Settings()).replace(**cast("SettingsFields", values))
 

@@ -27,6 +27,7 @@ from skipstone.errors import ConfigError, PromptError, SkipstoneError, nearest
 from skipstone.extras import missing
 from skipstone.integrations.model_args import read_model_args
 from skipstone.models.load import load
+from skipstone.quoting import shown
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -127,12 +128,12 @@ class SkipstoneLM(TemplateLM):
         """
         if isinstance(chat_template, str):
             raise ConfigError(
-                f"chat template {chat_template!r} is asked for by name, but a model has one at "
-                f"most; give --apply_chat_template alone"
+                f"chat template {shown(chat_template)} is asked for by name, but a model has one "
+                f"at most; give --apply_chat_template alone"
             )
         if chat_template and self.model.text.template is None:
             raise ConfigError(
-                f"model {self.args.setup.model!r} has no chat template; leave out "
+                f"model {shown(self.args.setup.model)} has no chat template; leave out "
                 f"--apply_chat_template"
             )
         return self.model.text.template if chat_template else None
@@ -211,7 +212,9 @@ class SkipstoneLM(TemplateLM):
         for name in wanted:
             if name in _KNOWN or (name in _DRAWING and settings.temperature == 0):
                 continue
-            raise ConfigError(f"generation argument {name!r} is unknown; {nearest(name, _KNOWN)}")
+            raise ConfigError(
+                f"generation argument {shown(name)} is unknown; {nearest(name, _KNOWN)}"
+            )
         return settings
 
     def _task_may(self, name: str, value: float, settings: Settings) -> Settings:
@@ -236,7 +239,7 @@ class SkipstoneLM(TemplateLM):
         for (_, text), context, answer in requests:
             if not 0 < len(answer) < limit:
                 raise PromptError(
-                    f"the answer {text[:40]!r} has {len(answer)} tokens of its own, must have 1 to "
+                    f"the answer {shown(text)} has {len(answer)} tokens of its own, must have 1 to "
                     f"{limit - 1}"
                 )
             kept = self._shortened(context, limit - len(answer))

@@ -12,6 +12,7 @@ from skipstone.engine import Settings, parse_settings
 from skipstone.engine.likelihood import MonteCarlo
 from skipstone.engine.settings import ALIASES, canonical
 from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import shown
 
 _KINDS = {kind.name: kind for kind in policies.KINDS}
 
@@ -76,7 +77,7 @@ def _texts(args: Mapping[str, object]) -> dict[str, str]:
         elif policy and name in _settings_of(policy, texts[policy]):
             texts[policy] += f"{',' if ':' in texts[policy] else ':'}{name}={text}"
         else:
-            raise ConfigError(f"model argument {name!r} is unknown; {nearest(name, known)}")
+            raise ConfigError(f"model argument {shown(name)} is unknown; {nearest(name, known)}")
     return canonical(texts)
 
 

@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from skipstone.errors import CheckpointError, ConfigError
-from skipstone.files import one_line
 from skipstone.models.base import ModelConfig
 from skipstone.models.folder import find_shards, listed
 from skipstone.models.llada import Layer, LLaDA
+from skipstone.quoting import one_line
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skipstone.checks import cut, shown
 from skipstone.errors import CheckpointError, nearest
 from skipstone.files import read_json
 from skipstone.models.base import ModelConfig
 from skipstone.models.config_keys import HARMLESS, MISSING, READ, SPELLINGS, SUPPORTED
 from skipstone.models.family import check_family
 from skipstone.models.folder import CONFIG, check_folder
+from skipstone.quoting import cut, shown
 
 _ROPE = ("rope_parameters", "rope_scaling")
 
@@ -78,11 +78,12 @@ class _Fields:
         for key, value in table.items():
             if key in plain and value not in (None, plain[key]):
                 raise self.refuse(
-                    f"unsupported settings: {name} has {key}={value!r} (must be {plain[key]!r}); "
-                    f"scaled rotary embeddings are not computed, use a dense LLaDA checkpoint"
+                    f"unsupported settings: {name} has {key}={shown(value)} "
+                    f"(must be {plain[key]!r}); scaled rotary embeddings are not computed, use a "
+                    f"dense LLaDA checkpoint"
                 )
             if key not in (*plain, "rope_theta", "original_max_position_embeddings"):
-                raise self.refuse(f"{name} has {key}={value!r}, which is unknown; {_UNKNOWN}")
+                raise self.refuse(f"{name} has {key}={shown(value)}, which is unknown; {_UNKNOWN}")
         return {key: value for key, value in table.items() if value is not None}
 
     def _get(self, key: str, default: object) -> tuple[str, object]:
@@ -99,8 +100,8 @@ class _Fields:
         for other, contrary in others:
             if contrary != value:
                 raise self.refuse(
-                    f"{name}={value!r} and {other}={contrary!r} contradict each other; keep the "
-                    f"one that the weights were trained with"
+                    f"{name}={shown(value)} and {other}={shown(contrary)} contradict each other; "
+                    f"keep the one that the weights were trained with"
                 )
         return name, value
 
@@ -196,8 +197,8 @@ def _kv_heads(fields: _Fields, heads: int) -> int:
     stated = fields.integer("n_kv_heads", implied)
     if stated != implied:
         raise fields.refuse(
-            f"multi_query_attention={shared!r} and n_kv_heads={stated} contradict each other; keep "
-            f"the one that the weights were trained with"
+            f"multi_query_attention={shown(shared)} and n_kv_heads={stated} contradict each other; "
+            f"keep the one that the weights were trained with"
         )
     return stated
 
@@ -218,7 +219,7 @@ def _check_shape(config: ModelConfig, fields: _Fields, vocab: int) -> None:
         )
     if fields.integer("head_dim", config.head_width) != config.head_width:
         raise fields.refuse(
-            f"head_dim={fields.values['head_dim']!r} contradicts d_model {config.width} over "
+            f"head_dim={shown(fields.values['head_dim'])} contradicts d_model {config.width} over "
             f"n_heads {config.num_heads}, which gives {config.head_width}; heads of another width "
             f"are not computed"
         )

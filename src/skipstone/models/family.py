@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from skipstone.errors import CheckpointError
+from skipstone.quoting import shown
 
 MODEL_TYPE, ARCHITECTURE = "llada", "LLaDAModelLM"
 
@@ -50,9 +51,9 @@ def check_family(path: Path, values: Mapping[str, object]) -> None:
 
 
 def _reason(architecture: object, kind: object) -> str:
-    what = f"architecture {architecture!r} is not supported"
+    what = f"architecture {shown(architecture)} is not supported"
     if architecture == ARCHITECTURE:
-        stated = "without model_type" if kind is None else f"with model_type {kind!r}"
+        stated = "without model_type" if kind is None else f"with model_type {shown(kind)}"
         return f"{what} {stated}: the class is that of dense LLaDA, the type is not"
     if architecture is None:
         return f"{what}: neither architectures nor model_type says what the model is"

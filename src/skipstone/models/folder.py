@@ -11,6 +11,7 @@ from pathlib import Path
 
 from skipstone.errors import CheckpointError
 from skipstone.files import read_json
+from skipstone.quoting import shown
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -111,7 +112,7 @@ def _has_weights(directory: Path) -> bool:
 def _adapter(directory: Path) -> str:
     described = read_json(directory / _ADAPTER)
     kind, base = described.get("peft_type"), described.get("base_model_name_or_path")
-    of = f" of {base!r}" if isinstance(base, str) and base else ""
+    of = f" of {shown(base)}" if isinstance(base, str) and base else ""
     kind = f"{kind} adapter" if isinstance(kind, str) and kind else "adapter"
     return (
         f"{directory} holds a PEFT {kind}{of}, not a model; merge it into its base "

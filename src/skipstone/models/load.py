@@ -9,13 +9,13 @@ from typing import Never
 
 import torch
 
-from skipstone.checks import cut, shown
 from skipstone.errors import ConfigError, nearest
 from skipstone.models import registry
 from skipstone.models.base import ModelConfig, Network
 from skipstone.models.checkpoint import load_network, stored_dtype
 from skipstone.models.config import read_config
 from skipstone.models.fingerprint import fingerprint
+from skipstone.quoting import cut, shown
 from skipstone.text import Text
 
 _DTYPES = {
@@ -87,7 +87,7 @@ def load(
     """
     for name in unknown:
         known = ("device", "dtype", "local_files_only")
-        raise ConfigError(f"load has no argument {name!r}; {nearest(name, known)}")
+        raise ConfigError(f"load has no argument {shown(name)}; {nearest(name, known)}")
     place = _device(device)
     kind = None if isinstance(dtype, str) and dtype == "auto" else dtype_named(dtype)
     directory = registry.find(name_or_dir, local_files_only=local_files_only)

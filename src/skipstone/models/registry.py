@@ -12,9 +12,8 @@ from threading import Thread
 from urllib.request import Request, urlopen
 
 from skipstone.errors import CheckpointError
-from skipstone.files import one_line
 from skipstone.models.folder import find_shards
-from skipstone.record.damage import brief
+from skipstone.quoting import one_line, shown
 
 EMBEDDED = "pebble"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -44,8 +43,8 @@ def find(name_or_dir: str | Path, *, local_files_only: bool = False) -> Path:
     if isinstance(name_or_dir, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         meant = f"did you mean {EMBEDDED!r}? Else " if get_close_matches(name, [EMBEDDED]) else ""
         raise CheckpointError(
-            f"model {name!r} not found: it is no directory; {meant}use {EMBEDDED!r}, a directory, "
-            f"or a hub name such as 'GSAI-ML/LLaDA-8B-Instruct'"
+            f"model {shown(name)} not found: it is no directory; {meant}use {EMBEDDED!r}, a "
+            f"directory, or a hub name such as 'GSAI-ML/LLaDA-8B-Instruct'"
         )
     cached, state = _cached(name)
     return cached or _downloaded(name, state, local_files_only=local_files_only)
@@ -59,7 +58,7 @@ def check_recorded(name: str) -> None:
     """
     if name != EMBEDDED and (_HUB_NAME.fullmatch(name) is None or Path(name).exists()):
         raise CheckpointError(
-            f"the trace names {brief(name)} as its model; no folder is opened because a trace says "
+            f"the trace names {shown(name)} as its model; no folder is opened because a trace says "
             f"so: if you know it, give it with --model, in Python as model=load(...)"
         )
 
@@ -96,7 +95,7 @@ def _cached(name: str) -> tuple[Path | None, str]:
         return None, "incomplete in the local hub cache"
     except ValueError as error:
         raise CheckpointError(
-            f"model {name!r} is neither a directory nor a hub name ({one_line(error)}); write "
+            f"model {shown(name)} is neither a directory nor a hub name ({one_line(error)}); write "
             f"'organisation/model'"
         ) from None
 
@@ -114,7 +113,7 @@ def _downloaded(name: str, state: str, *, local_files_only: bool) -> Path:
     # The client also raises the errors of its transport; each means that it is not to be had.
     except Exception as error:
         raise CheckpointError(
-            f"model {name!r} is no directory, {state}, and cannot be downloaded "
+            f"model {shown(name)} is no directory, {state}, and cannot be downloaded "
             f"({one_line(error)}); on a machine with access run: hf download {name}"
         ) from None
 

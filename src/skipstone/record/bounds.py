@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from skipstone.quoting import shown
 from skipstone.record.schema import Header, Outcome, StepRecord
 from skipstone.record.store import TensorEntry, shard_name
 
@@ -81,7 +82,7 @@ def check_entry(entry: TensorEntry) -> None:
         ValueError: the index says something else.
     """
     if entry.shard != shard_name(entry.sample, entry.key.forward):
-        raise ValueError(f"shard {entry.shard[:60]!r} is not that of its step")
+        raise ValueError(f"shard {shown(entry.shard)} is not that of its step")
     for name in ("rows", "width", "nbytes", "shard_bytes"):
         _within(name, getattr(entry, name), 0, 1 << 62)
     _within("layer", entry.key.layer, 0, _INT32)

@@ -6,11 +6,11 @@ import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from reprlib import Repr
 
 from safetensors import SafetensorError
 
 from skipstone.errors import TraceError
+from skipstone.quoting import one_line
 
 DAMAGE = (
     sqlite3.Error,
@@ -24,16 +24,6 @@ DAMAGE = (
     RecursionError,
 )
 """What the libraries and our own checks raise."""
-
-_LONGEST = 200
-
-_REPR = Repr()
-_REPR.maxstring = 80
-
-
-def brief(value: object) -> str:
-    """A value of a trace as it may stand in an error: it can be of any length."""
-    return _REPR.repr(value)
 
 
 @contextmanager
@@ -61,5 +51,4 @@ def reason(error: BaseException) -> str:
     """What an error says, on one line of bounded length."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    line = " ".join(str(error)[: 4 * _LONGEST].split()) or type(error).__name__
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    return one_line(error)

@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from skipstone.errors import TraceError
+from skipstone.quoting import shown
 from skipstone.record.damage import DAMAGE, damaged
 from skipstone.record.folder import LOG, check_files, plain_file
 from skipstone.record.store import DATABASE, MAX_ROW
@@ -117,7 +118,7 @@ class Database:
         for row in self.rows("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 32"):
             if row not in _expected(tables):
                 kind, name = str(row[0])[:20], str(row[1])[:40]
-                raise ValueError(f"it has a {kind} {name!r} that no trace has")
+                raise ValueError(f"it has a {kind} {shown(name)} that no trace has")
             found.add(row)
         if missing := sorted(str(row[1]) for row in _expected(tables) - found):
             raise ValueError(f"it has no table {missing[0]!r}")

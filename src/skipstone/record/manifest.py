@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from skipstone.errors import TraceError
+from skipstone.quoting import shown
 from skipstone.record.checksum import Checksums
-from skipstone.record.damage import brief, damaged
+from skipstone.record.damage import damaged
 from skipstone.record.folder import plain_file, read_small
 from skipstone.record.plain import from_json, json_object, text, to_json, whole
 from skipstone.record.store import FORMAT, MANIFEST, MAX_MANIFEST, SCHEMA, Manifest
@@ -53,11 +54,11 @@ def _check_version(folder: Path, found: str) -> None:
     kind, schema, version = (values.get(name) for name in ("format", "schema", "skipstone"))
     if text(kind) != FORMAT:
         raise TraceError(
-            f"{str(folder)!r} is no trace: its {MANIFEST} says {brief(kind)}, must say {FORMAT!r}"
+            f"{str(folder)!r} is no trace: its {MANIFEST} says {shown(kind)}, must say {FORMAT!r}"
         )
     if whole(schema) > SCHEMA:
         raise TraceError(
-            f"the trace {str(folder)!r} has schema {brief(schema)} (written by skipstone "
+            f"the trace {str(folder)!r} has schema {shown(schema)} (written by skipstone "
             f"{text(version)[:40]}), and skipstone {__version__} reads up to {SCHEMA}; upgrade "
             f"skipstone to read it"
         )
@@ -71,7 +72,7 @@ def _check(manifest: Manifest) -> None:
     if manifest.schema < 1:
         raise ValueError(f"schema is {manifest.schema}, must be 1 or more")
     if re.fullmatch("[0-9a-f]{16}", manifest.run) is None:
-        raise ValueError(f"run is {brief(manifest.run)}, must be 16 hexadecimal digits")
+        raise ValueError(f"run is {shown(manifest.run)}, must be 16 hexadecimal digits")
     if manifest.checksum != _checksum(manifest):
         raise ValueError("its checksum is wrong")
 

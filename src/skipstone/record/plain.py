@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import typing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from skipstone.record.damage import brief
+from skipstone import strict_json
+from skipstone.quoting import shown
 from skipstone.record.store import MAX_JSON
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def blob(value: object) -> bytes:
 
 def _of(kind: type[V], value: object, name: str) -> V:
     if not isinstance(value, kind):
-        raise ValueError(f"{brief(value)} is no {name}")
+        raise ValueError(f"{shown(value)} is no {name}")
     return value
 
 
@@ -59,19 +60,12 @@ def json_object(found: str) -> dict[str, object]:
     if len(found) > MAX_JSON:
         raise ValueError(f"has more than {MAX_JSON} characters")
     try:
-        values = json.loads(found, object_pairs_hook=_unique)
+        values = strict_json.parse(found)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(values, dict):
         raise ValueError(f"holds a {type(values).__name__}, must be a JSON object")
-    return values
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError("a name stands twice in one JSON object")
-    return members
+    return cast("dict[str, object]", values)
 
 
 def from_json(kind: type[T], found: str) -> T:
@@ -84,7 +78,7 @@ def from_json(kind: type[T], found: str) -> T:
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in json_object(found).items()}
     for name, value in values.items():
         if name not in hints or not _fits(value, hints[name]):
-            raise ValueError(f"{brief(name)} is no field of {kind.__name__}, or has a wrong value")
+            raise ValueError(f"{shown(name)} is no field of {kind.__name__}, or has a wrong value")
     try:
         return kind(**values)
     except TypeError as error:

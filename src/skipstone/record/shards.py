@@ -10,9 +10,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from skipstone.errors import TraceError
+from skipstone.quoting import shown
 from skipstone.record.bounds import check_tensor
 from skipstone.record.checksum import Checksums
-from skipstone.record.damage import brief
 from skipstone.record.folder import plain_file
 from skipstone.record.ledger import StoredAs
 from skipstone.record.schema import Header, StepRecord
@@ -49,7 +49,7 @@ def read_tensor(
     with safe_open(path, framework="np") as file:
         for name, allowed in ((entry.positions, ("I32",)), (entry.values, _DTYPES)):
             if file.get_slice(name).get_dtype() not in allowed:
-                raise ValueError(f"{brief(name)} is none of {', '.join(allowed)}")
+                raise ValueError(f"{shown(name)} is none of {', '.join(allowed)}")
         positions, values = file.get_tensor(entry.positions), file.get_tensor(entry.values)
     check_tensor(header, entry, positions, values)
     if checksums is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import shown
 from skipstone.report.facts import verdict
 from skipstone.report.theme import config, painted
 from skipstone.report.words import Text, in_language, words
@@ -46,7 +47,7 @@ def figure(
     from skipstone.report.views import VIEWS
 
     if name not in VIEWS:
-        raise ConfigError(f"view {name!r} is unknown; {nearest(name, VIEWS)}")
+        raise ConfigError(f"view {shown(name)} is unknown; {nearest(name, VIEWS)}")
     at = study.first or 0 if step is None else step
     if not 0 <= at < len(study.steps):
         raise ConfigError(f"step is {at}, must be between 0 and {len(study.steps) - 1}")

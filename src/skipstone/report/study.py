@@ -173,7 +173,10 @@ def study(
     runs = tuple(_runs(traces, names, sample))
     chosen = closest_look(traces, sample)
     difference = diff(traces[0], runs[chosen].trace, sample=sample, floor=floor)
-    return Study(runs, runs[chosen], difference, diagnosis, token or _by_number)
+    token = token or _by_number
+    if diagnosis is not None:
+        diagnosis = diagnosis.naming(token)
+    return Study(runs, runs[chosen], difference, diagnosis, token)
 
 
 def closest_look(traces: Sequence[Trace], sample: int = 0) -> int:

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 
 from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import shown
 from skipstone.sentence import Sentence
 
 LANGUAGES = {"en": "English", "zh": "中文"}
@@ -26,7 +27,7 @@ def words(language: str) -> Mapping[str, str]:
         ConfigError: the language is not known.
     """
     if language not in LANGUAGES:
-        raise ConfigError(f"language is {language!r}; {nearest(language, LANGUAGES)}")
+        raise ConfigError(f"language is {shown(language)}; {nearest(language, LANGUAGES)}")
     sections = _sections(language)
     return {f"{name}.{key}": word for name, keys in sections.items() for key, word in keys.items()}
 

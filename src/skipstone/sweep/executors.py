@@ -20,6 +20,7 @@ import torch
 from skipstone.errors import ConfigError, SkipstoneError, nearest
 from skipstone.extras import missing
 from skipstone.models.load import Model
+from skipstone.quoting import shown
 from skipstone.sweep.measure import Measurement, Plan, Unit, measure, warm_up, worker_model
 
 # Pools in a row that may break before they finish anything.
@@ -56,10 +57,10 @@ def parse_executor(text: str) -> Executor:
         return Ray()
     if name == "local":
         if not count.isdecimal() or int(count) < 1:
-            raise ConfigError(f"executor {text!r} needs a number of processes, like local:2")
+            raise ConfigError(f"executor {shown(text)} needs a number of processes, like local:2")
         return Local(int(count))
     raise ConfigError(
-        f"executor {text!r} is unknown; {nearest(text, ['serial', 'local:2', 'ray'])}"
+        f"executor {shown(text)} is unknown; {nearest(text, ['serial', 'local:2', 'ray'])}"
     )
 
 

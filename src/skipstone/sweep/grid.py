@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from skipstone import policies
 from skipstone.engine.settings import Settings, parse_settings, parse_spec
 from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import shown
 from skipstone.skip import CosineSkip, NoSkip
 
 BASELINE = "baseline"
@@ -71,7 +72,7 @@ def parse_grid(text: str, base: Settings, baseline: Settings) -> Grid:
     if merged:
         notes.append(f"{merged} settings decode like another one (threshold 1 never skips)")
     if not found:
-        raise ConfigError(f"grid {text!r} holds nothing but the baseline; add other values")
+        raise ConfigError(f"grid {shown(text)} holds nothing but the baseline; add other values")
     return Grid(tuple(found.values()), tuple(notes))
 
 
@@ -105,7 +106,7 @@ def _check_keys(axes: Mapping[str, Sequence[str]]) -> None:
         if key in _NOT_SWEPT:
             raise ConfigError(f"{key} cannot be swept; give it as --{key}, one sweep for each")
         if key not in known:
-            raise ConfigError(f"setting {key!r} of the grid is unknown; {nearest(key, known)}")
+            raise ConfigError(f"setting {shown(key)} of the grid is unknown; {nearest(key, known)}")
         repeated = next((value for value in values if values.count(value) > 1), None)
         if repeated is not None:
             raise ConfigError(f"{key}={repeated} is twice in the grid; give it once")
@@ -127,7 +128,7 @@ def _setting(texts: dict[str, str], base: Settings) -> Setting:
             settings = settings.replace(skip=_cosine(fields, base))
     except ConfigError as error:
         pairs = " ".join(f"{key}={text}" for key, text in texts.items())
-        raise ConfigError(f"grid setting {pairs!r}: {error}") from None
+        raise ConfigError(f"grid setting {shown(pairs)}: {error}") from None
     if isinstance(settings.skip, CosineSkip) and settings.skip.skip_threshold == 1:
         settings = settings.replace(skip=NoSkip())
     return Setting(_name(texts, settings), settings)

@@ -14,6 +14,7 @@ from skipstone.engine import Engine, Settings
 from skipstone.errors import ConfigError, PromptError, SkipstoneError
 from skipstone.models.load import Model
 from skipstone.models.registry import EMBEDDED
+from skipstone.quoting import shown
 from skipstone.skip import NoSkip
 from skipstone.sweep.executors import Executor, Serial
 from skipstone.sweep.grid import Setting
@@ -116,7 +117,7 @@ def _check(model: Model, plan: Plan, questions: Sequence[Question]) -> None:
         try:
             Engine(model, setting.settings)
         except ConfigError as error:
-            raise ConfigError(f"setting {setting.name!r}: {error}") from None
+            raise ConfigError(f"setting {shown(setting.name)}: {error}") from None
     first = dict[str, int]()
     for number, question in enumerate(questions, start=1):
         where = f"prompt {number} (line {question.line})" if question.line else f"prompt {number}"

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 from skipstone.diff.agreement import Question
 from skipstone.errors import ConfigError, OutputError
 from skipstone.extras import missing
-from skipstone.files import one_line
 from skipstone.outputs import check_output, is_part, whole_file, write_whole
+from skipstone.quoting import one_line, whole_characters
 from skipstone.sweep.measure import Measurement
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ class Store:
         told = [questions[m.prompt] for m in found]
         table = _table(found)
         for name, values in (
-            ("question", [q.prompt for q in told]),
-            ("answer", [q.answer for q in told]),
+            ("question", [_text(q.prompt) for q in told]),
+            ("answer", [_text(q.answer) for q in told]),
         ):
             table = table.append_column(name, pa.array(values, pa.string()))
         self._write("results.parquet", table)
@@ -224,4 +224,10 @@ def _table(found: Sequence[Measurement]) -> pa.Table:
         return pa.list_(one) if name.endswith("[]") else one
 
     schema = pa.schema([(name, kind(text)) for name, text in COLUMNS.items()])
-    return pa.Table.from_pylist([asdict(row) for row in found], schema=schema)
+    rows = [{name: _text(value) for name, value in asdict(row).items()} for row in found]
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _text(value: object) -> object:
+    """A value as Parquet takes it: text is UTF-8 there."""
+    return whole_characters(value) if isinstance(value, str) else value

@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from skipstone.errors import CheckpointError, PromptError
-from skipstone.files import one_line
+from skipstone.quoting import one_line, shown
 from skipstone.text.kept import left_out
 from skipstone.text.messages import (
     Conversation,
@@ -219,7 +219,7 @@ class Text:
             _check_text(text)
             if self._holds_special(text):
                 raise PromptError(
-                    f"a message has {text[:80]!r} outside of its content, which is the text of a "
+                    f"a message has {shown(text)} outside of its content, which is the text of a "
                     f"special token; remove it"
                 )
         return turns
@@ -239,7 +239,7 @@ class Text:
         if lost is not None:
             template = choose(self._templates, self._source, tools=False)
             assert template is not None
-            raise template.refused(f"leaves out {_shown(lost)}, which is part of the prompt")
+            raise template.refused(f"leaves out {shown(lost)}, which is part of the prompt")
         return whole, around
 
     def _holds_special(self, text: str) -> bool:
@@ -269,7 +269,7 @@ class Text:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             raise CheckpointError(
-                f"{self._source}: the tokenizer cannot read the prompt ({one_line(error)[:200]}); "
+                f"{self._source}: the tokenizer cannot read the prompt ({one_line(error)}); "
                 f"use the tokenizer of the published checkpoint"
             ) from None
 
@@ -326,8 +326,3 @@ def _characters(value: object) -> int:
     if isinstance(value, Mapping):
         return sum(map(_characters, value)) + sum(map(_characters, value.values()))
     return 1 + sum(map(_characters, value)) if isinstance(value, (list, tuple)) else 1
-
-
-def _shown(text: str) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from skipstone.checks import cut
 from skipstone.errors import PromptError
+from skipstone.quoting import shown
 
 Message = Mapping[str, object]
 """One turn: ``role``, ``content`` (text, or a list of ``{"type": "text", "text": ...}``), and what
@@ -30,7 +29,7 @@ def plain(messages: Conversation) -> list[dict[str, object]]:
         PromptError: it is no conversation.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
-        raise PromptError(f"a conversation is a list of messages, and not {brief(messages)}")
+        raise PromptError(f"a conversation is a list of messages, and not {shown(messages)}")
     return [_turn(message, i) for i, message in enumerate(messages)]
 
 
@@ -98,18 +97,18 @@ def other_texts(turns: Sequence[Message]) -> Iterator[str]:
 def _turn(message: object, number: int) -> dict[str, object]:
     if not isinstance(message, Mapping):
         raise PromptError(
-            f"message {number} is {brief(message)}; a message is "
+            f"message {number} is {shown(message)}; a message is "
             f'{{"role": "user", "content": "..."}}'
         )
     role = message.get("role")
     if not isinstance(role, str) or not role.strip():
         raise PromptError(
-            f"message {number} has {brief(role)} under 'role'; write 'user', 'assistant' or "
+            f"message {number} has {shown(role)} under 'role'; write 'user', 'assistant' or "
             f"'system'"
         )
     content = message.get("content")
     if not isinstance(content, (str, list, tuple)) and not (content is None and len(message) > 2):
-        raise PromptError(f"message {number} has {brief(content)} under 'content', must be text")
+        raise PromptError(f"message {number} has {shown(content)} under 'content', must be text")
     turn = {
         str(key): plain_value(value, f"message {number}")
         for key, value in message.items()
@@ -136,14 +135,5 @@ def plain_value(value: object, where: str, depth: int = 0) -> object:
     if isinstance(value, (list, tuple)):
         return [plain_value(one, where, depth + 1) for one in value]
     raise PromptError(
-        f"{where} holds {brief(value)}; a conversation is made of text, numbers, lists and dicts"
+        f"{where} holds {shown(value)}; a conversation is made of text, numbers, lists and dicts"
     )
-
-
-def brief(value: object) -> str:
-    """A value for a message, on one line; long ones are cut before they are written out."""
-    try:
-        return cut(" ".join(reprlib.repr(value).split()), 80)
-    # A whole number of more digits than Python prints.
-    except ValueError:
-        return "a very large number"

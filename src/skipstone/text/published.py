@@ -6,7 +6,8 @@ import stat
 from pathlib import Path
 
 from skipstone.errors import CheckpointError
-from skipstone.files import Json, one_line, read_json
+from skipstone.files import Json, read_json
+from skipstone.quoting import one_line
 
 _MEGABYTE = 1 << 20
 MOST_SETTINGS = 32 * _MEGABYTE

@@ -23,6 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from skipstone.quoting import shown
 from skipstone.text.costs import ExhaustedError
 from skipstone.text.meter import Meter
 from skipstone.text.sizes import Once, length
@@ -107,7 +108,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def unsafe_undefined(self, obj: object, attribute: str) -> Undefined:
         """Refuse at once; Jinja's own sandbox prints nothing until the value is used further."""
-        raise SecurityError(f"attribute {attribute[:80]!r} of a {type(obj).__name__}")
+        raise SecurityError(f"attribute {shown(attribute)} of a {type(obj).__name__}")
 
     def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         """Charge a binary operator; the compiled template calls this."""
@@ -354,7 +355,7 @@ class _Namespace(Namespace):
 
 def _check_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"attribute {name[:80]!r} of a namespace")
+        raise SecurityError(f"attribute {shown(name)} of a namespace")
 
 
 class _Generation(Extension):

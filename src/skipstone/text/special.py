@@ -16,6 +16,7 @@ from tokenizers import AddedToken
 
 from skipstone.errors import CheckpointError
 from skipstone.files import Json
+from skipstone.quoting import shown
 from skipstone.text.published import read_settings
 
 _LISTS = ("extra_special_tokens", "additional_special_tokens")
@@ -95,7 +96,7 @@ def _declared(path: Path, described: object) -> dict[int, AddedToken]:
     for token, about in described.items():
         if not isinstance(about, dict) or not _content(about):
             raise CheckpointError(
-                f"{path}: added token {str(token)[:40]!r} has no text under 'content'; copy it "
+                f"{path}: added token {shown(token)} has no text under 'content'; copy it "
                 f"from the published checkpoint"
             )
         found[_id(path, token)] = _added_token(cast("Json", about))
@@ -120,6 +121,6 @@ def _id(path: Path, token: object) -> int:
     if isinstance(token, int) and not isinstance(token, bool) and token >= 0:
         return token
     raise CheckpointError(
-        f"{path}: the id of an added token is {str(token)[:40]!r}, must be a whole number; copy it "
+        f"{path}: the id of an added token is {shown(token)}, must be a whole number; copy it "
         f"from the published checkpoint"
     )

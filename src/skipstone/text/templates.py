@@ -8,7 +8,8 @@ from pathlib import Path
 from jinja2.exceptions import SecurityError
 
 from skipstone.errors import CheckpointError
-from skipstone.files import Json, one_line
+from skipstone.files import Json
+from skipstone.quoting import one_line, shown
 from skipstone.text import sandbox
 from skipstone.text.costs import ExhaustedError
 from skipstone.text.published import read_published_text, read_settings
@@ -64,7 +65,7 @@ class ChatTemplate:
         self, what: str, error: Exception | None = None, remedy: str = _REMEDY
     ) -> CheckpointError:
         """The error that names this template."""
-        reason = "" if error is None else f" ({one_line(error)[:200]})"
+        reason = "" if error is None else f" ({one_line(error)})"
         return CheckpointError(f"{self._where}: the chat template {what}{reason}; {remedy}")
 
 
@@ -135,5 +136,5 @@ def _named(value: object, path: Path) -> dict[str, ChatTemplate]:
                 f"{path}: chat_template is a {type(value).__name__} with an entry that is no "
                 f"name and template; give one text, or a list of {{'name': ..., 'template': ...}}"
             )
-        found[name] = ChatTemplate(text, f"{path}, template {name[:40]!r}")
+        found[name] = ChatTemplate(text, f"{path}, template {shown(name)}")
     return found

@@ -10,7 +10,8 @@ from typing import cast
 from tokenizers import Tokenizer
 
 from skipstone.errors import CheckpointError
-from skipstone.files import Json, one_line
+from skipstone.files import Json
+from skipstone.quoting import one_line, shown
 from skipstone.text.published import check_size
 from skipstone.text.special import SpecialTokens
 
@@ -38,8 +39,7 @@ def read_tokenizer(directory: Path, special: SpecialTokens, vocab_size: int) -> 
     # The tokenizers package raises bare Exception for a file that it cannot parse.
     except Exception as error:
         raise CheckpointError(
-            f"{path} is not a tokenizer ({one_line(error)[:200]}); copy it from the published "
-            f"checkpoint"
+            f"{path} is not a tokenizer ({one_line(error)}); copy it from the published checkpoint"
         ) from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -74,7 +74,7 @@ def _add(tokenizer: Tokenizer, special: SpecialTokens, vocab_size: int, director
             found = tokenizer.token_to_id(about.content)
         if found != token:
             raise CheckpointError(
-                f"{directory} gives {about.content[:80]!r} the id {token}, but in tokenizer.json "
+                f"{directory} gives {shown(about.content)} the id {token}, but in tokenizer.json "
                 f"it has {found}; copy both files from the same published checkpoint"
             )
     names = [*special.named.values(), *special.extra]

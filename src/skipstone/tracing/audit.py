@@ -19,6 +19,7 @@ from skipstone.diff.compare import Comparison, compare
 from skipstone.engine import Engine
 from skipstone.errors import ConfigError, OutputError, PromptError
 from skipstone.outputs import check_append, write_whole
+from skipstone.quoting import shown
 from skipstone.record.plain import from_json, to_json
 from skipstone.record.schema import RunRecord
 from skipstone.tracing.recorder import Recorder
@@ -153,7 +154,7 @@ def _records(engine: Engine, prompts: Sequence[str]) -> list[RunRecord]:
     try:
         engine.generate_batch(prompts, observer=recorder)
     except PromptError as error:
-        raise PromptError(f"{prompts[0][:40]!r} and what follows: {error}") from None
+        raise PromptError(f"{shown(prompts[0])} and what follows: {error}") from None
     return recorder.records
 
 

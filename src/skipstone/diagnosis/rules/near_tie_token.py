@@ -7,7 +7,7 @@ from skipstone.diagnosis.experiment import Follow
 from skipstone.diagnosis.finding import Finding, Proof, RuledOut
 from skipstone.diagnosis.rule import Answer, Rule, place
 from skipstone.diff import logit_gap
-from skipstone.sentence import NOTHING, Sentence, listed
+from skipstone.sentence import NOTHING, Sentence, TokenId, listed
 
 
 def examine(case: Case) -> Answer:
@@ -35,8 +35,8 @@ def examine(case: Case) -> Answer:
         where=place(step, case.record_b.header.num_layers, first.position),
         evidence=Sentence(
             "tokens {a} and {b} are {gap:.2g} logits apart; noise reaches {noise:.2g}",
-            a=first.a.token,
-            b=first.b.token,
+            a=TokenId(first.a.token),
+            b=TokenId(first.b.token),
             gap=abs(gap),
             noise=case.noise.floor.gap,
         ),
@@ -64,7 +64,7 @@ def _lifted(case: Case, position: int) -> Sentence:
     found = None if trace is None else trace.records[0].steps[-1].candidates.at(position)
     if found is None:
         return NOTHING
-    return Sentence("in a better dtype it is token {token}", token=found.token)
+    return Sentence("in a better dtype it is token {token}", token=TokenId(found.token))
 
 
 RULE = Rule(6, "near-tie-token", "near tie of the token", examine)

@@ -21,6 +21,7 @@ from skipstone.foreign.attach.attached import Attached
 from skipstone.foreign.attach.layers import find_layers
 from skipstone.foreign.attach.wanted import AttachLevel, Wanted
 from skipstone.foreign.shared.calls import as_text
+from skipstone.quoting import shown
 from skipstone.tracing.recorder import Window
 
 
@@ -69,7 +70,8 @@ def attach(
     checked("level", level, AttachLevel)
     if (level == "window") != (window is not None):
         raise ConfigError(
-            f"level is {level!r} and window is {window!r}; a window belongs to level='window'"
+            f"level is {shown(level)} and window is {shown(window)}; a window "
+            f"belongs to level='window'"
         )
     known = _special_id(model, "mask_token_id", mask_id)
     if known is None:

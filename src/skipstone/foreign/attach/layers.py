@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import shown
 
 # Names under which well-known families keep their blocks: LLaDA, Dream and most others, GPT.
 _USUAL = (
@@ -30,7 +31,7 @@ def find_layers(model: nn.Module, name: str | None = None) -> list[nn.Module]:
     lists = _lists(model)
     if name is not None:
         if name not in lists:
-            raise ConfigError(f"layers is {name!r}, no list of layers; {_known(name, lists)}")
+            raise ConfigError(f"layers is {shown(name)}, no list of layers; {_known(name, lists)}")
         return list(lists[name])
     for usual in _USUAL:
         if usual in lists:
