@@ -104,6 +104,20 @@ def test_prompts_wait_for_a_place_and_answer_in_their_order(
     assert answers[0] == answers[1] == answers[2]
 
 
+@pytest.mark.parametrize("size", ["3", "1000000000"])
+def test_more_places_than_prompts_are_said_to_have_no_effect(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, size: str
+) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text(f"{QUESTION}\nWhat is the capital of Turkey?\n")
+    line = ("generate", "--batch-file", str(path), *FAST, "--batch-size")
+    code, out, err = call(capsys, *line, size)
+    assert (code, out.count("]")) == (0, 2)
+    assert f"note: --batch-size {size} is more than the 2 prompts of " in err
+    # The control.
+    assert "note: --batch-size" not in call(capsys, *line, "2")[2]
+
+
 def test_a_budget_that_stops_says_how_many_masks_are_left(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -218,7 +232,7 @@ def test_the_options_are_the_planned_ones() -> None:
         "env": {"--json", "--debug"},
         "trace": shared
         | {"--ids", "--batch-file", "--batch-size", "--output", "--level", "--window"},
-        "diagnose": shared | {"--sample", "--time-limit"},
+        "diagnose": shared | {"--ids", "--sample", "--time-limit"},
         "step": {"--ids", "--at", "--with", "--model", "--sample", "--json", "--debug"},
         "show": {
             "--ids",

@@ -11,14 +11,18 @@ from typing import NoReturn
 
 import pytest
 
-from skipstone import Engine, Settings
+from skipstone import Engine, Settings, load
 from skipstone.cli import specs
 from skipstone.cli.diagnose import parse_seconds
 from skipstone.cli.main import run
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.diagnose import Diagnosis
+from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.engine import parse_settings, parse_spec
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.models.load import Model
 from skipstone.record import Header, TraceWriter, experiments, open_trace
+from skipstone.sentence import NOTHING, Sentence, TokenId, listed
 from skipstone.tracing import Recorder
 from tests.watching import prompt_of, uneven_model
 
@@ -124,6 +128,41 @@ def test_two_specs_and_a_prompt(call: Call) -> None:
     code, out, _ = call("diagnose", "cache=dual", "cache=dual", *shared)
     assert code == 0
     assert out.startswith("A and B decide the same in every step\nno cause to look for")
+
+
+def test_tokens_are_text_and_their_ids_come_on_request(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A near tie names two tokens; no tokenizer says which they are but the one of the runs."""
+    text = load("pebble").text
+    one, other = text.encode("Newton")[-2:]
+
+    def near_tie(case: Case) -> Diagnosis:
+        found = Sentence("tokens {a} and {b} are close", a=TokenId(one), b=TokenId(other))
+        finding = Finding(
+            rule="near-tie-token",
+            number=6,
+            what=Sentence("a near tie"),
+            where=Place(0, 0, 0, 0),
+            evidence=found,
+            proof=Proof.CONSISTENT,
+            experiment=listed([found, found]),
+            remedy=NOTHING,
+        )
+        return Diagnosis(True, Sentence("they part"), (finding,), (), (), NOTHING, ())
+
+    monkeypatch.setattr("skipstone.cli.diagnose.explain", near_tie)
+    line = ["diagnose", "cache=none", "cache=dual", "Hi", "--gen-length", "4"]
+    for more, shown in (
+        ((), f"{text.token(one)!r} and {text.token(other)!r}"),
+        (("--ids",), f"{text.token(one)!r} (id {one}) and {text.token(other)!r} (id {other})"),
+    ):
+        assert run([*line, *more]) == 1
+        out = capsys.readouterr().out
+        assert out.count(f"tokens {shown} are close") == 3
+    assert run([*line, "--json"]) == 1
+    (cause,) = json.loads(capsys.readouterr().out)["findings"]
+    assert cause["evidence"] == f"tokens {one} and {other} are close"
 
 
 def test_without_its_model_a_pair_is_inconclusive_and_says_why(

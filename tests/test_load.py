@@ -286,7 +286,7 @@ def test_a_device_is_a_device(checkpoint: Path, wrong: Any) -> None:
 )
 def test_unknown_dtypes(checkpoint: Path, dtype: Any, rule: str) -> None:
     message = _message(lambda: load(checkpoint, dtype=dtype), ConfigError)
-    assert f"dtype {dtype!r}"[:100] in message
+    assert f"dtype {dtype!r}"[:60] in message
     assert len(message) < 300
     assert rule in message
 
