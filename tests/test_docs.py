@@ -117,6 +117,13 @@ def test_the_glossary_has_the_words_of_the_field(site: Path) -> None:
         assert f'id="term-{word}"' in page, word
 
 
+def test_law_7_has_its_precision() -> None:
+    law, _, limits = (DOCS / "laws.md").read_text("utf-8").partition("## How exact law 7 is")
+    assert "[How exactly](#how-exact-law-7-is) depends on the dtype" in law
+    assert "In float32, decisions are the same to the bit" in limits
+    assert "In half precision (bfloat16, float16) decisions are the same up to ties" in limits
+
+
 def test_the_pictures_show_a_right_answer_and_what_a_shortcut_made_of_it() -> None:
     model = skipstone.load("pebble")
     longer = EXACT.replace(gen_length=128, steps=128, cache=NoCache())

@@ -65,3 +65,18 @@ def test_the_make_targets_exist() -> None:
 def test_links_lead_somewhere() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_it_says_how_to_install_and_where_the_command_is(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for told in (
+        "`.venv/bin/skipstone`",
+        "`source .venv/bin/activate`",
+        "make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu",
+        "`pip install .`",
+        "3.11",
+        "3.13",
+    ):
+        assert told in text
+    assert "pip install skipstone" not in text
