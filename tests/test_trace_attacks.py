@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ from skipstone.cli import main
 from skipstone.cli.main import run
 from skipstone.errors import SkipstoneError
 from skipstone.record import open_trace
+from skipstone.record.database import Database
+from skipstone.record.store import DATABASE
 from tests import synthetic_trace as made_up
 from tests.fuzz.trace_attacks import attacks
 
 ATTACKS = attacks()
+EMPTIED = "DELETE FROM steps"
 COMMANDS = (
     ("show", "{trace}"),
     ("show", "{trace}", "--json", "--steps"),
@@ -116,6 +120,33 @@ def test_a_command_that_fails_keeps_no_file_open(
     assert len(kept) == 9
     assert None not in kept
     assert open_files() == before
+
+
+# Older Pythons cannot tell SQLite so; there the check of the schema and the authorizer stand alone.
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Connection.setconfig came with 3.12")
+@pytest.mark.parametrize("writing", [False, True])
+def test_sqlite_itself_distrusts_the_file(whole: Path, tmp_path: Path, writing: bool) -> None:
+    """Without the authorizer, so that nothing else stands in the way of an attack."""
+    trace = shutil.copytree(whole, tmp_path / "attack.trace")
+    with closing(sqlite3.connect(trace / DATABASE, isolation_level=None)) as connection:
+        connection.execute("CREATE VIEW v AS SELECT * FROM steps")
+        connection.execute(f"CREATE TRIGGER t AFTER INSERT ON events BEGIN {EMPTIED}; END")
+        many = connection.execute("SELECT count(*) FROM steps").fetchone()
+    with closing(sqlite3.connect(trace / DATABASE, isolation_level=None)) as connection:
+        Database(connection, trace, writing=writing)
+        connection.set_authorizer(None)
+        for sql, why in (
+            ("SELECT * FROM v", "access to view"),
+            ("DELETE FROM sqlite_master", "may not be modified"),
+        ):
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute("PRAGMA query_only = OFF")
+            with pytest.raises(sqlite3.OperationalError, match=why):
+                connection.execute(sql)
+        row = connection.execute("SELECT * FROM events LIMIT 0").description
+        values = ", ".join(str(1000 + number) for number in range(len(row)))
+        connection.execute(f"INSERT INTO events VALUES ({values})")
+        assert connection.execute("SELECT count(*) FROM steps").fetchone() == many
 
 
 def open_files() -> set[str]:
