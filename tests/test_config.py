@@ -73,7 +73,14 @@ def test_scaled_rotary_embeddings_are_refused(
 
 
 @pytest.mark.parametrize(
-    "table", [None, {}, {"rope_type": "default"}, {"type": "default", "factor": 1.0}]
+    "table",
+    [
+        None,
+        {},
+        {"rope_type": "default"},
+        {"type": "default", "factor": 1.0},
+        {"rope_type": "default", "attention_factor": None, "beta_fast": None},
+    ],
 )
 def test_a_table_that_scales_nothing_is_accepted(tmp_path: Path, table: object) -> None:
     assert read(tmp_path, rope_scaling=table).rope_theta == 500000.0
@@ -227,6 +234,11 @@ def test_unknown_keys_that_say_nothing_are_passed_over(tmp_path: Path) -> None:
 def test_a_long_value_is_cut(tmp_path: Path) -> None:
     assert "..." in refusal(tmp_path, mystery=["x" * 10000])
     assert "..." in refusal(tmp_path, **{"k" * 5000: 1})
+
+
+@pytest.mark.parametrize("table", [{"x" * 5000: 1}, {"rope_type": "y" * 5000}])
+def test_a_long_entry_of_a_table_is_cut(tmp_path: Path, table: object) -> None:
+    assert len(refusal(tmp_path, rope_scaling=table)) < 500
 
 
 def test_the_tables_of_keys_do_not_overlap() -> None:

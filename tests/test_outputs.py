@@ -154,6 +154,7 @@ def test_paths_that_cannot_be_written_are_refused_and_nothing_is_left(tmp_path: 
     cases = {
         tmp_path: "it is a folder",
         tmp_path / "missing" / "x": "No such file",
+        tmp_path / "missing" / ".." / "x": "No such file",
         file / "x": "Not a directory",
         tmp_path / ("x" * 300): "File name too long",
         tmp_path / "a\0b": "no file can have this name",

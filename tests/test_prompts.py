@@ -305,6 +305,16 @@ def test_plain_lines_are_prompts_as_they_stand(tmp_path: Path) -> None:
     ]
 
 
+def test_marks_of_files_that_were_joined_are_no_tokens(tmp_path: Path, call: Call) -> None:
+    content = "\ufeff\ufeffWho?\n\ufeffWhat \ufeffis?\n"
+    found = [prompt for prompt, _, _ in _questions(tmp_path / "p.txt", content)]
+    assert found == ["Who?", "What \ufeffis?"]
+    joined = '\ufeff{"prompt": "a"}\n\ufeff{"prompt": "b"}\n'
+    found = [prompt for prompt, _, _ in _questions(tmp_path / "p.jsonl", joined)]
+    assert found == ["a", "b"]
+    assert json.loads(call("generate", "\ufeffw1", *SHORT)[1])["prompt"] == "w1"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -328,6 +338,18 @@ def test_plain_lines_are_prompts_as_they_stand(tmp_path: Path) -> None:
         ("p.json", "[]", "has no prompts; write a list of them"),
         ("p.json", '[""]', 'entry 1 has an empty "prompt"'),
         ("p.json", "[3]", 'entry 1 has no text under "prompt"'),
+        (
+            "p.jsonl",
+            '{"prompt": "a", "answer": 1e999}',
+            'a number under "answer" that is too large',
+        ),
+        ("p.jsonl", '{"question": "a"}', "under \"prompt\"; it has 'question'"),
+        ("p.jsonl", '["a", "b"]', "it is a list: write one"),
+        ("p.jsonl", '{"messages": [{"role": "user", "content": "a"}]}', "it holds messages"),
+        ("p.json", '[{"role": "user", "content": "a"}]', "it holds messages"),
+        ("p.txt", '{"prompt": "a",}\nWho?', "line 1 is nearly JSON, but no object"),
+        ("p.txt", "Who?\n{'prompt': 'a'}", "line 2 is nearly JSON, but no object"),
+        ("p.txt", 'Who?\n{"id": 1, "prompt": "a"}', "line 2 is JSON among lines of plain text"),
         ("p.txt", 'Who?\n{"prompt": "a"}', "line 2 is JSON among lines of plain text"),
         ("p.txt", '{"prompt": "a"}\nWho?', "line 2 is not JSON"),
         ("p.txt", "Hi".encode("utf-16-le"), "holds NUL characters, as other encodings do"),

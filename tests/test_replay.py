@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skipstone import DualCache, Factor, Fixed, NoCache, PrefixCache, Settings, Threshold
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.experiment import Choice, Follow, Lab, Patch
+from skipstone.diagnosis.experiment import Choice, Follow, Lab, Patch, Unavailable
 from skipstone.diagnosis.patching import Spot, decisive
 from skipstone.engine import Engine
 from skipstone.models.base import KVStore
@@ -82,6 +82,19 @@ def apart(a: Trace, b: Trace, forward: int) -> list[object]:
 
 
 # --- a led run
+
+
+@pytest.mark.parametrize("token", [uneven_model(1).network.config.vocab_size, 2**31 - 1])
+def test_a_canvas_that_the_model_cannot_read_is_refused(token: int) -> None:
+    a = trace_of(BASE)
+    steps = a.records[0].steps
+    foreign = [replace(step, ids_before=np.full_like(step.ids_before, token)) for step in steps]
+    trace = MemoryTrace()
+    trace.begin([a.records[0].header], "decisions")
+    for step in foreign:
+        trace.step(0, step, {})
+    with pytest.raises(Unavailable, match=f"holds the token id {token}, but the model has"):
+        lab_of(trace).ask(Follow("a", "a", (0, 1)))
 
 
 @pytest.mark.parametrize("rule", UNMASKS, ids=lambda settings: repr(settings.unmask))

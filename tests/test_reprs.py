@@ -13,6 +13,7 @@ from skipstone import Engine, Recorder, Result, Settings, diagnose, load, open_t
 from skipstone.diff import compare, diff
 from skipstone.diff.floor import estimated_floor
 from skipstone.record.settings import plain_settings
+from skipstone.sentence import counted
 from tests import synthetic_trace as made_up
 
 
@@ -28,9 +29,9 @@ def test_a_result_and_its_stats_tell_a_person_something(
 ) -> None:
     result, _ = recorded
     assert str(result) == result.text
-    assert f"{result.stats.generated} tokens, {result.stats.num_forwards} forwards" in str(
-        result.stats
-    )
+    forwards = counted(result.stats.num_forwards, "forward")
+    assert f"{result.stats.generated} tokens, {forwards}" in str(result.stats)
+    assert [counted(1, "mask"), counted(0, "mask")] == ["1 mask", "0 masks"]
     assert str(result.stats) in repr(result)
     assert len(repr(result.stats)) < 120
     assert result.answer == result.tokens[: result.length]

@@ -153,7 +153,7 @@ def test_a_batch_is_one_trace_of_several_samples(
         assert (header["sample"], header["batch"]) == (sample, 2)
         assert outcome["tokens"] == answer["tokens"]
     assert (
-        "prompt      1 tokens, 16 new, sample 1 of 2"
+        "prompt      1 token, 16 new, sample 1 of 2"
         in call(capsys, "show", path, "--sample", "1")[1]
     )
     code, _, err = call(capsys, "show", path, "--sample", "2")
@@ -289,6 +289,51 @@ def test_show_json_is_strict_and_complete(capsys: pytest.CaptureFixture[str], pa
     assert steps[0]["rows"] == step.rows.tolist()
     assert [c["confidence"] for c in found[0]["candidates"]] == [None] * len(odd)
     assert "unfinished" in call(capsys, "show", path)[1]
+
+
+def test_what_experiments_found_is_shown_in_words(
+    capsys: pytest.CaptureFixture[str], path: Path
+) -> None:
+    made_up.write(path, forwards=2)
+    finding = {"what": "a row is old", "rule": "stale-kv", "proof": "sufficient"}
+    kept = {
+        "run A again [1]": (
+            {"seconds": 0.29425839299801737, "outcome": "1 steps"},
+            "1 step, 0.29 s",
+        ),
+        "run B again [2]": ({"seconds": 2.0, "outcome": "12 steps"}, "12 steps, 2.00 s"),
+        "diagnosis": (
+            {"verdict": "stale-kv", "findings": [finding], "ruled_out": ["x"] * 500},
+            "a row is old [stale-kv], sufficient",
+        ),
+        "of another program": ({"restored": True}, '{"restored": true}'),
+        "steps without end": ({"seconds": 1.0, "outcome": "9" * 99 + " steps"}, ""),
+    }
+    with open_trace(path) as trace:
+        for key, (outcome, _) in kept.items():
+            trace.add_experiment(key, "{}", json.dumps(outcome))
+        trace.add_experiment("empty", "{}", '{"findings": []}')
+        trace.add_experiment("deep", "{}", "[" * 100_000)
+    out = " ".join(call(capsys, "show", path)[1].split())
+    assert all(f"experiment {key}: {words}" in out for key, (_, words) in kept.items())
+    assert "ruled_out" not in out
+    assert len(out) < 4000
+
+
+def test_a_diagnosis_that_found_no_cause_is_shown(
+    capsys: pytest.CaptureFixture[str], path: Path
+) -> None:
+    made_up.write(path, forwards=2)
+    with open_trace(path) as trace:
+        trace.add_experiment("diagnosis", "{}", '{"findings": [], "summary": "no difference"}')
+    assert "diagnosis: no difference" in call(capsys, "show", path)[1]
+
+
+def test_the_prompt_is_shown_with_its_roles_apart(
+    capsys: pytest.CaptureFixture[str], path: Path
+) -> None:
+    call(capsys, "trace", "Hello there", "-o", path, "--gen-length", "8")
+    assert "asked       user | Hello there | assistant" in call(capsys, "show", path)[1]
 
 
 def test_text_from_a_trace_cannot_steer_the_terminal(

@@ -174,6 +174,8 @@ def _target(path: Path, *, replace: bool) -> Path:
         raise IsADirectoryError(0, "it is a folder")
     if found is not None and not stat.S_ISREG(found.st_mode):
         raise OSError(0, "it is no file")
+    if found is None:
+        path.parent.stat()  # realpath takes "missing/.." for here
     target = Path(os.path.realpath(path))
     effective = os.access in os.supports_effective_ids
     if found is not None and not os.access(target, os.W_OK, effective_ids=effective):

@@ -56,6 +56,11 @@ class Code(str):
     """A value that no language translates: a command, a setting, a place in a file."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 step``, ``2 steps``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def listed(sentences: Iterable[Sentence]) -> Sentence:
     """Several sentences as one, parted by semicolons; those that say nothing are left out."""
     said = [sentence for sentence in sentences if sentence]

@@ -40,6 +40,7 @@ CALLED: list[dict[str, object]] = [
     },
     {"role": "tool", "content": "4"},
 ]
+MANY_CALLS = CALLED * 12
 
 
 class Case(NamedTuple):
@@ -58,6 +59,12 @@ CASES = {
     "tojson indent": Case("{{ messages | tojson(indent=2) }}", TALK),
     "tojson separators": Case("{{ messages | tojson(separators=(',', ':')) }}", TALK),
     "tojson sorted": Case("{{ tools | tojson(sort_keys=true, indent=4) }}", USER, [TOOL]),
+    "tojson tight": Case("{{ messages | tojson(separators=(',', ':')) }}", MANY_CALLS),
+    "tojson of many tools": Case(
+        "{% for t in tools %}{{ t | tojson(indent=4) }}\n{% endfor %}{{ messages[0].content }}",
+        USER,
+        [TOOL] * 20,
+    ),
     "tojson position": Case("{{ messages | tojson(false, 1) }}", TALK),
     "generation": Case(
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"

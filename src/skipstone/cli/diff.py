@@ -20,6 +20,7 @@ from skipstone.diff.tensor_search import Provenance, TensorDivergence
 from skipstone.errors import ConfigError, SkipstoneError
 from skipstone.record import StoredTrace, Trace, open_trace
 from skipstone.record.schema import Candidate, RunRecord
+from skipstone.sentence import counted
 
 if TYPE_CHECKING:
     from skipstone.models.load import Model
@@ -108,7 +109,7 @@ def _load(name: str, trace: StoredTrace) -> Model:
 def _head(found: Difference, paths: tuple[Path, Path]) -> Iterator[str]:
     for name, path, run, end in zip("AB", paths, (found.a, found.b), found.endings, strict=True):
         settings = " ".join(f"{s.name}={getattr(s, name.lower())}" for s in found.settings)
-        yield f"{name}  {path}: {_model(run)}, {end.forwards} forwards"
+        yield f"{name}  {path}: {_model(run)}, {counted(end.forwards, 'forward')}"
         yield f"   {shortened(settings) or 'the same settings'}"
         yield f"   {'(unfinished)' if end.text is None else shortened(end.text)}"
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +31,11 @@ _MOST_LINE = 4_000_000
 _MOST_PROMPTS = 1_000_000
 _LINES = (".jsonl", ".ndjson")
 _NO_TEXT = (".csv", ".tsv", ".yaml", ".yml", ".parquet", ".xlsx", ".gz", ".zip", ".arrow")
+
+# Nobody begins a prompt like this.
+_MEANT_AS_JSON = re.compile(r"""\s*\[?\s*\{\s*["']prompt["']\s*:""")
+# Marks of the encoding (BOM) where a line begins.
+_MARKS = re.compile("^\ufeff+", re.MULTILINE)
 
 Tell = Callable[[str], None]
 
@@ -54,7 +61,9 @@ def read_text(path: Path, what: str) -> str:
         raise PromptError(f"{name} is not UTF-8 text; convert it first") from None
     if "\0" in text:
         raise PromptError(f"{name} holds NUL characters, as other encodings do; save it as UTF-8")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    # Files that were joined have a mark where the next one began.
+    return _MARKS.sub("", text)
 
 
 def parse_questions(path: Path, text: str, what: str, judge: str, tell: Tell) -> list[Question]:
@@ -155,10 +164,11 @@ def _is_json(text: str) -> bool:
 
 def _plain(line: str, number: int, where: str) -> Question:
     """A line that is a prompt as it stands."""
-    if '"prompt"' in line and _is_json(line):
+    whole = '"prompt"' in line and _is_json(line)
+    if whole or _MEANT_AS_JSON.match(line):
+        what = "JSON among lines of plain text" if whole else "nearly JSON, but no object"
         raise PromptError(
-            f"{where}, line {number} is JSON among lines of plain text; write all lines as JSON "
-            f"and name the file .jsonl"
+            f"{where}, line {number} is {what}; write all lines as JSON and name the file .jsonl"
         )
     return Question(line, line=number)
 
@@ -205,12 +215,16 @@ def _question(
     _check_keys(entry, where, unknown)
     prompt = entry.get("prompt")
     if not isinstance(prompt, str):
-        raise PromptError(f'{where} has no text under "prompt"')
+        raise PromptError(f'{where} has no text under "prompt"{_what_else(value)}')
     if not prompt.strip():
         raise PromptError(f'{where} has an empty "prompt"; give at least one word')
     answer = entry.get("answer")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
         raise PromptError(f'{where} has {shown(answer)} under "answer", must be text or a number')
+    if isinstance(answer, float) and not math.isfinite(answer):
+        raise PromptError(
+            f'{where} has a number under "answer" that is too large; write it as text'
+        )
     if answer is not None and not str(answer).strip():
         raise PromptError(f'{where} has an empty "answer"; leave it out if it is not known')
     if answer is None:
@@ -220,6 +234,20 @@ def _question(
     if reason is not None:
         raise PromptError(f"{where}: {reason}")
     return Question(prompt, str(answer), number, rule)
+
+
+def _what_else(value: object) -> str:
+    """What an entry holds instead of a prompt, and what to do about it."""
+    if isinstance(value, str):
+        return '; it is a text alone: write {"prompt": ...}, or a list of texts in a .json file'
+    if isinstance(value, list):
+        return '; it is a list: write one {"prompt": ...} a line, or name the file .json'
+    if not isinstance(value, dict):
+        return f", it is {shown(value)}"
+    if "messages" in value or isinstance(value.get("prompt"), list) or "role" in value:
+        return "; it holds messages, which a file cannot give: Engine.generate in Python takes them"
+    keys = ", ".join(repr(key[:40]) for key in list(value)[:5])
+    return f"; it has {keys or 'no keys'}"
 
 
 def _check_keys(entry: dict[str, object], where: str, unknown: dict[str, None]) -> None:

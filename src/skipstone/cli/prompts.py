@@ -75,7 +75,8 @@ def one_prompt(prompt: str | None, prompt_ids: str | None) -> Prompt:
     if prompt is None or prompt_ids is not None:
         raise PromptError("give exactly one of PROMPT and --prompt-ids")
     if prompt != str(STDIN):
-        return _typed(prompt)
+        # $(cat file) brings the file's mark along.
+        return _typed(prompt.removeprefix("\ufeff"))
     # The line's end is the shell's.
     text = read_text(STDIN, "PROMPT").removesuffix("\n")
     if not text.strip():

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from skipstone.cli import show_json
+from skipstone.cli.kept import told
 from skipstone.cli.numbers import size, spans
 from skipstone.cli.tables import say_labelled, say_table
 from skipstone.cli.terminal import say, say_json
@@ -35,6 +36,7 @@ from skipstone.record import (
 )
 from skipstone.record.summary import BlockSummary, summarise_blocks, summarise_taps, trace_bytes
 from skipstone.record.verify import verify
+from skipstone.sentence import counted
 
 _SHOWN_EVENTS = 5
 
@@ -161,7 +163,7 @@ def _print_run(trace: StoredTrace, sample: int, prompt: str) -> None:
         "model": f"{header.model}, {header.num_layers} layers of width {header.width}, "
         f"{header.dtype} on {header.device}{weights}",
         "loop": header.source,
-        "prompt": f"{len(header.prompt_ids)} tokens, {header.gen_length} new{batch}",
+        "prompt": f"{counted(len(header.prompt_ids), 'token')}, {header.gen_length} new{batch}",
         "asked": prompt,
         "settings": settings or "not known",
         "stated": " ".join(f"{name}={value}" for name, value in header.stated.items()),
@@ -169,8 +171,9 @@ def _print_run(trace: StoredTrace, sample: int, prompt: str) -> None:
     if not trace.has_checksums:
         lines["checksums"] = f"none in schema {manifest.schema}: a change would not be seen"
     if outcome is not None:
+        left = counted(outcome.masks_left, "mask")
         lines["outcome"] = (
-            f"{outcome.num_forwards} forwards, {outcome.masks_left} masks left, "
+            f"{counted(outcome.num_forwards, 'forward')}, {left} left, "
             f"{outcome.skip_share:.1%} of row-layers skipped, {outcome.seconds:.2f} s"
         )
         lines["text"] = outcome.text
@@ -333,12 +336,12 @@ def _print_events(record: RunRecord, *, everything: bool) -> None:
 def _print_kept(trace: StoredTrace, sample: int) -> None:
     say()
     for experiment in trace.experiments:
-        say_labelled("experiment", f"{experiment.key}: {experiment.outcome}")
+        say_labelled("experiment", told(experiment))
     for tap in summarise_taps(trace.entries(sample)):
         layers = f"layer {tap.first_layer}"
         if tap.last_layer > tap.first_layer:
             layers = f"layers {tap.first_layer} to {tap.last_layer}"
         dtypes = " and ".join(tap.dtypes)
-        amount = size(tap.nbytes)
-        say_labelled("tensors", f"{tap.tap}: {layers}, {tap.forwards} forwards, {dtypes}, {amount}")
+        runs, amount = counted(tap.forwards, "forward"), size(tap.nbytes)
+        say_labelled("tensors", f"{tap.tap}: {layers}, {runs}, {dtypes}, {amount}")
     say_labelled("size", size(trace_bytes(trace)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
@@ -82,11 +81,10 @@ def tokens_of_trace(header: Header, text: Text | None, *, ids: bool) -> Tokens:
 
 
 def prompt_text(header: Header, text: Text | None) -> str:
-    """The prompt of a recorded run, special tokens left out; empty if its tokenizer is not here."""
+    """The prompt of a recorded run, ``|`` for special tokens; empty if its tokenizer is absent."""
     if text is None or not all(0 <= token < header.vocab_size for token in header.prompt_ids):
         return ""
-    turns = groupby(header.prompt_ids, key=lambda token: token == header.eos_id)
-    return " ".join(text.decode(list[int](turn)) for ended, turn in turns if not ended).strip()
+    return " | ".join(text.passages(header.prompt_ids))
 
 
 def answer_ids(header: Header, tokens: Sequence[int]) -> list[int]:

@@ -353,8 +353,11 @@ def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]
         )
     if stats.num_refreshes == stats.num_forwards and stats.num_forwards:
         cache = policies.CACHE.spell(settings.cache, brief=True)
-        notes.append(
-            f"cache is on ({cache}) and saved nothing: all {stats.num_forwards} forwards were "
-            f"refreshes"
+        forwards = stats.num_forwards
+        why = (
+            f"all {forwards} forwards were refreshes"
+            if forwards > 1
+            else "the only forward was a refresh"
         )
+        notes.append(f"cache is on ({cache}) and saved nothing: {why}")
     return tuple(notes)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from skipstone.engine.settings import Settings
+from skipstone.sentence import counted
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Stats:
 
     def __str__(self) -> str:
         return (
-            f"{self.generated} tokens, {self.num_forwards} forwards, {self.seconds:.2f} s, "
+            f"{counted(self.generated, 'token')}, {counted(self.num_forwards, 'forward')}, "
+            f"{self.seconds:.2f} s, "
             f"{self.tokens_per_second:.1f} tokens/s, {self.skip_share:.1%} of row-layers skipped"
         )
 

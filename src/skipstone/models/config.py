@@ -75,16 +75,19 @@ class _Fields:
         if not isinstance(table, dict):
             raise self._wrong(name, table, "null or a table with rope_type and rope_theta")
         plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1, "factor": 1}
-        for key, value in table.items():
+        stated = {key: value for key, value in table.items() if value is not None}
+        for key, value in stated.items():
             if key in plain and value not in (None, plain[key]):
                 raise self.refuse(
-                    f"unsupported settings: {name} has {key}={shown(value)} "
-                    f"(must be {plain[key]!r}); scaled rotary embeddings are not computed, use a "
-                    f"dense LLaDA checkpoint"
+                    f"unsupported settings: {name} has {key}={shown(value)} (must be "
+                    f"{plain[key]!r}); scaled rotary embeddings are not computed, use a dense "
+                    f"LLaDA checkpoint"
                 )
             if key not in (*plain, "rope_theta", "original_max_position_embeddings"):
-                raise self.refuse(f"{name} has {key}={shown(value)}, which is unknown; {_UNKNOWN}")
-        return {key: value for key, value in table.items() if value is not None}
+                raise self.refuse(
+                    f"{name} has {cut(key)}={shown(value)}, which is unknown; {_UNKNOWN}"
+                )
+        return stated
 
     def _get(self, key: str, default: object) -> tuple[str, object]:
         return self._one(self._spelled(key), key, default)

@@ -171,6 +171,14 @@ class Text:
         """Text of one token, special ones by name."""
         return self._tokenizer.decode([token], skip_special_tokens=False)
 
+    def passages(self, ids: Sequence[int]) -> list[str]:
+        """The texts between special tokens, without space around them."""
+        runs = groupby(ids, key=lambda token: token in self._reserved)
+        texts = [
+            self._tokenizer.decode(list[int](run)).strip() for special, run in runs if not special
+        ]
+        return [text for text in texts if text]
+
     def render(
         self,
         messages: Conversation,

@@ -13,7 +13,7 @@ from string import Formatter
 
 from jinja2.exceptions import SecurityError
 
-from skipstone.text.sizes import OBJECT, depth, length, size
+from skipstone.text.sizes import OBJECT, depth, length, nodes, size
 
 
 class ExhaustedError(SecurityError):
@@ -159,8 +159,9 @@ def _numbers(argument: object) -> Iterator[int]:
 
 
 def _tojson(value: object, arguments: tuple[object, ...]) -> int:
-    cost = _ESCAPED * size(value)
-    return cost * depth(value) * prod(size(x) for x in arguments) if any(arguments) else cost
+    """Text, and at each node a separator and a line that is indented once for each level."""
+    marks = sum(size(x) for x in arguments)
+    return _ESCAPED * size(value) + nodes(value) * (depth(value) + 1) * marks
 
 
 def _round(value: object, arguments: tuple[object, ...]) -> int:

@@ -70,6 +70,11 @@ def size(value: object) -> int:
     return max(1, length(value))
 
 
+def nodes(value: object) -> int:
+    """How many texts, numbers, lists and dicts a value is made of."""
+    return sum(1 for _ in units(value, texts=False))
+
+
 def depth(value: object) -> int:
     """How deep lists and dicts are nested."""
     levels, level = 0, [value]

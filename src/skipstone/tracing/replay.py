@@ -28,6 +28,7 @@ from skipstone.engine.loop import Run
 from skipstone.engine.observe import Observer
 from skipstone.engine.runner import Pass
 from skipstone.engine.scoring import Scorer
+from skipstone.errors import TraceError
 from skipstone.models.base import KVStore, ModelConfig, Network
 from skipstone.models.load import Model
 from skipstone.record import RunRecord, StepRecord, Tap
@@ -63,6 +64,7 @@ def replay(
 
     Raises:
         ConfigError: the settings do not fit the model.
+        TraceError: the record holds ids that the model does not have.
     """
     with _varied(lead.variation):
         replayer = Replayer(model, settings, record, lead, observer)
@@ -120,15 +122,30 @@ class Replayer:
 
     @torch.inference_mode()
     def take(self, step: StepRecord) -> None:
-        """Take one step from its recorded canvas."""
+        """Take one step from its recorded canvas.
+
+        Raises:
+            TraceError: it holds ids that the model does not have.
+        """
         run = self.run
         self._at.step = step
+        _check_ids(step, self._model.network.config.vocab_size)
         place(run, step, self._at.committed_before)
         start = step.prompt_length
         block = Block(step.block, step.block_start - start, step.block_stop - start)
         if step.forward >= self._lead.forwards[0]:
             _hide(run, block, self._lead.hidden)
         run.step(run.together(block, step.step, step.forward), recovery=step.recovery)
+
+
+def _check_ids(step: StepRecord, vocab_size: int) -> None:
+    """Refuse a canvas that the model cannot read: a trace may say anything."""
+    largest = int(step.ids_before.max(initial=0))
+    if largest >= vocab_size:
+        raise TraceError(
+            f"the step at forward {step.forward} holds the token id {largest}, but the model has "
+            f"{vocab_size} ids; give the model that the trace was made with"
+        )
 
 
 def place(run: Run, step: StepRecord, committed: Sequence[int]) -> None:
