@@ -106,6 +106,8 @@ NO_PROMPTS: list[tuple[Any, str]] = [
     ([[]], "the prompt is empty"),
     (torch.tensor([]), "ids of type torch.float32; token ids are whole numbers"),
     (torch.tensor([], dtype=torch.long), "the prompt is empty"),
+    (torch.tensor([1, 2]).to_sparse(), "a tensor of layout torch.sparse_coo, whose values cannot"),
+    (torch.zeros(3, dtype=torch.long, device="meta"), "the prompt is a meta tensor"),
     (torch.tensor([1.0]), "ids of type torch.float32; token ids are whole numbers"),
     (torch.tensor([True]), "ids of type torch.bool"),
     (np.array([1.5]), "ids of type float64"),

@@ -70,6 +70,8 @@ def several(prompts: object) -> list[object]:
     Raises:
         PromptError: it is no collection of prompts, or an empty one.
     """
+    if isinstance(prompts, Tensor):
+        _check_dense(prompts, "the batch")
     if isinstance(prompts, Tensor | np.ndarray):
         if prompts.ndim == 0:
             raise PromptError("generate_batch was given one number; it needs a list of prompts")
@@ -109,9 +111,17 @@ def _check_iterable(prompt: object, where: str) -> None:
         )
 
 
+def _check_dense(ids: Tensor, where: str) -> None:
+    if ids.is_meta or ids.layout != torch.strided:
+        kind = "a meta tensor" if ids.is_meta else f"a tensor of layout {ids.layout}"
+        raise PromptError(f"{where} is {kind}, whose values cannot be listed; give a dense one")
+
+
 def _row(ids: Tensor | np.ndarray | np.generic, where: str) -> list[object]:
     """The ids of a tensor or array [L] or [1, L]."""
     shape = list(ids.shape)
+    if isinstance(ids, Tensor):
+        _check_dense(ids, where)
     whole = (
         not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
         if isinstance(ids, Tensor)
