@@ -9,6 +9,8 @@
     ├── TraceError              a trace cannot be written or opened
     └── OutputError             a file or folder of results cannot be written
 
+``ForeignCodeWarning`` is a warning: other people's code goes on, whatever we cannot make of it.
+
 A message names the value, the rule it breaks and the remedy. An ``assert`` marks our own mistakes.
 """
 
@@ -57,6 +59,10 @@ class TraceError(SkipstoneError):
 
 class OutputError(SkipstoneError):
     """What was found cannot be written where it is to go; what lies there is left alone."""
+
+
+class ForeignCodeWarning(UserWarning):
+    """Something of a run of other people's code could not be recorded, or not be located."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

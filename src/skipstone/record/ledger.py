@@ -51,6 +51,12 @@ class Ledger:
         text = _bounded(to_json(header), "header")
         return (sample, text, self._checksums.row("header", sample, text), None, None, None)
 
+    def again(self) -> None:
+        """Every step that was written is about to be replaced."""
+        self._rows["steps"] = 0
+        self._steps.clear()
+        self._forwards.clear()
+
     def outcome(self, sample: int, outcome: Outcome) -> Row:
         """Outcome, number of steps, checksum, and the sample whose row gets them.
 

@@ -118,6 +118,12 @@ class MemoryTrace:
         for taken in steps:
             self.step(*taken)
 
+    def lengthen(self, headers: Sequence[Header], steps: Sequence[tuple[int, StepRecord]]) -> None:
+        """The canvas of the run grew: keep headers and steps anew; tensors stay."""
+        self._made = None
+        self._headers = list(headers)
+        self._steps = [[r for owner, r in steps if owner == i] for i in range(len(headers))]
+
     def event(self, sample: int, event: Event) -> None:
         """Keep an event."""
         self._made = None

@@ -39,6 +39,7 @@ _INSERT_SAMPLE = "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)"
 _INSERT_STEP = f"INSERT INTO steps VALUES ({', '.join('?' * 15)})"
 _INSERT_TENSOR = f"INSERT INTO tensors VALUES ({', '.join('?' * 14)})"
 _INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?)"
+_SET_HEADER = "UPDATE samples SET header = ?, header_checksum = ? WHERE sample = ?"
 _SET_OUTCOME = "UPDATE samples SET outcome = ?, steps = ?, outcome_checksum = ? WHERE sample = ?"
 
 _FAILURES = (OSError, sqlite3.Error, SafetensorError)
@@ -121,6 +122,25 @@ class TraceWriter:
         self._behind.wait()
         self._connected()
         self._behind.add(partial(self._write_steps, steps))
+
+    def lengthen(self, headers: Sequence[Header], steps: Sequence[tuple[int, StepRecord]]) -> None:
+        """The canvas of the run grew: write headers and steps anew, as one transaction.
+
+        Args:
+            headers: one for each sample, with the new lengths.
+            steps: all that were written, with their samples, in order; their tensors stay.
+
+        Raises:
+            TraceError: the disk refuses; the trace is what it was before.
+        """
+        self._behind.wait()
+        self._ledger.again()
+        told = [self._ledger.header(sample, header)[:3] for sample, header in enumerate(headers)]
+        self._write(
+            (_SET_HEADER, [(text, checksum, sample) for sample, text, checksum in told]),
+            ("DELETE FROM steps", [()]),
+            (_INSERT_STEP, [self._ledger.step(sample, record) for sample, record in steps]),
+        )
 
     def event(self, sample: int, event: Event) -> None:
         """Write down that something else was seen.

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Self
 
-import numpy as np
 from torch import Tensor, nn
 
 from skipstone.errors import ConfigError
-from skipstone.foreign.attach.canvases import on_host
-from skipstone.foreign.attach.hooks import hook
+from skipstone.foreign.attach.layers import callable_parts, hook_layers
 from skipstone.foreign.attach.recording import Recording
 from skipstone.foreign.attach.wanted import Wanted
-from skipstone.foreign.positions.sanitize import sanitize
+from skipstone.foreign.shared.calls import host_ids
 from skipstone.foreign.shared.compiled import active
+from skipstone.foreign.shared.forwards import hook_forward
 from skipstone.record import MemoryTrace, RunRecord
 
 
@@ -59,8 +58,8 @@ class Attached:
         run = self._recording.run
         if run is None:
             raise ConfigError("finish was called before the model was; there is no run to finish")
-        final_BL = np.atleast_2d(on_host(final_ids))
-        if final_BL.shape != run.canvas_BL.shape:
+        final_BL = host_ids(final_ids)
+        if len(final_BL) != len(run.canvas_BL) or final_BL.shape[1] < run.length:
             raise ConfigError(
                 f"finish was given ids of shape {final_BL.shape}, the canvas of the run is "
                 f"{run.canvas_BL.shape}; give prompt and new tokens together"
@@ -69,15 +68,16 @@ class Attached:
 
     def __enter__(self) -> Self:
         """Put the hooks on."""
-        if self._wanted.sanitize:
-            # First, so that the watch does not see what the sanitizer computes for itself.
-            watched = sanitize(self._model, mask_id=self._wanted.mask_id)
-            self._recording.found = self._on.enter_context(watched).findings
-        hook(self._on, self._model, self._layers, self._recording)
-        self._on.enter_context(active(self._recording.watch))
+        hook_forward(self._on, callable_parts(self._model, self._layers), self._recording)
+        hook_layers(self._on, self._layers, self._recording)
+        self._on.enter_context(active(self._recording.functions))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        """Take the hooks off; the run ended by itself unless an exception is on its way."""
+        """Take the hooks off; the run ended by itself unless an exception is on its way.
+
+        Raises:
+            ConfigError: nothing was recorded at all.
+        """
         self._on.close()
         self._recording.end(by_itself=kind is None)

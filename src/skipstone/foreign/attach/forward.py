@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.errors import ConfigError
-from skipstone.foreign.attach.placed import Placed
+from skipstone.foreign.attach.locate import Located
 from skipstone.foreign.attach.steps import Scores, Seen
-from skipstone.foreign.shared.calls import Call, key_values
+from skipstone.foreign.shared.caches import key_values
 from skipstone.ops import reference as ops
 from skipstone.record import Tap, TensorKey
 from skipstone.tracing.recorder import to_numpy
@@ -31,32 +30,38 @@ _PIECE_BYTES = 256 << 20
 class Forward:
     """Collects one call, layer by layer."""
 
-    def __init__(
-        self, number: int, call: Call, placed: Placed, before_BL: np.ndarray, *, tensors: bool
-    ) -> None:
-        """A call begins; ``tensors`` asks for states, keys, values and logits."""
+    def __init__(self, number: int, located: Located, rows: int, *, tensors: bool) -> None:
+        """A call over so many rows begins; ``tensors`` asks for states, keys, values, logits."""
         self.number = number
-        self.placed = placed
-        self.before_BL = before_BL
+        self.placed = located.placed
+        self.before_BL = located.canvas_BL
+        self.samples = located.samples
+        self.unseen = ""
+        """What the call did not show, and why."""
         self.keeps = False
         self.skip_layer = 0
         self.width = 0
         self.vocab_size = 0
         self.dtype: torch.dtype | None = None
         self.rows_lost = ""
-        self._ids_BN = call.ids_BN
-        self._wanted = tensors
-        self._going = [np.arange(call.ids_BN.shape[1]) for _ in call.ids_BN]
+        self._rows = rows
+        self._ids_BN = located.ids_BN
+        self._found = located.placed.positions_BN.shape[1] == rows
+        # Rows that could not be located have no place to be recorded at.
+        self._wanted = tensors and self._found
+        batch = len(located.canvas_BL)
+        self._going = [np.arange(rows if self._found else 0) for _ in range(batch)]
         self._depth = 0
         self._last_BMD: Tensor | None = None
-        self._rowed = [Rowed() for _ in call.ids_BN]
+        self._rowed = [Rowed() for _ in range(batch)]
         self._logits = list[Tensor]()
-        self._masks = list[np.ndarray]()
-        self._scores = [_no_scores() for _ in call.ids_BN]
+        self._scores = [_no_scores() for _ in range(batch)]
 
     def enter(self, layer: int, x: Tensor) -> None:
         """States that enter a layer; the first time that there are fewer, rows have left."""
         x_BMD = self._batched(x)
+        if x_BMD is None:
+            return
         if layer == 1:
             self.width, self.dtype = x_BMD.shape[-1], x_BMD.dtype
             self._keep(Tap.STATE, 0, x_BMD)
@@ -67,26 +72,39 @@ class Forward:
         """States after a layer."""
         x = out if isinstance(out, Tensor) else cast("Sequence[Tensor]", out)[0]
         self._depth, self._last_BMD = layer, self._batched(x)
-        self._keep(Tap.STATE, layer, self._last_BMD)
+        if self._last_BMD is not None:
+            self._keep(Tap.STATE, layer, self._last_BMD)
 
     def end(self, output: object, num_layers: int, mask_id: int) -> Tensor | None:
         """Score the masks, and copy the cache if it is wanted. Returns the logits [B, N, V]."""
         past = key_values(_field(output, "past_key_values"))
         self.keeps = bool(past)
-        if self._depth < num_layers:
+        if 0 < self._depth < num_layers:
             self.skip_layer = self.skip_layer or self._depth + 1
             self._going = [going[:0] for going in self._going]
         # Only what is asked for later is held on to.
         self._last_BMD = None
         if self._wanted:
             self._keep_store(past)
-        logits_BNV = _logits(output)
-        if logits_BNV is None or logits_BNV.shape[:2] != self._ids_BN.shape:
+        logits_CNV = _logits(output)
+        if logits_CNV is None or logits_CNV.shape[-1] <= mask_id:
+            self.unseen = (
+                f"what the attached module returns has no logits over the vocabulary (the mask's "
+                f"id is {mask_id}); attach to the module whose output the loop decides by"
+            )
             return None
-        self.vocab_size = logits_BNV.shape[-1]
-        for b in range(self._ids_BN.shape[0]):
-            self._score(b, logits_BNV[b], num_layers, mask_id)
-        return logits_BNV
+        self.vocab_size = logits_CNV.shape[-1]
+        if self._ids_BN is None or not self._found:
+            return logits_CNV
+        if logits_CNV.shape[1] != self._rows or len(logits_CNV) <= self.samples.chosen.max():
+            self.unseen = (
+                f"a call of {self._rows} rows returned logits of {logits_CNV.shape[1]} rows; which "
+                f"rows these are is not known"
+            )
+            return logits_CNV
+        for b, c in enumerate(self.samples.chosen.tolist()):
+            self._score(b, logits_CNV[c], num_layers, mask_id)
+        return logits_CNV
 
     def seen(
         self, b: int, after: np.ndarray, next_rows: np.ndarray | None, seconds: float, mask_id: int
@@ -99,6 +117,7 @@ class Forward:
         return Seen(
             forward=self.number,
             rows=rows,
+            whole=rows.size == self.before_BL.shape[1],
             finished=rows[self._going[b]],
             skip_layer=self.skip_layer,
             keeps=self.keeps,
@@ -110,18 +129,22 @@ class Forward:
             seconds=seconds,
         ), self._rowed[b]
 
-    def _batched(self, x: Tensor) -> Tensor:
-        """States as [B, M, D]."""
-        x_BMD = x if x.dim() == 3 else x.unsqueeze(0)
-        if x_BMD.shape[0] != len(self._going):
-            raise ConfigError(
-                f"the layers were given states of shape {tuple(x.shape)} for {len(self._going)} "
-                f"prompts; attach reads states [batch, rows, width]"
+    def _batched(self, x: Tensor) -> Tensor | None:
+        """States as [B, M, D]; None if they have another shape."""
+        x_CMD = x if x.dim() == 3 else x.unsqueeze(0)
+        batch = len(self._going) * self.samples.parts
+        if x_CMD.dim() != 3 or len(x_CMD) != batch:
+            self.unseen = (
+                f"the layers were given states of shape {tuple(x.shape)} for {batch} prompts; "
+                f"attach reads states [batch, rows, width]"
             )
-        return x_BMD
+            return None
+        return x_CMD if self.samples.all else x_CMD[self.samples.chosen.tolist()]
 
     def _drop(self, layer: int, before_BMD: Tensor, after_BMD: Tensor) -> None:
         """Find out which rows left: those that stayed have kept their states, bit for bit."""
+        if not self._found:
+            return
         for b, going in enumerate(self._going):
             same = (after_BMD[b][:, None] == before_BMD[b][None]).all(-1)
             if not same.any(1).all():
@@ -146,13 +169,17 @@ class Forward:
         """Keys and values [B, heads, positions, width] as they lie in the foreign cache."""
         for layer, pair in enumerate(past, start=1):
             for tap, store in zip((Tap.KEY, Tap.VALUE), pair, strict=True):
+                if store.ndim != 4 or len(store) <= self.samples.chosen.max():
+                    continue
                 for b, rowed in enumerate(self._rowed):
-                    values = to_numpy(store[b].transpose(0, 1).flatten(1))
+                    part = store[int(self.samples.chosen[b])]
+                    values = to_numpy(part.transpose(0, 1).flatten(1))
                     positions = np.arange(values.shape[0], dtype=np.int32)
                     rowed[TensorKey(self.number, tap, layer)] = (positions, values)
 
     def _score(self, b: int, logits_NV: Tensor, num_layers: int, mask_id: int) -> None:
         """Score the masks of one sample, from a copy: the loop may write into its logits."""
+        assert self._ids_BN is not None
         index = np.flatnonzero(self._ids_BN[b] == mask_id)
         index = index[np.argsort(self.placed.positions_BN[b][index], kind="stable")]
         logits_CV = logits_NV[torch.from_numpy(index).to(logits_NV.device)]

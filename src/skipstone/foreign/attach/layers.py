@@ -1,10 +1,16 @@
-"""Where a foreign model keeps its layers."""
+"""Where a foreign model keeps its layers, and hooks on them."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
 
 from skipstone.errors import ConfigError, nearest
+from skipstone.foreign.shared.compiled import is_compiled, unseen
 from skipstone.quoting import shown
 
 # Names under which well-known families keep their blocks: LLaDA, Dream and most others, GPT.
@@ -16,6 +22,8 @@ _USUAL = (
     "layers",
     "transformer.h",
 )
+# Names under which wrappers keep what they wrap: DataParallel, torch.compile, adapters.
+_WRAPPERS = ("module", "_orig_mod", "base_model.model", "base_model", "model")
 
 
 def find_layers(model: nn.Module, name: str | None = None) -> list[nn.Module]:
@@ -33,7 +41,7 @@ def find_layers(model: nn.Module, name: str | None = None) -> list[nn.Module]:
         if name not in lists:
             raise ConfigError(f"layers is {shown(name)}, no list of layers; {_known(name, lists)}")
         return list(lists[name])
-    for usual in _USUAL:
+    for usual in _usual():
         if usual in lists:
             return list(lists[usual])
     outer = {n: found for n, found in lists.items() if not _inside(n, lists)}
@@ -48,6 +56,11 @@ def find_layers(model: nn.Module, name: str | None = None) -> list[nn.Module]:
         f"{type(model).__name__} has several lists that could be its layers: "
         f"{', '.join(sorted(outer))}; name one, for example layers={min(outer)!r}"
     )
+
+
+def _usual() -> list[str]:
+    """The usual names, and those within one wrapper."""
+    return [*_USUAL, *(f"{outer}.{name}" for outer in _WRAPPERS for name in _USUAL)]
 
 
 def _lists(model: nn.Module) -> dict[str, nn.ModuleList]:
@@ -68,3 +81,63 @@ def _inside(name: str, lists: dict[str, nn.ModuleList]) -> bool:
 
 def _known(name: str, lists: dict[str, nn.ModuleList]) -> str:
     return nearest(name, lists) if lists else "the model has no ModuleList of layers"
+
+
+def callable_parts(model: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """The model, and what lies between it and its layers and can be called in its place.
+
+    A wrapper (DataParallel, a compiled module, an adapter) may be attached while the loop calls
+    what it wraps.
+    """
+    parts = [model]
+    here: nn.Module = model
+    while (inner := _holder(here, layers[0])) is not None:
+        here = inner
+        if type(here).forward is not nn.Module.forward:
+            parts.append(here)
+    return parts
+
+
+def _holder(module: nn.Module, layer: nn.Module) -> nn.Module | None:
+    """The child that has a layer within it; None if it is the layer itself."""
+    for child in module.children():
+        if child is not layer and any(part is layer for part in child.modules()):
+            return child
+    return None
+
+
+class HearsLayers(Protocol):
+    """Hears of every layer of a call. Must not raise."""
+
+    def enter_layer(self, number: int, x: Tensor) -> None:
+        """States that go into a layer, counted from 1."""
+        ...
+
+    def leave_layer(self, number: int, output: object) -> None:
+        """What comes out of a layer."""
+        ...
+
+
+def hook_layers(on: ExitStack, layers: Sequence[nn.Module], listener: HearsLayers) -> None:
+    """Tell of every layer; the hooks come off when ``on`` is closed."""
+    for number, layer in enumerate(layers, start=1):
+        _hook_layer(on, layer, number, listener)
+
+
+def _hook_layer(on: ExitStack, layer: nn.Module, number: int, listener: HearsLayers) -> None:
+    enter, leave = unseen(listener.enter_layer), unseen(listener.leave_layer)
+    whole = is_compiled(layer)
+
+    def before(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        if whole and torch.compiler.is_compiling():
+            return
+        states = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        if states is not None:
+            enter(number, states)
+
+    def after(module: nn.Module, args: object, output: object) -> None:
+        if not (whole and torch.compiler.is_compiling()):
+            leave(number, output)
+
+    on.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
+    on.callback(layer.register_forward_hook(after).remove)

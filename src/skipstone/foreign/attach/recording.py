@@ -10,24 +10,30 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from skipstone.foreign.attach.canvases import first_mask, newest
+from skipstone.errors import ConfigError
 from skipstone.foreign.attach.cost import measuring_cost, skip_cost
+from skipstone.foreign.attach.finder import Finder
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.header import header_of
 from skipstone.foreign.attach.keys import kind_of_keys
-from skipstone.foreign.attach.placed import Located, locate
+from skipstone.foreign.attach.locate import Located
 from skipstone.foreign.attach.run import ForeignRun
+from skipstone.foreign.attach.said import disagree, unlocated, unseen
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.attach.watch import Watch
-from skipstone.foreign.positions.evidence import Findings
+from skipstone.foreign.positions.follow import Follower
+from skipstone.foreign.positions.sanitizer import Sanitizer
 from skipstone.foreign.shared.calls import Call, read_call
-from skipstone.foreign.shared.source import caller, place
-from skipstone.record import Event, Header, MemoryTrace, Sink
+from skipstone.foreign.shared.forwards import Forward as Called
+from skipstone.foreign.shared.functions import Functions
+from skipstone.foreign.shared.guard import Guard
+from skipstone.foreign.shared.source import caller, place, source_line
+from skipstone.record import Event, Header, MemoryTrace
 from skipstone.record.writer import TraceWriter
 
 
@@ -39,133 +45,183 @@ class Recording:
         self.traces = list[MemoryTrace]()
         """One for each run, if they are kept in memory."""
         self.watch = Watch()
+        self.guard = Guard()
         self.run: ForeignRun | None = None
-        self.found: Findings | None = None
-        """What the sanitizer finds, if it is on."""
         self.final_BL: np.ndarray | None = None
         """How the run ended, if the user said it."""
         self.texts: Sequence[str] = ()
         self._model, self._layers, self._wanted = model, layers, wanted
-        self._runs = 0
+        self._sanitizer = Sanitizer(wanted.mask_id) if wanted.sanitize else None
+        self._follower = Follower() if self._sanitizer is None else self._sanitizer.follower
+        self._finder = Finder(self._follower, wanted.mask_id)
         self._calls = 0
         self._first_call = 0
-        self._disagreed = set[str]()
         self._forward: Forward | None = None
         self._done: Forward | None = None
-        self._canvas: Tensor | None = None
         self._moment = 0.0
         self._step_began = 0.0
 
+    @property
+    def functions(self) -> Functions:
+        """The mode that tells what the loop does in between."""
+        return Functions(self.guard, (self._follower, self._finder, self.watch))
+
     def end(self, *, by_itself: bool) -> None:
-        """Close the run that is under way."""
-        if self.run is None:
-            return
-        with torch.no_grad(), torch._C.DisableTorchFunction():
-            for event in self.watch.logits.events():
-                self.run.event(event)
-            self._close(self.run, ended=by_itself)
+        """Close the run that is under way.
+
+        Raises:
+            ConfigError: nothing was recorded at all, and no other exception says why.
+        """
+        if self.run is not None:
+            with self.guard.within("the end of the record", source_line):
+                for event in self.watch.logits.events():
+                    self.run.event(event)
+                self._close(self.run, ended=by_itself)
+        elif by_itself and self._finder.run == 0:
+            raise ConfigError(self._nothing())
 
     # What the hooks call.
 
     def before(
-        self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self, forward: Called, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
         """A call begins: the one before it is complete, for its commit is in the canvas now."""
         began = time.perf_counter()
-        with torch.no_grad(), torch._C.DisableTorchFunction():
-            frame = caller()
-            call = read_call(module, args, kwargs, frame)
-            located = self._locate(call)
-            run = self.run
-            if run is None or run.starts_anew(located.canvas_BL):
-                run = self._start(located.canvas_BL)
-            else:
-                self._note_time(run, began)
-            run.note_settings(call.settings, self._wanted.stated, frame)
-            self._complete(run, located.canvas_BL, located.placed.positions_BN)
-            if located.said is not None and place(frame) not in self._disagreed:
-                self._disagreed.add(place(frame))
-                run.event(_disagree(located, run.forwards, place(frame)))
-            run.canvas_BL, self._canvas = located.canvas_BL, located.canvas
-            self._calls += 1
-            self._forward = Forward(
-                run.count_call(call.arguments, located.placed.positions_BN.shape),
-                call,
-                located.placed,
-                located.canvas_BL,
-                tensors=self._wanted.level != "decisions",
-            )
-        self.watch.inside = True
+        frame = caller()
+        self._calls += 1
+        self._forward = None
+        with self.guard.within("reading a call of the model", lambda: place(frame)):
+            self._begin(read_call(forward, args, kwargs), frame, began)
+        self.watch.inside = self._follower.inside = True
         self._moment = time.perf_counter()
 
-    def after(self, module: nn.Module, args: object, output: object) -> None:
+    def after(self, output: object) -> None:
         """A call is done."""
         began = time.perf_counter()
-        self.watch.inside = False
+        self.watch.inside = self._follower.inside = False
+        self._finder.canvases.clear()
         run, forward = self.run, self._forward
-        if run is None or forward is None:
-            return
-        run.clock.inside += began - self._moment
-        run.clock.forwards += 1
-        with torch.no_grad(), torch._C.DisableTorchFunction():
-            logits_BNV = forward.end(output, len(self._layers), self._wanted.mask_id)
-            if logits_BNV is not None:
-                self.watch.logits.add(logits_BNV)
-            if forward.rows_lost:
-                run.event(Event("skipped_rows_unknown", forward.rows_lost, forward=forward.number))
-        self._forward, self._done = None, forward
-        self.watch.expect(torch.Size(run.canvas_BL.shape))
+        self._forward = None
+        if run is not None:
+            run.clock.inside += began - self._moment
+            run.clock.forwards += 1
+        with self.guard.within("reading what the model returned", source_line):
+            if self._sanitizer is not None:
+                self._sanitizer.after(output)
+            if run is not None and forward is not None:
+                # Also if reading fails: what is known of the step goes into the record.
+                self._done = forward
+                self._read(run, forward, output)
         self._moment = time.perf_counter()
+
+    def broken(self) -> None:
+        """The model raised: no call is under way any more."""
+        self.watch.inside = self._follower.inside = False
+        self._forward = None
 
     def enter_layer(self, number: int, x: Tensor) -> None:
         """States go into a layer."""
         if self._forward is not None:
-            with torch.no_grad(), torch._C.DisableTorchFunction():
+            with self.guard.within("reading the states before a layer", source_line):
                 self._forward.enter(number, x)
 
     def leave_layer(self, number: int, output: object) -> None:
         """A layer is done."""
         if self._forward is not None:
-            with torch.no_grad(), torch._C.DisableTorchFunction():
+            with self.guard.within("reading the states after a layer", source_line):
                 self._forward.leave(number, output)
 
-    # A run from its start to its end.
+    # A call, from its arguments to what it returned.
 
-    def _locate(self, call: Call) -> Located:
+    def _begin(self, call: Call | None, frame: FrameType, began: float) -> None:
         run = self.run
-        if run is None:
-            return locate(call, None, None, self._wanted.mask_id)
-        return locate(call, run.canvas_BL, self._newest(run), self._wanted.mask_id)
+        located = None if call is None else self._locate(call, run)
+        if call is None or located is None:
+            if self._sanitizer is not None:
+                self._sanitizer.before(call)
+            self._say(unlocated("", self._model, call, place(frame)))
+            return
+        if located.samples.twin and run is not None:
+            self._guided(run, call, place(frame))
+            return
+        if run is None or run.starts_anew(located.canvas_BL):
+            located = located if run is None else self._locate(call, None) or located
+            run = self._start(located.canvas_BL)
+        else:
+            self._note_time(run, began)
+        run.note_settings(call.settings(frame), self._wanted.stated, frame)
+        self._complete(run, located.canvas_BL, located.placed.positions_BN)
+        self._note(run, call, located, place(frame))
+        run.grow(located.canvas_BL)
+        run.canvas_BL = located.canvas_BL
+        self._finder.found(call, located)
+        if self._sanitizer is not None:
+            self._sanitizer.before(call)
+        rows = call.shape[1]
+        number = run.count_call(call.arguments, (len(located.canvas_BL), rows))
+        tensors = self._wanted.level != "decisions"
+        self._forward = Forward(number, located, rows, tensors=tensors)
 
-    def _newest(self, run: ForeignRun) -> np.ndarray | None:
-        """The newest canvas [B, L] that the loop made since the last call, if one was seen."""
-        seen = self.watch.newest_canvases()
-        return newest(run.canvas_BL, self._canvas, seen, self._wanted.mask_id)
+    def _locate(self, call: Call, run: ForeignRun | None) -> Located | None:
+        if run is None:
+            return self._finder.find(call, None, None)
+        return self._finder.find(call, run.canvas_BL, run.start_BL)
+
+    def _guided(self, run: ForeignRun, call: Call, source: str) -> None:
+        """The second call of a step, with the prompt hidden: it decides nothing by itself."""
+        run.count_call(call.arguments, call.shape)
+        if self._sanitizer is not None:
+            self._sanitizer.before(call)
+        if not run.guided:
+            run.guided = True
+            message = (
+                "the model is called twice a step: the calls with a hidden prompt are no steps"
+            )
+            run.event(Event("guidance", message, source, forward=run.forwards - 1))
+
+    def _note(self, run: ForeignRun, call: Call, located: Located, source: str) -> None:
+        """Say what is odd about a call."""
+        if located.problem:
+            self._say(unlocated(located.problem, self._model, call, source, run.forwards))
+        if located.said is not None and source not in run.disagreed:
+            run.disagreed.add(source)
+            run.event(disagree(located.placed, located.said, run.forwards, source))
+
+    def _read(self, run: ForeignRun, forward: Forward, output: object) -> None:
+        logits_CNV = forward.end(output, len(self._layers), self._wanted.mask_id)
+        if logits_CNV is not None:
+            self.watch.logits.add(logits_CNV)
+        if forward.unseen:
+            self._say(unseen(forward.unseen, forward.number, run.source))
+        if forward.rows_lost:
+            run.event(Event("skipped_rows_unknown", forward.rows_lost, forward=forward.number))
+
+    def _say(self, event: Event) -> None:
+        """Say it now, and write it down with the run."""
+        self.guard.say(event)
+        if self.run is not None:
+            self._hand_over(self.run)
+
+    def _hand_over(self, run: ForeignRun) -> None:
+        for event in self.guard.events:
+            run.event(event)
+        self.guard.events.clear()
+
+    # A run from its start to its end.
 
     def _start(self, canvas_BL: np.ndarray) -> ForeignRun:
         """Begin a run, after closing the one before."""
         if self.run is not None:
             self._close(self.run, ended=True)
-        self._runs += 1
-        start = self._wanted.prompt_length
-        if start is None:
-            start = first_mask(canvas_BL, self._wanted.mask_id)
-        self.run = ForeignRun(
-            self._sink(),
-            canvas_BL,
-            start,
-            self._wanted.mask_id,
-            self._wanted.level,
-            self._wanted.window,
-        )
-        self._first_call = self._calls
-        self._disagreed.clear()
+        self._finder.run += 1
+        self.run = ForeignRun(self._sink(), canvas_BL, self._wanted)
+        self._first_call = self._calls - 1
         self._step_began = time.perf_counter()
         return self.run
 
-    def _sink(self) -> Sink:
+    def _sink(self) -> MemoryTrace | TraceWriter:
         """Where the next run is written."""
-        path = self._wanted.path_of(self._runs)
+        path = self._wanted.path_of(self._finder.run)
         if path is not None:
             return TraceWriter(path)
         self.traces.append(MemoryTrace())
@@ -191,16 +247,22 @@ class Recording:
     def _close(self, run: ForeignRun, *, ended: bool) -> None:
         """Write what is left of a run; its outcome only if it ended by itself."""
         self._note_time(run, time.perf_counter())
-        final_BL = self._newest(run) if self.final_BL is None else self.final_BL
+        final_BL = self.final_BL
+        if final_BL is None:
+            final_BL = self._finder.newest(run.canvas_BL)
+        if final_BL is not None:
+            run.grow(final_BL)
         self._complete(run, run.canvas_BL if final_BL is None else final_BL, None)
-        for event in self._sanitized():
+        for event in self._sanitized(run):
             run.event(event)
+        self._hand_over(run)
         if run.begun:
             self._note_cost(run)
             run.end(final_BL if ended else None, self.texts)
         else:
             run.close()
-        self.run = self._forward = self.final_BL = self._canvas = None
+        self._finder.forget()
+        self.run = self._forward = self.final_BL = None
         self.texts = ()
 
     def _note_time(self, run: ForeignRun, now: float) -> None:
@@ -212,17 +274,17 @@ class Recording:
         self.watch.reads_between.clear()
         self.watch.reads_inside.clear()
 
-    def _sanitized(self) -> Iterator[Event]:
+    def _sanitized(self, run: ForeignRun) -> Iterator[Event]:
         """What the sanitizer found in the calls of this run, once; its own count is of all runs."""
-        if self.found is None:
+        if self._sanitizer is None:
             return
-        found = self.found.found
-        for (kind, source), event in tuple(found.items()):
+        findings = self._sanitizer.findings
+        for (kind, source), event in tuple(findings.found.items()):
             if event.forward < self._calls:
-                del found[kind, source]
-                self.found.tallies.pop(source, None)
-                # The run itself says that masks are left, and that a call contradicts its ids.
-                if kind != "masks_left" and source not in self._disagreed:
+                del findings.found[kind, source]
+                findings.tallies.pop(source, None)
+                # The run itself says that a call contradicts its ids.
+                if source not in run.disagreed:
                     forward = max(-1, event.forward - self._first_call)
                     yield dataclasses.replace(event, forward=forward)
 
@@ -249,20 +311,15 @@ class Recording:
             keys=keys,
         )
 
-
-def _disagree(located: Located, forward: int, source: str) -> Event:
-    """The rows come from one place of the canvas, and the call puts them at another."""
-    assert located.said is not None
-    true, said = located.placed.positions_BN[0], located.said.positions_BN[0]
-    return Event(
-        kind="positions_disagree",
-        message=(
-            f"the call puts its {true.size} rows at positions {said.min()} to {said.max()} (by "
-            f"{located.said.source}), but their ids are those of positions {true.min()} to "
-            f"{true.max()} of the canvas"
-        ),
-        source=source,
-        forward=forward,
-        positions_a=tuple(true.tolist()),
-        positions_b=tuple(said.tolist()),
-    )
+    def _nothing(self) -> str:
+        name = type(self._model).__name__
+        if self.guard.events:
+            why = self.guard.events[0].message
+        elif self._calls:
+            why = "no call told its canvas"
+        else:
+            why = (
+                "the attached module was never called; attach to the module that the loop calls, "
+                "or to one within it"
+            )
+        return f"nothing of {name} was recorded: {why}"

@@ -13,21 +13,24 @@ from types import FrameType
 
 import numpy as np
 
-from skipstone.foreign.attach.cost import Clock
-from skipstone.foreign.attach.forward import Rowed
-from skipstone.foreign.attach.steps import (
-    Assembler,
-    Seen,
+from skipstone.foreign.attach.blocks import (
     block_length_from_rows,
     block_length_from_run,
+    number,
+    origin_of,
+    prompt_lengths,
+    said_length,
 )
+from skipstone.foreign.attach.cost import Clock
+from skipstone.foreign.attach.forward import Rowed
+from skipstone.foreign.attach.growth import refitted
+from skipstone.foreign.attach.steps import Assembler, Seen
+from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.shared.source import place, written_at
-from skipstone.record import Event, Header, Outcome, Sink
+from skipstone.record import Event, Header, MemoryTrace, Outcome, StepRecord
 from skipstone.record.writer import TraceWriter
-from skipstone.tracing.recorder import Level, Window
 
-# What loops call the length of their blocks, and the confidence that they ask for.
-_BLOCK_NAMES = ("block_length", "block_size")
+# What loops call the confidence that they ask for.
 _BOUND_NAMES = ("threshold", "confidence_threshold")
 
 
@@ -35,18 +38,16 @@ class ForeignRun:
     """Takes calls in order, finds the blocks as soon as it can, and writes steps down."""
 
     def __init__(
-        self,
-        sink: Sink,
-        canvas_BL: np.ndarray,
-        prompt_length: int,
-        mask_id: int,
-        level: Level,
-        window: Window | None,
+        self, sink: MemoryTrace | TraceWriter, canvas_BL: np.ndarray, wanted: Wanted
     ) -> None:
         """A run begins with its first whole canvas, int64 [B, L]."""
         self.start_BL = canvas_BL
         self.canvas_BL = canvas_BL
-        self.prompt_length = prompt_length
+        self.prompt_lengths = prompt_lengths(canvas_BL, wanted.mask_id, wanted.prompt_length)
+        self.disagreed = set[str]()
+        """Lines whose calls contradict their ids."""
+        self.guided = False
+        """Whether unconditional calls were seen."""
         self.settings = dict[str, str]()
         self.source = ""
         self.function_name = ""
@@ -57,10 +58,12 @@ class ForeignRun:
         self.last_block = -1
         self.skipped_row_layers = 0
         self._skippable_row_layers = 0
-        self._sink, self._level, self._window = sink, level, window
+        self._sink, self._level, self._window = sink, wanted.level, wanted.window
         self._told = set[str]()
-        self._mask_id = mask_id
+        self._mask_id, self._prompt_given = wanted.mask_id, wanted.prompt_length
         self._header: Header | None = None
+        self._written = list[tuple[int, StepRecord]]()
+        self._origin = 0
         self._assemblers = list[Assembler]()
         self._waiting = list[tuple[int, Seen, Rowed]]()
         self._events = list[Event]()
@@ -89,25 +92,61 @@ class ForeignRun:
     @property
     def length(self) -> int:
         """L."""
-        return self.canvas_BL.shape[1]
+        return self.start_BL.shape[1]
 
     def starts_anew(self, canvas_BL: np.ndarray) -> bool:
         """Whether a whole canvas belongs to another run: another prompt, or all masks again."""
-        if canvas_BL.shape != self.start_BL.shape:
+        length = self.start_BL.shape[1]
+        if len(canvas_BL) != len(self.start_BL) or canvas_BL.shape[1] < length:
             return True
+        begin_BL = canvas_BL[:, :length]
         given_BL = self.start_BL != self._mask_id
-        if (canvas_BL[given_BL] != self.start_BL[given_BL]).any():
+        if (begin_BL[given_BL] != self.start_BL[given_BL]).any():
             return True
         again = np.array_equal(canvas_BL, self.start_BL)
         return again and not np.array_equal(self.canvas_BL, self.start_BL)
 
+    def grow(self, canvas_BL: np.ndarray) -> None:
+        """Take note of a canvas that got longer; what was recorded so far is made as long."""
+        length, more_BM = self.start_BL.shape[1], canvas_BL[:, self.start_BL.shape[1] :]
+        if not more_BM.size:
+            return
+        before = self.prompt_lengths
+        self.start_BL = np.concatenate([self.start_BL, more_BM], axis=1)
+        if self._prompt_given is None:
+            self.prompt_lengths = prompt_lengths(self.start_BL, self._mask_id, None)
+            # What came with new masks behind it is no prompt if new tokens stood before it.
+            for b, old in enumerate(before):
+                self.prompt_lengths[b] = old if old < length else self.prompt_lengths[b]
+        for b, assembler in enumerate(self._assemblers):
+            assembler.grow(more_BM[b], self.prompt_lengths[b])
+        if self._header is not None:
+            self._written = [
+                (b, refitted(record, self.prompt_lengths[b], self.length, self._mask_id))
+                for b, record in self._written
+            ]
+            self._sink.lengthen(self._headers(self._header), self._written)
+
     def begin(self, header: Header, stated: Mapping[str, str]) -> None:
         """Tell the sink, now that the first calls have shown their settings."""
         known = {**stated, **self.settings}
-        self._block_length = self._said_length(known)
-        bound = next((v for n in _BOUND_NAMES if (v := _number(known.get(n))) == v), float("nan"))
-        start = self.prompt_length
-        headers = [
+        starts = zip(self.start_BL, self.prompt_lengths, strict=True)
+        origins = [origin_of(ids, start, self._mask_id, known) for ids, start in starts]
+        self._origin = origins[0]
+        self._block_length = said_length(known, self.length - min(origins))
+        bound = next((v for n in _BOUND_NAMES if (v := number(known.get(n))) == v), float("nan"))
+        self._header = header
+        self._assemblers = [
+            Assembler(ids, start, origin, self._mask_id, header.eos_id, bound)
+            for ids, start, origin in zip(self.start_BL, self.prompt_lengths, origins, strict=True)
+        ]
+        self._sink.begin(self._headers(header), self._level)
+        for event in self._events:
+            self._tell(event)
+
+    def _headers(self, header: Header) -> list[Header]:
+        """One for each sample."""
+        return [
             dataclasses.replace(
                 header,
                 prompt_ids=tuple(ids[:start].tolist()),
@@ -115,15 +154,8 @@ class ForeignRun:
                 batch=len(self.start_BL),
                 sample=b,
             )
-            for b, ids in enumerate(self.start_BL)
+            for b, (ids, start) in enumerate(zip(self.start_BL, self.prompt_lengths, strict=True))
         ]
-        self._header = header
-        self._assemblers = [
-            Assembler(ids, start, self._mask_id, header.eos_id, bound) for ids in self.start_BL
-        ]
-        self._sink.begin(headers, self._level)
-        for event in self._events:
-            self._tell(event)
 
     def event(self, event: Event) -> None:
         """Write an event down, for every sample."""
@@ -144,8 +176,8 @@ class ForeignRun:
     def add(self, sample: int, seen: Seen, tensors: Rowed) -> None:
         """One sample of a call, in order; written down once the block length is known."""
         if self._block_length is None and seen.next_rows is not None:
-            rows = seen.next_rows
-            self._block_length = block_length_from_rows(rows, self.prompt_length, self.length)
+            rows, length = seen.next_rows, seen.before.size
+            self._block_length = block_length_from_rows(rows, self._origin, length)
         self._waiting.append((sample, seen, tensors))
         if self._block_length is not None:
             self._write(self._block_length)
@@ -154,7 +186,7 @@ class ForeignRun:
         """Write what still waits, and the outcome if the last canvas is known."""
         if self._waiting:
             first = [seen for sample, seen, _ in self._waiting if sample == 0]
-            length = block_length_from_run(first, self.prompt_length, self._mask_id)
+            length = block_length_from_run(first, self._origin, self._mask_id)
             self.event(_inferred(length))
             self._write(length)
         if final_BL is None:
@@ -162,7 +194,7 @@ class ForeignRun:
             return
         outcomes = [self._outcome(ids, b, texts) for b, ids in enumerate(final_BL)]
         for b, outcome in enumerate(outcomes):
-            if outcome.masks_left and self._went_through(final_BL[b]):
+            if outcome.masks_left and self._went_through(b, final_BL[b]):
                 self._sink.event(b, self._masks_left(outcome))
         self._sink.end(outcomes)
 
@@ -171,19 +203,13 @@ class ForeignRun:
         if isinstance(self._sink, TraceWriter):
             self._sink.close()
 
-    def _said_length(self, settings: Mapping[str, str]) -> int | None:
-        for name in _BLOCK_NAMES:
-            value = _number(settings.get(name))
-            if 1 <= value <= self.length - self.prompt_length:
-                return int(value)
-        return None
-
     def _write(self, block_length: int) -> None:
         for sample, seen, tensors in self._waiting:
             record = self._assemblers[sample].record(seen, block_length)
             self.last_block = max(self.last_block, record.block_stop)
             self._count(seen)
             wanted = self._wanted(record.block, record.step)
+            self._written.append((sample, record))
             self._sink.step(sample, record, tensors if wanted else {})
         self._waiting.clear()
 
@@ -205,7 +231,7 @@ class ForeignRun:
             self._sink.event(sample, event)
 
     def _outcome(self, ids: np.ndarray, sample: int, texts: Sequence[str]) -> Outcome:
-        new = ids[self.prompt_length :]
+        new = ids[self.prompt_lengths[sample] :]
         could = self._skippable_row_layers
         return Outcome(
             text=texts[sample] if sample < len(texts) else "",
@@ -216,10 +242,10 @@ class ForeignRun:
             seconds=time.perf_counter() - self._began,
         )
 
-    def _went_through(self, ids: np.ndarray) -> bool:
+    def _went_through(self, sample: int, ids: np.ndarray) -> bool:
         """Whether the loop came to its end: to the last block, or to an EOS."""
         eos_id = -1 if self._header is None else self._header.eos_id
-        return self.last_block >= self.length or eos_id in ids[self.prompt_length :]
+        return self.last_block >= self.length or eos_id in ids[self.prompt_lengths[sample] :]
 
     def _masks_left(self, outcome: Outcome) -> Event:
         total = len(outcome.tokens)
@@ -249,11 +275,11 @@ def _inferred(block_length: int) -> Event:
 
 def _same(meant: str, value: str) -> bool:
     """Equal as texts or as numbers: 1 is 1.0."""
-    return meant == value or _number(meant) == _number(value)
+    return meant == value or number(meant) == number(value)
 
 
 def _differs(name: str, meant: str, value: str, forward: int, source: str) -> Event:
-    numbers = {"stated": _number(meant), "received": _number(value)}
+    numbers = {"stated": number(meant), "received": number(value)}
     return Event(
         kind="stated_differs",
         message=f"{name} was stated as {meant}, but the run received {value}",
@@ -261,11 +287,3 @@ def _differs(name: str, meant: str, value: str, forward: int, source: str) -> Ev
         forward=forward,
         numbers={k: v for k, v in numbers.items() if v == v},
     )
-
-
-def _number(text: str | None) -> float:
-    """A number out of a text; NaN if it is none."""
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return float("nan")

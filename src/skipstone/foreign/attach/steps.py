@@ -9,8 +9,7 @@ Shape letters: L canvas length, G new positions, N rows of a call, C scored mask
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +17,6 @@ import numpy as np
 from skipstone.record import Candidates, StepRecord
 
 _MASK, _COMMITTED, _FILLED, _PROMPT = 2, 3, 4, 1
-
-# Shorter blocks are not read from the order of commits: a loop that goes from left to right would
-# look like blocks of one.
-_SHORTEST = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +41,9 @@ class Seen:
 
     forward: int
     rows: np.ndarray
-    """int32 [N]: positions that entered layer 1."""
+    """int32 [N]: positions that entered layer 1; none if they are not known."""
+    whole: bool
+    """Whether the call computed every position of its canvas."""
     finished: np.ndarray
     """int32: positions that went through every layer."""
     skip_layer: int
@@ -63,42 +60,66 @@ class Seen:
     scores: Scores
     seconds: float
 
-    @property
-    def whole(self) -> bool:
-        """Whether the call computed every position."""
-        return self.rows.size == self.before.size
-
 
 class Assembler:
     """Turns the calls of one sample into step records, in order."""
 
     def __init__(
-        self, canvas: np.ndarray, prompt_length: int, mask_id: int, eos_id: int, bound: float
+        self,
+        canvas: np.ndarray,
+        prompt_length: int,
+        origin: int,
+        mask_id: int,
+        eos_id: int,
+        bound: float,
     ) -> None:
-        """Start from the first canvas, int64 [L]; ``bound`` is NaN if the rule has none known."""
+        """Start from the first canvas.
+
+        Args:
+            canvas: int64 [L].
+            prompt_length: where new positions begin.
+            origin: where blocks are counted from; what comes before belongs to the first.
+            mask_id: the mask's id.
+            eos_id: -1 if there is none.
+            bound: confidence that the rule asks for; NaN if it is not known.
+        """
         self._given = canvas != mask_id
-        self._prompt_length = prompt_length
+        self._prompt_length, self._origin = prompt_length, origin
         self._mask_id, self._eos_id = mask_id, eos_id
         self._bound = bound
         self._entered_at = np.full(canvas.size, -1, np.int32)
         self._finished_at = np.full(canvas.size, -1, np.int32)
-        self._board = Scores(
-            position=np.arange(canvas.size, dtype=np.int32),
-            token=np.full(canvas.size, -1, np.int32),
-            confidence=np.full(canvas.size, np.nan),
-            runner_up=np.full(canvas.size, -1, np.int32),
-            runner_up_confidence=np.full(canvas.size, np.nan),
-        )
+        self._board = _board(canvas.size)
         self._block, self._step = 0, -1
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self._given.size
+
+    def grow(self, more: np.ndarray, prompt_length: int) -> None:
+        """The canvas got longer by these ids; the prompt too, if they go on from it."""
+        size = more.size
+        self._origin += prompt_length - self._prompt_length
+        self._prompt_length = prompt_length
+        self._given = np.append(self._given, more != self._mask_id)
+        self._entered_at = np.append(self._entered_at, np.full(size, -1, np.int32))
+        self._finished_at = np.append(self._finished_at, np.full(size, -1, np.int32))
+        old, new = self._board, _board(self.length)
+        for name in ("token", "confidence", "runner_up", "runner_up_confidence"):
+            getattr(new, name)[: old.position.size] = getattr(old, name)
+        self._board = new
 
     def record(self, seen: Seen, block_length: int) -> StepRecord:
         """The step that a call was, in blocks of ``block_length``."""
+        seen = self._as_long(seen)
         self._enter(self._block_of(seen, block_length))
         self._entered_at[seen.rows] = seen.forward
         self._finished_at[seen.finished] = seen.forward
         self._write(seen.scores)
-        start = self._prompt_length + self._block * block_length
-        stop = min(start + block_length, seen.before.size)
+        begin = self._origin + self._block * block_length
+        start = self._prompt_length if self._block == 0 else begin
+        stop = min(begin + block_length, seen.before.size)
         new = slice(self._prompt_length, None)
         return StepRecord(
             forward=seen.forward,
@@ -106,7 +127,7 @@ class Assembler:
             step=self._step,
             recovery=False,
             refresh=seen.whole and seen.keeps,
-            block_start=start,
+            block_start=min(start, stop),
             block_stop=stop,
             ids_before=seen.before[new].astype(np.int32),
             ids_after=seen.after[new].astype(np.int32),
@@ -123,6 +144,14 @@ class Assembler:
             positions_from=seen.positions_from,
         )
 
+    def _as_long(self, seen: Seen) -> Seen:
+        """A call whose canvas was shorter: what was not there yet had masks."""
+
+        def padded(ids: np.ndarray) -> np.ndarray:
+            return np.pad(ids, (0, self.length - ids.size), constant_values=self._mask_id)
+
+        return dataclasses.replace(seen, before=padded(seen.before), after=padded(seen.after))
+
     def _enter(self, block: int) -> None:
         """Count steps within the block."""
         self._step = self._step + 1 if block == self._block else 0
@@ -130,15 +159,17 @@ class Assembler:
 
     def _block_of(self, seen: Seen, length: int) -> int:
         """Blocks never go back: masks that are left behind belong to what came before."""
-        start = self._prompt_length
+        start = self._origin
         commits = np.flatnonzero(self._committed(seen))
         # A call over all rows belongs to the block of its commits; if it has none, it is the first
         # of the block that the next call works on.
-        for where in (_partial(seen.rows, seen), commits, _partial(seen.next_rows, seen)):
-            if where.size and where.min() >= start:
+        own = np.zeros(0, np.int32) if seen.whole else seen.rows
+        for where in (own, commits, _partial(seen.next_rows, seen)):
+            if where.size and where.max() >= start and (where is commits or where.min() >= start):
                 at = where.max() if where is commits else where.min()
                 return max(self._block, (int(at) - start) // length)
         masks = np.flatnonzero(seen.before == self._mask_id)
+        masks = masks[masks >= start]
         here = (masks - start) // length >= self._block
         return (int(masks[here].min()) - start) // length if here.any() else self._block
 
@@ -191,6 +222,17 @@ class Assembler:
         )
 
 
+def _board(length: int) -> Scores:
+    """Scores of every position, none of which is known."""
+    return Scores(
+        position=np.arange(length, dtype=np.int32),
+        token=np.full(length, -1, np.int32),
+        confidence=np.full(length, np.nan),
+        runner_up=np.full(length, -1, np.int32),
+        runner_up_confidence=np.full(length, np.nan),
+    )
+
+
 def _partial(rows: np.ndarray | None, seen: Seen) -> np.ndarray:
     """The rows of a call; none if they are the whole canvas, or if there was no call."""
     partial = rows is not None and rows.size < seen.before.size
@@ -206,48 +248,3 @@ def _rank(confidence: np.ndarray) -> np.ndarray:
     rank = np.empty(confidence.size, np.int32)
     rank[np.argsort(-confidence, kind="stable")] = np.arange(confidence.size, dtype=np.int32)
     return rank
-
-
-def block_length_from_rows(rows: np.ndarray, prompt_length: int, length: int) -> int | None:
-    """The block length that a partial call shows: its rows are one block and end before the canvas.
-
-    Args:
-        rows: int32 [N] positions of the call.
-        prompt_length: where the first block starts.
-        length: L.
-
-    Returns:
-        None if the rows do not tell: those of a prefix cache go on to the end.
-    """
-    whole_block = rows.size == np.ptp(rows) + 1 and rows.max() + 1 < length
-    start = int(rows.min()) - prompt_length
-    return rows.size if whole_block and start >= 0 and start % rows.size == 0 else None
-
-
-def block_length_from_run(steps: Sequence[Seen], prompt_length: int, mask_id: int) -> int:
-    """The block length of a whole run: from the starts of partial calls, else from the commits.
-
-    A place where everything left of it was decoded while nothing right of it was may be the end of
-    a block; the block length is the shortest of which every multiple is such a place.
-    """
-    length = steps[0].before.size
-    new = length - prompt_length
-    starts = [int(s.rows.min()) - prompt_length for s in steps if not s.whole]
-    if any(start > 0 for start in starts):
-        return math.gcd(*starts)
-    if starts:
-        return new
-    ends = _possible_ends([s.after for s in steps], prompt_length, mask_id)
-    for candidate in range(_SHORTEST, new):
-        if ends.issuperset(range(candidate, new, candidate)):
-            return candidate
-    return new
-
-
-def _possible_ends(
-    canvases: Sequence[np.ndarray], prompt_length: int, mask_id: int
-) -> frozenset[int]:
-    """Offsets up to which a canvas was full, and empty from there on."""
-    masked = [canvas[prompt_length:] == mask_id for canvas in canvases]
-    ends = ((int(np.argmax(m)), m) for m in masked if m.any())
-    return frozenset(end for end, m in ends if m[end:].all())

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import weakref
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from skipstone.foreign.positions.evidence import Findings
-from skipstone.foreign.positions.roots import Inputs
+from skipstone.foreign.positions.follow import whole_canvas
+from skipstone.foreign.positions.places import Ledger
+from skipstone.foreign.shared.calls import Call, host_ids
+from skipstone.foreign.shared.canvases import Canvases, newest_canvas
+from skipstone.foreign.shared.functions import Operation
 from skipstone.foreign.shared.source import source_line
 
 
@@ -31,36 +37,56 @@ class CacheWatch:
 
     A loop overwrites its cache as well, but comes back with other ids. The same ids at the same
     positions mean that the same step is run again, and it does not start where it started before.
+    Two things are no finding. A step that commits nothing is followed by itself, with the cache as
+    it left it: nothing that was passed has changed but the cache. And an edit may lead back to a
+    canvas that was there before: the loop then goes on with the cache that it has, and does not
+    take up one that it kept aside.
     """
 
     def __init__(self, findings: Findings) -> None:
         """Nothing was called yet."""
         self._findings = findings
         self._uses = dict[tuple[int, int], list[_Use]]()
+        self._last = dict[str, int | float | str]()
+        self._passed_on = set[int]()
 
-    def called(self, inputs: Inputs, places: Tensor | None) -> None:
+    def called(self, call: Call, places: Tensor | None) -> None:
         """A call begins with this cache."""
-        if not inputs.cache:
+        assert call.ids is not None
+        plain = {name: v for name, v in call.arguments.items() if isinstance(v, int | float | str)}
+        holders = {id(holder) for holder in call.holders}
+        goes_on = plain == self._last and (not self._passed_on or holders <= self._passed_on)
+        self._last, self._passed_on = plain, holders
+        if not call.cache:
             return
-        step = (_fingerprint(inputs.ids), 0 if places is None else _fingerprint(places))
+        step = (_fingerprint(call.ids), 0 if places is None else _fingerprint(places))
         before = self._uses.setdefault(step, [])
-        now = [_fingerprint(leaf) for leaf in inputs.cache]
-        gone = [use for use in before if _overwritten(use, inputs.cache, now)]
-        if gone:
-            self._tell(gone, inputs, places)
+        now = [_fingerprint(leaf) for leaf in call.cache]
+        gone = [use for use in before if _overwritten(use, call.cache, now)]
+        if gone and not goes_on:
+            self._tell(gone, call, places)
         before += [
             _Use(self._findings.forward, weakref.ref(leaf), fingerprint)
-            for leaf, fingerprint in zip(inputs.cache, now, strict=True)
+            for leaf, fingerprint in zip(call.cache, now, strict=True)
         ]
 
-    def _tell(self, gone: list[_Use], inputs: Inputs, places: Tensor | None) -> None:
+    def returned(self, output: object) -> None:
+        """A call is done: a loop goes on with what it passed, or with what it got back."""
+        parts = output.values() if isinstance(output, Mapping) else ()
+        if isinstance(output, (tuple, list)):
+            parts = output
+        elif hasattr(output, "__dict__"):
+            parts = vars(output).values()
+        self._passed_on |= {id(part) for part in parts}
+
+    def _tell(self, gone: list[_Use], call: Call, places: Tensor | None) -> None:
         first = gone[0].forward
         changed = sum(use.forward == first for use in gone)
         rows = () if places is None else tuple(places.flatten().tolist())
         self._findings.add(
             "cache_overwritten",
             f"forward {self._findings.forward} runs the step of forward {first} again, but not "
-            f"from the same state: {changed} of {len(inputs.cache)} cache tensors were overwritten "
+            f"from the same state: {changed} of {len(call.cache)} cache tensors were overwritten "
             f"in place since forward {first} began; give each call its own copy of the cache",
             source_line(),
             positions=(rows, rows),
@@ -93,68 +119,60 @@ def _fingerprint(tensor: Tensor) -> int:
 class _Run:
     """A run as far as its canvas is known."""
 
-    ids: Tensor
-    """The newest canvas, a copy on the host."""
+    called_BL: np.ndarray
+    """int64: the canvas of the latest call over all of it."""
+    held: weakref.ref[Tensor]
+    """The tensor that held it."""
     source: str
-    """The line that made it."""
+    """The line of that call, or the one that made the last canvas."""
     forward: int
-    """The latest forward before that."""
-    copies: list[weakref.ref[Tensor]] = field(default_factory=list)
-    """Tensors as large as the canvas that hold it, or held it."""
+    last_BL: np.ndarray | None = None
+    """The newest canvas after that, once the run is over."""
 
 
-@dataclass(eq=False)
 class CanvasWatch:
     """Follows the canvas of each run to its last state."""
 
-    findings: Findings
-    mask_id: int | None
-    runs: list[_Run] = field(default_factory=list)
+    def __init__(self, findings: Findings, mask_id: int | None, ledger: Ledger) -> None:
+        """No run yet; the ledger knows which ids come from which canvas."""
+        self._findings, self._mask_id, self._ledger = findings, mask_id, ledger
+        self._canvases = Canvases()
+        self._runs = list[_Run]()
+        self._now: int | None = None
+
+    def heard(self, operation: Operation) -> None:
+        """Keep what may be the next canvas."""
+        self._canvases.heard(operation)
 
     def called(self, ids: Tensor, run: int | None) -> int | None:
         """A call computes a whole canvas; says which run it belongs to."""
-        if self.mask_id is None:
+        if self._mask_id is None:
             return None
+        ids_BL = host_ids(ids)
         if run is None:
-            run = self._continued(ids)
+            run = self._continued(ids_BL)
+        if run != self._now:
+            self._settle()
+        state = _Run(ids_BL, weakref.ref(ids), source_line(), self._findings.forward)
         if run is None:
-            run = len(self.runs)
-            self.runs.append(_Run(_copy(ids), "", -1))
-        self.holds(ids, run)
-        self.changed(ids, run)
+            run = len(self._runs)
+            self._runs.append(state)
+        elif ids_BL.shape[1] >= self._runs[run].called_BL.shape[1]:
+            self._runs[run] = state
+        self._now = run
+        self._canvases.expect(torch.Size(self._runs[run].called_BL.shape))
         return run
-
-    def holds(self, ids: Tensor, run: int) -> None:
-        """A tensor comes from the canvas of a run."""
-        state = self.runs[run]
-        if _is_whole(ids, state.ids):
-            alive = [ref for ref in state.copies if (t := ref()) is not None and t is not ids]
-            state.copies = [*alive, weakref.ref(ids)]
-
-    def changed(self, ids: Tensor, run: int) -> None:
-        """A tensor got new ids; if it is a whole canvas, it is the newest."""
-        state = self.runs[run]
-        if _is_whole(ids, state.ids):
-            state.ids, state.source = _copy(ids), source_line()
-            state.forward = self.findings.forward
-
-    def wrote(self, ids: Tensor) -> None:
-        """A tensor was changed in place; it may be a part of a canvas."""
-        for i, state in enumerate(self.runs):
-            for canvas in [ref() for ref in state.copies]:
-                if canvas is not None and canvas is not ids and _share(canvas, ids):
-                    self.changed(canvas, i)
 
     def end(self) -> None:
         """Tell of every run that ends with masks."""
-        if self.mask_id is None:
-            return
-        for state in self.runs:
-            masked = state.ids.eq(self.mask_id)
-            if not bool(masked.any()):
+        self._settle()
+        for state in self._runs:
+            # Where the last canvas was not seen, nothing is claimed.
+            left = () if state.last_BL is None else np.nonzero(state.last_BL == self._mask_id)[-1]
+            positions = tuple(int(i) for i in left)
+            if not positions:
                 continue
-            positions = tuple(masked.nonzero()[:, -1].tolist())
-            self.findings.add(
+            self._findings.add(
                 "masks_left",
                 f"{len(positions)} positions of the canvas are still masks at the end; text that "
                 f"leaves out special tokens does not show them",
@@ -163,29 +181,26 @@ class CanvasWatch:
                 numbers={"masks_left": float(len(positions)), "forward": float(state.forward)},
             )
 
-    def _continued(self, ids: Tensor) -> int | None:
+    def _settle(self) -> None:
+        """The run under way is over, or another goes on: find its newest canvas."""
+        if self._now is None or self._mask_id is None:
+            return
+        run, state = self._now, self._runs[self._now]
+        length = state.called_BL.shape[1]
+
+        def descends(ids: Tensor) -> bool:
+            tag = self._ledger.get(ids)
+            return tag is not None and tag.canvas == run and whole_canvas(tag.places, length)
+
+        seen, held = self._canvases.newest(), state.held()
+        state.last_BL = newest_canvas(state.called_BL, held, seen, self._mask_id, descends)
+
+    def _continued(self, ids_BL: np.ndarray) -> int | None:
         """The run whose tokens these ids keep, if they came by a way that is not followed."""
-        if self.mask_id is None:
-            return None
-        new = _copy(ids)
-        for i in reversed(range(len(self.runs))):
-            old = self.runs[i].ids
-            masked = old.eq(self.mask_id)
-            kept = old.shape == new.shape and bool((new.eq(old) | masked).all())
-            if kept and bool(masked.any()):
+        for i in reversed(range(len(self._runs))):
+            old_BL = self._runs[i].called_BL
+            masked_BL = old_BL == self._mask_id
+            kept = old_BL.shape == ids_BL.shape and bool(((ids_BL == old_BL) | masked_BL).all())
+            if kept and masked_BL.any():
                 return i
         return None
-
-
-def _copy(ids: Tensor) -> Tensor:
-    return ids.detach().cpu().clone()
-
-
-def _is_whole(ids: Tensor, canvas: Tensor) -> bool:
-    """Whether a tensor is a whole canvas; loops may make the canvas longer as they go."""
-    same_batch = ids.shape[:-1] == canvas.shape[:-1] and ids.ndim > 0
-    return same_batch and ids.shape[-1] >= canvas.shape[-1]
-
-
-def _share(a: Tensor, b: Tensor) -> bool:
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

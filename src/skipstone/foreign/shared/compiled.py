@@ -8,6 +8,7 @@ other: it gives the same bits as without us, and what happens inside is not seen
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Generator
@@ -16,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 # Dynamo has no public place for this. It goes through this function of its own whenever a compiled
@@ -63,6 +65,18 @@ def active(mode: TorchFunctionMode) -> Generator[None]:
 def unseen(function: Callable[..., Any]) -> Callable[..., Any]:
     """A hook of ours into which Dynamo does not trace, where the model itself is compiled."""
     return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether somebody has compiled a module, be it by a wrapper that lies elsewhere."""
+    eval_frame = sys.modules.get("torch._dynamo.eval_frame")
+    if eval_frame is None:
+        return False
+    kind: type[nn.Module] = eval_frame.OptimizedModule
+    if isinstance(module, kind) or module._compiled_call_impl is not None:
+        return True
+    wrappers = (found for found in gc.get_objects() if type(found) is kind)
+    return any(part is module for wrapper in wrappers for part in wrapper.modules())
 
 
 def _take_off(mode: TorchFunctionMode) -> bool:

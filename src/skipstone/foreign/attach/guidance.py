@@ -1,0 +1,83 @@
+"""Classifier-free guidance: the same canvas once more, with its prompt hidden.
+
+A loop passes both halves in one batch, or calls the model twice a step. What it decides, it decides
+for the conditional canvas; the other one is no sample of its own.
+
+Shape letters: B batch of the run, C batch of the call, L canvas length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Which part of a call's batch are the samples of the run."""
+
+    chosen: np.ndarray
+    """int [B]: indices into the batch of the call."""
+    twin: bool
+    """The whole call is the unconditional one."""
+    parts: int = 1
+    """Copies of the canvas in the batch."""
+
+    @property
+    def all(self) -> bool:
+        """Whether the batch of the call is that of the run."""
+        return self.parts == 1
+
+
+def samples_of(
+    ids_CN: np.ndarray, canvas_BL: np.ndarray | None, given_BL: np.ndarray | None, mask_id: int
+) -> Samples:
+    """Find the samples of the run in the batch of a call.
+
+    Args:
+        ids_CN: of the call.
+        canvas_BL: newest canvas of the run; None if it is the first call.
+        given_BL: bool: what was no mask when the run began.
+        mask_id: what the prompt is hidden by.
+    """
+    batch = len(ids_CN)
+    everyone = Samples(np.arange(batch), twin=False)
+    if canvas_BL is None or given_BL is None:
+        return _halves(ids_CN, mask_id) or everyone
+    known = len(canvas_BL)
+    if batch == known:
+        same = ids_CN.shape == canvas_BL.shape and given_BL.shape == canvas_BL.shape
+        return Samples(everyone.chosen, same and _hidden(ids_CN, canvas_BL, given_BL, mask_id))
+    if batch % known == 0:
+        starts = range(0, batch, known)
+        best = max(starts, key=lambda at: (_tokens(ids_CN[at : at + known], mask_id), -at))
+        return Samples(np.arange(best, best + known), twin=False, parts=batch // known)
+    return everyone
+
+
+def _halves(ids_CN: np.ndarray, mask_id: int) -> Samples | None:
+    """The conditional half of a first call; None if it is no pair of halves."""
+    half = len(ids_CN) // 2
+    if len(ids_CN) % 2 or not half:
+        return None
+    for chosen, other in ((0, half), (half, 0)):
+        canvas = ids_CN[chosen : chosen + half]
+        if _hidden(ids_CN[other : other + half], canvas, canvas != mask_id, mask_id):
+            return Samples(np.arange(chosen, chosen + half), twin=False, parts=2)
+    return None
+
+
+def _hidden(other: np.ndarray, canvas: np.ndarray, given: np.ndarray, mask_id: int) -> bool:
+    """Whether ids are those of a canvas with its prompt, or the start of it, hidden by masks."""
+    differs = other != canvas
+    if not differs.any(1).all() or not (other[differs] == mask_id).all() or differs[~given].any():
+        return False
+    # The prompt goes as a whole: up to the last hidden token nothing given is left.
+    last = differs.shape[1] - 1 - differs[:, ::-1].argmax(1)
+    rows = zip(other, given, last, strict=True)
+    return all(bool((row[:end][told[:end]] == mask_id).all()) for row, told, end in rows)
+
+
+def _tokens(ids: np.ndarray, mask_id: int) -> int:
+    return int((ids != mask_id).sum())

@@ -1,0 +1,271 @@
+"""A call and its canvas: which run it goes on, what the canvas is by now, which rows it computes.
+
+Shape letters: B batch of the run, C batch of the call, N rows of the call, L canvas length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from skipstone.foreign.attach import placed as ways
+from skipstone.foreign.attach.guidance import Samples, samples_of
+from skipstone.foreign.attach.placed import Numbers, Placed
+from skipstone.foreign.shared.calls import Call, host_ids
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of the run that is under way."""
+
+    canvas_BL: np.ndarray
+    """int64: of the call before."""
+    newest_BL: np.ndarray | None
+    """That the loop made since, which may be longer; None if none was seen."""
+    given_BL: np.ndarray
+    """bool: what was no mask when the run began."""
+    numbers: Numbers | None
+    """How positions are numbered, if not from 0."""
+
+    @property
+    def now_BL(self) -> np.ndarray:
+        """The canvas as far as it is known."""
+        return self.canvas_BL if self.newest_BL is None else self.newest_BL
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """A call, the samples it computes, its canvas, and its rows in it."""
+
+    samples: Samples
+    ids_BN: np.ndarray | None
+    """int64: of the samples; None if only embeddings are known."""
+    canvas_BL: np.ndarray
+    """int64: the whole canvas at the call."""
+    canvas: Tensor | None
+    """The tensor that holds it; the loop may go on to write into it."""
+    placed: Placed
+    said: Placed | None = None
+    """Where the call says its rows are, if it is known that they are elsewhere."""
+    problem: str = ""
+    """Why the rows, or the canvas, could not be located."""
+
+
+def locate(
+    call: Call, ids: Tensor | None, places: Tensor | None, known: Known | None, mask_id: int
+) -> Located | None:
+    """Find the canvas of a call, and its rows in it.
+
+    Args:
+        call: as the model was called.
+        ids: its ids, or those that its embeddings were looked up by.
+        places: where the ids come from, as the ledger knows it.
+        known: the run under way; None if there is none.
+        mask_id: fits every id when rows are looked for.
+
+    Returns:
+        None if not even a canvas is known: no run can begin with this call.
+    """
+    if ids is None:
+        return _without_ids(call, known)
+    ids_CN = host_ids(ids)
+    now_BL, given_BL = (None, None) if known is None else (known.now_BL, known.given_BL)
+    samples = samples_of(ids_CN, now_BL, given_BL, mask_id)
+    found = _Search(call, ids, ids_CN[samples.chosen], samples, places, known, mask_id)
+    return found.located()
+
+
+def _without_ids(call: Call, known: Known | None) -> Located | None:
+    """Embeddings that stand for no known ids: the rows may be known all the same."""
+    if known is None:
+        return None
+    batch, rows = call.shape
+    length = known.canvas_BL.shape[1]
+    everyone = Samples(np.arange(len(known.canvas_BL)), twin=False)
+    placed = ways.stated(call.stated, known.numbers, batch, length) or ways.counted(call)
+    if placed is None and rows == length:
+        placed = ways.span(batch, 0, rows, "all_rows")
+    lost = placed is None or batch != len(known.canvas_BL)
+    return Located(
+        everyone,
+        None,
+        known.now_BL,
+        None,
+        ways.nowhere(len(known.canvas_BL)) if lost or placed is None else placed,
+        problem=f"the {rows} embeddings of a call are those of no known ids" if lost else "",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """One call whose rows are looked for."""
+
+    call: Call
+    ids: Tensor
+    ids_BN: np.ndarray
+    samples: Samples
+    places: Tensor | None
+    known: Known | None
+    mask_id: int
+
+    @property
+    def length(self) -> int | None:
+        return None if self.known is None else self.known.now_BL.shape[1]
+
+    @property
+    def _sure(self) -> bool:
+        """Whether the argument that states positions can mean nothing else."""
+        stated = self.call.stated
+        return stated is not None and (
+            stated.sure or (self.known is None and self.call.given_cache)
+        )
+
+    def located(self) -> Located:
+        """By the surest way that tells."""
+        batch, rows = self.ids_BN.shape
+        exact = self._of_samples(ways.carried(self.call, self.places))
+        numbers = None if self.known is None else self.known.numbers
+        said = ways.stated(self.call.stated, numbers, len(self.samples.chosen), self.length or 0)
+        if self._is_whole(exact, said if self._sure else None):
+            return self._whole()
+        view = ways.slice_of_canvas(self.ids, self.length)
+        if view is not None and self.samples.all and not (exact is None and self._fresh(said)):
+            start, canvas_BL, canvas = view
+            exact = ways.span(batch, start, rows, "canvas_slice")
+            return self._exact(exact, said if self._sure else None, canvas_BL, canvas)
+        if self.known is None:
+            return self._first(said)
+        if exact is not None:
+            return self._exact(exact, said if self._sure else None, self.known.now_BL, None)
+        return self._told(said, self.known)
+
+    def _is_whole(self, exact: Placed | None, said: Placed | None) -> bool:
+        """Whether the rows are all of the canvas, from its first position on."""
+        rows = self.ids_BN.shape[1]
+        from_0 = np.arange(rows)
+        if exact is not None:
+            return (exact.positions_BN == from_0).all() and rows >= (self.length or rows)
+        if self.known is None:
+            begins = said is None or (said.positions_BN == from_0).all()
+            padded = self.call.padded and self.call.cached == 0
+            return (begins and self.call.cached == 0 and not self._is_view()) or padded
+        if rows == self.length:
+            beyond = said is not None and said.positions_BN.max() >= rows
+            return not beyond and (said is not None or self._continues())
+        return rows > self.known.now_BL.shape[1] and self._continues()
+
+    def _is_view(self) -> bool:
+        """Whether the ids are a part of a larger tensor, and a cache or a start is spoken of."""
+        speaks = self.call.given_cache or self.call.stated is not None
+        return speaks and ways.slice_of_canvas(self.ids, None) is not None
+
+    def _continues(self) -> bool:
+        """Whether ids as long as the canvas, or longer, go on from it."""
+        assert self.known is not None
+        now_BL = self.known.now_BL
+        same = self.ids_BN[:, : now_BL.shape[1]] == now_BL
+        tokens = now_BL != self.mask_id
+        return len(now_BL) == len(self.ids_BN) and bool(same[tokens].all())
+
+    def _fresh(self, said: Placed | None) -> bool:
+        """Whether nothing speaks of rows or caches: the ids are a canvas of their own."""
+        return said is None and not self.call.given_cache and self.known is None
+
+    def _whole(self) -> Located:
+        batch, rows = self.ids_BN.shape
+        tensor = self.ids if self.samples.all else None
+        placed = ways.span(batch, 0, rows, "all_rows")
+        return Located(self.samples, self.ids_BN, self.ids_BN, tensor, placed)
+
+    def _first(self, said: Placed | None) -> Located:
+        """Rows of a canvas that was never seen whole."""
+        batch, rows = self.ids_BN.shape
+        placed = said or self._of_samples(ways.counted(self.call))
+        assert placed is not None
+        canvas_BL = np.full((batch, int(placed.positions_BN.max()) + 1), self.mask_id, np.int64)
+        np.put_along_axis(canvas_BL, placed.positions_BN.astype(np.int64), self.ids_BN, axis=1)
+        return Located(
+            self.samples,
+            self.ids_BN,
+            canvas_BL,
+            None,
+            placed,
+            problem=(
+                f"the first call that was seen has {rows} rows, from position "
+                f"{int(placed.positions_BN.min())} on, and what stands before them is not known; "
+                f"attach before the first call over all positions"
+            ),
+        )
+
+    def _exact(
+        self, exact: Placed, said: Placed | None, canvas_BL: np.ndarray, canvas: Tensor | None
+    ) -> Located:
+        """The way that the ids went is believed over what the call says."""
+        said = said or self._counted(canvas_BL.shape[1])
+        if canvas is None:
+            canvas_BL = self._written(canvas_BL, exact)
+        agree = said is not None and np.array_equal(said.positions_BN, exact.positions_BN)
+        placed = said if agree and said is not None else exact
+        odd = said if not agree and not self.call.padded else None
+        return Located(self.samples, self.ids_BN, canvas_BL, canvas, placed, odd)
+
+    def _told(self, said: Placed | None, known: Known) -> Located:
+        """By what the call says, by its cache, or by where its ids fit."""
+        now_BL, rows = known.now_BL, self.ids_BN.shape[1]
+        placed = said or self._counted(now_BL.shape[1])
+        if placed is None and self.call.cached == now_BL.shape[1] and not self._continues_within():
+            placed = self._of_samples(ways.counted(self.call))
+        if placed is None and len(now_BL) == len(self.ids_BN) and rows < now_BL.shape[1]:
+            placed = ways.inferred(self.ids_BN, now_BL, self.mask_id)
+        alone = self.call.cached == 0 and rows >= now_BL.shape[1]
+        if placed is None and (alone or not (self.call.cache or self._continues_within())):
+            return self._whole()
+        if placed is None or len(now_BL) != len(self.ids_BN):
+            return Located(
+                self.samples,
+                self.ids_BN,
+                now_BL,
+                None,
+                ways.nowhere(len(now_BL)),
+                problem=(
+                    f"a call of {rows} rows does not say which positions they are, and its ids fit "
+                    f"the canvas of {now_BL.shape[1]} at no place or at several; pass position_ids "
+                    f"or replace_position to the model, or ids that are a slice of the canvas"
+                ),
+            )
+        canvas_BL = self._written(now_BL, placed)
+        return Located(self.samples, self.ids_BN, canvas_BL, None, placed)
+
+    def _continues_within(self) -> bool:
+        """Whether ids fit somewhere into the canvas: a cache of all positions is overwritten."""
+        assert self.known is not None
+        now_BL = self.known.now_BL
+        if len(now_BL) != len(self.ids_BN) or self.ids_BN.shape[1] > now_BL.shape[1]:
+            return False
+        windows = np.lib.stride_tricks.sliding_window_view(now_BL, self.ids_BN.shape[1], axis=1)
+        fits = (windows == self.ids_BN[:, None]) | (windows == self.mask_id)
+        return bool(fits.all((0, 2)).any())
+
+    def _counted(self, length: int) -> Placed | None:
+        """By the length of the cache, if the rows then end within the canvas."""
+        placed = self._of_samples(ways.counted(self.call))
+        return placed if placed is not None and placed.positions_BN.max() < length else None
+
+    def _of_samples(self, placed: Placed | None) -> Placed | None:
+        if placed is None or len(placed.positions_BN) == len(self.samples.chosen):
+            return placed
+        return Placed(placed.positions_BN[self.samples.chosen], placed.source)
+
+    def _written(self, canvas_BL: np.ndarray, placed: Placed) -> np.ndarray:
+        """The canvas with the ids of the call in it, made longer where they go beyond it."""
+        canvas_BL = longer(canvas_BL, int(placed.positions_BN.max()) + 1, self.mask_id)
+        np.put_along_axis(canvas_BL, placed.positions_BN.astype(np.int64), self.ids_BN, axis=1)
+        return canvas_BL
+
+
+def longer(canvas_BL: np.ndarray, length: int, mask_id: int) -> np.ndarray:
+    """A copy of a canvas with masks after it, up to a length; one that is longer stays so."""
+    more = max(0, length - canvas_BL.shape[1])
+    return np.pad(canvas_BL, ((0, 0), (0, more)), constant_values=mask_id)

@@ -1,0 +1,51 @@
+"""What is said about calls that cannot be located, or contradict themselves."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from skipstone.foreign.attach.placed import Placed
+from skipstone.foreign.shared.calls import Call
+from skipstone.record import Event
+
+
+def unlocated(
+    problem: str, model: nn.Module, call: Call | None, source: str, forward: int = -1
+) -> Event:
+    """Rows, or a whole canvas, that cannot be known."""
+    if not problem and call is None:
+        problem = (
+            f"{type(model).__name__} was called without token ids (a tensor of whole numbers) and "
+            f"without embeddings; attach to the module that is called with them"
+        )
+    elif not problem:
+        problem = (
+            f"{type(model).__name__} was called with embeddings of ids that are not known, before "
+            f"any canvas was; look them up inside of the with block by the model's own table"
+        )
+    return Event("rows_not_located", problem, source, forward=forward)
+
+
+def unseen(message: str, forward: int, source: str) -> Event:
+    """Something that a call did not show."""
+    return Event("not_recorded", message, source, forward=forward)
+
+
+def disagree(true: Placed, said: Placed, forward: int, source: str) -> Event:
+    """The rows come from one place of the canvas, and the call puts them at another."""
+    a, b = true.positions_BN, said.positions_BN
+    # The first prompt of the batch that shows it.
+    shows = next((i for i in range(len(a)) if (a[i] != b[i]).any()), 0)
+    a, b = a[shows], b[shows]
+    return Event(
+        kind="positions_disagree",
+        message=(
+            f"the call puts its {a.size} rows at positions {b.min()} to {b.max()} (by "
+            f"{said.source}), but their ids are those of positions {a.min()} to {a.max()} of the "
+            f"canvas"
+        ),
+        source=source,
+        forward=forward,
+        positions_a=tuple(a.tolist()),
+        positions_b=tuple(b.tolist()),
+    )

@@ -1,0 +1,93 @@
+"""Hooks on ``forward`` itself: they hear calls that go round ``model(...)`` too.
+
+Hooks of torch fire for ``model(...)`` only; published code calls ``model.forward(...)`` as well,
+and wrappers such as DataParallel go through either.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from skipstone.foreign.shared.compiled import is_compiled, unseen
+
+Forward = Callable[..., object]
+
+
+class HearsCalls(Protocol):
+    """Hears of the calls of one module. Must not raise."""
+
+    def before(
+        self, forward: Forward, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> None:
+        """A call begins."""
+        ...
+
+    def after(self, output: object) -> None:
+        """A call is done."""
+        ...
+
+    def broken(self) -> None:
+        """A call ended with an exception, which is on its way to the user."""
+        ...
+
+
+def hook_forward(on: ExitStack, parts: Sequence[nn.Module], listener: HearsCalls) -> None:
+    """Tell of every call of a model; each ``forward`` is put back when ``on`` is closed.
+
+    Args:
+        on: what is taken off with it.
+        parts: the model, and what lies within it and may be called in its place. A call within a
+            call is a part of it, and is not told.
+        listener: who is told.
+    """
+    depth = _Depth()
+    for part in parts:
+        _hook(on, part, listener, depth)
+
+
+@dataclass(eq=False)
+class _Depth:
+    """How many calls are under way."""
+
+    calls: int = 0
+
+
+def _hook(on: ExitStack, module: nn.Module, listener: HearsCalls, depth: _Depth) -> None:
+    forward = module.forward
+    own = "forward" in vars(module)
+    # A graph that must be whole may not be broken by us: what is compiled as a whole is seen from
+    # outside only.
+    whole = is_compiled(module)
+    before, after, broken = map(unseen, (listener.before, listener.after, listener.broken))
+
+    @functools.wraps(forward)
+    def watched(*args: object, **kwargs: object) -> object:
+        if depth.calls or (whole and torch.compiler.is_compiling()):
+            return forward(*args, **kwargs)
+        before(forward, args, kwargs)
+        depth.calls += 1
+        try:
+            output = forward(*args, **kwargs)
+        except BaseException:
+            broken()
+            raise
+        finally:
+            depth.calls -= 1
+        after(output)
+        return output
+
+    def put_back() -> None:
+        if own:
+            module.forward = forward
+        else:
+            del module.forward
+
+    module.forward = watched
+    on.callback(put_back)
