@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.errors import ConfigError, nearest
-from skipstone.foreign.shared.compiled import is_compiled, unseen
+from skipstone.foreign.shared.compiled import compiled_modules, unseen
 from skipstone.quoting import shown
 
 # Names under which well-known families keep their blocks: LLaDA, Dream and most others, GPT.
@@ -120,13 +120,15 @@ class HearsLayers(Protocol):
 
 def hook_layers(on: ExitStack, layers: Sequence[nn.Module], listener: HearsLayers) -> None:
     """Tell of every layer; the hooks come off when ``on`` is closed."""
+    compiled = compiled_modules()
     for number, layer in enumerate(layers, start=1):
-        _hook_layer(on, layer, number, listener)
+        _hook_layer(on, layer, number, listener, whole=layer in compiled)
 
 
-def _hook_layer(on: ExitStack, layer: nn.Module, number: int, listener: HearsLayers) -> None:
+def _hook_layer(
+    on: ExitStack, layer: nn.Module, number: int, listener: HearsLayers, *, whole: bool
+) -> None:
     enter, leave = unseen(listener.enter_layer), unseen(listener.leave_layer)
-    whole = is_compiled(layer)
 
     def before(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         if whole and torch.compiler.is_compiling():

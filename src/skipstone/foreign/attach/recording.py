@@ -51,7 +51,7 @@ class Recording:
         """How the run ended, if the user said it."""
         self.texts: Sequence[str] = ()
         self._model, self._layers, self._wanted = model, layers, wanted
-        self._sanitizer = Sanitizer(wanted.mask_id) if wanted.sanitize else None
+        self._sanitizer = Sanitizer() if wanted.sanitize else None
         self._follower = Follower() if self._sanitizer is None else self._sanitizer.follower
         self._finder = Finder(self._follower, wanted.mask_id)
         self._calls = 0
@@ -90,8 +90,13 @@ class Recording:
         frame = caller()
         self._calls += 1
         self._forward = None
+        call = None
         with self.guard.within("reading a call of the model", lambda: place(frame)):
-            self._begin(read_call(forward, args, kwargs), frame, began)
+            call = read_call(forward, args, kwargs)
+            self._begin(call, frame, began)
+        if self._sanitizer is not None:
+            with self.guard.within("following the rows of a call", lambda: place(frame)):
+                self._sanitizer.before(call)
         self.watch.inside = self._follower.inside = True
         self._moment = time.perf_counter()
 
@@ -137,8 +142,6 @@ class Recording:
         run = self.run
         located = None if call is None else self._locate(call, run)
         if call is None or located is None:
-            if self._sanitizer is not None:
-                self._sanitizer.before(call)
             self._say(unlocated("", self._model, call, place(frame)))
             return
         if located.samples.twin and run is not None:
@@ -155,8 +158,6 @@ class Recording:
         run.grow(located.canvas_BL)
         run.canvas_BL = located.canvas_BL
         self._finder.found(call, located)
-        if self._sanitizer is not None:
-            self._sanitizer.before(call)
         rows = call.shape[1]
         number = run.count_call(call.arguments, (len(located.canvas_BL), rows))
         tensors = self._wanted.level != "decisions"
@@ -170,8 +171,6 @@ class Recording:
     def _guided(self, run: ForeignRun, call: Call, source: str) -> None:
         """The second call of a step, with the prompt hidden: it decides nothing by itself."""
         run.count_call(call.arguments, call.shape)
-        if self._sanitizer is not None:
-            self._sanitizer.before(call)
         if not run.guided:
             run.guided = True
             message = (

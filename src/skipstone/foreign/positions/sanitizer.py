@@ -22,8 +22,8 @@ _OUTPUTS = ("logits", "hidden_states", "last_hidden_state")
 class Sanitizer:
     """Hears of every call of a model; between and inside of them its follower hears the rest."""
 
-    def __init__(self, mask_id: int | None) -> None:
-        """No call yet."""
+    def __init__(self, mask_id: int | None = None) -> None:
+        """No call yet; masks that are left are looked for if their id is given."""
         self.findings = Findings()
         self.follower = Follower(self.findings)
         self.canvases = CanvasWatch(self.findings, mask_id, self.follower.ledger)

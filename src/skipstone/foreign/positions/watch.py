@@ -147,7 +147,7 @@ class CanvasWatch:
     def called(self, ids: Tensor, run: int | None) -> int | None:
         """A call computes a whole canvas; says which run it belongs to."""
         if self._mask_id is None:
-            return None
+            return run
         ids_BL = host_ids(ids)
         if run is None:
             run = self._continued(ids_BL)

@@ -67,16 +67,14 @@ def unseen(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
 
 
-def is_compiled(module: nn.Module) -> bool:
-    """Whether somebody has compiled a module, be it by a wrapper that lies elsewhere."""
+def compiled_modules() -> set[nn.Module]:
+    """Modules that somebody has compiled as a whole, by wrappers that may lie anywhere."""
     eval_frame = sys.modules.get("torch._dynamo.eval_frame")
     if eval_frame is None:
-        return False
+        return set()
     kind: type[nn.Module] = eval_frame.OptimizedModule
-    if isinstance(module, kind) or module._compiled_call_impl is not None:
-        return True
-    wrappers = (found for found in gc.get_objects() if type(found) is kind)
-    return any(part is module for wrapper in wrappers for part in wrapper.modules())
+    wrappers = [found for found in gc.get_objects() if type(found) is kind]
+    return {part for wrapper in wrappers for part in wrapper.modules()}
 
 
 def _take_off(mode: TorchFunctionMode) -> bool:

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from skipstone.foreign.shared.compiled import is_compiled, unseen
+from skipstone.foreign.shared.compiled import compiled_modules, unseen
 
 Forward = Callable[..., object]
 
@@ -47,9 +47,10 @@ def hook_forward(on: ExitStack, parts: Sequence[nn.Module], listener: HearsCalls
             call is a part of it, and is not told.
         listener: who is told.
     """
-    depth = _Depth()
+    depth, compiled = _Depth(), compiled_modules()
     for part in parts:
-        _hook(on, part, listener, depth)
+        whole = part in compiled or part._compiled_call_impl is not None
+        _hook(on, part, listener, depth, whole=whole)
 
 
 @dataclass(eq=False)
@@ -59,12 +60,13 @@ class _Depth:
     calls: int = 0
 
 
-def _hook(on: ExitStack, module: nn.Module, listener: HearsCalls, depth: _Depth) -> None:
+def _hook(
+    on: ExitStack, module: nn.Module, listener: HearsCalls, depth: _Depth, *, whole: bool
+) -> None:
     forward = module.forward
     own = "forward" in vars(module)
     # A graph that must be whole may not be broken by us: what is compiled as a whole is seen from
     # outside only.
-    whole = is_compiled(module)
     before, after, broken = map(unseen, (listener.before, listener.after, listener.broken))
 
     @functools.wraps(forward)
