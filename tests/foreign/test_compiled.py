@@ -55,6 +55,20 @@ def test_nothing_is_compiled_again_for_a_mode() -> None:
     assert _graphs() == before
 
 
+def test_two_modes_stay_out_together() -> None:
+    x, outer, inner = torch.randn(4), _Seeing(), _Seeing()
+    _compiled(x)
+    before = _graphs()
+    with active(outer), active(inner):
+        _compiled(x)
+        _compiled(x)
+        assert (outer.count, inner.count) == (0, 0)
+        x.add(1)
+        assert (outer.count, inner.count) == (1, 1)
+    assert _graphs() == before
+    assert torch._C._len_torch_function_stack() == 0
+
+
 def test_control_a_bare_mode_is_compiled_into_the_users_code() -> None:
     x = torch.randn(4)
     _compiled(x)

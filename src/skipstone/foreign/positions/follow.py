@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Sequence
 from itertools import chain, repeat
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from skipstone.foreign.positions.calls import Call, Clash, plain_name, tensors_in
 from skipstone.foreign.positions.evidence import LOW_PRECISION, Findings
+from skipstone.foreign.positions.memo import Memo
 from skipstone.foreign.positions.places import Ledger, Ref, Tag, fits, ranked
 from skipstone.foreign.positions.rules import HANDS_ON, KEEPS_IDS, RULES
 from skipstone.foreign.shared.calls import INTEGERS
@@ -33,6 +35,9 @@ class Follower:
         self.failed = Counter[str]()
         """Torch functions that were called in a way that could not be followed, and how often."""
         self._findings = findings
+        self._memo = Memo()
+        self._told = False
+        """Whether the rule that is being asked has told of a clash."""
 
     def heard(self, operation: Operation) -> None:
         """Note what the results of a function stand for."""
@@ -55,17 +60,28 @@ class Follower:
         known = [tag for tag in map(self.ledger.get, operands) if tag is not None]
         if not known or not (self._findings is not None or _gives_ids(call)):
             return
-        # A call that cannot be followed must not stop the code that is watched.
-        try:
-            found = RULES[call.name](call)
-        except (RuntimeError, ValueError, TypeError, IndexError):
-            found = list[Tensor | None]()
-            self.failed[call.name] += 1
-        for out, places in zip(call.outputs, chain(found, repeat(None)), strict=False):
+        for out, places in zip(call.outputs, chain(self._answer(call), repeat(None)), strict=False):
             if places is not None and fits(places, out):
                 self._note(call, out, ranked(places, out.ndim), known)
             else:
                 self.ledger.drop(out)
+
+    def _answer(self, call: Call) -> Sequence[Tensor | None]:
+        """What the rule of a call says about its outputs."""
+        key = self._memo.key(call)
+        answer = self._memo.find(key)
+        if answer is not None:
+            return answer
+        self._told = False
+        # A call that cannot be followed must not stop the code that is watched.
+        try:
+            answer = RULES[call.name](call)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            self.failed[call.name] += 1
+            return ()
+        if not self._told:
+            self._memo.keep(key, answer)
+        return answer
 
     def _note(self, call: Call, out: Tensor, places: Tensor, known: list[Tag]) -> None:
         """Write down what is known about an output."""
@@ -99,6 +115,7 @@ class Follower:
                 findings.low_precision("product over norms", a, b, -1, out)
 
     def _clashed(self, clash: Clash) -> None:
+        self._told = True
         if self._findings is not None:
             self._findings.misaligned(clash, self.ledger)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -126,6 +126,8 @@ class Ledger:
         """Know nothing."""
         # Twenty times faster than torch's weak dictionary, and asked several times a call.
         self._tags = dict[int, tuple[Ref, Tag]]()
+        self._one = dict[tuple[tuple[int, ...], bytes], Tensor]()
+        self._ones = set[int]()
 
     def get(self, tensor: object) -> Tag | None:
         """What is known about a tensor; None if nothing, or if it is no tensor."""
@@ -133,9 +135,17 @@ class Ledger:
         return found[1] if found is not None and found[0]() is tensor else None
 
     def set(self, tensor: Tensor, tag: Tag) -> None:
-        """Note what is known about a tensor."""
+        """Note what is known about a tensor; equal places become one and the same tensor."""
+        if id(tag.places) not in self._ones:
+            tag = replace(tag, places=self._canonical(tag.places))
         key, tags = id(tensor), self._tags
         tags[key] = (weakref.ref(tensor, lambda _: tags.pop(key, None)), tag)
+
+    def _canonical(self, places: Tensor) -> Tensor:
+        content = (tuple(places.shape), places.numpy().tobytes())
+        one = self._one.setdefault(content, places)
+        self._ones.add(id(one))
+        return one
 
     def drop(self, tensor: object) -> None:
         """Forget a tensor: what it stands for is not known any more."""

@@ -44,7 +44,7 @@ def active(mode: TorchFunctionMode) -> Generator[None]:
 
     def switched(callback: Any) -> Any:
         nonlocal outermost
-        before, frame = switch(callback), sys._getframe(1)
+        before, frame = switch(callback), _beyond_ours(sys._getframe(1))
         if threading.get_ident() != thread:
             return before
         if outermost is None and callable(callback) and _take_off(mode):
@@ -60,6 +60,13 @@ def active(mode: TorchFunctionMode) -> Generator[None]:
             yield
     finally:
         setattr(eval_frame, _SWITCH, switch)
+
+
+def _beyond_ours(frame: FrameType) -> FrameType:
+    """The frame that called, past the switches of other modes."""
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def unseen(function: Callable[..., Any]) -> Callable[..., Any]:
