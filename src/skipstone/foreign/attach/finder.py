@@ -45,13 +45,19 @@ class Finder:
                 if tag is not None:
                     self._follower.ledger.set(self._looked_up[1], tag)
 
-    def newest(self, canvas_BL: np.ndarray) -> np.ndarray | None:
-        """The newest canvas [B, L] that the loop made since the last call, if one was seen."""
+    def newest(self, canvas_BL: np.ndarray, start_BL: np.ndarray) -> np.ndarray | None:
+        """The newest canvas [B, L] that the loop made since the last call, if one was seen.
+
+        Args:
+            canvas_BL: of the last call.
+            start_BL: the first of the run.
+        """
         length = canvas_BL.shape[1]
         return newest_canvas(
             canvas_BL,
             self._canvas,
             self.canvases.newest(),
+            start_BL != self._mask_id,
             self._mask_id,
             lambda ids: self._is_canvas(ids, length),
         )
@@ -63,7 +69,7 @@ class Finder:
         known = None
         if canvas_BL is not None and start_BL is not None:
             given_BL = start_BL != self._mask_id
-            known = Known(canvas_BL, self.newest(canvas_BL), given_BL, self._numbers)
+            known = Known(canvas_BL, self.newest(canvas_BL, start_BL), given_BL, self._numbers)
         ids = call.ids if call.ids is not None else self._ids_of(call.embeds)
         tag = self._follower.ledger.get(ids)
         places = tag.places if tag is not None and tag.canvas == self.run else None

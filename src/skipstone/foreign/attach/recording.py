@@ -153,9 +153,9 @@ class Recording:
         else:
             self._note_time(run, began)
         run.note_settings(call.settings(frame), self._wanted.stated, frame)
+        run.grow(located.canvas_BL)
         self._complete(run, located.canvas_BL, located.placed.positions_BN)
         self._note(run, call, located, place(frame))
-        run.grow(located.canvas_BL)
         run.canvas_BL = located.canvas_BL
         self._finder.found(call, located)
         rows = call.shape[1]
@@ -248,7 +248,7 @@ class Recording:
         self._note_time(run, time.perf_counter())
         final_BL = self.final_BL
         if final_BL is None:
-            final_BL = self._finder.newest(run.canvas_BL)
+            final_BL = self._finder.newest(run.canvas_BL, run.start_BL)
         if final_BL is not None:
             run.grow(final_BL)
         self._complete(run, run.canvas_BL if final_BL is None else final_BL, None)

@@ -135,6 +135,8 @@ def _summed(tensor: Tensor) -> Tensor:
 class _Run:
     """A run as far as its canvas is known."""
 
+    given_BL: np.ndarray
+    """bool: what was no mask when it began."""
     called_BL: np.ndarray
     """int64: the canvas of the latest call over all of it."""
     held: weakref.ref[Tensor]
@@ -169,7 +171,8 @@ class CanvasWatch:
             run = self._continued(ids_BL)
         if run != self._now:
             self._settle()
-        state = _Run(ids_BL, weakref.ref(ids), source_line(), self._findings.forward)
+        given_BL = ids_BL != self._mask_id if run is None else self._runs[run].given_BL
+        state = _Run(given_BL, ids_BL, weakref.ref(ids), source_line(), self._findings.forward)
         if run is None:
             run = len(self._runs)
             self._runs.append(state)
@@ -209,7 +212,9 @@ class CanvasWatch:
             return tag is not None and tag.canvas == run and whole_canvas(tag.places, length)
 
         seen, held = self._canvases.newest(), state.held()
-        state.last_BL = newest_canvas(state.called_BL, held, seen, self._mask_id, descends)
+        state.last_BL = newest_canvas(
+            state.called_BL, held, seen, state.given_BL, self._mask_id, descends
+        )
 
     def _continued(self, ids_BL: np.ndarray) -> int | None:
         """The run whose tokens these ids keep, if they came by a way that is not followed."""

@@ -67,27 +67,32 @@ def newest_canvas(
     known_BL: np.ndarray,
     held: Tensor | None,
     seen: Iterable[Tensor],
+    given_BL: np.ndarray,
     mask_id: int,
     descends: Callable[[Tensor], bool],
 ) -> np.ndarray | None:
     """The newest canvas [B, L] that the loop made since a call; None if none was seen.
 
-    It was made out of the canvas of that call, or goes on from it: what was no mask there is the
-    same here.
+    It was made out of the canvas of that call, and has its prompt, or goes on from it: what was no
+    mask there is the same here.
 
     Args:
         known_BL: int64, the canvas of the call.
         held: the tensor that held it then; the loop may have written into it.
         seen: tensors of its shape, or longer, that were made or written since, the newest first.
+        given_BL: bool: what was no mask when the run began, as far as the canvas went then.
         mask_id: the mask's id.
         descends: whether a tensor is known to have been made out of the canvas.
     """
-    length = known_BL.shape[1]
+    length, begin = known_BL.shape[1], given_BL.shape[1]
     fixed_BL = known_BL != mask_id
+    prompt = known_BL[:, :begin][given_BL]
     for canvas in seen:
         ids_BL = host_ids(canvas)
-        same = np.array_equal(ids_BL[:, :length][fixed_BL], known_BL[fixed_BL])
-        if same or (canvas.shape[1] == length and descends(canvas)):
+        goes_on = np.array_equal(ids_BL[:, :length][fixed_BL], known_BL[fixed_BL])
+        prompted = np.array_equal(ids_BL[:, :begin][given_BL], prompt)
+        made_of_it = prompted and canvas.shape[1] == length and descends(canvas)
+        if (goes_on and fixed_BL.any()) or made_of_it:
             return ids_BL
     held_BL = known_BL if held is None else host_ids(held)
     complete = not (held_BL == mask_id).any()

@@ -1,0 +1,1 @@
+"""A corpus of small decoding loops, one for each shape of code that people write."""
