@@ -1,4 +1,4 @@
-"""Every shape of code is recorded as it really went: rows, prompts, blocks, candidates, no alarm."""
+"""Every shape of code is recorded as it went: rows, prompts, blocks, candidates, no alarm."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from skipstone.foreign.attach.attach import attach
 from skipstone.foreign.attach.attached import Attached
 from skipstone.record import RunRecord
-from tests.foreign.shapes import batches, loops
-from tests.foreign.shapes.loops import Shape
+from tests.foreign.shapes import batches, calling, canvases, rows
+from tests.foreign.shapes.common import Shape
 from tests.foreign.shapes.network import EOS, MASK
 
 
@@ -32,7 +32,7 @@ def _shapes(module: ModuleType) -> list[Callable[[], Shape]]:
     ]
 
 
-SHAPES = [*_shapes(loops), *_shapes(batches)]
+SHAPES = [f for module in (rows, canvases, calling, batches) for f in _shapes(module)]
 # True of any code, and no alarm.
 REMARKS = {"blocks_inferred", "guidance", "skip_cannot_pay", "measuring_cost"}
 
@@ -63,7 +63,7 @@ def test_a_shape_of_code_is_recorded_as_it_went(shape: Callable[[], Shape], sani
     assert [len(r.header.prompt_ids) for r in records] == list(made.prompts)
     calls = [c[made.samples] for i, c in enumerate(made.body.calls) if not made.twins(i)]
     for b, record in enumerate(records):
-        assert len(record.prompt_length * [0]) + record.header.gen_length == out.shape[1]
+        assert record.prompt_length + record.header.gen_length == out.shape[1]
         assert record.outcome is not None
         assert record.tokens == tuple(out[b, made.prompts[b] :].tolist())
         assert record.outcome.masks_left == 0

@@ -8,10 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tests.foreign.shapes.conventions import ByItself, ByPositionIds
-from tests.foreign.shapes.loops import (
+from tests.foreign.shapes.common import (
     BEGIN,
-    BLOCK,
     NEW,
     PROMPT,
     Shape,
@@ -21,7 +19,8 @@ from tests.foreign.shapes.loops import (
     pick,
     spans,
 )
-from tests.foreign.shapes.network import EOS, MASK, Cache, Network
+from tests.foreign.shapes.conventions import ByItself, ByPositionIds
+from tests.foreign.shapes.network import EOS, MASK, Cache, Plain
 
 TWO = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 7, 1, 8, 2, 8]])
 
@@ -43,7 +42,7 @@ def two_prompts() -> Shape:
 
 
 def guided_in_one_batch(prompt: Tensor = PROMPT, *, hidden_first: bool = False) -> Shape:
-    net = Network()
+    net = Plain()
 
     def loop() -> Tensor:
         x = canvas_of(prompt)
@@ -72,7 +71,7 @@ def guided_hidden_first() -> Shape:
 
 
 def guided_by_two_calls() -> Shape:
-    net = Network()
+    net = Plain()
 
     def loop() -> Tensor:
         x = canvas_of()
@@ -114,7 +113,7 @@ def guided_rows() -> Shape:
 
 def unequal_prompts() -> Shape:
     """Each prompt has its masks behind it, then EOS; blocks are counted from its own end."""
-    net, prompts = Network(), (4, 6)
+    net, prompts = Plain(), (4, 6)
 
     def loop() -> Tensor:
         x = torch.full((2, 6 + NEW), EOS)
@@ -136,7 +135,7 @@ def unequal_prompts() -> Shape:
 
 def right_padded() -> Shape:
     """A short prompt is followed by padding, and the masks of all begin at one place."""
-    net = Network()
+    net = Plain()
 
     def loop() -> Tensor:
         prompt = TWO.clone()
@@ -146,7 +145,7 @@ def right_padded() -> Shape:
     return Shape(net, net.model, loop, prompts=(BEGIN, BEGIN))
 
 
-def _whole(net: Network, x: Tensor) -> Tensor:
+def _whole(net: Plain, x: Tensor) -> Tensor:
     with torch.no_grad():
         for rows in spans():
             while (x[:, rows] == MASK).any():
@@ -218,6 +217,3 @@ def unequal_rows() -> Shape:
         return x
 
     return Shape(net, net.model, loop, prompts=prompts, blocks=((4, 8), (8, 12), (12, 16)))
-
-
-BLOCK_LENGTH = BLOCK

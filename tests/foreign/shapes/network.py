@@ -102,6 +102,10 @@ class Network(nn.Module):
         """What every way of calling comes to."""
         return self.head(self.model(ids, positions, cache, embeds))
 
+
+class Plain(Network):
+    """Called with ids alone: all rows, no cache."""
+
     def forward(self, ids: Tensor) -> Tensor:
         """All rows."""
         return self.run(ids)
