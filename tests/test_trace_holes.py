@@ -15,7 +15,7 @@ from skipstone.errors import TraceError
 from skipstone.record import Tap, TensorKey, TraceWriter, open_trace
 from skipstone.record.schema import Hole
 from skipstone.record.verify import MOST, verify
-from skipstone.tracing.explain import diagnose
+from skipstone.tracing.diagnose import diagnose
 from tests import synthetic_trace as made_up
 from tests.fuzz.trace_mutations import content
 from tests.test_store import damage, same

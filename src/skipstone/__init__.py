@@ -9,6 +9,7 @@ from skipstone.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from skipstone.cache import DualCache, NoCache, PrefixCache
+    from skipstone.diff.compare import compare
     from skipstone.engine import Engine, Result, Settings, Stats
     from skipstone.errors import (
         CheckpointError,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from skipstone.skip import CosineSkip, NoSkip
     from skipstone.sweep import run_sweep
     from skipstone.tracing import Recorder
-    from skipstone.tracing.explain import diagnose
+    from skipstone.tracing.diagnose import diagnose
     from skipstone.unmask import Factor, Fixed, Threshold
 
 # Loaded on first use: a trace must open on a machine without torch.
@@ -58,7 +59,8 @@ _HOMES = {
     "TraceError": "errors",
     "TraceWriter": "record",
     "attach": "foreign.attach.attach",
-    "diagnose": "tracing.explain",
+    "compare": "diff.compare",
+    "diagnose": "tracing.diagnose",
     "load": "models.load",
     "open_trace": "record",
     "run_sweep": "sweep",
@@ -92,6 +94,7 @@ __all__ = [
     "TraceError",
     "TraceWriter",
     "attach",
+    "compare",
     "diagnose",
     "load",
     "open_trace",

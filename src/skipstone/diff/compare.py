@@ -9,6 +9,7 @@ import numpy as np
 
 from skipstone.diff.align import align
 from skipstone.diff.divergence import Divergence, first_decision
+from skipstone.record.given import Given, record_of
 from skipstone.record.schema import Judgements, RunRecord
 
 
@@ -64,13 +65,20 @@ class Comparison:
         }
 
 
-def compare(a: RunRecord, b: RunRecord) -> Comparison:
+def compare(a: Given, b: Given, *, sample: int = 0) -> Comparison:
     """Compare two runs of the same prompt.
+
+    Args:
+        a: the baseline: a recorder, what ``attach`` gave, a trace, the path of one, or a record.
+        b: the run to compare with it, likewise.
+        sample: which request, if they are batches.
 
     Raises:
         ConfigError: the runs are of different prompts or vocabularies, so that no position of one
-            stands for the same thing in the other.
+            stands for the same thing in the other; or what was given is no run.
+        TraceError: there is no trace at a path, or it is damaged.
     """
+    a, b = record_of(a, sample, "a"), record_of(b, sample, "b")
     pairs = align(a, b).pairs
     return Comparison(
         a=a,

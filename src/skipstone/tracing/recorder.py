@@ -12,6 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import ml_dtypes
@@ -33,6 +34,7 @@ from skipstone.record import (
     Sink,
     Tap,
     TensorKey,
+    TraceWriter,
 )
 from skipstone.rows import Rows
 from skipstone.tracing.decisions import Decisions
@@ -84,6 +86,11 @@ class Recorder:
     def trace(self) -> MemoryTrace:
         """The run as a trace, if it was recorded in memory."""
         return self._memory
+
+    @property
+    def path(self) -> Path | None:
+        """Folder of the trace, if it is recorded on disk."""
+        return self._sink.path if isinstance(self._sink, TraceWriter) else None
 
     @property
     def records(self) -> list[RunRecord]:

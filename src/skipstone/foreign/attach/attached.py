@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Self
 
 from torch import Tensor, nn
@@ -39,6 +40,11 @@ class Attached:
     def trace(self) -> MemoryTrace:
         """The last run, if it is kept in memory; empty before the first step is done."""
         return self.traces[-1] if self.traces else MemoryTrace()
+
+    @property
+    def path(self) -> Path | None:
+        """Folder of the last run, if runs are kept on disk."""
+        return self._wanted.path_of(max(1, self._recording.runs))
 
     @property
     def records(self) -> list[RunRecord]:

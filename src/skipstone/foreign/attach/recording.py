@@ -62,6 +62,11 @@ class Recording:
         self._step_began = 0.0
 
     @property
+    def runs(self) -> int:
+        """How many have begun."""
+        return self._finder.run
+
+    @property
     def functions(self) -> Functions:
         """The mode that tells what the loop does in between."""
         return Functions(self.guard, (self._follower, self._finder, self.watch))

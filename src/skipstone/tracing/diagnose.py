@@ -10,13 +10,13 @@ from skipstone.diagnosis.diagnose import diagnose as examine
 from skipstone.engine import Engine
 from skipstone.errors import ConfigError, TraceError
 from skipstone.models.load import Model
-from skipstone.record import Trace
+from skipstone.record.given import Given, trace_of
 from skipstone.tracing.experiments import Laboratory, Subject
 
 
 def diagnose(
-    a: Trace,
-    b: Trace,
+    a: Given,
+    b: Given,
     *,
     sample: int = 0,
     engine_a: Engine | None = None,
@@ -28,8 +28,8 @@ def diagnose(
     """Say why two recorded runs of one prompt part, and prove it as well as can be done here.
 
     Args:
-        a: the baseline, from ``Recorder.trace``, ``attach(...).trace`` or ``open_trace``.
-        b: the run to explain.
+        a: the baseline: a recorder, what ``attach`` gave, a trace, or the path of one.
+        b: the run to explain, likewise.
         sample: which request, if they are batches.
         engine_a: runs A again; without it A cannot be changed and tried again.
         engine_b: the same for B.
@@ -38,13 +38,14 @@ def diagnose(
         progress: told what is being tried.
 
     Raises:
-        ConfigError: a trace has no such sample, or no finished step.
-        TraceError: a trace lacks steps that were recorded.
+        ConfigError: a trace has no such sample, or no finished step; or what was given is no run.
+        TraceError: a trace lacks steps that were recorded, or there is none at a path.
 
     Example:
-        ``diagnose(a.trace, b.trace, engine_a=exact, engine_b=fast).lines()``
+        ``print(diagnose(exact, fast, engine_a=engine_a, engine_b=engine_b))``
     """
-    for name, trace in (("A", a), ("B", b)):
+    trace_a, trace_b = trace_of(a, "a"), trace_of(b, "b")
+    for name, trace in (("A", trace_a), ("B", trace_b)):
         if not 0 <= sample < len(trace.records):
             raise ConfigError(f"sample is {sample}, {name} has {len(trace.records)} samples")
         if not trace.records[sample].steps:
@@ -56,10 +57,10 @@ def diagnose(
     if model is None and engine_a is not None:
         model = engine_a.model
     lab = Laboratory(
-        Subject(a, sample, engine_a),
-        Subject(b, sample, engine_b),
+        Subject(trace_a, sample, engine_a),
+        Subject(trace_b, sample, engine_b),
         model,
         time_limit=time_limit,
         progress=progress,
     )
-    return examine(Case(a, b, lab, sample, sample))
+    return examine(Case(trace_a, trace_b, lab, sample, sample))
