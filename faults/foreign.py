@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
+from faults import foreign_cache as cached
 from faults import foreign_code as code
 from faults.engine.instead import Fault
 from faults.foreign_code import STYLES, Build, Job, Loop, Style, model
@@ -112,6 +113,8 @@ class Stranger:
     jobs: tuple[Job, ...] = JOBS
     tune: Callable[[Stranger, Job], Job] = field(default=lambda stranger, job: job)
     """Finds settings at which the fault can act."""
+    needs_model: bool = False
+    """Whether traces alone cannot tell; then no cause is right, and another one is wrong."""
 
     def settings(self, job: Job) -> Settings:
         """Ours for what the correct code does."""
@@ -228,7 +231,8 @@ def run(trial: Encounter) -> Outcome:
     blank = replace(blank, verdict=found.verdict, seconds=seconds)
     step = stranger.truth.first(a, b)
     if cause is None or step is None:
-        return replace(blank, cause_right=blank.control and cause is None)
+        silent = cause is None and (blank.control or (stranger.needs_model and blank.alone))
+        return replace(blank, cause_right=silent, step_right=silent, place_right=silent)
     return replace(
         blank,
         number=cause.number,
@@ -351,6 +355,63 @@ OF_THE_CACHE = (
     ),
 )
 
+OF_THE_ROWS = (
+    replace(
+        _with_its_cache("llada", "queries turned short", (14,), Truth(CACHED, (1,), in_block)),
+        needs_model=True,
+        fault=cached.queries_turned_short,
+    ),
+    replace(
+        _with_its_cache("hf", "rows turned short", (14,), Truth(CACHED, (1,), anywhere)),
+        needs_model=True,
+        fault=cached.rows_turned_short,
+    ),
+    replace(
+        _with_its_cache("bare", "queries turned short", (14,), Truth(ALWAYS, (1,), anywhere)),
+        needs_model=True,
+        fault=cached.queries_turned_in_every_step,
+    ),
+    replace(
+        _with_its_cache("llada", "values not written", (11,), Truth(CACHED, (1, 2), in_block)),
+        fault=cached.values_not_written,
+    ),
+    replace(
+        _with_its_cache("llada", "written one row off", (13,), Truth(CACHED, (1,), near_block)),
+        fault=cached.written_one_row_off,
+    ),
+    replace(
+        _with_its_cache("llada", "rows of the cache rolled", (13,), Truth(CACHED, (1,), anywhere)),
+        fault=cached.rows_rolled,
+    ),
+    replace(
+        _with_its_cache("hf", "rows of the cache rolled", (13,), Truth(CACHED, (1,), anywhere)),
+        fault=cached.rows_rolled,
+    ),
+    replace(
+        _with_its_cache(
+            "llada", "layers of the cache swapped", (13,), Truth(CACHED, (2,), anywhere)
+        ),
+        fault=cached.layers_swapped,
+    ),
+    replace(
+        _with_its_cache("hf", "layers of the cache swapped", (13,), Truth(CACHED, (2,), anywhere)),
+        fault=cached.layers_swapped,
+    ),
+    replace(
+        _with_its_cache("llada", "keys and values swapped", (13,), Truth(CACHED, (1,), anywhere)),
+        needs_model=True,
+        fault=cached.keys_and_values_swapped,
+    ),
+    replace(
+        _with_its_cache("hf", "keys and values swapped", (13,), Truth(CACHED, (1,), anywhere)),
+        fault=cached.keys_and_values_swapped,
+    ),
+    replace(
+        _skipping("reference of the skip never renewed", (12,), Truth(skips_part, where=in_block)),
+        fault=cached.reference_never_renewed,
+    ),
+)
+
 
 def _of_every_style(style: Style) -> tuple[Stranger, ...]:
     """Faults that any code can have."""
@@ -390,7 +451,12 @@ def _of_every_style(style: Style) -> tuple[Stranger, ...]:
     )
 
 
-FAULTY = (*OF_THE_SKIP, *OF_THE_CACHE, *(s for style in STYLES for s in _of_every_style(style)))
+FAULTY = (
+    *OF_THE_SKIP,
+    *OF_THE_CACHE,
+    *OF_THE_ROWS,
+    *(s for style in STYLES for s in _of_every_style(style)),
+)
 STRANGERS = (*CORRECT, *FAULTY)
 
 

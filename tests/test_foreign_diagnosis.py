@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faults.foreign import CORRECT, FAULTY, Encounter, Stranger, run
+from faults.foreign import CORRECT, FAULTY, OF_THE_ROWS, Encounter, Stranger, run
 
 CHOSEN = (
     "misaligned rows",
@@ -17,6 +17,7 @@ CHOSEN = (
     "causal mask left on",
     "masks left by the budget",
     "ends at the first EOS",
+    *(s.name for s in OF_THE_ROWS),
 )
 FAULTS = tuple(s for s in FAULTY if s.name in CHOSEN)
 
@@ -37,7 +38,7 @@ def test_a_fault_is_named_with_its_step_and_place(stranger: Stranger) -> None:
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
 
 
-@pytest.mark.parametrize("stranger", FAULTS[:4], ids=named)
+@pytest.mark.parametrize("stranger", [*FAULTS[:4], *OF_THE_ROWS], ids=named)
 def test_it_is_named_without_a_model_at_hand(stranger: Stranger) -> None:
     found = run(Encounter(stranger, stranger.jobs[0], "code", reference=False))
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found

@@ -20,13 +20,33 @@ Side = Literal["a", "b"]
 Choice = Literal["rows", "skip"]
 Variation = Literal["", "again", "batch", "padding", "threads", "backend", "last_bit"]
 
-Hidden = Literal["", "prompt", "left", "suffix", "outside", "padding seen"]
+Hidden = Literal["", "prompt", "left", "suffix", "outside", "first", "last", "padding seen"]
 """A set of keys that rows may not see; or that they see although it is padding."""
 
 VARIATIONS: tuple[Variation, ...] = (
     "again", "batch", "padding", "threads", "backend", "last_bit",
 )  # fmt: skip
 """Changes that should not matter."""
+
+
+Keys = Literal["rotated", "unrotated"]
+"""How keys are shown and patched: as attention reads them, or as they are before rotation."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Rotary encodings that are not those of the rows' own positions, in the computed rows."""
+
+    queries: int = 0
+    """Positions by which queries are turned too far."""
+    keys: int = 0
+    """The same for keys."""
+    base: float = 0.0
+    """Another base for both; 0 for the model's own."""
+
+
+STRAIGHT = Turn()
+"""Every row at its own position."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +100,9 @@ class Follow:
     """Says what the patches are; part of the identity of this experiment."""
     variation: Variation = ""
     hidden: Hidden = ""
+    turn: Turn = STRAIGHT
+    keys: Keys = "rotated"
+    """How its tensors and patches have their keys."""
     unskip: tuple[int, ...] = ()
     """Forwards in which no row skips, whatever the policy or the record says."""
     lifted: bool = False

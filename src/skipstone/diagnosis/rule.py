@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.record import StepRecord
+from skipstone.sentence import NOTHING, Sentence
 
 Answer = Finding | RuledOut | None
 
@@ -36,13 +37,6 @@ def place(step: StepRecord | None, layer: int | None = None, position: int | Non
     return Place(step.block, step.step, layer, position)
 
 
-def proof_of_skip(case: Case) -> Proof:
-    """How well wrong similarities explain B, whose rows that skipped are known."""
-    if case.expected.first_of("skip") is None or case.expected.first_of("rows") is not None:
-        return Proof.CONSISTENT
-    return proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce)
-
-
 def proof_of(*, removed: bool | None, added: bool | None) -> Proof:
     """The level that two experiments reach.
 
@@ -53,3 +47,32 @@ def proof_of(*, removed: bool | None, added: bool | None) -> Proof:
     if removed and added:
         return Proof.NECESSARY_AND_SUFFICIENT
     return Proof.SUFFICIENT if removed or added else Proof.CONSISTENT
+
+
+def proof_of_patch(case: Case, added: bool | None) -> Proof:
+    """How well a patch of one factor, put into the reference run, proves that factor.
+
+    The same run without the patch is the reference itself. That it decides as A says only that B's
+    deviation is B's own; it speaks for this factor if the patch alone gives B's scores.
+
+    Args:
+        case: the case.
+        added: whether the reference with the patch scores as B; None if it was not tried.
+    """
+    if not added:
+        return Proof.CONSISTENT
+    return proof_of(removed=case.proof.fault_removed, added=True)
+
+
+def proof_of_skip(case: Case) -> Proof:
+    """How well wrong similarities explain B, whose rows that skipped are known."""
+    if case.expected.first_of("skip") is None or case.expected.first_of("rows") is not None:
+        return Proof.CONSISTENT
+    return proof_of_patch(case, case.proof.rows_reproduce)
+
+
+def tried(came_out: bool | None, yes: Sentence, no: Sentence) -> Sentence:
+    """What an experiment gave, in words; nothing if it was not made."""
+    if came_out is None:
+        return NOTHING
+    return yes if came_out else no

@@ -45,6 +45,14 @@ def told(message: str) -> Sentence:
     return Sentence("{quoted}", quoted=Code(message))
 
 
+_WRITES = ("setitem", "index_put", "index_copy", "scatter", "masked_scatter", "copy")
+
+
+def writes(message: str) -> bool:
+    """Whether rows were seen in an operation that stores them, not one that compares them."""
+    return message.partition(" ")[0].rstrip("_") in _WRITES
+
+
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
     """What matches a template with anything in its gaps."""

@@ -15,6 +15,7 @@ import torch
 
 from skipstone.cache import NoCache
 from skipstone.diagnosis.experiment import (
+    STRAIGHT,
     VARIATIONS,
     Experiment,
     Follow,
@@ -39,6 +40,7 @@ from skipstone.skip import NoSkip
 from skipstone.tracing.recorded_model import recorded_model
 from skipstone.tracing.recorder import Recorder, outcome
 from skipstone.tracing.replay import Lead, replay
+from skipstone.tracing.unrotated import Unrotated, rotated
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,19 +168,22 @@ class Laboratory:
         settings = settings_of(self.sides[experiment.settings].record, dict(experiment.changes))
         recorder, observer = _recording(record, experiment.forwards if experiment.tensors else None)
         trace = self.sides[experiment.along].trace
+        unrotated = experiment.keys == "unrotated"
+        config, patches = model.network.config, experiment.patches
         lead = Lead(
             experiment.forwards,
             experiment.led,
-            experiment.patches,
+            tuple(rotated(p, config) for p in patches) if unrotated else patches,
             experiment.variation,
             experiment.hidden,
+            experiment.turn,
             experiment.unskip,
             tuple(r.header.prompt_ids for r in trace.records if r is not record),
         )
         replay(
             self._lifted(model) if experiment.lifted else model, settings, record, lead, observer
         )
-        return recorder.trace
+        return Unrotated(recorder.trace, config) if unrotated else recorder.trace
 
     def _lifted(self, model: Model) -> Model:
         """The same weights in a better dtype; made once."""
@@ -299,6 +304,7 @@ def describe(experiment: Experiment) -> str:
         experiment.variation and f"varying {experiment.variation}",
         "in a better dtype" if experiment.lifted else "",
         experiment.hidden and f"visible keys: {experiment.hidden}",
+        "" if experiment.turn == STRAIGHT else f"other rotation: {experiment.turn}",
     ]
     return ", ".join(part for part in parts if part)
 

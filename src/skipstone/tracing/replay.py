@@ -21,19 +21,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skipstone.cache import CachePolicy
 from skipstone.canvas import Block, Geometry, HostCanvas, Moment
-from skipstone.diagnosis.experiment import Choice, Hidden, Patch, Variation
+from skipstone.diagnosis.experiment import STRAIGHT, Choice, Hidden, Patch, Turn, Variation
 from skipstone.engine import Engine, Settings
 from skipstone.engine.ages import Ages
 from skipstone.engine.loop import Run
 from skipstone.engine.observe import Observer
-from skipstone.engine.runner import Pass
-from skipstone.engine.scoring import Scorer
 from skipstone.errors import TraceError
-from skipstone.models.base import KVStore, ModelConfig, Network
 from skipstone.models.load import Model
-from skipstone.record import RunRecord, StepRecord, Tap
+from skipstone.record import RunRecord, StepRecord
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy, SkipScores, SkipSession
+from skipstone.tracing.interventions import Intervention, PatchedNetwork, PatchedScorer
 
 # A companion that is longer than the sample changes its padding and every kernel's shape.
 _COMPANION_EXTRA = 7
@@ -50,6 +48,7 @@ class Lead:
     patches: tuple[Patch, ...] = ()
     variation: Variation = ""
     hidden: Hidden = ""
+    turn: Turn = STRAIGHT
     unskip: tuple[int, ...] = ()
     others: tuple[tuple[int, ...], ...] = ()
     """Prompts that were decoded beside this one."""
@@ -99,12 +98,15 @@ class Replayer:
             gen_length=gen_length,
             block_length=min(settings.block_length, gen_length),
         )
-        self._network = _Patched(model.network, self._at, lead)
+        done = Intervention(
+            lead.patches, lead.turn, lead.forwards[0], nudge=lead.variation == "last_bit"
+        )
+        self._network = PatchedNetwork(model.network, lambda: self._at.step.forward, done)
         self._model = Model(model.name, self._network, model.text)
         self._prompts = _prompts(record, lead)
         self.run = Engine(self._model, settings).start(self._prompts)
         self.run.ages = Ages.start(self.run.canvas)
-        self.run.scorer = _PatchedScorer(self.run.scorer, lead.patches)
+        self.run.scorer = PatchedScorer(self.run.scorer, lead.patches)
         if observer is not None:
             self.watch(observer)
 
@@ -176,6 +178,10 @@ def _hide(run: Run, block: Block, hidden: Hidden) -> None:
             visible_BL[b, start : start + block.start] = False
         if hidden == "outside":
             visible_BL[b, : start + block.start] = False
+        if hidden == "first":
+            visible_BL[b, 0] = False
+        if hidden == "last":
+            visible_BL[b, run.canvas.length_of(b) - 1] = False
         if hidden in ("suffix", "outside"):
             visible_BL[b, start + block.stop :] = False
     run.runner.store.visible_BL = visible_BL
@@ -310,117 +316,6 @@ class _LedSession:
         """Hand on to the policy."""
         if self._inner is not None:
             self._inner.forget(request)
-
-
-class _Patched:
-    """A network in which chosen rows of states, keys and values are replaced."""
-
-    def __init__(self, inner: Network, at: _At, lead: Lead) -> None:
-        self._inner, self._at = inner, at
-        self._nudge = lead.variation == "last_bit"
-        self._patches = {(p.tap, p.forward, p.layer): p for p in lead.patches}
-
-    @property
-    def config(self) -> ModelConfig:
-        return self._inner.config
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._inner.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self._inner.device
-
-    def published(self) -> dict[str, Tensor]:
-        return self._inner.published()
-
-    def embed(self, ids_N: Tensor) -> Tensor:
-        return self._inner.embed(ids_N)
-
-    def angles(self, rows: Rows) -> Tensor:
-        return self._inner.angles(rows)
-
-    def final_norm(self, x_ND: Tensor) -> Tensor:
-        return self._inner.final_norm(x_ND)
-
-    def head(self, normed_ND: Tensor) -> Tensor:
-        return self._inner.head(normed_ND)
-
-    def layer(
-        self, index: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
-    ) -> Tensor:
-        if index == 0 and self._nudge:
-            x_ND = _last_bit(x_ND, rows)
-        # A patched state enters the next layer; whoever taps sees what this layer itself gave.
-        x_ND = self._state(index, x_ND, rows)
-        forward = self._at.step.forward
-        key, value = (self._patches.get((t, forward, index + 1)) for t in (Tap.KEY, Tap.VALUE))
-        if key is not None or value is not None:
-            store = _PatchedStore(store, key, value)
-            store.patch(index)
-        x_ND = self._inner.layer(index, x_ND, angles_2NE, rows, store)
-        last = index + 1 == self.config.num_layers
-        return self._state(index + 1, x_ND, rows) if last else x_ND
-
-    def _state(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:
-        patch = self._patches.get((Tap.STATE, self._at.step.forward, layer))
-        return x_ND if patch is None else _replaced(x_ND, rows, patch)
-
-
-def _replaced(values_NW: Tensor, rows: Rows, patch: Patch) -> Tensor:
-    """A copy with the patched rows of request 0 put in."""
-    _, mine, theirs = np.intersect1d(
-        np.where(rows.request == 0, rows.position, -1), patch.positions, return_indices=True
-    )
-    new = torch.from_numpy(patch.values[theirs].astype(np.float64)).to(values_NW)
-    return values_NW.index_copy(0, torch.from_numpy(mine).to(values_NW.device), new)
-
-
-def _last_bit(x_ND: Tensor, rows: Rows) -> Tensor:
-    """Move every value by at most one unit in the last place; the same rows move alike."""
-    generator = torch.Generator().manual_seed(0x1B17)
-    size = (int(rows.position.max()) + 1, x_ND.shape[-1])
-    sign_LD = torch.randint(-1, 2, size, generator=generator)
-    sign_ND = sign_LD[torch.from_numpy(rows.position)].to(x_ND)
-    return x_ND * (1 + torch.finfo(x_ND.dtype).eps * sign_ND)
-
-
-class _PatchedStore(KVStore):
-    """Writes through to a store, and puts the patch in whatever is written."""
-
-    def __init__(self, inner: KVStore, key: Patch | None, value: Patch | None) -> None:
-        self.keys, self.values, self.visible_BL = inner.keys, inner.values, inner.visible_BL
-        self._parts = ((self.keys, key), (self.values, value))
-
-    def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
-        q_NHE = super().write(layer, rows, qkv_NHE, angles_2NE)
-        self.patch(layer)
-        return q_NHE
-
-    def patch(self, layer: int) -> None:
-        """Overwrite the patched positions of request 0."""
-        for store, patch in self._parts:
-            if patch is not None:
-                where = torch.from_numpy(patch.positions.astype(np.int64)).to(store.device)
-                new = torch.from_numpy(patch.values.astype(np.float64)).to(store)
-                store[layer, 0, where] = new.unflatten(-1, store.shape[-2:])
-
-
-class _PatchedScorer(Scorer):
-    """A scorer that may be told the logits of some rows."""
-
-    def __init__(self, inner: Scorer, patches: Sequence[Patch]) -> None:
-        self.__dict__.update(vars(inner))
-        self._patches = {p.forward: p for p in patches if p.tap is Tap.LOGITS}
-
-    def _write(
-        self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, moment: Moment
-    ) -> None:
-        patch = self._patches.get(moment.place_of(0).forward)
-        if patch is not None:
-            logits_NV.copy_(_replaced(logits_NV, rows, patch))
-        super()._write(rows, logits_NV, index_N, done, moment)
 
 
 def _origin(record: RunRecord, first: int, settings: Settings) -> int:

@@ -7,9 +7,11 @@ here: a tensor was not recorded, a model is not at hand, the time is spent.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.expected import Expected
+from skipstone.diagnosis.case.held import Held, held
 from skipstone.diagnosis.case.inquiry import Inquiry
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.proof import Proving
@@ -72,6 +74,11 @@ class Case:
             if event.kind in kinds and (first is None or event.forward <= first.step.forward):
                 return event
         return None
+
+    @cached_property
+    def held(self) -> Held | None:
+        """What wrong keys and values hold; None if none are wrong, or nothing explains them."""
+        return held(self.tensors)
 
     def step_b(self, forward: int) -> StepRecord | None:
         """A step of B."""

@@ -67,6 +67,15 @@ class Proving:
         led = Follow("b", self.runs.settings, window, led=_LED, tensors=False)
         return self.reproduces(self.inquiry.ask(led))
 
+    def only(self, *kinds: str) -> bool:
+        """Whether the focus deviates in nothing but these: leading its canvas is then their patch.
+
+        The reference run takes everything else of the step as B did.
+        """
+        focus = self.tensors.focus
+        found = {d.kind for d in self.expected.deviations if d.step.forward == focus}
+        return found <= set(kinds)
+
     def with_only(self, deviations: Sequence[Deviation], name: str) -> bool | None:
         """Whether these tensors of B alone, brought into the reference run, score as B did."""
         patches = self.tensors.patches(deviations)
@@ -74,7 +83,8 @@ class Proving:
             return None
         window = (self.tensors.focus, self.tensors.focus)
         settings = self.runs.settings
-        led = Follow("b", settings, window, led=_LED, patches=patches, patch_name=name)
+        keys = self.tensors.keys
+        led = Follow("b", settings, window, led=_LED, patches=patches, patch_name=name, keys=keys)
         return self.reproduces(self.inquiry.ask(led))
 
     def reproduces(self, trace: Trace | None) -> bool | None:

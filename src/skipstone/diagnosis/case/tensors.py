@@ -17,7 +17,7 @@ from skipstone.diagnosis.case.inquiry import Inquiry
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.runs import Runs
 from skipstone.diagnosis.deviation import Deviation, tensor_deviations
-from skipstone.diagnosis.experiment import Choice, Follow, Patch, Rerun
+from skipstone.diagnosis.experiment import Choice, Follow, Keys, Patch, Rerun
 from skipstone.record import RunRecord, StepRecord, Tap, TensorKey, Trace
 
 _LED: frozenset[Choice] = frozenset(("rows", "skip"))
@@ -43,6 +43,11 @@ class Tensors:
     def step(self) -> StepRecord | None:
         """B's step in the focus."""
         return self.runs.step_b(self.focus)
+
+    @property
+    def keys(self) -> Keys:
+        """How B's keys were recorded."""
+        return "unrotated" if _keys_of(self.runs.record_b) == "unrotated" else "rotated"
 
     # --- B's own --------------------------------------------------------------------------------
 
@@ -90,7 +95,7 @@ class Tensors:
     def expected(self) -> Trace | None:
         """What the tensors of the focus should be, given the rows that B computed and skipped."""
         window = (self.focus, self.focus)
-        led = self.inquiry.ask(Follow("b", self.runs.settings, window, led=_LED))
+        led = self.inquiry.ask(Follow("b", self.runs.settings, window, led=_LED, keys=self.keys))
         same_rows = self.outcome.first_of("rows", "skip") is None
         return self.outcome.beside if led is None and self.runs.foreign and same_rows else led
 
@@ -105,6 +110,7 @@ class Tensors:
                 self.runs.settings,
                 (self.focus, self.focus),
                 led=_LED,
+                keys=self.keys,
                 patches=tuple(self._inputs()),
                 patch_name="each layer fed with B's recorded input",
             )
@@ -112,7 +118,7 @@ class Tensors:
 
     def reference(self, forward: int) -> Trace | None:
         """The tensors of an earlier forward, as the reference engine computes them."""
-        return self.inquiry.ask(Follow("b", self.runs.settings, (forward, forward)))
+        return self.inquiry.ask(Follow("b", self.runs.settings, (forward, forward), keys=self.keys))
 
     def _inputs(self) -> list[Patch]:
         """B's recorded states after every layer, and the keys and values that it read as cached."""
@@ -124,11 +130,11 @@ class Tensors:
             tensor = trace.tensor(sample, key) if key.forward == self.focus else None
             if tensor is None or key.tap in (Tap.LOGITS, Tap.SKETCH):
                 continue
-            if key.tap is Tap.KEY and _keys_of(record) != "rotated":
+            if key.tap is Tap.KEY and _keys_of(record) == "unknown":
                 continue
             positions, values = tensor.positions, tensor.values
             if key.tap is not Tap.STATE:
-                old = ~np.isin(positions, self._fresh(key.layer))
+                old = ~np.isin(positions, self.fresh(key.layer))
                 positions, values = positions[old], values[old]
             elif key.layer == record.header.num_layers:
                 continue
@@ -136,7 +142,7 @@ class Tensors:
                 patches.append(Patch(key.tap, key.forward, key.layer, positions, values))
         return patches
 
-    def _fresh(self, layer: int) -> Sequence[int] | np.ndarray:
+    def fresh(self, layer: int) -> Sequence[int] | np.ndarray:
         """Positions whose keys and values of a layer are computed in the focus."""
         step = self.step
         if step is None:
@@ -176,7 +182,7 @@ class Tensors:
         found = list[Deviation]()
         for deviation in self.away:
             if deviation.kind in ("key", "value"):
-                old = np.setdiff1d(deviation.positions, self._fresh(deviation.layer or 0))
+                old = np.setdiff1d(deviation.positions, self.fresh(deviation.layer or 0))
                 if old.size:
                     found.append(replace(deviation, positions=old))
         return tuple(found)

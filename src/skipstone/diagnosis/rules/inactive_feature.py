@@ -5,7 +5,14 @@ from __future__ import annotations
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import allowed, implied_threshold, skip_threshold
 from skipstone.diagnosis.finding import Finding, Proof
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip
+from skipstone.diagnosis.rule import (
+    Answer,
+    Rule,
+    place,
+    proof_of_patch,
+    proof_of_skip,
+    tried,
+)
 from skipstone.diagnosis.told import told
 from skipstone.record import Event, RunRecord
 from skipstone.sentence import NOTHING, Code, Sentence
@@ -69,7 +76,7 @@ def _proof_of_stated(case: Case, event: Event) -> Proof:
     confidence = allowed(deviation.step.candidates)
     chosen = (confidence >= received) | (confidence == confidence.max())
     added = tuple(deviation.step.candidates.position[chosen].tolist()) == deviation.step.committed
-    return proof_of(removed=case.proof.fault_removed, added=added)
+    return proof_of_patch(case, added)
 
 
 def _silently_off(case: Case) -> Finding | None:
@@ -87,7 +94,7 @@ def _silently_off(case: Case) -> Finding | None:
             setting=Code(case.record_b.header.settings.get("skip", "")),
         ),
         experiment=Sentence("led along B's canvases with these settings: rows are judged"),
-        proof=Proof.NECESSARY_AND_SUFFICIENT if case.proof.fault_removed else Proof.CONSISTENT,
+        proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence("see that the skip is called for cached steps"),
     )
 
@@ -113,7 +120,7 @@ def _cache_unused(case: Case) -> Finding | None:
             "led along B's canvases with these settings: {rows} rows are read from the cache",
             rows=kept.size,
         ),
-        proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
+        proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence("see that the cache policy is asked for the rows of every step"),
         positions=tuple(kept.tolist()),
     )
@@ -146,12 +153,12 @@ def _other_threshold(case: Case) -> Finding | None:
             low=low,
             high=high,
         ),
-        experiment=Sentence(
-            "led along B's canvases with the stated threshold: the decisions are A's"
-            if case.proof.fault_removed
-            else "led along B's canvases with the stated threshold: the decisions are not A's"
+        experiment=tried(
+            case.proof.fault_removed,
+            Sentence("led along B's canvases with the stated threshold: the decisions are A's"),
+            Sentence("led along B's canvases with the stated threshold: the decisions are not A's"),
         ),
-        proof=proof_of(removed=case.proof.fault_removed, added=True),
+        proof=proof_of_patch(case, True),
         remedy=Sentence("see which threshold reaches the skip rule"),
         positions=tuple(deviation.positions.tolist()),
     )

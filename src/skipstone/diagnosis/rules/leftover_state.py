@@ -7,7 +7,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Rerun
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
 from skipstone.diagnosis.told import told
 from skipstone.diff import compare
 from skipstone.sentence import Code, Sentence
@@ -33,12 +33,12 @@ def examine(case: Case) -> Answer:
                     "{positions} positions have K/V of an earlier request, or none",
                     positions=never.size,
                 ),
-                experiment=Sentence(
-                    "led along B's canvases with all rows: the decisions are A's"
-                    if case.proof.fault_removed
-                    else "led along B's canvases with all rows: the decisions are not A's"
+                experiment=tried(
+                    case.proof.fault_removed,
+                    Sentence("led along B's canvases with all rows: the decisions are A's"),
+                    Sentence("led along B's canvases with all rows: the decisions are not A's"),
                 ),
-                proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
+                proof=proof_of_patch(case, case.proof.rows_reproduce),
                 remedy=Sentence("compute every row in the first forward of a request"),
                 positions=tuple(never.tolist()),
             )
@@ -56,12 +56,12 @@ def _shared_cache(case: Case) -> Finding | None:
         what=Sentence("a step starts from a cache that another call has overwritten"),
         where=place(case.step_b(event.forward), 1, next(iter(event.positions_a), None)),
         evidence=told(event.message),
-        experiment=Sentence(
-            "led along B's calls with one store for all of them: B's scores"
-            if case.proof.rows_reproduce
-            else "led along B's calls with one store for all of them: not B's scores"
+        experiment=tried(
+            case.proof.rows_reproduce,
+            Sentence("led along B's calls with one store for all of them: B's scores"),
+            Sentence("led along B's calls with one store for all of them: not B's scores"),
         ),
-        proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
+        proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence("copy the cache before each call at {source}", source=Code(event.source)),
         positions=event.positions_a,
     )

@@ -8,7 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import DTYPES, rounded
 from skipstone.diagnosis.factors import factors_of, reproduces, restores
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip, tried
 from skipstone.diagnosis.told import told
 from skipstone.record import Judgements, StepRecord
 from skipstone.sentence import NOTHING, Code, Sentence, listed
@@ -35,10 +35,14 @@ def examine(case: Case) -> Answer:
     right = _expected(case, step)
     flipped = _flipped(case, step)
     if removed is None and right is not None and case.expected.first is not None:
-        how = Sentence(
-            "led B's canvases with the similarity in float32: the skipped rows become A's"
+        how = tried(
+            case.proof.fault_removed,
+            Sentence("led along B's canvases with the similarity in float32: A's decisions"),
+            Sentence("led along B's canvases with the similarity in float32: not A's decisions"),
         )
-        removed, added = True, _grid_explains(step.judgements, right, dtype)
+        explains = _grid_explains(step.judgements, right, dtype)
+        added = explains and case.proof.rows_reproduce
+        removed = case.proof.fault_removed if added else None
     return Finding(
         rule=RULE.name,
         number=RULE.number,

@@ -8,7 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_skip
 from skipstone.diagnosis.similarity import Replayed, replayed
-from skipstone.diagnosis.told import told
+from skipstone.diagnosis.told import told, writes
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Code, Sentence
 
@@ -17,7 +17,8 @@ def examine(case: Case) -> Answer:
     """Look for references of another position: on the label, in foreign code, or in the numbers."""
     event = case.told("misaligned_rows")
     # Where the call itself puts its rows elsewhere, that is the cause.
-    if event is not None and case.told("positions_disagree") is None:
+    compared = event is not None and not writes(event.message)
+    if event is not None and compared and case.told("positions_disagree") is None:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
@@ -102,7 +103,7 @@ def _by_numbers(case: Case, step: StepRecord, found: Replayed) -> Finding:
             "replayed all similarities from the states: with the other position they are B's, "
             "gathered by position they are A's"
         ),
-        proof=Proof.NECESSARY_AND_SUFFICIENT if case.proof.fault_removed else Proof.SUFFICIENT,
+        proof=proof_of_skip(case),
         remedy=Sentence("gather the reference by absolute position"),
         positions=tuple(j.position[found.crossed].tolist()),
     )

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Deviation
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch
+from skipstone.diagnosis.rules.position_encoding import other_turn
+from skipstone.diagnosis.rules.visible_set import hidden_keys
 from skipstone.sentence import NOTHING, Sentence, listed
 
 
 def examine(case: Case) -> Answer:
     """Find where error is born although every input of the layer is B's own, or as A's."""
     wrong = [d for d in case.tensors.born if d.kind in ("state", "key", "value", "logits")]
-    if not wrong:
+    if not wrong or _explained(case) or not _certain(case, wrong):
         return None
     layers = sorted({d.layer for d in wrong if d.layer is not None})
     first = wrong[0]
     # All that B computed in every layer gives B's scores whatever the cause: that proves no module.
     few = len(layers) <= max(1, case.record_b.header.num_layers // 4)
     added = case.proof.with_only(wrong, "what B computed wrongly") if few else None
-    module = _module(first)
+    module = _module(wrong)
     where = (
         Sentence("{layers} layers", layers=len(layers))
         if len(layers) > 1
@@ -41,21 +43,51 @@ def examine(case: Case) -> Answer:
             where=where,
         ),
         experiment=NOTHING if case.tensors.local is None else listed(_tried(where, added, few=few)),
-        proof=proof_of(removed=case.proof.fault_removed, added=added),
+        proof=proof_of_patch(case, added),
         remedy=_remedy(case, module),
         positions=tuple(first.positions.tolist()),
     )
 
 
-def _module(first: Deviation) -> Sentence:
-    """Which module gave a state, in words."""
-    template = {
-        "state": "the embedding" if first.layer == 0 else "layer {layer}",
-        "key": "the keys of layer {layer}",
-        "value": "the values of layer {layer}",
-        "logits": "the final norm or the head",
-    }[first.kind]
-    return Sentence(template, layer=first.layer)
+def _explained(case: Case) -> bool:
+    """Whether other rows, another rotation or another visible set explain what is wrong."""
+    if case.held is not None or hidden_keys(case) is not None:
+        return True
+    return other_turn(case) is not None
+
+
+def _certain(case: Case, wrong: Sequence[Deviation]) -> bool:
+    """Whether only a module can give these; without a model, many things look like one.
+
+    A wrong rotation or visible set shows from the first layer on, and what is read from a cache
+    cannot be told from what is computed.
+    """
+    if case.tensors.local is not None:
+        return True
+    step, first = case.tensors.step, wrong[0]
+    if step is None or step.rows.size < case.record_b.length:
+        return False
+    return first.layer != 1 or first.kind == "value"
+
+
+def _module(wrong: Sequence[Deviation]) -> Sentence:
+    """Which operation gave a state, in words: as far as what was recorded inside a layer tells."""
+    first = wrong[0]
+    if first.kind == "logits":
+        return Sentence("the final norm or the head")
+    if first.layer == 0:
+        return Sentence("the embedding")
+    kinds = {d.kind for d in wrong if d.layer == first.layer}
+    if {"key", "value"} <= kinds:
+        return Sentence(
+            "the norm before attention, or the projection to keys and values, of layer {layer}",
+            layer=first.layer,
+        )
+    if "value" in kinds:
+        return Sentence("the projection to values of layer {layer}", layer=first.layer)
+    if "key" in kinds:
+        return Sentence("the projection to keys of layer {layer}", layer=first.layer)
+    return Sentence("attention, its output or the MLP of layer {layer}", layer=first.layer)
 
 
 def _tried(where: Sentence, added: bool | None, *, few: bool) -> Iterator[Sentence]:

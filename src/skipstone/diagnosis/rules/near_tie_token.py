@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.experiment import Follow
+from skipstone.diagnosis.experiment import VARIATIONS, Follow
 from skipstone.diagnosis.finding import Finding, Proof, RuledOut
 from skipstone.diagnosis.rule import Answer, Rule, place
 from skipstone.diff import logit_gap
@@ -51,9 +51,24 @@ def examine(case: Case) -> Answer:
                 _lifted(case, first.position),
             ]
         ),
-        proof=Proof.SUFFICIENT if flips else Proof.CONSISTENT,
+        proof=Proof.SUFFICIENT if _flips_here(case) else Proof.CONSISTENT,
         remedy=Sentence("not a fault of B; compare over many prompts with skipstone audit"),
     )
+
+
+def _flips_here(case: Case) -> bool:
+    """Whether a change that should not matter gives B's token at this very place of A."""
+    first = case.divergence.first
+    if first is None or first.b is None:
+        return False
+    varied = (trace for name in VARIATIONS if (trace := case.noise.varied(name)) is not None)
+    found = (
+        step.candidates.at(first.position)
+        for trace in varied
+        for step in trace.records[0].steps
+        if step.forward == first.forward_a
+    )
+    return any(c is not None and c.token == first.b.token for c in found)
 
 
 def _lifted(case: Case, position: int) -> Sentence:

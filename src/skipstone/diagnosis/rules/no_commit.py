@@ -27,10 +27,7 @@ def examine(case: Case) -> Answer:
     best = max(step.candidates, key=lambda c: c.confidence, default=None)
     rule = CommitRule.of(case.record_b.header.settings)
     forced = () if rule is None else commits(rule, step)
-    wanted = case.expected.trace
-    removed = wanted is not None and any(
-        s.forward == step.forward and s.committed for s in wanted.records[0].steps
-    )
+    removed = bool(forced) and other is not None and forced == other.committed
     where = None if best is None else best.position
     return Finding(
         rule=RULE.name,
@@ -49,7 +46,7 @@ def examine(case: Case) -> Answer:
         )
         if forced
         else NOTHING,
-        proof=Proof.NECESSARY_AND_SUFFICIENT if removed else Proof.OBSERVED,
+        proof=Proof.SUFFICIENT if removed else Proof.OBSERVED,
         remedy=Sentence(
             "always commit the most confident candidate; check that the rule fits this model"
         ),

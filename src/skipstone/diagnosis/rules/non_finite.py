@@ -7,7 +7,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import computed
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch, tried
 from skipstone.record import StepRecord, Tap
 from skipstone.sentence import NOTHING, Sentence, listed
 
@@ -47,13 +47,14 @@ def examine(case: Case) -> Answer:
                 else NOTHING,
             ]
         ),
-        experiment=Sentence(
-            "led along B's canvases, the reference engine stays finite and decides as A"
-            if case.proof.fault_removed
-            else "led along B's canvases, the reference engine stays finite and does not decide as "
-            "A"
+        experiment=tried(
+            case.proof.fault_removed,
+            Sentence("led along B's canvases, the reference engine stays finite and decides as A"),
+            Sentence(
+                "led along B's canvases, the reference engine stays finite and does not decide as A"
+            ),
         ),
-        proof=proof_of(removed=case.proof.fault_removed, added=added),
+        proof=proof_of_patch(case, added),
         remedy=Sentence("look for a division by zero, an overflow, or a row that may see no key"),
         positions=tuple(positions.tolist()),
     )

@@ -31,7 +31,7 @@ def examine(case: Case) -> Answer:
     unmask = by_setting is not None and by_setting.factors[0].setting == "unmask"
     if not (unmask or by_rule):
         return None
-    removed = by_setting.removed if unmask and by_setting else case.proof.fault_removed
+    removed = by_setting.removed if unmask and by_setting else _removed_by_rule(case, step)
     added = by_setting.added if unmask and by_setting else None
     low = _rescored(case, step, extra)
     position = extra[0] if low is None else low.position
@@ -79,6 +79,14 @@ def _by_rule(case: Case, step: StepRecord) -> bool:
         return False
     stated = commits(rule, step)
     return set(stated) < set(step.committed)
+
+
+def _removed_by_rule(case: Case, step: StepRecord) -> bool | None:
+    """Whether B's own rule, on B's own confidences, commits what A does."""
+    rule, first = CommitRule.of(case.record_b.header.settings), case.divergence.first
+    if rule is None or first is None:
+        return None
+    return commits(rule, step) == first.committed_a
 
 
 def _rescored(case: Case, step: StepRecord, extra: list[int]) -> Candidate | None:

@@ -6,19 +6,29 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Deviation
-from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.experiment import Choice, Follow, Turn
+from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.fit import head_widths, same_length, shift
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch, tried
 from skipstone.diagnosis.told import told
 from skipstone.record import Tap, TensorKey
 from skipstone.sentence import NOTHING, Code, Sentence
 
 _FITS = 0.999
+_LED: frozenset[Choice] = frozenset(("rows", "skip"))
+_BY = (-1, 1, -2, 2)
+_TURNS = (
+    *(Turn(queries=by) for by in _BY),
+    *(Turn(queries=by, keys=by) for by in _BY),
+    *(Turn(keys=by) for by in _BY),
+    *(Turn(base=base) for base in (1e4, 5e5, 1e6)),
+)
+"""What is tried, the likeliest first."""
 
 
 def examine(case: Case) -> Answer:
     """A call that names other positions than its rows have, or keys that are turned too far."""
-    return _stated_elsewhere(case) or _turned(case)
+    return _stated_elsewhere(case) or _turned(case) or _turned_unseen(case)
 
 
 def _stated_elsewhere(case: Case) -> Finding | None:
@@ -33,15 +43,17 @@ def _stated_elsewhere(case: Case) -> Finding | None:
         what=Sentence("the call gives its rows other positions than they have"),
         where=place(case.step_b(event.forward), 1, next(iter(event.positions_a), None)),
         evidence=told(event.message),
-        experiment=Sentence(
-            "led along B's canvases with the right positions: the reference decides as A"
-            if case.proof.fault_removed
-            else "led along B's canvases with the right positions: the reference does not decide "
-            "as A"
+        experiment=tried(
+            case.proof.fault_removed,
+            Sentence("led along B's canvases with the right positions: the reference decides as A"),
+            Sentence(
+                "led along B's canvases with the right positions: the reference does not decide "
+                "as A"
+            ),
         )
         if shown
         else NOTHING,
-        proof=proof_of(removed=case.proof.fault_removed if shown else None, added=None),
+        proof=Proof.CONSISTENT if shown else Proof.OBSERVED,
         remedy=Sentence(
             "pass the absolute positions of the rows at {source}", source=Code(event.source)
         ),
@@ -54,7 +66,7 @@ def _turned(case: Case) -> Finding | None:
     keys = [d for d in case.tensors.born if d.kind == "key"]
     values = {d.layer for d in case.tensors.born if d.kind == "value"}
     keys = [d for d in keys if d.layer not in values]
-    if not keys:
+    if not keys or case.held is not None:
         return None
     rotated = _rotation(case, keys[0])
     if rotated is None:
@@ -75,15 +87,75 @@ def _turned(case: Case) -> Finding | None:
             distance=_distance(degrees, exactly=exactly),
             fit=fit,
         ),
-        experiment=Sentence(
-            "put B's keys into the reference run: B's scores"
-            if added
-            else "put B's keys into the reference run: not B's scores"
+        experiment=tried(
+            added,
+            Sentence("put B's keys into the reference run: B's scores"),
+            Sentence("put B's keys into the reference run: not B's scores"),
         ),
-        proof=proof_of(removed=case.proof.fault_removed, added=added),
+        proof=proof_of_patch(case, added),
         remedy=Sentence("pass the absolute positions of the rows to the rotary embedding"),
         positions=tuple(keys[0].positions.tolist()),
     )
+
+
+def _turned_unseen(case: Case) -> Finding | None:
+    """Queries, or keys that were not recorded, are turned: led runs with such a turn score as B."""
+    turn = other_turn(case)
+    if turn is None:
+        return None
+    first = next(d for d in case.tensors.born if d.kind == "state" and d.layer)
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("{rows} carry the rotary encoding of another position", rows=_rows_of(turn)),
+        where=place(first.step, first.layer, first.position),
+        evidence=Sentence(
+            "states of {positions} positions are wrong in every layer, by {error:.2g} (floor "
+            "{floor:.1g}), from right inputs",
+            positions=first.positions.size,
+            error=first.size,
+            floor=first.floor,
+        ),
+        experiment=Sentence(
+            "turned {rows} by {turn} in the reference run: B's scores",
+            rows=_rows_of(turn),
+            turn=_turn(turn),
+        ),
+        proof=proof_of_patch(case, True),
+        remedy=Sentence("pass the absolute positions of the rows to the rotary embedding"),
+        positions=tuple(first.positions.tolist()),
+    )
+
+
+def other_turn(case: Case) -> Turn | None:
+    """The turn of queries or keys with which the reference scores as B; None if none does.
+
+    Only asked where states are wrong in most layers, and what can be seen of keys and values is
+    right.
+    """
+    layers = {d.layer for d in case.tensors.born if d.kind == "state" and d.layer}
+    most = len(layers) >= max(1, case.record_b.header.num_layers // 2)
+    wrong_kv = case.tensors.cached_wrong or [d for d in case.tensors.born if d.kind == "value"]
+    if case.tensors.local is None or not most or wrong_kv:
+        return None
+    window = (case.tensors.focus, case.tensors.focus)
+    for turn in _TURNS:
+        led = Follow("b", case.runs.settings, window, led=_LED, turn=turn, tensors=False)
+        if case.proof.reproduces(case.ask(led)):
+            return turn
+    return None
+
+
+def _rows_of(turn: Turn) -> Sentence:
+    if turn.queries and not turn.keys:
+        return Sentence("queries")
+    return Sentence("queries and keys") if turn.queries or turn.base else Sentence("keys")
+
+
+def _turn(turn: Turn) -> Sentence:
+    if turn.base:
+        return Sentence("angles of another base ({base:g})", base=turn.base)
+    return Sentence("{positions:+d} positions", positions=turn.queries or turn.keys)
 
 
 def _distance(degrees: float, *, exactly: bool) -> Sentence:
@@ -97,11 +169,13 @@ def _distance(degrees: float, *, exactly: bool) -> Sentence:
 
 def _rotation(case: Case, deviation: Deviation) -> tuple[float, float, bool] | None:
     """Turn of the fastest pair in radians, how well it fits, and if it is a whole number."""
-    if case.tensors.recorded is None or case.tensors.local is None or deviation.layer is None:
+    # Without a model, both sides had the same input up to the first layer that is wrong.
+    reference = case.tensors.local or case.tensors.expected
+    if case.tensors.recorded is None or reference is None or deviation.layer is None:
         return None
     trace, sample = case.tensors.recorded
     key = TensorKey(case.tensors.focus, Tap.KEY, deviation.layer)
-    recorded, right = trace.tensor(sample, key), case.tensors.local.tensor(0, key)
+    recorded, right = trace.tensor(sample, key), reference.tensor(0, key)
     if recorded is None or right is None:
         return None
     wrong_NW, right_NW = recorded.at(deviation.positions), right.at(deviation.positions)

@@ -8,7 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Kind
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.fit import grid
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch, tried
 from skipstone.record import Tap, TensorKey
 from skipstone.sentence import Sentence
 
@@ -53,13 +53,18 @@ def examine(case: Case) -> Answer:
                 error=deviation.size,
                 floor=deviation.floor,
             ),
-            experiment=Sentence(
-                "put B's rounded {tensors} into the reference run: B's scores"
-                if added
-                else "put B's rounded {tensors} into the reference run: not B's scores",
-                tensors=_plural(deviation.kind),
+            experiment=tried(
+                added,
+                Sentence(
+                    "put B's rounded {tensors} into the reference run: B's scores",
+                    tensors=_plural(deviation.kind),
+                ),
+                Sentence(
+                    "put B's rounded {tensors} into the reference run: not B's scores",
+                    tensors=_plural(deviation.kind),
+                ),
             ),
-            proof=proof_of(removed=case.proof.fault_removed, added=added),
+            proof=proof_of_patch(case, added),
             remedy=Sentence(
                 "keep them in the dtype of the run, or measure the price with skipstone audit"
             ),

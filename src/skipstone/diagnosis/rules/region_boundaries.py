@@ -7,7 +7,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
 from skipstone.diagnosis.rules.inactive_feature import never_cached
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Sentence
@@ -38,12 +38,12 @@ def _rows(case: Case) -> Finding | None:
             missing=missing.size,
             extra=extra.size,
         ),
-        experiment=Sentence(
-            "led along B's canvases with the right rows: the decisions are A's"
-            if case.proof.fault_removed
-            else "led along B's canvases with the right rows: the decisions are not A's"
+        experiment=tried(
+            case.proof.fault_removed,
+            Sentence("led along B's canvases with the right rows: the decisions are A's"),
+            Sentence("led along B's canvases with the right rows: the decisions are not A's"),
         ),
-        proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
+        proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence(
             "derive the rows from prompt length and block length once, and use absolute positions"
         ),

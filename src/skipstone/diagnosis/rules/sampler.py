@@ -7,7 +7,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
 from skipstone.sentence import Sentence
 
 
@@ -58,12 +58,14 @@ def _other_token(case: Case) -> Finding | None:
             candidates=len(c),
             drawn=drawn,
         ),
-        experiment=Sentence(
-            "replayed the stored noise on the reference logits: the decisions are A's"
-            if case.proof.fault_removed
-            else "replayed the stored noise on the reference logits: the decisions are not A's"
+        experiment=tried(
+            case.proof.fault_removed,
+            Sentence("replayed the stored noise on the reference logits: the decisions are A's"),
+            Sentence(
+                "replayed the stored noise on the reference logits: the decisions are not A's"
+            ),
         ),
-        proof=proof_of(removed=case.proof.fault_removed, added=None),
+        proof=proof_of_patch(case, None),
         remedy=Sentence("draw once for each row in a fixed order, from one generator a request"),
         positions=tuple(deviation.positions.tolist()),
     )

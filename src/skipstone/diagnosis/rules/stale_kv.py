@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.deviation import Deviation
+from skipstone.diagnosis.case.held import Held
 from skipstone.diagnosis.experiment import Choice, Follow, Patch
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.fit import nearest
 from skipstone.diagnosis.patching import decisive
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
-from skipstone.record import StepRecord, Tap, TensorKey
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
+from skipstone.record import StepRecord, Tap
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 _WRITE_FIRST = Sentence("write the fresh keys and values of these rows before attention reads them")
@@ -47,12 +46,12 @@ def _missing_refresh(case: Case) -> Finding | None:
             rows=expected.rows.size,
             oldest=oldest,
         ),
-        experiment=Sentence(
-            "led along B's canvases with the refresh: the decisions are A's"
-            if case.proof.fault_removed
-            else "led along B's canvases with the refresh: the decisions are not A's"
+        experiment=tried(
+            case.proof.fault_removed,
+            Sentence("led along B's canvases with the refresh: the decisions are A's"),
+            Sentence("led along B's canvases with the refresh: the decisions are not A's"),
         ),
-        proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
+        proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence("refresh all rows at the start of a block"),
         positions=tuple(missing.tolist()),
     )
@@ -60,43 +59,49 @@ def _missing_refresh(case: Case) -> Finding | None:
 
 def _lost_write(case: Case) -> Finding | None:
     """Rows were computed, and attention still read their old keys and values."""
-    wrong = [
-        d for d in (*case.tensors.born, *case.tensors.cached_wrong) if d.kind in ("key", "value")
-    ]
-    for deviation in wrong:
-        # All masks have one value in the first layer, so another mask's may pass for an old one;
-        # rows that were not written have old keys, too.
-        same_layer = (other for other in wrong if other.layer == deviation.layer)
-        (old, *others) = {_equals_older(case, other) for other in same_layer}
-        if old is None or others:
-            continue
-        layers = sorted({d.layer or 0 for d in wrong})
-        added = case.proof.with_only(wrong, "B's stale keys and values")
-        return Finding(
-            rule=RULE.name,
-            number=RULE.number,
-            what=Sentence("attention reads old keys and values: a write to the cache is lost"),
-            where=place(deviation.step, deviation.layer, deviation.position),
-            evidence=Sentence(
-                "{tensors} of {positions} positions in {layers} layers equal those of forward "
-                "{old}, error of the right ones {error:.2g} (floor {floor:.1g})",
-                tensors=Sentence(f"{deviation.kind}s"),
-                positions=deviation.positions.size,
-                layers=len(layers),
-                old=old,
-                error=deviation.size,
-                floor=deviation.floor,
-            ),
-            experiment=Sentence(
-                "put B's old keys and values into the reference run: B's scores"
-                if added
-                else "put B's old keys and values into the reference run: not B's scores"
-            ),
-            proof=proof_of(removed=case.proof.fault_removed, added=added),
-            remedy=_WRITE_FIRST,
-            positions=tuple(deviation.positions.tolist()),
+    found = case.held
+    if found is None or found.kind not in ("old", "zeros"):
+        return None
+    added = case.proof.with_only(found.wrong, "B's stale keys and values")
+    first = found.first
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("attention reads old keys and values: a write to the cache is lost"),
+        where=place(first.step, first.layer, first.position),
+        evidence=_what_is_read(found),
+        experiment=tried(
+            added,
+            Sentence("put B's old keys and values into the reference run: B's scores"),
+            Sentence("put B's old keys and values into the reference run: not B's scores"),
+        ),
+        proof=proof_of_patch(case, added),
+        remedy=_WRITE_FIRST,
+        positions=tuple(first.positions.tolist()),
+    )
+
+
+def _what_is_read(found: Held) -> Sentence:
+    first = found.first
+    tensors = Sentence(f"{first.kind}s")
+    if found.kind == "zeros":
+        return Sentence(
+            "{tensors} of {positions} positions in {layers} layers are zeros: they were never "
+            "written",
+            tensors=tensors,
+            positions=first.positions.size,
+            layers=found.layers,
         )
-    return None
+    return Sentence(
+        "{tensors} of {positions} positions in {layers} layers equal those of forward {old}, error "
+        "of the right ones {error:.2g} (floor {floor:.1g})",
+        tensors=tensors,
+        positions=first.positions.size,
+        layers=found.layers,
+        old=found.other,
+        error=first.size,
+        floor=first.floor,
+    )
 
 
 def _late_write(case: Case) -> Finding | None:
@@ -129,7 +134,7 @@ def _late_write(case: Case) -> Finding | None:
         experiment=Sentence(
             "put the computed rows' K/V of the step before into the reference run: B's scores"
         ),
-        proof=proof_of(removed=case.proof.fault_removed, added=True),
+        proof=proof_of_patch(case, True),
         remedy=_WRITE_FIRST,
         positions=tuple(first.positions.tolist()),
     )
@@ -147,36 +152,6 @@ def _older_rows(case: Case, step: StepRecord) -> tuple[Patch, ...]:
         for key, rows in tensors
         if rows is not None and key.tap in (Tap.KEY, Tap.VALUE)
     )
-
-
-def _equals_older(case: Case, deviation: Deviation) -> int | None:
-    """The earlier forward whose row these rows equal."""
-    if case.tensors.recorded is None or deviation.layer is None:
-        return None
-    trace, sample = case.tensors.recorded
-    key = TensorKey(case.tensors.focus, Tap(deviation.kind), deviation.layer)
-    recorded = trace.tensor(sample, key)
-    if recorded is None:
-        return None
-    wrong = recorded.at(deviation.positions)
-    for back in (1, 2):
-        older = (
-            case.tensors.reference(case.tensors.focus - back)
-            if case.tensors.focus >= back
-            else None
-        )
-        rows = (
-            None
-            if older is None
-            else older.tensor(0, key._replace(forward=case.tensors.focus - back))
-        )
-        if rows is None:
-            return None
-        match = nearest(wrong, rows.at(np.sort(rows.positions)))
-        own = np.sort(rows.positions)[match.rows] == deviation.positions
-        if match.share > 0.9 and own.mean() > 0.9:
-            return case.tensors.focus - back
-    return None
 
 
 def _by_setting(case: Case) -> Finding | None:

@@ -8,15 +8,47 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import implied_threshold, skip_threshold
 from skipstone.diagnosis.experiment import Follow
 from skipstone.diagnosis.factors import swap
-from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
+from skipstone.diagnosis.skip_reference import old_reference
 from skipstone.record import StepRecord
 from skipstone.sentence import Sentence, listed
 
 
 def examine(case: Case) -> Answer:
     """A row that may not skip did; or the skip setting explains the difference."""
-    return _broken_rule(case) or _old_logits(case) or _by_setting(case)
+    return _old_states(case) or _broken_rule(case) or _old_logits(case) or _by_setting(case)
+
+
+def _old_states(case: Case) -> Finding | None:
+    """What skips follows from the states of an older forward than the one before."""
+    deviation = case.expected.first_of("skip")
+    if deviation is None or deviation.expected is None or case.expected.first_of("rows"):
+        return None
+    step = deviation.step
+    found = old_reference(case, step, deviation.expected)
+    if found is None:
+        return None
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("rows are compared with states that were never renewed"),
+        where=place(step, step.skip_layer or None, deviation.position),
+        evidence=Sentence(
+            "all skips of this step follow from the states of forward {forward}; those of the "
+            "forward before it say otherwise of {rows} rows",
+            forward=found.forward,
+            rows=found.wrongly,
+        ),
+        experiment=tried(
+            found.restores,
+            Sentence("replayed the skips from the states of the forward before: A's skips"),
+            Sentence("replayed the skips from the states of the forward before: not A's skips"),
+        ),
+        proof=proof_of(removed=found.restores, added=True) if found.restores else Proof.CONSISTENT,
+        remedy=Sentence("hand the states of each call on to the next one"),
+        positions=tuple(deviation.positions.tolist()),
+    )
 
 
 def _broken_rule(case: Case) -> Finding | None:
@@ -58,12 +90,12 @@ def _broken_rule(case: Case) -> Finding | None:
             layer=step.skip_layer,
             why=why,
         ),
-        experiment=Sentence(
-            "led along B's canvases with the stated rule: the decisions are A's"
-            if case.proof.fault_removed
-            else "led along B's canvases with the stated rule: the decisions are not A's"
+        experiment=tried(
+            case.proof.fault_removed,
+            Sentence("led along B's canvases with the stated rule: the decisions are A's"),
+            Sentence("led along B's canvases with the stated rule: the decisions are not A's"),
         ),
-        proof=proof_of(removed=case.proof.fault_removed, added=case.proof.rows_reproduce),
+        proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence("rows just committed and their neighbours must go on for one step"),
         positions=tuple(wrongly.tolist()),
         numbers={} if j is None else {"judged": float(len(j))},
@@ -79,6 +111,7 @@ def _old_logits(case: Case) -> Finding | None:
     skipped = np.array(step.skipped)
     if not skipped.size or not np.isin(deviation.positions, skipped).all():
         return None
+    alone = case.proof.only("scores", "confidence", "token", "commit")
     return Finding(
         rule=RULE.name,
         number=RULE.number,
@@ -92,8 +125,10 @@ def _old_logits(case: Case) -> Finding | None:
             size=deviation.size,
             noise=deviation.floor,
         ),
-        experiment=Sentence("led along B's canvases: every row that went on scores as it should"),
-        proof=proof_of(removed=case.proof.fault_removed, added=None),
+        experiment=Sentence("led along B's canvases: every row that went on scores as it should")
+        if case.expected.led is not None
+        else Sentence("beside A, every row that went on scores as it should"),
+        proof=proof_of(removed=case.proof.fault_removed if alone else None, added=None),
         remedy=Sentence(
             "keep the logits of a skipped row, or its state after the last layer; never feed the "
             "state of the skip layer to the head"

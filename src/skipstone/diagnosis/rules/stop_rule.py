@@ -7,7 +7,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, tried
 from skipstone.diagnosis.rules.budget_exhausted import masks_left
 from skipstone.sentence import NOTHING, Sentence
 
@@ -30,12 +30,14 @@ def examine(case: Case) -> Answer:
                 "{positions} positions are filled by only one side's stop",
                 positions=deviation.positions.size,
             ),
-            experiment=Sentence(
-                "replayed the stated stop rule on B's canvas: the decisions are A's"
-                if case.proof.fault_removed
-                else "replayed the stated stop rule on B's canvas: the decisions are not A's"
+            experiment=tried(
+                case.proof.fault_removed,
+                Sentence("replayed the stated stop rule on B's canvas: the decisions are A's"),
+                Sentence("replayed the stated stop rule on B's canvas: the decisions are not A's"),
             ),
-            proof=proof_of(removed=case.proof.fault_removed, added=None),
+            proof=proof_of(
+                removed=case.proof.fault_removed if case.proof.only("end") else None, added=None
+            ),
             remedy=_STOP_LATE,
             positions=tuple(deviation.positions.tolist()),
         )

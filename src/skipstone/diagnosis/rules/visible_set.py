@@ -7,7 +7,8 @@ from typing import get_args
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Choice, Follow, Hidden
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch
+from skipstone.diagnosis.rules.position_encoding import other_turn
 from skipstone.record import Trace
 from skipstone.sentence import Sentence
 
@@ -16,12 +17,42 @@ _WORDS: dict[Hidden, Sentence] = {
     "left": Sentence("what is left of the block is hidden"),
     "suffix": Sentence("what is right of the block is hidden"),
     "outside": Sentence("everything outside the block is hidden"),
+    "first": Sentence("the first key is hidden"),
+    "last": Sentence("the last key is hidden"),
     "padding seen": Sentence("the padding of the batch is seen"),
 }
 
 
 def examine(case: Case) -> Answer:
     """States are born wrong in every layer although keys and values are right: try visible sets."""
+    found = hidden_keys(case)
+    if found is not None:
+        how = Sentence("{keys}: the reference run with it scores as B", keys=_WORDS[found])
+        return _found(case, how, True)
+    if not _suspected(case) or other_turn(case) is not None:
+        return None
+    if case.tensors.causal_pattern:
+        how = Sentence("later keys are hidden: the error falls to zero at the last row")
+        return _found(case, how, None)
+    if case.tensors.local is not None and _only_beside_a_cache(case):
+        how = Sentence(
+            "the same layers are right in the steps that compute every row: only what cached rows "
+            "see can differ; no rotation of queries or keys that was tried gives B's scores"
+        )
+        return _found(case, how, None)
+    return None
+
+
+def hidden_keys(case: Case) -> Hidden | None:
+    """What is hidden in a reference run that scores as B; None if nothing that was tried."""
+    if not _suspected(case) or case.tensors.local is None:
+        return None
+    tried = (hidden for hidden in get_args(Hidden) if hidden)
+    return next((h for h in tried if case.proof.reproduces(_with(case, h))), None)
+
+
+def _suspected(case: Case) -> bool:
+    """Whether states are wrong in most layers although keys and values are right."""
     states = [d for d in case.tensors.born if d.kind == "state" and d.layer]
     wrong_kv = [
         d for d in case.tensors.born if d.kind in ("key", "value")
@@ -30,22 +61,7 @@ def examine(case: Case) -> Answer:
     enough = 1 if case.tensors.local is None else case.record_b.header.num_layers // 2
     # Rows that are given other positions attend otherwise, whatever they may see.
     elsewhere = case.told("positions_disagree") is not None
-    if not states or wrong_kv or len(states) < enough or elsewhere:
-        return None
-    for hidden in get_args(Hidden):
-        if hidden and case.proof.reproduces(_with(case, hidden)):
-            how = Sentence("{keys}: the reference run with it scores as B", keys=_WORDS[hidden])
-            return _found(case, how, True)
-    if case.tensors.causal_pattern:
-        how = Sentence("later keys are hidden: the error falls to zero at the last row")
-        return _found(case, how, None)
-    if _only_beside_a_cache(case):
-        how = Sentence(
-            "the same layers are right in the steps that compute every row: only what cached rows "
-            "see can differ"
-        )
-        return _found(case, how, None)
-    return None
+    return bool(states) and not wrong_kv and len(states) >= enough and not elsewhere
 
 
 def _only_beside_a_cache(case: Case) -> bool:
@@ -85,7 +101,7 @@ def _found(case: Case, how: Sentence, added: bool | None) -> Finding:
             positions=first.positions.size,
         ),
         experiment=how,
-        proof=proof_of(removed=case.proof.fault_removed, added=added),
+        proof=proof_of_patch(case, added),
         remedy=Sentence(
             "compare the attention mask with what the decode needs: every position of its own "
             "request, and no padding"

@@ -30,8 +30,24 @@ _PIECE_BYTES = 256 << 20
 class Forward:
     """Collects one call, layer by layer."""
 
-    def __init__(self, number: int, located: Located, rows: int, *, tensors: bool) -> None:
-        """A call over so many rows begins; ``tensors`` asks for states, keys, values, logits."""
+    def __init__(
+        self,
+        number: int,
+        located: Located,
+        rows: int,
+        given: Sequence[tuple[Tensor, Tensor]],
+        *,
+        tensors: bool,
+    ) -> None:
+        """A call begins.
+
+        Args:
+            number: of the call.
+            located: where its rows stand.
+            rows: how many there are.
+            given: keys and values of each layer in the cache that was passed.
+            tensors: whether states, keys, values and logits are wanted.
+        """
         self.number = number
         self.placed = located.placed
         self.before_BL = located.canvas_BL
@@ -45,6 +61,7 @@ class Forward:
         self.dtype: torch.dtype | None = None
         self.rows_lost = ""
         self._rows = rows
+        self._given = given
         self._ids_BN = located.ids_BN
         self._found = located.placed.positions_BN.shape[1] == rows
         # Rows that could not be located have no place to be recorded at.
@@ -85,7 +102,8 @@ class Forward:
         # Only what is asked for later is held on to.
         self._last_BMD = None
         if self._wanted:
-            self._keep_store(past)
+            # A call that gives no cache back still shows which one it read.
+            self._keep_store(past or self._given)
         logits_CNV = _logits(output)
         if logits_CNV is None or logits_CNV.shape[-1] <= mask_id:
             self.unseen = (
@@ -165,7 +183,7 @@ class Forward:
             key = TensorKey(self.number, tap, layer)
             self._rowed[b][key] = (positions, to_numpy(values_BMW[b]))
 
-    def _keep_store(self, past: list[tuple[Tensor, Tensor]]) -> None:
+    def _keep_store(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Keys and values [B, heads, positions, width] as they lie in the foreign cache."""
         for layer, pair in enumerate(past, start=1):
             for tap, store in zip((Tap.KEY, Tap.VALUE), pair, strict=True):

@@ -166,7 +166,7 @@ class Recording:
         rows = call.shape[1]
         number = run.count_call(call.arguments, (len(located.canvas_BL), rows))
         tensors = self._wanted.level != "decisions"
-        self._forward = Forward(number, located, rows, tensors=tensors)
+        self._forward = Forward(number, located, rows, call.pairs, tensors=tensors)
 
     def _locate(self, call: Call, run: ForeignRun | None) -> Located | None:
         if run is None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.foreign.shared.caches import cached_length, leaves
+from skipstone.foreign.shared.caches import cached_length, key_values, leaves
 from skipstone.foreign.shared.source import parameters
 
 INTEGERS = frozenset({torch.int64, torch.int32})
@@ -87,6 +87,11 @@ class Call:
     def cached(self) -> int:
         """Positions in the cache that was passed; 0 if there was none, or it cannot be known."""
         return cached_length(self.holders)
+
+    @cached_property
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer in the first cache that has them; empty if none has."""
+        return next((pairs for holder in self.holders if (pairs := key_values(holder))), [])
 
     @cached_property
     def holders(self) -> list[object]:

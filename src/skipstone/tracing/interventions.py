@@ -1,0 +1,199 @@
+"""A run in which chosen values are replaced, and rows are turned to other positions.
+
+Shape letters: N packed rows, D width, V vocabulary, H query heads, U key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skipstone.canvas import Moment
+from skipstone.diagnosis.experiment import STRAIGHT, Patch, Turn
+from skipstone.engine.runner import Pass
+from skipstone.engine.scoring import Scorer
+from skipstone.models.base import KVStore, ModelConfig, Network
+from skipstone.ops import reference as ops
+from skipstone.record import Tap
+from skipstone.rows import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """What is done to a network."""
+
+    patches: Sequence[Patch] = ()
+    turn: Turn = STRAIGHT
+    since: int = 0
+    """The first forward whose rows are turned."""
+    nudge: bool = False
+    """Move every embedded value by at most one unit in the last place."""
+
+
+class PatchedNetwork:
+    """A network in which chosen rows of states, keys and values are replaced or turned."""
+
+    def __init__(
+        self, inner: Network, forward: Callable[[], int], intervention: Intervention
+    ) -> None:
+        """Stand before a network; ``forward`` says which recorded forward is being taken."""
+        self._inner, self._forward = inner, forward
+        self._done = intervention
+        self._patches = {(p.tap, p.forward, p.layer): p for p in intervention.patches}
+
+    @property
+    def config(self) -> ModelConfig:
+        """As it is."""
+        return self._inner.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As it is."""
+        return self._inner.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """As it is."""
+        return self._inner.device
+
+    def published(self) -> dict[str, Tensor]:
+        """As they are."""
+        return self._inner.published()
+
+    def embed(self, ids_N: Tensor) -> Tensor:
+        """As it is."""
+        return self._inner.embed(ids_N)
+
+    def angles(self, rows: Rows) -> Tensor:
+        """As they are."""
+        return self._inner.angles(rows)
+
+    def final_norm(self, x_ND: Tensor) -> Tensor:
+        """As it is."""
+        return self._inner.final_norm(x_ND)
+
+    def head(self, normed_ND: Tensor) -> Tensor:
+        """As it is."""
+        return self._inner.head(normed_ND)
+
+    def layer(
+        self, index: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
+    ) -> Tensor:
+        """One layer, with what is to be done to it."""
+        if index == 0 and self._done.nudge:
+            x_ND = _last_bit(x_ND, rows)
+        # A patched state enters the next layer; whoever taps sees what this layer itself gave.
+        x_ND = self._state(index, x_ND, rows)
+        forward = self._forward()
+        if self._done.turn != STRAIGHT and forward >= self._done.since:
+            store = _TurnedStore(store, self._rotation)
+        key, value = (self._patches.get((t, forward, index + 1)) for t in (Tap.KEY, Tap.VALUE))
+        if key is not None or value is not None:
+            store = _PatchedStore(store, key, value)
+            store.patch(index)
+        x_ND = self._inner.layer(index, x_ND, angles_2NE, rows, store)
+        last = index + 1 == self.config.num_layers
+        return self._state(index + 1, x_ND, rows) if last else x_ND
+
+    @cached_property
+    def _rotation(self) -> _Rotation:
+        return _Rotation(self.config, self._done.turn, self.device)
+
+    def _state(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:
+        patch = self._patches.get((Tap.STATE, self._forward(), layer))
+        return x_ND if patch is None else _replaced(x_ND, rows, patch)
+
+
+def _replaced(values_NW: Tensor, rows: Rows, patch: Patch) -> Tensor:
+    """A copy with the patched rows of request 0 put in."""
+    _, mine, theirs = np.intersect1d(
+        np.where(rows.request == 0, rows.position, -1), patch.positions, return_indices=True
+    )
+    new = torch.from_numpy(patch.values[theirs].astype(np.float64)).to(values_NW)
+    return values_NW.index_copy(0, torch.from_numpy(mine).to(values_NW.device), new)
+
+
+def _last_bit(x_ND: Tensor, rows: Rows) -> Tensor:
+    """Move every value by at most one unit in the last place; the same rows move alike."""
+    generator = torch.Generator().manual_seed(0x1B17)
+    size = (int(rows.position.max()) + 1, x_ND.shape[-1])
+    sign_LD = torch.randint(-1, 2, size, generator=generator)
+    sign_ND = sign_LD[torch.from_numpy(rows.position)].to(x_ND)
+    return x_ND * (1 + torch.finfo(x_ND.dtype).eps * sign_ND)
+
+
+class _Rotation:
+    """Angles that are not those of a row's own position."""
+
+    def __init__(self, config: ModelConfig, turn: Turn, device: torch.device) -> None:
+        self.turn = turn
+        reach = max(abs(turn.queries), abs(turn.keys))
+        theta = turn.base or config.rope_theta
+        self._table_2LE = ops.rotary_tables(
+            config.max_length + reach, config.head_width, theta, device
+        )
+
+    def angles(self, rows: Rows, by: int) -> Tensor:
+        """Cosine and sine [2, N, E] of positions that lie further on, or back."""
+        position_N = rows.position_N + by
+        cos_NE, sin_NE = self._table_2LE[:, position_N.abs()]
+        return torch.stack([cos_NE, torch.where(position_N[:, None] < 0, -sin_NE, sin_NE)])
+
+
+class _TurnedStore(KVStore):
+    """Writes through to a store, with queries and keys turned on."""
+
+    def __init__(self, inner: KVStore, rotation: _Rotation) -> None:
+        self.keys, self.values, self.visible_BL = inner.keys, inner.values, inner.visible_BL
+        self._rotation = rotation
+
+    def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+        turn = self._rotation.turn
+        q_NHE = super().write(layer, rows, qkv_NHE, self._rotation.angles(rows, turn.queries))
+        # What stays in the store is what is written last.
+        super().write(layer, rows, qkv_NHE, self._rotation.angles(rows, turn.keys))
+        return q_NHE
+
+
+class _PatchedStore(KVStore):
+    """Writes through to a store, and puts the patch in whatever is written."""
+
+    def __init__(self, inner: KVStore, key: Patch | None, value: Patch | None) -> None:
+        self._inner = inner
+        self.keys, self.values, self.visible_BL = inner.keys, inner.values, inner.visible_BL
+        self._parts = ((self.keys, key), (self.values, value))
+
+    def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+        q_NHE = self._inner.write(layer, rows, qkv_NHE, angles_2NE)
+        self.patch(layer)
+        return q_NHE
+
+    def patch(self, layer: int) -> None:
+        """Overwrite the patched positions of request 0."""
+        for store, patch in self._parts:
+            if patch is not None:
+                where = torch.from_numpy(patch.positions.astype(np.int64)).to(store.device)
+                new = torch.from_numpy(patch.values.astype(np.float64)).to(store)
+                store[layer, 0, where] = new.unflatten(-1, store.shape[-2:])
+
+
+class PatchedScorer(Scorer):
+    """A scorer that may be told the logits of some rows."""
+
+    def __init__(self, inner: Scorer, patches: Sequence[Patch]) -> None:
+        """Take the place of a scorer."""
+        self.__dict__.update(vars(inner))
+        self._patches = {p.forward: p for p in patches if p.tap is Tap.LOGITS}
+
+    def _write(
+        self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, moment: Moment
+    ) -> None:
+        patch = self._patches.get(moment.place_of(0).forward)
+        if patch is not None:
+            logits_NV.copy_(_replaced(logits_NV, rows, patch))
+        super()._write(rows, logits_NV, index_N, done, moment)
