@@ -15,6 +15,7 @@ from skipstone.diagnosis.experiment import (
     Rerun,
     Rescore,
     Spent,
+    Turn,
     Unavailable,
     Unobserved,
 )
@@ -100,6 +101,9 @@ def test_experiments_that_differ_in_anything_are_kept_apart() -> None:
         replace(follow, tensors=False),
         replace(follow, unskip=(3,)),
         replace(follow, variation="batch"),
+        replace(follow, turn=Turn(queries=1)),
+        replace(follow, turn=Turn(keys=1)),
+        replace(follow, keys="unrotated"),
         Rerun("a"),
         Rerun("a", attempt=1),
         Rerun("a", until=3),

@@ -313,7 +313,10 @@ def as_request(experiment: Experiment) -> dict[str, object]:
     """An experiment as plain data; patched values are named, not kept."""
     fields = {f.name: getattr(experiment, f.name) for f in dataclasses.fields(experiment)}
     fields.pop("patches", None)
+    turn = fields.pop("turn", STRAIGHT)
     plain = {n: sorted(v) if isinstance(v, frozenset) else v for n, v in fields.items()}
+    if turn != STRAIGHT:
+        plain["turn"] = dataclasses.asdict(turn)
     return {"kind": type(experiment).__name__.lower(), **plain}
 
 
