@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.foreign.attach.locate import Located
 from skipstone.foreign.attach.steps import Scores, Seen
+from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.caches import key_values
 from skipstone.ops import reference as ops
 from skipstone.record import Tap, TensorKey

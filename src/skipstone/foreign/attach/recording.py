@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from skipstone.errors import ConfigError
 from skipstone.foreign.attach.cost import measuring_cost, skip_cost
-from skipstone.foreign.attach.finder import Finder
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.header import header_of
 from skipstone.foreign.attach.keys import kind_of_keys
-from skipstone.foreign.attach.locate import Located
 from skipstone.foreign.attach.run import ForeignRun
 from skipstone.foreign.attach.said import disagree, unlocated, unseen
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.attach.watch import Watch
 from skipstone.foreign.positions.follow import Follower
 from skipstone.foreign.positions.sanitizer import Sanitizer
+from skipstone.foreign.rows.finder import Finder
+from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.calls import Call, read_call
 from skipstone.foreign.shared.forwards import Forward as Called
 from skipstone.foreign.shared.functions import Functions
@@ -54,6 +54,7 @@ class Recording:
         self._sanitizer = Sanitizer() if wanted.sanitize else None
         self._follower = Follower() if self._sanitizer is None else self._sanitizer.follower
         self._finder = Finder(self._follower, wanted.mask_id)
+        self._runs = 0
         self._calls = 0
         self._first_call = 0
         self._forward: Forward | None = None
@@ -82,7 +83,7 @@ class Recording:
                 for event in self.watch.logits.events():
                     self.run.event(event)
                 self._close(self.run, ended=by_itself)
-        elif by_itself and self._finder.run == 0:
+        elif by_itself and self._runs == 0:
             raise ConfigError(self._nothing())
 
     # What the hooks call.
@@ -95,13 +96,14 @@ class Recording:
         frame = caller()
         self._calls += 1
         self._forward = None
-        call = None
+        call, located = None, None
         with self.guard.within("reading a call of the model", lambda: place(frame)):
             call = read_call(forward, args, kwargs)
-            self._begin(call, frame, began)
+            located = None if call is None else self._finder.find(call)
+            self._begin(call, located, frame, began)
         if self._sanitizer is not None:
             with self.guard.within("following the rows of a call", lambda: place(frame)):
-                self._sanitizer.before(call)
+                self._sanitizer.before(call, located)
         self.watch.inside = self._follower.inside = True
         self._moment = time.perf_counter()
 
@@ -109,7 +111,6 @@ class Recording:
         """A call is done."""
         began = time.perf_counter()
         self.watch.inside = self._follower.inside = False
-        self._finder.canvases.clear()
         run, forward = self.run, self._forward
         self._forward = None
         if run is not None:
@@ -143,17 +144,17 @@ class Recording:
 
     # A call, from its arguments to what it returned.
 
-    def _begin(self, call: Call | None, frame: FrameType, began: float) -> None:
+    def _begin(
+        self, call: Call | None, located: Located | None, frame: FrameType, began: float
+    ) -> None:
         run = self.run
-        located = None if call is None else self._locate(call, run)
         if call is None or located is None:
             self._say(unlocated("", self._model, call, place(frame)))
             return
         if located.samples.twin and run is not None:
             self._guided(run, call, place(frame))
             return
-        if run is None or run.starts_anew(located.canvas_BL):
-            located = located if run is None else self._locate(call, None) or located
+        if run is None or located.anew:
             run = self._start(located.canvas_BL)
         else:
             self._note_time(run, began)
@@ -167,11 +168,6 @@ class Recording:
         number = run.count_call(call.arguments, (len(located.canvas_BL), rows))
         tensors = self._wanted.level != "decisions"
         self._forward = Forward(number, located, rows, call.pairs, tensors=tensors)
-
-    def _locate(self, call: Call, run: ForeignRun | None) -> Located | None:
-        if run is None:
-            return self._finder.find(call, None, None)
-        return self._finder.find(call, run.canvas_BL, run.start_BL)
 
     def _guided(self, run: ForeignRun, call: Call, source: str) -> None:
         """The second call of a step, with the prompt hidden: it decides nothing by itself."""
@@ -217,7 +213,6 @@ class Recording:
         """Begin a run, after closing the one before."""
         if self.run is not None:
             self._close(self.run, ended=True)
-        self._finder.run += 1
         self.run = ForeignRun(self._sink(), canvas_BL, self._wanted)
         self._first_call = self._calls - 1
         self._step_began = time.perf_counter()
@@ -225,7 +220,8 @@ class Recording:
 
     def _sink(self) -> MemoryTrace | TraceWriter:
         """Where the next run is written."""
-        path = self._wanted.path_of(self._finder.run)
+        self._runs += 1
+        path = self._wanted.path_of(self._runs)
         if path is not None:
             return TraceWriter(path)
         self.traces.append(MemoryTrace())
@@ -253,7 +249,7 @@ class Recording:
         self._note_time(run, time.perf_counter())
         final_BL = self.final_BL
         if final_BL is None:
-            final_BL = self._finder.newest(run.canvas_BL, run.start_BL)
+            final_BL = self._finder.newest()
         if final_BL is not None:
             run.grow(final_BL)
         self._complete(run, run.canvas_BL if final_BL is None else final_BL, None)

@@ -94,18 +94,6 @@ class ForeignRun:
         """L."""
         return self.start_BL.shape[1]
 
-    def starts_anew(self, canvas_BL: np.ndarray) -> bool:
-        """Whether a whole canvas belongs to another run: another prompt, or all masks again."""
-        length = self.start_BL.shape[1]
-        if len(canvas_BL) != len(self.start_BL) or canvas_BL.shape[1] < length:
-            return True
-        begin_BL = canvas_BL[:, :length]
-        given_BL = self.start_BL != self._mask_id
-        if (begin_BL[given_BL] != self.start_BL[given_BL]).any():
-            return True
-        again = np.array_equal(canvas_BL, self.start_BL)
-        return again and not np.array_equal(self.canvas_BL, self.start_BL)
-
     def grow(self, canvas_BL: np.ndarray) -> None:
         """Take note of a canvas that got longer; what was recorded so far is made as long."""
         length, more_BM = self.start_BL.shape[1], canvas_BL[:, self.start_BL.shape[1] :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from skipstone.foreign.attach.placed import Placed
+from skipstone.foreign.rows.placed import Placed
 from skipstone.foreign.shared.calls import Call
 from skipstone.record import Event
 

@@ -18,6 +18,8 @@ from torch import nn
 from skipstone.errors import ConfigError
 from skipstone.foreign.positions.evidence import Findings
 from skipstone.foreign.positions.sanitizer import Sanitizer
+from skipstone.foreign.positions.watch import MaskWatch
+from skipstone.foreign.rows.finder import Finder
 from skipstone.foreign.shared.calls import read_call
 from skipstone.foreign.shared.compiled import active
 from skipstone.foreign.shared.forwards import Forward, hook_forward
@@ -85,21 +87,32 @@ def _line(event: Event) -> str:
 class _Hooks:
     """Tells the sanitizer of each call; whatever goes wrong in it is said, and the run goes on."""
 
-    def __init__(self, sanitizer: Sanitizer, guard: Guard) -> None:
-        self._sanitizer, self._guard = sanitizer, guard
+    def __init__(
+        self, sanitizer: Sanitizer, finder: Finder, masks: MaskWatch | None, guard: Guard
+    ) -> None:
+        self._sanitizer, self._finder = sanitizer, finder
+        self._masks, self._guard = masks, guard
 
     def before(
         self, forward: Forward, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
         with self._guard.within("reading a call of the model", source_line):
-            self._sanitizer.before(read_call(forward, args, kwargs))
+            call = read_call(forward, args, kwargs)
+            located = None if call is None else self._finder.find(call)
+            if call is not None and located is not None and not located.samples.twin:
+                if self._masks is not None:
+                    self._masks.called(located)
+                self._finder.found(call, located)
+            self._sanitizer.before(call, located)
+        self._sanitizer.follower.inside = True
 
     def after(self, output: object) -> None:
+        self._sanitizer.follower.inside = False
         with self._guard.within("reading what the model returned", source_line):
             self._sanitizer.after(output)
 
     def broken(self) -> None:
-        """Nothing was kept that a call that ends early would have to take back."""
+        self._sanitizer.follower.inside = False
 
 
 @contextmanager
@@ -133,12 +146,14 @@ def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Repor
         )
     if mask_id is None:
         mask_id = getattr(getattr(model, "config", None), "mask_token_id", None)
-    sanitizer, guard = Sanitizer(mask_id), Guard()
+    sanitizer, guard = Sanitizer(), Guard()
     report = Report(sanitizer, mask_id)
-    heard = (sanitizer.follower, sanitizer.canvases)
+    finder = Finder(sanitizer.follower, -1 if mask_id is None else mask_id)
+    masks = None if mask_id is None else MaskWatch(sanitizer.findings, mask_id, finder)
     with ExitStack() as on:
-        hook_forward(on, [model], _Hooks(sanitizer, guard))
-        with active(Functions(guard, heard)):
+        hook_forward(on, [model], _Hooks(sanitizer, finder, masks, guard))
+        with active(Functions(guard, (sanitizer.follower, finder))):
             yield report
         with guard.within("the end of the report", source_line):
-            sanitizer.canvases.end()
+            if masks is not None:
+                masks.ended()

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from skipstone.foreign.positions.evidence import Findings
-from skipstone.foreign.positions.follow import whole_canvas
-from skipstone.foreign.positions.places import Ledger
-from skipstone.foreign.shared.calls import Call, host_ids
-from skipstone.foreign.shared.canvases import Canvases, newest_canvas
-from skipstone.foreign.shared.functions import Operation
+from skipstone.foreign.rows.finder import Finder
+from skipstone.foreign.rows.locate import Located
+from skipstone.foreign.shared.calls import Call
 from skipstone.foreign.shared.source import source_line
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -55,14 +53,14 @@ class CacheWatch:
 
     def called(self, call: Call, places: Tensor | None) -> None:
         """A call begins with this cache."""
-        assert call.ids is not None
+        assert call.given is not None
         plain = {name: v for name, v in call.arguments.items() if isinstance(v, int | float | str)}
         holders = {id(holder) for holder in call.holders}
         goes_on = plain == self._last and (not self._passed_on or holders <= self._passed_on)
         self._last, self._passed_on = plain, holders
         if not call.cache:
             return
-        ids, *now = _fingerprints([call.ids, *call.cache])
+        ids, *now = _fingerprints([call.given, *call.cache])
         step = (ids, 0 if places is None else _fingerprints([places])[0])
         before = self._uses.setdefault(step, [])
         gone = [use for use in before if _overwritten(use, call.cache, now)]
@@ -131,97 +129,33 @@ def _summed(tensor: Tensor) -> Tensor:
     return (bits * odd).sum()
 
 
-@dataclass(eq=False)
-class _Run:
-    """A run as far as its canvas is known."""
+class MaskWatch:
+    """Tells of every run that ends with masks."""
 
-    given_BL: np.ndarray
-    """bool: what was no mask when it began."""
-    called_BL: np.ndarray
-    """int64: the canvas of the latest call over all of it."""
-    held: weakref.ref[Tensor]
-    """The tensor that held it."""
-    source: str
-    """The line of that call, or the one that made the last canvas."""
-    forward: int
-    last_BL: np.ndarray | None = None
-    """The newest canvas after that, once the run is over."""
+    def __init__(self, findings: Findings, mask_id: int, finder: Finder) -> None:
+        """No run yet; the finder knows the newest canvas of each."""
+        self._findings, self._mask_id, self._finder = findings, mask_id, finder
+        self._source, self._forward = "", -1
 
+    def called(self, located: Located) -> None:
+        """A call was located, and the finder does not know of it yet."""
+        if located.anew:
+            self.ended()
+        self._source, self._forward = source_line(), self._findings.forward
 
-class CanvasWatch:
-    """Follows the canvas of each run to its last state."""
-
-    def __init__(self, findings: Findings, mask_id: int | None, ledger: Ledger) -> None:
-        """No run yet; the ledger knows which ids come from which canvas."""
-        self._findings, self._mask_id, self._ledger = findings, mask_id, ledger
-        self._canvases = Canvases()
-        self._runs = list[_Run]()
-        self._now: int | None = None
-
-    def heard(self, operation: Operation) -> None:
-        """Keep what may be the next canvas."""
-        self._canvases.heard(operation)
-
-    def called(self, ids: Tensor, run: int | None) -> int | None:
-        """A call computes a whole canvas; says which run it belongs to."""
-        if self._mask_id is None:
-            return run
-        ids_BL = host_ids(ids)
-        if run is None:
-            run = self._continued(ids_BL)
-        if run != self._now:
-            self._settle()
-        given_BL = ids_BL != self._mask_id if run is None else self._runs[run].given_BL
-        state = _Run(given_BL, ids_BL, weakref.ref(ids), source_line(), self._findings.forward)
-        if run is None:
-            run = len(self._runs)
-            self._runs.append(state)
-        elif ids_BL.shape[1] >= self._runs[run].called_BL.shape[1]:
-            self._runs[run] = state
-        self._now = run
-        self._canvases.expect(torch.Size(self._runs[run].called_BL.shape))
-        return run
-
-    def end(self) -> None:
-        """Tell of every run that ends with masks."""
-        self._settle()
-        for state in self._runs:
-            # Where the last canvas was not seen, nothing is claimed.
-            left = () if state.last_BL is None else np.nonzero(state.last_BL == self._mask_id)[-1]
-            positions = tuple(int(i) for i in left)
-            if not positions:
-                continue
-            self._findings.add(
-                "masks_left",
-                f"{len(positions)} positions of the canvas are still masks at the end; text that "
-                f"leaves out special tokens does not show them",
-                state.source,
-                positions=(positions, ()),
-                numbers={"masks_left": float(len(positions)), "forward": float(state.forward)},
-            )
-
-    def _settle(self) -> None:
-        """The run under way is over, or another goes on: find its newest canvas."""
-        if self._now is None or self._mask_id is None:
+    def ended(self) -> None:
+        """The run under way is over. Where its last canvas was not seen, nothing is claimed."""
+        last_BL = self._finder.newest()
+        if last_BL is None:
             return
-        run, state = self._now, self._runs[self._now]
-        length = state.called_BL.shape[1]
-
-        def descends(ids: Tensor) -> bool:
-            tag = self._ledger.get(ids)
-            return tag is not None and tag.canvas == run and whole_canvas(tag.places, length)
-
-        seen, held = self._canvases.newest(), state.held()
-        state.last_BL = newest_canvas(
-            state.called_BL, held, seen, state.given_BL, self._mask_id, descends
+        positions = tuple(np.nonzero(last_BL == self._mask_id)[-1].tolist())
+        if not positions:
+            return
+        self._findings.add(
+            "masks_left",
+            f"{len(positions)} positions of the canvas are still masks at the end; text that "
+            f"leaves out special tokens does not show them",
+            self._source,
+            positions=(positions, ()),
+            numbers={"masks_left": float(len(positions)), "forward": float(self._forward)},
         )
-
-    def _continued(self, ids_BL: np.ndarray) -> int | None:
-        """The run whose tokens these ids keep, if they came by a way that is not followed."""
-        for i in reversed(range(len(self._runs))):
-            old_BL = self._runs[i].called_BL
-            masked_BL = old_BL == self._mask_id
-            kept = old_BL.shape == ids_BL.shape and bool(((ids_BL == old_BL) | masked_BL).all())
-            if kept and masked_BL.any():
-                return i
-        return None

@@ -61,9 +61,14 @@ class Call:
     """What was passed, by the names of the model's ``forward``."""
 
     @property
+    def given(self) -> Tensor | None:
+        """Ids or embeddings, whichever there are."""
+        return self.embeds if self.ids is None else self.ids
+
+    @property
     def shape(self) -> tuple[int, int]:
         """B and N."""
-        found = self.embeds if self.ids is None else self.ids
+        found = self.given
         assert found is not None
         shape = tuple(found.shape[:2]) if self.ids is None else tuple(found.shape)
         return (shape[0], shape[1]) if len(shape) == 2 else (1, shape[0])

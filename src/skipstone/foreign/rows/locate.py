@@ -5,14 +5,15 @@ Shape letters: B batch of the run, C batch of the call, N rows of the call, L ca
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from skipstone.foreign.attach import placed as ways
-from skipstone.foreign.attach.guidance import Samples, samples_of
-from skipstone.foreign.attach.placed import Numbers, Placed
+from skipstone.foreign.rows import placed as ways
+from skipstone.foreign.rows.guidance import Samples, samples_of
+from skipstone.foreign.rows.placed import Numbers, Placed
 from skipstone.foreign.shared.calls import Call, host_ids
 
 
@@ -49,6 +50,8 @@ class Located:
     placed: Placed
     said: Placed | None = None
     """Where the call says its rows are, if it is known that they are elsewhere."""
+    anew: bool = False
+    """Whether a run begins with this call."""
     problem: str = ""
     """Why the rows, or the canvas, could not be located."""
 
@@ -74,7 +77,7 @@ def locate(
     now_BL, given_BL = (None, None) if known is None else (known.now_BL, known.given_BL)
     samples = samples_of(ids_CN, now_BL, given_BL, mask_id)
     found = _Search(call, ids, ids_CN[samples.chosen], samples, places, known, mask_id)
-    return found.located()
+    return dataclasses.replace(found.located(), anew=known is None)
 
 
 def _without_ids(call: Call, known: Known | None) -> Located | None:
@@ -84,7 +87,7 @@ def _without_ids(call: Call, known: Known | None) -> Located | None:
     batch, rows = call.shape
     length = known.canvas_BL.shape[1]
     everyone = Samples(np.arange(len(known.canvas_BL)), twin=False)
-    placed = ways.stated(call.stated, known.numbers, batch, length) or ways.counted(call)
+    placed = ways.stated(call.stated, known.numbers, batch) or ways.counted(call)
     if placed is None and rows == length:
         placed = ways.span(batch, 0, rows, "all_rows")
     lost = placed is None or batch != len(known.canvas_BL)
@@ -127,7 +130,7 @@ class _Search:
         batch, rows = self.ids_BN.shape
         exact = self._of_samples(ways.carried(self.call, self.places))
         numbers = None if self.known is None else self.known.numbers
-        said = ways.stated(self.call.stated, numbers, len(self.samples.chosen), self.length or 0)
+        said = ways.stated(self.call.stated, numbers, self.call.shape[0])
         if self._is_whole(exact, said if self._sure else None):
             return self._whole()
         view = ways.slice_of_canvas(self.ids, self.length)
@@ -148,9 +151,10 @@ class _Search:
         if exact is not None:
             return (exact.positions_BN == from_0).all() and rows >= (self.length or rows)
         if self.known is None:
-            begins = said is None or (said.positions_BN == from_0).all()
-            padded = self.call.padded and self.call.cached == 0
-            return (begins and self.call.cached == 0 and not self._is_view()) or padded
+            stated = self.call.stated
+            begins = said is None or stated is None or ways.counts_from_start(stated)
+            begins = begins or bool((said.positions_BN == from_0).all())
+            return begins and self.call.cached == 0 and not self._is_view()
         if rows == self.length:
             beyond = said is not None and said.positions_BN.max() >= rows
             return not beyond and (said is not None or self._continues())

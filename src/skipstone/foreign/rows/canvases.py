@@ -33,10 +33,6 @@ class Canvases:
         self._shape = shape
         self._kept.clear()
 
-    def clear(self) -> None:
-        """Forget what was kept: what the model makes within a call is no canvas of the loop."""
-        self._kept.clear()
-
     def newest(self) -> Iterator[Tensor]:
         """Whole numbers [B, L] that were made or written since, the newest first."""
         return reversed(self._kept)

@@ -33,15 +33,15 @@ class Numbers:
     number_BL: np.ndarray
     """int64: what an argument calls each position of the canvas; -1 for padding."""
 
-    def positions(self, said_BN: np.ndarray, length: int) -> np.ndarray | None:
+    def positions(self, said_BN: np.ndarray) -> np.ndarray | None:
         """Canvas positions of numbers [B, N]; numbers beyond the canvas go on by one."""
         found = np.empty(said_BN.shape, np.int64)
         for b, said in enumerate(said_BN):
             number = self.number_BL[b]
             at = {int(n): i for i, n in enumerate(number) if n >= 0}
-            beyond = length - 1 - int(number[-1])
+            last = int(number.max(initial=0))
             for i, n in enumerate(said.tolist()):
-                place = at.get(n, n + beyond if n > number[-1] else -1)
+                place = at.get(n, number.size - 1 - last + n if n > last else -1)
                 if place < 0:
                     return None
                 found[b, i] = place
@@ -62,13 +62,28 @@ def numbers_of(call: Call, length: int) -> Numbers | None:
     stated = call.stated
     if stated is not None and stated.name == "position_ids" and rows == length:
         said_BL = np.broadcast_to(stated.positions_BN.numpy(), (batch, length))
-        if (said_BL == np.arange(length)).all() or (said_BL < 0).any():
+        if (said_BL == np.arange(length)).all():
             return None
-        number_BL = said_BL if seen_BL is None else np.where(seen_BL, said_BL, -1)
-        return Numbers(number_BL.astype(np.int64))
+        known_BL = np.stack([_counting(said) for said in said_BL]) if seen_BL is None else seen_BL
+        return Numbers(np.where(known_BL, said_BL, -1).astype(np.int64))
     if seen_BL is None:
         return None
     return Numbers(np.where(seen_BL, seen_BL.cumsum(1) - 1, -1).astype(np.int64))
+
+
+def counts_from_start(said: Stated) -> bool:
+    """Whether positions are numbers of all rows, counted from the first that is no padding."""
+    counting = [(row, _counting(row)) for row in said.positions_BN.numpy()]
+    return said.name == "position_ids" and all(row[seen].min() <= 1 for row, seen in counting)
+
+
+def _counting(numbers: np.ndarray) -> np.ndarray:
+    """Bool [N]: the longest stretch in which each number is one more than that before it."""
+    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 2) != 1)
+    ends = np.append(starts[1:], numbers.size)
+    best = int(np.argmax(ends - starts))
+    at = np.arange(numbers.size)
+    return (at >= starts[best]) & (at < ends[best])
 
 
 def span(batch: int, start: int, rows: int, source: str) -> Placed:
@@ -122,15 +137,17 @@ def slice_of_canvas(ids: Tensor, length: int | None) -> tuple[int, np.ndarray, T
     return start, host_ids(canvas), canvas
 
 
-def stated(said: Stated | None, numbers: Numbers | None, batch: int, length: int) -> Placed | None:
+def stated(said: Stated | None, numbers: Numbers | None, batch: int) -> Placed | None:
     """Positions that the call itself names."""
     if said is None:
         return None
     numbers_BN = said.positions_BN.numpy()
     positions = np.broadcast_to(numbers_BN, (batch, numbers_BN.shape[1]))
     if numbers is not None and said.name == "position_ids":
-        mapped = numbers.positions(positions, length)
-        positions = positions if mapped is None else mapped
+        mapped = numbers.positions(positions)
+        if mapped is None:
+            return None
+        positions = mapped
     return Placed(positions.astype(np.int32), said.source)
 
 

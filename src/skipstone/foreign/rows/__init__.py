@@ -1,0 +1,1 @@
+"""Which rows of which canvas a call of foreign code computes."""

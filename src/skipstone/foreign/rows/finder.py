@@ -1,0 +1,153 @@
+"""Finds the rows of each call: remembers where ids come from, and which tensor is the canvas.
+
+Shape letters: B batch, N rows of a call, L canvas length.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skipstone.foreign.positions.follow import Follower, whole_canvas
+from skipstone.foreign.positions.places import Tag, compressed
+from skipstone.foreign.rows.canvases import Canvases, newest_canvas
+from skipstone.foreign.rows.locate import Known, Located, locate
+from skipstone.foreign.rows.placed import Numbers, numbers_of
+from skipstone.foreign.shared.calls import INTEGERS, Call
+from skipstone.foreign.shared.functions import Operation
+
+
+class Finder:
+    """Between the calls it hears what becomes of ids; at a call it says which rows they are."""
+
+    def __init__(self, follower: Follower, mask_id: int) -> None:
+        """Share the ledger of ``follower``, which hears every operation too.
+
+        Args:
+            follower: knows where ids come from.
+            mask_id: -1 if it is not known.
+        """
+        self.run = 0
+        """Number of the run that is under way, counted from 1; ids of others are none of it."""
+        self._follower, self._mask_id = follower, mask_id
+        self._canvases = Canvases()
+        self._start_BL: np.ndarray | None = None
+        self._canvas_BL: np.ndarray | None = None
+        self._held: Tensor | None = None
+        self._numbers: Numbers | None = None
+        self._looked_up: tuple[weakref.ref[Tensor], Tensor] | None = None
+
+    def heard(self, operation: Operation) -> None:
+        """Keep what may be the next canvas, and the ids of embeddings."""
+        if self._follower.inside:
+            return
+        self._canvases.heard(operation)
+        if operation.func is F.embedding and isinstance(operation.out, Tensor):
+            ids = operation.args[0] if operation.args else operation.kwargs.get("input")
+            if isinstance(ids, Tensor) and ids.dtype in INTEGERS:
+                self._looked_up = (weakref.ref(operation.out), ids.clone())
+                tag = self._follower.ledger.get(ids)
+                if tag is not None:
+                    self._follower.ledger.set(self._looked_up[1], tag)
+
+    def find(self, call: Call) -> Located | None:
+        """Locate a call; None if nothing is known of its canvas."""
+        ids = call.ids if call.ids is not None else self._ids_of(call.embeds)
+        tag = self._follower.ledger.get(ids)
+        places = tag.places if tag is not None and tag.canvas == self.run else None
+        known = self._known()
+        located = locate(call, ids, places, known, self._mask_id)
+        if known is None or located is None or not self._starts_anew(located):
+            return located
+        return locate(call, ids, None, None, self._mask_id)
+
+    def found(self, call: Call, located: Located) -> None:
+        """A call was located: from here on its ids are followed."""
+        canvas_BL = located.canvas_BL
+        if located.anew or self._start_BL is None:
+            self.run += 1
+            self._start_BL, self._numbers = canvas_BL, None
+        more = canvas_BL[:, self._start_BL.shape[1] :]
+        self._start_BL = np.concatenate([self._start_BL, more], axis=1)
+        self._canvas_BL, self._held = canvas_BL, located.canvas
+        self._numbers = numbers_of(call, canvas_BL.shape[1]) or self._numbers
+        self._canvases.expect(torch.Size(canvas_BL.shape))
+        for given in (call.ids, call.embeds, located.canvas):
+            places = self._places(given, located)
+            if given is not None and places is not None:
+                known = self._follower.ledger.get(given)
+                base = None if known is None else known.base
+                canvas = None if given is call.embeds else self.run
+                self._follower.ledger.set(given, Tag(places, base, canvas))
+
+    def newest(self) -> np.ndarray | None:
+        """The newest canvas [B, L] that the loop made since the last call, if one was seen."""
+        if self._canvas_BL is None or self._start_BL is None:
+            return None
+        length = self._canvas_BL.shape[1]
+
+        def descends(ids: Tensor) -> bool:
+            tag = self._follower.ledger.get(ids)
+            return tag is not None and tag.canvas == self.run and whole_canvas(tag.places, length)
+
+        return newest_canvas(
+            self._canvas_BL,
+            self._held,
+            self._canvases.newest(),
+            self._start_BL != self._mask_id,
+            self._mask_id,
+            descends,
+        )
+
+    def forget(self) -> None:
+        """The run is over."""
+        self._start_BL = self._canvas_BL = self._held = self._numbers = None
+
+    def _known(self) -> Known | None:
+        if self._canvas_BL is None or self._start_BL is None:
+            return None
+        given_BL = self._start_BL != self._mask_id
+        return Known(self._canvas_BL, self.newest(), given_BL, self._numbers)
+
+    def _starts_anew(self, located: Located) -> bool:
+        """Whether a canvas belongs to another run: another prompt, or all masks again."""
+        assert self._start_BL is not None
+        assert self._canvas_BL is not None
+        start_BL, canvas_BL = self._start_BL, located.canvas_BL
+        length = start_BL.shape[1]
+        if located.samples.twin:
+            return False
+        if len(canvas_BL) != len(start_BL) or canvas_BL.shape[1] < length:
+            return True
+        given_BL = start_BL != self._mask_id
+        if (canvas_BL[:, :length][given_BL] != start_BL[given_BL]).any():
+            return True
+        again = np.array_equal(canvas_BL, start_BL)
+        return again and not np.array_equal(self._canvas_BL, start_BL)
+
+    def _places(self, given: Tensor | None, located: Located) -> Tensor | None:
+        """Places of ids, embeddings or a canvas, as the ledger keeps them."""
+        if given is None or given.ndim == 0:
+            return None
+        positions_BN = torch.from_numpy(located.placed.positions_BN)
+        if given is located.canvas:
+            positions_BN = torch.arange(located.canvas_BL.shape[1], dtype=torch.int32)[None]
+        elif not located.samples.all:
+            positions_BN = positions_BN.repeat(located.samples.parts, 1)
+        rows = given.shape[0] if given.ndim == 1 else given.shape[1]
+        if positions_BN.shape[1] != rows:
+            return None
+        if given.ndim == 1:
+            return compressed(positions_BN[0])
+        places = compressed(positions_BN.expand(given.shape[:2]))
+        return places if places is None or given.ndim == 2 else places.unsqueeze(-1)
+
+    def _ids_of(self, embeds: Tensor | None) -> Tensor | None:
+        """The ids by which embeddings were looked up; None if that was not seen."""
+        if self._looked_up is None or self._looked_up[0]() is not embeds:
+            return None
+        return self._looked_up[1]
