@@ -29,11 +29,13 @@ _CHECKOUT = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--jobs", default=1, show_default=True, help="Processes.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write all outcomes as JSON.")
 @click.option("--scores", type=click.Path(path_type=Path), help="Write a line for every trial.")
+@click.option("--docs", type=click.Path(path_type=Path), help="Put the shares into this page.")
 def main(
     only: tuple[str, ...],
     jobs: int,
     out: Path | None,
     scores: Path | None,
+    docs: Path | None,
     **checkouts: Path | None,
 ) -> None:
     """Plant every fault, and score what the diagnosis says."""
@@ -45,6 +47,8 @@ def main(
     click.echo(table.summary(done))
     if scores is not None:
         write_whole(scores, table.scores(done, bench.commit()))
+    if docs is not None:
+        table.insert(docs, done)
     if out is not None:
         table.write_json(out, done)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,8 @@ class Job:
     loop: str
     """Which of the loops of a code base."""
     prompts: tuple[tuple[int, ...], ...]
+    visible: tuple[tuple[int, ...], ...] | None = None
+    """0 for padding of the prompts; None if there is none."""
     gen_length: int = 24
     block_length: int = 12
     steps: int = 16
@@ -84,7 +86,19 @@ class Base:
 
     def at(self, modules: Mapping[str, ModuleType], job: Job) -> Code:
         """A new model for one run, so that a fault may change it."""
-        return Code(self, modules, self.build(modules, job).requires_grad_(False).eval())
+        return Code(self, modules, self.build(modules, job).requires_grad_(False).eval(), job)
+
+
+Context = AbstractContextManager[object]
+
+
+@contextmanager
+def together(*contexts: Context) -> Generator[None]:
+    """Several changes at once."""
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +110,15 @@ class Code:
     """Theirs, by short names."""
     net: Any
     """Their model."""
+    job: Job
     mask_id: int = field(default=MASK)
     eos_id: int = field(default=EOS)
 
-    def insert(
-        self, where: str, statement: str, *, after: str, nth: int | None = None
-    ) -> AbstractContextManager[object]:
+    def insert(self, where: str, statement: str, *, after: str, nth: int | None = None) -> Context:
         """Put a statement into ``module.function`` or ``module.Class.method``; see ``inserted``."""
         return inserted(*self._find(where), statement, after=after, nth=nth)
 
-    def change(self, where: str, make: Callable[[Any], object]) -> AbstractContextManager[object]:
+    def change(self, where: str, make: Callable[[Any], object]) -> Context:
         """Put what ``make`` makes of a function in its place; ``where`` as for ``insert``."""
         owner, name = self._find(where)
         return patch.object(owner, name, make(getattr(owner, name)))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from faults.published.code import Code, Job
+from faults.published.code import Code, Context, Job
 from faults.truth import Truth
 from skipstone.diagnosis.finding import Finding
 
-Plant = Callable[[Code], AbstractContextManager[object]]
+Plant = Callable[[Code], Context]
 """Entered around the bad run, and around nothing else."""
 
 
@@ -28,6 +27,8 @@ class Fault:
     jobs: tuple[Job, ...]
     settings: Callable[[Job], Job] | None = None
     """The settings of the bad run, where they are the fault."""
+    request: int = 0
+    """Which request of a batch is asked about."""
 
     @property
     def says(self) -> str:
@@ -48,6 +49,7 @@ def planted(
     at: Truth,
     into: dict[str, tuple[Job, ...]],
     settings: Callable[[Job], Job] | None = None,
+    request: int = 0,
 ) -> Callable[[Plant], tuple[Fault, ...]]:
     """Make faults of a function, one for every code base that it goes into.
 
@@ -56,12 +58,14 @@ def planted(
         at: where it acts first.
         into: code bases, and the jobs at which to try it.
         settings: makes the job of the bad run, where that is the fault.
+        request: of a batch, to ask about.
     """
 
     def make(plant: Plant) -> tuple[Fault, ...]:
         name = getattr(plant, "__name__", "").strip("_").replace("_", " ")
         return tuple(
-            Fault(name, base, plant, causes, at, jobs, settings) for base, jobs in into.items()
+            Fault(name, base, plant, causes, at, jobs, settings, request)
+            for base, jobs in into.items()
         )
 
     return make

@@ -13,6 +13,8 @@ from skipstone.outputs import write_whole
 _MISSED_BY_ONE_WRONG = 3
 """A wrong claim costs its reader hours; silence costs nothing."""
 
+_BEGIN, _END = "<!-- published bench -->", "<!-- end of published bench -->"
+
 _SUMMARY = (
     "code",
     "asked with",
@@ -110,6 +112,13 @@ def _mark(right: bool) -> str:
 
 def _mode(model: bool) -> str:
     return "a model" if model else "traces"
+
+
+def insert(page: Path, outcomes: Sequence[Outcome]) -> None:
+    """Put the shares between the markers of a page."""
+    before, _, rest = page.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    write_whole(page, f"{before}{_BEGIN}\n{summary(outcomes)}\n{_END}{after}")
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:

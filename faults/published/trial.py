@@ -61,20 +61,24 @@ def run(fault: Fault, job: Job, base: Base, modules: Mapping[str, ModuleType]) -
         good = record(base.at(modules, job), job, "A")
         bad = base.at(modules, job)
         with fault.plant(bad):
-            b = record(bad, job if fault.settings is None else fault.settings(job), "B")
+            faulty = record(bad, job if fault.settings is None else fault.settings(job), "B")
     except Exception as error:
         # Whatever their code raises: the other trials go on, and this one is listed.
         return [replace(blank, verdict="broke", said=one_line(error))]
-    if not acts(good.records[0], b.records[0]):
+    a, b = good.records[fault.request], faulty.records[fault.request]
+    if not acts(a, b):
         return [blank]
     models = [None, job.model] if base.ours else [None]
     outcomes = list[Outcome]()
     for model in models:
-        began = time.perf_counter()
-        found = diagnose(good, b, model=model)
-        seconds = round(time.perf_counter() - began, 2)
-        outcome = replace(blank, model=model is not None, seconds=seconds)
-        outcomes.append(scored(outcome, fault, found, good.records[0], b.records[0]))
+        began, outcome = time.perf_counter(), replace(blank, model=model is not None)
+        try:
+            found = diagnose(good, faulty, sample=fault.request, model=model)
+            outcome = scored(outcome, fault, found, a, b)
+        except Exception as error:
+            said = f"the diagnosis crashed: {type(error).__name__}: {one_line(error)}"
+            outcome = replace(outcome, verdict="inconclusive", said=said)
+        outcomes.append(replace(outcome, seconds=round(time.perf_counter() - began, 2)))
     return outcomes
 
 

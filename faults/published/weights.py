@@ -46,15 +46,14 @@ def tiny(seed: int, *, kv_heads: int = HEADS, ending: bool = False, sharp: bool 
         eos_id=EOS,
     )
     network = LLaDA(config, torch.float32, torch.device("cpu"))
-    fill(network.published(), seed, head="model.transformer.ff_out.weight")
+    head = "model.transformer.ff_out.weight"
+    fill(network.published(), seed, head=head, ending=ending)
     if sharp:
-        network.published()["model.transformer.ff_out.weight"].mul_(4)
-    if ending:
-        network.published()["model.transformer.ff_out.weight"][EOS] *= 1.9
+        network.published()[head].mul_(4)
     return Model(f"tiny-{seed}", network, word_text())
 
 
-def fill(weights: dict[str, Tensor], seed: int, *, head: str) -> None:
+def fill(weights: dict[str, Tensor], seed: int, *, head: str, ending: bool = False) -> None:
     """Fill weights by name with seeded noise; norms are not all 1, and no mask is predicted."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -68,3 +67,5 @@ def fill(weights: dict[str, Tensor], seed: int, *, head: str) -> None:
             tensor.copy_(noise * scale / tensor.shape[-1] ** 0.5)
         # A row of zeros never wins, so that every loop ends.
         weights[head][MASK] = 0
+        if ending:
+            weights[head][EOS] *= 1.9

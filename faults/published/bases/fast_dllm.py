@@ -28,10 +28,21 @@ def _build(modules: Mapping[str, ModuleType], job: Job) -> Any:
     return llada_of(modules["model"], job.model)
 
 
-def llada_of(modelling: ModuleType, model: Model) -> Any:
-    """A model of a published ``modeling_llada`` with a copy of our weights."""
+def llada_of(
+    modelling: ModuleType,
+    model: Model,
+    *,
+    prefix: str = "",
+) -> Any:
+    """A model of a published ``modeling_llada`` with a copy of our weights.
+
+    Args:
+        modelling: the module.
+        model: ours.
+        prefix: of the names of its classes.
+    """
     shape = model.config
-    config = modelling.LLaDAConfig(
+    config = getattr(modelling, f"{prefix}LLaDAConfig")(
         d_model=shape.width,
         n_heads=shape.num_heads,
         n_kv_heads=shape.num_kv_heads,
@@ -59,7 +70,11 @@ def llada_of(modelling: ModuleType, model: Model) -> Any:
     )
     # Later versions of transformers give no default for it.
     config.use_cache = False
-    net = modelling.LLaDAModelLM(config, init_params=True)
+    # Some of their constructors would put the network on a GPU.
+    inner = modelling.create_model_config_from_pretrained_config(config)
+    inner.init_device = "cpu"
+    network = getattr(modelling, f"{prefix}LLaDAModel")(inner, init_params=True)
+    net = getattr(modelling, f"{prefix}LLaDAModelLM")(config, model=network)
     net.load_state_dict(model.network.published(), strict=True)
     return net
 
