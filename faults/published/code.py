@@ -41,6 +41,8 @@ class Job:
     kv_heads: int = 4
     ending: bool = False
     """Whether the model likes to end."""
+    dtype: str = "float32"
+    """Of the model."""
     sharp: bool = False
     """Whether the model is so sure that confidences come close to 1, and to each other."""
 
@@ -48,6 +50,7 @@ class Job:
         words = [self.loop, f"seed={self.seed}", f"new={self.gen_length}/{self.block_length}"]
         words += [f"threshold={self.threshold}"] if self.threshold else [f"steps={self.steps}"]
         words += [f"{name}={value}" for name, value in self.options]
+        words += [self.dtype] if self.dtype != "float32" else []
         words += [f"batch={len(self.prompts)}"] if len(self.prompts) > 1 else []
         return " ".join(words)
 
@@ -86,7 +89,8 @@ class Base:
 
     def at(self, modules: Mapping[str, ModuleType], job: Job) -> Code:
         """A new model for one run, so that a fault may change it."""
-        return Code(self, modules, self.build(modules, job).requires_grad_(False).eval(), job)
+        net = self.build(modules, job).to(getattr(torch, job.dtype))
+        return Code(self, modules, net.requires_grad_(False).eval(), job)
 
 
 Context = AbstractContextManager[object]

@@ -40,7 +40,7 @@ def padded(loop: str, **more: object) -> tuple[Job, ...]:
     return (replace(job, prompts=(FIRST, short), visible=visible),)
 
 
-_FIELDS = ("kv_heads", "ending", "prompts", "block_length", "sharp")
+_FIELDS = ("kv_heads", "ending", "prompts", "block_length", "sharp", "dtype")
 
 
 def _with(job: Job, more: dict[str, Any]) -> Job:

@@ -25,11 +25,12 @@ def _load(here: Mapping[str, Path]) -> dict[str, ModuleType]:
 
 
 def _build(modules: Mapping[str, ModuleType], job: Job) -> Any:
-    # Its caches are always in bfloat16.
-    return llada_of(modules["model"], job.model).to(torch.bfloat16)
+    return llada_of(modules["model"], job.model)
 
 
 def _run(code: Code, job: Job) -> object:
+    # Its caches are always in bfloat16.
+    code.net.to(torch.bfloat16)
     # Here, so that a fault may have changed what is put into the model.
     code.modules["hook_model"].transform_llada_model(code.net)
     visible = torch.ones(job.ids.shape) if job.visible is None else torch.tensor(job.visible)

@@ -37,12 +37,16 @@ def _load(here: Mapping[str, Path]) -> dict[str, ModuleType]:
 
 
 def _run(code: Code, job: Job) -> object:
+    visible = None if job.visible is None else torch.tensor(job.visible)
+    if "cfg_scale" in job.more and visible is None:
+        # Its guidance needs a mask even where nothing is hidden.
+        visible = torch.ones_like(job.ids)
     settings: dict[str, object] = {
         "steps": job.steps,
         "gen_length": job.gen_length,
         "block_length": job.block_length,
         "mask_id": code.mask_id,
-        "attention_mask": None if job.visible is None else torch.tensor(job.visible),
+        "attention_mask": visible,
     }
     return code.modules["generate"].generate(code.net, job.ids, **(settings | job.more))
 

@@ -47,19 +47,35 @@ def _in_loops(code: Code, statement: str, *, after: str, nth: int | None) -> Con
 @planted("stale-kv", at=Truth(CACHED, (1,), in_block), into=DUALS)
 def values_not_written(code: Code) -> Context:
     """Keys of the block are replaced in the cache, values stay those of the refresh."""
-    statement = "v = past_value[:, :, replace_indices]"
-    if code.base.name == "dream-fast":
-        statement = "value_states = past_value[:, replace_indices]"
-    return code.insert(_ATTENTION[code.base.name], statement, after="past_key", nth=1)
+    where, _, statement = _old_rows(code)
+    return code.insert(where, statement, after="past_key", nth=1)
 
 
 @planted("stale-kv", at=Truth(CACHED, (1,), in_block), into=DUALS)
 def keys_not_written(code: Code) -> Context:
     """Values of the block are replaced in the cache, keys stay those of the refresh."""
-    statement = "k = past_key[:, :, replace_indices]"
-    if code.base.name == "dream-fast":
-        statement = "key_states = past_key[:, replace_indices]"
-    return code.insert(_ATTENTION[code.base.name], statement, after="replace_indices", nth=0)
+    where, statement, _ = _old_rows(code)
+    after = "batch_replace_indices" if code.base.name == "dllm-fast" else "replace_indices"
+    return code.insert(where, statement, after=after, nth=0)
+
+
+def _old_rows(code: Code) -> tuple[str, str, str]:
+    """The attention of a code base, and what takes the old keys, or values, for the new ones."""
+    rows = {
+        "fast-dllm": (
+            "k = past_key[:, :, replace_indices]",
+            "v = past_value[:, :, replace_indices]",
+        ),
+        "dllm-fast": (
+            "k = past_key[:, :, batch_replace_indices]",
+            "v = past_value[:, :, batch_replace_indices]",
+        ),
+        "dream-fast": (
+            "key_states = past_key[:, replace_indices]",
+            "value_states = past_value[:, replace_indices]",
+        ),
+    }
+    return (_ATTENTION[code.base.name], *rows[code.base.name])
 
 
 @planted("wrong-cache-row", at=Truth(CACHED, (1,), near_block), into=DUALS)

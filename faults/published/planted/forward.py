@@ -39,6 +39,10 @@ def _changed(part: nn.Module, forward: Any) -> None:
     part.forward = forward
 
 
+def _as_it_is(states: Tensor) -> Tensor:
+    return states
+
+
 # --- attention ------------------------------------------------------------------------------------
 
 
@@ -247,7 +251,7 @@ def logits_scaled(code: Code) -> Context:
 def last_norm_left_out(code: Code) -> Context:
     """The states of the last layer go into the head as they are."""
     inner = code.net.model
-    _changed(inner.norm if hasattr(inner, "norm") else inner.transformer.ln_f, nn.Identity())
+    _changed(inner.norm if hasattr(inner, "norm") else inner.transformer.ln_f, _as_it_is)
     return nullcontext()
 
 

@@ -32,15 +32,12 @@ def commits_beyond_the_block_by_quota(code: Code) -> Context:
 @planted(
     "region-boundaries",
     at=PARTED,
-    into={"fast-dllm": (sure("dual")[0], sure("prefix")[1]), "dream-fast": sure("dual")[:1]},
+    into={"fast-dllm": sure("dual")},
 )
 def block_ends_one_late(code: Code) -> Context:
     """A block has one position of the next one."""
     later = "current_block_end = min(current_block_end + 1, x.shape[1])"
-    names = ("generate_with_dual_cache", "generate_with_prefix_cache")
-    where = _SAMPLE
-    if code.base.name == "fast-dllm":
-        where = f"generate.{names[code.job.loop == 'prefix']}"
+    where = "generate.generate_with_dual_cache"
     return code.insert(where, later, after="current_block_end", nth=0)
 
 
@@ -122,10 +119,13 @@ def padding_is_seen(code: Code) -> Context:
 @planted(
     "position-encoding",
     at=Truth(ALWAYS, (1,), anywhere),
-    into={"dream": padded("whole", alg="entropy"), "dream-fast": padded("prefix", alg="entropy")},
+    into={"dream": padded("whole", alg="entropy")},
     request=1,
 )
-def padding_is_counted(code: Code) -> Context:
-    """Positions of a padded prompt count from the padding, not from its first token."""
-    count = "tok_idx = torch.arange(x.shape[1]).expand_as(tok_idx).clone()"
-    return code.insert(_SAMPLE, count, after="tok_idx", nth=0)
+def answer_begins_three_early(code: Code) -> Context:
+    """Positions of the answer begin three before the end of the prompt."""
+    early = """
+    behind = torch.arange(x.shape[1]) >= input_ids.shape[1]
+    tok_idx = tok_idx - 3 * behind
+    """
+    return code.insert(_SAMPLE, early, after="tok_idx", nth=0)

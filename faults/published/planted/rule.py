@@ -85,13 +85,8 @@ def margin_not_probability(code: Code) -> Context:
     "reveal-order", "commit-rule", at=PARTED, into={"dream": fixed("whole", alg="maskgit_plus")}
 )
 def least_certain_first(code: Code) -> Context:
-    """The sign of the score is wrong: masks with the most entropy are committed first."""
-    return _in_rule(
-        code,
-        "confidence = -torch.sum(probs * torch.log(probs + 1e-10), -1)",
-        after="confidence",
-        nth=-1,
-    )
+    """The sign of the score is wrong: the least probable masks are committed first."""
+    return _in_rule(code, "confidence = -confidence", after="confidence", nth=2)
 
 
 @planted(
@@ -130,7 +125,10 @@ def another_mask_id(code: Code) -> Context:
 @planted(
     "commit-tie",
     at=PARTED,
-    into={"llada": fixed("generate", sharp=True), "es-dllm": fixed("cache", sharp=True)},
+    into={
+        "llada": fixed("generate", sharp=True, dtype="bfloat16"),
+        "es-dllm": fixed("cache", sharp=True),
+    },
 )
 def ties_from_the_right(code: Code) -> Context:
     """Of equal confidences the one furthest to the right is committed."""
