@@ -19,9 +19,9 @@ PROMPT = [3, 1, 4, 1, 5, 9, 2]
 SHAPE = st.Settings(gen_length=16, block_length=8, eos_stop=False, cache=st.DualCache())
 
 
-def ours(sink: st.TraceWriter | None = None, **changes: object) -> st.Recorder:
+def ours(sink: st.TraceWriter | None = None, settings: st.Settings = SHAPE) -> st.Recorder:
     recorder = st.Recorder("full", sink=sink)
-    st.Engine(MODEL, SHAPE.replace(**changes)).generate(PROMPT, observer=recorder)
+    st.Engine(MODEL, settings).generate(PROMPT, observer=recorder)
     return recorder
 
 
@@ -49,7 +49,7 @@ WAYS: list[Callable[[Path], Given]] = [
 
 @pytest.mark.parametrize("way", WAYS)
 def test_whatever_stands_for_our_run_is_taken(way: Callable[[Path], Given], tmp_path: Path) -> None:
-    other = ours(unmask=st.Threshold(0.02))
+    other = ours(settings=SHAPE.replace(unmask=st.Threshold(0.02)))
     run = way(tmp_path)
     expected = st.compare(ours().records[0], other.records[0])
     assert expected.first is not None

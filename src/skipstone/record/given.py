@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -13,6 +12,7 @@ from skipstone.record.schema import RunRecord
 from skipstone.record.trace import MemoryTrace, Trace
 
 
+@runtime_checkable
 class Recorded(Protocol):
     """What recorded a run: a ``Recorder``, or what ``attach`` gave."""
 
@@ -31,24 +31,9 @@ Given: TypeAlias = "Recorded | Trace | RunRecord | str | Path"
 """Whatever stands for a run."""
 
 
-@runtime_checkable
-class _Recorded(Protocol):
-    trace: Trace
-    path: Path | None
-
-
-@runtime_checkable
-class _Trace(Protocol):
-    records: object
-
-    def keys(self, sample: int) -> object: ...
-
-    def tensor(self, sample: int, key: object) -> object: ...
-
-
 def stands_for_run(given: object) -> bool:
     """Whether something can be given to ``trace_of``; a text is taken for a path."""
-    return isinstance(given, RunRecord | str | os.PathLike | _Trace | _Recorded)
+    return isinstance(given, (RunRecord, str, Path, Trace, Recorded))
 
 
 def trace_of(given: object, name: str) -> Trace:
@@ -62,13 +47,13 @@ def trace_of(given: object, name: str) -> Trace:
         ConfigError: it is none of these, or nothing was recorded.
         TraceError: there is no trace at the path.
     """
-    if isinstance(given, str | os.PathLike):
-        return open_trace(Path(given))
+    if isinstance(given, (str, Path)):
+        return open_trace(given)
     if isinstance(given, RunRecord):
         return _of_record(given, name)
-    if isinstance(given, _Recorded):
+    if isinstance(given, Recorded):
         trace = open_trace(given.path) if given.path is not None else given.trace
-    elif isinstance(given, _Trace):
+    elif isinstance(given, Trace):
         trace = given
     else:
         raise ConfigError(_refused(given, name))
@@ -112,6 +97,6 @@ def _of_record(record: RunRecord, name: str) -> MemoryTrace:
 
 def _refused(given: object, name: str) -> str:
     what = "give a recorder, what attach gave, a trace, or the path of one"
-    if isinstance(given, list | tuple) and given and all(map(stands_for_run, given)):
+    if isinstance(given, (list, tuple)) and given and all(map(stands_for_run, given)):
         return f"{name} is a {type(given).__name__} of {len(given)} runs; give one of them"
     return f"{name} is {shown(given)} ({type(given).__name__}), which is no recorded run; {what}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ Taken = tuple[int, StepRecord, Tensors]
 """A sample, what was decided in one of its steps, and the tensors of that step."""
 
 
+@runtime_checkable
 class Trace(Protocol):
     """What can be asked of a recorded run, wherever it lies."""
 
