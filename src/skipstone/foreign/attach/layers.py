@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.errors import ConfigError, nearest
-from skipstone.foreign.shared.compiled import compiled_modules, unseen
+from skipstone.foreign.shared.compiled import unseen
 from skipstone.quoting import shown
 
 # Names under which well-known families keep their blocks: LLaDA, Dream and most others, GPT.
@@ -118,9 +118,16 @@ class HearsLayers(Protocol):
         ...
 
 
-def hook_layers(on: ExitStack, layers: Sequence[nn.Module], listener: HearsLayers) -> None:
-    """Tell of every layer; the hooks come off when ``on`` is closed."""
-    compiled = compiled_modules()
+def hook_layers(
+    on: ExitStack,
+    layers: Sequence[nn.Module],
+    listener: HearsLayers,
+    compiled: Collection[nn.Module],
+) -> None:
+    """Tell of every layer; the hooks come off when ``on`` is closed.
+
+    Those that are compiled as a whole, with what they lie in, are seen from outside only.
+    """
     for number, layer in enumerate(layers, start=1):
         _hook_layer(on, layer, number, listener, whole=layer in compiled)
 

@@ -23,7 +23,7 @@ from skipstone.foreign.attach.keys import kind_of_keys
 from skipstone.foreign.attach.run import ForeignRun
 from skipstone.foreign.attach.said import disagree, unlocated, unseen
 from skipstone.foreign.attach.wanted import Wanted
-from skipstone.foreign.attach.watch import Watch
+from skipstone.foreign.attach.watch import READS, Watch
 from skipstone.foreign.positions.follow import Follower
 from skipstone.foreign.positions.sanitizer import Sanitizer
 from skipstone.foreign.rows.finder import Finder
@@ -54,6 +54,9 @@ class Recording:
         self._sanitizer = Sanitizer() if wanted.sanitize else None
         self._follower = Follower() if self._sanitizer is None else self._sanitizer.follower
         self._finder = Finder(self._follower, wanted.mask_id)
+        within = READS if self._sanitizer is None else None
+        self.functions = Functions(self.guard, (self._follower, self._finder, self.watch), within)
+        """The mode that tells what the loop does in between."""
         self._runs = 0
         self._calls = 0
         self._first_call = 0
@@ -66,11 +69,6 @@ class Recording:
     def runs(self) -> int:
         """How many have begun."""
         return self._finder.run
-
-    @property
-    def functions(self) -> Functions:
-        """The mode that tells what the loop does in between."""
-        return Functions(self.guard, (self._follower, self._finder, self.watch))
 
     def end(self, *, by_itself: bool) -> None:
         """Close the run that is under way.
@@ -104,13 +102,13 @@ class Recording:
         if self._sanitizer is not None:
             with self.guard.within("following the rows of a call", lambda: place(frame)):
                 self._sanitizer.before(call, located)
-        self.watch.inside = self._follower.inside = True
+        self._is_inside(True)
         self._moment = time.perf_counter()
 
     def after(self, output: object) -> None:
         """A call is done."""
         began = time.perf_counter()
-        self.watch.inside = self._follower.inside = False
+        self._is_inside(False)
         run, forward = self.run, self._forward
         self._forward = None
         if run is not None:
@@ -127,7 +125,7 @@ class Recording:
 
     def broken(self) -> None:
         """The model raised: no call is under way any more."""
-        self.watch.inside = self._follower.inside = False
+        self._is_inside(False)
         self._forward = None
 
     def enter_layer(self, number: int, x: Tensor) -> None:
@@ -141,6 +139,10 @@ class Recording:
         if self._forward is not None:
             with self.guard.within("reading the states after a layer", source_line):
                 self._forward.leave(number, output)
+
+    def _is_inside(self, inside: bool) -> None:
+        """A call of the model is under way from now on, or no more."""
+        self.functions.inside = self.watch.inside = self._follower.inside = inside
 
     # A call, from its arguments to what it returned.
 

@@ -11,7 +11,7 @@ from skipstone.foreign.shared.functions import Operation
 from skipstone.foreign.shared.source import caller, place
 
 # Each makes the host wait until the device has the value.
-_READS = frozenset(
+READS = frozenset(
     {
         Tensor.__bool__,
         Tensor.__float__,
@@ -23,6 +23,7 @@ _READS = frozenset(
         Tensor.tolist,
     }
 )
+"""Functions that bring a value to the host."""
 
 
 class Watch:
@@ -38,7 +39,7 @@ class Watch:
 
     def heard(self, operation: Operation) -> None:
         """Look at an operation."""
-        if operation.func in _READS:
+        if operation.func in READS:
             (self.reads_inside if self.inside else self.reads_between)[place(caller())] += 1
         elif not self.inside:
             self.logits.note(operation.func, operation.args, operation.out)

@@ -151,7 +151,7 @@ def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Repor
     finder = Finder(sanitizer.follower, -1 if mask_id is None else mask_id)
     masks = None if mask_id is None else MaskWatch(sanitizer.findings, mask_id, finder)
     with ExitStack() as on:
-        hook_forward(on, [model], _Hooks(sanitizer, finder, masks, guard))
+        hook_forward(on, [model], _Hooks(sanitizer, finder, masks, guard), compiled_modules())
         with active(Functions(guard, (sanitizer.follower, finder))):
             yield report
         with guard.within("the end of the report", source_line):

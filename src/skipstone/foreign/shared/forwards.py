@@ -7,7 +7,7 @@ and wrappers such as DataParallel go through either.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from skipstone.foreign.shared.compiled import compiled_modules, unseen
+from skipstone.foreign.shared.compiled import unseen
 
 Forward = Callable[..., object]
 
@@ -38,7 +38,12 @@ class HearsCalls(Protocol):
         ...
 
 
-def hook_forward(on: ExitStack, parts: Sequence[nn.Module], listener: HearsCalls) -> None:
+def hook_forward(
+    on: ExitStack,
+    parts: Sequence[nn.Module],
+    listener: HearsCalls,
+    compiled: Collection[nn.Module],
+) -> None:
     """Tell of every call of a model; each ``forward`` is put back when ``on`` is closed.
 
     Args:
@@ -46,8 +51,9 @@ def hook_forward(on: ExitStack, parts: Sequence[nn.Module], listener: HearsCalls
         parts: the model, and what lies within it and may be called in its place. A call within a
             call is a part of it, and is not told.
         listener: who is told.
+        compiled: modules that somebody has compiled as a whole.
     """
-    depth, compiled = _Depth(), compiled_modules()
+    depth = _Depth()
     for part in parts:
         whole = part in compiled or part._compiled_call_impl is not None
         _hook(on, part, listener, depth, whole=whole)
