@@ -21,7 +21,7 @@ from skipstone.foreign.positions.sanitizer import Sanitizer
 from skipstone.foreign.positions.watch import MaskWatch
 from skipstone.foreign.rows.finder import Finder
 from skipstone.foreign.shared.calls import read_call
-from skipstone.foreign.shared.compiled import active
+from skipstone.foreign.shared.compiled import active, compiled_modules
 from skipstone.foreign.shared.forwards import Forward, hook_forward
 from skipstone.foreign.shared.functions import Functions
 from skipstone.foreign.shared.guard import Guard
