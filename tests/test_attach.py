@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -474,6 +475,25 @@ def test_comparing_a_part_of_the_vocabulary_is_named_with_what_it_misses() -> No
     # Controls: nothing changed; most of the vocabulary is compared.
     assert not events(compared(stop=3, change=0), "partial_logits_compare")
     assert not events(compared(stop=60, change=1), "partial_logits_compare")
+
+
+def test_slices_of_two_recorded_runs_are_held_against_each_other_and_nothing_stays() -> None:
+    net, _ = plain()
+    kept = list[Tensor]()
+    for token in (5, 6):
+        with attach(net, mask_id=MASK) as recorder, torch.no_grad():
+            canvas = decode.start_canvas(IDS, 4, MASK)
+            canvas[0, 7] = token
+            logits = net(canvas)
+            kept.append(logits[:, 8:10, :3].clone())
+            if len(kept) == 2:
+                torch.allclose(kept[0], kept[1], atol=100.0)
+    (event,) = events(recorder.records[0], "partial_logits_compare")
+    assert event.numbers["whole_difference"] > event.numbers["seen_difference"]
+    assert not vars(kept[0])
+    alive = weakref.ref(kept[0])
+    kept.clear()
+    assert alive() is None
 
 
 def test_a_skip_at_few_rows_is_told_that_it_cannot_pay() -> None:

@@ -9,13 +9,14 @@ Shape letters: V vocabulary, W entries of a slice.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from skipstone.foreign.shared.beside import beside, put_beside
 from skipstone.foreign.shared.source import caller, place
 from skipstone.record import Event
 
@@ -48,9 +49,17 @@ _COMPARISONS = frozenset(
 # Whole rows are kept as long as their slices; beyond this, slices are no longer followed.
 _MOST_BYTES = 1 << 30
 
-# From a slice to its rows over the whole vocabulary; from logits to None. It is beside the tensors,
-# not in a recorder: what one recorded run keeps may be compared during the next.
-_WHOLE = WeakTensorKeyDictionary()
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What goes along with logits, and with slices of them.
+
+    It is beside the tensors, not in a recorder: what one recorded run keeps may be compared during
+    the next.
+    """
+
+    whole: Tensor | None
+    """Over the whole vocabulary, of a slice; None for logits themselves."""
 
 
 @dataclass
@@ -71,10 +80,12 @@ class LogitSlices:
     """Follows logits, and slices of less than half of their vocabulary."""
 
     _places: dict[str, _Place] = field(default_factory=dict)
+    _held: list[weakref.ref[Tensor]] = field(default_factory=list)
+    """Whole rows that are alive."""
 
     def add(self, logits: Tensor) -> None:
         """Follow the logits of a call."""
-        _WHOLE[logits] = None
+        put_beside(logits, _Rows(None))
 
     def note(self, func: Callable[..., object], args: tuple[object, ...], out: object) -> None:
         """Look at one operation after it was done."""
@@ -84,11 +95,12 @@ class LogitSlices:
         if func in _COMPARISONS:
             if len(args) > 1 and isinstance(args[1], Tensor):
                 self._compare(first, args[1], out)
-        elif isinstance(out, Tensor) and first in _WHOLE:
-            if func is Tensor.__getitem__:
+        elif isinstance(out, Tensor) and (func is Tensor.__getitem__ or func in _COPIES):
+            rows = beside(first, _Rows)
+            if rows is not None and func in _COPIES:
+                put_beside(out, rows)
+            elif rows is not None and rows.whole is None:
                 self._slice(first, args[1], out)
-            elif func in _COPIES:
-                _WHOLE[out] = _WHOLE[first]
 
     def events(self) -> list[Event]:
         """One for each line whose comparisons missed a larger difference."""
@@ -96,20 +108,28 @@ class LogitSlices:
 
     def _slice(self, logits: Tensor, index: object, out: Tensor) -> None:
         """A slice keeps its own copy of the whole rows: the caller may write into the logits."""
-        rows = _WHOLE[logits]
-        if out.dim() == 0 or rows is not None:
+        if out.dim() == 0:
             return
         if out.shape[-1] == logits.shape[-1]:
-            _WHOLE[out] = None
+            put_beside(out, _Rows(None))
         elif out.shape[-1] * 2 < logits.shape[-1] and _cuts_vocabulary(index, logits.dim()):
             assert isinstance(index, tuple)
             whole = logits[(*index[:-1], slice(None))]
-            if _held() + whole.nbytes <= _MOST_BYTES:
-                _WHOLE[out] = whole.clone()
+            if self._bytes() + whole.nbytes <= _MOST_BYTES:
+                whole = whole.detach().clone()
+                self._held.append(weakref.ref(whole))
+                put_beside(out, _Rows(whole))
+
+    def _bytes(self) -> int:
+        alive = [(held, rows) for held in self._held if (rows := held()) is not None]
+        self._held = [held for held, _ in alive]
+        return sum(rows.nbytes for _, rows in alive)
 
     def _compare(self, a: Tensor, b: Tensor, out: object) -> None:
-        whole_a, whole_b = _WHOLE.get(a), _WHOLE.get(b)
-        if not (isinstance(whole_a, Tensor) and isinstance(whole_b, Tensor)):
+        rows_a, rows_b = beside(a, _Rows), beside(b, _Rows)
+        whole_a = None if rows_a is None else rows_a.whole
+        whole_b = None if rows_b is None else rows_b.whole
+        if whole_a is None or whole_b is None:
             return
         if a.shape != b.shape or whole_a.shape != whole_b.shape:
             return
@@ -119,10 +139,6 @@ class LogitSlices:
         seen, whole = _distance(a, b), _distance(whole_a, whole_b)
         at.seen, at.whole = max(at.seen, seen), max(at.whole, whole)
         at.passed += out is True and whole > seen
-
-
-def _held() -> int:
-    return sum(rows.nbytes for rows in _WHOLE.values() if isinstance(rows, Tensor))
 
 
 def _cuts_vocabulary(index: object, dims: int) -> bool:
