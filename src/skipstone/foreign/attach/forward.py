@@ -148,7 +148,9 @@ class Forward:
         ), self._rowed[b]
 
     def _batched(self, x: Tensor) -> Tensor | None:
-        """States as [B, M, D]; None if they have another shape."""
+        """States as [B, M, D]; None if they have another shape, or their rows are not known."""
+        if not self._found:
+            return None
         x_CMD = x if x.dim() == 3 else x.unsqueeze(0)
         batch = len(self._going) * self.samples.parts
         if x_CMD.dim() != 3 or len(x_CMD) != batch:

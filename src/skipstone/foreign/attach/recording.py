@@ -77,12 +77,20 @@ class Recording:
             ConfigError: nothing was recorded at all, and no other exception says why.
         """
         if self.run is not None:
-            with self.guard.within("the end of the record", source_line):
-                for event in self.watch.logits.events():
-                    self.run.event(event)
-                self._close(self.run, ended=by_itself)
+            self._end(self.run, by_itself=by_itself)
         elif by_itself and self._runs == 0:
             raise ConfigError(self._nothing())
+
+    def _end(self, run: ForeignRun, *, by_itself: bool) -> None:
+        with self.guard.within("the end of the record", source_line):
+            for event in self.watch.logits.events():
+                run.event(event)
+            self._close(run, ended=by_itself)
+        if self.run is not None:
+            # It failed half-way: what was said goes in all the same, and the files are let go.
+            with self.guard.within("the end of the record", source_line):
+                self._hand_over(run)
+                run.close()
 
     # What the hooks call.
 
@@ -98,6 +106,9 @@ class Recording:
         with self.guard.within("reading a call of the model", lambda: place(frame)):
             call = read_call(forward, args, kwargs)
             located = None if call is None else self._finder.find(call)
+        with self.guard.within("taking down a call of the model", lambda: place(frame)):
+            if call is not None and located is None:
+                located = self._finder.lost()
             self._begin(call, located, frame, began)
         if self._sanitizer is not None:
             with self.guard.within("following the rows of a call", lambda: place(frame)):
@@ -251,7 +262,8 @@ class Recording:
         self._note_time(run, time.perf_counter())
         final_BL = self.final_BL
         if final_BL is None:
-            final_BL = self._finder.newest()
+            with self.guard.within("looking for the last canvas", source_line):
+                final_BL = self._finder.newest()
         if final_BL is not None:
             run.grow(final_BL)
         self._complete(run, run.canvas_BL if final_BL is None else final_BL, None)

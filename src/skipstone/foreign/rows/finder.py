@@ -15,8 +15,9 @@ from torch import Tensor
 from skipstone.foreign.positions.follow import Follower, whole_canvas
 from skipstone.foreign.positions.places import Tag, compressed
 from skipstone.foreign.rows.canvases import Canvases, newest_canvas
+from skipstone.foreign.rows.guidance import Samples
 from skipstone.foreign.rows.locate import Known, Located, locate
-from skipstone.foreign.rows.placed import Numbers, numbers_of
+from skipstone.foreign.rows.placed import Numbers, nowhere, numbers_of
 from skipstone.foreign.shared.calls import INTEGERS, Call
 from skipstone.foreign.shared.functions import Operation
 
@@ -64,6 +65,14 @@ class Finder:
         if known is None or located is None or not self._starts_anew(located):
             return located
         return locate(call, ids, None, None, self._mask_id)
+
+    def lost(self) -> Located | None:
+        """A call that could not be read: its rows are not known, its canvas is the last one."""
+        if self._canvas_BL is None:
+            return None
+        batch = len(self._canvas_BL)
+        everyone = Samples(np.arange(batch), twin=False)
+        return Located(everyone, None, self._canvas_BL, self._held, nowhere(batch))
 
     def found(self, call: Call, located: Located) -> None:
         """A call was located: from here on its ids are followed."""

@@ -1,6 +1,7 @@
 """Who called: the line of the user's code that did something.
 
-Lines of torch and of Skipstone are passed over, but for the code that stands for a user's own.
+Lines of torch, of Skipstone and of ``with`` blocks are passed over, but for the code that stands
+for a user's own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
-_HIDDEN_PACKAGES = ("torch", "skipstone")
+_HIDDEN_PACKAGES = ("torch", "skipstone", "contextlib")
 _STANDS_FOR_USERS = "skipstone.testing."
 
 
