@@ -18,9 +18,11 @@ from skipstone import (
     Threshold,
 )
 from skipstone.canvas import Status
-from skipstone.diff import compare
+from skipstone.cli.decisions import both_sides
+from skipstone.cli.tokens import Tokens
+from skipstone.diff import Divergence, compare
 from skipstone.models.load import Model
-from skipstone.record import RunRecord, Tap, TensorKey
+from skipstone.record import Candidate, RunRecord, Tap, TensorKey
 from skipstone.tracing import Recorder
 from tests.conftest import random_model
 
@@ -180,6 +182,24 @@ def test_json_positions_are_indices_into_tokens(model: Model) -> None:
     first = plain["first"]
     assert isinstance(first, dict)
     assert first["canvas_position"] == first["position"] + len(PROMPT)
+
+
+def candidate(confidence: float, bound: float | None, margin: float) -> Candidate:
+    return Candidate(7, 3, confidence, 4, margin, 0, bound, 0, eligible=True, committed=True)
+
+
+def test_numbers_of_both_sides_that_differ_do_not_look_the_same() -> None:
+    a, b = candidate(1 - 3.1e-9, 1 - 3.3e-9, 1 - 4e-9), candidate(1 - 3.2e-9, 0.9, 1 - 5e-9)
+    first = Divergence(0, 0, 7, "committed_set", a, b, (7,), ())
+    lines = list(both_sides(first, Tokens(None, ids=True)))
+    assert lines == [
+        "   A  commits id 3, confidence 1 - 3.1e-9 against 1 - 3.3e-9, margin 1 - 4e-9 before id 4",
+        "   B  commits id 3, confidence 1 - 3.2e-9 against 0.9, margin 1 - 5e-9 before id 4",
+    ]
+    alone = dataclasses.replace(first, b=None)
+    assert list(both_sides(alone, Tokens(None, ids=True)))[1].endswith(
+        "no scores for it in this step"
+    )
 
 
 def test_each_request_of_a_batch_has_the_record_it_has_alone(model: Model) -> None:

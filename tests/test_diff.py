@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -625,6 +626,28 @@ def test_the_command_tells_same_from_different(
     jsonschema.validate(json.loads(captured.out), SCHEMA)
     with pytest.raises(ConfigError, match="--floor estimate"):
         command(a, b, "--floor", "measure")
+
+
+def test_long_settings_and_answers_are_folded_and_not_cut(
+    model: Model,
+    full: MemoryTrace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a = stored(tmp_path / "a", full)
+    b = stored(tmp_path / "b", recorded(model, BASE.replace(skip=SKIP), "full"))
+    monkeypatch.setenv("COLUMNS", "60")
+    command(a, b, "--floor", "estimate")
+    head = capsys.readouterr().out.partition("first decision")[0]
+    record = recorded(model, BASE.replace(skip=SKIP)).records[0]
+    assert f"skip={record.header.settings['skip']}" in re.sub(r"\n   ", "", head)
+    assert record.outcome is not None
+    assert "".join(record.outcome.text.split()) in "".join(head.split())
+    assert "…" not in head
+    own = [line for line in head.splitlines() if line.startswith("   ")]
+    assert len(own) > 4
+    assert max(map(len, own)) <= 60
 
 
 def test_noise_is_measured_around_the_first_decision(

@@ -152,6 +152,35 @@ def test_the_answers_mark_what_differs() -> None:
     assert marked
 
 
+def ended(trace: MemoryTrace, at: int, *, filled: bool) -> MemoryTrace:
+    """The same run of a model that calls the token at an index EOS, maybe filled up with it."""
+    record = trace.records[0]
+    eos, outcome = record.tokens[at], record.outcome
+    assert outcome is not None
+    if filled:
+        outcome = replace(outcome, tokens=record.tokens[:at] + (eos,) * (len(record.tokens) - at))
+    other = MemoryTrace()
+    other.begin([replace(record.header, eos_id=eos)], "decisions")
+    for step in record.steps:
+        other.step(0, step, {})
+    other.end([outcome])
+    return other
+
+
+@pytest.mark.parametrize(("filled", "mark"), [(True, " + {} EOS"), (False, " + {} from EOS on")])
+def test_an_answer_ends_with_one_mark_for_all_that_follows_eos(filled: bool, mark: str) -> None:
+    run = trace_of(PLAIN)
+    seen = study([ended(run, 5, filled=filled), trace_of(SKIPS)])
+    tokens = seen.a.record.tokens
+    end = tokens.index(seen.a.record.header.eos_id)
+    *before, last = verdict.answer(seen, seen.a)
+    assert [token.text for token in before] == [f"#{token}" for token in tokens[:end]]
+    assert in_language(last.text, "en") == mark.format(len(tokens) - end)
+    assert (last.position, last.last) == (seen.prompt_length + end, seen.length - 1)
+    for text in (render(seen), seen._repr_html_()):
+        assert mark.format(len(tokens) - end) in text
+
+
 def test_work_is_what_the_records_add_up_to() -> None:
     exact_run = effort.Effort.of(trace_of(EXACT).records[0])
     skipping = effort.Effort.of(trace_of(SKIPS).records[0])

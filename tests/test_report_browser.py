@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page
 
@@ -12,11 +14,13 @@ from skipstone import CosineSkip, DualCache, Fixed, NoCache, Settings, write_rep
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.told import told
+from skipstone.digits import told_apart
 from skipstone.record import MemoryTrace
 from skipstone.report.words import words
 from skipstone.sentence import Code, Sentence
 from tests.browsing import Open, chromium, opened_pages
 from tests.recorded import record, trace_of
+from tests.test_digits import CASES, crowd
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -247,6 +251,38 @@ def renamed(trace: MemoryTrace, text: str) -> MemoryTrace:
     assert outcome is not None
     hostile.end([outcome])
     return hostile
+
+
+def test_numbers_are_written_as_in_a_terminal(opened: Open, path: Path) -> None:
+    found, random = opened(path), Random("page")
+    groups = [values for values, _ in CASES] + [crowd(random) for _ in range(300)]
+    written = "groups => groups.map(g => { const t = toldApart(g); return g.map(v => t.get(v)); })"
+    assert found.page.evaluate(written, groups) == [told_apart(values) for values in groups]
+
+
+def test_confidences_that_differ_do_not_look_the_same(opened: Open, tmp_path: Path) -> None:
+    traces = [sure(trace_of(PLAIN), 1 - 3.1e-9), sure(trace_of(SKIPS), 1 - 3.2e-9)]
+    found = opened(write_report(traces, tmp_path / "sure.html"))
+    rows = found.page.locator("#inspector tr")
+    texts = dict(row.split("\t", 1) for row in rows.all_inner_texts())
+    assert texts["confidence"].split("\t") == ["1 - 3.1e-9", "1 - 3.2e-9"]
+    found.page.locator("#view-candidates summary").click()
+    found.page.wait_for_timeout(200)
+    assert "1 - 3.1e-9" in found.page.locator("#view-candidates .rows").inner_text()
+    assert found.said == []
+
+
+def sure(trace: MemoryTrace, confidence: float) -> MemoryTrace:
+    """The same run, of a model that is as sure of every token."""
+    record, other = trace.records[0], MemoryTrace()
+    other.begin([record.header], "decisions")
+    for step in record.steps:
+        sure = np.full_like(step.candidates.confidence, confidence)
+        candidates = replace(step.candidates, confidence=sure)
+        other.step(0, replace(step, candidates=candidates), {})
+    assert record.outcome is not None
+    other.end([record.outcome])
+    return other
 
 
 def test_answers_may_be_empty(opened: Open, tmp_path: Path) -> None:

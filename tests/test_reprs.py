@@ -13,7 +13,7 @@ from skipstone import Engine, Recorder, Result, Settings, diagnose, load, open_t
 from skipstone.diff import compare, diff
 from skipstone.diff.floor import estimated_floor
 from skipstone.record.settings import plain_settings
-from skipstone.sentence import counted
+from skipstone.sentence import after_end, counted
 from tests import synthetic_trace as made_up
 
 
@@ -45,6 +45,15 @@ def test_a_notebook_shows_a_result_and_runs_nothing_of_it() -> None:
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\n&amp;" in page
     assert "gen_length=4" in page
+
+
+def test_a_notebook_shows_one_mark_for_all_that_follows_eos() -> None:
+    result = Engine(load("pebble"), gen_length=32).generate("What is 3 + 4?")
+    end = len(result.tokens) - result.length
+    assert 0 < end < 32
+    assert f'3 + 4 = 7. <span style="opacity:0.6">+ {end} EOS</span></pre>' in result._repr_html_()
+    assert after_end((5, 6)) == "+ 2 from EOS on"
+    assert after_end(()) == ""
 
 
 def test_every_recorded_object_is_one_short_line(

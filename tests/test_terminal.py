@@ -165,6 +165,18 @@ def test_show_fits_any_width_and_never_cuts_a_number(
     assert "…" not in folded
 
 
+def test_numbers_of_a_table_that_differ_do_not_look_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(0, 1 - 3.1e-9, 1.0), (1, 1 - 3.2e-9, 1 - 3.1e-9)]
+    for columns in ("12", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        say_table(["n", "confidence", "bound"], rows, alike=["confidence", "bound"])
+        out = capsys.readouterr().out
+        assert re.findall(r"1 - [\d.e-]+", out).count("1 - 3.1e-9") == 2
+        assert re.findall(r"1 - [\d.e-]+", out).count("1 - 3.2e-9") == 1
+
+
 def test_a_table_goes_on_below_with_its_keys(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

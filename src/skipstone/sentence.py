@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 
 
@@ -59,6 +59,18 @@ class Code(str):
 def counted(number: int, noun: str) -> str:
     """A number of things: ``1 step``, ``2 steps``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def after_end(rest: Sequence[object]) -> str:
+    """What follows the text of an answer, as one mark; empty if nothing does.
+
+    Args:
+        rest: the tokens from the first EOS on.
+    """
+    if not rest:
+        return ""
+    what = "EOS" if all(token == rest[0] for token in rest) else "from EOS on"
+    return f"+ {len(rest)} {what}"
 
 
 def listed(sentences: Iterable[Sentence]) -> Sentence:

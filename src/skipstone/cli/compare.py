@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from skipstone.cli.decisions import both_sides, parting
 from skipstone.cli.options import RunSpec, given, run_options, run_spec
 from skipstone.cli.prompts import one_prompt
 from skipstone.cli.report import report_pair
 from skipstone.cli.tables import say_table
 from skipstone.cli.terminal import drawing_console, say, say_json
 from skipstone.cli.tokens import Tokens, ids_option, tokens_of_model
-from skipstone.diff import Comparison, Divergence
+from skipstone.diff import Comparison
 from skipstone.diff import compare as compare_records
 from skipstone.diff.compare import similarity_by_block
 from skipstone.engine import parse_spec
 from skipstone.outputs import check_output
-from skipstone.record.schema import Candidate
 from skipstone.report.report import check_drawing
 
 if TYPE_CHECKING:
@@ -138,10 +138,9 @@ def _verdict(comparison: Comparison, tokens: Tokens) -> list[str]:
         return ["the runs do not part: same decisions in the same steps, same tokens"]
     lines = [
         f"first divergence: block {first.block}, step {first.step}, new token "
-        f"{first.position - start} (position {first.position}): {_what(first, comparison)}"
+        f"{first.position - start} (position {first.position}): {parting(first, start)}",
+        *both_sides(first, tokens),
     ]
-    for label, candidate in (("A", first.a), ("B", first.b)):
-        lines.append(f"   {label}  {_describe(candidate, tokens)}")
     differing = comparison.differing_positions
     if differing:
         shown = ", ".join(str(p - start) for p in differing[:_SHOWN_POSITIONS])
@@ -151,31 +150,6 @@ def _verdict(comparison: Comparison, tokens: Tokens) -> list[str]:
     else:
         lines.append("the final tokens are the same all the same")
     return lines
-
-
-def _what(first: Divergence, comparison: Comparison) -> str:
-    if first.kind == "token":
-        return "both commit it, with different tokens"
-    if first.kind == "stop":
-        return "one run goes on where the other has stopped"
-    start = comparison.a.prompt_length
-    a, b = (
-        ", ".join(str(p - start) for p in positions) or "nothing"
-        for positions in (first.committed_a, first.committed_b)
-    )
-    return f"A commits {a}, B commits {b}"
-
-
-def _describe(candidate: Candidate | None, tokens: Tokens) -> str:
-    if candidate is None:
-        return "has no scores for it in this step"
-    age = f", from logits {candidate.age} forwards old (it skipped)" if candidate.age else ""
-    bound = "" if candidate.bound is None else f" against {candidate.bound:.4g}"
-    verb = "commits" if candidate.committed else "holds back"
-    return (
-        f"{verb} {tokens(candidate.token)}, confidence {candidate.confidence:.6f}{bound}, margin "
-        f"{candidate.margin:.2g} before {tokens(candidate.runner_up)}{age}"
-    )
 
 
 def _print_similarity(comparison: Comparison) -> None:

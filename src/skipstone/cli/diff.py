@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from skipstone.cli.escape import shortened
+from skipstone.cli.decisions import both_sides, parting
+from skipstone.cli.tables import say_indented
 from skipstone.cli.terminal import note, say, say_json
 from skipstone.cli.tokens import Tokens, ids_option, text_of_trace, tokens_of_trace
 from skipstone.diff.align import align
 from skipstone.diff.difference import Difference, diff, sample_of
-from skipstone.diff.divergence import Divergence, first_decision
+from skipstone.diff.divergence import first_decision
 from skipstone.diff.floor import Floor
 from skipstone.diff.margins import Closeness
 from skipstone.diff.tensor_search import Provenance, TensorDivergence
 from skipstone.errors import ConfigError, SkipstoneError
 from skipstone.record import StoredTrace, Trace, open_trace
-from skipstone.record.schema import Candidate, RunRecord
+from skipstone.record.schema import RunRecord
 from skipstone.sentence import counted
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def diff_command(
     else:
         header = found.a.header
         tokens = tokens_of_trace(header, text_of_trace(header, model), ids=ids)
-        for line in (*_head(found, (a, b)), *_firsts(found, tokens), *_rest(found)):
+        _say_head(found, (a, b))
+        for line in (*_firsts(found, tokens), *_rest(found)):
             say(line)
     return 0 if found.identical else 1
 
@@ -106,12 +108,13 @@ def _load(name: str, trace: StoredTrace) -> Model:
     return load(name, dtype=trace.headers[0].dtype)
 
 
-def _head(found: Difference, paths: tuple[Path, Path]) -> Iterator[str]:
+def _say_head(found: Difference, paths: tuple[Path, Path]) -> None:
+    """Which runs these are, with what they do not share, and their answers; whole, folded."""
     for name, path, run, end in zip("AB", paths, (found.a, found.b), found.endings, strict=True):
         settings = " ".join(f"{s.name}={getattr(s, name.lower())}" for s in found.settings)
-        yield f"{name}  {path}: {_model(run)}, {counted(end.forwards, 'forward')}"
-        yield f"   {shortened(settings) or 'the same settings'}"
-        yield f"   {'(unfinished)' if end.text is None else shortened(end.text)}"
+        say(f"{name}  {path}: {_model(run)}, {counted(end.forwards, 'forward')}")
+        say_indented(settings or "the same settings")
+        say_indented("(unfinished)" if end.text is None else end.text)
 
 
 def _model(run: RunRecord) -> str:
@@ -126,9 +129,8 @@ def _firsts(found: Difference, tokens: Tokens) -> Iterator[str]:
         yield "first decision  none: the same commits in the same steps"
     else:
         where = f"block {first.block}, step {first.step}, {_position(first.position, start)}"
-        yield f"first decision  {where}: {_what(first, start)}"
-        for name, candidate in (("A", first.a), ("B", first.b)):
-            yield f"   {name}  {_candidate(candidate, tokens)}"
+        yield f"first decision  {where}: {parting(first, start)}"
+        yield from both_sides(first, tokens)
     if found.closeness is not None:
         yield f"   {_closeness(found.closeness)}"
     if not found.tensors.tensors:
@@ -179,30 +181,6 @@ def _or_none(value: int | None) -> str:
 def _position(position: int, start: int) -> str:
     """A position for people: prompt and answer are counted apart."""
     return f"prompt token {position}" if position < start else f"new token {position - start}"
-
-
-def _what(first: Divergence, start: int) -> str:
-    if first.kind == "token":
-        return "both commit it, with different tokens"
-    if first.kind == "stop":
-        return "one run goes on where the other has stopped"
-    a, b = (
-        ", ".join(str(p - start) for p in positions) or "nothing"
-        for positions in (first.committed_a, first.committed_b)
-    )
-    return f"A commits {a}, B commits {b}"
-
-
-def _candidate(candidate: Candidate | None, tokens: Tokens) -> str:
-    if candidate is None:
-        return "has no scores for it in this step"
-    bound = "" if candidate.bound is None else f" against {candidate.bound:.4g}"
-    old = f", from logits {candidate.age} forwards old" if candidate.age else ""
-    verb = "commits" if candidate.committed else "holds back"
-    return (
-        f"{verb} {tokens(candidate.token)}, confidence {candidate.confidence:.6f}{bound}, margin "
-        f"{candidate.margin:.2g} before {tokens(candidate.runner_up)}{old}"
-    )
 
 
 def _closeness(close: Closeness) -> str:

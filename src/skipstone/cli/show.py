@@ -36,7 +36,7 @@ from skipstone.record import (
 )
 from skipstone.record.summary import BlockSummary, summarise_blocks, summarise_taps, trace_bytes
 from skipstone.record.verify import verify
-from skipstone.sentence import counted
+from skipstone.sentence import after_end, counted
 
 _SHOWN_EVENTS = 5
 
@@ -188,7 +188,9 @@ def _print_run(trace: StoredTrace, sample: int, prompt: str) -> None:
 def _print_ids(record: RunRecord) -> None:
     header = record.header
     say_labelled("prompt ids", _listed(header.prompt_ids))
-    say_labelled("new ids", _listed(answer_ids(header, record.tokens)))
+    answer = answer_ids(header, record.tokens)
+    end = after_end(record.tokens[len(answer) :])
+    say_labelled("new ids", f"{_listed(answer)} {end}".rstrip())
 
 
 def _listed(ids: Sequence[int]) -> str:
@@ -277,6 +279,7 @@ def _print_step(step: StepRecord, record: RunRecord, tokens: Tokens) -> None:
         (*columns, "age", "eligible", "committed"),
         (_candidate_row(candidate, start, tokens) for candidate in step.candidates),
         keys=2,
+        alike=("confidence", "bound"),
     )
     if step.judgements is not None:
         say()

@@ -11,14 +11,24 @@ from rich.text import Text as Styled
 
 from skipstone.cli.escape import printable
 from skipstone.cli.terminal import STYLES, say, say_rich, width
+from skipstone.digits import told_apart
 
 _GAP = 2
 _LABEL = 12
+_INDENT = "   "
 # A word of letters may be folded into a column of this width; what holds a digit may not.
 _LEAST_TEXT = 12
+# A number close to 1 is one piece, like ``1 - 3.1e-7``.
+_PIECE = r"\b1 [-+] [\d.e-]+|[^\s,;=/:]*[,;=/:]+|[^\s,;=/:]+"
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keys: int = 1) -> None:
+def say_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    keys: int = 1,
+    alike: Sequence[str] = (),
+) -> None:
     """Print a plain table; numbers to the right, text to the left, nothing taken as markup.
 
     Args:
@@ -26,10 +36,12 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keys:
         rows: their cells.
         keys: how many of the first columns say which row it is. Where a terminal is too narrow for
             all columns, the table goes on below with these repeated.
+        alike: columns whose numbers are held against each other. What differs there, or within
+            another column, does not look the same.
     """
     whole = [list(row) for row in rows]
     texts = [any(isinstance(row[i], str) for row in whole) for i in range(len(columns))]
-    cells = [[_cell(value) for value in row] for row in whole]
+    cells = _cells(whole, [-1 if name in alike else i for i, name in enumerate(columns)])
     room = width()
     least = [
         min(room, max(_least(name), *(_least(row[i]) for row in cells), 1))
@@ -49,6 +61,13 @@ def say_labelled(label: str, text: str, style: str = "") -> None:
     value = foldable(printable(text), max(1, width() - _LABEL))
     table.add_row(Styled(f"{printable(label):{_LABEL}}", STYLES["label"]), Styled(value, style))
     say_rich(table)
+
+
+def say_indented(text: str) -> None:
+    """Text under the line before it, folded where it is wider than the terminal."""
+    room = max(1, width() - len(_INDENT))
+    for line in foldable(printable(text), room).split("\n"):
+        say(f"{_INDENT}{line}")
 
 
 def _say_part(
@@ -107,7 +126,7 @@ def _has_digit(text: str) -> bool:
 
 def _pieces(text: str) -> list[str]:
     """Where a line may be broken: at blanks, and after the separators of settings and paths."""
-    return re.findall(r"[^\s,;=/:]*[,;=/:]+|[^\s,;=/:]+", text)
+    return re.findall(_PIECE, text)
 
 
 def foldable(text: str, size: int) -> str:
@@ -119,7 +138,7 @@ def foldable(text: str, size: int) -> str:
 
 def _lines(text: str, size: int) -> list[str]:
     lines, line = list[str](), ""
-    for piece in re.findall(r"\s+|[^\s,;=/:]*[,;=/:]+|[^\s,;=/:]+", text):
+    for piece in re.findall(rf"{_PIECE}|\s+", text):
         if cell_len(line) + cell_len(piece.rstrip()) <= size:
             line += piece
             continue
@@ -143,9 +162,28 @@ def _head(text: str, size: int) -> str:
     return text
 
 
+def _cells(rows: Sequence[Sequence[object]], group: Sequence[int]) -> list[list[str]]:
+    """Texts of all cells; numbers are told apart within the group of their column."""
+    numbers = dict[int, list[float]]()
+    for row in rows:
+        for of, value in zip(group, row, strict=True):
+            if isinstance(value, float):
+                numbers.setdefault(of, []).append(value)
+    texts = {
+        of: dict(zip(found, told_apart(found, 7), strict=True)) for of, found in numbers.items()
+    }
+    return [
+        [
+            texts[of][value] if isinstance(value, float) else _cell(value)
+            for of, value in zip(group, row, strict=True)
+        ]
+        for row in rows
+    ]
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else ""
-    return f"{value:.7g}" if isinstance(value, float) else printable(str(value))
+    return printable(str(value))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from skipstone.engine.settings import Settings
-from skipstone.sentence import counted
+from skipstone.sentence import after_end, counted
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,10 @@ class Result:
             f'<td style="text-align:left">{escape(value)}</td></tr>'
             for name, value in rows.items()
         )
-        return f'<pre style="white-space:pre-wrap">{escape(self.text)}</pre><table>{cells}</table>'
+        end = after_end(self.tokens[self.length :])
+        mark = f' <span style="opacity:0.6">{end}</span>' if end else ""
+        answer = f'<pre style="white-space:pre-wrap">{escape(self.text)}{mark}</pre>'
+        return f"{answer}<table>{cells}</table>"
 
     def as_json(self) -> dict[str, object]:
         """The object that ``--json`` prints; ``tokens`` end before the first EOS."""

@@ -8,7 +8,17 @@ from skipstone.report.views import VIEWS, View
 from skipstone.report.words import LANGUAGES, words
 
 # Words that only the template needs.
-_TEMPLATE_ONLY = ("page.", "lead.", "verdict.", "chain.", "effort.", "setting.", "trial.", "about.")
+_TEMPLATE_ONLY = (
+    "page.",
+    "lead.",
+    "verdict.",
+    "chain.",
+    "effort.",
+    "setting.",
+    "trial.",
+    "about.",
+    "answer.",
+)
 
 
 def payload(study: Study) -> dict[str, object]:

@@ -25,7 +25,7 @@ class Column:
     """Stored numbers, and what they stand for: ``start + scale * number``, or a label."""
 
     numbers: np.ndarray
-    """[N], of a dtype that every browser knows: uint8, uint16, int32, float32."""
+    """[N], of a dtype that every browser knows: uint8, uint16, int32, float32, float64."""
     scale: float = 1.0
     start: float = 0.0
     missing: int | None = None
@@ -127,6 +127,11 @@ def whole(values: Sequence[int] | np.ndarray) -> Column:
 def exact(values: Sequence[float] | np.ndarray) -> Column:
     """Numbers to seven digits; NaN stands for nothing."""
     return Column(np.asarray(values, dtype=np.float32))
+
+
+def precise(values: Sequence[float] | np.ndarray) -> Column:
+    """Numbers as they are, for those that crowd; NaN stands for nothing."""
+    return Column(np.asarray(values, dtype=np.float64))
 
 
 def coarse(values: np.ndarray, low: float, high: float, levels: int = 128) -> Column:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from skipstone.diff.tensor_search import Provenance, TensorDivergence
+from skipstone.digits import told_apart
 from skipstone.report.facts.spot import Spot, commit_spots, spot_of
 from skipstone.report.study import Run, Study
 from skipstone.report.words import Say, Text, say
@@ -56,7 +57,10 @@ def _decision_link(study: Study) -> Iterator[Link]:
     if first is None:
         return
     lines = list[Text]()
-    for run, known in zip(study.pair, (first.a, first.b), strict=True):
+    sides = (first.a, first.b)
+    confidences = told_apart([side.confidence if side else None for side in sides])
+    margins = told_apart([side.margin if side else None for side in sides], 2)
+    for i, (run, known) in enumerate(zip(study.pair, sides, strict=True)):
         if known is None:
             lines.append(say("chain.no_score", run=run.letter))
             continue
@@ -65,9 +69,9 @@ def _decision_link(study: Study) -> Iterator[Link]:
                 "chain.commits" if known.committed else "chain.holds",
                 run=run.letter,
                 token=study.token(known.token),
-                confidence=f"{known.confidence:.6f}",
+                confidence=confidences[i],
                 other=study.token(known.runner_up),
-                margin=f"{known.margin:.2g}",
+                margin=margins[i],
                 age=known.age,
             )
         )

@@ -38,10 +38,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of an answer."""
+    """One token of an answer, or everything from the first EOS on as one mark."""
 
-    text: str
+    text: Text
     position: int
+    last: int
+    """The last position that it stands for: its own, or that of all that follows EOS."""
     spot: Spot | None
     """Where it was committed."""
     kind: str
@@ -128,17 +130,22 @@ def _notes(study: Study) -> Iterator[Text]:
 
 
 def answer(study: Study, run: Run) -> list[Token]:
-    """The tokens of one run, each with whether the other has the same."""
+    """The tokens of one run up to EOS, each with whether the other has the same; then one mark."""
     record = run.record
     differing = set(study.difference.differing_positions)
     commits = commit_spots(record)
-    tokens, ended = list[Token](), False
-    for i, token in enumerate(record.tokens):
-        position = record.prompt_length + i
-        ended = ended or token == record.header.eos_id
-        kind = "other" if position in differing else "end" if ended else "same"
+    start, eos = record.prompt_length, record.header.eos_id
+    end = record.tokens.index(eos) if eos in record.tokens else len(record.tokens)
+    tokens = list[Token]()
+    for position, token in enumerate(record.tokens[:end], start):
+        kind = "other" if position in differing else "same"
         if token == record.header.mask_id:
             kind = "mask"
-        text = study.token(token)
-        tokens.append(Token(text, position, commits.get(position), kind))
+        at = commits.get(position)
+        tokens.append(Token(study.token(token), position, position, at, kind))
+    if rest := record.tokens[end:]:
+        first, last = start + end, start + len(record.tokens) - 1
+        key = "answer.end" if set(rest) == {eos} else "answer.after_end"
+        kind = "end" if differing.isdisjoint(range(first, last + 1)) else "other"
+        tokens.append(Token(say(key, count=len(rest)), first, last, commits.get(first), kind))
     return tokens

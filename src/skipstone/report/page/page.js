@@ -23,7 +23,7 @@ function painted(part) {
 
 // --- tables
 
-const ARRAYS = { uint8: Uint8Array, uint16: Uint16Array, int32: Int32Array, float32: Float32Array };
+const ARRAYS = { uint8: Uint8Array, uint16: Uint16Array, int32: Int32Array, float32: Float32Array, float64: Float64Array };
 
 async function inflate(column) {
   const bytes = Uint8Array.from(atob(column.data), (c) => c.charCodeAt(0));
@@ -142,21 +142,64 @@ function tabulate(place, rows) {
     th.textContent = word(`column.${name}`);
   }
   const body = table.createTBody();
-  for (const row of rows.slice(0, MOST_ROWS)) {
+  const shown = rows.slice(0, MOST_ROWS);
+  const texts = written(shown);
+  for (const row of shown) {
     const tr = body.insertRow();
-    Object.entries(row).forEach(([name, value]) => fill(tr.insertCell(), name, value));
+    Object.entries(row).forEach(([name, value]) => fill(tr.insertCell(), name, value, texts));
   }
   if (rows.length > MOST_ROWS) {
     place.append(word("cursor.more", { count: rows.length - MOST_ROWS }));
   }
 }
 
-function fill(td, name, value) {
+// Texts of numbers by column; what differs does not look the same. Confidences are held against bounds.
+const COLUMN_OF = { bound: "confidence" };
+
+function written(rows) {
+  const columns = {};
+  for (const row of rows) {
+    for (const [name, value] of Object.entries(row)) {
+      if (typeof value === "number") (columns[COLUMN_OF[name] ?? name] ??= []).push(value);
+    }
+  }
+  return Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, toldApart(values)]));
+}
+
+// The twin of skipstone/digits.py: Map of number -> text, with more digits where two look the same.
+function toldApart(values, digits = 6) {
+  const texts = new Map(values.map((value) => [value, nearOne(value, digits)]));
+  let alike = [...texts.keys()];
+  for (let precision = digits + 1; precision <= 17 && alike.length; precision++) {
+    const counts = new Map();
+    for (const text of texts.values()) counts.set(text, (counts.get(text) ?? 0) + 1);
+    alike = alike.filter((value) => counts.get(texts.get(value)) > 1);
+    alike.forEach((value) => texts.set(value, nearOne(value, precision)));
+  }
+  return texts;
+}
+
+function nearOne(value, digits) {
+  const plain = shortest(value, digits);
+  const far = 1 - value;
+  if (far === 0 || !(Math.abs(far) < 0.5)) return plain;
+  const kept = Math.max(2, digits - Math.floor(-Math.log10(Math.abs(far))));
+  const near = `1 ${far > 0 ? "-" : "+"} ${shortest(Math.abs(far), kept)}`;
+  return plain === "1" || near.length < plain.length ? near : plain;
+}
+
+function shortest(value, digits) {
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return String(value);
+  const rounded = Number(value.toPrecision(digits));
+  return rounded !== 0 && Math.abs(rounded) < 1e-4 ? rounded.toExponential() : String(rounded);
+}
+
+function fill(td, name, value, texts) {
   const text = td.appendChild(document.createElement("bdi"));
   if (value === null) text.textContent = "–";
   else if (typeof value !== "number") text.textContent = value;
   else if (name.startsWith("step") && data.steps[value]) text.textContent = named(value);
-  else text.textContent = Number.isInteger(value) ? value : Number(value.toPrecision(6));
+  else text.textContent = texts[COLUMN_OF[name] ?? name].get(value);
 }
 
 const named = (step) => `b${data.steps[step].block} s${data.steps[step].step}`;
@@ -169,12 +212,13 @@ async function inspect() {
   place.replaceChildren();
   if (!found.length) return;
   const table = place.appendChild(document.createElement("table"));
+  const texts = written(found);
   for (const name of Object.keys(found[0]).filter((name) => name !== "position")) {
     const tr = (name === "run" ? table.createTHead() : table.tBodies[0] ?? table.createTBody()).insertRow();
     const th = tr.appendChild(document.createElement("th"));
     th.scope = "row";
     th.textContent = word(`column.${name}`);
-    found.forEach((row) => fill(tr.insertCell(), name, row[name]));
+    found.forEach((row) => fill(tr.insertCell(), name, row[name], texts));
   }
 }
 
@@ -229,8 +273,9 @@ function announce() {
   const short = word("cursor.short", { ...at, ...cursor, step: at.step });
   document.getElementById("where").replaceChildren(said("wide", parts.join(" · ")), said("narrow", short));
   document.getElementById("canvases").textContent = word(`cursor.${how}`);
-  document.querySelectorAll(".token.here").forEach((t) => t.classList.remove("here"));
-  document.querySelectorAll(`.token[data-position="${cursor.position}"]`).forEach((t) => t.classList.add("here"));
+  document.querySelectorAll(".token").forEach(({ classList, dataset }) =>
+    classList.toggle("here", dataset.position <= cursor.position && cursor.position <= dataset.last),
+  );
 }
 
 function pressed(event) {

@@ -10,7 +10,7 @@ import numpy as np
 
 from skipstone.record import RunRecord, StepRecord
 from skipstone.report.study import Run, Study
-from skipstone.report.table import Table, Word, coded, exact, named, whole
+from skipstone.report.table import Table, Word, coded, named, precise, whole
 from skipstone.report.theme import RAMP
 from skipstone.report.views.view import (
     Chart,
@@ -78,7 +78,7 @@ def _table(study: Study, commits: Sequence[Commit]) -> Table:
             "step": whole([c.step for c in commits]),
             "commit": coded([c.kind for c in commits], _KINDS),
             "token": named([study.token(c.token) for c in commits]),
-            "confidence": exact([c.confidence for c in commits]),
+            "confidence": precise([c.confidence for c in commits]),
         },
         [len(commits)],
     )

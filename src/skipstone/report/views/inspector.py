@@ -9,7 +9,7 @@ import numpy as np
 
 from skipstone.record import Candidates, StepRecord, Tap, TensorKey
 from skipstone.report.study import Run, Study
-from skipstone.report.table import Table, Word, coded, ends_of, exact, lettered, named, whole
+from skipstone.report.table import Table, Word, coded, ends_of, lettered, named, precise, whole
 from skipstone.report.views.view import (
     Chart,
     View,
@@ -42,10 +42,10 @@ def _candidates(study: Study) -> Table:
             ),
             "position": whole(_joined(tables, "position")),
             "token": named([study.token(t) for t in _joined(tables, "token").tolist()]),
-            "confidence": exact(_joined(tables, "confidence")),
-            "bound": exact(_joined(tables, "bound")),
+            "confidence": precise(_joined(tables, "confidence")),
+            "bound": precise(_joined(tables, "bound")),
             "runner_up": named([study.token(t) for t in _joined(tables, "runner_up").tolist()]),
-            "margin": exact(
+            "margin": precise(
                 _joined(tables, "confidence") - _joined(tables, "runner_up_confidence")
             ),
             "rank": whole(_joined(tables, "rank")),
@@ -117,7 +117,7 @@ def _top(study: Study) -> Table:
             "run": lettered(side, study.letters),
             "position": whole(position),
             "token": named([study.token(t) for t in token]),
-            "probability": exact(probability),
+            "probability": precise(probability),
         },
         ends_of(step, len(study.steps)),
     )
