@@ -323,7 +323,9 @@ def _print_judgements(judged: Judgements, start: int) -> None:
 def _print_events(record: RunRecord, *, everything: bool) -> None:
     if not record.events:
         return
-    shown = record.events if everything else record.events[:_SHOWN_EVENTS]
+    # What calls were given is for diagnose, and long.
+    worth = tuple(e for e in record.events if everything or e.kind != "given")
+    shown = worth if everything else worth[:_SHOWN_EVENTS]
     say()
     for event in shown:
         times = f" ({event.count} times)" if event.count > 1 else ""

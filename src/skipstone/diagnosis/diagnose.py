@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 
+from skipstone.diagnosis import given
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.rules import RULES
@@ -130,7 +131,7 @@ def diagnose(case: Case) -> Diagnosis:
         elif not case.spent:
             # Without its experiments a rule that says nothing has ruled nothing out.
             ruled_out.append(RuledOut(rule.name, _NO_SIGN))
-    return _weighed(case, findings, ruled_out)
+    return _weighed(case, findings, given.examine(case), ruled_out)
 
 
 def _other_inputs(case: Case) -> Finding | None:
@@ -145,10 +146,13 @@ def _other_inputs(case: Case) -> Finding | None:
     differ = {
         name: pair for name, pair in pairs.items() if pair[0] and pair[1] and pair[0] != pair[1]
     }
-    if same_weights(a.weights, b.weights) is not False:
+    if same_weights(a.weights, b.weights) is not False or a.dtype != b.dtype:
         differ.pop("weights", None)
     if not differ:
         return None
+    filled = given.other_mask(case) if "prompt ids" in differ else None
+    if filled is not None:
+        return filled
     name, (x, y) = next(iter(differ.items()))
     position = None
     if name == "prompt ids":
@@ -198,13 +202,23 @@ def _closed(case: Case, finding: Finding) -> Diagnosis:
     )
 
 
-def _weighed(case: Case, findings: list[Finding], ruled_out: list[RuledOut]) -> Diagnosis:
-    """Sort causes from remarks, and the best proved first; rules earlier in the list win ties."""
+def _weighed(
+    case: Case, seen: list[Finding], handed: given.Given, ruled_out: list[RuledOut]
+) -> Diagnosis:
+    """Sort causes from remarks, and the best proved first; rules earlier in the list win ties.
+
+    What a rule says of a cause is more than that the sides were given different values for it.
+    """
     parted = case.divergence.first is not None
     explains = parted or case.expected.first is not None
-    causes = [f for f in findings if explains and not _is_remark(case, f, findings)]
+    known = [f for f in handed.known if f.rule not in {r.rule for r in seen}]
+    findings = [*handed.numbers, *seen, *known]
+    causes = [f for f in findings if explains and not _is_remark(f, seen)]
     causes.sort(key=lambda f: (f.rule not in _FORBIDDING, -f.proof))
-    remarks = [f for f in findings if f not in causes]
+    if explains and not causes:
+        causes = [f for f in handed.unknown if f.proof >= Proof.CONSISTENT]
+    every = [*handed.numbers, *seen, *handed.known, *handed.unknown]
+    remarks = [f for f in every if f not in causes]
     return Diagnosis(
         parted=parted,
         summary=_summary(case),
@@ -217,11 +231,13 @@ def _weighed(case: Case, findings: list[Finding], ruled_out: list[RuledOut]) -> 
     )
 
 
-def _is_remark(case: Case, finding: Finding, findings: Sequence[Finding]) -> bool:
+def _is_remark(finding: Finding, seen: Sequence[Finding]) -> bool:
     """Whether a finding is about the run as such and something else explains the difference."""
+    if finding.given and finding.proof < Proof.CONSISTENT:
+        return True
     if finding.rule not in _REMARKS or finding.proof >= Proof.SUFFICIENT:
         return False
-    return any(f.rule not in _REMARKS for f in findings)
+    return any(f.rule not in _REMARKS for f in seen)
 
 
 def _and(names: Iterable[str]) -> Sentence:

@@ -68,6 +68,8 @@ class Finding:
     positions: tuple[int, ...] = ()
     """All positions concerned, where that is known."""
     numbers: dict[str, float] = field(default_factory=dict)
+    given: bool = False
+    """Whether it is a difference in what the sides were given; merely observed, it is a remark."""
 
 
 @dataclass(frozen=True)

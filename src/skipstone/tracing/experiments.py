@@ -35,6 +35,7 @@ from skipstone.errors import SkipstoneError
 from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
 from skipstone.record import Candidates, MemoryTrace, RunRecord, StepRecord, Trace
+from skipstone.record.weights import same_weights
 from skipstone.sentence import Code, Sentence
 from skipstone.skip import NoSkip
 from skipstone.tracing.recorded_model import recorded_model
@@ -102,6 +103,7 @@ class Laboratory:
         self._progress = progress
         self._answers = dict[Experiment, Trace]()
         self._better: Model | None = None
+        self._cast = dict[str, Model]()
 
     def ask(self, experiment: Experiment) -> Trace:
         """The run that the experiment asks for.
@@ -143,6 +145,7 @@ class Laboratory:
         subject = self.sides[experiment.side]
         if subject.engine is None:
             raise Unavailable(_only_its_trace(experiment.side))
+        _check_own(experiment.side, subject)
         settings = parse_settings(dict(experiment.changes), subject.engine.settings)
         recorder, observer = _recording(subject.record, experiment.tensors)
         if experiment.until is not None:
@@ -156,6 +159,7 @@ class Laboratory:
         subject = self.sides[experiment.side]
         if subject.engine is None:
             raise Unavailable(_only_its_trace(experiment.side))
+        _check_own(experiment.side, subject)
         with subject.around():
             result = subject.engine.generate(subject.record.header.prompt_ids)
         trace = MemoryTrace()
@@ -180,9 +184,8 @@ class Laboratory:
             experiment.unskip,
             tuple(r.header.prompt_ids for r in trace.records if r is not record),
         )
-        replay(
-            self._lifted(model) if experiment.lifted else model, settings, record, lead, observer
-        )
+        own = self._in_dtype(model, record.header.dtype)
+        replay(self._lifted(own) if experiment.lifted else own, settings, record, lead, observer)
         return Unrotated(recorder.trace, config) if unrotated else recorder.trace
 
     def _lifted(self, model: Model) -> Model:
@@ -190,6 +193,15 @@ class Laboratory:
         if self._better is None:
             self._better = lifted(model)
         return self._better
+
+    def _in_dtype(self, model: Model, dtype: str) -> Model:
+        """The same weights in the dtype of the run that is followed; made once for each."""
+        own = str(model.network.dtype).removeprefix("torch.")
+        if dtype == own or not hasattr(torch, dtype):
+            return model
+        if dtype not in self._cast:
+            self._cast[dtype] = _copied(model, getattr(torch, dtype))
+        return self._cast[dtype]
 
     def _rescore(self, model: Model, experiment: Rescore) -> Trace:
         record = self.sides[experiment.side].record
@@ -267,21 +279,51 @@ def lifted(model: Model) -> Model:
     Raises:
         Unavailable: it cannot be made: not this kind of network, or not enough memory.
     """
+    return _copied(model, torch.float64 if model.network.dtype == torch.float32 else torch.float32)
+
+
+def _copied(model: Model, dtype: torch.dtype) -> Model:
+    """The same weights in another dtype.
+
+    Raises:
+        Unavailable: it cannot be made: not this kind of network, or not enough memory.
+    """
     network = model.network
     if not isinstance(network, LLaDA):
         kind = type(network).__name__
         raise Unavailable(
-            Sentence("a {network} cannot be computed in a better dtype here", network=Code(kind))
+            Sentence("a {network} cannot be computed in another dtype here", network=Code(kind))
         )
-    better = torch.float64 if network.dtype == torch.float32 else torch.float32
     try:
-        copy = LLaDA(network.config, better, network.device)
+        copy = LLaDA(network.config, dtype, network.device)
     except (RuntimeError, MemoryError) as error:
-        why = Sentence("there is no memory for a copy in {dtype}", dtype=Code(better))
+        why = Sentence("there is no memory for a copy in {dtype}", dtype=Code(dtype))
         raise Unavailable(why) from error
     for name, weight in copy.published().items():
         weight.copy_(network.published()[name])
     return Model(model.name, copy, model.text)
+
+
+def _check_own(side: Side, subject: Subject) -> None:
+    """Refuse to run a side again with what is not its own: that would prove nothing about it.
+
+    Raises:
+        Unavailable: dtype or weights of the model at hand are not those that were recorded.
+    """
+    assert subject.engine is not None
+    model, header = subject.engine.model, subject.record.header
+    dtype = str(model.network.dtype).removeprefix("torch.")
+    if header.dtype != dtype:
+        raise Unavailable(
+            Sentence(
+                "side {side} ran in {own}, and what is here runs in {other}",
+                side=side.upper(),
+                own=Code(header.dtype),
+                other=Code(dtype),
+            )
+        )
+    if same_weights(model.fingerprint, header.weights) is False:
+        raise Unavailable(Sentence("side {side} ran with other weights", side=side.upper()))
 
 
 def _only_its_trace(side: Side) -> Sentence:

@@ -10,7 +10,8 @@ from skipstone.diagnosis.case.inquiry import Inquiry
 from skipstone.diagnosis.case.runs import Runs
 from skipstone.diagnosis.experiment import VARIATIONS, Choice, Follow, Rerun, Side, Variation
 from skipstone.diff import Divergence, Floor, compare, estimated_floor, floor_from
-from skipstone.record import Trace
+from skipstone.diff.floor import roundoff
+from skipstone.record import RunRecord, Trace
 
 _LED: frozenset[Choice] = frozenset(("rows", "skip"))
 _FREE: frozenset[Choice] = frozenset()
@@ -30,17 +31,31 @@ class Noise:
         plain = self.varied("")
         varied = [(name, trace) for name in VARIATIONS if (trace := self.varied(name)) is not None]
         if plain is None or not varied:
-            return estimated_floor(self.runs.record_a.header)
+            return estimated_floor(self._record.header)
         return floor_from(plain, varied)
 
     def varied(self, variation: Variation) -> Trace | None:
-        """A, led along its own canvases, with one thing changed that should not matter."""
+        """A, led along its own canvases, with one thing changed that should not matter.
+
+        Of two dtypes the coarser one makes the noise: then it is B, if B's is the coarser.
+        """
         led = _FREE if self.runs.stated else _LED
-        return self.inquiry.ask(Follow("a", "a", self._window, led=led, variation=variation))
+        side = self._side
+        settings = self.runs.settings if side == "b" else "a"
+        return self.inquiry.ask(Follow(side, settings, self._window, led=led, variation=variation))
+
+    @cached_property
+    def _side(self) -> Side:
+        a, b = self.runs.record_a.header.dtype, self.runs.record_b.header.dtype
+        return "b" if roundoff(b) > roundoff(a) else "a"
+
+    @property
+    def _record(self) -> RunRecord:
+        return self.runs.record_b if self._side == "b" else self.runs.record_a
 
     @cached_property
     def _window(self) -> tuple[int, int]:
-        steps, first = self.runs.record_a.steps, self.divergence.first
+        steps, first = self._record.steps, self.divergence.first
         at = 1
         if first is not None:
             known = [s.forward for s in steps if (s.block, s.step) <= (first.block, first.step)]

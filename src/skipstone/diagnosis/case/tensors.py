@@ -154,9 +154,15 @@ class Tensors:
     @cached_property
     def away(self) -> tuple[Deviation, ...]:
         """Tensors of the focus that are not what they should be, in order of computation."""
-        if self.recorded is None or self.expected is None:
+        if self.recorded is None or self.expected is None or not self._comparable:
             return ()
         return tuple(self._apart(self.expected))
+
+    @property
+    def _comparable(self) -> bool:
+        """Whether what is expected was computed in B's dtype; two dtypes differ everywhere."""
+        assert self.expected is not None
+        return self.expected.records[0].header.dtype == self.runs.record_b.header.dtype
 
     @cached_property
     def born(self) -> tuple[Deviation, ...]:

@@ -16,7 +16,13 @@ def examine(case: Case) -> Answer:
     """B keeps to its settings, decides otherwise, and was run in other surroundings."""
     step = None if case.divergence.forward is None else case.step_b(case.divergence.forward)
     first = case.divergence.first
-    if step is None or first is None or case.runs.settings_differ or not case.expected.conforms:
+    if (
+        step is None
+        or first is None
+        or first.kind == "stop"
+        or case.runs.settings_differ
+        or not case.expected.conforms
+    ):
         return None
     around = _surroundings(case)
     batch = any(entry.values["name"] == "batch" for entry in around)
@@ -57,12 +63,18 @@ def _surroundings(case: Case) -> list[Sentence]:
     a, b = case.record_a.header, case.record_b.header
     pairs = {"batch": (str(a.batch), str(b.batch)), "device": (a.device, b.device)}
     pairs |= {n: (a.versions[n], b.versions[n]) for n in a.versions if n in b.versions}
-    pairs |= {n: (a.environment[n], b.environment[n]) for n in a.environment if n in b.environment}
+    around = (n for n in a.environment if n in b.environment and _surrounds(n))
+    pairs |= {n: (a.environment[n], b.environment[n]) for n in around}
     return [
         Sentence("{name} {a} against {b}", name=Code(name), a=Code(x), b=Code(y))
         for name, (x, y) in pairs.items()
         if x != y
     ]
+
+
+def _surrounds(name: str) -> bool:
+    """Whether an entry of the environment says where a run was made, not what was run."""
+    return name not in ("keys", "called at") and not name.startswith("config.")
 
 
 def _reproduces(case: Case, step: StepRecord, *, batch: bool) -> Variation:

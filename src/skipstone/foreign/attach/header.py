@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from skipstone.foreign.attach.forward import Forward
+from skipstone.foreign.attach.given import configuration
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.record import Header
 from skipstone.tracing.recorder import environment
@@ -23,6 +24,7 @@ def header_of(
     settings: Mapping[str, str],
     *,
     function_name: str,
+    called_at: str,
     keys: str,
 ) -> Header:
     """The header of a run; prompt, length and sample are filled in by the run.
@@ -34,6 +36,7 @@ def header_of(
         done: the first call, which has shown width, vocabulary and dtype.
         settings: what the calls and the loop were given.
         function_name: of the loop.
+        called_at: the line that calls the model.
         keys: how cached keys are kept, as ``kind_of_keys`` says.
     """
     return Header(
@@ -54,6 +57,6 @@ def header_of(
             "python": platform.python_version(),
         },
         source=function_name,
-        environment=environment() | {"keys": keys},
+        environment=environment() | {"keys": keys, "called at": called_at} | configuration(model),
         stated=wanted.stated,
     )

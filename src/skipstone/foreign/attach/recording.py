@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from skipstone.errors import ConfigError
 from skipstone.foreign.attach.cost import measuring_cost, skip_cost
 from skipstone.foreign.attach.forward import Forward
+from skipstone.foreign.attach.given import plain_arguments
 from skipstone.foreign.attach.header import header_of
 from skipstone.foreign.attach.keys import kind_of_keys
 from skipstone.foreign.attach.run import ForeignRun
@@ -171,7 +172,7 @@ class Recording:
             run = self._start(located.canvas_BL)
         else:
             self._note_time(run, began)
-        run.note_settings(call.settings(frame), self._wanted.stated, frame)
+        run.note_settings(plain_arguments(call, frame), self._wanted.stated, frame)
         run.grow(located.canvas_BL)
         self._complete(run, located.canvas_BL, located.placed.positions_BN)
         self._note(run, call, located, place(frame))
@@ -194,6 +195,8 @@ class Recording:
 
     def _note(self, run: ForeignRun, call: Call, located: Located, source: str) -> None:
         """Say what is odd about a call."""
+        for event in run.given.note(call, run.forwards, source):
+            run.event(event)
         if located.problem:
             self._say(unlocated(located.problem, self._model, call, source, run.forwards))
         if located.said is not None and source not in run.disagreed:
@@ -322,6 +325,7 @@ class Recording:
             done,
             run.settings,
             function_name=name,
+            called_at=run.source,
             keys=keys,
         )
 

@@ -23,6 +23,7 @@ from skipstone.foreign.attach.blocks import (
 )
 from skipstone.foreign.attach.cost import Clock
 from skipstone.foreign.attach.forward import Rowed
+from skipstone.foreign.attach.given import GivenTensors
 from skipstone.foreign.attach.growth import refitted
 from skipstone.foreign.attach.steps import Assembler, Seen
 from skipstone.foreign.attach.wanted import Wanted
@@ -52,6 +53,7 @@ class ForeignRun:
         self.source = ""
         self.function_name = ""
         self.clock = Clock()
+        self.given = GivenTensors()
         self.forwards = 0
         self.calls_that_may_skip = 0
         self.partial_rows = 0

@@ -10,14 +10,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import FrameType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skipstone.foreign.shared.caches import cached_length, key_values, leaves
-from skipstone.foreign.shared.source import parameters
 
 INTEGERS = frozenset({torch.int64, torch.int32})
 
@@ -112,11 +110,6 @@ class Call:
         """An attention mask hides something: positions may be counted from a later token."""
         mask = self.arguments.get("attention_mask")
         return isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.bool().all())
-
-    def settings(self, caller: FrameType) -> dict[str, str]:
-        """Plain values passed to the model, over those passed to the function that called it."""
-        plain = parameters(caller) | self.arguments
-        return {name: as_text(value) for name, value in plain.items() if _is_plain(value)}
 
 
 def read_call(
@@ -271,10 +264,6 @@ def _may_hold_cache(value: object) -> bool:
     if isinstance(value, (list, tuple, Mapping)):
         return True
     return hasattr(value, "__dict__") and not callable(value)
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, bool | int | float | str)
 
 
 def as_text(value: object) -> str:

@@ -1,0 +1,102 @@
+"""What a foreign call was given beside its token ids: tensors, plain values, a configuration."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+
+from skipstone.foreign.shared.calls import Call, as_text
+from skipstone.foreign.shared.source import parameters, user_frames
+from skipstone.record import Event
+
+# Larger tensors are states or caches, which are recorded otherwise.
+_LARGEST = 1 << 20
+# A loop that is called by others: its own arguments and those of so many functions above it.
+_FRAMES = 4
+# Kept of one run: arguments that change in every call would fill a trace.
+_KEPT = 256
+
+
+class GivenTensors:
+    """Tensor arguments of calls, told when they are not what they were in the call before."""
+
+    def __init__(self) -> None:
+        """Nothing was given yet."""
+        self._last = dict[str, str]()
+        self._told = 0
+
+    def note(self, call: Call, forward: int, source: str) -> Iterator[Event]:
+        """What is new in a call."""
+        now = {name: _described(t) for name, t in _tensors(call)}
+        for name in [*now, *(self._last.keys() - now.keys())]:
+            text, numbers = now.get(name, ("not given", {}))
+            if self._last.get(name) == text or self._told >= _KEPT:
+                continue
+            self._told += 1
+            self._last[name] = text
+            yield Event(
+                kind="given",
+                message=f"{name} is {text}",
+                source=source,
+                forward=forward,
+                numbers=numbers,
+            )
+
+
+def _tensors(call: Call) -> Iterator[tuple[str, Tensor]]:
+    for name, value in call.arguments.items():
+        own = value is call.ids or value is call.embeds
+        if isinstance(value, Tensor) and not own and value.numel() <= _LARGEST:
+            yield name, value
+
+
+def _described(tensor: Tensor) -> tuple[str, dict[str, float]]:
+    """Shape, dtype and a checksum; of a mask also how much of it can be seen."""
+    values = tensor.detach().cpu().contiguous()
+    dtype = str(values.dtype).removeprefix("torch.")
+    raw = values.flatten().view(torch.uint8).numpy().tobytes()
+    text = f"{dtype} {list(values.shape)}, checksum {crc32(raw):08x}"
+    flags = values.dtype in (torch.bool, torch.int64, torch.int32)
+    if not flags or not bool(((values == 0) | (values == 1)).all()):
+        return text, {}
+    numbers = {"visible": float(values.sum()), "total": float(values.numel())}
+    return f"{text}, {values.sum():.0f} of {values.numel()} visible", numbers
+
+
+def plain_arguments(call: Call, frame: FrameType) -> dict[str, str]:
+    """Plain values passed to the model, over those passed to the functions that led there."""
+    plain = dict[str, object]()
+    for above in reversed(list(_frames(frame))):
+        plain |= parameters(above)
+    plain |= call.arguments
+    return {name: as_text(v) for name, v in plain.items() if _is_plain(v)}
+
+
+def configuration(model: nn.Module) -> dict[str, str]:
+    """The plain values of ``model.config``, by names that begin with ``config.``."""
+    config = getattr(model, "config", None)
+    values = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+    return {
+        f"config.{name}": as_text(value)
+        for name, value in values.items()
+        if isinstance(name, str) and not name.startswith("_") and _is_plain(value)
+    }
+
+
+def _frames(frame: FrameType) -> Iterator[FrameType]:
+    """The function that called the model, and those of the user's own code above it."""
+    library = sysconfig.get_paths()["stdlib"]
+    for count, above in enumerate(user_frames(frame)):
+        filename = above.f_code.co_filename
+        if count > _FRAMES or "site-packages" in filename or filename.startswith(library):
+            return
+        yield above
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, bool | int | float | str) and len(str(value)) < 200

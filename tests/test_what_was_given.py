@@ -1,0 +1,182 @@
+"""What both sides were given is recorded, compared first, and named where it can matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skipstone import Engine, NoCache, attach
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.diagnose import Diagnosis, diagnose
+from skipstone.record import MemoryTrace
+from skipstone.tracing import Recorder
+from skipstone.tracing.experiments import Laboratory, Subject, lifted
+from tests.conftest import MASK
+from tests.foreign import decode, hf_style
+from tests.watching import uneven_model
+
+PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])
+MODEL = uneven_model(5)
+
+
+@cache
+def net() -> hf_style.HFModelForMaskedLM:
+    return hf_style.from_model(MODEL)
+
+
+def loop(
+    model: nn.Module,
+    *,
+    threshold: float | None = None,
+    attention_mask: Tensor | None = None,
+    note: str = "",
+) -> Tensor:
+    """Published loops look like this: arguments, and a call with some of them."""
+    canvas = decode.start_canvas(PROMPT, 16, MASK)
+    for start, stop in decode.blocks(PROMPT, 16, 8):
+        for step in range(stop - start):
+            masked = canvas == MASK
+            masked[:, stop:] = False
+            if not masked.any():
+                break
+            logits = model(canvas, attention_mask=attention_mask).logits
+            share = decode.share_of(canvas, start, stop, MASK, stop - start - step)
+            token, commit = decode.choose(logits, masked, MASK, share, threshold)
+            canvas = torch.where(commit, token, canvas)
+    return canvas
+
+
+def odd(model: nn.Module, *, note: str) -> Tensor:
+    """A loop that an argument turns somewhere that nothing recorded shows."""
+    return loop(model, threshold=0.9 if note == "one" else 0.3)
+
+
+def recorded(run: Callable[[nn.Module], object], model: nn.Module | None = None) -> MemoryTrace:
+    model = net() if model is None else model
+    with attach(model, level="full", mask_id=MASK, stated={"block_length": 8}) as recorder:
+        run(model)
+    return recorder.trace
+
+
+def said(a: MemoryTrace, b: MemoryTrace) -> Diagnosis:
+    return diagnose(Case(a, b))
+
+
+def half() -> Tensor:
+    visible = torch.ones(1, 23, dtype=torch.int64)
+    visible[:, :4] = 0
+    return visible
+
+
+def test_a_mask_that_only_one_side_was_given_is_named_with_the_line_of_the_call() -> None:
+    a, b = recorded(loop), recorded(lambda model: loop(model, attention_mask=half()))
+    event = next(e for e in b.records[0].events if e.kind == "given")
+    assert event.message.startswith("attention_mask is int64 [1, 23], checksum ")
+    assert event.numbers == {"visible": 19.0, "total": 23.0}
+    cause = said(a, b).cause
+    assert cause is not None
+    assert (cause.rule, cause.number) == ("visible-set", 15)
+    assert "19 of 23 visible" in cause.evidence
+    assert "test_what_was_given.py:" in cause.remedy
+
+
+def test_a_mask_that_hides_nothing_is_as_good_as_none() -> None:
+    everything = torch.ones(1, 23, dtype=torch.int64)
+    a, b = recorded(loop), recorded(lambda model: loop(model, attention_mask=everything))
+    assert said(a, b).verdict == "same"
+
+
+def test_a_threshold_is_proved_by_replaying_the_decision() -> None:
+    a = recorded(lambda model: loop(model, threshold=0.9))
+    b = recorded(lambda model: loop(model, threshold=0.3))
+    cause = said(a, b).cause
+    assert cause is not None
+    assert (cause.rule, str(cause.proof)) == ("commit-rule", "necessary and sufficient")
+    assert cause.evidence == "threshold: 0.9 against 0.3"
+
+
+def test_an_argument_of_no_known_meaning_hides_nothing() -> None:
+    a = recorded(lambda model: loop(model, threshold=0.9, note="one"))
+    b = recorded(lambda model: loop(model, threshold=0.3, note="two"))
+    found = said(a, b)
+    assert [f.evidence.partition(":")[0] for f in found.findings] == ["threshold"]
+    assert "note: one against two" in [f.evidence for f in found.remarks]
+    # Arguments of the functions above the loop are seen, too.
+    other = recorded(lambda model: odd(model, note="two"))
+    assert said(recorded(lambda model: odd(model, note="one")), other).verdict == "commit-rule"
+
+
+def test_a_threshold_cannot_change_scores() -> None:
+    a = recorded(lambda model: loop(model, threshold=0.9))
+    other = hf_style.from_model(MODEL)
+    other.model.layers[1].mlp.down_proj.weight.mul_(1.1)
+    b = recorded(lambda model: loop(model, threshold=0.3), other)
+    found = said(a, b)
+    assert found.cause is not None
+    assert found.cause.rule == "module-bug"
+    assert "threshold" in [r.evidence.partition(":")[0] for r in found.remarks]
+
+
+def test_another_configuration_is_named() -> None:
+    other = hf_style.from_model(MODEL)
+    other.config.rope_theta *= 2
+    found = said(recorded(loop), recorded(loop, other))
+    assert found.cause is not None
+    assert (found.cause.rule, found.cause.evidence.partition(":")[0]) == (
+        "position-encoding",
+        "config.rope_theta",
+    )
+
+
+# --- law 15: each side with its own dtype
+
+
+def traced(engine: Engine) -> MemoryTrace:
+    recorder = Recorder()
+    engine.generate(PROMPT[0].tolist(), observer=recorder)
+    return recorder.trace
+
+
+@pytest.fixture(scope="module")
+def engines() -> tuple[Engine, Engine]:
+    from skipstone.tracing.experiments import _copied
+
+    fine, coarse = _copied(MODEL, torch.float32), _copied(MODEL, torch.bfloat16)
+    settings = {"cache": NoCache(), "gen_length": 16, "block_length": 8}
+    return Engine(fine, **settings), Engine(coarse, **settings)
+
+
+def test_two_dtypes_are_a_difference_in_what_was_given(engines: tuple[Engine, Engine]) -> None:
+    a, b = (traced(engine) for engine in engines)
+    assert a.records[0].tokens != b.records[0].tokens
+    # What is at hand is A's model: the wrong subject for B.
+    lab = Laboratory(Subject(a, 0, engines[0]), Subject(b, 0, engines[0]), engines[0].model)
+    found = diagnose(Case(a, b, lab))
+    assert found.cause is not None
+    assert found.cause.evidence == "dtype: float32 against bfloat16"
+    assert str(found.cause.proof) == "sufficient"
+    assert "side B ran in bfloat16, and what is here runs in float32" in found.unavailable
+
+
+def test_the_same_with_both_at_hand(engines: tuple[Engine, Engine]) -> None:
+    a, b = (traced(engine) for engine in engines)
+    lab = Laboratory(Subject(a, 0, engines[0]), Subject(b, 0, engines[1]), engines[0].model)
+    found = diagnose(Case(a, b, lab))
+    assert found.cause is not None
+    assert found.cause.evidence == "dtype: float32 against bfloat16"
+    assert found.verdict == "other-inputs"
+
+
+def test_without_a_model_two_dtypes_are_consistent(engines: tuple[Engine, Engine]) -> None:
+    a, b = (traced(engine) for engine in engines)
+    found = said(a, b)
+    assert found.cause is not None
+    assert (found.verdict, str(found.cause.proof)) == ("other-inputs", "consistent")
+
+
+def test_a_better_dtype_is_still_made(engines: tuple[Engine, Engine]) -> None:
+    assert lifted(engines[0].model).network.dtype == torch.float64
