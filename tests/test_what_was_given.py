@@ -113,7 +113,7 @@ def test_an_argument_of_no_known_meaning_hides_nothing() -> None:
 def test_a_threshold_cannot_change_scores() -> None:
     a = recorded(lambda model: loop(model, threshold=0.9))
     other = hf_style.from_model(MODEL)
-    other.model.layers[1].mlp.down_proj.weight.mul_(1.1)
+    dict(other.named_parameters())["model.layers.1.mlp.down_proj.weight"].mul_(1.1)
     b = recorded(lambda model: loop(model, threshold=0.3), other)
     found = said(a, b)
     assert found.cause is not None
