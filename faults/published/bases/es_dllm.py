@@ -25,14 +25,14 @@ def _load(here: Mapping[str, Path]) -> dict[str, ModuleType]:
 
 
 def _build(modules: Mapping[str, ModuleType], job: Job) -> Any:
-    return llada_of(modules["model"], job.model)
+    net = llada_of(modules["model"], job.model)
+    modules["hook_model"].transform_llada_model(net)
+    return net
 
 
 def _run(code: Code, job: Job) -> object:
     # Its caches are always in bfloat16.
     code.net.to(torch.bfloat16)
-    # Here, so that a fault may have changed what is put into the model.
-    code.modules["hook_model"].transform_llada_model(code.net)
     visible = torch.ones(job.ids.shape) if job.visible is None else torch.tensor(job.visible)
     settings: dict[str, object] = {
         "gen_length": job.gen_length,

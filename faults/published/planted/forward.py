@@ -19,6 +19,7 @@ DREAM = {"dream": fixed("whole", alg="entropy")[:1]}
 EVERYWHERE = LLADA | DREAM | {"es-dllm": fixed("cache")[:1]}
 FIRST = Truth(ALWAYS, (1,), anywhere)
 THIRD = Truth(ALWAYS, (3,), anywhere)
+EMBEDDING = Truth(ALWAYS, (0, 1), anywhere)
 _LAST = Truth(ALWAYS, where=anywhere)
 
 
@@ -233,7 +234,7 @@ def another_activation(code: Code) -> Context:
     return nullcontext()
 
 
-@planted("module-bug", at=FIRST, into={"fast-dllm": both("plain")[:1]})
+@planted("module-bug", at=EMBEDDING, into={"fast-dllm": both("plain")[:1]})
 def embedding_scaled(code: Code) -> Context:
     """Embeddings are multiplied by the root of the width, as for another family of models."""
     code.net.model.config.input_emb_norm = True
@@ -255,7 +256,8 @@ def last_norm_left_out(code: Code) -> Context:
     return nullcontext()
 
 
-@planted("other-inputs: weight", at=Truth(ALWAYS), into=LLADA | DREAM)
+# A trace that has no fingerprint of its weights shows the matrix by what it does.
+@planted("other-inputs: weight", "module-bug", at=THIRD, into=LLADA | DREAM)
 def weights_of_one_matrix(code: Code) -> Context:
     """One matrix of layer 3 was loaded from another checkpoint."""
     weight = [p for p in _layers(code)[2].parameters() if p.ndim == 2][-1]

@@ -5,13 +5,36 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
+
 from faults.published.code import Call, Code, Context
 from faults.published.fault import planted
 from faults.published.jobs import both, fixed, padded, sure
-from faults.truth import ALWAYS, Truth, anywhere, candidates, in_block, masks_stay, parted
+from faults.truth import (
+    ALWAYS,
+    Truth,
+    anywhere,
+    candidates,
+    in_block,
+    masks_stay,
+    near_block,
+    parted,
+)
+from skipstone.record import RunRecord, StepRecord
 
 PARTED = Truth(parted, where=candidates)
 STAYS = Truth(masks_stay, where=in_block)
+
+
+def _other_region(a: RunRecord, b: RunRecord) -> StepRecord | None:
+    """The first step of B that computes other rows than A's, or decides otherwise."""
+    pairs = zip(a.steps, b.steps, strict=False)
+    rows = next((y for x, y in pairs if not np.array_equal(x.rows, y.rows)), None)
+    found = [step for step in (rows, parted(a, b)) if step is not None]
+    return min(found, key=lambda step: step.forward, default=None)
+
+
+REGION = Truth(_other_region, where=near_block)
 _SAMPLE = "generate.DreamGenerationMixin._sample"
 
 
@@ -31,7 +54,7 @@ def commits_beyond_the_block_by_quota(code: Code) -> Context:
 
 @planted(
     "region-boundaries",
-    at=PARTED,
+    at=REGION,
     into={"fast-dllm": sure("dual")},
 )
 def block_ends_one_late(code: Code) -> Context:
@@ -41,7 +64,7 @@ def block_ends_one_late(code: Code) -> Context:
     return code.insert(where, later, after="current_block_end", nth=0)
 
 
-@planted("region-boundaries", at=STAYS, into={"fast-dllm": both("dual")})
+@planted("region-boundaries", at=REGION, into={"fast-dllm": both("dual")})
 def last_position_forgotten(code: Code) -> Context:
     """A block ends one position early, so that its last mask is never committed."""
     earlier = "current_block_end -= 1"
@@ -58,7 +81,7 @@ def the_last_block_is_not_visited(code: Code) -> Context:
 
 @planted(
     "region-boundaries",
-    at=PARTED,
+    at=REGION,
     into={"llada": fixed("generate")[:1], "dllm-fast": sure("prefix")[:1]},
     settings=lambda job: replace(job, block_length=6),
 )
