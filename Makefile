@@ -48,7 +48,7 @@ faults: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m faults.bench --jobs 2 --docs docs/diagnoses.md
 
 # Checkouts of published code by path; what is not named is left out. Nothing is downloaded.
-CHECKOUTS := $(foreach name,FAST_DLLM LLADA DREAM DLLM ES_DLLM,$(if $($(name)),\
+CHECKOUTS := $(foreach name,FAST_DLLM LLADA DREAM DLLM ES_DLLM DKV_CACHE,$(if $($(name)),\
   --$(subst _,-,$(shell echo $(name) | tr A-Z a-z)) "$($(name))"))
 published: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m faults.published $(CHECKOUTS) --jobs 2

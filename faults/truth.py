@@ -63,6 +63,14 @@ def parted(a: RunRecord, b: RunRecord) -> StepRecord | None:
     return next((step for step in b.steps if step.forward == first.forward_b), None)
 
 
+def diverged(a: RunRecord, b: RunRecord) -> StepRecord | None:
+    """The first step of B that computes other rows than A's, or decides otherwise."""
+    pairs = zip(a.steps, b.steps, strict=False)
+    rows = next((y for x, y in pairs if not np.array_equal(x.rows, y.rows)), None)
+    found = [step for step in (rows, parted(a, b)) if step is not None]
+    return min(found, key=lambda step: step.forward, default=None)
+
+
 def scored_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
     """The first step with another confidence of some mask."""
     pairs = (

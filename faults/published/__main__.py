@@ -1,7 +1,8 @@
 """The bench of faults in published code.
 
     python -m faults.published --fast-dllm PATH [--llada PATH] [--dream PATH] [--dllm PATH]
-        [--es-dllm PATH] [--only NAME ...] [--jobs N] [-o scores.json] [--scores scores.md]
+        [--es-dllm PATH] [--dkv-cache PATH] [--only NAME ...] [--jobs N]
+        [-o scores.json] [--scores scores.md]
 
 Each path is a local checkout; what is not given is skipped, with a word.
 """
@@ -25,6 +26,7 @@ _CHECKOUT = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--dream", type=_CHECKOUT, help="A folder with modeling_dream.py, as of Dream-v0")
 @click.option("--dllm", type=_CHECKOUT, help="github.com/ZHZisZZ/dllm")
 @click.option("--es-dllm", type=_CHECKOUT, help="github.com/zhuzj19/ES-dLLM")
+@click.option("--dkv-cache", type=_CHECKOUT, help="github.com/horseee/dKV-Cache")
 @click.option("--only", multiple=True, help="Faults whose name contains this; repeatable.")
 @click.option("--jobs", default=1, show_default=True, help="Processes.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write all outcomes as JSON.")

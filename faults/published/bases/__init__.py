@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from faults.published.bases.dkv_cache import DKV_CACHE
 from faults.published.bases.dllm import DLLM, DLLM_FAST
 from faults.published.bases.dream import DREAM, DREAM_FAST
 from faults.published.bases.es_dllm import ES_DLLM
@@ -9,5 +10,6 @@ from faults.published.bases.fast_dllm import FAST_DLLM
 from faults.published.bases.llada import LLADA
 
 BASES = {
-    base.name: base for base in (FAST_DLLM, LLADA, DLLM, DLLM_FAST, DREAM, DREAM_FAST, ES_DLLM)
+    base.name: base
+    for base in (FAST_DLLM, LLADA, DLLM, DLLM_FAST, DREAM, DREAM_FAST, ES_DLLM, DKV_CACHE)
 }

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor
 
 from faults.published.code import Call, Code, Context, together
 from faults.published.fault import planted
 from faults.published.jobs import both, fixed, sure
-from faults.truth import CACHED, Truth, anywhere, in_block, near_block, outside_block, when
+from faults.truth import (
+    CACHED,
+    Truth,
+    anywhere,
+    diverged,
+    in_block,
+    near_block,
+    outside_block,
+    when,
+)
 
 DUAL = {"fast-dllm": both("dual")}
 DUALS = {"fast-dllm": both("dual"), "dllm-fast": sure("dual")[:1], "dream-fast": both("dual")}
@@ -248,3 +258,32 @@ def cache_in_bfloat16(code: Code) -> Context:
         present = tuple(t.bfloat16().to(t.dtype) for t in present)
     """
     return code.insert(_ATTENTION["fast-dllm"], store, after="present")
+
+
+# --- a cache that a token enters a step after it was committed ------------------------------------
+
+DELAYED = {"dkv-cache": fixed("decode")}
+PARTIAL = when(lambda step: step.rows.size < step.entered_age.size)
+"""The first step that leaves rows out."""
+
+
+@planted("position-encoding", at=Truth(PARTIAL, (1,), anywhere), into=DELAYED)
+def angles_of_other_rows(code: Code) -> Context:
+    """Rows that are left are rotated as if each stood at its neighbour's position."""
+    method = code.net.get_pos_rotary_embedding_cache
+
+    def wrong(left: Tensor) -> object:
+        return method(left.roll(1, 1))
+
+    return patch.object(code.net, "get_pos_rotary_embedding_cache", wrong)
+
+
+@planted(
+    "stale-kv",
+    at=Truth(diverged, where=anywhere),
+    into=DELAYED,
+    settings=lambda job: replace(job, options=(("cache_reloading_step", 100),)),
+)
+def reloaded_never(code: Code) -> Context:
+    """The cache is not computed anew every four steps."""
+    return nullcontext()

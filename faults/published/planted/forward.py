@@ -17,6 +17,7 @@ from faults.truth import ALWAYS, Truth, anywhere
 LLADA = {"fast-dllm": both("dual")[:1] + both("plain")[1:], "llada": fixed("generate")[:1]}
 DREAM = {"dream": fixed("whole", alg="entropy")[:1]}
 EVERYWHERE = LLADA | DREAM | {"es-dllm": fixed("cache")[:1]}
+EVEN_THERE = EVERYWHERE | {"dkv-cache": fixed("decode")[:1]}
 FIRST = Truth(ALWAYS, (1,), anywhere)
 THIRD = Truth(ALWAYS, (3,), anywhere)
 EMBEDDING = Truth(ALWAYS, (0, 1), anywhere)
@@ -207,7 +208,7 @@ def rotation_in_bfloat16(code: Code) -> Context:
 # --- the rest of a layer --------------------------------------------------------------------------
 
 
-@planted("module-bug", at=THIRD, into=EVERYWHERE)
+@planted("module-bug", at=THIRD, into=EVEN_THERE)
 def epsilon_of_one_norm(code: Code) -> Context:
     """The norm before the attention of layer 3 has another epsilon."""
     layer = _layers(code)[2]

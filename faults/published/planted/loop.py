@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 
-import numpy as np
-
 from faults.published.code import Call, Code, Context
 from faults.published.fault import planted
 from faults.published.jobs import both, fixed, padded, sure
@@ -15,26 +13,17 @@ from faults.truth import (
     Truth,
     anywhere,
     candidates,
+    diverged,
     in_block,
     masks_stay,
     near_block,
     parted,
 )
-from skipstone.record import RunRecord, StepRecord
 
 PARTED = Truth(parted, where=candidates)
 STAYS = Truth(masks_stay, where=in_block)
 
-
-def _other_region(a: RunRecord, b: RunRecord) -> StepRecord | None:
-    """The first step of B that computes other rows than A's, or decides otherwise."""
-    pairs = zip(a.steps, b.steps, strict=False)
-    rows = next((y for x, y in pairs if not np.array_equal(x.rows, y.rows)), None)
-    found = [step for step in (rows, parted(a, b)) if step is not None]
-    return min(found, key=lambda step: step.forward, default=None)
-
-
-REGION = Truth(_other_region, where=near_block)
+REGION = Truth(diverged, where=near_block)
 _SAMPLE = "generate.DreamGenerationMixin._sample"
 
 

@@ -21,6 +21,7 @@ EMPTY = Truth(when(lambda step: not step.committed))
 _RULES = {
     "fast-dllm": ("generate.get_transfer_index", "p"),
     "llada": ("generate.generate", "p"),
+    "dkv-cache": ("generate.generate", "p"),
     "dllm": ("mdlm.MDLMSampler.sample", "p"),
     "dllm-fast": ("sampler._get_transfer_index", "p"),
     "dream": ("generate.sample_tokens", "probs"),
@@ -43,6 +44,7 @@ def _in_rule(code: Code, statement: str, *, after: str = "", nth: int | None = N
     "confidence-dtype",
     at=PARTED,
     into={
+        "dkv-cache": fixed("decode", sharp=True)[:1],
         "fast-dllm": fixed("dual", sharp=True),
         "llada": fixed("generate", sharp=True),
         "dllm-fast": fixed("dual", sharp=True)[:1],
@@ -56,7 +58,12 @@ def confidence_in_bfloat16(code: Code) -> Context:
 @planted(
     "commit-rule",
     at=PARTED,
-    into={"fast-dllm": both("dual"), "dllm": fixed("mdlm")[:1], **DREAM},
+    into={
+        "dkv-cache": fixed("decode")[:1],
+        "fast-dllm": both("dual"),
+        "dllm": fixed("mdlm")[:1],
+        **DREAM,
+    },
 )
 def softmax_over_positions(code: Code) -> Context:
     """The softmax runs over the positions, not over the vocabulary."""
@@ -92,7 +99,11 @@ def least_certain_first(code: Code) -> Context:
 @planted(
     "reveal-order",
     at=PARTED,
-    into={"fast-dllm": fixed("dual"), "llada": fixed("generate")[:1]},
+    into={
+        "dkv-cache": fixed("decode")[:1],
+        "fast-dllm": fixed("dual"),
+        "llada": fixed("generate")[:1],
+    },
 )
 def random_order(code: Code) -> Context:
     """Masks are committed in random order, not the most confident first."""
