@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from faults.published.loops import dllm, fast_dllm, fast_dream, llada
+from faults.published.loops import (
+    dllm,
+    dllm_cache,
+    dllm_moe,
+    es_dllm,
+    fast_dllm,
+    fast_dream,
+    llada,
+    open_dllm,
+)
 from faults.published.right import Right
 
+_MODULES = (fast_dllm, fast_dream, llada, dllm, dllm_moe, es_dllm, dllm_cache, open_dllm)
+
 ALL: tuple[tuple[str, Callable[[], Iterator[Right]]], ...] = tuple(
-    (module.REPOSITORY, module.configurations) for module in (fast_dllm, fast_dream, llada, dllm)
+    (module.REPOSITORY, module.configurations) for module in _MODULES
 )

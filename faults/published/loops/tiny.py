@@ -16,6 +16,7 @@ VOCABULARY, PAD, EOS, MASK = 120, 117, 118, 119
 LLADA = {
     "d_model": 32,
     "n_heads": 4,
+    "n_kv_heads": 4,
     "n_layers": 3,
     "mlp_hidden_size": 64,
     "vocab_size": VOCABULARY,
