@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.foreign.attach.attach import attach
-from skipstone.foreign.attach.blocks import Blocks, length_from_run, origin_of
+from skipstone.foreign.attach.blocks import block_length_from_run, lay_out, window_of
+from skipstone.foreign.attach.seen import Scores, Seen
 from skipstone.record import MemoryTrace, RunRecord
 from tests.conftest import EOS, MASK, random_model
 from tests.foreign import bare, hf_style
@@ -263,21 +264,31 @@ def test_position_ids_that_count_from_behind_the_padding_are_no_contradiction() 
 
 
 def test_a_first_block_may_be_shorter() -> None:
-    grid = Blocks(start=5, stop=16, length=4, origin=8)
+    grid = lay_out(start=5, origin=5, stop=16, length=4, window=8)
     assert [grid.of(p) for p in (0, 5, 7, 8, 11, 12, 15)] == [0, 0, 0, 1, 1, 2, 2]
     assert [grid.bounds(b) for b in range(3)] == [(5, 8), (8, 12), (12, 16)]
-    whole = Blocks(start=5, stop=14, length=4, origin=5)
-    assert [whole.bounds(b) for b in range(3)] == [(5, 9), (9, 13), (13, 14)]
+    even = lay_out(start=5, origin=5, stop=14, length=4, window=None)
+    assert [even.bounds(b) for b in range(3)] == [(5, 9), (9, 13), (13, 14)]
 
 
-def test_a_window_shows_where_blocks_lie_and_a_part_of_the_prompt_does_not() -> None:
-    assert origin_of([np.arange(8)], 5, 16, 4) == 8
-    assert origin_of([np.arange(16), np.arange(5, 9)], 5, 16, 4) == 5
-    assert origin_of([np.arange(4)], 30, 64, 8) == 30
+def test_a_window_over_a_part_of_a_long_prompt_shows_no_grid() -> None:
+    blocks = lay_out(start=30, origin=30, stop=64, length=8, window=4)
+    assert blocks.bounds(0) == (30, 38)
+
+
+def test_a_window_begins_with_the_canvas_and_ends_before_it() -> None:
+    assert window_of(np.arange(8), 16) == 8
+    assert window_of(np.arange(16), 16) is None
+    assert window_of(np.arange(4, 8), 16) is None
 
 
 def test_calls_that_begin_before_their_block_tell_its_length() -> None:
-    canvases = [np.full(24, MASK)]
-    rows = [np.arange(24), np.arange(6, 14), np.arange(14, 22)]
-    assert length_from_run(rows, canvases, 7, MASK) == 8
-    assert length_from_run([np.arange(24), np.arange(15, 24)], canvases, 7, MASK) == 8
+    def seen(start: int, stop: int) -> Seen:
+        ids, none, real = np.full(24, MASK), np.zeros(0, np.int32), np.zeros(0)
+        rows = np.arange(start, stop, dtype=np.int32)
+        whole = rows.size == ids.size
+        scores = Scores(none, none, real, none, real)
+        return Seen(0, rows, whole, rows, 0, True, "", ids, ids, None, scores, 0.0)
+
+    assert block_length_from_run([seen(0, 24), seen(6, 14), seen(14, 22)], 7, MASK) == 8
+    assert block_length_from_run([seen(0, 24), seen(15, 24)], 7, MASK) == 8

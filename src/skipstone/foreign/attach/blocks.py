@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from skipstone.foreign.attach.steps import Seen
+from skipstone.foreign.attach.seen import Seen
 
 # What loops call the length of their blocks, and the number of new tokens.
-_BLOCK_NAMES = ("block_length", "block_size")
+BLOCK_NAMES = ("block_length", "block_size")
 _NEW_NAMES = ("gen_length", "max_new_tokens", "gen_len", "max_gen_length", "answer_length")
 
 # Shorter blocks are not read from the order of commits: a loop that goes from left to right would
@@ -38,12 +39,12 @@ def number(text: str | None) -> float:
         return float("nan")
 
 
-def said_length(settings: Mapping[str, str], new: int) -> int | None:
-    """The block length that a loop was given, if it can be one for so many new positions."""
-    for name in _BLOCK_NAMES:
+def said_length(settings: Mapping[str, str]) -> int | None:
+    """The block length that a loop was given, or has under a usual name."""
+    for name in BLOCK_NAMES:
         value = number(settings.get(name))
         if 1 <= value < math.inf and value == int(value):
-            return min(int(value), max(1, new))
+            return int(value)
     return None
 
 
@@ -73,6 +74,52 @@ def origin_of(
     return tail if last == length - 1 else first
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of one length; the first may be shorter, or longer by what stands before it."""
+
+    start: int
+    """First position of the first block: the end of the prompt."""
+    second: int
+    """First position of the second block."""
+    length: int
+    stop: int
+    """First position after the last block."""
+
+    def of(self, position: int) -> int:
+        """The block of a position; those before the first count as in it."""
+        return max(0, (position - self.second) // self.length + 1)
+
+    def bounds(self, block: int) -> tuple[int, int]:
+        """First position of a block, and first position after it."""
+        first = self.start if block == 0 else self.second + (block - 1) * self.length
+        after = min(self.second + block * self.length, self.stop)
+        return min(first, after), after
+
+
+def lay_out(start: int, origin: int, stop: int, length: int, window: int | None) -> Blocks:
+    """Blocks from where they are counted; a window shows a grid over prompt and answer alike.
+
+    Args:
+        start: end of the prompt.
+        origin: where blocks are counted from.
+        stop: first position after the last block.
+        length: of a block.
+        window: where some calls that begin with the canvas end; None if there are none.
+    """
+    second = origin + length
+    if window is not None and origin - window < length:
+        second = origin + (window - origin - 1) % length + 1
+    return Blocks(start, second, length, stop)
+
+
+def window_of(rows: np.ndarray, length: int) -> int | None:
+    """Where a call over the first positions of a canvas ends; None if it is no such call."""
+    end = rows.size
+    window = 0 < end < length and int(rows[0]) == 0 and int(rows[-1]) == end - 1
+    return end if window else None
+
+
 def block_length_from_rows(rows: np.ndarray, origin: int, length: int) -> int | None:
     """The block length that a partial call shows: its rows are one block and end before the canvas.
 
@@ -99,16 +146,25 @@ def block_length_from_run(steps: Sequence[Seen], origin: int, mask_id: int) -> i
     """
     length = max(s.after.size for s in steps)
     new = max(1, length - origin)
-    starts = [int(s.rows.min()) - origin for s in steps if not s.whole and s.rows.size]
-    if any(start > 0 for start in starts):
-        return math.gcd(*(start for start in starts if start >= 0))
-    if starts:
-        return new
+    partial = [s.rows for s in steps if not s.whole and s.rows.size]
+    if partial:
+        return _from_edges(partial, origin, new)
     ends = _possible_ends([s.after for s in steps], origin, mask_id)
     for candidate in range(_SHORTEST, new):
         if ends.issuperset(range(candidate, new, candidate)):
             return candidate
     return new
+
+
+def _from_edges(partial: Sequence[np.ndarray], origin: int, new: int) -> int:
+    """Calls begin at their block, or end with it; how far apart, tells how long blocks are."""
+    begins = sorted({int(rows.min()) for rows in partial})
+    edges = begins if max(begins) > origin else sorted({int(rows.max()) + 1 for rows in partial})
+    common = math.gcd(*(edge - origin for edge in edges))
+    if common == 1 and len(edges) > 1:
+        # They lie beside the ends of blocks, but always by as much.
+        common = math.gcd(*(edge - edges[0] for edge in edges[1:]))
+    return common if 0 < common < new else new
 
 
 def _possible_ends(canvases: Sequence[np.ndarray], origin: int, mask_id: int) -> frozenset[int]:

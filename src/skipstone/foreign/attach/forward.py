@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.foreign.attach.steps import Scores, Seen
+from skipstone.foreign.attach.picks import Pick
+from skipstone.foreign.attach.seen import Scores, Seen
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.caches import key_values
 from skipstone.ops import reference as ops
@@ -68,7 +69,7 @@ class Forward:
         self._wanted = tensors and self._found
         batch = len(located.canvas_BL)
         self._going = [np.arange(rows if self._found else 0) for _ in range(batch)]
-        self._depth = 0
+        self._depth = self._entered = 0
         self._last_BMD: Tensor | None = None
         self._rowed = [Rowed() for _ in range(batch)]
         self._logits = list[Tensor]()
@@ -79,17 +80,20 @@ class Forward:
         x_BMD = self._batched(x)
         if x_BMD is None:
             return
+        self._entered = x_BMD.shape[1]
         if layer == 1:
             self.width, self.dtype = x_BMD.shape[-1], x_BMD.dtype
             self._keep(Tap.STATE, 0, x_BMD)
         elif self._last_BMD is not None and x_BMD.shape[1] < self._last_BMD.shape[1]:
             self._drop(layer, self._last_BMD, x_BMD)
 
-    def leave(self, layer: int, out: object) -> None:
-        """States after a layer."""
+    def leave(self, layer: int, out: object, picks: Sequence[Pick] = ()) -> None:
+        """States after a layer; rows that leave within it were picked there."""
         x = out if isinstance(out, Tensor) else cast("Sequence[Tensor]", out)[0]
         self._depth, self._last_BMD = layer, self._batched(x)
         if self._last_BMD is not None:
+            if self._last_BMD.shape[1] < self._entered:
+                self._drop_within(layer, x, self._last_BMD.shape[1], picks)
             self._keep(Tap.STATE, layer, self._last_BMD)
 
     def end(self, output: object, num_layers: int, mask_id: int) -> Tensor | None:
@@ -114,14 +118,17 @@ class Forward:
         self.vocab_size = logits_CNV.shape[-1]
         if self._ids_BN is None or not self._found:
             return logits_CNV
-        if logits_CNV.shape[1] != self._rows or len(logits_CNV) <= self.samples.chosen.max():
+        rows = logits_CNV.shape[1]
+        gone_on = all(going.size == rows for going in self._going)
+        if not (rows == self._rows or gone_on) or len(logits_CNV) <= self.samples.chosen.max():
             self.unseen = (
                 f"a call of {self._rows} rows returned logits of {logits_CNV.shape[1]} rows; which "
                 f"rows these are is not known"
             )
             return logits_CNV
         for b, c in enumerate(self.samples.chosen.tolist()):
-            self._score(b, logits_CNV[c], num_layers, mask_id)
+            index = np.arange(rows) if rows == self._rows else self._going[b]
+            self._score(b, logits_CNV[c], index, num_layers, mask_id)
         return logits_CNV
 
     def seen(
@@ -161,6 +168,24 @@ class Forward:
             return None
         return x_CMD if self.samples.all else x_CMD[self.samples.chosen.tolist()]
 
+    def _drop_within(self, layer: int, x: Tensor, left: int, picks: Sequence[Pick]) -> None:
+        """Rows left inside a layer: the layer took the others out of the states."""
+        if not self._found:
+            return
+        sizes = self._entered, left
+        found = next((p for p in reversed(picks) if (p.rows, p.out.shape[1]) == sizes), None)
+        if found is None:
+            self.rows_lost = (
+                f"{self._entered - left} rows left within layer {layer}: which they are is not "
+                f"known"
+            )
+            return
+        index_CM = found.index()
+        chosen = zip(self._going, self.samples.chosen.tolist(), strict=True)
+        self._going = [going[index_CM[c]] for going, c in chosen]
+        # Where the layer hands on what it picked, those that left were computed by it as well.
+        self.skip_layer = self.skip_layer or (layer + 1 if found.out is x else layer)
+
     def _drop(self, layer: int, before_BMD: Tensor, after_BMD: Tensor) -> None:
         """Find out which rows left: those that stayed have kept their states, bit for bit."""
         if not self._found:
@@ -197,13 +222,16 @@ class Forward:
                     positions = np.arange(values.shape[0], dtype=np.int32)
                     rowed[TensorKey(self.number, tap, layer)] = (positions, values)
 
-    def _score(self, b: int, logits_NV: Tensor, num_layers: int, mask_id: int) -> None:
+    def _score(
+        self, b: int, logits_NV: Tensor, rows: np.ndarray, num_layers: int, mask_id: int
+    ) -> None:
         """Score the masks of one sample, from a copy: the loop may write into its logits."""
         assert self._ids_BN is not None
-        index = np.flatnonzero(self._ids_BN[b] == mask_id)
-        index = index[np.argsort(self.placed.positions_BN[b][index], kind="stable")]
+        positions = self.placed.positions_BN[b][rows]
+        index = np.flatnonzero(self._ids_BN[b][rows] == mask_id)
+        index = index[np.argsort(positions[index], kind="stable")]
         logits_CV = logits_NV[torch.from_numpy(index).to(logits_NV.device)]
-        positions = self.placed.positions_BN[b][index]
+        positions = positions[index]
         self._logits.append(logits_CV)
         self._scores[b] = _scores(positions, logits_CV, mask_id)
         if self._wanted and index.size:

@@ -21,6 +21,7 @@ from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.given import plain_arguments
 from skipstone.foreign.attach.header import header_of
 from skipstone.foreign.attach.keys import kind_of_keys
+from skipstone.foreign.attach.picks import PICKING, Picks
 from skipstone.foreign.attach.run import ForeignRun
 from skipstone.foreign.attach.said import disagree, unlocated, unseen
 from skipstone.foreign.attach.wanted import Wanted
@@ -55,8 +56,10 @@ class Recording:
         self._sanitizer = Sanitizer() if wanted.sanitize else None
         self._follower = Follower() if self._sanitizer is None else self._sanitizer.follower
         self._finder = Finder(self._follower, wanted.mask_id)
-        within = READS if self._sanitizer is None else None
-        self.functions = Functions(self.guard, (self._follower, self._finder, self.watch), within)
+        self._picks = Picks()
+        listeners = (self._follower, self._finder, self._picks, self.watch)
+        within = READS | PICKING if self._sanitizer is None else None
+        self.functions = Functions(self.guard, listeners, within)
         """The mode that tells what the loop does in between."""
         self._runs = 0
         self._calls = 0
@@ -150,11 +153,12 @@ class Recording:
         """A layer is done."""
         if self._forward is not None:
             with self.guard.within("reading the states after a layer", source_line):
-                self._forward.leave(number, output)
+                self._forward.leave(number, output, self._picks.taken())
 
     def _is_inside(self, inside: bool) -> None:
         """A call of the model is under way from now on, or no more."""
-        self.functions.inside = self.watch.inside = self._follower.inside = inside
+        self.functions.inside = self.watch.inside = inside
+        self._follower.inside = self._picks.inside = inside
 
     # A call, from its arguments to what it returned.
 
@@ -197,6 +201,13 @@ class Recording:
         """Say what is odd about a call."""
         for event in run.given.note(call, run.forwards, source):
             run.event(event)
+        if not located.samples.all and not run.guided:
+            run.guided = True
+            message = (
+                "each call computes the prompts more than once (guidance): states and logits are "
+                "recorded of those that are not hidden"
+            )
+            run.event(Event("guidance", message, source, forward=run.forwards))
         if located.problem:
             self._say(unlocated(located.problem, self._model, call, source, run.forwards))
         if located.said is not None and source not in run.disagreed:
@@ -266,9 +277,8 @@ class Recording:
         final_BL = self.final_BL
         if final_BL is None:
             with self.guard.within("looking for the last canvas", source_line):
-                final_BL = self._finder.newest()
-        if final_BL is not None:
-            run.grow(final_BL)
+                newest_BL = self._finder.newest()
+                final_BL = None if newest_BL is None else newest_BL[:, : run.length]
         self._complete(run, run.canvas_BL if final_BL is None else final_BL, None)
         for event in self._sanitized(run):
             run.event(event)

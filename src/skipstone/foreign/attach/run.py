@@ -14,20 +14,23 @@ from types import FrameType
 import numpy as np
 
 from skipstone.foreign.attach.blocks import (
+    BLOCK_NAMES,
     block_length_from_rows,
     block_length_from_run,
     number,
     origin_of,
     prompt_lengths,
     said_length,
+    window_of,
 )
 from skipstone.foreign.attach.cost import Clock
 from skipstone.foreign.attach.forward import Rowed
 from skipstone.foreign.attach.given import GivenTensors
 from skipstone.foreign.attach.growth import refitted
-from skipstone.foreign.attach.steps import Assembler, Seen
+from skipstone.foreign.attach.seen import Seen
+from skipstone.foreign.attach.steps import Assembler
 from skipstone.foreign.attach.wanted import Wanted
-from skipstone.foreign.shared.source import place, written_at
+from skipstone.foreign.shared.source import place, whole_numbers, written_at
 from skipstone.record import Event, Header, MemoryTrace, Outcome, StepRecord
 from skipstone.record.writer import TraceWriter
 
@@ -60,12 +63,13 @@ class ForeignRun:
         self.last_block = -1
         self.skipped_row_layers = 0
         self._skippable_row_layers = 0
-        self._sink, self._level, self._window = sink, wanted.level, wanted.window
+        self._sink, self._level, self._span = sink, wanted.level, wanted.window
         self._told = set[str]()
         self._mask_id, self._prompt_given = wanted.mask_id, wanted.prompt_length
         self._header: Header | None = None
         self._written = list[tuple[int, StepRecord]]()
         self._origin = 0
+        self._window: int | None = None
         self._assemblers = list[Assembler]()
         self._waiting = list[tuple[int, Seen, Rowed]]()
         self._events = list[Event]()
@@ -78,7 +82,10 @@ class ForeignRun:
         """Settings of a call; the first time that one is not what was stated is an event."""
         self.source = place(frame)
         self.function_name = self.function_name or frame.f_code.co_name
-        for name, value in settings.items():
+        known = dict(settings)
+        if not self.begun and not any(name in known for name in BLOCK_NAMES):
+            known |= whole_numbers(frame, BLOCK_NAMES)
+        for name, value in known.items():
             self.settings.setdefault(name, value)
             meant = stated.get(name)
             if meant is None or name in self._told or _same(meant, value):
@@ -123,7 +130,7 @@ class ForeignRun:
         starts = zip(self.start_BL, self.prompt_lengths, strict=True)
         origins = [origin_of(ids, start, self._mask_id, known) for ids, start in starts]
         self._origin = origins[0]
-        self._block_length = said_length(known, self.length - min(origins))
+        self._block_length = said_length(known)
         bound = next((v for n in _BOUND_NAMES if (v := number(known.get(n))) == v), float("nan"))
         self._header = header
         self._assemblers = [
@@ -169,7 +176,7 @@ class ForeignRun:
             rows, length = seen.next_rows, seen.before.size
             self._block_length = block_length_from_rows(rows, self._origin, length)
         self._waiting.append((sample, seen, tensors))
-        if self._block_length is not None:
+        if self._block_length is not None and sample == len(self.start_BL) - 1:
             self._write(self._block_length)
 
     def end(self, final_BL: np.ndarray | None, texts: Sequence[str]) -> None:
@@ -194,19 +201,31 @@ class ForeignRun:
             self._sink.close()
 
     def _write(self, block_length: int) -> None:
-        for sample, seen, tensors in self._waiting:
-            record = self._assemblers[sample].record(seen, block_length)
-            self.last_block = max(self.last_block, record.block_stop)
-            self._count(seen)
-            wanted = self._wanted(record.block, record.step)
-            self._written.append((sample, record))
-            self._sink.step(sample, record, tensors if wanted else {})
-        self._waiting.clear()
+        """All samples of a call together: they are at one block, even if only some show it."""
+        waiting, batch = self._waiting, len(self.start_BL)
+        if not self._written:
+            self._window = next((w for _, s, _ in waiting if (w := _window(s)) is not None), None)
+        grids = [assembler.blocks(block_length, self._window) for assembler in self._assemblers]
+        for first in range(0, len(waiting), batch):
+            call = waiting[first : first + batch]
+            shown = [self._assemblers[b].shown(seen, grids[b]) for b, seen, _ in call]
+            others = max((block for block in shown if block is not None), default=None)
+            for b, seen, tensors in call:
+                record = self._assemblers[b].record(seen, grids[b], others)
+                self._write_step(b, seen, record, tensors)
+        waiting.clear()
+
+    def _write_step(self, sample: int, seen: Seen, record: StepRecord, tensors: Rowed) -> None:
+        self.last_block = max(self.last_block, record.block_stop)
+        self._count(seen)
+        wanted = self._wanted(record.block, record.step)
+        self._written.append((sample, record))
+        self._sink.step(sample, record, tensors if wanted else {})
 
     def _wanted(self, block: int, step: int) -> bool:
         """Whether the tensors of a step are kept."""
-        if self._level == "window" and self._window is not None:
-            return self._window[0] <= (block, step) <= self._window[1]
+        if self._level == "window" and self._span is not None:
+            return self._span[0] <= (block, step) <= self._span[1]
         return True
 
     def _count(self, seen: Seen) -> None:
@@ -250,6 +269,10 @@ class ForeignRun:
             forward=self.forwards - 1,
             numbers={"masks_left": outcome.masks_left, "new_tokens": total},
         )
+
+
+def _window(seen: Seen) -> int | None:
+    return None if seen.whole else window_of(seen.rows, seen.before.size)
 
 
 def _inferred(block_length: int) -> Event:

@@ -10,55 +10,14 @@ Shape letters: L canvas length, G new positions, N rows of a call, C scored mask
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 import numpy as np
 
+from skipstone.foreign.attach.blocks import Blocks, lay_out
+from skipstone.foreign.attach.seen import Scores, Seen
 from skipstone.record import Candidates, StepRecord
 
 _MASK, _COMMITTED, _FILLED, _PROMPT = 2, 3, 4, 1
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What a call says about the masks among its rows; one array a column."""
-
-    position: np.ndarray
-    """int32 [C], ascending"""
-    token: np.ndarray
-    """int32 [C]"""
-    confidence: np.ndarray
-    """float64 [C]"""
-    runner_up: np.ndarray
-    """int32 [C]"""
-    runner_up_confidence: np.ndarray
-    """float64 [C]"""
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """One call and what the loop made of it, for one sample."""
-
-    forward: int
-    rows: np.ndarray
-    """int32 [N]: positions that entered layer 1; none if they are not known."""
-    whole: bool
-    """Whether the call computed every position of its canvas."""
-    finished: np.ndarray
-    """int32: positions that went through every layer."""
-    skip_layer: int
-    """The first layer that other rows did not compute; 0 if all finished."""
-    keeps: bool
-    """Whether the model gave back keys and values to be used again."""
-    positions_from: str
-    before: np.ndarray
-    """int64 [L]: the canvas of the call."""
-    after: np.ndarray
-    """int64 [L]: the canvas of the next call, or the last one known."""
-    next_rows: np.ndarray | None
-    """int32: rows of the next call; None if there was none."""
-    scores: Scores
-    seconds: float
 
 
 class Assembler:
@@ -110,16 +69,23 @@ class Assembler:
             getattr(new, name)[: old.position.size] = getattr(old, name)
         self._board = new
 
-    def record(self, seen: Seen, block_length: int) -> StepRecord:
-        """The step that a call was, in blocks of ``block_length``."""
+    def blocks(self, block_length: int, window: int | None) -> Blocks:
+        """Where blocks lie on the canvas as it is by now; ``window`` as in ``lay_out``."""
+        masks = np.flatnonzero(~self._given)
+        stop = int(masks[-1]) + 1 if masks.size else self.length
+        return lay_out(self._prompt_length, self._origin, stop, block_length, window)
+
+    def record(self, seen: Seen, blocks: Blocks, others: int | None = None) -> StepRecord:
+        """The step that a call was.
+
+        ``others`` is the block that other samples of the batch are at, where this one shows none.
+        """
         seen = self._as_long(seen)
-        self._enter(self._block_of(seen, block_length))
+        self._enter(self._block_of(seen, blocks, others))
         self._entered_at[seen.rows] = seen.forward
         self._finished_at[seen.finished] = seen.forward
         self._write(seen.scores)
-        begin = self._origin + self._block * block_length
-        start = self._prompt_length if self._block == 0 else begin
-        stop = min(begin + block_length, seen.before.size)
+        start, stop = blocks.bounds(self._block)
         new = slice(self._prompt_length, None)
         return StepRecord(
             forward=seen.forward,
@@ -127,7 +93,7 @@ class Assembler:
             step=self._step,
             recovery=False,
             refresh=seen.whole and seen.keeps,
-            block_start=min(start, stop),
+            block_start=start,
             block_stop=stop,
             ids_before=seen.before[new].astype(np.int32),
             ids_after=seen.after[new].astype(np.int32),
@@ -157,21 +123,46 @@ class Assembler:
         self._step = self._step + 1 if block == self._block else 0
         self._block = block
 
-    def _block_of(self, seen: Seen, length: int) -> int:
-        """Blocks never go back: masks that are left behind belong to what came before."""
-        start = self._origin
+    def shown(self, seen: Seen, blocks: Blocks) -> int | None:
+        """The block that a call shows by its rows or its commits; None if by neither."""
+        seen = self._as_long(seen)
         commits = np.flatnonzero(self._committed(seen))
-        # A call over all rows belongs to the block of its commits; if it has none, it is the first
-        # of the block that the next call works on.
-        own = np.zeros(0, np.int32) if seen.whole else seen.rows
-        for where in (own, commits, _partial(seen.next_rows, seen)):
-            if where.size and where.max() >= start and (where is commits or where.min() >= start):
-                at = where.max() if where is commits else where.min()
-                return max(self._block, (int(at) - start) // length)
-        masks = np.flatnonzero(seen.before == self._mask_id)
-        masks = masks[masks >= start]
-        here = (masks - start) // length >= self._block
-        return (int(masks[here].min()) - start) // length if here.any() else self._block
+        if not seen.whole and seen.rows.size:
+            return self._of_rows(seen.rows, seen.before, commits, blocks)
+        if commits.size:
+            return blocks.of(int(commits.max()))
+        if seen.next_rows is not None and 0 < seen.next_rows.size < seen.before.size:
+            return self._of_rows(seen.next_rows, seen.after, commits, blocks)
+        return None
+
+    def _block_of(self, seen: Seen, blocks: Blocks, others: int | None) -> int:
+        """Blocks never go back: masks that are left behind belong to what came before."""
+        shown = self.shown(seen, blocks)
+        if shown is None:
+            shown = others
+        if shown is None:
+            masks = np.flatnonzero(seen.before == self._mask_id)
+            here = [block for block in map(blocks.of, masks.tolist()) if block >= self._block]
+            shown = min(here, default=self._block)
+        return max(self._block, shown)
+
+    def _of_rows(
+        self, rows: np.ndarray, canvas: np.ndarray, committed: np.ndarray, blocks: Blocks
+    ) -> int:
+        """A partial call begins with its block, or ends with it, or its first mask is in it.
+
+        Rows may begin before their block, as where logits are those of the next position.
+        """
+        first = int(rows.min())
+        if first == 0:
+            return blocks.of(int(rows.max()))
+        masks = rows[canvas[rows] == self._mask_id]
+        at_first = blocks.of(first)
+        begins, ends = blocks.bounds(at_first)
+        done = not ((masks >= begins) & (masks < ends)).any()
+        if first == begins and not (done and committed.size):
+            return at_first
+        return blocks.of(int(masks.min())) if masks.size else self._block
 
     def _changed(self, seen: Seen) -> np.ndarray:
         """Masks that the step filled, bool [L]."""
@@ -203,14 +194,19 @@ class Assembler:
     def _candidates(self, seen: Seen, stop: int) -> Candidates:
         """Masks with scores that are in the block or left of it, or were committed all the same."""
         board, committed = self._board, self._committed(seen)
-        known = (seen.before == self._mask_id) & (board.token >= 0)
-        known &= committed | (board.position < stop)
+        known = (seen.before == self._mask_id) & (board.token >= 0) & (board.position < stop)
+        known |= committed
         position = np.flatnonzero(known).astype(np.int32)
         eligible = np.isin(position, seen.scores.position)
-        confidence = board.confidence[position]
+        token, confidence = board.token[position], board.confidence[position]
+        # A loop may take a token from the logits of another row, and no row of this call has its
+        # confidence then.
+        elsewhere = committed[position] & (token != seen.after[position])
+        token = np.where(elsewhere, seen.after[position], token).astype(np.int32)
+        confidence = np.where(elsewhere, np.nan, confidence)
         return Candidates(
             position=position,
-            token=board.token[position],
+            token=token,
             confidence=confidence,
             runner_up=board.runner_up[position],
             runner_up_confidence=board.runner_up_confidence[position],
@@ -231,12 +227,6 @@ def _board(length: int) -> Scores:
         runner_up=np.full(length, -1, np.int32),
         runner_up_confidence=np.full(length, np.nan),
     )
-
-
-def _partial(rows: np.ndarray | None, seen: Seen) -> np.ndarray:
-    """The rows of a call; none if they are the whole canvas, or if there was no call."""
-    partial = rows is not None and rows.size < seen.before.size
-    return rows if partial and rows is not None else np.zeros(0, np.int32)
 
 
 def _age(at_L: np.ndarray, forward: int) -> np.ndarray:

@@ -75,10 +75,12 @@ def _hidden(other: np.ndarray, canvas: np.ndarray, given: np.ndarray, mask_id: i
     differs = other != canvas
     if not differs.any(1).all() or not (other[differs] == mask_id).all() or differs[~given].any():
         return False
-    # The prompt goes as a whole: up to the last hidden token nothing given is left.
-    last = differs.shape[1] - 1 - differs[:, ::-1].argmax(1)
-    rows = zip(other, given, last, strict=True)
-    return all(bool((row[:end][told[:end]] == mask_id).all()) for row, told, end in rows)
+    # The prompt goes as a whole, but for padding and the like before it.
+    first, last = differs.argmax(1), differs.shape[1] - 1 - differs[:, ::-1].argmax(1)
+    rows = zip(other, given, first, last, strict=True)
+    return all(
+        bool((row[begin:end][told[begin:end]] == mask_id).all()) for row, told, begin, end in rows
+    )
 
 
 def _tokens(ids: np.ndarray, mask_id: int) -> int:

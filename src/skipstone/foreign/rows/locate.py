@@ -77,7 +77,15 @@ def locate(
     now_BL, given_BL = (None, None) if known is None else (known.now_BL, known.given_BL)
     samples = samples_of(ids_CN, now_BL, given_BL, mask_id)
     found = _Search(call, ids, ids_CN[samples.chosen], samples, places, known, mask_id)
-    return dataclasses.replace(found.located(), anew=known is None)
+    located = dataclasses.replace(found.located(), anew=known is None)
+    return located if known is None else _trimmed(located, known.canvas_BL.shape[1])
+
+
+def _trimmed(located: Located, length: int) -> Located:
+    """A loop may keep more positions than it ever computes: a canvas grows by rows of calls."""
+    rows_BN = located.placed.positions_BN
+    length = max(length, int(rows_BN.max(initial=-1)) + 1)
+    return dataclasses.replace(located, canvas_BL=located.canvas_BL[:, :length])
 
 
 def _without_ids(call: Call, known: Known | None) -> Located | None:
@@ -152,18 +160,28 @@ class _Search:
             return (exact.positions_BN == from_0).all() and rows >= (self.length or rows)
         if self.known is None:
             stated = self.call.stated
-            begins = said is None or stated is None or ways.counts_from_start(stated)
-            begins = begins or bool((said.positions_BN == from_0).all())
-            return begins and self.call.cached == 0 and not self._is_view()
+            counted = said is not None and bool((said.positions_BN == from_0).all())
+            numbered = said is None or stated is None or ways.counts_from_start(stated)
+            # A cache that was laid out before has room for all positions, and nothing in it yet.
+            begins = counted or (numbered and self.call.cached == 0)
+            return begins and not self._is_view()
         if rows == self.length:
             beyond = said is not None and said.positions_BN.max() >= rows
             return not beyond and (said is not None or self._continues())
         return rows > self.known.now_BL.shape[1] and self._continues()
 
     def _is_view(self) -> bool:
-        """Whether the ids are a part of a larger tensor, and a cache or a start is spoken of."""
+        """Whether the ids are a part of a canvas, or of a larger tensor that is spoken of."""
+        view = ways.slice_of_canvas(self.ids, None)
         speaks = self.call.given_cache or self.call.stated is not None
-        return speaks and ways.slice_of_canvas(self.ids, None) is not None
+        return view is not None and (speaks or self._amid_masks(view[0], view[1]))
+
+    def _amid_masks(self, start: int, around_BL: np.ndarray) -> bool:
+        """Whether the memory around the ids is that of a canvas: nothing but masks."""
+        if self.ids.ndim != 2 or self.ids.stride(0) != around_BL.shape[1]:
+            return False  # one row of a larger batch
+        rest_BM = np.delete(around_BL, np.s_[start : start + self.ids.shape[1]], axis=1)
+        return bool((rest_BM == self.mask_id).all())
 
     def _continues(self) -> bool:
         """Whether ids as long as the canvas, or longer, go on from it."""
@@ -175,7 +193,8 @@ class _Search:
 
     def _fresh(self, said: Placed | None) -> bool:
         """Whether nothing speaks of rows or caches: the ids are a canvas of their own."""
-        return said is None and not self.call.given_cache and self.known is None
+        silent = said is None and not self.call.given_cache and self.known is None
+        return silent and not self._is_view()
 
     def _whole(self) -> Located:
         batch, rows = self.ids_BN.shape

@@ -7,7 +7,7 @@ for a user's own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -67,3 +67,20 @@ def parameters(frame: FrameType) -> dict[str, object]:
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     values = frame.f_locals
     return {name: values[name] for name in names if name in values}
+
+
+def whole_numbers(frame: FrameType, names: Iterable[str]) -> dict[str, str]:
+    """Whole numbers that the loop has under some of these names, as text.
+
+    A loop may call the model from a helper beside it: the innermost function of the same file that
+    has one of the names is asked.
+    """
+    file, wanted = frame.f_code.co_filename, tuple(names)
+    for outer in user_frames(frame):
+        if outer.f_code.co_filename != file or outer.f_code.co_name == "<module>":
+            continue
+        values = outer.f_locals
+        found = {name: values[name] for name in wanted if type(values.get(name)) is int}
+        if found:
+            return {name: str(value) for name, value in found.items()}
+    return {}

@@ -26,6 +26,10 @@ def merged(call: Call, operands: Sequence[Tensor], computed: Tensor | None = Non
         if merged is None or owner is None:
             merged, owner = places, operand
             continue
+        ahead = _next_token(owner, merged, operand, places)
+        if ahead is not None:
+            merged, owner = ahead
+            continue
         met = meet(merged, places)
         if met.clash is not None and not call.ledger.related(owner, operand):
             clash = Clash(
@@ -36,6 +40,25 @@ def merged(call: Call, operands: Sequence[Tensor], computed: Tensor | None = Non
             return None
         merged = met.places
     return merged
+
+
+def _next_token(
+    a: Tensor, places_a: Tensor, b: Tensor, places_b: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Ids that meet what the rows one before them predict, as models of the next token do.
+
+    Returns:
+        Places and tensor of the ids, or of what was compared with ids; None if it is not so.
+    """
+    if a.is_floating_point() and b.is_floating_point():
+        return None
+    if places_a.shape != places_b.shape or places_a.numel() < 2:
+        return None
+    if bool((places_a == places_b + 1).all()) and not a.is_floating_point():
+        return places_a, a
+    if bool((places_b == places_a + 1).all()) and not b.is_floating_point():
+        return places_b, b
+    return None
 
 
 def _broadcast(tensors: Sequence[Tensor]) -> list[int]:
