@@ -173,12 +173,13 @@ class Dropping(nn.Module):
 
     def __init__(self, slab: nn.Module) -> None:
         super().__init__()
-        self.slab = slab
+        assert isinstance(slab, bare.Slab)
+        self.slab, self.heads = slab, slab.heads
 
     def forward(self, x: Tensor, position_ids: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         first = x.shape[1] - keep
         order = torch.arange(first, x.shape[1])[None, :, None].expand(x.shape[0], -1, 1)
-        angle = position_ids[0].double()[:, None] * torch.ones(x.shape[-1] // self.slab.heads)
+        angle = position_ids[0].double()[:, None] * torch.ones(x.shape[-1] // self.heads)
         x = self.slab(x, angle.cos(), angle.sin())
         if first:
             x = x.take_along_dim(order, 1)

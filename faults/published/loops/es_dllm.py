@@ -85,7 +85,8 @@ def _dream() -> Any:
         "dllm.pipelines.dream.models.configuration_dream",
         bare=(*packages, "dllm.pipelines.dream.models"),
     )
-    model = weights(modeling.DreamModel(configuration.DreamConfig(**DREAM)), torch.bfloat16)
+    made = modeling.DreamModel(configuration.DreamConfig(**DREAM))
+    model: Any = weights(made, torch.bfloat16)
     model.config.model_type = "Dream"
     return model
 

@@ -67,5 +67,5 @@ class Picks:
 
     def taken(self) -> list[Pick]:
         """What was picked since this was last asked."""
-        picks, self._picks = self._picks, []
+        picks, self._picks = self._picks, list[Pick]()
         return picks
