@@ -27,6 +27,7 @@ from skipstone.record import Event, MemoryTrace
 REMARKS = frozenset(
     {
         "blocks_inferred",
+        "given",
         "guidance",
         "host_reads",
         "host_reads_in_forward",

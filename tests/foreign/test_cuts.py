@@ -293,3 +293,78 @@ def test_calls_that_begin_before_their_block_tell_its_length() -> None:
 
     assert block_length_from_run([seen(0, 24), seen(6, 14), seen(14, 22)], 7, MASK) == 8
     assert block_length_from_run([seen(0, 24), seen(15, 24)], 7, MASK) == 8
+
+
+def test_a_block_length_that_the_loop_does_not_heed_is_none() -> None:
+    def loop() -> Tensor:
+        # As one has it that is used in another branch only.
+        block_length = 4
+        canvas = torch.full((1, 5 + 8), MASK)
+        canvas[:, :5] = torch.tensor(WORDS[2])
+        for place in (11, 6, 8, 12, 5, 7, 10, 9):
+            region = torch.zeros_like(canvas, dtype=torch.bool)
+            region[:, place] = block_length > 0
+            fill(NET(canvas), canvas, region, 1)
+        return canvas
+
+    [record] = recorded(NET, loop).records
+    assert {p[2:] for p in places(record)} == {(5, 13)}
+    assert {p[0] for p in places(record)} == {0}
+
+
+def test_calls_behind_the_cache_of_a_hidden_prompt_are_no_steps() -> None:
+    def loop(block_size: int = BLOCK) -> Tensor:
+        prompt = torch.tensor([[9, *WORDS[0]]])
+        canvas = prompt
+        for _ in range(2):
+            start = canvas.shape[1]
+            hidden = canvas.clone()
+            hidden[:, 1 : prompt.shape[1]] = MASK
+            past = HF(canvas, use_cache=True).past_key_values
+            none = HF(hidden, use_cache=True).past_key_values
+            canvas = torch.cat([canvas, canvas.new_full((1, block_size), MASK)], dim=1)
+            place = torch.arange(start, start + block_size)[None]
+            region = torch.ones_like(place, dtype=torch.bool)
+            for _ in range(block_size):
+                ids = canvas[:, start:]
+                guided, free = (
+                    HF(ids, position_ids=place, past_key_values=copied(cache)).logits
+                    for cache in (past, none)
+                )
+                fill(free + 1.5 * (guided - free), ids, region, 1)
+        return canvas
+
+    [record] = recorded(HF, loop).records
+    assert record.prompt_length == 8
+    # The first step of a block computes what comes before it.
+    assert [p[:2] for p in places(record)] == [(b, s) for b in range(2) for s in range(5)]
+    assert [len(step.committed) for step in record.steps] == [0, 1, 1, 1, 1] * 2
+    assert [step.rows.size for step in record.steps] == [8, 4, 4, 4, 4, 12, 4, 4, 4, 4]
+
+
+def copied(cache: tuple[hf_style.KeyValue, ...] | None) -> tuple[hf_style.KeyValue, ...]:
+    """As loops hand on a cache that a call would change."""
+    assert cache is not None
+    return tuple((k.clone(), v.clone()) for k, v in cache)
+
+
+def test_tokens_of_the_row_before_are_no_misalignment() -> None:
+    def loop(block_length: int = BLOCK) -> Tensor:
+        canvas = torch.full((1, 5 + 8), MASK)
+        canvas[:, :5] = torch.tensor(WORDS[2])
+        for start in range(5, 13, block_length):
+            region = torch.zeros_like(canvas, dtype=torch.bool)
+            region[:, start : start + block_length] = True
+            while (region & (canvas == MASK)).any():
+                logits = NET(canvas)
+                logits[..., MASK] = -torch.inf
+                shifted = torch.empty_like(logits[:, 1:])
+                shifted[:, :] = logits[:, :-1]
+                token = torch.where(canvas[:, 1:] == MASK, shifted.argmax(-1), canvas[:, 1:])
+                chosen = (region & (canvas == MASK))[0].nonzero()[0, 0]
+                canvas[:, chosen] = token[:, chosen - 1]
+        return canvas
+
+    [record] = recorded(NET, loop, sanitize=True).records
+    assert not [e for e in record.events if e.kind == "misaligned_rows"]
+    assert [p[:2] for p in places(record)] == [(b, s) for b in range(2) for s in range(4)]

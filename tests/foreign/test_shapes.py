@@ -34,7 +34,7 @@ def _shapes(module: ModuleType) -> list[Callable[[], Shape]]:
 
 SHAPES = [f for module in (rows, canvases, calling, batches) for f in _shapes(module)]
 # True of any code, and no alarm.
-REMARKS = {"blocks_inferred", "guidance", "skip_cannot_pay", "measuring_cost"}
+REMARKS = {"given", "blocks_inferred", "guidance", "skip_cannot_pay", "measuring_cost"}
 
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda f: f.__name__)
 

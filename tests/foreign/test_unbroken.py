@@ -163,7 +163,7 @@ def test_a_first_call_that_is_no_canvas_is_said() -> None:
     said = pytest.warns(ForeignCodeWarning, match="attach before the first call")
     with said, torch.no_grad(), attach(shape.model, mask_id=MASK) as recorder:
         shape.model(torch.full((1, 4), MASK), {}, cache_position=torch.arange(6, 10))
-    assert kinds(recorder.records[0])[0] == "rows_not_located"
+    assert "rows_not_located" in kinds(recorder.records[0])
     assert recorder.records[0].steps[0].rows.tolist() == [6, 7, 8, 9]
 
 

@@ -37,6 +37,8 @@ def configurations() -> Iterator[Right]:
         yield Right(REPOSITORY, f"fastdllm llada, {name}", partial(_fast, **setting))
     for name, setting in _DREAM.items():
         yield Right(REPOSITORY, f"dream, {name}", partial(_dream, **setting))
+    for name, setting in _FAST_DREAM.items():
+        yield Right(REPOSITORY, f"fastdllm dream, {name}", partial(_fast_dream, **setting))
     for name, setting in _BD3LM.items():
         yield Right(REPOSITORY, f"bd3lm, {name}", partial(_bd3lm, **setting))
 
@@ -76,12 +78,28 @@ _DREAM: dict[str, dict[str, Any]] = {
         "dtype": torch.bfloat16,
     },
 }
+_FAST_DREAM: dict[str, dict[str, Any]] = {
+    "no cache, threshold": {"alg": "confidence_threshold", "threshold": 0.4},
+    "no cache, entropy, three prompts": {"alg": "entropy", "lengths": (9, 7, 4)},
+    "prefix, threshold": {
+        "alg": "confidence_threshold",
+        "threshold": 0.4,
+        "use_cache": "prefix",
+    },
+    "dual, entropy": {"alg": "entropy", "use_cache": "dual"},
+    "dual, margin, blocks of 4": {
+        "alg": "topk_margin",
+        "use_cache": "dual",
+        "block_size": 4,
+    },
+}
 _BD3LM: dict[str, dict[str, Any]] = {
     "one prompt": {},
     "three prompts": {"lengths": (9, 7, 4)},
     "guidance": {"cfg_scale": 0.5},
     "shifted": {"right_shift_logits": True},
     "last block is shorter": {"max_new_tokens": 20},
+    "stops at its end": {"eos": True, "max_new_tokens": 48},
 }
 
 
@@ -157,34 +175,96 @@ def _right(now: Variables, ids: Tensor) -> Moment:
     return Moment(canvas, span(batch, 0, stop), 0, (start,) * batch, (stop,) * batch)
 
 
-def _bd3lm(lengths: tuple[int, ...] = (7,), dtype: Any = torch.float32, **setting: Any) -> Job:
+def _fast_dream(lengths: tuple[int, ...] = (7,), **setting: Any) -> Job:
+    packages = (*_PACKAGES, "dllm.pipelines.fastdllm", "dllm.pipelines.fastdllm.dream")
+    modeling, configuration, fast = load(
+        REPOSITORY,
+        "dllm.pipelines.fastdllm.dream.models.modeling_dream",
+        "dllm.pipelines.fastdllm.dream.models.configuration_dream",
+        "dllm.pipelines.fastdllm.dream.sampler",
+        bare=(
+            *packages,
+            "dllm.pipelines.fastdllm.dream.models",
+            "dllm.pipelines.dream",
+            "dllm.pipelines.dream.models",
+        ),
+    )
+    config_class = next(v for k, v in vars(configuration).items() if k.endswith("DreamConfig"))
+    model_class = next(v for k, v in vars(modeling).items() if k.endswith("DreamModel"))
+    model = weights(model_class(config_class(**DREAM)))
+    sampler = fast.FastdLLMDreamSampler(model=model, tokenizer=Tokenizer())
+    named = {"max_new_tokens": 16, "block_size": 8, "steps": 16, "temperature": 0.0, **setting}
+    config = fast.FastdLLMDreamSamplerConfig(**named)
+    return Job(
+        model, lambda: sampler.sample(prompts(*lengths), config), "sample", _cached, MASK, EOS
+    )
+
+
+def _cached(now: Variables, ids: Tensor) -> Moment:
+    """Without a cache as above; with one, blocks have bounds of their own."""
+    if "num_block" not in now:
+        return _right(now, ids)
+    canvas, start = host(now["x"]), now["current_block_start"]
+    batch = len(canvas)
+    first = 0 if ids.shape[1] == canvas.shape[1] else start
+    return Moment(
+        canvas,
+        span(batch, first, first + ids.shape[1]),
+        now["num_block"],
+        (start,) * batch,
+        (now["current_block_end"],) * batch,
+    )
+
+
+def _bd3lm(
+    lengths: tuple[int, ...] = (7,),
+    dtype: Any = torch.float32,
+    *,
+    eos: bool = False,
+    **setting: Any,
+) -> Job:
     [samplers] = load(REPOSITORY, "dllm.core.samplers", bare=_PACKAGES)
     [qwen] = load(
         REPOSITORY,
         "dllm.pipelines.a2d.models.qwen2.modeling_qwen2",
         bare=(*_PACKAGES, "dllm.pipelines.a2d", "dllm.pipelines.a2d.models"),
     )
-    model = weights(qwen.A2DQwen2LMHeadModel(qwen.A2DQwen2Config(**QWEN)), dtype)
+    model = weights(qwen.A2DQwen2LMHeadModel(qwen.A2DQwen2Config(**QWEN)), dtype, eos=eos)
     sampler = samplers.BD3LMSampler(model=model, tokenizer=Tokenizer())
     named = {"max_new_tokens": 16, "block_size": 8, "steps": 16, **setting}
     config = samplers.BD3LMSamplerConfig(**named)
     return Job(
-        model, lambda: sampler.sample(prompts(*lengths), config), "sample", _growing, MASK, EOS
+        model,
+        lambda: sampler.sample(prompts(*lengths), config),
+        "sample",
+        Growing(),
+        MASK,
+        EOS,
     )
 
 
-def _growing(now: Variables, ids: Tensor) -> Moment:
+class Growing:
     """The canvas grows by a block; the prefix is computed before that, as its first step."""
-    canvas, size, block = host(now["x"]), now["block_size"], now["b_idx"]
-    prompt, new = now["padded_prompt_len"], now["max_new_tokens"]
-    whole = np.full((len(canvas), prompt + new), MASK)
-    whole[:, : canvas.shape[1]] = canvas
-    start = prompt + block * size
-    first = start if ids.shape[1] <= size and "x_block" in now and ids is now["x_block"] else 0
-    return Moment(
-        whole,
-        span(len(canvas), first, first + ids.shape[1]),
-        block,
-        (start,) * len(canvas),
-        (min(start + size, prompt + new),) * len(canvas),
-    )
+
+    def __init__(self) -> None:
+        """No call yet."""
+        self._calls = 0
+
+    def __call__(self, now: Variables, ids: Tensor) -> Moment | None:
+        """Of two calls of guidance, the second decides nothing by itself."""
+        self._calls += 1
+        if now["cfg_scale"] > 0 and self._calls % 2 == 0:
+            return None
+        canvas, size, block = host(now["x"]), now["block_size"], now["b_idx"]
+        prompt, new = now["padded_prompt_len"], now["max_new_tokens"]
+        whole = np.full((len(canvas), prompt + new), MASK)
+        whole[:, : canvas.shape[1]] = canvas
+        start = prompt + block * size
+        first = start if "x_block" in now and ids is now["x_block"] else 0
+        return Moment(
+            whole,
+            span(len(canvas), first, first + ids.shape[1]),
+            block,
+            (start,) * len(canvas),
+            (min(start + size, prompt + new),) * len(canvas),
+        )

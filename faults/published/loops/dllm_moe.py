@@ -44,6 +44,7 @@ def configurations() -> Iterator[Right]:
         "fixed": {"threshold": 2.0, "steps_per_block": 4},
         "prompt of whole blocks": {"threshold": 0.5, "lengths": (8,)},
         "two prompts": {"threshold": 0.5, "lengths": (7, 7)},
+        "blocks of 4, temperature": {"threshold": 0.5, "block_size": 4, "temperature": 0.6},
     }
     for name, setting in second.items():
         yield Right(REPOSITORY, f"llada2, {name}", partial(_job, "llada2", **setting))

@@ -20,6 +20,7 @@ from skipstone.foreign.attach.cost import measuring_cost, skip_cost
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.given import plain_arguments
 from skipstone.foreign.attach.header import header_of
+from skipstone.foreign.attach.hidden import HiddenPrompts
 from skipstone.foreign.attach.keys import kind_of_keys
 from skipstone.foreign.attach.picks import PICKING, Picks
 from skipstone.foreign.attach.run import ForeignRun
@@ -56,7 +57,8 @@ class Recording:
         self._sanitizer = Sanitizer() if wanted.sanitize else None
         self._follower = Follower() if self._sanitizer is None else self._sanitizer.follower
         self._finder = Finder(self._follower, wanted.mask_id)
-        self._picks = Picks()
+        self._picks, self._hidden = Picks(), HiddenPrompts()
+        self._twin = False
         listeners = (self._follower, self._finder, self._picks, self.watch)
         within = READS | PICKING if self._sanitizer is None else None
         self.functions = Functions(self.guard, listeners, within)
@@ -132,6 +134,8 @@ class Recording:
         with self.guard.within("reading what the model returned", source_line):
             if self._sanitizer is not None:
                 self._sanitizer.after(output)
+            if self._twin:
+                self._hidden.made(output)
             if run is not None and forward is not None:
                 # Also if reading fails: what is known of the step goes into the record.
                 self._done = forward
@@ -169,7 +173,8 @@ class Recording:
         if call is None or located is None:
             self._say(unlocated("", self._model, call, place(frame)))
             return
-        if located.samples.twin and run is not None:
+        self._twin = located.samples.twin or self._hidden.goes_on(call)
+        if self._twin and run is not None:
             self._guided(run, call, place(frame))
             return
         if run is None or located.anew:

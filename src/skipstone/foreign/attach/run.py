@@ -74,6 +74,8 @@ class ForeignRun:
         self._waiting = list[tuple[int, Seen, Rowed]]()
         self._events = list[Event]()
         self._block_length: int | None = None
+        self._likely_length: int | None = None
+        """What the loop has under a usual name, and may not heed."""
         self._began = time.perf_counter()
 
     def note_settings(
@@ -82,10 +84,9 @@ class ForeignRun:
         """Settings of a call; the first time that one is not what was stated is an event."""
         self.source = place(frame)
         self.function_name = self.function_name or frame.f_code.co_name
-        known = dict(settings)
-        if not self.begun and not any(name in known for name in BLOCK_NAMES):
-            known |= whole_numbers(frame, BLOCK_NAMES)
-        for name, value in known.items():
+        if not self.begun:
+            self._likely_length = said_length(whole_numbers(frame, BLOCK_NAMES))
+        for name, value in settings.items():
             self.settings.setdefault(name, value)
             meant = stated.get(name)
             if meant is None or name in self._told or _same(meant, value):
@@ -109,6 +110,8 @@ class ForeignRun:
         if not more_BM.size:
             return
         before = self.prompt_lengths
+        # What was computed before it grew was a window over its first positions.
+        self._window = self._window or length
         self.start_BL = np.concatenate([self.start_BL, more_BM], axis=1)
         if self._prompt_given is None:
             self.prompt_lengths = prompt_lengths(self.start_BL, self._mask_id, None)
@@ -172,19 +175,34 @@ class ForeignRun:
 
     def add(self, sample: int, seen: Seen, tensors: Rowed) -> None:
         """One sample of a call, in order; written down once the block length is known."""
-        if self._block_length is None and seen.next_rows is not None:
-            rows, length = seen.next_rows, seen.before.size
-            self._block_length = block_length_from_rows(rows, self._origin, length)
+        if self._block_length is None:
+            self._block_length = self._shown_length(sample, seen)
         self._waiting.append((sample, seen, tensors))
         if self._block_length is not None and sample == len(self.start_BL) - 1:
             self._write(self._block_length)
+
+    def _shown_length(self, sample: int, seen: Seen) -> int | None:
+        """The block length that a call shows: by its rows, or as the loop names it."""
+        likely = self._likely_length
+        if likely is not None:
+            shown = self._assemblers[sample].keeps_to(seen, likely)
+            if shown is False:
+                self._likely_length = None
+            elif shown:
+                return likely
+        rows, length = seen.next_rows, seen.before.size
+        if rows is None or self._likely_length is not None:
+            return None
+        return block_length_from_rows(rows, self._origin, length)
 
     def end(self, final_BL: np.ndarray | None, texts: Sequence[str]) -> None:
         """Write what still waits, and the outcome if the last canvas is known."""
         if self._waiting:
             first = [seen for sample, seen, _ in self._waiting if sample == 0]
-            length = block_length_from_run(first, self._origin, self._mask_id)
-            self.event(_inferred(length))
+            length = self._likely_length
+            if length is None:
+                length = block_length_from_run(first, self._origin, self._mask_id)
+                self.event(_inferred(length))
             self._write(length)
         if final_BL is None:
             self.close()

@@ -50,6 +50,8 @@ class Assembler:
         self._finished_at = np.full(canvas.size, -1, np.int32)
         self._board = _board(canvas.size)
         self._block, self._step = 0, -1
+        self._rows = np.zeros(0, np.int32)
+        """Of the call before."""
 
     @property
     def length(self) -> int:
@@ -75,6 +77,22 @@ class Assembler:
         stop = int(masks[-1]) + 1 if masks.size else self.length
         return lay_out(self._prompt_length, self._origin, stop, block_length, window)
 
+    def keeps_to(self, seen: Seen, block_length: int) -> bool | None:
+        """Whether a call shows that the loop goes by blocks of a length; None if it shows nothing.
+
+        A call of a part of the rows is made for a block. A commit behind the first block, which has
+        masks still, is made without one.
+        """
+        if not seen.whole or (seen.next_rows is not None and seen.next_rows.size < self.length):
+            return True
+        seen = self._as_long(seen)
+        _, stop = self.blocks(block_length, None).bounds(0)
+        behind = np.flatnonzero(self._committed(seen))
+        masked = (seen.after[self._prompt_length : stop] == self._mask_id).any()
+        if behind.size and behind.max() >= stop:
+            return not (seen.before[self._prompt_length : stop] == self._mask_id).any()
+        return None if masked else True
+
     def record(self, seen: Seen, blocks: Blocks, others: int | None = None) -> StepRecord:
         """The step that a call was.
 
@@ -85,6 +103,7 @@ class Assembler:
         self._entered_at[seen.rows] = seen.forward
         self._finished_at[seen.finished] = seen.forward
         self._write(seen.scores)
+        self._rows = seen.rows
         start, stop = blocks.bounds(self._block)
         new = slice(self._prompt_length, None)
         return StepRecord(
@@ -132,6 +151,8 @@ class Assembler:
         if commits.size:
             return blocks.of(int(commits.max()))
         if seen.next_rows is not None and 0 < seen.next_rows.size < seen.before.size:
+            if np.array_equal(seen.rows, self._rows):
+                return self._block  # the block is done, and its keys are kept
             return self._of_rows(seen.next_rows, seen.after, commits, blocks)
         return None
 
