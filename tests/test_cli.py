@@ -232,7 +232,7 @@ def test_the_options_are_the_planned_ones() -> None:
         "env": {"--json", "--debug"},
         "trace": shared
         | {"--ids", "--batch-file", "--batch-size", "--output", "--level", "--window"},
-        "diagnose": shared | {"--ids", "--sample", "--time-limit"},
+        "diagnose": shared | {"--ids", "--sample", "--time-limit", "--keep"},
         "step": {"--ids", "--at", "--with", "--model", "--sample", "--json", "--debug"},
         "show": {
             "--ids",

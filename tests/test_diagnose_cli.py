@@ -87,7 +87,9 @@ def b(tmp_path: Path) -> Path:
 def test_two_traces_are_explained_in_ten_lines_and_the_proof_is_kept(
     call: Call, a: Path, b: Path
 ) -> None:
-    code, out, err = call("diagnose", a, b)
+    assert call("diagnose", a, b)[0] == 1
+    assert open_trace(b).experiments == []
+    code, out, err = call("diagnose", a, b, "--keep")
     assert (code, err) == (1, "")
     lines = out.splitlines()
     assert len(lines) <= 10
@@ -106,7 +108,7 @@ def test_two_traces_are_explained_in_ten_lines_and_the_proof_is_kept(
         assert json.loads(experiment.request)["kind"] in ("rerun", "follow", "unobserved")
         assert json.loads(experiment.outcome)["seconds"] >= 0
     # Asked again, the same experiments give way to their repetitions.
-    assert call("diagnose", a, b)[:2] == (code, out)
+    assert call("diagnose", a, b, "--keep")[:2] == (code, out)
     assert {e.key for e in open_trace(b).experiments} == {*kept, "diagnosis"}
 
 
@@ -179,9 +181,9 @@ def test_without_its_model_a_pair_is_inconclusive_and_says_why(
 
 
 def test_a_reached_time_limit_is_said(call: Call, a: Path, b: Path) -> None:
-    code, out, _ = call("diagnose", a, b, "--time-limit", "1e-9s")
+    code, out, _ = call("diagnose", a, b, "--time-limit", "1e-9s", "--keep")
     assert code == 1
-    assert "cause: INCONCLUSIVE" in out
+    assert "cause: NOT FINISHED" in out
     assert "not tried: the time limit is reached" in out
     assert "ruled out" not in out
     (kept,) = open_trace(b).experiments
@@ -196,7 +198,7 @@ def test_a_trace_that_cannot_be_written_to_does_not_cost_the_verdict(
 
     _, wanted, _ = call("diagnose", a, b)
     monkeypatch.setattr(experiments, "open_for_writing", refuse)
-    code, out, err = call("diagnose", a, b)
+    code, out, err = call("diagnose", a, b, "--keep")
     assert (code, out) == (1, wanted)
     assert err.startswith("note: experiments cannot be kept in ")
     assert len(err.splitlines()) == 1

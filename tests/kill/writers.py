@@ -378,7 +378,7 @@ WRITERS = {
         ),
         Writer(
             "diagnose",
-            lambda sound: ["diagnose", "a.trace", "b.trace", "--time-limit", "20s"],
+            lambda sound: ["diagnose", "a.trace", "b.trace", "--time-limit", "20s", "--keep"],
             _diagnose_law,
             lambda here, undisturbed: _diagnose_law(here, undisturbed, ()),
             codes=(0, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,10 @@ _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 @run_options
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
 @click.option("--sample", default=0, show_default=True, help="Which sample of two traces.")
-@click.option("--time-limit", metavar="60s", help="Time for experiments.  [default: 120s]")
+@click.option(
+    "--time-limit", metavar="60s", help="Time for experiments.  [default: a number of them]"
+)
+@click.option("--keep", is_flag=True, help="Write verdict and experiments into the trace of B.")
 @ids_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def diagnose(
@@ -52,6 +56,7 @@ def diagnose(
     sample: int,
     time_limit: str | None,
     *,
+    keep: bool,
     ids: bool,
     as_json: bool,
     **options: object,
@@ -63,13 +68,17 @@ def diagnose(
     """
     from skipstone.cli.specs import looks_like_trace
 
-    shared, limit = given(options), parse_seconds(time_limit or "120s")
+    shared, limit = given(options), parse_seconds(time_limit)
     if looks_like_trace(a) != looks_like_trace(b):
         raise ConfigError("give two traces, or two run specs and a PROMPT; found one of each")
     if looks_like_trace(a):
         _check_for_traces(shared, prompt if prompt_ids is None else prompt_ids)
-        diagnosis, text = _of_traces(Path(a), Path(b), sample, shared.get("model"), limit)
+        diagnosis, text = _of_traces(
+            Path(a), Path(b), sample, shared.get("model"), limit, keep=keep
+        )
     else:
+        if keep:
+            say_idle("--keep has no effect on two run specs, which leave no trace")
         if sample:
             say_idle(f"--sample {sample} has no effect on two run specs, which decode one prompt")
         if prompt is None and prompt_ids is None:
@@ -84,14 +93,16 @@ def diagnose(
     return 1 if diagnosis.parted or diagnosis.cause is not None else 0
 
 
-def _of_traces(a: Path, b: Path, sample: int, model: str | None, limit: float) -> Told:
+def _of_traces(
+    a: Path, b: Path, sample: int, model: str | None, limit: float, *, keep: bool
+) -> Told:
     from skipstone.cli.specs import traced_pair
 
     with open_trace(a) as trace_a, open_trace(b) as trace_b:
         pair = traced_pair(trace_a, trace_b, sample, model)
         header = trace_a.headers[sample]
         named = tokens_of_trace(header, text_of_trace(header, model), ids=False)
-        return explained(pair, limit), named.text
+        return explained(pair, limit, keep=keep), named.text
 
 
 def _of_specs(a: str, b: str, shared: dict[str, str], prompt: Prompt, limit: float) -> Told:
@@ -115,12 +126,14 @@ def _check_for_traces(shared: dict[str, str], prompt: str | None) -> None:
     )
 
 
-def parse_seconds(text: str) -> float:
-    """Parse ``60``, ``60s``, ``2m`` or ``1h``.
+def parse_seconds(text: str | None) -> float:
+    """Parse ``60``, ``60s``, ``2m`` or ``1h``; without a limit, for ever.
 
     Raises:
         ConfigError: it is no time.
     """
+    if text is None:
+        return math.inf
     number = text.rstrip("smhin")
     unit = text[len(number) :] or "s"
     try:
@@ -132,15 +145,15 @@ def parse_seconds(text: str) -> float:
     return value
 
 
-def explained(pair: Pair, time_limit: float) -> Diagnosis:
-    """Ask every rule, and keep what the experiments found in the traces."""
+def explained(pair: Pair, time_limit: float = math.inf, *, keep: bool = False) -> Diagnosis:
+    """Ask every rule; if that is asked for, keep what the experiments found in the trace of B."""
     from skipstone.tracing.experiments import Laboratory
 
     with status("looking at the traces") as tell:
         lab = Laboratory(pair.a, pair.b, pair.reference, time_limit=time_limit, progress=tell)
         case = Case(pair.a.trace, pair.b.trace, lab, pair.a.sample, pair.b.sample)
         diagnosis = explain(case)
-    if isinstance(pair.b.trace, StoredTrace):
+    if keep and isinstance(pair.b.trace, StoredTrace):
         try:
             _keep(pair.b.trace, lab, diagnosis)
         except TraceError as error:

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 @click.option("--lang", metavar="en|zh", default="en", help="Language at first.  [default: en]")
 @click.option("--sample", metavar="N", type=int, default=0, help="Request of a batch.")
 @click.option("--model", help="Where the model is, if not where the traces say.")
-@click.option("--time-limit", metavar="60s", help="Time for experiments; 0: none.  [default: 60s]")
+@click.option(
+    "--time-limit",
+    metavar="60s",
+    help="Time for experiments; 0: none.  [default: a number of them]",
+)
 @click.option(
     "--floor",
     type=click.Choice(["measure", "estimate"]),
@@ -67,7 +71,7 @@ def report(
         opened = [files.enter_context(open_trace(Path(path))) for path in traces]
         chosen = closest_look(opened, sample)
         pair = traced_pair(opened[0], opened[chosen], sample, model)
-        seconds = 0.0 if time_limit == "0" else parse_seconds(time_limit or "60s")
+        seconds = 0.0 if time_limit == "0" else parse_seconds(time_limit)
         noise = None
         if floor != "estimate":
             noise = measured_floor(opened[0], opened[chosen], sample, floor, pair.reference)
@@ -93,7 +97,7 @@ def report_pair(pair: Pair, path: Path, names: tuple[str, str]) -> None:
         [pair.a.trace, pair.b.trace],
         path,
         names=names,
-        diagnosis=explained(pair, parse_seconds("60s")),
+        diagnosis=explained(pair),
         token=pair.reference.text.token,
     )
     say_written(path)

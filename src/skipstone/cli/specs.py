@@ -110,7 +110,25 @@ def traced_pair(a: StoredTrace, b: StoredTrace, sample: int, model_name: str | N
             raise
         note(f"nothing is run again: {error}")
         model = None
-    return Pair(_subject(a, sample, model), _subject(b, sample, model), model)
+    own = _own_model(a, b, model, model_name)
+    return Pair(_subject(a, sample, model), _subject(b, sample, own), model)
+
+
+def _own_model(
+    a: StoredTrace, b: StoredTrace, model: Model | None, name: str | None
+) -> Model | None:
+    """B's own model: A's if it has the same name, dtype and weights, else loaded for itself."""
+    mine, theirs = a.headers[0], b.headers[0]
+    alike = (mine.model, mine.dtype) == (theirs.model, theirs.dtype)
+    if model is None or theirs.source != "skipstone":
+        return model
+    if alike and same_weights(mine.weights, theirs.weights) is not False:
+        return model
+    try:
+        return model_of(b, name)
+    except (CheckpointError, ConfigError) as error:
+        note(f"B is not run again: {error}")
+        return None
 
 
 def _subject(trace: Trace, sample: int, model: Model | None) -> Subject:

@@ -13,7 +13,7 @@ from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.rules import RULES
 from skipstone.record import StoredTrace
 from skipstone.record.weights import same_weights
-from skipstone.sentence import NOTHING, Code, Sentence
+from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 _LINES = 10
 _SHOWN_RULED_OUT = 2
@@ -42,6 +42,10 @@ class Diagnosis:
     """Why experiments could not be made."""
     experiments: tuple[str, ...] = ()
     next_command: Sentence = NOTHING
+    known: Sentence = NOTHING
+    """What is known where no cause is: the first thing that is wrong, and what is right."""
+    finished: bool = True
+    """Whether every experiment that was asked for could be made within the budget."""
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -83,12 +87,16 @@ class Diagnosis:
     def lines(self) -> list[str]:
         """At most ten lines for a terminal."""
         shown = [str(self.summary)]
-        if self.cause is None:
+        if self.cause is None and self.parted and not self.finished:
+            shown.append("cause: NOT FINISHED: the budget for experiments ended the search")
+        elif self.cause is None:
             shown.append(
                 "cause: INCONCLUSIVE: no rule explains it; noise is not called a cause"
                 if self.parted
                 else f"no cause to look for: every difference is within noise ({self.noise})"
             )
+        if self.known:
+            shown.append(f"known: {self.known}")
         for finding in self.findings[:1]:
             shown += [
                 f"cause: {finding.what} [{finding.rule}]",
@@ -228,7 +236,46 @@ def _weighed(
         noise=case.noise.floor.said,
         unavailable=tuple(case.unavailable),
         next_command=_next(case, causes),
+        known=NOTHING if causes or not explains else _known(case),
+        finished=not case.spent,
     )
+
+
+def _known(case: Case) -> Sentence:
+    """The first thing that is wrong, what was born with it, and what could not be looked at."""
+    first = case.expected.first
+    said = list[Sentence]()
+    if first is not None:
+        said.append(
+            Sentence(
+                "B first departs at block {block}, step {step}: {kind}, at {positions} positions",
+                block=first.step.block,
+                step=first.step.step,
+                kind=Sentence(first.kind),
+                positions=first.positions.size,
+            )
+        )
+    born = case.tensors.born
+    if born:
+        said.append(
+            Sentence(
+                "the first wrong tensor is a {tensor} of layer {layer}, at {positions} positions "
+                "from {position} on",
+                tensor=Sentence(born[0].kind),
+                layer=born[0].layer,
+                positions=born[0].positions.size,
+                position=born[0].position,
+            )
+        )
+    elif case.tensors.recorded is not None and case.tensors.expected is not None:
+        said.append(Sentence("states, keys and values of this step are right"))
+    else:
+        said.append(Sentence("tensors of this step were not recorded on both sides"))
+    if born and case.tensors.local is None:
+        said.append(
+            Sentence("without a model a rotation, a visible set and a module cannot be told apart")
+        )
+    return listed(said)
 
 
 def _is_remark(finding: Finding, seen: Sequence[Finding]) -> bool:
@@ -288,6 +335,17 @@ def _next(case: Case, causes: Sequence[Finding]) -> Sentence:
     if step is None:
         return NOTHING
     at = f"b{step.block}.s{step.step}"
+    if case.foreign and case.tensors.recorded is None:
+        place = (step.block, step.step)
+        return Sentence(
+            "record both runs again with their tensors: {call}",
+            call=Code(f"attach(model, level='window', window=({place}, {place}))"),
+        )
+    if case.tensors.local is None and case.foreign:
+        return Sentence(
+            "give a model of ours with the same weights: {call}",
+            call=Code("skipstone.diagnose(a, b, model=skipstone.load(...))"),
+        )
     if case.tensors.recorded is None:
         return Sentence(
             "record B again with its tensors: add {options} to its skipstone trace",

@@ -22,7 +22,7 @@ def diagnose(
     engine_a: Engine | None = None,
     engine_b: Engine | None = None,
     model: Model | None = None,
-    time_limit: float = 120.0,
+    time_limit: float = float("inf"),
     progress: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Say why two recorded runs of one prompt part, and prove it as well as can be done here.
@@ -34,7 +34,8 @@ def diagnose(
         engine_a: runs A again; without it A cannot be changed and tried again.
         engine_b: the same for B.
         model: leads along recorded canvases; A's model if it is not given.
-        time_limit: seconds for experiments.
+        time_limit: seconds for experiments; unless it is given, only their number is limited, so
+            that a verdict does not depend on how busy the machine is.
         progress: told what is being tried.
 
     Raises:

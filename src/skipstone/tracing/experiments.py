@@ -43,6 +43,9 @@ from skipstone.tracing.recorder import Recorder, outcome
 from skipstone.tracing.replay import Lead, replay
 from skipstone.tracing.unrotated import Unrotated, rotated
 
+BUDGET = 500
+"""Experiments of one diagnosis. Most need fewer than 50; bisecting the rows of a cache, more."""
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -85,6 +88,7 @@ class Laboratory:
         reference: Model | None,
         *,
         time_limit: float = float("inf"),
+        budget: int = BUDGET,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         """Take both sides.
@@ -94,12 +98,13 @@ class Laboratory:
             b: the run to explain.
             reference: the model that leads along recorded canvases; None if it is not here.
             time_limit: seconds; no experiment is started after they are spent.
+            budget: how many experiments may be made.
             progress: told what is being tried.
         """
         self.sides: dict[Side, Subject] = {"a": a, "b": b}
         self.reference = reference
         self.done = list[Done]()
-        self._deadline = time.monotonic() + time_limit
+        self._deadline, self._budget = time.monotonic() + time_limit, budget
         self._progress = progress
         self._answers = dict[Experiment, Trace]()
         self._better: Model | None = None
@@ -115,6 +120,8 @@ class Laboratory:
             return self._answers[experiment]
         if time.monotonic() > self._deadline:
             raise Spent(Sentence("the time limit is reached"))
+        if len(self.done) >= self._budget:
+            raise Spent(Sentence("all {budget} experiments are spent", budget=self._budget))
         if self._progress is not None:
             self._progress(describe(experiment))
         started = time.monotonic()
