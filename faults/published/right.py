@@ -99,7 +99,7 @@ def _try(job: Job, found: Score) -> None:
         said = cuts.differences(trace.records, moments, cuts.host(last))
         found.cuts += [one for one in said if one not in found.cuts]
     diagnosis = diagnose(plain, watched, time_limit=20)
-    found.same = "" if diagnosis.verdict == "same" else diagnosis.lines()[0]
+    found.same = "" if diagnosis.verdict == "same" else f"{diagnosis.verdict}: {diagnosis}"
 
 
 def _seeded(job: Job) -> Callable[[], Tensor]:

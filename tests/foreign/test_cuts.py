@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from skipstone import diagnose
 from skipstone.foreign.attach.attach import attach
 from skipstone.foreign.attach.blocks import block_length_from_run, lay_out, window_of
 from skipstone.foreign.attach.seen import Scores, Seen
@@ -368,3 +369,19 @@ def test_tokens_of_the_row_before_are_no_misalignment() -> None:
     [record] = recorded(NET, loop, sanitize=True).records
     assert not [e for e in record.events if e.kind == "misaligned_rows"]
     assert [p[:2] for p in places(record)] == [(b, s) for b in range(2) for s in range(4)]
+
+
+def test_a_loop_that_edits_what_it_committed_departs_from_nothing() -> None:
+    def loop(block_length: int = 8) -> Tensor:
+        canvas = torch.full((1, 5 + block_length), MASK)
+        canvas[:, :5] = torch.tensor(WORDS[2])
+        region = torch.ones_like(canvas, dtype=torch.bool)
+        while (canvas == MASK).any():
+            fill(NET(canvas), canvas, region, 2)
+            canvas[:, 5] = (canvas[:, 5] + 1) % 40
+        return canvas
+
+    first, second = recorded(NET, loop), recorded(NET, loop)
+    said = diagnose(first, second)
+    assert said.verdict == "same"
+    assert str(said.summary) == "A and B decide the same in every step"

@@ -8,7 +8,7 @@ Shape letters: C candidates, J judged rows, N rows, W values of a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,7 +80,7 @@ def decision_deviations(
             clouded = step.block
             continue
         yield from _of_step(step, wanted[step.forward], floor, rule)
-    yield from _between_steps(record)
+    yield from _between_steps(record, wanted)
 
 
 def _of_step(
@@ -167,8 +167,11 @@ def _scores(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[De
         yield Deviation("token", step, expected, positions[swapped], float(swapped.sum()))
 
 
-def _between_steps(record: RunRecord) -> Iterator[Deviation]:
-    """Canvases that changed between two steps, or otherwise than by the commit of their step."""
+def _between_steps(record: RunRecord, wanted: Mapping[int, StepRecord]) -> Iterator[Deviation]:
+    """Canvases that changed between two steps, or otherwise than by the commit of their step.
+
+    A loop may edit what it has committed; if it should, the expected step did the same.
+    """
     for step, after in zip(record.steps, record.steps[1:], strict=False):
         moved = np.flatnonzero(step.ids_after != after.ids_before)
         if moved.size:
@@ -178,6 +181,10 @@ def _between_steps(record: RunRecord) -> Iterator[Deviation]:
         written = np.flatnonzero(step.ids_before != step.ids_after) + step.prompt_length
         filled = np.flatnonzero(step.status_after == 4) + step.prompt_length
         stray = np.setdiff1d(np.setdiff1d(written, step.committed), filled)
+        right = wanted.get(step.forward)
+        if right is not None and right.ids_after.shape == step.ids_after.shape:
+            new = stray - step.prompt_length
+            stray = stray[step.ids_after[new] != right.ids_after[new]]
         if stray.size:
             yield Deviation("canvas", step, step, stray, float(stray.size))
 
