@@ -446,6 +446,20 @@ OF_CACHE = (
         cache.values_backwards,
     ),
     Specimen(
+        "values are not written",
+        (11,),
+        same(FIXED),
+        Truth(CACHED, (1, 2), in_block),
+        cache.values_not_written,
+    ),
+    Specimen(
+        "keys and values swapped",
+        (13,),
+        same(FIXED),
+        Truth(CACHED, (1,), in_block),
+        cache.keys_and_values_swapped,
+    ),
+    Specimen(
         "K/V of the other request",
         (13,),
         same(FIXED),

@@ -203,6 +203,38 @@ def prompt_from_the_request_before(skipped: int) -> Fault:
 
 
 @contextmanager
+def values_not_written() -> Generator[None, None, None]:
+    """Cached steps write their keys, and not their values."""
+    write = ops.write_rows
+
+    def wrong(
+        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+    ) -> None:
+        if not _everything(key_BLUE, rows):
+            value_NUE = value_BLUE[rows.request_N, rows.position_N]
+        write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+
+    with instead(ops, "write_rows", wrong):
+        yield
+
+
+@contextmanager
+def keys_and_values_swapped() -> Generator[None, None, None]:
+    """Cached steps write their values as keys, and the other way round."""
+    write = ops.write_rows
+
+    def wrong(
+        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+    ) -> None:
+        if not _everything(key_BLUE, rows):
+            key_NUE, value_NUE = value_NUE, key_NUE
+        write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+
+    with instead(ops, "write_rows", wrong):
+        yield
+
+
+@contextmanager
 def positions_one_too_far() -> Generator[None, None, None]:
     """In cached steps the rotary embedding is told positions one too large."""
     angles = LLaDA.angles
