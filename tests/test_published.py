@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from faults.published import table
+from faults.published import table, trial
+from faults.published.__main__ import main
+from faults.published.code import Base, Call, Code, Context, Job
+from faults.published.fault import Fault, Plant
 from faults.published.insert import inserted
 from faults.published.planted import EVERY
 from faults.published.trial import Outcome, Verdict
+from faults.truth import CACHED, Truth
 from skipstone.errors import ConfigError
+from tests.foreign import decode, llada_style
 
 HERE = sys.modules[__name__]
 
@@ -104,3 +112,92 @@ def test_every_fault_says_what_it_does_and_what_is_right() -> None:
         assert fault.causes, fault.name
         assert fault.jobs, fault.name
     assert len({(fault.base, fault.name) for fault in EVERY}) == len(EVERY)
+
+
+# --- a trial, on a loop and a model that are here -------------------------------------------------
+
+
+def _run(code: Code, job: Job) -> object:
+    sizes = {"gen_length": job.gen_length, "block_length": job.block_length}
+    return code.modules["decode"].dual_cache(code.net, job.ids, **sizes)
+
+
+BASE = Base(
+    "here",
+    (),
+    lambda _: {"decode": decode},
+    lambda _, job: llada_style.from_model(job.model),
+    _run,
+    ours=True,
+)
+JOB = Job("dual", ((3, 14, 15, 92, 65),), gen_length=12, block_length=6)
+
+
+def rows_moved(code: Code) -> Context:
+    """Rows are written one to the right."""
+
+    def shift(call: Call) -> None:
+        if call.kwargs.get("replace_position") is not None:
+            call.kwargs["replace_position"] = call.kwargs["replace_position"].roll(1, 1)
+
+    return code.calls(shift)
+
+
+def nothing(code: Code) -> Context:
+    """Nothing is wrong."""
+    return nullcontext()
+
+
+def raises(code: Code) -> Context:
+    """The loop breaks."""
+    return code.insert("decode.dual_cache", "raise RuntimeError('no')", after="canvas", nth=0)
+
+
+def never_ends(code: Code) -> Context:
+    """The model is asked again and again."""
+    forever = "while True: net(canvas)"
+    return code.insert("decode.dual_cache", forever, after="canvas", nth=0)
+
+
+def outcomes_of(plant: Plant, *causes: str) -> list[Outcome]:
+    fault = Fault("a fault", "here", plant, causes, Truth(CACHED), (JOB,))
+    return trial.run(fault, JOB, BASE, BASE.load({}))
+
+
+def test_a_fault_is_recorded_diagnosed_and_scored_without_a_model_and_with_it() -> None:
+    without, with_model = outcomes_of(rows_moved, "wrong-cache-row")
+    assert (without.model, with_model.model) == (False, True)
+    for outcome in (without, with_model):
+        assert outcome.verdict == "right", outcome.said
+        assert outcome.step_right
+    wrong, _ = outcomes_of(rows_moved, "sampler")
+    assert wrong.verdict == "WRONG"
+    worded, _ = outcomes_of(rows_moved, "wrong-cache-row: nobody says this")
+    assert worded.verdict == "WRONG"
+
+
+def test_a_fault_that_changes_nothing_is_not_counted() -> None:
+    (outcome,) = outcomes_of(nothing, "sampler")
+    assert outcome.verdict == "does not act"
+    assert not outcome.counts
+
+
+@pytest.mark.parametrize("plant", [raises, never_ends])
+def test_a_run_that_breaks_or_never_ends_is_listed(plant: Plant) -> None:
+    (outcome,) = outcomes_of(plant, "sampler")
+    assert outcome.verdict == "broke"
+    assert not outcome.counts
+
+
+def test_without_a_checkout_it_says_what_to_pass() -> None:
+    result = CliRunner().invoke(main, [])
+    assert result.exit_code == 1
+    assert "pass one of --fast-dllm" in result.output
+
+
+def test_the_makefile_passes_the_checkouts_that_are_named() -> None:
+    command = ["make", "-n", "published", "FAST_DLLM=/a folder", "ES_DLLM=/b"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert '--fast-dllm "/a folder"' in said
+    assert '--es-dllm "/b"' in said
+    assert "--llada" not in said
