@@ -17,6 +17,7 @@ from faults.published.bases import BASES
 from faults.published.planted import EVERY
 from faults.published.trial import Outcome
 from skipstone.errors import ConfigError
+from skipstone.files import one_line
 
 Task = tuple[str, dict[str, Path], tuple[tuple[int, int], ...]]
 """A code base, all checkouts, and trials as numbers of fault and job: functions cannot be sent."""
@@ -69,7 +70,12 @@ def _work(task: Task) -> list[Outcome]:
     # Their code compiles on its first call, which takes minutes on a CPU and is not in question.
     torch.compiler.set_stance("force_eager")
     base, done = BASES[name], list[Outcome]()
-    modules = base.load(here)
+    try:
+        modules = base.load(here)
+    except Exception as error:
+        # Whatever their code raises, mostly for another version of what it imports.
+        _say(f"skipped: {name} cannot be imported here ({one_line(error)})")
+        return []
     for number, job in numbers:
         new = trial.run(EVERY[number], EVERY[number].jobs[job], base, modules)
         _say("\n".join(map(table.line, new)))

@@ -164,7 +164,13 @@ def cache_not_cropped(code: Code) -> Context:
     return code.insert(_LOOPS["fast-dllm"][1], statement, after="past_key_values", nth=1)
 
 
-@planted("visible-set", "position-encoding", at=Truth(CACHED, (1,), anywhere), into=PREFIX)
+@planted(
+    "visible-set",
+    "position-encoding",
+    "region-boundaries",
+    at=Truth(CACHED, (1,), anywhere),
+    into=PREFIX,
+)
 def cache_cropped_one_short(code: Code) -> Context:
     """The last key before the block is cut off, so that all behind it stand one further left."""
 
