@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -51,19 +52,21 @@ def line(outcome: Outcome) -> str:
 
 
 def shares(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Shares of the faults that act; steps and places of the causes that were named rightly."""
+    """Shares of the faults that act; steps and places of all causes that were named.
+
+    NaN where there are none.
+    """
     counted = [o for o in outcomes if o.counts]
-    right = [o for o in counted if o.verdict == "right"]
+    named = [o for o in counted if o.verdict != "inconclusive"]
     wrong = sum(o.verdict == "WRONG" for o in counted)
-    missed = sum(o.verdict == "inconclusive" for o in counted)
-    number, named = max(1, len(counted)), max(1, len(right))
+    number, missed = len(counted) or math.nan, len(counted) - len(named)
     return {
-        "cause": len(right) / number,
+        "cause": (len(named) - wrong) / number,
         "inconclusive": missed / number,
         "wrong": wrong / number,
         "weighted": 1 - (missed + _MISSED_BY_ONE_WRONG * wrong) / number,
-        "step": sum(o.step_right for o in right) / named,
-        "place": sum(o.place_right for o in right) / named,
+        "step": sum(o.step_right for o in named) / (len(named) or math.nan),
+        "place": sum(o.place_right for o in named) / (len(named) or math.nan),
     }
 
 
@@ -76,8 +79,14 @@ def summary(outcomes: Sequence[Outcome]) -> str:
             counted = sum(o.counts for o in some)
             if counted:
                 cells = [base, _mode(model), str(counted)]
-                rows.append(_row([*cells, *(f"{share:.0%}" for share in shares(some).values())]))
-    return "\n".join([*rows, "", *_idle(outcomes)])
+                rows.append(_row([*cells, *map(_percent, shares(some).values())]))
+    faults = len({o.fault for o in outcomes if o.counts})
+    said = f"{faults} different faults act, each in one to five code bases, at one or two jobs."
+    return "\n".join([*rows, "", said, *_idle(outcomes)])
+
+
+def _percent(share: float) -> str:
+    return "none named" if math.isnan(share) else f"{share:.0%}"
 
 
 def _idle(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -93,7 +102,7 @@ def scores(outcomes: Sequence[Outcome], commit: str) -> str:
     rows = [f"At {commit}.", "", summary(outcomes), "", *_head(_SCORES)]
     for o in outcomes:
         cells = [o.fault, o.base, o.job, " or ".join(o.causes), _mode(o.model), o.verdict]
-        marks = [_mark(o.step_right), _mark(o.place_right)] if o.verdict == "right" else ["", ""]
+        marks = [_mark(o.step_right), _mark(o.place_right)] if o.proof else ["", ""]
         rows.append(_row([*cells, o.said, o.proof, o.where, o.truth, *marks]))
     return "\n".join(rows) + "\n"
 
