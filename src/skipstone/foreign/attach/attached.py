@@ -17,7 +17,7 @@ from skipstone.foreign.attach.layers import callable_parts, hook_layers
 from skipstone.foreign.attach.recording import Recording
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.shared.calls import host_ids
-from skipstone.foreign.shared.compiled import active, compiled_modules
+from skipstone.foreign.shared.compiled import active, compiled_of
 from skipstone.foreign.shared.forwards import hook_forward
 from skipstone.record import MemoryTrace, RunRecord
 
@@ -74,10 +74,10 @@ class Attached:
 
     def __enter__(self) -> Self:
         """Put the hooks on."""
-        compiled = compiled_modules()
-        parts = callable_parts(self._model, self._layers)
-        hook_forward(self._on, parts, self._recording, compiled)
-        hook_layers(self._on, self._layers, self._recording, compiled)
+        compiled = compiled_of(self._model)
+        parts = [*compiled.wrappers, *callable_parts(self._model, self._layers)]
+        hook_forward(self._on, parts, self._recording, compiled.whole)
+        hook_layers(self._on, self._layers, self._recording, compiled.whole)
         self._on.enter_context(active(self._recording.functions))
         return self
 

@@ -21,7 +21,7 @@ from skipstone.foreign.positions.sanitizer import Sanitizer
 from skipstone.foreign.positions.watch import MaskWatch
 from skipstone.foreign.rows.finder import Finder
 from skipstone.foreign.shared.calls import read_call
-from skipstone.foreign.shared.compiled import active, compiled_modules
+from skipstone.foreign.shared.compiled import active, compiled_of
 from skipstone.foreign.shared.forwards import Forward, hook_forward
 from skipstone.foreign.shared.functions import Functions
 from skipstone.foreign.shared.guard import Guard
@@ -151,7 +151,9 @@ def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Repor
     finder = Finder(sanitizer.follower, -1 if mask_id is None else mask_id)
     masks = None if mask_id is None else MaskWatch(sanitizer.findings, mask_id, finder)
     with ExitStack() as on:
-        hook_forward(on, [model], _Hooks(sanitizer, finder, masks, guard), compiled_modules())
+        compiled = compiled_of(model)
+        hooks = _Hooks(sanitizer, finder, masks, guard)
+        hook_forward(on, [*compiled.wrappers, model], hooks, compiled.whole)
         with active(Functions(guard, (sanitizer.follower, finder))):
             yield report
         with guard.within("the end of the report", source_line):

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -44,12 +45,16 @@ def active(mode: TorchFunctionMode) -> Generator[None]:
 
     def switched(callback: Any) -> Any:
         nonlocal outermost
-        before, frame = switch(callback), _beyond_ours(sys._getframe(1))
         if threading.get_ident() != thread:
-            return before
-        if outermost is None and callable(callback) and _take_off(mode):
+            return switch(callback)
+        begins = outermost is None and callable(callback)
+        frame = _beyond_ours(sys._getframe(1)) if begins or not callable(callback) else None
+        if begins and _take_off(mode):
             outermost = frame
-        elif outermost is frame:
+            # Last of all: what is called from here on would be compiled.
+            return switch(callback)
+        before = switch(callback)
+        if frame is not None and outermost is frame:
             outermost = None
             _push([mode])
         return before
@@ -74,18 +79,29 @@ def unseen(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
 
 
-def compiled_modules() -> set[nn.Module]:
-    """Modules that somebody has compiled as a whole, by wrappers that may lie anywhere."""
+@dataclass(frozen=True)
+class Compiled:
+    """What somebody has compiled of a model."""
+
+    whole: frozenset[nn.Module]
+    """Modules that are compiled as a whole, with what they lie in."""
+    wrappers: tuple[nn.Module, ...]
+    """What ``torch.compile(model)`` gave; loops call it instead of the model."""
+
+
+def compiled_of(model: nn.Module) -> Compiled:
+    """Find out what is compiled of a model, by itself or by wrappers that may lie anywhere."""
     eval_frame = sys.modules.get("torch._dynamo.eval_frame")
     if eval_frame is None:
-        return set()
+        return Compiled(frozenset(), ())
     kind: type[nn.Module] = eval_frame.OptimizedModule
     every = gc.get_objects()
     # Millions of objects, of which few or none are meant: counted without a line of Python each.
-    if kind not in set(map(type, every)):
-        return set()
-    wrappers = [found for found in every if type(found) is kind]
-    return {part for wrapper in wrappers for part in wrapper.modules()}
+    present = kind in set(map(type, every))
+    wrappers = [found for found in every if type(found) is kind] if present else []
+    itself = [part for part in model.modules() if part._compiled_call_impl is not None]
+    whole = frozenset(part for outer in (*wrappers, *itself) for part in outer.modules())
+    return Compiled(whole, tuple(w for w in wrappers if next(w.children(), None) is model))
 
 
 def _take_off(mode: TorchFunctionMode) -> bool:

@@ -55,8 +55,12 @@ def hook_forward(
     """
     depth = _Depth()
     for part in parts:
-        whole = part in compiled or part._compiled_call_impl is not None
-        _hook(on, part, listener, depth, whole=whole)
+        signature = getattr(part, "_orig_mod", part).forward
+        whole = part in compiled
+        if part._compiled_call_impl is not None:
+            # ``model.compile()``: calls go by this, and past any hook.
+            _hook(on, part, "_compiled_call_impl", signature, listener, depth, whole=whole)
+        _hook(on, part, "forward", signature, listener, depth, whole=whole)
 
 
 @dataclass(eq=False)
@@ -67,22 +71,30 @@ class _Depth:
 
 
 def _hook(
-    on: ExitStack, module: nn.Module, listener: HearsCalls, depth: _Depth, *, whole: bool
+    on: ExitStack,
+    module: nn.Module,
+    name: str,
+    signature: Forward,
+    listener: HearsCalls,
+    depth: _Depth,
+    *,
+    whole: bool,
 ) -> None:
-    forward = module.forward
-    own = "forward" in vars(module)
+    """Put ourselves in the place of one method of a module."""
+    method: Forward = getattr(module, name)
+    own = name in vars(module)
     # A graph that must be whole may not be broken by us: what is compiled as a whole is seen from
     # outside only.
     before, after, broken = map(unseen, (listener.before, listener.after, listener.broken))
 
-    @functools.wraps(forward)
+    @functools.wraps(method)
     def watched(*args: object, **kwargs: object) -> object:
         if depth.calls or (whole and torch.compiler.is_compiling()):
-            return forward(*args, **kwargs)
-        before(forward, args, kwargs)
+            return method(*args, **kwargs)
+        before(signature, args, kwargs)
         depth.calls += 1
         try:
-            output = forward(*args, **kwargs)
+            output = method(*args, **kwargs)
         except BaseException:
             broken()
             raise
@@ -93,9 +105,9 @@ def _hook(
 
     def put_back() -> None:
         if own:
-            module.forward = forward
+            setattr(module, name, method)
         else:
-            del module.forward
+            delattr(module, name)
 
-    module.forward = watched
+    setattr(module, name, watched)
     on.callback(put_back)
