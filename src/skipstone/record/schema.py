@@ -215,7 +215,8 @@ class StepRecord:
     seconds: float = 0.0
     """Since the step before was done, or the run began."""
     positions_from: str = "engine"
-    """How positions are known: engine, replace_position, cache_length, position_ids, inferred."""
+    """How positions are known: engine, all_rows, canvas_slice, replace_position, position_ids,
+    cache_length, inferred; unknown if they are not."""
 
     def __repr__(self) -> str:
         kinds = [name for name in ("refresh", "recovery") if getattr(self, name)]
