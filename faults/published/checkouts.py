@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-FOLDER = Path(os.environ.get("SKIPSTONE_PUBLISHED", "/tmp/published-code"))
+FOLDER = Path(os.environ.get("SKIPSTONE_PUBLISHED", "published-code"))
 """Holds one checkout a repository, by the repository's name."""
 
 COMMIT = ".commit"

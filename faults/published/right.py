@@ -1,7 +1,9 @@
 """Published loops as they are: none may be alarmed, and each must be cut as it really goes.
 
-    python -m faults.published.right --table scores.md
+    SKIPSTONE_PUBLISHED=FOLDER python -m faults.published.right --table scores.md
 
+FOLDER has a checkout of each repository, by its name: Fast-dLLM, LLaDA, dllm, ES-dLLM, dLLM-cache,
+Open-dLLM, dKV-Cache, SDAR; what is not there is left out. ``transformers`` must be installed.
 Every configuration runs three times: alone, where its own variables say how it goes; recorded; and
 recorded and sanitized. Tokens must be the same each time.
 """
@@ -142,6 +144,8 @@ def lines(scores: Sequence[Score]) -> Iterator[str]:
     cut = sum(not s.cuts and not s.broke for s in scores)
     yield f"false alarms {alarmed} of {len(scores)}, cuts right {cut} of {len(scores)}, "
     yield f"in all right {sum(s.good for s in scores)} of {len(scores)}"
+    names = dict.fromkeys(s.right.repository for s in scores)
+    yield "checkouts: " + ", ".join(f"{n} {checkouts.commit(n)}".strip() for n in names)
     yield ""
     yield "| configuration | alarm | cut | tokens | same | seconds |"
     yield "| --- | --- | --- | --- | --- | --- |"
@@ -170,6 +174,8 @@ def main() -> None:
         for right in all_of(asked.repository)
         if not asked.names or any(n in f"{right.repository}: {right.name}" for n in asked.names)
     ]
+    if not chosen:
+        parser.error(f"no checkout in {str(checkouts.FOLDER)!r} has such a configuration")
     scores = list[Score]()
     for right in chosen:
         scores.append(score(right))

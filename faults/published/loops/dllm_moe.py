@@ -46,6 +46,7 @@ def configurations() -> Iterator[Right]:
         "two prompts": {"threshold": 0.5, "lengths": (7, 7)},
         "blocks of 4, temperature": {"threshold": 0.5, "block_size": 4, "temperature": 0.6},
     }
+    second["stops at its end"] = {"threshold": 0.5, "eos_early_stop": True, "eos": True}
     for name, setting in second.items():
         yield Right(REPOSITORY, f"llada2, {name}", partial(_job, "llada2", **setting))
     edited: dict[str, dict[str, Any]] = {
@@ -57,7 +58,9 @@ def configurations() -> Iterator[Right]:
         yield Right(REPOSITORY, f"llada21, {name}", partial(_job, "llada21", **setting))
 
 
-def _job(family: str, lengths: tuple[int, ...] = (11,), **setting: Any) -> Job:
+def _job(
+    family: str, lengths: tuple[int, ...] = (11,), *, eos: bool = False, **setting: Any
+) -> Job:
     packages = ("dllm", "dllm.core", "dllm.pipelines", f"dllm.pipelines.{family}")
     under = f"dllm.pipelines.{family}"
     modeling, configuration, loop = load(

@@ -44,6 +44,7 @@ def configurations() -> Iterator[Right]:
         },
         "skip by states": {**_SKIP, "ESdLLM_mode": "HiddenState"},
         "skip by queries, two prompts": {**_SKIP, "ESdLLM_mode": "Query", "lengths": (7, 7)},
+        "end comes late": {"delay_eos_generation": True, "eos": True},
         "sparse, two prompts": {"sparse_kv": 0.5, "delay_step": 1, "lengths": (7, 7)},
     }
     if present(MODEL):
@@ -52,10 +53,10 @@ def configurations() -> Iterator[Right]:
                 yield Right(REPOSITORY, f"{family}, {name}", partial(_job, family, **setting))
 
 
-def _job(family: str, lengths: tuple[int, ...] = (7,), **setting: Any) -> Job:
+def _job(family: str, lengths: tuple[int, ...] = (7,), *, eos: bool = False, **setting: Any) -> Job:
     loop, hook = load(REPOSITORY, "generate", "models.hook_model")
     generate = with_ids(loop.batch_generate, _IDS)
-    model = model_of(torch.bfloat16) if family == "llada" else _dream()
+    model = model_of(torch.bfloat16, eos=eos) if family == "llada" else _dream(eos=eos)
     getattr(hook, f"transform_{family}_model")(model)
     prompt, real = padded(*lengths)
     named = {
@@ -77,7 +78,7 @@ def _job(family: str, lengths: tuple[int, ...] = (7,), **setting: Any) -> Job:
     )
 
 
-def _dream() -> Any:
+def _dream(*, eos: bool) -> Any:
     packages = ("dllm", "dllm.core", "dllm.pipelines", "dllm.pipelines.dream")
     modeling, configuration = load(
         MODEL,
@@ -86,7 +87,7 @@ def _dream() -> Any:
         bare=(*packages, "dllm.pipelines.dream.models"),
     )
     made = modeling.DreamModel(configuration.DreamConfig(**DREAM))
-    model: Any = weights(made, torch.bfloat16)
+    model: Any = weights(made, torch.bfloat16, eos=eos)
     model.config.model_type = "Dream"
     return model
 

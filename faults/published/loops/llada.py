@@ -32,6 +32,7 @@ def configurations() -> Iterator[Right]:
         "one block": {"block_length": 16},
         "uneven steps": {"block_length": 8, "steps": 6},
         "bfloat16": {"dtype": torch.bfloat16},
+        "ends may come": {"eos": True},
     }
     if present(MODEL):
         for name, setting in settings.items():
@@ -54,10 +55,14 @@ def model_of(dtype: torch.dtype = torch.float32, *, eos: bool = False) -> Any:
 
 
 def _job(
-    lengths: tuple[int, ...] = (7,), dtype: torch.dtype = torch.float32, **setting: Any
+    lengths: tuple[int, ...] = (7,),
+    dtype: torch.dtype = torch.float32,
+    *,
+    eos: bool = False,
+    **setting: Any,
 ) -> Job:
     [generate] = load(REPOSITORY, "generate")
-    model = model_of(dtype)
+    model = model_of(dtype, eos=eos)
     prompt, real = padded(*lengths)
     named = {"gen_length": 16, "block_length": 8, "steps": 16, "mask_id": MASK, **setting}
     return Job(
