@@ -16,7 +16,8 @@ from skipstone import attach, diagnose
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diff import compare
 from skipstone.files import one_line
-from skipstone.record import MemoryTrace, RunRecord
+from skipstone.foreign.attach.attached import Attached
+from skipstone.record import RunRecord
 
 Verdict = Literal["right", "inconclusive", "WRONG", "does not act", "broke"]
 
@@ -58,14 +59,15 @@ def run(fault: Fault, job: Job, base: Base, modules: Mapping[str, ModuleType]) -
         fault.name, fault.base, str(job), fault.says, fault.causes, False, "does not act"
     )
     try:
-        good = record(base.at(modules, job), job, "A")
-        bad = base.at(modules, job)
-        with fault.plant(bad):
-            faulty = record(bad, job if fault.settings is None else fault.settings(job), "B")
+        good, bad = base.at(modules, job), base.at(modules, job)
+        with recorder(good) as of_good:
+            good.decode(job)
+        with fault.plant(bad), recorder(bad, sanitize=True) as of_bad:
+            bad.decode(job if fault.settings is None else fault.settings(job))
     except Exception as error:
         # Whatever their code raises: the other trials go on, and this one is listed.
         return [replace(blank, verdict="broke", said=one_line(error))]
-    a, b = good.records[fault.request], faulty.records[fault.request]
+    a, b = of_good.trace.records[fault.request], of_bad.trace.records[fault.request]
     if not acts(a, b):
         return [blank]
     models = [None, job.model] if base.ours else [None]
@@ -73,7 +75,7 @@ def run(fault: Fault, job: Job, base: Base, modules: Mapping[str, ModuleType]) -
     for model in models:
         began, outcome = time.perf_counter(), replace(blank, model=model is not None)
         try:
-            found = diagnose(good, faulty, sample=fault.request, model=model)
+            found = diagnose(of_good.trace, of_bad.trace, sample=fault.request, model=model)
             outcome = scored(outcome, fault, found, a, b)
         except Exception as error:
             said = f"the diagnosis crashed: {type(error).__name__}: {one_line(error)}"
@@ -82,13 +84,14 @@ def run(fault: Fault, job: Job, base: Base, modules: Mapping[str, ModuleType]) -
     return outcomes
 
 
-def record(code: Code, job: Job, side: Literal["A", "B"]) -> MemoryTrace:
-    """Run a loop under ``attach``; the run that is in question is sanitized, too."""
-    with attach(
-        code.net, mask_id=code.mask_id, eos_id=code.eos_id, level="full", sanitize=side == "B"
-    ) as recorder:
-        code.decode(job)
-    return recorder.trace
+def recorder(code: Code, *, sanitize: bool = False) -> Attached:
+    """Records what a loop does; no function that calls the loop is told which of the two it is.
+
+    Arguments of those functions are compared, too, as what a run was given.
+    """
+    return attach(
+        code.net, mask_id=code.mask_id, eos_id=code.eos_id, level="full", sanitize=sanitize
+    )
 
 
 def acts(a: RunRecord, b: RunRecord) -> bool:
