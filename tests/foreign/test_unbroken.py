@@ -158,6 +158,19 @@ def test_rows_that_cannot_be_located_are_said_and_the_step_is_kept_as_far_as_kno
     assert record.outcome is not None
 
 
+def test_a_call_of_some_prompts_of_a_batch_is_said_and_the_run_goes_on() -> None:
+    net, x = Plain(), canvas_of(batches.TWO, 2)
+    said = pytest.warns(ForeignCodeWarning, match="1 of the 2 prompts of the batch")
+    with said, torch.no_grad(), attach(net, mask_id=MASK) as recorder:
+        net(x)
+        x[0, BEGIN:] = 5
+        net(x[1:])
+        x[1, BEGIN:] = 7
+    assert len(recorder.traces) == 1
+    assert [r.tokens for r in recorder.records] == [(5, 5), (7, 7)]
+    assert recorder.records[1].steps[1].positions_from == "unknown"
+
+
 def test_a_first_call_that_is_no_canvas_is_said() -> None:
     shape = rows.cache_position()
     said = pytest.warns(ForeignCodeWarning, match="attach before the first call")

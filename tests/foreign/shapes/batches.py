@@ -87,6 +87,43 @@ def guided_by_two_calls() -> Shape:
     return Shape(net, net.model, loop, twins=lambda call: call % 2 == 1)
 
 
+def guided_by_two_calls_hidden_first() -> Shape:
+    net = Plain()
+
+    def loop() -> Tensor:
+        x = canvas_of()
+        given = x != MASK
+        with torch.no_grad():
+            for rows in spans():
+                while (x[:, rows] == MASK).any():
+                    other, cond = net(hidden(x, given)), net(x)
+                    token, chosen = pick((2 * cond - other)[:, rows], x[:, rows])
+                    x[:, rows] = torch.where(chosen, token, x[:, rows])
+        return x
+
+    return Shape(net, net.model, loop, twins=lambda call: call % 2 == 0)
+
+
+def guided_in_three_parts() -> Shape:
+    """The canvas repeated, with the prompt hidden in two of three parts."""
+    net = Plain()
+
+    def loop() -> Tensor:
+        x = canvas_of()
+        given = x != MASK
+        with torch.no_grad():
+            for rows in spans():
+                while (x[:, rows] == MASK).any():
+                    parts = x.repeat(3, 1)
+                    parts[1:] = torch.where(given, MASK, x)
+                    first, second, third = net(parts).chunk(3)
+                    token, chosen = pick((3 * first - second - third)[:, rows], x[:, rows])
+                    x[:, rows] = torch.where(chosen, token, x[:, rows])
+        return x
+
+    return Shape(net, net.model, loop, samples=slice(0, 1))
+
+
 def guided_rows() -> Shape:
     """Both halves in one batch, all rows first, then those of the block by repeating them."""
     net = ByItself()

@@ -135,6 +135,18 @@ def joined() -> Shape:
     )
 
 
+def rolled() -> Shape:
+    return _by_itself(lambda x, rows: torch.roll(x, -rows.start, 1)[:, : rows.stop - rows.start])
+
+
+def indexed() -> Shape:
+    return _by_itself(lambda x, rows: x[torch.arange(1)[:, None], at(rows)[None]])
+
+
+def taken() -> Shape:
+    return _by_itself(lambda x, rows: torch.take_along_dim(x, at(rows)[None], 1))
+
+
 def last_by_gather() -> Shape:
     """Every canvas, the last one too, is gathered from the one before and the tokens."""
     net = Plain()

@@ -177,6 +177,8 @@ class Recording:
         if self._twin and run is not None:
             self._guided(run, call, place(frame))
             return
+        if run is not None and located.hid_before and not run.begun:
+            self._take_back(run)
         if run is None or located.anew:
             run = self._start(located.canvas_BL)
         else:
@@ -249,6 +251,13 @@ class Recording:
         self._first_call = self._calls - 1
         self._step_began = time.perf_counter()
         return self.run
+
+    def _take_back(self, run: ForeignRun) -> None:
+        """A run of one call was none: nothing of it is written down yet."""
+        run.close()
+        self._runs -= 1
+        del self.traces[self._runs :]
+        self.run = self._done = None
 
     def _sink(self) -> MemoryTrace | TraceWriter:
         """Where the next run is written."""

@@ -5,6 +5,7 @@ Shape letters: B batch, N rows of a call, L canvas length.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 
 import numpy as np
@@ -32,6 +33,8 @@ class Finder:
             follower: knows where ids come from.
             mask_id: -1 if it is not known.
         """
+        self._first = False
+        """Whether the run under way has had one call."""
         self.run = 0
         """Number of the run that is under way, counted from 1; ids of others are none of it."""
         self._follower, self._mask_id = follower, mask_id
@@ -62,9 +65,14 @@ class Finder:
         places = tag.places if tag is not None and tag.canvas == self.run else None
         known = self._known()
         located = locate(call, ids, places, known, self._mask_id)
-        if known is None or located is None or not self._starts_anew(located):
+        if known is None or located is None:
             return located
-        return locate(call, ids, None, None, self._mask_id)
+        if self._was_hidden(ids, located):
+            fresh = locate(call, ids, None, None, self._mask_id)
+            return None if fresh is None else dataclasses.replace(fresh, hid_before=True)
+        if self._starts_anew(located):
+            return locate(call, ids, None, None, self._mask_id)
+        return located
 
     def lost(self) -> Located | None:
         """A call that could not be read: its rows are not known, its canvas is the last one."""
@@ -79,7 +87,10 @@ class Finder:
         canvas_BL = located.canvas_BL
         if located.anew or self._start_BL is None:
             self.run += 1
+            self._first = True
             self._start_BL, self._numbers = canvas_BL, None
+        else:
+            self._first = False
         more = canvas_BL[:, self._start_BL.shape[1] :]
         self._start_BL = np.concatenate([self._start_BL, more], axis=1)
         self._canvas_BL, self._held = canvas_BL, located.canvas
@@ -137,6 +148,23 @@ class Finder:
             return True
         again = np.array_equal(canvas_BL, start_BL)
         return again and not np.array_equal(self._canvas_BL, start_BL)
+
+    def _was_hidden(self, ids: Tensor | None, located: Located) -> bool:
+        """Whether the only call so far had nothing but masks, where this canvas has its prompt.
+
+        What a loop commits is written into the tensor of the call, or made after it. A canvas that
+        was there before that call was not made by it: the call hid its prompt.
+        """
+        if not self._first or ids is None or self._start_BL is None:
+            return False
+        canvas_BL = located.canvas_BL
+        whole = located.canvas is not None and canvas_BL.shape == self._start_BL.shape
+        hidden = bool((self._start_BL == self._mask_id).all())
+        if not (whole and hidden and (canvas_BL[:, 0] != self._mask_id).all()):
+            return False
+        made = [*self._canvases.newest(), *([] if self._held is None else [self._held])]
+        places = {tensor.untyped_storage().data_ptr() for tensor in made}
+        return ids.untyped_storage().data_ptr() not in places
 
     def _places(self, given: Tensor | None, located: Located) -> Tensor | None:
         """Places of ids, embeddings or a canvas, as the ledger keeps them."""

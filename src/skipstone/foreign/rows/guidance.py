@@ -44,7 +44,7 @@ def samples_of(
     batch = len(ids_CN)
     everyone = Samples(np.arange(batch), twin=False)
     if canvas_BL is None or given_BL is None:
-        return _halves(ids_CN, mask_id) or everyone
+        return _parts(ids_CN, mask_id) or everyone
     known = len(canvas_BL)
     if batch == known:
         more = canvas_BL.shape[1] - given_BL.shape[1]
@@ -58,15 +58,18 @@ def samples_of(
     return everyone
 
 
-def _halves(ids_CN: np.ndarray, mask_id: int) -> Samples | None:
-    """The conditional half of a first call; None if it is no pair of halves."""
-    half = len(ids_CN) // 2
-    if len(ids_CN) % 2 or not half:
-        return None
-    for chosen, other in ((0, half), (half, 0)):
-        canvas = ids_CN[chosen : chosen + half]
-        if _hidden(ids_CN[other : other + half], canvas, canvas != mask_id, mask_id):
-            return Samples(np.arange(chosen, chosen + half), twin=False, parts=2)
+def _parts(ids_CN: np.ndarray, mask_id: int) -> Samples | None:
+    """The conditional part of a first call; None if it is not made of parts."""
+    for parts in (2, 3, 4):
+        if len(ids_CN) % parts or len(ids_CN) < parts:
+            continue
+        split = np.split(ids_CN, parts)
+        for i, canvas in enumerate(split):
+            given = canvas != mask_id
+            others = [part for j, part in enumerate(split) if j != i]
+            if all(_hidden(other, canvas, given, mask_id) for other in others):
+                size = len(canvas)
+                return Samples(np.arange(i * size, (i + 1) * size), twin=False, parts=parts)
     return None
 
 

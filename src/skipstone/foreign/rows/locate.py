@@ -52,6 +52,8 @@ class Located:
     """Where the call says its rows are, if it is known that they are elsewhere."""
     anew: bool = False
     """Whether a run begins with this call."""
+    hid_before: bool = False
+    """Whether the call before was of this canvas with its prompt hidden, and no run of its own."""
     problem: str = ""
     """Why the rows, or the canvas, could not be located."""
 
@@ -74,6 +76,8 @@ def locate(
     if ids is None:
         return _without_ids(call, known)
     ids_CN = host_ids(ids)
+    if known is not None and _is_part(ids_CN, known.now_BL):
+        return _of_some(known, len(ids_CN))
     now_BL, given_BL = (None, None) if known is None else (known.now_BL, known.given_BL)
     samples = samples_of(ids_CN, now_BL, given_BL, mask_id)
     found = _Search(call, ids, ids_CN[samples.chosen], samples, places, known, mask_id)
@@ -86,6 +90,29 @@ def _trimmed(located: Located, length: int) -> Located:
     rows_BN = located.placed.positions_BN
     length = max(length, int(rows_BN.max(initial=-1)) + 1)
     return dataclasses.replace(located, canvas_BL=located.canvas_BL[:, :length])
+
+
+def _is_part(ids_CN: np.ndarray, now_BL: np.ndarray) -> bool:
+    """Whether a call computes some samples of the batch, whole, and leaves the others out."""
+    if len(ids_CN) >= len(now_BL) or ids_CN.shape[1] != now_BL.shape[1]:
+        return False
+    return bool((ids_CN[:, None] == now_BL[None]).all(2).any(1).all())
+
+
+def _of_some(known: Known, batch: int) -> Located:
+    """Samples that left the batch: what is committed is known, and not who was computed."""
+    everyone = len(known.now_BL)
+    return Located(
+        Samples(np.arange(everyone), twin=False),
+        None,
+        known.now_BL,
+        None,
+        ways.nowhere(everyone),
+        problem=(
+            f"a call computes {batch} of the {everyone} prompts of the batch; its rows are not "
+            f"recorded, what it commits is; keep the batch whole, or decode one prompt at a time"
+        ),
+    )
 
 
 def _without_ids(call: Call, known: Known | None) -> Located | None:
@@ -142,7 +169,9 @@ class _Search:
         if self._is_whole(exact, said if self._sure else None):
             return self._whole()
         view = ways.slice_of_canvas(self.ids, self.length)
-        if view is not None and self.samples.all and not (exact is None and self._fresh(said)):
+        if view is not None and not (self.samples.all and self._is_canvas(view[1])):
+            view = None
+        if view is not None and not (exact is None and self._fresh(said)):
             start, canvas_BL, canvas = view
             exact = ways.span(batch, start, rows, "canvas_slice")
             return self._exact(exact, said if self._sure else None, canvas_BL, canvas)
@@ -169,6 +198,20 @@ class _Search:
             beyond = said is not None and said.positions_BN.max() >= rows
             return not beyond and (said is not None or self._continues())
         return rows > self.known.now_BL.shape[1] and self._continues()
+
+    def _is_canvas(self, around_BL: np.ndarray) -> bool:
+        """Whether the memory around the ids has the prompt of the run, if one is under way."""
+        if self.known is None:
+            return True
+        given_BL = self.known.given_BL
+        length = given_BL.shape[1]
+        if around_BL.shape[0] != len(given_BL) or around_BL.shape[1] < length:
+            return False
+        prompt = self.known.canvas_BL[:, :length][given_BL]
+        # Another prompt of the same length begins another run, with rows that say where they are.
+        return self.call.stated is not None or np.array_equal(
+            around_BL[:, :length][given_BL], prompt
+        )
 
     def _is_view(self) -> bool:
         """Whether the ids are a part of a canvas, or of a larger tensor that is spoken of."""

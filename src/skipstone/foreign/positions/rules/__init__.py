@@ -37,7 +37,7 @@ _REDUCED = """
 """
 _MOVED = """
     H T broadcast_to chunk expand expand_as flatten flip index_select mH mT masked_select moveaxis
-    movedim narrow permute repeat repeat_interleave select split squeeze swapaxes swapdims t
+    movedim narrow permute repeat repeat_interleave roll select split squeeze swapaxes swapdims t
     tensor_split tile transpose unbind unflatten unsqueeze
 """
 _SAME_VALUES = """
