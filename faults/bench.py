@@ -20,6 +20,7 @@ from faults import foreign
 from faults.cases import SPECIMENS
 from faults.controls import controls
 from faults.foreign import STRANGERS, Encounter
+from faults.foreign_loops import FAULTY_LOOPS
 from faults.table import insert, markdown, passed, read_json, write_json
 from faults.trial import Outcome, Trial, run
 
@@ -33,7 +34,7 @@ EVERY: tuple[AnyTrial, ...] = (
         for pair in specimen.pairs
         for alone in (False, True)
     ),
-    *foreign.encounters(STRANGERS),
+    *foreign.encounters((*STRANGERS, *FAULTY_LOOPS)),
 )
 """Trials travel between processes by number: faults are functions, and cannot be sent."""
 

@@ -300,17 +300,19 @@ def _skipping(name: str, right: tuple[int, ...], truth: Truth) -> Stranger:
     )
 
 
-def _with_its_cache(style: Style, name: str, right: tuple[int, ...], truth: Truth) -> Stranger:
+def with_its_cache(style: Style, name: str, right: tuple[int, ...], truth: Truth) -> Stranger:
+    """A style with the cache it has."""
     return Stranger(name, style, right, truth, LOOPS[style], LOOPS[style], CACHES[style])
 
 
-def _without_cache(style: Style, name: str, right: tuple[int, ...], truth: Truth) -> Stranger:
+def without_cache(style: Style, name: str, right: tuple[int, ...], truth: Truth) -> Stranger:
+    """A style that computes all positions in every step."""
     return Stranger(name, style, right, truth, code.plain, code.plain, NoCache())
 
 
 CORRECT = (
-    *(_with_its_cache(style, "correct", (), NOTHING) for style in STYLES),
-    *(_without_cache(style, "correct, no cache", (), NOTHING) for style in ("llada", "hf")),
+    *(with_its_cache(style, "correct", (), NOTHING) for style in STYLES),
+    *(without_cache(style, "correct, no cache", (), NOTHING) for style in ("llada", "hf")),
     _skipping("correct skip", (), NOTHING),
 )
 
@@ -336,74 +338,74 @@ OF_THE_SKIP = (
 
 OF_THE_CACHE = (
     replace(
-        _with_its_cache(
+        with_its_cache(
             "llada", "replace_position off by one", (13,), Truth(CACHED, (1,), near_block)
         ),
         loop=partial(code.dual, fault="replace_off_by_one"),
     ),
     replace(
-        _with_its_cache("llada", "no refresh", (11,), Truth(SECOND_BLOCK, (1,), outside_block)),
+        with_its_cache("llada", "no refresh", (11,), Truth(SECOND_BLOCK, (1,), outside_block)),
         loop=partial(code.dual, fault="no_refresh"),
     ),
     replace(
-        _with_its_cache("hf", "no refresh", (11,), Truth(SECOND_BLOCK, (1,), outside_block)),
+        with_its_cache("hf", "no refresh", (11,), Truth(SECOND_BLOCK, (1,), outside_block)),
         loop=code.never_refreshed,
     ),
     replace(
-        _with_its_cache("hf", "position ids off by one", (14,), Truth(CACHED, (1,), anywhere)),
+        with_its_cache("hf", "position ids off by one", (14,), Truth(CACHED, (1,), anywhere)),
         loop=partial(code.prefix, shift=-1),
     ),
 )
 
 OF_THE_ROWS = (
     replace(
-        _with_its_cache("llada", "queries turned short", (14,), Truth(CACHED, (1,), in_block)),
+        with_its_cache("llada", "queries turned short", (14,), Truth(CACHED, (1,), in_block)),
         needs_model=True,
         fault=cached.queries_turned_short,
     ),
     replace(
-        _with_its_cache("hf", "rows turned short", (14,), Truth(CACHED, (1,), anywhere)),
+        with_its_cache("hf", "rows turned short", (14,), Truth(CACHED, (1,), anywhere)),
         needs_model=True,
         fault=cached.rows_turned_short,
     ),
     replace(
-        _with_its_cache("bare", "queries turned short", (14,), Truth(ALWAYS, (1,), anywhere)),
+        with_its_cache("bare", "queries turned short", (14,), Truth(ALWAYS, (1,), anywhere)),
         needs_model=True,
         fault=cached.queries_turned_in_every_step,
     ),
     replace(
-        _with_its_cache("llada", "values not written", (11,), Truth(CACHED, (1, 2), in_block)),
+        with_its_cache("llada", "values not written", (11,), Truth(CACHED, (1, 2), in_block)),
         fault=cached.values_not_written,
     ),
     replace(
-        _with_its_cache("llada", "written one row off", (13,), Truth(CACHED, (1,), near_block)),
+        with_its_cache("llada", "written one row off", (13,), Truth(CACHED, (1,), near_block)),
         fault=cached.written_one_row_off,
     ),
     replace(
-        _with_its_cache("llada", "rows of the cache rolled", (13,), Truth(CACHED, (1,), anywhere)),
+        with_its_cache("llada", "rows of the cache rolled", (13,), Truth(CACHED, (1,), anywhere)),
         fault=cached.rows_rolled,
     ),
     replace(
-        _with_its_cache("hf", "rows of the cache rolled", (13,), Truth(CACHED, (1,), anywhere)),
+        with_its_cache("hf", "rows of the cache rolled", (13,), Truth(CACHED, (1,), anywhere)),
         fault=cached.rows_rolled,
     ),
     replace(
-        _with_its_cache(
+        with_its_cache(
             "llada", "layers of the cache swapped", (13,), Truth(CACHED, (2,), anywhere)
         ),
         fault=cached.layers_swapped,
     ),
     replace(
-        _with_its_cache("hf", "layers of the cache swapped", (13,), Truth(CACHED, (2,), anywhere)),
+        with_its_cache("hf", "layers of the cache swapped", (13,), Truth(CACHED, (2,), anywhere)),
         fault=cached.layers_swapped,
     ),
     replace(
-        _with_its_cache("llada", "keys and values swapped", (13,), Truth(CACHED, (1,), anywhere)),
+        with_its_cache("llada", "keys and values swapped", (13,), Truth(CACHED, (1,), anywhere)),
         needs_model=True,
         fault=cached.keys_and_values_swapped,
     ),
     replace(
-        _with_its_cache("hf", "keys and values swapped", (13,), Truth(CACHED, (1,), anywhere)),
+        with_its_cache("hf", "keys and values swapped", (13,), Truth(CACHED, (1,), anywhere)),
         fault=cached.keys_and_values_swapped,
     ),
     replace(
@@ -417,19 +419,19 @@ def _of_every_style(style: Style) -> tuple[Stranger, ...]:
     """Faults that any code can have."""
     dual = style == "llada"
     ended, budget = Truth(_last, where=in_block), Truth(masks_stay, where=in_block)
-    base = _with_its_cache if dual else _without_cache
+    base = with_its_cache if dual else without_cache
     return (
         replace(
-            _with_its_cache(style, "confidence in bfloat16", (8,), PARTED),
+            with_its_cache(style, "confidence in bfloat16", (8,), PARTED),
             fault=code.coarse_confidence,
             stated=lambda job: {} if job.threshold is None else {"threshold": job.threshold},
         ),
         replace(
-            _with_its_cache(style, "bug in layer 3", (19,), Truth(ALWAYS, (3,), anywhere)),
+            with_its_cache(style, "bug in layer 3", (19,), Truth(ALWAYS, (3,), anywhere)),
             build=code.bent(style),
         ),
         replace(
-            _with_its_cache(style, "causal mask left on", (15,), Truth(ALWAYS, (1,), anywhere)),
+            with_its_cache(style, "causal mask left on", (15,), Truth(ALWAYS, (1,), anywhere)),
             fault=code.causal,
         ),
         replace(
@@ -443,7 +445,7 @@ def _of_every_style(style: Style) -> tuple[Stranger, ...]:
             model="ending",
         ),
         replace(
-            _without_cache(style, "stated threshold differs", (23,), PARTED),
+            without_cache(style, "stated threshold differs", (23,), PARTED),
             loop=code.lower_threshold,
             stated=lambda job: {"threshold": job.threshold},
             jobs=PARALLEL,

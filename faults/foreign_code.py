@@ -59,15 +59,17 @@ Build = Callable[[Model], nn.Module]
 
 @cache
 def model(name: str) -> Model:
-    """Ours, whose weights the foreign models have: ``random``, ``ending`` or ``pebble``.
+    """Ours, whose weights the foreign models have: ``random``, ``ending``, ``certain``, ``pebble``.
 
-    ``ending`` is a random model that likes to end.
+    ``ending`` is a random model that likes to end, ``certain`` one whose probabilities are 1.
     """
     if name == "pebble":
         return skipstone.load(name, device="cpu")
     made = random_model() if name == "random" else uneven_model(4)
     if name == "ending":
         head_of(made)[made.config.eos_id] *= 2.5
+    if name == "certain":
+        head_of(made).mul_(60.0)
     return made
 
 

@@ -71,6 +71,13 @@ def diverged(a: RunRecord, b: RunRecord) -> StepRecord | None:
     return min(found, key=lambda step: step.forward, default=None)
 
 
+def commits_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
+    """The first step of B that commits otherwise than A did from the same canvas."""
+    theirs = {step.canvas: step for step in reversed(a.steps)}
+    pairs = ((theirs.get(step.canvas), step) for step in b.steps)
+    return next((y for x, y in pairs if x is None or x.committed != y.committed), None)
+
+
 def scored_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
     """The first step with another confidence of some mask."""
     pairs = (

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
+from skipstone.diagnosis.loop import diagnosis_of, finding
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Sentence
 
@@ -35,6 +36,20 @@ def place(step: StepRecord | None, layer: int | None = None, position: int | Non
     if step is None:
         return Place(layer=layer, position=position)
     return Place(step.block, step.step, layer, position)
+
+
+def of_the_loop(case: Case, name: str, number: int) -> Finding | None:
+    """The cause, if the loops follow different commit rules in the way that a diagnosis is about.
+
+    Args:
+        case: with what was recorded of both loops.
+        name: of the diagnosis.
+        number: of the diagnosis.
+    """
+    found = case.loops.difference
+    if found is None or diagnosis_of(found) != name:
+        return None
+    return finding(found, number)
 
 
 def proof_of(*, removed: bool | None, added: bool | None) -> Proof:

@@ -13,6 +13,7 @@ from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.expected import Expected
 from skipstone.diagnosis.case.held import Held, held
 from skipstone.diagnosis.case.inquiry import Inquiry
+from skipstone.diagnosis.case.loops import Loops
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.proof import Proving
 from skipstone.diagnosis.case.runs import Runs
@@ -23,7 +24,7 @@ from skipstone.sentence import Sentence
 
 
 class Case:
-    """Two traces, the means to experiment on them, and what is known of them in five parts."""
+    """Two traces, the means to experiment on them, and what is known of them in six parts."""
 
     def __init__(
         self, a: Trace, b: Trace, lab: Lab | None = None, sample_a: int = 0, sample_b: int = 0
@@ -41,6 +42,7 @@ class Case:
         self.inquiry = Inquiry(lab)
         self.divergence = Parting(self.runs)
         self.noise = Noise(self.runs, self.inquiry, self.divergence)
+        self.loops = Loops(self.runs, self.divergence, self.noise)
         self.expected = Expected(self.runs, self.inquiry, self.divergence, self.noise)
         self.tensors = Tensors(self.runs, self.inquiry, self.divergence, self.noise, self.expected)
         self.proof = Proving(

@@ -6,6 +6,7 @@ from skipstone.diagnosis.rule import Rule
 from skipstone.diagnosis.rules import (
     batch_effect,
     budget_exhausted,
+    commit_rule,
     commit_tie,
     confidence_dtype,
     inactive_feature,
@@ -59,6 +60,7 @@ RULES: tuple[Rule, ...] = (
     over_parallel.RULE,
     reveal_order.RULE,
     schedule.RULE,
+    commit_rule.RULE,
     no_commit.RULE,
     stop_rule.RULE,
     budget_exhausted.RULE,

@@ -32,7 +32,9 @@ def examine(case: Case) -> Answer:
     if not (unmask or by_rule):
         return None
     removed = by_setting.removed if unmask and by_setting else _removed_by_rule(case, step)
-    added = by_setting.added if unmask and by_setting else None
+    loops = case.loops.difference
+    replayed = None if loops is None else loops.added
+    added = by_setting.added if unmask and by_setting else replayed
     low = _rescored(case, step, extra)
     position = extra[0] if low is None else low.position
     return Finding(

@@ -7,7 +7,15 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
+from skipstone.diagnosis.rule import (
+    Answer,
+    Rule,
+    of_the_loop,
+    place,
+    proof_of,
+    proof_of_patch,
+    tried,
+)
 from skipstone.diagnosis.rules.inactive_feature import never_cached
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Sentence
@@ -15,7 +23,8 @@ from skipstone.sentence import NOTHING, Sentence
 
 def examine(case: Case) -> Answer:
     """Compare the rows of a step, and the bounds of its block, with the arithmetic of settings."""
-    return _rows(case) or _blocks(case) or _by_setting(case)
+    found = _rows(case) or _blocks(case) or _by_setting(case)
+    return found or of_the_loop(case, RULE.name, RULE.number)
 
 
 def _rows(case: Case) -> Finding | None:

@@ -12,7 +12,7 @@ from skipstone.diagnosis.decide import commits
 from skipstone.diagnosis.experiment import Rescore
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, of_the_loop, place, proof_of
 from skipstone.sentence import NOTHING, Sentence, listed
 
 _NEIGHBOURHOOD = 4
@@ -23,7 +23,8 @@ _REMEDY = Sentence(
 
 def examine(case: Case) -> Answer:
     """Look for another order of commits: against the settings, or by them."""
-    return _against_the_settings(case) or _by_setting(case)
+    found = _against_the_settings(case) or _by_setting(case)
+    return found or of_the_loop(case, RULE.name, RULE.number)
 
 
 def _against_the_settings(case: Case) -> Finding | None:

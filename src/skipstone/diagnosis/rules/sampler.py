@@ -7,7 +7,15 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
+from skipstone.diagnosis.rule import (
+    Answer,
+    Rule,
+    of_the_loop,
+    place,
+    proof_of,
+    proof_of_patch,
+    tried,
+)
 from skipstone.sentence import Sentence
 
 
@@ -26,7 +34,7 @@ def examine(case: Case) -> Answer:
             proof=proof_of(removed=found.removed, added=found.added),
             remedy=Sentence("compare runs with one seed, or at temperature 0"),
         )
-    return _other_token(case)
+    return _other_token(case) or of_the_loop(case, RULE.name, RULE.number)
 
 
 def _other_token(case: Case) -> Finding | None:

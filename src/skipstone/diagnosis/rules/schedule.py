@@ -7,7 +7,7 @@ from skipstone.diagnosis.decide import Rule as CommitRule
 from skipstone.diagnosis.decide import allowed, commits, ranks
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.rule import Answer, Rule, of_the_loop, place, proof_of
 from skipstone.diagnosis.rules.budget_exhausted import masks_left
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Sentence
@@ -38,7 +38,7 @@ def examine(case: Case) -> Answer:
                 remedy=Sentence("compare runs with one schedule"),
             )
         return None
-    return _against_the_settings(case)
+    return _against_the_settings(case) or of_the_loop(case, RULE.name, RULE.number)
 
 
 def _against_the_settings(case: Case) -> Finding | None:

@@ -26,6 +26,8 @@ Rowed = dict[TensorKey, tuple[np.ndarray, np.ndarray]]
 
 # Bounds the float64 copy of the logits: rows beyond this many bytes are scored in pieces.
 _PIECE_BYTES = 256 << 20
+# Logits of one call and one request that are kept whole.
+_LOGITS_BYTES = 256 << 20
 
 
 class Forward:
@@ -235,8 +237,10 @@ class Forward:
         self._logits.append(logits_CV)
         self._scores[b] = _scores(positions, logits_CV, mask_id)
         if self._wanted and index.size:
+            kept = _rows_kept(logits_NV, index)
+            values = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
             key = TensorKey(self.number, Tap.LOGITS, num_layers)
-            self._rowed[b][key] = (positions, to_numpy(logits_CV))
+            self._rowed[b][key] = (self.placed.positions_BN[b][kept], to_numpy(values))
 
 
 def _field(output: object, name: str) -> object:
@@ -254,6 +258,19 @@ def _logits(output: object) -> Tensor | None:
     if not isinstance(found, Tensor):
         return None
     return found if found.dim() == 3 else found.unsqueeze(0)
+
+
+def _rows_kept(logits_NV: Tensor, masks: np.ndarray) -> np.ndarray:
+    """Rows whose logits are kept: all, for loops may use more than those of masks.
+
+    Where they would be too large, the masks and the rows beside them: a loop may score a position
+    by its neighbour.
+    """
+    rows = logits_NV.shape[0]
+    if logits_NV.nbytes <= _LOGITS_BYTES:
+        return np.arange(rows)
+    near = np.concatenate([masks - 1, masks, masks + 1])
+    return np.unique(near[(near >= 0) & (near < rows)])
 
 
 def _no_scores() -> Scores:

@@ -1,0 +1,7 @@
+"""The commit rule that a loop really follows, found from what was recorded of its decisions."""
+
+from skipstone.diagnosis.loop.difference import Difference, difference
+from skipstone.diagnosis.loop.finding import COMMIT_RULE, diagnosis_of, finding
+from skipstone.diagnosis.loop.identify import identified
+
+__all__ = ["COMMIT_RULE", "Difference", "diagnosis_of", "difference", "finding", "identified"]

@@ -1,0 +1,57 @@
+"""Is it chance? What tells tokens and orders that were drawn from those that another rule gave.
+
+An unknown rule looks like chance as long as nobody asks whether chance would have given this.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.diagnosis.loop.choice import places, within
+from skipstone.diagnosis.loop.evidence import Evidence
+from skipstone.diagnosis.loop.rule import Confidence, Draw, Rule
+from skipstone.diagnosis.loop.sheet import confidences
+
+# Fewer choices than these show nothing.
+_ENOUGH = 6
+# Standard errors by which chance may miss its mean.
+_ERRORS = 3.0
+
+
+def drawn_from_scores(evidence: Evidence, draw: Draw) -> bool:
+    """Whether the tokens of a run are as probable as tokens that are drawn by probability.
+
+    Those of a lower temperature are more probable, so that only the lower side is a sign.
+    """
+    excess = list[float]()
+    for i, decision in enumerate(evidence.decisions):
+        proposals = evidence.proposals(i, draw)
+        done_C = decision.committed
+        log_p_C = proposals.best_C - proposals.log_sum_C
+        expected_C = proposals.mean_C - proposals.log_sum_C
+        excess += (log_p_C - expected_C)[done_C].tolist()
+    values = np.array(excess)
+    values = values[np.isfinite(values)]
+    if values.size < _ENOUGH:
+        return False
+    error = max(float(values.std()) / values.size**0.5, 1e-3)
+    return bool(values.mean() > -_ERRORS * error)
+
+
+def ordered_by_chance(evidence: Evidence, rule: Rule) -> bool:
+    """Whether the ranks of what was committed, by probability, are those of chance."""
+    score, variance, choices = 0.0, 0.0, 0
+    where = places(evidence.decisions, rule.region)
+    for i, (decision, place) in enumerate(zip(evidence.decisions, where, strict=True)):
+        proposals = evidence.proposals(i, rule.draw)
+        value_C = confidences(proposals, Confidence(), decision.position_C)
+        inside_C = within(decision, place, rule.region) & ~np.isnan(value_C)
+        count, done = int(inside_C.sum()), decision.committed[inside_C]
+        taken = int(done.sum())
+        if not 0 < taken < count:
+            continue
+        rank = value_C[inside_C].argsort().argsort()
+        score += float(rank[done].sum()) - taken * (count - 1) / 2
+        variance += taken * (count - taken) * (count + 1) / 12
+        choices += 1
+    return choices >= _ENOUGH and abs(score) <= _ERRORS * variance**0.5

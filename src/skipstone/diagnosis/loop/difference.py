@@ -1,0 +1,232 @@
+"""Where the rules of two loops differ, and whether that is why the runs part.
+
+No difference is claimed where one rule explains both runs. Where none does, B's rule must give B's
+commits from A's scores, and A's rule A's commits from B's, at the step where the runs part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+
+from skipstone.diagnosis.loop.chance import drawn_from_scores, ordered_by_chance
+from skipstone.diagnosis.loop.choice import Place, places, within
+from skipstone.diagnosis.loop.evidence import Decision, Evidence
+from skipstone.diagnosis.loop.fit import Fit, Identified
+from skipstone.diagnosis.loop.replay import Given, gives
+from skipstone.diagnosis.loop.rule import Draw, Region, Rule
+from skipstone.diagnosis.loop.sheet import confidences
+
+Part = Literal[
+    "offset",
+    "without",
+    "raised",
+    "drawn",
+    "axis",
+    "kind",
+    "dtype",
+    "last",
+    "region",
+    "block length",
+    "number",
+    "value",
+    "forced",
+    "opening",
+]
+
+# One rule for both must not need more luck than two rules: a thousandth is no chance.
+_LUCK = 10.0
+# Of each side so many of the best are held against each other.
+_COMPARED = 80
+# A part that differs counts as much as this in the cost of two rules.
+_PART = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """Two rules that are not the same: B's scores, decided by A's rule, give A's commits."""
+
+    a: Identified
+    b: Identified
+    fit_a: Fit
+    fit_b: Fit | None
+    """None if no rule that was tried explains B."""
+    parts: tuple[Part, ...]
+    """In which the rules differ; of a rule that is not known, only what its commits show."""
+    at_a: int
+    """The decision of A where the runs part."""
+    at_b: int
+    added: bool | None
+    """A's scores, decided by B's rule, give B's commits and not A's; None if that says nothing."""
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Committed by one side only, or with another token."""
+        a = _by_position(Given.of(self.a.evidence, self.at_a))
+        b = _by_position(Given.of(self.b.evidence, self.at_b))
+        return tuple(sorted(p for p in a.keys() | b.keys() if a.get(p) != b.get(p)))
+
+
+def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
+    """How B's rule differs from A's, if that is why the runs part.
+
+    Args:
+        a: the rules of the baseline.
+        b: of the run to explain.
+        noise: how far probabilities may differ that are the same.
+
+    Returns:
+        None if the runs may follow one rule, if A's is not known, or if their scores differ
+        where they part.
+    """
+    parted = _parted(a.evidence, b.evidence)
+    if parted is None or not a.complete:
+        return None
+    at_a, at_b = parted
+    if not same_scores(a.evidence, at_a, b.evidence, at_b, noise):
+        return None
+    if b.complete:
+        if _one_rule(a, b, parted):
+            return None
+        fit_a, closest = _closest(a, b)
+        fit_b = closest if _known(b.evidence, closest.rule) else None
+        parts = () if fit_b is None else differing(fit_a.rule, fit_b.rule)
+    else:
+        fit_a, fit_b, parts = a.complete[0], None, ()
+    if not fit_a.rule.predicts:
+        return None
+    given_a, given_b = Given.of(a.evidence, at_a), Given.of(b.evidence, at_b)
+    place_a = places(a.evidence.decisions, fit_a.rule.region)[at_a]
+    removed = gives(fit_a.rule, b.evidence, at_b, given_a, place_a)
+    if not removed or gives(fit_a.rule, b.evidence, at_b, given_b, place_a):
+        return None
+    added = None
+    if fit_b is not None and fit_b.rule.predicts:
+        place_b = places(b.evidence.decisions, fit_b.rule.region)[at_b]
+        added = gives(fit_b.rule, a.evidence, at_a, given_b, place_b)
+        added = added and not gives(fit_b.rule, a.evidence, at_a, given_a, place_b)
+    if fit_b is None and _outside(b.evidence.decisions[at_b], place_a, fit_a.rule.region):
+        parts = ("region",)
+    return Difference(a, b, fit_a, fit_b, parts, at_a, at_b, added)
+
+
+def differing(a: Rule, b: Rule) -> tuple[Part, ...]:
+    """The parts in which two rules are not the same."""
+    pairs: tuple[tuple[Part, bool], ...] = (
+        ("offset", a.draw.offset != b.draw.offset),
+        ("without", set(a.draw.without) != set(b.draw.without)),
+        ("raised", (a.draw.raised, a.draw.by) != (b.draw.raised, b.draw.by)),
+        ("drawn", a.draw.greedy != b.draw.greedy),
+        ("axis", a.confidence.axis != b.confidence.axis),
+        ("kind", a.confidence.kind != b.confidence.kind),
+        ("dtype", a.confidence.dtype != b.confidence.dtype),
+        ("last", a.confidence.last != b.confidence.last),
+        ("region", a.region.reach != b.region.reach),
+        ("block length", a.region.block_length != b.region.block_length),
+        ("number", a.selection.number != b.selection.number),
+        ("value", _values_part(a, b)),
+        ("forced", a.selection.forced != b.selection.forced),
+        ("opening", a.selection.opening != b.selection.opening),
+    )
+    return tuple(part for part, differs in pairs if differs)
+
+
+def same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float) -> bool:
+    """Whether both steps saw the same scores, up to noise in the probabilities."""
+    x, y = a.proposals(at_a, Draw()), b.proposals(at_b, Draw())
+    both = np.isfinite(x.best_C) & np.isfinite(y.best_C)
+    if not both.any():
+        return False
+    p, q = np.exp(x.best_C - x.log_sum_C), np.exp(y.best_C - y.log_sum_C)
+    same = np.abs(p - q) <= noise
+    # Of two tokens that are as good as each other either may be the best.
+    tied = (np.exp(x.second_C - x.log_sum_C) >= p - noise) | (x.token_C == y.token_C)
+    return bool((same & tied)[both].all())
+
+
+def _values_part(a: Rule, b: Rule) -> bool:
+    if a.selection.number != b.selection.number:
+        return False
+    return a.selection.value.meet(b.selection.value).empty
+
+
+def _outside(decision: Decision, place: Place, region: Region) -> bool:
+    """Whether a step commits where a region does not allow it."""
+    return bool((decision.committed & ~within(decision, place, region)).any())
+
+
+def _known(evidence: Evidence, rule: Rule) -> bool:
+    """Whether a rule is more than another name for what is not known."""
+    if not rule.draw.greedy:
+        return evidence.complete and drawn_from_scores(evidence, rule.draw)
+    if rule.confidence.kind == "any":
+        return evidence.complete and ordered_by_chance(evidence, rule)
+    return True
+
+
+def _parted(a: Evidence, b: Evidence) -> tuple[int, int] | None:
+    """The first decisions, from one canvas, that commit otherwise."""
+    numbers = {(d.step.canvas, d.step.step): i for i, d in enumerate(a.decisions)}
+    by_canvas = {d.step.canvas: i for i, d in enumerate(a.decisions)}
+    for j, decision in enumerate(b.decisions):
+        i = numbers.get((decision.step.canvas, decision.step.step))
+        i = by_canvas.get(decision.step.canvas) if i is None else i
+        if i is None:
+            return None
+        if Given.of(a, i) != Given.of(b, j):
+            return i, j
+    return None
+
+
+def _one_rule(a: Identified, b: Identified, parted: tuple[int, int]) -> bool:
+    """Whether one rule may have made both runs."""
+    plain = min(f.bits for f in a.complete) + min(f.bits for f in b.complete)
+    theirs = dict[Rule, list[Fit]]()
+    for fit in b.complete:
+        theirs.setdefault(fit.rule.form, []).append(fit)
+    for mine in a.complete:
+        for fit in theirs.get(mine.rule.form, ()):
+            if mine.rule.selection.value.meet(fit.rule.selection.value).empty:
+                continue
+            lucky = mine.bits + fit.bits - plain > _LUCK
+            if not lucky and not _decides_otherwise(mine.rule, a, b, parted):
+                return True
+    return False
+
+
+def _decides_otherwise(rule: Rule, a: Identified, b: Identified, parted: tuple[int, int]) -> bool:
+    """Whether a rule that is no game of chance saw the same confidences, and chose otherwise.
+
+    Only equal confidences allow that; and a loop breaks ties in one way.
+    """
+    if not rule.predicts:
+        return False
+    values = list[np.ndarray]()
+    for side, number in zip((a.evidence, b.evidence), parted, strict=True):
+        decision = side.decisions[number]
+        place = places(side.decisions, rule.region)[number]
+        proposals = side.proposals(number, rule.draw, rule.confidence.dtype)
+        value_C = confidences(proposals, rule.confidence, decision.position_C)
+        values.append(value_C[within(decision, place, rule.region)])
+    return np.array_equal(values[0], values[1], equal_nan=True)
+
+
+def _closest(a: Identified, b: Identified) -> tuple[Fit, Fit]:
+    """Of the rules that explain each run, the two that are plainest and most alike."""
+    mine, theirs = a.complete[:_COMPARED], b.complete[:_COMPARED]
+    ranked = product(enumerate(mine), enumerate(theirs))
+    best = min(ranked, key=lambda pair: _distance(a, b, pair[0][1], pair[1][1]))
+    return best[0][1], best[1][1]
+
+
+def _distance(a: Identified, b: Identified, mine: Fit, theirs: Fit) -> float:
+    parts = differing(mine.rule, theirs.rule)
+    apart = _PART * len(parts) - ("value" in parts) * _PART / 2
+    return apart + a.surprise(mine) + b.surprise(theirs)
+
+
+def _by_position(given: Given) -> dict[int, int]:
+    return dict(zip(given.positions, given.tokens, strict=True))

@@ -1,0 +1,110 @@
+"""Which tokens does a run take? The draws that explain them, the plainest first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+
+from skipstone.diagnosis.loop.evidence import Evidence
+from skipstone.diagnosis.loop.rule import Draw
+
+_OFFSETS = ((0, False), (-1, False), (-1, True), (1, False), (1, True))
+# More ids than these are not left out by a rule; they lose by chance.
+_MOST_LEFT_OUT = 4
+# An id that is nothing special has to lose as often as this.
+_OFTEN = 3
+_RAISES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0, 20.0, 50.0, 100.0)
+
+
+def likely_draws(evidence: Evidence) -> tuple[Evidence, list[Draw]]:
+    """Draws that explain the tokens, or else those that explain most.
+
+    Returns:
+        The evidence with every id watched that a draw leaves out or raises; and the draws.
+    """
+    mask_id = evidence.watched[0]
+    offsets = _OFFSETS if evidence.logits else _OFFSETS[:1]
+    tried = list[Draw]()
+    for offset, within_block in offsets:
+        plain = [Draw(offset, within_block, (mask_id,)), Draw(offset, within_block)]
+        if not evidence.logits:
+            plain = plain[1:]
+        full = [d for d in plain if evidence.drawn(d).all()]
+        if full:
+            return evidence, full
+        tried += plain
+    shares = {draw: int(evidence.drawn(draw).sum()) for draw in tried}
+    best = max(tried, key=lambda d: shares[d])
+    evidence, bent = _bent(evidence, best) if evidence.logits else (evidence, [])
+    drawn = replace(best, greedy=False)
+    return evidence, [*bent, best, drawn]
+
+
+def bent_draws(evidence: Evidence, draw: Draw) -> list[Draw]:
+    """Draws that leave out or raise one of the watched ids, and explain the same tokens."""
+    found = list[Draw]()
+    for token in evidence.watched[1:] if evidence.logits else ():
+        if token in draw.without:
+            continue
+        found.append(replace(draw, without=(*draw.without, token)))
+        found += [replace(draw, raised=token, by=by) for by in _RAISES]
+    return [d for d in found if evidence.drawn(d).all()]
+
+
+def _bent(evidence: Evidence, draw: Draw) -> tuple[Evidence, list[Draw]]:
+    """Draws that leave ids out, or raise one, and by that explain what a plain one does not."""
+    taken, outranked_by = Counter[int](), Counter[int]()
+    for i, decision in enumerate(evidence.decisions):
+        sheet, proposals = evidence.sheet(i, draw), evidence.proposals(i, draw)
+        done = decision.committed
+        odd = np.flatnonzero(done & (proposals.token_C != decision.written_C))
+        taken.update(decision.written_C[odd].tolist())
+        for c in odd.tolist():
+            outranked_by.update(set(sheet.above_ids[c]) - set(draw.without))
+    found = list[Draw]()
+    out = _never_written(evidence, outranked_by)
+    if out:
+        evidence = evidence.watch(out)
+        found.append(replace(draw, without=tuple(dict.fromkeys((*draw.without, *out)))))
+    if len(taken) == 1:
+        token = next(iter(taken))
+        evidence = evidence.watch((token,))
+        found += _raised(evidence, draw, token)
+    found = [d for d in found if evidence.drawn(d).all()]
+    return evidence, found
+
+
+def _never_written(evidence: Evidence, outranked_by: Counter[int]) -> tuple[int, ...]:
+    """Ids that lost although they were best, and were never written."""
+    written = {
+        int(token)
+        for decision in evidence.decisions
+        for token in decision.written_C[decision.committed]
+    }
+    ids = [
+        token
+        for token, times in outranked_by.most_common()
+        if token not in written and (times >= _OFTEN or token in evidence.watched)
+    ]
+    return tuple(ids) if len(ids) <= _MOST_LEFT_OUT else ()
+
+
+def _raised(evidence: Evidence, draw: Draw, token: int) -> list[Draw]:
+    """An id that wins although it is not best: by how much must it have been raised?"""
+    low, high = 0.0, float("inf")
+    for i, decision in enumerate(evidence.decisions):
+        sheet, proposals = evidence.sheet(i, draw), evidence.proposals(i, draw)
+        at = 2 + sheet.watched.index(token)
+        for c in np.flatnonzero(decision.committed).tolist():
+            gap = float(proposals.best_C[c] - sheet.logit_CK[c, at])
+            if decision.written_C[c] == token:
+                low = max(low, gap)
+            else:
+                high = min(high, gap)
+    if not low < high:
+        return []
+    middle = (low + high) / 2 if high < float("inf") else 2 * low
+    values = [v for v in (*_RAISES, middle) if low < v < high]
+    return [replace(draw, raised=token, by=value) for value in values]

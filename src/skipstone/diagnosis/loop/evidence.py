@@ -1,0 +1,236 @@
+"""The decisions of a run as its loop made them: masks, what was written, and what the scores said.
+
+Shape letters: C masks of the canvas before a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from skipstone.diagnosis.loop.rule import Axis, Draw
+from skipstone.diagnosis.loop.sheet import (
+    Proposals,
+    Sheet,
+    from_candidates,
+    from_logits,
+    matched,
+    propose,
+)
+from skipstone.record import RunRecord, StepRecord, Tap, TensorKey, TensorRows, Trace
+
+_MASK, _COMMITTED, _FILLED = 2, 3, 4
+
+# Logits of a run beyond this many bytes are not all read: every second step, every third, ...
+_MOST_BYTES = 16 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """One step, ready to be decided again."""
+
+    step: StepRecord
+    position_C: np.ndarray
+    """int32: masks of the canvas, and of no others; ascending."""
+    written_C: np.ndarray
+    """int64: the token that the step wrote there; -1 where it left the mask."""
+    open_C: np.ndarray
+    """bool: nothing that is known forbids to commit it."""
+
+    @property
+    def committed(self) -> np.ndarray:
+        """Bool [C]."""
+        return self.written_C >= 0
+
+    @classmethod
+    def of(cls, step: StepRecord) -> Decision:
+        """Read a step: what was filled up after an EOS was not decided."""
+        start = step.prompt_length
+        masks = (step.status_before == _MASK) & (step.status_after != _FILLED)
+        offset = np.flatnonzero(masks)
+        done = step.status_after[offset] == _COMMITTED
+        position_C = (start + offset).astype(np.int32)
+        barred = step.candidates.position[~step.candidates.eligible]
+        return cls(
+            step,
+            position_C,
+            np.where(done, step.ids_after[offset], -1).astype(np.int64),
+            ~np.isin(position_C, barred) | done,
+        )
+
+
+@dataclass(eq=False, repr=False)
+class Evidence:
+    """All decisions of one sample, with their scores; these are read when they are asked for."""
+
+    trace: Trace
+    sample: int
+    decisions: Sequence[Decision]
+    watched: tuple[int, ...]
+    """Ids that rules may leave out, raise or hold back."""
+    logits: bool
+    """Whether the logits of its steps were recorded; else there are only the candidates."""
+    complete: bool
+    """Whether they are the logits of all rows of each call."""
+    steps: int
+    """Of the run; more than the decisions if not all were read."""
+    _sheets: dict[tuple[int, int, bool, str], Sheet] = field(default_factory=dict)
+    _proposals: dict[tuple[int, Draw, str], Proposals] = field(default_factory=dict)
+    _drawn: dict[Draw, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, trace: Trace, sample: int, watched: tuple[int, ...], wanted: Sequence[int] = ()
+    ) -> Evidence:
+        """Gather the decisions of a sample.
+
+        Args:
+            trace: of the run.
+            sample: which of its requests.
+            watched: ids that rules may leave out, raise or hold back.
+            wanted: forwards that are read in any case.
+        """
+        record = trace.records[sample]
+        # A step that is done again over all rows was not decided by the rule of the loop.
+        steps = [s for s in record.steps if s.masks_before or s.committed]
+        last = record.header.num_layers
+        sizes = {s.forward: _size(trace, sample, s, last) for s in steps[:1]}
+        logits = any(k.tap is Tap.LOGITS for k in trace.keys(sample))
+        each = max(sizes.values(), default=0)
+        stride = 1 + each * len(steps) // _MOST_BYTES
+        steps_read = [s for i, s in enumerate(steps) if i % stride == 0 or s.forward in wanted]
+        if logits:
+            recorded = {k.forward for k in trace.keys(sample) if k.tap is Tap.LOGITS}
+            steps_read = [s for s in steps_read if s.forward in recorded]
+        return cls(
+            trace,
+            sample,
+            [Decision.of(s) for s in steps_read],
+            watched,
+            logits=logits,
+            complete=logits and _complete(trace, sample, steps_read, last),
+            steps=len(steps),
+        )
+
+    def __repr__(self) -> str:
+        seen = "logits" if self.logits else "candidates"
+        return f"<Evidence of {len(self.decisions)} decisions, with their {seen}>"
+
+    @property
+    def record(self) -> RunRecord:
+        """Of the sample."""
+        return self.trace.records[self.sample]
+
+    @property
+    def dtype(self) -> str:
+        """Of the recorded logits."""
+        return self.record.header.dtype if self.logits else "float64"
+
+    def proposals(self, number: int, draw: Draw, dtype: str = "float64") -> Proposals:
+        """What a draw proposes in one decision.
+
+        Args:
+            number: of the decision.
+            draw: which token a position proposes.
+            dtype: that the logits are held in before the softmax.
+        """
+        held = dtype if dtype in ("float16", "bfloat16") and dtype != self.dtype else "float64"
+        key = (number, draw, held)
+        if key not in self._proposals:
+            sheet = self.sheet(number, draw, held)
+            self._proposals[key] = propose(sheet, draw, self.decisions[number].written_C)
+        return self._proposals[key]
+
+    def drawn(self, draw: Draw) -> np.ndarray:
+        """Bool, one for each decision: every token written is one that a draw proposes."""
+        if draw not in self._drawn:
+            proposed = (self._proposed(i, draw) for i in range(len(self.decisions)))
+            self._drawn[draw] = np.fromiter(proposed, bool)
+        return self._drawn[draw]
+
+    def _proposed(self, number: int, draw: Draw) -> bool:
+        decision = self.decisions[number]
+        done_C = decision.committed
+        token_C = self.proposals(number, draw).token_C
+        return bool((token_C[done_C] == decision.written_C[done_C]).all())
+
+    def sheet(self, number: int, draw: Draw, dtype: str = "float64") -> Sheet:
+        """The reduced scores of one decision; of a draw, only its rows matter."""
+        key = (number, draw.offset, draw.within_block, dtype)
+        if key not in self._sheets:
+            self._sheets[key] = self._reduced(self.decisions[number], draw, dtype)
+        return self._sheets[key]
+
+    def watch(self, ids: tuple[int, ...]) -> Evidence:
+        """The same with more watched ids; the logits are read again."""
+        watched = tuple(dict.fromkeys((*self.watched, *ids)))
+        return replace(self, watched=watched, _sheets={}, _proposals={}, _drawn={})
+
+    def alone(self, number: int, written_C: np.ndarray) -> Evidence:
+        """One decision by itself, as if other tokens had been written: int64 [C], -1 for none."""
+        asked = replace(self.decisions[number], written_C=written_C)
+        return replace(self, decisions=(asked,), _sheets={}, _proposals={}, _drawn={})
+
+    def _reduced(self, decision: Decision, draw: Draw, dtype: str) -> Sheet:
+        position_C, written_C = decision.position_C, decision.written_C
+        tensor = self._logits(decision.step)
+        if tensor is None:
+            return from_candidates(decision.step.candidates, position_C, written_C)
+        return from_logits(
+            tensor,
+            position_C,
+            written_C,
+            self.watched,
+            row_C=_rows(decision, tensor.positions, draw),
+            across=_across(decision, tensor.positions) if self.complete else {},
+            dtype=dtype,
+        )
+
+    def _logits(self, step: StepRecord) -> TensorRows | None:
+        key = TensorKey(step.forward, Tap.LOGITS, self.record.header.num_layers)
+        return self.trace.tensor(self.sample, key) if self.logits else None
+
+
+def _rows(decision: Decision, at_R: np.ndarray, draw: Draw) -> np.ndarray:
+    """int64 [C]: the row that scores each mask; -1 where it was not recorded.
+
+    A loop that shifts its scores has none for the first row of what it shifts, which keeps its own.
+    """
+    position_C, row_C = decision.position_C, np.full(decision.position_C.size, -1, np.int64)
+    if not at_R.size:
+        return row_C
+    first = max(int(at_R.min()), decision.step.block_start if draw.within_block else 0)
+    last = min(int(at_R.max()), decision.step.block_stop - 1 if draw.within_block else int(1e9))
+    edge = first if draw.offset < 0 else last
+    wanted = np.where(position_C == edge, position_C, position_C + draw.offset)
+    known, at = matched(wanted, at_R)
+    row_C[known] = at
+    return row_C
+
+
+def _across(decision: Decision, at_R: np.ndarray) -> dict[Axis, np.ndarray]:
+    """Rows, by number, that a softmax over positions may sum over."""
+    step = decision.step
+    rows: dict[Axis, np.ndarray] = {
+        "rows": np.ones(at_R.size, bool),
+        "block": (at_R >= step.block_start) & (at_R < step.block_stop),
+        "from the block on": at_R >= step.block_start,
+        "masks": np.isin(at_R, decision.position_C),
+    }
+    return {axis: np.flatnonzero(inside) for axis, inside in rows.items() if inside.any()}
+
+
+def _size(trace: Trace, sample: int, step: StepRecord, layer: int) -> int:
+    tensor = trace.tensor(sample, TensorKey(step.forward, Tap.LOGITS, layer))
+    return 0 if tensor is None else tensor.values.nbytes
+
+
+def _complete(trace: Trace, sample: int, steps: Sequence[StepRecord], layer: int) -> bool:
+    """Whether the first and the last step have the logits of every row of their call."""
+    for step in (*steps[:1], *steps[-1:]):
+        tensor = trace.tensor(sample, TensorKey(step.forward, Tap.LOGITS, layer))
+        if tensor is None or not np.isin(step.rows, tensor.positions).all():
+            return False
+    return bool(steps)

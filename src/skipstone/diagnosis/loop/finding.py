@@ -1,0 +1,106 @@
+"""A difference of rules as a cause: what it is, where, and how it was proved."""
+
+from __future__ import annotations
+
+from skipstone.diagnosis.finding import Finding, Place, Proof
+from skipstone.diagnosis.loop.difference import Difference, Part
+from skipstone.diagnosis.loop.words import differs, explained, follows
+from skipstone.sentence import NOTHING, Sentence, listed
+
+COMMIT_RULE = "commit-rule"
+"""What is said of two loops whose rules differ in a way that no other diagnosis is about."""
+
+_NAMES: dict[Part, str] = {
+    "drawn": "sampler",
+    "kind": "reveal-order",
+    "dtype": "confidence-dtype",
+    "region": "region-boundaries",
+    "block length": "region-boundaries",
+}
+
+
+def diagnosis_of(found: Difference) -> str:
+    """The name of the diagnosis that a difference belongs to."""
+    names = {_name(found, part) for part in found.parts}
+    return names.pop() if len(names) == 1 else COMMIT_RULE
+
+
+def finding(found: Difference, number: int) -> Finding:
+    """The cause, ready to be shown.
+
+    Args:
+        found: the difference, replayed.
+        number: of its diagnosis.
+    """
+    step = found.b.evidence.decisions[found.at_b].step
+    positions = found.positions
+    return Finding(
+        rule=diagnosis_of(found),
+        number=number,
+        what=_what(found),
+        where=Place(step.block, step.step, None, positions[0] if positions else None),
+        evidence=_evidence(found),
+        experiment=_experiment(found),
+        proof=Proof.NECESSARY_AND_SUFFICIENT if found.added else Proof.SUFFICIENT,
+        remedy=_remedy(found),
+        positions=positions,
+    )
+
+
+def _name(found: Difference, part: Part) -> str:
+    """A number or a value is a matter of the schedule if both loops follow one."""
+    if part not in ("number", "value") or found.fit_b is None:
+        return _NAMES.get(part, COMMIT_RULE)
+    sure = ("at least", "above", "factor")
+    numbers = (found.fit_a.rule.selection.number, found.fit_b.rule.selection.number)
+    return COMMIT_RULE if any(n in sure for n in numbers) else "schedule"
+
+
+def _what(found: Difference) -> Sentence:
+    if not found.parts:
+        return Sentence("B does not commit by the rule that A follows, from the same scores")
+    return listed([differs(found, part) for part in found.parts])
+
+
+def _evidence(found: Difference) -> Sentence:
+    a = Sentence(
+        "A follows: {rule} ({steps} of {steps} steps)",
+        rule=follows(found.fit_a.rule, found.a.stated),
+        steps=found.fit_a.explains.size,
+    )
+    if found.fit_b is not None:
+        b = Sentence(
+            "B follows: {rule} ({explained})",
+            rule=follows(found.fit_b.rule, found.b.stated),
+            explained=explained(found.fit_b, found.b.next_best),
+        )
+        return listed([a, b])
+    best = found.b.best
+    return listed(
+        [
+            a,
+            Sentence(
+                "none of {tried} rules explains B; the best, {rule}, explains {count} of {steps} "
+                "steps",
+                tried=found.b.tried,
+                rule=follows(best.rule, found.b.stated),
+                count=best.count,
+                steps=best.explains.size,
+            )
+            if best is not None
+            else NOTHING,
+        ]
+    )
+
+
+def _experiment(found: Difference) -> Sentence:
+    removed = Sentence("B's scores decided by A's rule: A's commits")
+    if not found.added:
+        return removed
+    return listed([Sentence("A's scores decided by B's rule: B's commits"), removed])
+
+
+def _remedy(found: Difference) -> Sentence:
+    return Sentence(
+        "let B commit by A's rule: {rule}", rule=follows(found.fit_a.rule, found.a.stated)
+    )

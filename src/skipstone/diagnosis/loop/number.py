@@ -1,0 +1,143 @@
+"""How many a step commits: for which values of its free number does a selection give a choice?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import cos, inf, pi
+
+import numpy as np
+
+from skipstone.diagnosis.loop.choice import Choice, Place
+from skipstone.diagnosis.loop.rule import Interval, Kind, Number
+
+# Where Dream's schedule ends.
+_EPS = 1e-3
+
+
+def allowed(
+    number: Number, choice: Choice, place: Place, kind: Kind, *, steps: int, forced: bool
+) -> Interval | None:
+    """The values of the free number by which a selection gives this choice; None without any.
+
+    Args:
+        number: the kind of the selection.
+        choice: what the step chose.
+        place: where it stands in its block.
+        kind: of the confidence.
+        steps: that a schedule has for the block; it has no other free number.
+        forced: whether the best is always chosen.
+    """
+    if not choice.order.size and choice.worst == inf:
+        return Interval(-inf, inf)
+    match number:
+        case "each step":
+            found = _each(choice)
+        case "all":
+            found = Interval(-inf, inf) if choice.emptied else None
+        case "at least" | "above":
+            found = _threshold(choice, strict=number == "above", forced=forced, kind=kind)
+        case "factor":
+            found = _factor(choice)
+        case _:
+            due = _due(number, place, steps)
+            fits = choice.least <= due <= choice.most or (due > choice.most and choice.emptied)
+            found = Interval(steps, steps) if fits else None
+    return None if found is None or found.empty else found
+
+
+def shares(number: Number, began: int, steps: int) -> Sequence[int]:
+    """How many each step of a block commits by a schedule that is planned when it begins."""
+    whole, more = divmod(began, steps)
+    match number:
+        case "remainder first":
+            return [whole + (i < more) for i in range(steps)]
+        case "remainder last":
+            return [whole + (i >= steps - more) for i in range(steps)]
+        case "rounded share":
+            return _rounded(began, steps, lambda t, s: 1 - s / t)
+        case "cosine":
+            return _rounded(began, steps, lambda t, s: 1 - _masked(s) / _masked(t))
+        case "timesteps":
+            return _timesteps(began, steps)
+        case _:
+            raise ValueError(f"{number} is no schedule")
+
+
+def _each(choice: Choice) -> Interval | None:
+    if choice.most == 0:
+        return None
+    return Interval(max(1, choice.least), inf if choice.emptied else choice.most)
+
+
+def _threshold(choice: Choice, *, strict: bool, forced: bool, kind: Kind) -> Interval | None:
+    if kind == "any" or (choice.most == 0 and forced):
+        return None
+    bounds = Interval(0.0, 1.0) if kind in ("probability", "margin") else Interval(-inf, inf)
+    # Alone, the best may have been taken although it missed the threshold.
+    worst = inf if forced and choice.least <= 1 and not _others(choice) else choice.worst
+    passed = choice.passed
+    return bounds.meet(
+        Interval(passed, worst, low_included=strict, high_included=not strict or worst == inf)
+    )
+
+
+def _others(choice: Choice) -> bool:
+    """Whether something was committed beside the best."""
+    return choice.order.size > 0 and choice.worst < choice.order[0]
+
+
+def _factor(choice: Choice) -> Interval | None:
+    count = choice.most
+    if count == 0 or choice.least != choice.most:
+        return None
+    rank = np.arange(choice.order.size)
+    value = (1.0 - choice.order) * (rank + 2.0)
+    # Where all that is left was taken, the last may have been taken in passing.
+    inner = value[1 : count - 1 if choice.emptied else count]
+    low = float(inner.max(initial=0.0))
+    high = inf if choice.emptied or count >= value.size else float(value[count])
+    return Interval(low, high, high_included=high == inf)
+
+
+def _due(number: Number, place: Place, steps: int) -> int:
+    if number == "share of the rest":
+        return -(-place.left // max(1, steps - place.step))
+    plan = _plan(number, place.began, steps)
+    if place.step < len(plan):
+        return plan[place.step]
+    return place.left if number in ("remainder first", "remainder last") else 0
+
+
+@lru_cache(maxsize=512)
+def _plan(number: Number, began: int, steps: int) -> Sequence[int]:
+    return tuple(shares(number, began, steps))
+
+
+def _rounded(began: int, steps: int, share: Callable[[float, float], float]) -> list[int]:
+    """A rounded share of what is left, step by step; steps without a share are left out."""
+    left, found = began, list[int]()
+    for i in range(steps):
+        t, s = (steps - i) / steps, (steps - i - 1) / steps
+        due = min(round(left * share(t, s)), left)
+        left -= due
+        if due:
+            found.append(due)
+    return found
+
+
+def _masked(time: float) -> float:
+    """Share of masks at a time, by the cosine schedule."""
+    return cos(pi / 2 * (1 - time))
+
+
+def _timesteps(began: int, steps: int) -> list[int]:
+    """Whole shares of what is left, by evenly spaced times that end above zero."""
+    times = np.linspace(1, _EPS, steps + 1)
+    left, found = began, list[int]()
+    for i in range(steps):
+        share = left * (1 - times[i + 1] / times[i])
+        due = left if i == steps - 1 else int(share)
+        left -= due
+        found.append(due)
+    return found

@@ -1,0 +1,221 @@
+"""What a commit rule is made of: the token of a row, its confidence, the region, the number.
+
+A rule is a value. The few parts are independent of each other, so that two rules can be compared
+part by part, and so that one part can be put into the other rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Kind = Literal[
+    "probability",
+    "margin",
+    "entropy",
+    "least probable",
+    "left to right",
+    "right to left",
+    "any",
+]
+"""What the order goes by; ``any`` is an order that the scores do not explain, as a random one."""
+
+Axis = Literal["vocabulary", "rows", "block", "from the block on", "masks"]
+"""Of a softmax: over the vocabulary, or over positions: those of all rows of the call, of the
+block, of the block and all after it, or of the masks."""
+
+ACROSS: tuple[Axis, ...] = ("rows", "block", "from the block on", "masks")
+Reach = Literal["block", "to the end of the block", "from the block on", "canvas"]
+Number = Literal[
+    "each step",
+    "remainder first",
+    "remainder last",
+    "share of the rest",
+    "rounded share",
+    "timesteps",
+    "cosine",
+    "at least",
+    "above",
+    "factor",
+    "all",
+]
+"""How many: so many each step; shares of a schedule; thresholds with >= and with >; a factor."""
+
+SCHEDULES: tuple[Number, ...] = (
+    "remainder first",
+    "remainder last",
+    "share of the rest",
+    "rounded share",
+    "timesteps",
+    "cosine",
+)
+THRESHOLDS: tuple[Number, ...] = ("at least", "above")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which token a position proposes."""
+
+    offset: int = 0
+    """Position p is scored by row p + offset."""
+    within_block: bool = False
+    """Whether that holds within the block alone: its first position keeps its own row."""
+    without: tuple[int, ...] = ()
+    """Ids that are never proposed."""
+    raised: int = -1
+    """An id to whose logits ``by`` is added; -1 for none."""
+    by: float = 0.0
+    greedy: bool = True
+    """The best token; else one that was drawn."""
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """What the order of commits goes by."""
+
+    kind: Kind = "probability"
+    axis: Axis = "vocabulary"
+    """Of the softmax."""
+    dtype: str = "float64"
+    last: tuple[int, ...] = ()
+    """Positions that propose one of these ids come last."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Which masks may be committed."""
+
+    reach: Reach = "block"
+    block_length: int | None = None
+    """None: as the steps were cut when they were recorded."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The values that a free number may have: between two bounds, of which each may be one."""
+
+    low: float
+    high: float
+    low_included: bool = True
+    high_included: bool = True
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.low_included else value > self.low
+        below = value <= self.high if self.high_included else value < self.high
+        return above and below
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no such value."""
+        both = self.low_included and self.high_included
+        return self.low > self.high or (self.low == self.high and not both)
+
+    def meet(self, other: Interval) -> Interval:
+        """The values that lie in both."""
+        low = max((self.low, not self.low_included), (other.low, not other.low_included))
+        high = min((self.high, self.high_included), (other.high, other.high_included))
+        return Interval(low[0], high[0], not low[1], high[1])
+
+    @property
+    def middle(self) -> float:
+        """A value in it."""
+        if self.low == self.high or self.high == float("inf"):
+            return self.low
+        return (self.low + self.high) / 2
+
+
+ANYTHING = Interval(0.0, float("inf"))
+PROBABILITY = Interval(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How many of the best are committed, or how good they must be."""
+
+    number: Number
+    value: Interval = ANYTHING
+    """Of the free number: tokens a step, steps a block, the threshold, the factor."""
+    forced: bool = True
+    """Whether the best is committed although it misses the threshold."""
+    opening: bool = False
+    """Whether the first step of a block commits the first position, whatever its confidence."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A whole commit rule."""
+
+    draw: Draw
+    confidence: Confidence
+    region: Region
+    selection: Selection
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it says which commits there will be: what is drawn at random it does not."""
+        return self.draw.greedy and self.confidence.kind != "any"
+
+    @property
+    def form(self) -> Rule:
+        """The rule without the value of its free number."""
+        return replace(self, selection=replace(self.selection, value=ANYTHING))
+
+
+def cost(rule: Rule) -> float:
+    """How far a rule is from the plain one; of rules that explain as much, the cheapest counts."""
+    return (
+        _cost_of_draw(rule.draw)
+        + _cost_of_confidence(rule.confidence)
+        + _REACH[rule.region.reach]
+        + (2.0 if rule.region.block_length is not None else 0.0)
+        + _NUMBER[rule.selection.number]
+        + (0.0 if rule.selection.forced else 0.5)
+        + (3.0 if rule.selection.opening else 0.0)
+    )
+
+
+def _cost_of_draw(draw: Draw) -> float:
+    raised = 0.0 if draw.raised < 0 else 4.0
+    return (
+        abs(draw.offset)
+        + 0.5 * draw.within_block
+        + 0.5 * len(draw.without)
+        + raised
+        + (0.0 if draw.greedy else 6.0)
+    )
+
+
+def _cost_of_confidence(confidence: Confidence) -> float:
+    axis = 0.0 if confidence.axis == "vocabulary" else 2.0
+    return _KIND[confidence.kind] + axis + _DTYPE[confidence.dtype] + 2.0 * len(confidence.last)
+
+
+_KIND: dict[Kind, float] = {
+    "probability": 0.0,
+    "margin": 1.5,
+    "entropy": 1.5,
+    "least probable": 1.5,
+    "left to right": 1.0,
+    "right to left": 2.0,
+    "any": 20.0,
+}
+_DTYPE = {"float64": 0.0, "float32": 0.4, "float16": 1.2, "bfloat16": 1.0}
+_REACH: dict[Reach, float] = {
+    "block": 0.0,
+    "to the end of the block": 0.2,
+    "from the block on": 1.0,
+    "canvas": 0.8,
+}
+_NUMBER: dict[Number, float] = {
+    "each step": 0.0,
+    "remainder first": 0.3,
+    "remainder last": 0.6,
+    "share of the rest": 0.5,
+    "rounded share": 0.7,
+    "timesteps": 0.8,
+    "cosine": 1.0,
+    "at least": 0.1,
+    "above": 0.4,
+    "factor": 0.9,
+    "all": 0.5,
+}

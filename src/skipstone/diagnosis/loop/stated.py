@@ -1,0 +1,88 @@
+"""What the settings of a run say about its commit rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+
+import numpy as np
+
+from skipstone.diagnosis.loop.choice import Place
+from skipstone.diagnosis.loop.dtypes import rounded
+from skipstone.diagnosis.loop.rule import THRESHOLDS, Rule
+from skipstone.record import Header
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Numbers of the settings; NaN and None where they are not stated."""
+
+    threshold: float = nan
+    factor: float = nan
+    steps: int | None = None
+    block_length: int | None = None
+    gen_length: int = 0
+    prompt_length: int = 0
+
+    @classmethod
+    def of(cls, header: Header) -> Stated:
+        """Read our own settings, or those that a foreign loop was called with."""
+        known = {**header.settings, **header.stated}
+        name, _, fields = known.get("unmask", "").partition(":")
+        own = dict(pair.split("=", 1) for pair in fields.split(",") if "=" in pair)
+        value = _number(own, "value")
+        foreign = _number(known, "threshold", "confidence_threshold")
+        return cls(
+            threshold=value if name == "threshold" else foreign,
+            factor=value if name == "factor" else _number(known, "factor"),
+            steps=_whole(known, "steps"),
+            block_length=_whole(known, "block_length", "block_size"),
+            gen_length=header.gen_length,
+            prompt_length=len(header.prompt_ids),
+        )
+
+    def names(self, rule: Rule) -> bool:
+        """Whether a rule is the one that these settings state, as far as they state any."""
+        number, value = rule.selection.number, rule.selection.value
+        if number in THRESHOLDS:
+            held = float(rounded(np.array(self.threshold), rule.confidence.dtype))
+            return held in value
+        if not isnan(self.threshold):
+            return False
+        if number == "factor":
+            return self.factor in value
+        return isnan(self.factor)
+
+    def number(self, rule: Rule) -> float:
+        """The stated value of the free number of a rule; NaN if none is stated."""
+        number = rule.selection.number
+        if number in THRESHOLDS:
+            return self.threshold
+        return self.factor if number == "factor" else nan
+
+    def steps_of(self, places: Sequence[Place]) -> list[int]:
+        """Steps that the settings give a block."""
+        if self.steps is None or not self.gen_length:
+            return []
+        found = list[int]()
+        for place in places:
+            start, stop = place.start - self.prompt_length, place.stop - self.prompt_length
+            share = self.steps * stop // self.gen_length - self.steps * start // self.gen_length
+            found.append(max(1, share))
+        return sorted(set(found))
+
+
+def _number(settings: Mapping[str, str], *names: str) -> float:
+    """The first of some settings that is a number; NaN if none is."""
+    for name in names:
+        try:
+            return float(settings[name])
+        except (KeyError, ValueError):
+            continue
+    return nan
+
+
+def _whole(settings: Mapping[str, str], *names: str) -> int | None:
+    value = _number(settings, *names)
+    return int(value) if not isnan(value) and value >= 1 else None

@@ -1,0 +1,224 @@
+"""Commit rules, and what tells two of them apart, in words."""
+
+from __future__ import annotations
+
+from math import inf
+
+from skipstone.diagnosis.loop.difference import Difference, Part
+from skipstone.diagnosis.loop.fit import Fit
+from skipstone.diagnosis.loop.rule import (
+    SCHEDULES,
+    THRESHOLDS,
+    Draw,
+    Interval,
+    Number,
+    Rule,
+)
+from skipstone.diagnosis.loop.stated import Stated
+from skipstone.sentence import NOTHING, Code, Sentence, listed
+
+
+def follows(rule: Rule, stated: Stated) -> Sentence:
+    """A whole rule, its parts in the order in which a step uses them."""
+    order = Sentence(_KINDS[rule.confidence.kind])
+    by_scores = rule.confidence.kind in ("probability", "margin", "entropy")
+    return listed(
+        [
+            number(rule, stated),
+            Sentence("{order} in {dtype}", order=order, dtype=Code(rule.confidence.dtype))
+            if by_scores
+            else order,
+            NOTHING
+            if rule.confidence.axis == "vocabulary"
+            else Sentence("softmax over {axis}", axis=Sentence(_AXES[rule.confidence.axis])),
+            region(rule),
+            *_drawn(rule.draw),
+            *_special(rule),
+        ]
+    )
+
+
+def number(rule: Rule, stated: Stated) -> Sentence:
+    """How many a step commits, or how sure they must be."""
+    selection = rule.selection
+    value = selection.value
+    said = stated.number(rule)
+    text = Code(f"{said:g}" if said in value else _spelled(value, selection.number))
+    sentence = Sentence(_NUMBERS[selection.number], value=text)
+    if selection.forced:
+        return sentence
+    return Sentence("{number}, and nothing where none reaches it", number=sentence)
+
+
+def region(rule: Rule) -> Sentence:
+    """Which masks may be committed."""
+    reach = Sentence(_REACHES[rule.region.reach])
+    if rule.region.block_length is None:
+        return reach
+    return Sentence("{region}, blocks of {length}", region=reach, length=rule.region.block_length)
+
+
+def differs(found: Difference, part: Part) -> Sentence:
+    """What B does otherwise than A, in one part of the rule."""
+    if found.fit_b is None:
+        return Sentence(
+            "B commits outside {region}, where A commits", region=region(found.fit_a.rule)
+        )
+    a, b = found.fit_a.rule, found.fit_b.rule
+    match part:
+        case "offset":
+            return Sentence(
+                "B scores a position by {b}, A by {a}",
+                a=Sentence(_ROWS[a.draw.offset]),
+                b=Sentence(_ROWS[b.draw.offset]),
+            )
+        case "without":
+            return _left_out(a.draw, b.draw, found.b.evidence.record.header.mask_id)
+        case "raised":
+            return _raised(a.draw, b.draw)
+        case "drawn":
+            return Sentence(
+                "B takes the best token, A draws it at random"
+                if b.draw.greedy
+                else "B draws tokens at random, A takes the best"
+            )
+        case "axis":
+            return Sentence(
+                "B takes the softmax over {b}, A over {a}",
+                a=Sentence(_AXES[a.confidence.axis]),
+                b=Sentence(_AXES[b.confidence.axis]),
+            )
+        case "kind":
+            return Sentence(
+                "B commits {b}, A {a}",
+                a=Sentence(_KINDS[a.confidence.kind]),
+                b=Sentence(_KINDS[b.confidence.kind]),
+            )
+        case "dtype":
+            return Sentence("the confidence is computed in {dtype}", dtype=Code(b.confidence.dtype))
+        case "last":
+            ids = b.confidence.last or a.confidence.last
+            return Sentence(
+                "B commits token {token} last"
+                if b.confidence.last
+                else "A commits token {token} last, B does not",
+                token=ids[0],
+            )
+        case "region" | "block length":
+            return Sentence("B commits within {b}, A within {a}", a=region(a), b=region(b))
+        case "number" | "value":
+            return Sentence(
+                "B commits by {b}, A by {a}",
+                a=number(a, found.a.stated),
+                b=number(b, found.b.stated),
+            )
+        case "forced":
+            return Sentence(
+                "B always commits the best, A nothing where none reaches the threshold"
+                if b.selection.forced
+                else "B commits nothing where none reaches the threshold, A the best"
+            )
+        case "opening":
+            return Sentence(
+                "B commits the first position of a block in its first step, A the best"
+                if b.selection.opening
+                else "A commits the first position of a block in its first step, B the best"
+            )
+
+
+def explained(fit: Fit, rival: Fit | None) -> Sentence:
+    """How well a rule explains its run."""
+    return Sentence(
+        "explains {count} of {steps} steps; the next best explains {rival}",
+        count=fit.count,
+        steps=fit.explains.size,
+        rival=0 if rival is None else rival.count,
+    )
+
+
+def _drawn(draw: Draw) -> list[Sentence]:
+    return [
+        NOTHING
+        if draw.offset == 0
+        else Sentence("scored by {row}", row=Sentence(_ROWS[draw.offset])),
+        NOTHING
+        if draw.raised < 0
+        else Sentence("the logit of token {token} raised by {by:g}", token=draw.raised, by=draw.by),
+        NOTHING if draw.greedy else Sentence("tokens drawn at random"),
+    ]
+
+
+def _special(rule: Rule) -> list[Sentence]:
+    return [
+        Sentence("token {token} last", token=rule.confidence.last[0])
+        if rule.confidence.last
+        else NOTHING,
+        Sentence("the first position of a block in its first step")
+        if rule.selection.opening
+        else NOTHING,
+    ]
+
+
+def _left_out(a: Draw, b: Draw, mask_id: int) -> Sentence:
+    only_b = [token for token in b.without if token not in a.without]
+    ids = only_b or [token for token in a.without if token not in b.without]
+    ids = [token for token in ids if token != mask_id] or ids
+    return Sentence(
+        "B never takes token {tokens}, A does"
+        if only_b
+        else "A never takes token {tokens}, B does",
+        tokens=Code(", ".join(map(str, ids))),
+    )
+
+
+def _raised(a: Draw, b: Draw) -> Sentence:
+    if b.raised < 0:
+        return Sentence("A raises the logit of token {token}, B does not", token=a.raised)
+    return Sentence("B raises the logit of token {token} by about {by:g}", token=b.raised, by=b.by)
+
+
+def _spelled(value: Interval, number: Number) -> str:
+    if value.low == value.high:
+        return f"{value.low:.6g}"
+    if number in THRESHOLDS or number == "factor":
+        high = "" if value.high == inf else f"{value.high:.4g}"
+        return f"{value.low:.4g}..{high}"
+    return f"{value.low:g}.." if number not in SCHEDULES else f"{value.low:g}"
+
+
+_KINDS = {
+    "probability": "by probability",
+    "margin": "by the margin to the second token",
+    "entropy": "by entropy",
+    "least probable": "the least probable first",
+    "left to right": "from left to right",
+    "right to left": "from right to left",
+    "any": "in an order that the scores do not give, as a random one",
+}
+_AXES = {
+    "vocabulary": "the vocabulary",
+    "rows": "the positions",
+    "block": "the positions of the block",
+    "from the block on": "the positions from the block on",
+    "masks": "the masked positions",
+}
+_REACHES = {
+    "block": "the block",
+    "to the end of the block": "the block and everything left of it",
+    "from the block on": "the block and everything right of it",
+    "canvas": "the whole canvas",
+}
+_ROWS = {0: "its own row", -1: "the row before it", 1: "the row after it"}
+_NUMBERS = {
+    "each step": "{value} a step",
+    "remainder first": "a schedule of {value} steps, remainder first",
+    "remainder last": "a schedule of {value} steps, remainder last",
+    "share of the rest": "a share of the masks that are left, over {value} steps",
+    "rounded share": "a schedule of {value} steps, shares rounded",
+    "timesteps": "a schedule of {value} steps by time",
+    "cosine": "a cosine schedule of {value} steps",
+    "at least": "threshold >= {value}",
+    "above": "threshold > {value}",
+    "factor": "factor {value}",
+    "all": "all masks at once",
+}
