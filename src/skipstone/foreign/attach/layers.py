@@ -135,18 +135,21 @@ def hook_layers(
 def _hook_layer(
     on: ExitStack, layer: nn.Module, number: int, listener: HearsLayers, *, whole: bool
 ) -> None:
-    enter, leave = unseen(listener.enter_layer), unseen(listener.leave_layer)
+    # What keeps Dynamo out takes longer than the hook itself: only where it is at work.
+    apart = unseen(listener.enter_layer), unseen(listener.leave_layer)
 
     def before(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-        if whole and torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        if whole and compiling:
             return
         states = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
         if states is not None:
-            enter(number, states)
+            (apart[0] if compiling else listener.enter_layer)(number, states)
 
     def after(module: nn.Module, args: object, output: object) -> None:
-        if not (whole and torch.compiler.is_compiling()):
-            leave(number, output)
+        compiling = torch.compiler.is_compiling()
+        if not (whole and compiling):
+            (apart[1] if compiling else listener.leave_layer)(number, output)
 
     on.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
     on.callback(layer.register_forward_hook(after).remove)

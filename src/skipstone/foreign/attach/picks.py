@@ -13,18 +13,6 @@ from torch import Tensor
 
 from skipstone.foreign.shared.functions import Operation
 
-PICKING = frozenset(
-    {
-        Tensor.__getitem__,
-        Tensor.gather,
-        Tensor.index_select,
-        Tensor.take_along_dim,
-        torch.gather,
-        torch.index_select,
-        torch.take_along_dim,
-    }
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Pick:
@@ -55,8 +43,8 @@ class Picks:
         self._picks = list[Pick]()
 
     def heard(self, operation: Operation) -> None:
-        """Look at an operation."""
-        if not self.inside or operation.func not in PICKING or not operation.args:
+        """A function that may take rows out of states was called."""
+        if not self.inside or not operation.args:
             return
         states, out = operation.args[0], operation.out
         if not isinstance(states, Tensor) or not isinstance(out, Tensor):

@@ -22,11 +22,11 @@ from skipstone.foreign.attach.given import plain_arguments
 from skipstone.foreign.attach.header import header_of
 from skipstone.foreign.attach.hidden import HiddenPrompts
 from skipstone.foreign.attach.keys import kind_of_keys
-from skipstone.foreign.attach.picks import PICKING, Picks
+from skipstone.foreign.attach.picks import Picks
 from skipstone.foreign.attach.run import ForeignRun
 from skipstone.foreign.attach.said import disagree, unlocated, unseen
 from skipstone.foreign.attach.wanted import Wanted
-from skipstone.foreign.attach.watch import READS, Watch
+from skipstone.foreign.attach.watch import Watch
 from skipstone.foreign.positions.follow import Follower
 from skipstone.foreign.positions.sanitizer import Sanitizer
 from skipstone.foreign.rows.finder import Finder
@@ -57,11 +57,9 @@ class Recording:
         self._sanitizer = Sanitizer() if wanted.sanitize else None
         self._follower = Follower() if self._sanitizer is None else self._sanitizer.follower
         self._finder = Finder(self._follower, wanted.mask_id)
-        self._picks, self._hidden = Picks(), HiddenPrompts()
+        self.picks, self._hidden = Picks(), HiddenPrompts()
         self._twin = False
-        listeners = (self._follower, self._finder, self._picks, self.watch)
-        within = READS | PICKING if self._sanitizer is None else None
-        self.functions = Functions(self.guard, listeners, within)
+        self.functions = Functions(self.guard, (self._follower, self._finder, self.watch))
         """The mode that tells what the loop does in between."""
         self._runs = 0
         self._calls = 0
@@ -157,12 +155,17 @@ class Recording:
         """A layer is done."""
         if self._forward is not None:
             with self.guard.within("reading the states after a layer", source_line):
-                self._forward.leave(number, output, self._picks.taken())
+                self._forward.leave(number, output, self.picks.taken())
 
     def _is_inside(self, inside: bool) -> None:
         """A call of the model is under way from now on, or no more."""
-        self.functions.inside = self.watch.inside = inside
-        self._follower.inside = self._picks.inside = inside
+        self.watch.inside = self._follower.inside = self.picks.inside = inside
+        if self._sanitizer is not None:
+            return
+        if inside:
+            self.functions.leave()
+        else:
+            self.functions.come_back()
 
     # A call, from its arguments to what it returned.
 

@@ -4,26 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from torch import Tensor
-
 from skipstone.foreign.attach.logits import LogitSlices
 from skipstone.foreign.shared.functions import Operation
 from skipstone.foreign.shared.source import caller, place
-
-# Each makes the host wait until the device has the value.
-READS = frozenset(
-    {
-        Tensor.__bool__,
-        Tensor.__float__,
-        Tensor.__index__,
-        Tensor.__int__,
-        Tensor.cpu,
-        Tensor.item,
-        Tensor.numpy,
-        Tensor.tolist,
-    }
-)
-"""Functions that bring a value to the host."""
 
 
 class Watch:
@@ -37,9 +20,11 @@ class Watch:
         self.reads_inside = Counter[str]()
         self.logits = LogitSlices()
 
+    def read(self, operation: Operation) -> None:
+        """The user's code reads a value."""
+        (self.reads_inside if self.inside else self.reads_between)[place(caller())] += 1
+
     def heard(self, operation: Operation) -> None:
         """Look at an operation."""
-        if operation.func in READS:
-            (self.reads_inside if self.inside else self.reads_between)[place(caller())] += 1
-        elif not self.inside:
+        if not self.inside:
             self.logits.note(operation.func, operation.args, operation.out)

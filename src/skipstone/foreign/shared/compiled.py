@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -49,14 +49,14 @@ def active(mode: TorchFunctionMode) -> Generator[None]:
             return switch(callback)
         begins = outermost is None and callable(callback)
         frame = _beyond_ours(sys._getframe(1)) if begins or not callable(callback) else None
-        if begins and _take_off(mode):
+        if begins and take_off(mode):
             outermost = frame
             # Last of all: what is called from here on would be compiled.
             return switch(callback)
         before = switch(callback)
         if frame is not None and outermost is frame:
             outermost = None
-            _push([mode])
+            push([mode])
         return before
 
     setattr(eval_frame, _SWITCH, switched)
@@ -77,6 +77,14 @@ def _beyond_ours(frame: FrameType) -> FrameType:
 def unseen(function: Callable[..., Any]) -> Callable[..., Any]:
     """A hook of ours into which Dynamo does not trace, where the model itself is compiled."""
     return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
+
+
+def skipped(function: Callable[..., Any]) -> None:
+    """Have Dynamo run a function as it is, at no cost; functions that it calls are compiled."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    skip = getattr(dynamo, "skip_code", None)
+    if skip is not None and isinstance(function, FunctionType):
+        skip(function.__code__)
 
 
 @dataclass(frozen=True)
@@ -104,17 +112,17 @@ def compiled_of(model: nn.Module) -> Compiled:
     return Compiled(whole, tuple(w for w in wrappers if next(w.children(), None) is model))
 
 
-def _take_off(mode: TorchFunctionMode) -> bool:
+def take_off(mode: TorchFunctionMode) -> bool:
     """Take a mode off the stack, the ones above it stay; False if it is not there."""
     above, found = list[TorchFunctionMode](), False
     while not found and torch._C._len_torch_function_stack():
         above.append(torch._C._pop_torch_function_stack())
         found = above[-1] is mode
-    _push(above[:-1] if found else above)
+    push(above[:-1] if found else above)
     return found
 
 
-def _push(modes: list[TorchFunctionMode]) -> None:
+def push(modes: list[TorchFunctionMode]) -> None:
     """Put modes on the stack, the first of them on top."""
     for mode in reversed(modes):
         torch._C._push_on_torch_function_stack(mode)

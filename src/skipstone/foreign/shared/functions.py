@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch.overrides import TorchFunctionMode
 
+from skipstone.foreign.shared.compiled import push, take_off
 from skipstone.foreign.shared.guard import Guard
 from skipstone.foreign.shared.source import source_line
 
@@ -32,24 +33,21 @@ class Hears(Protocol):
 class Functions(TorchFunctionMode):
     """Runs every torch function as it is, then tells who listens. Changes nothing."""
 
-    def __init__(
-        self,
-        guard: Guard,
-        listeners: Sequence[Hears],
-        within: frozenset[Callable[..., object]] | None = None,
-    ) -> None:
-        """Nobody is told before the mode is entered.
-
-        Args:
-            guard: says what goes wrong in a listener.
-            listeners: who is told.
-            within: the functions that are told while a call of the model is under way; None stands
-                for all. A model calls thousands in a step, and most listeners wait for its end.
-        """
+    def __init__(self, guard: Guard, listeners: Sequence[Hears]) -> None:
+        """Nobody is told before the mode is entered."""
         super().__init__()
-        self.inside = False
-        """Whether a call of the model is under way."""
-        self._guard, self._listeners, self._within = guard, listeners, within
+        self._guard, self._listeners = guard, listeners
+        self._away = False
+
+    def leave(self) -> None:
+        """Hear nothing for a while: a model calls thousands of functions in a step."""
+        self._away = take_off(self)
+
+    def come_back(self) -> None:
+        """Hear again."""
+        if self._away:
+            push([self])
+        self._away = False
 
     def __torch_function__(
         self,
@@ -61,8 +59,6 @@ class Functions(TorchFunctionMode):
         """Do what was asked, then look at it. Dynamo runs this as it is and never traces it."""
         named = kwargs or {}
         out = func(*args, **named)
-        if self.inside and self._within is not None and func not in self._within:
-            return out
         operation = Operation(func, args, named, out)
         # Not by ``within``: this runs for every operation, and entering costs more than listening.
         with torch._C.DisableTorchFunction():

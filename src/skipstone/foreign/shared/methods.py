@@ -1,0 +1,79 @@
+"""Some functions of torch, told by themselves.
+
+A function mode looks at every operation. A model calls thousands in a forward, of which a recorder
+wants a handful; so these tell of themselves, and the mode rests while the model computes.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skipstone.foreign.shared.compiled import skipped, unseen
+from skipstone.foreign.shared.functions import Operation
+
+READS = tuple(
+    (Tensor, name)
+    for name in ("__bool__", "__float__", "__index__", "__int__", "cpu", "item", "numpy", "tolist")
+)
+"""Methods that wait until the device has a value."""
+
+PICKS = (
+    (Tensor, "__getitem__"),
+    *((owner, name) for owner in (Tensor, torch) for name in ("gather", "index_select")),
+    *((owner, "take_along_dim") for owner in (Tensor, torch)),
+)
+"""Functions that take rows out of a tensor."""
+
+
+@contextmanager
+def told(
+    functions: Sequence[tuple[Any, str]],
+    heard: Callable[[Operation], None],
+    ndim: int | None = None,
+) -> Generator[None]:
+    """Have functions tell of each of their calls by code of this thread; not of our own calls.
+
+    Ours run with torch functions disabled: ``Guard.within`` and the function mode see to that. What
+    is compiled does not tell, and nothing is compiled again.
+
+    Args:
+        functions: the owner and the name of each.
+        heard: must not raise.
+        ndim: tells only of results with so many dimensions; None tells of all.
+    """
+    thread = threading.get_ident()
+
+    @unseen
+    def tell(operation: Operation) -> None:
+        if torch._C._is_torch_function_enabled() and threading.get_ident() == thread:
+            heard(operation)
+
+    def telling(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            out = function(*args, **kwargs)
+            if ndim is None or getattr(out, "ndim", None) == ndim:
+                tell(Operation(function, args, kwargs, out))
+            return out
+
+        skipped(called)
+        return called
+
+    own = [(owner, name, vars(owner).get(name)) for owner, name in functions]
+    for owner, name in functions:
+        setattr(owner, name, telling(getattr(owner, name)))
+    try:
+        yield
+    finally:
+        for owner, name, function in own:
+            if function is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, function)
