@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from skipstone.cli.main import run
 from skipstone.engine import parse_settings, parse_spec
 from skipstone.errors import SkipstoneError
 from skipstone.models.folder import INDEX
+from tests.busy import busy_seconds
 from tests.checkpoints import LAYERS, TEMPLATE, VOCAB, random_weights, write_checkpoint, write_json
 
 SECONDS = 5
@@ -520,18 +520,18 @@ class Outcome:
 
 def _run_command(argv: list[str], fragments: list[str]) -> Outcome:
     out, err = io.StringIO(), io.StringIO()
-    started = time.monotonic()
+    started = busy_seconds()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(argv)
-    seconds = time.monotonic() - started
+    seconds = busy_seconds() - started
     return Outcome(err.getvalue(), fragments, seconds, code, out.getvalue())
 
 
 def _run_function(act: Callable[[], object], fragments: list[str]) -> Outcome:
-    started = time.monotonic()
+    started = busy_seconds()
     with pytest.raises(SkipstoneError) as caught:
         act()
-    return Outcome(f"{caught.value}\n", fragments, time.monotonic() - started)
+    return Outcome(f"{caught.value}\n", fragments, busy_seconds() - started)
 
 
 @pytest.fixture(scope="module")

@@ -292,3 +292,29 @@ def test_debug_shows_the_traceback_and_the_line(capsys: pytest.CaptureFixture[st
     assert code == 2
     assert "Traceback" in err
     assert err.splitlines()[-1].startswith("skipstone: error: cache policy 'duel' is unknown")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "Hi", "--gen-length", "٣"],
+        ["generate", "Hi", "--temperature", "٠.٥"],
+        ["generate", "Hi", "--unmask", "threshold:٠.٩"],
+        ["generate", "--prompt-ids", "٣"],
+        ["generate", "Hi", "--batch-size", "٣"],
+        ["show", "nowhere", "--sample", "²"],
+        ["show", "nowhere", "--sample", "٣"],
+        ["diff", "a", "b", "--sample", "３"],
+        ["audit", "--prompts", "pebble", "--batch", "٣"],
+        ["sweep", "--prompts", "pebble", "--limit", "٣", "-o", "out"],
+        ["step", "nowhere", "--at", "٠.٣"],
+    ],
+)
+def test_numbers_are_written_in_ascii_digits(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "internal" not in message
+    assert any(c in message for c in "٣²３٠"), message

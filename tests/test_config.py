@@ -309,3 +309,22 @@ def test_quantised_checkpoints_say_how(
 
 def test_a_quantisation_that_is_null_is_none(tmp_path: Path) -> None:
     assert read(tmp_path, quantization_config=None) == read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"partial_rotary_factor": True},
+        {"rope": 1},
+        {"rope": 1.0},
+        {"block_group_size": True},
+        {"include_bias": 0},
+        {"rope_parameters": {"factor": True}},
+        {"rope_scaling": {"partial_rotary_factor": True}},
+        {"weight_tying": False, "tie_word_embeddings": 0},
+    ],
+)
+def test_a_bool_is_no_number_and_a_number_no_bool(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    assert f"{list(change)[-1]}" in refusal(tmp_path, **change)

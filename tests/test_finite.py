@@ -136,6 +136,30 @@ def test_a_batch_names_the_request(batch_size: int | None) -> None:
         Engine(broken_token(61), BASE).generate_batch(prompts, batch_size=batch_size)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3, None])
+def test_results_of_the_requests_that_were_finished_are_kept(batch_size: int | None) -> None:
+    prompts = [[1, 2], [3, 4, 5], [8], [6, 61, 7]]
+    engine = Engine(broken_token(61), BASE)
+    with pytest.raises(NotFiniteError) as caught:
+        engine.generate_batch(prompts, batch_size=batch_size)
+    finished = caught.value.finished
+    assert list(finished) == {1: [0, 1, 2], 2: [0, 1], 3: list(finished), None: []}[batch_size]
+    assert str(caught.value).endswith(f"; {len(finished)} of 4 prompts were finished")
+    for i, result in finished.items():
+        alone = engine.generate(prompts[i])
+        assert (result.tokens, result.text) == (alone.tokens, alone.text)
+        assert result.stats.steps == alone.stats.steps
+
+
+def test_a_request_that_ends_in_the_very_step_in_which_another_breaks_is_finished() -> None:
+    engine = Engine(broken_token(61), BASE.replace(gen_length=8, unmask=Threshold(0.0)))
+    with pytest.raises(NotFiniteError) as caught:
+        engine.generate_batch([[1, 2], [61]])
+    (result,) = caught.value.finished.values()
+    assert result.tokens == engine.generate([1, 2]).tokens
+    assert result.stats.num_forwards == 1
+
+
 def test_requests_that_come_after_are_not_touched_by_the_error() -> None:
     engine = Engine(broken_token(61), BASE)
     alone = engine.generate([1, 2]).tokens
@@ -220,3 +244,36 @@ def test_the_command_line_says_it_and_prints_no_token(
     )
     assert run(argv) == 0
     assert load(directory, device="cpu", dtype="float16").network.dtype == torch.float16
+
+
+@pytest.mark.parametrize("command", ["generate", "trace"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_line_prints_the_answers_that_were_finished(
+    command: str,
+    as_json: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pebble = load("pebble")
+    embed, odd = pebble.network.embed, 57  # "Z"
+    assert odd in pebble.text.encode("Zo")
+
+    def broken(ids_N: Tensor) -> Tensor:
+        return torch.where((ids_N == odd)[:, None], torch.nan, embed(ids_N))
+
+    def loaded(name: str, *, device: str, dtype: str) -> Model:
+        return pebble
+
+    monkeypatch.setattr(pebble.network, "embed", broken)
+    monkeypatch.setattr("skipstone.models.load.load", loaded)
+    file = tmp_path / "prompts.txt"
+    file.write_text("What is 3 + 4?\nWhat is 2 + 2?\nZo\n")
+    argv = [command, "--batch-file", str(file), "--batch-size", "1", "--gen-length", "32"]
+    argv += ["--json"] * as_json + ["-o", str(tmp_path / "t.trace")] * (command == "trace")
+    assert run(argv) == 2
+    captured = capsys.readouterr()
+    assert "3 + 4 = 7." in captured.out
+    assert "2 + 2 = 4." in captured.out
+    assert ('"number": 2' if as_json else "[2] What is 2 + 2?") in captured.out
+    assert "2 of 3 prompts were finished" in captured.err.splitlines()[-1]

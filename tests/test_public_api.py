@@ -9,7 +9,17 @@ import sys
 import pytest
 
 import skipstone
-from skipstone import CosineSkip, DualCache, Engine, Factor, Fixed, Settings, Threshold
+from skipstone import (
+    ConfigError,
+    CosineSkip,
+    DualCache,
+    Engine,
+    Factor,
+    Fixed,
+    Settings,
+    Threshold,
+    load,
+)
 from skipstone.engine import parse_settings
 from skipstone.models.load import Model
 from skipstone.policies import KINDS
@@ -108,3 +118,25 @@ def test_a_batch_gives_one_result_a_prompt() -> None:
     results = engine.generate_batch(["w1 w2", [3, 4, 5]])
     assert [r.prompt_tokens for r in results] == [2, 3]
     assert all(len(r.tokens) == 16 for r in results)
+
+
+def test_a_setting_by_position_is_told_its_name() -> None:
+    model = load("pebble")
+    for given in (["dual"], ["dual", "threshold:0.9"], [Settings(), "dual"]):
+        with pytest.raises(
+            ConfigError, match=r"give single ones by name, like Engine\(model, cache"
+        ):
+            Engine(model, *given)  # type: ignore
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_places_that_nobody_takes_are_a_note(count: int) -> None:
+    engine = Engine(load("pebble"), gen_length=4)
+    results = engine.generate_batch(["Hi"] * count, batch_size=10**9)
+    assert len(results) == count
+    for result in results:
+        (said,) = [note for note in result.notes if "batch_size" in note]
+        assert said.startswith("batch_size=1000000000 has no effect")
+    for size in (None, count):
+        notes = engine.generate_batch(["Hi"] * count, batch_size=size)[0].notes
+        assert not any("batch_size" in note for note in notes)

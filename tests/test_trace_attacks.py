@@ -125,6 +125,34 @@ def test_a_command_that_fails_keeps_no_file_open(
     assert open_files() == before
 
 
+@pytest.mark.parametrize("writing", [False, True])
+def test_a_schema_may_call_no_function_of_ours(
+    whole: Path, tmp_path: Path, *, writing: bool
+) -> None:
+    """``trusted_schema`` alone, which every Python can switch off: no view and no authorizer."""
+    trace = shutil.copytree(whole, tmp_path / "attack.trace")
+    called = list[int]()
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(trace / DATABASE, isolation_level=None)
+        connection.create_function("reach", 1, called.append, deterministic=True)
+        return connection
+
+    with closing(connect()) as connection:
+        connection.execute("CREATE TABLE bait (a, b AS (reach(a)))")
+        connection.execute("INSERT INTO bait VALUES (7)")
+        connection.execute("SELECT b FROM bait").fetchall()
+        # The control: whoever trusts the file calls it.
+        assert 7 in called
+    called.clear()
+    with closing(connect()) as connection:
+        Database(connection, trace, writing=writing)
+        connection.set_authorizer(None)
+        with pytest.raises(sqlite3.DatabaseError, match="unsafe use of reach"):
+            connection.execute("SELECT b FROM bait").fetchall()
+    assert called == []
+
+
 # Older Pythons cannot tell SQLite so; there the check of the schema and the authorizer stand alone.
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="Connection.setconfig came with 3.12")
 @pytest.mark.parametrize("writing", [False, True])

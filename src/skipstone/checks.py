@@ -61,6 +61,34 @@ def checked(name: str, value: object, hint: object) -> object:
     return value
 
 
+def whole_number(text: str) -> int:
+    """A whole number in ASCII digits; Python would take those of any script.
+
+    Raises:
+        ValueError: it is none; the message is the rule.
+    """
+    if not text.isascii():
+        raise ValueError("is not a valid integer: write it in the digits 0 to 9")
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("is not a valid integer") from None
+
+
+def number(text: str) -> float:
+    """A number in ASCII digits.
+
+    Raises:
+        ValueError: it is none; the message is the rule.
+    """
+    if not text.isascii():
+        raise ValueError("is not a valid float: write it in the digits 0 to 9")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("is not a valid float") from None
+
+
 def _plain(value: object) -> object:
     """A scalar of NumPy or PyTorch as the Python value that it stands for."""
     return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value

@@ -17,7 +17,8 @@ A message names the value, the rule it breaks and the remedy. An ``assert`` mark
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from skipstone.quoting import within
 
@@ -50,7 +51,16 @@ class StalledError(SkipstoneError):
 
 
 class NotFiniteError(SkipstoneError):
-    """A forward gave NaN or infinity where a token was to be chosen or scored."""
+    """A forward gave NaN or infinity where a token was to be chosen or scored.
+
+    ``finished`` has the results of the other prompts of the batch that were done by then, by the
+    index of the prompt; ``Result`` each.
+    """
+
+    def __init__(self, message: str, finished: Mapping[int, Any] | None = None) -> None:
+        """Say what is not finite, and hand over what was done."""
+        super().__init__(message)
+        self.finished: Mapping[int, Any] = finished or {}
 
 
 class TraceError(SkipstoneError):

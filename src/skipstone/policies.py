@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from typing import Generic, Literal, TypeVar, cast
 
 from skipstone.cache import CachePolicy, DualCache, NoCache, PrefixCache
+from skipstone.checks import number, whole_number
 from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import shown
 from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
@@ -192,8 +193,9 @@ def convert(text: str, hint: object, where: str) -> object:
         return text.lower() == "true"
     if hint in (int, float):
         try:
-            return int(text) if hint is int else float(text)
+            return whole_number(text) if hint is int else number(text)
         except ValueError:
             kind = "a whole number" if hint is int else "a number"
+            kind += "" if text.isascii() else " in the digits 0 to 9"
             raise ConfigError(f"{where} is {shown(text)}, must be {kind}") from None
     return text

@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipstone.cli.escape import readable, shortened
 from skipstone.cli.terminal import aside, note, say, say_json, say_text
+from skipstone.errors import NotFiniteError
 
 if TYPE_CHECKING:
     from skipstone.engine import Result
     from skipstone.engine.engine import Prompt
 
 
-def print_answers(
-    prompts: Sequence[Prompt],
-    results: Sequence[Result],
-    *,
-    labelled: bool,
-    ids: bool,
-) -> None:
-    """Print answers for a person.
+@dataclass(frozen=True)
+class Printer:
+    """Prints answers as a command was asked to."""
 
-    Args:
-        prompts: in the order of the results.
-        results: one a prompt.
-        labelled: say which prompt each answers, and indent it: several came from one file.
-        ids: show the answer's token ids, too.
-    """
-    for number, (prompt, result) in enumerate(zip(prompts, results, strict=True), start=1):
-        if labelled:
-            say((f"[{number}] ", "label"), (shortened(_shown(prompt)), "head"))
+    prompts: Sequence[Prompt]
+    labelled: bool
+    """Say which prompt each answers, and indent it: several came from one file."""
+    ids: bool
+    """Show the answers' token ids, too."""
+    as_json: bool
+    """Print one JSON object a prompt instead, which names the prompt that it answers."""
+    trace: str = ""
+    """Where the run was written down, for JSON."""
+
+    def answers(self, decode: Callable[[], Sequence[Result]]) -> None:
+        """Print what ``decode`` gives.
+
+        Raises:
+            NotFiniteError: as ``decode`` does, after the answers that were finished are printed.
+        """
+        try:
+            results = decode()
+        except NotFiniteError as error:
+            self._print(error.finished)
+            raise
+        self._print(dict(enumerate(results)))
+
+    def _print(self, results: Mapping[int, Result]) -> None:
+        """Print results, which are known by the index of their prompt."""
+        for i, result in results.items():
+            if self.as_json:
+                self._print_json(i, result)
+            else:
+                self._print_text(i, result)
+
+    def _print_json(self, i: int, result: Result) -> None:
+        prompt = self.prompts[i]
+        asked = {"number": i + 1, "prompt": prompt if isinstance(prompt, str) else list(prompt)}
+        say_json(asked | result.as_json() | ({"trace": self.trace} if self.trace else {}))
+
+    def _print_text(self, i: int, result: Result) -> None:
+        if self.labelled:
+            say((f"[{i + 1}] ", "label"), (shortened(_shown(self.prompts[i])), "head"))
             for line in readable(result.text).split("\n"):
                 say("    ", line.replace("\t", "    "))
         else:
             say_text(result.text)
-        if ids:
+        if self.ids:
             say(("ids ", "label"), ",".join(map(str, result.answer)))
-        _print_beside(result, f"{number}: " if labelled else "")
-
-
-def print_answers_json(
-    prompts: Sequence[Prompt], results: Sequence[Result], **more: object
-) -> None:
-    """Print one JSON object a prompt, which names the prompt that it answers."""
-    for number, (prompt, result) in enumerate(zip(prompts, results, strict=True), start=1):
-        asked = {"number": number, "prompt": prompt if isinstance(prompt, str) else list(prompt)}
-        say_json(asked | result.as_json() | more)
+        _print_beside(result, f"{i + 1}: " if self.labelled else "")
 
 
 def _shown(prompt: Prompt) -> str:

@@ -13,6 +13,7 @@ import click
 from skipstone.cli.escape import shortened
 from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.junit import junit_xml
+from skipstone.cli.numbers import decimal, whole
 from skipstone.cli.options import RunSpec, given, parse_rate, run_options, run_spec
 from skipstone.cli.progress import progress
 from skipstone.cli.prompts import judge_option, read_questions
@@ -57,9 +58,13 @@ _SHOWN = 5
     help="What has to agree.  [default: answer]",
 )
 @click.option(
-    "--confidence", type=float, default=0.95, metavar="P", help="Of the interval.  [default: 0.95]"
+    "--confidence",
+    type=decimal,
+    default=0.95,
+    metavar="P",
+    help="Of the interval.  [default: 0.95]",
 )
-@click.option("--batch", type=int, default=1, metavar="N", help="Prompts together.  [default: 1]")
+@click.option("--batch", type=whole, default=1, metavar="N", help="Prompts together.  [default: 1]")
 @click.option(
     "-o",
     "--output",

@@ -12,6 +12,7 @@ import torch
 from skipstone.bench.plan import Plan, Shape, parse_generation
 from skipstone.bench.random_model import random_model
 from skipstone.bench.timing import Rig, release
+from skipstone.checks import number
 from skipstone.cli.options import RunSpec, parse_numbers
 from skipstone.engine import Settings
 from skipstone.engine import roofline as roof
@@ -122,7 +123,7 @@ def _shares(text: str) -> Iterator[float]:
     """Parse ``0.25,0.5``."""
     for part in text.split(","):
         try:
-            share = float(part)
+            share = number(part)
         except ValueError:
             share = math.nan
         if not 0.0 < share <= 1.0:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from skipstone.checks import number
 from skipstone.cli.escape import json_text
 from skipstone.cli.idle import say_idle
 from skipstone.cli.options import given, run_options
@@ -134,10 +135,10 @@ def parse_seconds(text: str | None) -> float:
     """
     if text is None:
         return math.inf
-    number = text.rstrip("smhin")
-    unit = text[len(number) :] or "s"
+    amount = text.rstrip("smhin")
+    unit = text[len(amount) :] or "s"
     try:
-        value = float(number) * _UNITS[unit]
+        value = number(amount) * _UNITS[unit]
     except (ValueError, KeyError):
         raise ConfigError(f"--time-limit is {shown(text)}, must be a time like 60s or 2m") from None
     if not value > 0:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skipstone.cli.decisions import both_sides, parting
+from skipstone.cli.numbers import whole
 from skipstone.cli.tables import say_indented
 from skipstone.cli.terminal import note, say, say_json
 from skipstone.cli.tokens import Tokens, ids_option, text_of_trace, tokens_of_trace
@@ -33,7 +34,7 @@ _SHOWN = 12
 @click.argument("a", metavar="A", type=click.Path(path_type=Path))
 @click.argument("b", metavar="B", type=click.Path(path_type=Path))
 @click.option(
-    "--sample", metavar="N", type=int, default=0, help="Request of a batch.  [default: 0]"
+    "--sample", metavar="N", type=whole, default=0, help="Request of a batch.  [default: 0]"
 )
 @click.option(
     "--floor",

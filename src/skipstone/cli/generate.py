@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from skipstone.cli.answers import print_answers, print_answers_json
+from skipstone.cli.answers import Printer
 from skipstone.cli.options import given, run_options, run_spec
-from skipstone.cli.prompts import batch_size_option, check_batch_size, read_prompts
+from skipstone.cli.prompts import batch_places, batch_size_option, read_prompts
 from skipstone.cli.terminal import drawing_console
 from skipstone.cli.tokens import ids_option
+
+if TYPE_CHECKING:
+    from skipstone.engine import Result
 
 
 @click.command()
@@ -40,14 +44,14 @@ def generate(
     """Decode PROMPT and print the answer."""
     spec = run_spec(given(options))
     prompts = read_prompts(prompt, prompt_ids, batch_file)
-    check_batch_size(batch_size, batch_file, len(prompts))
+    places = batch_places(batch_size, batch_file, len(prompts))
     from skipstone.cli.watch import watching
     from skipstone.engine import Engine
 
     engine = Engine(spec.load(), spec.settings)
-    with watching(stream=stream, console=drawing_console()) as observer:
-        results = engine.generate_batch(prompts, batch_size=batch_size, observer=observer)
-    if as_json:
-        print_answers_json(prompts, results)
-    else:
-        print_answers(prompts, results, labelled=batch_file is not None, ids=ids)
+
+    def decode() -> list[Result]:
+        with watching(stream=stream, console=drawing_console()) as observer:
+            return engine.generate_batch(prompts, batch_size=places, observer=observer)
+
+    Printer(prompts, batch_file is not None, ids, as_json).answers(decode)

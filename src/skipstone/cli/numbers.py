@@ -1,8 +1,33 @@
-"""Numbers as commands print them."""
+"""Numbers as commands read and print them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import click
+
+from skipstone.checks import number, whole_number
+from skipstone.quoting import shown
+
+N = TypeVar("N", int, float)
+
+
+def whole(text: str | int) -> int:
+    """The type of an option that takes a whole number; like all numbers, in ASCII digits."""
+    return text if isinstance(text, int) else _read(text, whole_number)
+
+
+def decimal(text: str | float) -> float:
+    """The type of an option that takes a number."""
+    return text if isinstance(text, float) else _read(text, number)
+
+
+def _read(text: str | int, rule: Callable[[str], N]) -> N:
+    try:
+        return rule(str(text))
+    except ValueError as error:
+        raise click.BadParameter(f"{shown(text)} {error}.") from None
 
 
 def spans(positions: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from skipstone.checks import number, whole_number
 from skipstone.engine import Settings, parse_settings
 from skipstone.engine.settings import ALIASES, canonical
 from skipstone.errors import ConfigError, PromptError, nearest
@@ -138,7 +139,7 @@ def parse_ids(text: str) -> list[int]:
         PromptError: it is no list of ids.
     """
     try:
-        return [int(part) for part in text.split(",")]
+        return [whole_number(part) for part in text.split(",")]
     except ValueError:
         raise PromptError(
             f"--prompt-ids is {shown(text)}, must be whole numbers separated by commas, like 5,17,3"
@@ -152,14 +153,14 @@ def parse_numbers(option: str, text: str, low: int, high: int) -> list[int]:
         ConfigError: it is no list of whole numbers, or one is out of bounds.
     """
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [whole_number(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
             f"{option} is {shown(text)}, must be whole numbers separated by commas, like 4,8"
         ) from None
-    for number in numbers:
-        if not low <= number <= high:
-            raise ConfigError(f"{option} has {number}, must be between {low} and {high}")
+    for found in numbers:
+        if not low <= found <= high:
+            raise ConfigError(f"{option} has {found}, must be between {low} and {high}")
     return numbers
 
 
@@ -170,6 +171,6 @@ def parse_rate(text: str, option: str) -> float:
         ConfigError: it is no rate.
     """
     try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        return number(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         raise ConfigError(f"{option} is {shown(text)}, must be a rate like 0.5% or 0.005") from None

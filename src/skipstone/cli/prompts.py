@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from skipstone.cli.idle import say_idle
+from skipstone.cli.numbers import whole
 from skipstone.cli.options import parse_ids
 from skipstone.cli.prompt_files import STDIN, parse_questions, read_text
 from skipstone.diff.agreement import Question
@@ -30,15 +31,15 @@ judge_option = click.option(
 
 batch_size_option = click.option(
     "--batch-size",
-    type=int,
+    type=whole,
     metavar="N",
     help="How many prompts of the file are decoded at once; the others wait for a place.  "
     "[default: all]",
 )
 
 
-def check_batch_size(batch_size: int | None, batch_file: Path | None, count: int) -> None:
-    """Refuse a number of places that is none; say if there are more than anybody takes.
+def batch_places(batch_size: int | None, batch_file: Path | None, count: int) -> int | None:
+    """How many places a batch has; says if there are more than anybody takes.
 
     Args:
         batch_size: as it was given.
@@ -49,7 +50,7 @@ def check_batch_size(batch_size: int | None, batch_file: Path | None, count: int
         ConfigError: it is below 1.
     """
     if batch_size is None:
-        return
+        return None
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {shown(batch_size)}, must be at least 1")
     if batch_file is None:
@@ -62,6 +63,7 @@ def check_batch_size(batch_size: int | None, batch_file: Path | None, count: int
             f"--batch-size {shown(batch_size)} is more than the {count} prompts of {batch_file}: "
             f"all of them are decoded at once"
         )
+    return min(batch_size, count)
 
 
 def one_prompt(prompt: str | None, prompt_ids: str | None) -> Prompt:

@@ -10,6 +10,7 @@ import click
 
 from skipstone.cli.diagnose import explained, parse_seconds
 from skipstone.cli.diff import measured_floor
+from skipstone.cli.numbers import whole
 from skipstone.cli.terminal import aside
 from skipstone.errors import ConfigError
 from skipstone.outputs import check_output
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     help="The page to write, such as report.html; an older one is replaced.",
 )
 @click.option("--lang", metavar="en|zh", default="en", help="Language at first.  [default: en]")
-@click.option("--sample", metavar="N", type=int, default=0, help="Request of a batch.")
+@click.option("--sample", metavar="N", type=whole, default=0, help="Request of a batch.")
 @click.option("--model", help="Where the model is, if not where the traces say.")
 @click.option(
     "--time-limit",

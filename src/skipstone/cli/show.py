@@ -11,7 +11,7 @@ import click
 
 from skipstone.cli import show_json
 from skipstone.cli.kept import told
-from skipstone.cli.numbers import size, spans
+from skipstone.cli.numbers import size, spans, whole
 from skipstone.cli.tables import say_labelled, say_table
 from skipstone.cli.terminal import say, say_json
 from skipstone.cli.tokens import (
@@ -43,7 +43,7 @@ _SHOWN_EVENTS = 5
 
 @click.command()
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option("--sample", type=int, default=0, metavar="N", help="Which prompt of a batch.")
+@click.option("--sample", type=whole, default=0, metavar="N", help="Which prompt of a batch.")
 @click.option("--steps", "all_steps", is_flag=True, help="One line for each forward.")
 @click.option(
     "--step", "where", metavar="BLOCK.STEP", help="Candidates and similarities of one step."

@@ -11,6 +11,7 @@ import click
 
 from skipstone.cli.escape import json_text
 from skipstone.cli.idle import say_idle_settings
+from skipstone.cli.numbers import whole
 from skipstone.cli.options import given, parse_rate, run_options, run_spec
 from skipstone.cli.progress import progress
 from skipstone.cli.prompts import judge_option, read_questions
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     help="What has to be the same.  [default: answer]",
 )
 @judge_option
-@click.option("--limit", type=int, metavar="N", help="Only the first N prompts; more later.")
+@click.option("--limit", type=whole, metavar="N", help="Only the first N prompts; more later.")
 @click.option(
     "--executor",
     "who",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from skipstone.cli.answers import print_answers, print_answers_json
+from skipstone.cli.answers import Printer
 from skipstone.cli.idle import say_idle
 from skipstone.cli.numbers import size
 from skipstone.cli.options import given, run_options, run_spec
-from skipstone.cli.prompts import batch_size_option, check_batch_size, read_prompts
+from skipstone.cli.prompts import batch_places, batch_size_option, read_prompts
 from skipstone.cli.terminal import aside, drawing_console, note
 from skipstone.cli.tokens import ids_option
 from skipstone.errors import ConfigError
@@ -21,6 +21,7 @@ from skipstone.record import StoredTrace, TraceWriter, open_trace
 from skipstone.record.summary import trace_bytes
 
 if TYPE_CHECKING:
+    from skipstone.engine import Result
     from skipstone.engine.observe import Observer
     from skipstone.tracing.recorder import Level, Window
 
@@ -76,25 +77,23 @@ def trace(
     """
     spec = run_spec(given(options))
     prompts = read_prompts(prompt, prompt_ids, batch_file)
-    check_batch_size(batch_size, batch_file, len(prompts))
+    places = batch_places(batch_size, batch_file, len(prompts))
     kept, span = _what_to_keep(level, window)
     from skipstone.cli.watch import watching
     from skipstone.engine import Engine
     from skipstone.engine.observe import Observers
     from skipstone.tracing import Recorder
 
-    with TraceWriter(output) as sink:
-        engine = Engine(spec.load(), spec.settings)
-        recorder = Recorder(kept, sink=sink, window=span)
-        with watching(stream=False, console=drawing_console()) as bar:
-            members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)
-            results = engine.generate_batch(
-                prompts, batch_size=batch_size, observer=Observers(members)
-            )
-    if as_json:
-        print_answers_json(prompts, results, trace=str(output))
-    else:
-        print_answers(prompts, results, labelled=batch_file is not None, ids=ids)
+    def decode() -> list[Result]:
+        with TraceWriter(output) as sink:
+            engine = Engine(spec.load(), spec.settings)
+            recorder = Recorder(kept, sink=sink, window=span)
+            with watching(stream=False, console=drawing_console()) as bar:
+                members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)
+                observer = Observers(members)
+                return engine.generate_batch(prompts, batch_size=places, observer=observer)
+
+    Printer(prompts, batch_file is not None, ids, as_json, str(output)).answers(decode)
     with open_trace(output) as written:
         _report(written, window if kept == "window" else None)
 

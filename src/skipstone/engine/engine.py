@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Unpack, cast, get_args
+from typing import Literal, Never, Unpack, cast, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from skipstone.engine.roofline import advice
 from skipstone.engine.runner import Layers, Runner
 from skipstone.engine.scoring import Scorer
 from skipstone.engine.settings import Settings, SettingsFields
-from skipstone.errors import ConfigError, PromptError, nearest
+from skipstone.errors import ConfigError, NotFiniteError, PromptError, nearest
 from skipstone.models.base import KVStore
 from skipstone.models.load import Model
 from skipstone.quoting import shown
@@ -55,7 +55,7 @@ class Engine:
         self,
         model: Model,
         settings: Settings | None = None,
-        *,
+        *misplaced: Never,
         runner: RunnerName = "auto",
         **changes: Unpack[SettingsFields],
     ) -> None:
@@ -64,6 +64,7 @@ class Engine:
         Args:
             model: what ``skipstone.load`` gave.
             settings: how to decode.
+            misplaced: nothing; single settings have names.
             runner: ``eager``, or ``graph`` to replay captured CUDA graphs; ``auto`` does that on
                 a GPU. On a CPU, ``graph`` runs the same code without capturing, for tests.
             changes: settings by name.
@@ -75,9 +76,10 @@ class Engine:
         if not isinstance(model, Model):
             name = shown(model) if isinstance(model, str | Path) else "'pebble'"
             raise ConfigError(f"model is {shown(model)}; load it first: skipstone.load({name})")
-        if not isinstance(settings, Settings | None):
+        if misplaced or not isinstance(settings, Settings | None):
+            found = (settings, *misplaced) if misplaced else settings
             raise ConfigError(
-                f"settings is {shown(settings)}, must be Settings; give single ones by name, like "
+                f"settings is {shown(found)}, must be Settings; give single ones by name, like "
                 f"Engine(model, cache='dual', gen_length=64)"
             )
         self.model = model
@@ -128,14 +130,16 @@ class Engine:
 
         Args:
             prompts: each as ``generate`` takes it; or ids [B, L].
-            batch_size: how many are decoded at once; all if None.
+            batch_size: how many are decoded at once; all if None. Places that nobody takes are a
+                note of each result.
             observer: shown every step.
 
         Raises:
             PromptError: there is no prompt, or one cannot be used; the message says which.
             ConfigError: the batch size is not a positive number.
             StalledError: the unmask policy never commits anything.
-            NotFiniteError: a number is not finite; the message names the request and the layer.
+            NotFiniteError: a number is not finite; the message names the request and the layer,
+                ``finished`` has the results of the prompts that were done by then.
         """
         given = several(prompts)
         batch_size = cast("int | None", checked("batch_size", batch_size, int | None))
@@ -152,11 +156,21 @@ class Engine:
         run = self.start(ids, observer, batch_size=places, graphs=self._graphs)
         if observer is not None:
             observer.on_start(self.model, self.settings, ids)
-        run.decode()
+        said = _idle_places(batch_size, len(given))
+        notes = [
+            (*(self.model.text.notes if isinstance(prompt, str) else ()), *said) for prompt in given
+        ]
+        try:
+            run.decode()
+        except NotFiniteError as error:
+            if alone:
+                raise
+            finished = self._results(run, time.perf_counter() - started, notes)
+            message = f"{error}; {len(finished)} of {len(given)} prompts were finished"
+            raise NotFiniteError(message, finished) from None
         if isinstance(run.runner.layers, GraphLayers):
             self._kept = run.runner.layers
-        seconds = time.perf_counter() - started
-        results = self._results(run, seconds, [isinstance(prompt, str) for prompt in given])
+        results = list(self._results(run, time.perf_counter() - started, notes).values())
         if observer is not None:
             observer.on_end(results)
         return results
@@ -291,12 +305,14 @@ class Engine:
         )
         return GraphLayers(network, store) if graphs else EagerLayers(network, store)
 
-    def _results(self, run: Run, seconds: float, texts: Sequence[bool]) -> list[Result]:
-        """In the order of the prompts; ``texts`` says which were given as text."""
+    def _results(
+        self, run: Run, seconds: float, notes: Sequence[tuple[str, ...]]
+    ) -> dict[int, Result]:
+        """By index of the prompt, in order; ``notes`` are what is to be said of each besides."""
         done = sorted(run.done, key=lambda one: one.sample)
         generated = [_generated(one, self.model.config.eos_id) for one in done]
-        results = list[Result]()
-        for one, count, is_text in zip(done, generated, texts, strict=True):
+        results = dict[int, Result]()
+        for one, count in zip(done, generated, strict=True):
             masked_G = one.status_G == Status.MASK
             tokens, masks = tuple(one.ids_G.tolist()), int(masked_G.sum())
             stats = Stats(
@@ -305,20 +321,15 @@ class Engine:
                 generated=count,
                 run_generated=sum(generated),
             )
-            results.append(
-                Result(
-                    text=self.model.text.decode(tokens, masked_G.tolist()),
-                    tokens=tokens,
-                    length=_length(one, self.model.config.eos_id),
-                    prompt_tokens=one.prompt_length,
-                    masks_left=masks,
-                    stats=stats,
-                    settings=self.settings,
-                    notes=(
-                        *_notes(self.settings, stats, masks),
-                        *(self.model.text.notes if is_text else ()),
-                    ),
-                )
+            results[one.sample] = Result(
+                text=self.model.text.decode(tokens, masked_G.tolist()),
+                tokens=tokens,
+                length=_length(one, self.model.config.eos_id),
+                prompt_tokens=one.prompt_length,
+                masks_left=masks,
+                stats=stats,
+                settings=self.settings,
+                notes=(*_notes(self.settings, stats, masks), *notes[one.sample]),
             )
         return results
 
@@ -332,6 +343,14 @@ def _length(done: Done, eos_id: int) -> int:
 def _generated(done: Done, eos_id: int) -> int:
     """New tokens up to the first EOS; masks are not counted."""
     return int((done.status_G[: _length(done, eos_id)] != Status.MASK).sum())
+
+
+def _idle_places(batch_size: int | None, count: int) -> tuple[str, ...]:
+    """That a batch has places which nobody takes."""
+    if batch_size is None or batch_size <= count:
+        return ()
+    whole = "the only prompt" if count == 1 else f"the {count} prompts: all are decoded at once"
+    return (f"batch_size={shown(batch_size)} has no effect: it is more than {whole}",)
 
 
 def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]:

@@ -191,12 +191,7 @@ class Run:
         )
 
     def place(self, host: HostCanvas, committed_BL: Tensor) -> None:
-        """Put the canvas into a given state: how a run is led along a recorded one.
-
-        Args:
-            host: the generation region of every request.
-            committed_BL: bool, what the step before is to have committed.
-        """
+        """Put the canvas into the state in which a step that committed ``committed_BL`` left it."""
         self.canvas.place(host)
         self.host, self.committed_BL = host, committed_BL
 
@@ -216,6 +211,15 @@ class Run:
         ids_G, status_G = self.host.ids_BG[request].copy(), self.host.status_BG[request].copy()
         self.done.append(Done(seat.sample, seat.prompt_length, seat.stats, ids_G, status_G))
         self.seats[request] = None
+
+    def _release_finished(self, broken: Iterable[int]) -> None:
+        """Let requests leave that are at their end, in a run that is given up for others."""
+        # Steps in flight will not land.
+        undone = {*broken, *(p.request for flight in self._flying for p in flight.moment.places)}
+        self._flying.clear()
+        for request in set(range(self.canvas.batch)) - undone:
+            if not self._next(request):
+                self._leave(request)
 
     def _enter(self, request: int, sample: int, prompt: Sequence[int]) -> None:
         """Take a free place; nothing there may speak of the request before."""
@@ -317,11 +321,12 @@ class Run:
     def _land(self, flight: _Flight) -> list[Place]:
         """Read what a step committed, and tell. Returns where nothing was committed."""
         before, self.host = self.host, HostCanvas(*flight.region.wait())
-        if (self.host.status_BG == Status.BROKEN).any():
-            raise self._not_finite(flight, before)
         new_B = (self.host.status_BG == Status.COMMITTED).sum(1)
         new_B -= (before.status_BG == Status.COMMITTED).sum(1)
         self._count(flight, new_B)
+        if broken := np.flatnonzero((self.host.status_BG == Status.BROKEN).any(1)).tolist():
+            self._release_finished(broken)
+            raise self._not_finite(flight, before, broken[0])
         if self.ages is not None:
             finished = flight.done.finished()
             self.ages.note(flight.moment, flight.rows, finished)
@@ -329,18 +334,13 @@ class Run:
                 self.observer.on_step(self._view(flight, before, self.ages, finished))
         return [place for place in flight.moment.places if not new_B[place.request]]
 
-    def _not_finite(self, flight: _Flight, before: HostCanvas) -> NotFiniteError:
+    def _not_finite(self, flight: _Flight, before: HostCanvas, broken: int) -> NotFiniteError:
         """Compute the forward of a step again, to say where a number is the first not finite."""
-        broken = np.flatnonzero((self.host.status_BG == Status.BROKEN).any(1))
-        place = flight.moment.place_of(int(broken[0]))
+        place = flight.moment.place_of(broken)
+        whose = f"prompt {place.sample}, block {place.block.index}, step {place.step}"
         self.canvas.place(before)
-        return not_finite(
-            self.runner.network,
-            self.runner.store,
-            self.canvas.ids_BL,
-            flight.rows,
-            f"prompt {place.sample}, block {place.block.index}, step {place.step}",
-        )
+        runner, ids_BL = self.runner, self.canvas.ids_BL
+        return not_finite(runner.network, runner.store, ids_BL, flight.rows, whose)
 
     def _commit(self, scores: Scores, moment: Moment) -> ops.Committed:
         """Choose, write the commit, remember it for the next step, stop at EOS."""

@@ -77,7 +77,7 @@ class _Fields:
         plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1, "factor": 1}
         stated = {key: value for key, value in table.items() if value is not None}
         for key, value in stated.items():
-            if key in plain and value not in (None, plain[key]):
+            if key in plain and not is_same(value, plain[key]):
                 raise self.refuse(
                     f"unsupported settings: {name} has {key}={shown(value)} (must be "
                     f"{plain[key]!r}); scaled rotary embeddings are not computed, use a dense "
@@ -101,7 +101,7 @@ class _Fields:
         """Name and value of the one thing that all spellings say."""
         (name, value), *others = spelled.items() or [(key, default)]
         for other, contrary in others:
-            if contrary != value:
+            if not is_same(contrary, value):
                 raise self.refuse(
                     f"{name}={shown(value)} and {other}={shown(contrary)} contradict each other; "
                     f"keep the one that the weights were trained with"
@@ -126,6 +126,11 @@ _UNKNOWN = (
     "it might change what the model computes: if it does not, remove it from config.json; else "
     "use a dense LLaDA checkpoint"
 )
+
+
+def is_same(stated: object, meant: object) -> bool:
+    """Whether two values of a file are one; true is no number there, and 1 does not say true."""
+    return stated == meant and isinstance(stated, bool) == isinstance(meant, bool)
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -167,7 +172,7 @@ def _check_supported(fields: _Fields) -> None:
         if key in values
         else f"{key} is missing (must be {_wanted(key)})"
         for key, wanted in SUPPORTED.items()
-        if values.get(key, MISSING) not in wanted
+        if not any(is_same(values.get(key, MISSING), value) for value in wanted)
     ]
     if wrong:
         raise fields.refuse(
