@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TraceError,
     )
     from skipstone.foreign.attach.attach import attach
+    from skipstone.foreign.explain.explain import explain
     from skipstone.foreign.positions.sanitize import sanitize
     from skipstone.models.load import Model, load
     from skipstone.record import TraceWriter, open_trace
@@ -61,6 +62,7 @@ _HOMES = {
     "attach": "foreign.attach.attach",
     "compare": "diff.compare",
     "diagnose": "tracing.diagnose",
+    "explain": "foreign.explain.explain",
     "load": "models.load",
     "open_trace": "record",
     "run_sweep": "sweep",
@@ -96,6 +98,7 @@ __all__ = [
     "attach",
     "compare",
     "diagnose",
+    "explain",
     "load",
     "open_trace",
     "run_sweep",

@@ -80,6 +80,11 @@ def record_of(given: object, sample: int, name: str) -> RunRecord:
     return records[sample]
 
 
+def single(trace: Trace, sample: int) -> MemoryTrace:
+    """One sample of a trace alone, without its tensors."""
+    return _of_record(trace.records[sample], f"sample {sample}")
+
+
 def _of_record(record: RunRecord, name: str) -> MemoryTrace:
     """A trace of one sample, without tensors."""
     if record.holes:

@@ -45,23 +45,40 @@ def diagnose(
     Example:
         ``print(diagnose(exact, fast, engine_a=engine_a, engine_b=engine_b))``
     """
-    trace_a, trace_b = trace_of(a, "a"), trace_of(b, "b")
-    for name, trace in (("A", trace_a), ("B", trace_b)):
-        if not 0 <= sample < len(trace.records):
-            raise ConfigError(f"sample is {sample}, {name} has {len(trace.records)} samples")
-        if not trace.records[sample].steps:
-            raise ConfigError(f"{name} has no finished step; nothing can be said about it")
-        if trace.records[sample].holes:
-            raise TraceError(
-                f"{name} cannot be run again, since {trace.records[sample].holes[0]}; copy it again"
-            )
-    if model is None and engine_a is not None:
-        model = engine_a.model
-    lab = Laboratory(
-        Subject(trace_a, sample, engine_a),
-        Subject(trace_b, sample, engine_b),
+    return examined(
+        Subject(trace_of(a, "a"), sample, engine_a),
+        Subject(trace_of(b, "b"), sample, engine_b),
         model,
         time_limit=time_limit,
         progress=progress,
     )
-    return examine(Case(trace_a, trace_b, lab, sample, sample))
+
+
+def examined(
+    a: Subject,
+    b: Subject,
+    model: Model | None,
+    *,
+    time_limit: float,
+    progress: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """The same for two sides that are ready; see ``diagnose``.
+
+    Raises:
+        ConfigError: a trace has no such sample, or no finished step.
+        TraceError: a trace lacks steps that were recorded.
+    """
+    for name, side in (("A", a), ("B", b)):
+        records = side.trace.records
+        if not 0 <= side.sample < len(records):
+            raise ConfigError(f"sample is {side.sample}, {name} has {len(records)} samples")
+        if not side.record.steps:
+            raise ConfigError(f"{name} has no finished step; nothing can be said about it")
+        if side.record.holes:
+            raise TraceError(
+                f"{name} cannot be run again, since {side.record.holes[0]}; copy it again"
+            )
+    if model is None and a.engine is not None:
+        model = a.engine.model
+    lab = Laboratory(a, b, model, time_limit=time_limit, progress=progress)
+    return examine(Case(a.trace, b.trace, lab, a.sample, b.sample))

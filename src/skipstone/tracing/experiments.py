@@ -57,6 +57,8 @@ class Subject:
     """Runs this side's own code; None if only its trace is here."""
     around: Callable[[], AbstractContextManager[object]] = nullcontext
     """Entered around every run of this side's own code."""
+    repeats: tuple[Trace, ...] = ()
+    """The same sample alone, from runs of code that is not ours; they take the place of reruns."""
 
     @property
     def record(self) -> RunRecord:
@@ -150,6 +152,9 @@ class Laboratory:
 
     def _rerun(self, experiment: Rerun) -> Trace:
         subject = self.sides[experiment.side]
+        again = experiment.attempt - 1
+        if not experiment.changes and 0 <= again < len(subject.repeats):
+            return subject.repeats[again]
         if subject.engine is None:
             raise Unavailable(_only_its_trace(experiment.side))
         _check_own(experiment.side, subject)

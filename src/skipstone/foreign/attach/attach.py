@@ -49,7 +49,8 @@ def attach(
         mask_id: the mask's id; None takes ``model.config.mask_token_id``.
         eos_id: None takes ``model.config.eos_token_id``, if there is one.
         layers: dotted name of the list of layers; None finds it.
-        level: ``decisions``; ``window`` and ``full`` add states, keys, values and logits.
+        level: ``decisions``; ``sketches`` adds a projection of every state, ``window`` and ``full``
+            states, keys, values and logits.
         window: first and last (block, step) of the level ``window``.
         path: folder of the trace; None keeps it in memory. A second run goes to ``NAME-2``.
         stated: settings that were meant, to be held against those that arrive. ``block_length``

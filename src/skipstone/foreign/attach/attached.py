@@ -48,6 +48,11 @@ class Attached:
         return self._wanted.path_of(max(1, self._recording.runs))
 
     @property
+    def source(self) -> str:
+        """``file.py:123`` of the line that called the model last, once the run is over."""
+        return self._recording.source
+
+    @property
     def records(self) -> list[RunRecord]:
         """One record for each prompt of the last run, if it is kept in memory."""
         return self.trace.records

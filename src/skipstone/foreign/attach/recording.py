@@ -52,6 +52,8 @@ class Recording:
         self.run: ForeignRun | None = None
         self.final_BL: np.ndarray | None = None
         """How the run ended, if the user said it."""
+        self.source = ""
+        """The line that called the model last."""
         self.texts: Sequence[str] = ()
         self._model, self._layers, self._wanted = model, layers, wanted
         self._sanitizer = Sanitizer() if wanted.sanitize else None
@@ -290,6 +292,7 @@ class Recording:
 
     def _close(self, run: ForeignRun, *, ended: bool) -> None:
         """Write what is left of a run; its outcome only if it ended by itself."""
+        self.source = run.source
         self._note_time(run, time.perf_counter())
         final_BL = self.final_BL
         if final_BL is None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from skipstone.tracing.recorder import Window
 
-AttachLevel = Literal["decisions", "window", "full"]
+AttachLevel = Literal["decisions", "sketches", "window", "full"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 _HIDDEN_PACKAGES = ("torch", "skipstone", "contextlib")
 _STANDS_FOR_USERS = "skipstone.testing."
@@ -45,6 +45,16 @@ def place(frame: FrameType) -> str:
 def _shown(filename: str) -> str:
     path, here = Path(filename), Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
+
+
+def innermost(trail: TracebackType | None) -> str:
+    """``file.py:123`` of the user's line deepest in a traceback; empty if none is theirs."""
+    found = ""
+    while trail is not None:
+        if next(user_frames(trail.tb_frame), None) is trail.tb_frame:
+            found = f"{_shown(trail.tb_frame.f_code.co_filename)}:{trail.tb_lineno}"
+        trail = trail.tb_next
+    return found
 
 
 def source_line() -> str:

@@ -1,0 +1,52 @@
+"""A side that is an engine of ours, with one prompt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from skipstone.engine import Engine, Result
+from skipstone.engine.prompts import Prompt
+from skipstone.foreign.explain.evidence import Cost, Depth, Evidence
+from skipstone.record import Trace
+from skipstone.tracing.recorder import Recorder
+
+
+class EngineSide:
+    """Runs an engine; what is wanted beyond its decisions, experiments record by themselves."""
+
+    def __init__(self, name: str, engine: Engine, prompt: Prompt, depth: Depth) -> None:
+        """Take the engine; nothing is run yet."""
+        self._name, self._engine, self._prompt, self._depth = name, engine, prompt, depth
+
+    def observed(self) -> Evidence:
+        """Run it twice plain, and once recorded.
+
+        Raises:
+            SkipstoneError: the prompt does not fit, or the run fails.
+        """
+        first, _ = self._timed(None)
+        plain, plain_s = self._timed(None)
+        recorder = Recorder(self._depth.level, window=self._depth.window)
+        recorded, recorded_s = self._timed(recorder)
+        notes = list[str]()
+        if first.tokens != plain.tokens:
+            notes.append(f"{self._name} is not the same twice: it returns other tokens")
+        elif plain.tokens != recorded.tokens:
+            notes.append(f"recording changes {self._name}: it returns other tokens")
+        notes += [f"{self._name}: {note}" for note in recorded.notes]
+        return Evidence(
+            traces=[recorder.trace],
+            notes=tuple(notes),
+            cost=Cost(plain_s, recorded_s, runs=3),
+            engine=self._engine,
+        )
+
+    def recorded_at(self, depth: Depth) -> Sequence[Trace]:
+        """Nothing: see the class."""
+        return ()
+
+    def _timed(self, recorder: Recorder | None) -> tuple[Result, float]:
+        began = time.perf_counter()
+        result = self._engine.generate(self._prompt, observer=recorder)
+        return result, time.perf_counter() - began

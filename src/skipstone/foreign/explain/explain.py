@@ -1,0 +1,234 @@
+"""``skipstone.explain``: a good run, a bad run, and why they part, in one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import nn
+
+from skipstone.checks import checked
+from skipstone.engine import Engine, Settings, parse_settings, parse_spec
+from skipstone.engine.prompts import Prompt
+from skipstone.errors import ConfigError
+from skipstone.foreign.attach.attached import Attached
+from skipstone.foreign.attach.wanted import AttachLevel
+from skipstone.foreign.explain.engine_side import EngineSide
+from skipstone.foreign.explain.evidence import Depth, Evidence, RecordedSide, Side
+from skipstone.foreign.explain.explanation import Explanation
+from skipstone.foreign.explain.function_side import Attaching, FunctionSide
+from skipstone.foreign.explain.pairing import Pair, depth_for, paired
+from skipstone.models.load import Model
+from skipstone.quoting import shown
+from skipstone.record import MemoryTrace, Trace
+from skipstone.record.given import Given, single, stands_for_run, trace_of
+from skipstone.tracing.diagnose import examined
+from skipstone.tracing.experiments import Subject
+from skipstone.tracing.recorder import Window
+
+Run: TypeAlias = "Callable[..., object] | Engine | Settings | Given"
+"""One side: a function, an engine or its settings, or a run that was recorded."""
+
+
+def explain(
+    model: nn.Module | Model | Engine | Given | None = None,
+    good: Run | None = None,
+    bad: Run | None = None,
+    *,
+    prompt: Prompt | None = None,
+    mask_id: int | None = None,
+    eos_id: int | None = None,
+    layers: str | None = None,
+    level: AttachLevel | None = None,
+    window: Window | None = None,
+    stated: Mapping[str, object] | None = None,
+    prompt_length: int | None = None,
+    sample: int | None = None,
+    sanitize: bool = True,
+    seed: int = 0,
+    reference: Model | None = None,
+    time_limit: float = 120.0,
+) -> Explanation:
+    """Run a good and a bad decode, both recorded, and say why they part.
+
+    Each side is a function that takes nothing, or the model: it is run plain, which gives the
+    time; recorded by ``attach``; and, if the two part, once more with its tensors. The bad one is
+    sanitized in a run of its own. Every run begins alike: with the same seeds, and with the model,
+    the prompt and random generators as they were; all of that is put back at the end. What a
+    function prints is shown once. What it raises is part of the answer.
+
+    A side may also be a run that was recorded (a recorder, what ``attach`` gave, a trace, the path
+    of one); where both are, ``model`` may be left out: ``explain(good, bad)``.
+
+    For a model of ours, sides are engines, settings, or settings as text, and ``prompt`` is what
+    they decode: ``explain(load("pebble"), "cache=none", "cache=dual", prompt="...")``.
+
+    Args:
+        model: what the functions call; or a model of ours; or an engine, whose settings hold where
+            a text says nothing.
+        good: the baseline.
+        bad: the run to explain.
+        prompt: for engines.
+        mask_id: as in ``attach``; None takes the model's.
+        eos_id: likewise.
+        layers: likewise; None finds the list of layers.
+        level: tensors to record: ``decisions``, ``sketches``, ``window`` or ``full``. None records
+            decisions first, then all tensors, or those of the steps before the runs part, as they
+            fit into memory.
+        window: first and last (block, step) of the level ``window``.
+        stated: settings that the bad run is meant to have.
+        prompt_length: where new tokens begin; None takes the first mask.
+        sample: which prompt of a batch; None takes the first whose runs part.
+        sanitize: follow the position of every row of the bad run.
+        seed: of every run.
+        reference: a model of ours with the same weights, which makes experiments possible.
+        time_limit: seconds for experiments.
+
+    Raises:
+        ConfigError: a side is none of these, needs other arguments, or never calls the model.
+        TraceError: a trace is missing or damaged.
+
+    Example:
+        ``print(skipstone.explain(model, lambda: generate(model, x), lambda: fast(model, x)))``
+    """
+    began = time.perf_counter()
+    if bad is None and good is not None and stands_for_run(model):
+        model, good, bad = None, model, good  # pyrefly: ignore[bad-assignment]
+    for name, side in (("good", good), ("bad", bad)):
+        if side is None:
+            raise ConfigError(f"{name} is missing; give a function, an engine, or a recorded run")
+    if level is not None:
+        checked("level", level, AttachLevel)
+    depth = Depth(level or "decisions", window)
+
+    def side_of(name: str, given: object, meant: Mapping[str, object]) -> Side:
+        if isinstance(given, (Engine, Settings)) or isinstance(model, (Engine, Model)):
+            return _engine_side(name, given, model, prompt, depth)
+        if callable(given) and not stands_for_run(given):
+            if not isinstance(model, nn.Module):
+                raise ConfigError(_no_model(name, model))
+            attaching = Attaching(model, depth, mask_id, eos_id, layers, prompt_length, meant)
+            wanted = sanitize and name == "bad"
+            return FunctionSide(name, given, attaching, seed=seed, sanitize=wanted)
+        return _recorded_side(name, given)
+
+    first, second = side_of("good", good, {}), side_of("bad", bad, stated or {})
+    found = _Found(first.observed(), second.observed())
+    if level is None:
+        found = _deeper(found, first, second, sample)
+    pair = found.pair(sample)
+    diagnosis = examined(
+        found.good_subject(pair), found.bad_subject(pair), reference, time_limit=time_limit
+    )
+    engine = found.good.engine or found.bad.engine
+    if engine is not None:
+        diagnosis = diagnosis.naming(engine.model.text.token)
+    return Explanation(
+        diagnosis=diagnosis,
+        comparison=pair.comparison,
+        good=found.good.traces[pair.run_a],
+        bad=found.bad.traces[pair.run_b],
+        sample=pair.sample,
+        notes=(*found.good.notes, *found.bad.notes, *found.counts(pair)),
+        sides=(found.good, found.bad),
+        seconds=time.perf_counter() - began,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Both sides."""
+
+    good: Evidence
+    bad: Evidence
+
+    def pair(self, sample: int | None) -> Pair:
+        """The runs that are held against each other; the bad one has all events."""
+        pair = paired(self.good.traces, self.bad.traces, sample)
+        trace = self.bad.traces[pair.run_b]
+        known = {(e.kind, e.source) for e in trace.records[pair.sample].events}
+        for event in self.bad.events:
+            if isinstance(trace, MemoryTrace) and (event.kind, event.source) not in known:
+                trace.event(pair.sample, event)
+        return pair
+
+    def good_subject(self, pair: Pair) -> Subject:
+        """The good run, for experiments."""
+        return _subject(self.good, pair.run_a, pair.sample)
+
+    def bad_subject(self, pair: Pair) -> Subject:
+        """The bad run, for experiments."""
+        return _subject(self.bad, pair.run_b, pair.sample)
+
+    def counts(self, pair: Pair) -> list[str]:
+        """Which runs were taken, where a side made several."""
+        numbers = len(self.good.traces), len(self.bad.traces)
+        if numbers == (1, 1):
+            return []
+        return [
+            f"good decodes {numbers[0]} times and bad {numbers[1]}: run {pair.run_a + 1} of good "
+            f"is held against run {pair.run_b + 1} of bad"
+        ]
+
+
+def _deeper(found: _Found, first: Side, second: Side, sample: int | None) -> _Found:
+    """With tensors, where the runs part."""
+    pair = paired(found.good.traces, found.bad.traces, sample)
+    a, b = found.good.traces[pair.run_a], found.bad.traces[pair.run_b]
+    depth = depth_for(a.records[pair.sample], b.records[pair.sample], pair.comparison)
+    if depth is None:
+        return found
+    return _Found(
+        found.good.deeper(first.recorded_at(depth)), found.bad.deeper(second.recorded_at(depth))
+    )
+
+
+def _subject(side: Evidence, run: int, sample: int) -> Subject:
+    repeats = [traces[run] for traces in side.repeats if run < len(traces)]
+    alone = [single(t, sample) for t in repeats if sample < len(t.records)]
+    return Subject(side.traces[run], sample, side.engine, repeats=tuple(alone))
+
+
+def _engine_side(
+    name: str, given: object, model: object, prompt: Prompt | None, depth: Depth
+) -> Side:
+    """An engine, or settings for one."""
+    if stands_for_run(given) and not isinstance(given, str):
+        return _recorded_side(name, given)
+    if prompt is None:
+        raise ConfigError("prompt is missing; engines need one to decode: prompt='...'")
+    if isinstance(given, Engine):
+        return EngineSide(name, given, prompt, depth)
+    base = model.settings if isinstance(model, Engine) else Settings()
+    network = model.model if isinstance(model, Engine) else model
+    if not isinstance(network, Model):
+        raise ConfigError(
+            f"model is {shown(network)}; settings need a model of ours, as skipstone.load gives it"
+        )
+    if isinstance(given, str):
+        return EngineSide(
+            name, Engine(network, parse_settings(parse_spec(given), base)), prompt, depth
+        )
+    if isinstance(given, Settings):
+        return EngineSide(name, Engine(network, given), prompt, depth)
+    raise ConfigError(
+        f"{name} is a {type(given).__name__}; for a model of ours give an engine, settings, or "
+        f"their text, and prompt=..."
+    )
+
+
+def _recorded_side(name: str, given: object) -> Side:
+    """A run that is there already; of an attached recorder all its runs."""
+    if isinstance(given, Attached) and given.traces:
+        return RecordedSide(given.traces, given.source)
+    trace: Trace = trace_of(given, name)
+    return RecordedSide([trace])
+
+
+def _no_model(name: str, model: object) -> str:
+    return (
+        f"{name} is a function, and model is {shown(model)}; give the torch.nn.Module that it "
+        f"calls: explain(model, good, bad)"
+    )
