@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -24,19 +25,21 @@ PROMPT = [3, 1, 4, 1, 5, 9, 2]
 MASK = llada_style.from_model(MODEL, aligned=True).config.mask_token_id
 
 
-def network() -> nn.Module:
+def network() -> llada_style.LLaDAModelLM:
     return llada_style.from_model(MODEL, aligned=True)
 
 
-def good(net: nn.Module) -> Callable[[], Tensor]:
+def good(net: llada_style.LLaDAModelLM) -> Callable[[], Tensor]:
     return lambda: decode.dual_cache(net, torch.tensor([PROMPT]))
 
 
-def shifted(net: nn.Module) -> Tensor:
+def shifted(net: llada_style.LLaDAModelLM) -> Tensor:
     return decode.dual_cache(net, torch.tensor([PROMPT]), fault="replace_off_by_one")
 
 
-def explained(net: nn.Module, bad: Callable[..., object], **options: object) -> Explanation:
+def explained(
+    net: llada_style.LLaDAModelLM, bad: Callable[..., object], **options: object
+) -> Explanation:
     return st.explain(net, good(net), bad, **options)  # pyrefly: ignore[bad-argument-type]
 
 
@@ -119,16 +122,15 @@ def test_a_run_that_raises_at_once_or_never_calls_the_model_is_named() -> None:
 
 def test_a_run_that_is_not_the_same_twice_has_no_other_cause() -> None:
     net = network()
-    entropy = random.SystemRandom()
+    # Nothing can put a counter back.
+    runs = itertools.count()
 
     def bad() -> Tensor:
         ids = torch.tensor([PROMPT])
-        return decode.dual_cache(net, ids, threshold=entropy.choice([0.001, 0.005, 0.02, 0.5]))
+        return decode.dual_cache(net, ids, threshold=(0.001, 0.5)[next(runs) % 2])
 
-    for _ in range(6):
-        found = explained(net, bad, sanitize=False)
-        if "not the same twice" in " ".join(found.notes):
-            break
+    found = explained(net, bad)
+    assert found.verdict == "nondeterminism"
     assert "bad is not the same twice" in " ".join(found.notes)
     assert any(line.startswith("careful: ") for line in found.lines())
 
@@ -148,15 +150,13 @@ def test_every_run_begins_alike_and_all_is_put_back() -> None:
     net = network()
     prompt = torch.tensor([PROMPT])
     own = torch.Generator().manual_seed(7)
-    seen = list[tuple[float, float, float, float]]()
     weight = next(net.parameters())
     before, drawn = weight.clone(), own.get_state()
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    states = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
 
     def bad() -> Tensor:
         draws = torch.rand(1), torch.rand(1, generator=own)
         noted = random.random(), np.random.rand(), float(draws[0]), float(draws[1])
-        Path.cwd()
         record(noted)
         out = decode.dual_cache(net, prompt, fault="replace_off_by_one")
         prompt.fill_(1)
@@ -177,12 +177,11 @@ def test_every_run_begins_alike_and_all_is_put_back() -> None:
     assert not hasattr(net, "left_behind")
     assert torch.equal(own.get_state(), drawn)
     assert random.getstate() == states[0]
-    assert np.random.get_state()[1].tolist() == states[1]
+    assert str(np.random.get_state()) == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
     notes = " ".join(found.notes)
     assert "bad changes " in notes
     assert "not in yours" in notes
-    assert not seen
 
 
 seen_elsewhere = list[tuple[float, float, float, float]]()
@@ -224,11 +223,15 @@ def test_a_function_is_given_the_model_if_it_asks_for_it() -> None:
     assert explained(net, bound).verdict == "wrong-cache-row"
 
 
+def two(a: int, b: int) -> int:
+    return a + b
+
+
 def test_what_cannot_be_run_is_refused_with_a_remedy() -> None:
     net = network()
     with pytest.raises(ConfigError, match=r"bad needs a, b; .* lambda"):
-        explained(net, lambda a, b: None)
-    with pytest.raises(ConfigError, match="bad is a .*, a network; give the function"):
+        explained(net, two)
+    with pytest.raises(ConfigError, match=r"bad is a .*, a network; give the function"):
         explained(net, net)
     with pytest.raises(ConfigError, match="bad is 3"):
         explained(net, 3)  # pyrefly: ignore[bad-argument-type]
@@ -280,7 +283,7 @@ def test_engines_and_settings_of_a_model_of_ours() -> None:
         assert found.lines()[-1].startswith("cost: good ")
     with pytest.raises(ConfigError, match="prompt is missing"):
         st.explain(base, "cache=none", "cache=dual")
-    with pytest.raises(ConfigError, match="needs? a prompt|is a function"):
+    with pytest.raises(ConfigError, match=r"good is a function"):
         st.explain(base, lambda: None, lambda: None, prompt=PROMPT)
 
 
@@ -289,11 +292,14 @@ def test_a_level_is_obeyed(level: str) -> None:
     net = network()
     found = explained(net, lambda: shifted(net), level=level)
     taps = {str(key.tap) for key in found.bad.keys(0)}
-    assert taps == {
-        "decisions": set(),
-        "sketches": {"sketch"},
-        "full": {"state", "key", "value", "logits"},
-    }[level]
+    assert (
+        taps
+        == {
+            "decisions": set(),
+            "sketches": {"sketch"},
+            "full": {"state", "key", "value", "logits"},
+        }[level]
+    )
     window = ((1, 0), (1, 1))
     found = explained(net, lambda: shifted(net), level="window", window=window)
     forwards = {key.forward for key in found.bad.keys(0)}

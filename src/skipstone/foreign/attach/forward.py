@@ -15,10 +15,12 @@ from torch import Tensor
 
 from skipstone.foreign.attach.picks import Pick
 from skipstone.foreign.attach.seen import Scores, Seen
+from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.caches import key_values
 from skipstone.ops import reference as ops
 from skipstone.record import Tap, TensorKey
+from skipstone.record.sketch import pack, sketch
 from skipstone.tracing.recorder import to_numpy
 
 Rowed = dict[TensorKey, tuple[np.ndarray, np.ndarray]]
@@ -39,8 +41,7 @@ class Forward:
         located: Located,
         rows: int,
         given: Sequence[tuple[Tensor, Tensor]],
-        *,
-        tensors: bool,
+        level: AttachLevel,
     ) -> None:
         """A call begins.
 
@@ -49,7 +50,7 @@ class Forward:
             located: where its rows stand.
             rows: how many there are.
             given: keys and values of each layer in the cache that was passed.
-            tensors: whether states, keys, values and logits are wanted.
+            level: which states, keys, values and logits are wanted.
         """
         self.number = number
         self.placed = located.placed
@@ -68,7 +69,9 @@ class Forward:
         self._ids_BN = located.ids_BN
         self._found = located.placed.positions_BN.shape[1] == rows
         # Rows that could not be located have no place to be recorded at.
-        self._wanted = tensors and self._found
+        self._states = level != "decisions" and self._found
+        self._others = level in ("window", "full") and self._found
+        self._sketched = level == "sketches"
         batch = len(located.canvas_BL)
         self._going = [np.arange(rows if self._found else 0) for _ in range(batch)]
         self._depth = self._entered = 0
@@ -107,7 +110,7 @@ class Forward:
             self._going = [going[:0] for going in self._going]
         # Only what is asked for later is held on to.
         self._last_BMD = None
-        if self._wanted:
+        if self._others:
             # A call that gives no cache back still shows which one it read.
             self._keep_store(past or self._given)
         logits_CNV = _logits(output)
@@ -205,12 +208,14 @@ class Forward:
         self.skip_layer = self.skip_layer or layer
 
     def _keep(self, tap: Tap, layer: int, values_BMW: Tensor) -> None:
-        if not self._wanted or self.rows_lost:
+        if not self._states or self.rows_lost:
             return
         for b, going in enumerate(self._going):
             positions = self.placed.positions_BN[b][going]
-            key = TensorKey(self.number, tap, layer)
-            self._rowed[b][key] = (positions, to_numpy(values_BMW[b]))
+            values = to_numpy(values_BMW[b])
+            if self._sketched:
+                tap, values = Tap.SKETCH, pack(sketch(values))
+            self._rowed[b][TensorKey(self.number, tap, layer)] = (positions, values)
 
     def _keep_store(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Keys and values [B, heads, positions, width] as they lie in the foreign cache."""
@@ -236,7 +241,7 @@ class Forward:
         positions = positions[index]
         self._logits.append(logits_CV)
         self._scores[b] = _scores(positions, logits_CV, mask_id)
-        if self._wanted and index.size:
+        if self._others and index.size:
             kept = _rows_kept(logits_NV, index)
             values = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
             key = TensorKey(self.number, Tap.LOGITS, num_layers)

@@ -196,8 +196,7 @@ class Recording:
         self._finder.found(call, located)
         rows = call.shape[1]
         number = run.count_call(call.arguments, (len(located.canvas_BL), rows))
-        tensors = self._wanted.level != "decisions"
-        self._forward = Forward(number, located, rows, call.pairs, tensors=tensors)
+        self._forward = Forward(number, located, rows, call.pairs, self._wanted.level)
 
     def _guided(self, run: ForeignRun, call: Call, source: str) -> None:
         """The second call of a step, with the prompt hidden: it decides nothing by itself."""

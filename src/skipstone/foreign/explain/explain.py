@@ -197,6 +197,11 @@ def _engine_side(
     """An engine, or settings for one."""
     if stands_for_run(given) and not isinstance(given, str):
         return _recorded_side(name, given)
+    if callable(given):
+        raise ConfigError(
+            f"{name} is a function; for a model of ours give an engine, settings, or their text, "
+            f"and prompt=..."
+        )
     if prompt is None:
         raise ConfigError("prompt is missing; engines need one to decode: prompt='...'")
     if isinstance(given, Engine):
@@ -214,8 +219,8 @@ def _engine_side(
     if isinstance(given, Settings):
         return EngineSide(name, Engine(network, given), prompt, depth)
     raise ConfigError(
-        f"{name} is a {type(given).__name__}; for a model of ours give an engine, settings, or "
-        f"their text, and prompt=..."
+        f"{name} is {shown(given)} ({type(given).__name__}); for a model of ours give an engine, "
+        f"settings, or their text, and prompt=..."
     )
 
 

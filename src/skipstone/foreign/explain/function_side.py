@@ -98,10 +98,10 @@ class FunctionSide:
         repeats = tuple[Sequence[Trace], ...]()
         events, sanitized = tuple[Event, ...](), None
         if self._sanitize:
-            followed, again, sanitized = self._recorded(Depth("decisions"), sanitize=True)
+            followed, _, sanitized = self._recorded(Depth("decisions"), sanitize=True)
             events = _events(followed)
             # Following the rows changes nothing, so it is one more run for comparison.
-            repeats = (followed.traces,) if again.same(ran) is not False else ()
+            repeats = (followed.traces,)
         self._hand_on()
         cost = Cost(plain[-1].seconds, seconds, sanitized, len(plain) + 1 + self._sanitize)
         return Evidence(

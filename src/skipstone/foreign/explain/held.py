@@ -138,7 +138,9 @@ def of_tensor(name: str, value: Tensor | np.ndarray) -> Held:
     def restore() -> None:
         # In inference mode too: a tensor made there can be written there only.
         with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-            tensor.set_(before.clone()) if tensor.shape != before.shape else tensor.copy_(before)
+            if tensor.shape != before.shape:
+                tensor.resize_(before.shape)
+            tensor.copy_(before)
 
     return Held(name, False, lambda: not same_tensor(tensor, before), restore)
 
@@ -194,7 +196,7 @@ def _of_generator(name: str, value: object) -> Held | None:
             lambda: not torch.equal(value.get_state(), state),
             lambda: cast("None", value.set_state(state)),
         )
-    if isinstance(value, random.Random):
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
         was = value.getstate()
         return Held(name, False, lambda: value.getstate() != was, lambda: value.setstate(was))
     if isinstance(value, np.random.Generator):
