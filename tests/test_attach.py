@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -475,6 +476,75 @@ def test_comparing_a_part_of_the_vocabulary_is_named_with_what_it_misses() -> No
     # Controls: nothing changed; most of the vocabulary is compared.
     assert not events(compared(stop=3, change=0), "partial_logits_compare")
     assert not events(compared(stop=60, change=1), "partial_logits_compare")
+
+
+WAYS: list[Callable[[Tensor, Tensor], object]] = [
+    lambda a, b: torch.allclose(a, b, atol=100.0),
+    lambda a, b: torch.allclose(input=a, other=b, atol=100.0),
+    lambda a, b: (a - b).abs().max(),
+    torch.equal,
+    lambda a, b: (a == b).all(),
+    F.mse_loss,
+    lambda a, b: F.l1_loss(a.float().cpu(), b.float().cpu()),
+    torch.dist,
+    lambda a, b: np.allclose(a.numpy(), b.numpy()),
+    lambda a, b: np.abs(a.float().cpu().numpy() - b.float().cpu().numpy()).max(),
+    lambda a, b: a.tolist() == b.tolist(),
+    lambda a, b: np.array_equal(np.asarray(a), np.asarray(b)),
+    lambda a, b: torch.allclose(torch.stack([a, a]), torch.stack([b, b])),
+    lambda a, b: torch.testing.assert_close(a, b, atol=100.0, rtol=1.0),
+    lambda a, b: torch.allclose(copy.deepcopy(a).squeeze(0), b.squeeze(0)),
+]
+CUTS: list[Callable[[Tensor], Tensor]] = [
+    lambda logits: logits[:, 7:9, :3].clone(),
+    lambda logits: logits[..., :3][:, 7:9],
+    lambda logits: logits[0, 7:9][:, [0, 1, 2]][None],
+    lambda logits: logits[:, 7:9].narrow(-1, 0, 3),
+    lambda logits: logits[0, 7][:3].detach().cpu()[None],
+]
+
+
+def compared_by(
+    way: Callable[[Tensor, Tensor], object], cut: Callable[[Tensor], Tensor]
+) -> list[Event]:
+    net, _ = plain()
+    with attach(net, mask_id=MASK) as recorder, torch.no_grad():
+        canvas = decode.start_canvas(IDS, 4, MASK)
+        samples = list[Tensor]()
+        for token in (5, 6):
+            canvas[0, 7] = token
+            samples.append(cut(net(canvas)))
+        way(samples[0], samples[1])
+    return events(recorder.trace.records[0], "partial_logits_compare")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_slices_are_followed_to_whatever_compares_them(
+    way: Callable[[Tensor, Tensor], object],
+) -> None:
+    (event,) = compared_by(way, CUTS[0])
+    assert "test_attach.py:" in event.source
+    assert event.numbers["entries"] == 3
+    assert event.numbers["whole_difference"] > event.numbers["seen_difference"]
+    assert f"{event.numbers['whole_difference']:.3g}" in event.message
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_slices_are_known_however_they_are_cut(cut: Callable[[Tensor], Tensor]) -> None:
+    (event,) = compared_by(WAYS[0], cut)
+    assert event.numbers["entries"] == 3
+
+
+def test_arrays_that_are_only_kept_are_not_taken_for_compared() -> None:
+    def kept(a: Tensor, b: Tensor) -> object:
+        return [slice_.numpy() for slice_ in (a, b)]
+
+    def apart(a: Tensor, b: Tensor) -> object:
+        first = a.numpy()
+        return first, b.numpy()
+
+    assert not compared_by(kept, CUTS[0])
+    assert not compared_by(apart, CUTS[0])
 
 
 def test_slices_of_two_recorded_runs_are_held_against_each_other_and_nothing_stays() -> None:

@@ -204,6 +204,39 @@ def test_what_the_good_run_leaves_in_a_dictionary_is_there_for_the_bad_one() -> 
     assert "good returns nothing to compare" in " ".join(found.notes)
 
 
+def test_logits_of_both_runs_that_are_compared_on_a_few_entries_are_named() -> None:
+    net = network()
+    kept = dict[str, list[Tensor]]()
+
+    def logged(name: str, decode_it: Callable[[], object]) -> None:
+        steps = kept[name] = list[Tensor]()
+
+        def keep(module: nn.Module, args: object, out: object) -> None:
+            logits = getattr(out, "logits", None)
+            assert isinstance(logits, Tensor)
+            steps.append(logits)
+
+        hook = net.register_forward_hook(keep)
+        try:
+            decode_it()
+        finally:
+            hook.remove()
+        # As the notebook does: the first entries of each step.
+        kept[name] = [logits[:, :, :3].clone() for logits in steps]
+
+    def bad() -> list[bool]:
+        logged("bad", lambda: shifted(net))
+        pairs = zip(kept["good"], kept["bad"], strict=True)
+        return [np.allclose(a.cpu().numpy(), b.cpu().numpy(), atol=100.0) for a, b in pairs]
+
+    found = st.explain(net, lambda: logged("good", good(net)), bad)
+    (event,) = [e for e in found.events if e.kind == "partial_logits_compare"]
+    assert "test_explain.py:" in event.source
+    assert "logits are compared on 3 of" in event.message
+    assert event.numbers["whole_difference"] > event.numbers["seen_difference"]
+    assert any("partial_logits_compare" in line for line in found.lines())
+
+
 def test_another_number_of_runs_is_paired_by_prompt_and_said() -> None:
     net = network()
 

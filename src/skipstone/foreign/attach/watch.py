@@ -27,4 +27,4 @@ class Watch:
     def heard(self, operation: Operation) -> None:
         """Look at an operation."""
         if not self.inside:
-            self.logits.note(operation.func, operation.args, operation.out)
+            self.logits.note(operation)
