@@ -87,6 +87,13 @@ def skipped(function: Callable[..., Any]) -> None:
         skip(function.__code__)
 
 
+def at_work() -> Callable[[], object]:
+    """A function that says, without a frame of Python, whether Dynamo compiles what is called."""
+    if "torch._dynamo" not in sys.modules:
+        return bool
+    return getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", bool)
+
+
 @dataclass(frozen=True)
 class Compiled:
     """What somebody has compiled of a model."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipstone.foreign.shared.compiled import skipped, unseen
+from skipstone.foreign.shared.compiled import at_work, skipped, unseen
 from skipstone.foreign.shared.functions import Operation
 
 READS = tuple(
@@ -50,17 +50,20 @@ def told(
     """
     thread = threading.get_ident()
 
-    @unseen
     def tell(operation: Operation) -> None:
         if torch._C._is_torch_function_enabled() and threading.get_ident() == thread:
             heard(operation)
+
+    # What keeps Dynamo out takes longer than telling: only where it is at work.
+    apart, dynamo = unseen(tell), at_work()
 
     def telling(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def called(*args: Any, **kwargs: Any) -> Any:
             out = function(*args, **kwargs)
             if ndim is None or getattr(out, "ndim", None) == ndim:
-                tell(Operation(function, args, kwargs, out))
+                operation = Operation(function, args, kwargs, out)
+                (apart if dynamo() else tell)(operation)
             return out
 
         skipped(called)
