@@ -280,7 +280,7 @@ def _known(case: Case) -> Sentence:
 
 def _is_remark(finding: Finding, seen: Sequence[Finding]) -> bool:
     """Whether a finding is about the run as such and something else explains the difference."""
-    if finding.given and finding.proof < Proof.CONSISTENT:
+    if finding.proof < Proof.CONSISTENT and (finding.given or finding.rule == "budget-exhausted"):
         return True
     if finding.rule not in _REMARKS or finding.proof >= Proof.SUFFICIENT:
         return False

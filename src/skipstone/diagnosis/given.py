@@ -7,7 +7,7 @@ differs cannot follow from it: a threshold changes no score.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from skipstone.diagnosis.case import Case
@@ -15,7 +15,7 @@ from skipstone.diagnosis.decide import Rule as CommitRule
 from skipstone.diagnosis.decide import commits
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.rule import place, proof_of
-from skipstone.record import RunRecord, StepRecord
+from skipstone.record import ASSIGNED, RunRecord, StepRecord
 from skipstone.record.weights import same_weights
 from skipstone.sentence import NOTHING, Code, Sentence
 
@@ -73,7 +73,11 @@ MEANINGS = {
     "skip_threshold": _SKIP,
     "skip_outlier": _SKIP,
 }
-"""What arguments of published loops do, by name; another one counts as an input of the forward."""
+"""What arguments of published loops do, by name.
+
+Another tensor, or value of a configuration, is an input of the forward; another plain argument may
+be anything, such as the name of the run, and is never a cause.
+"""
 
 # Of no run's arithmetic.
 _IDLE = ("path", "name", "version", "verbose", "log", "use_cache", "device", "output_", "return_")
@@ -92,11 +96,23 @@ class Difference:
     """The line of B's call."""
     visible: tuple[float, float] | None = None
     """Of a mask of B: how much can be seen, and of how much."""
+    plain: bool = False
+    """Whether it is a plain argument of some function, and may be of a user's own harness."""
 
     @property
     def meaning(self) -> Meaning:
         """What it does."""
-        return MEANINGS.get(self.name, _INPUTS)
+        return MEANINGS.get(self.name.removesuffix(ASSIGNED), _INPUTS)
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known what it does."""
+        return self.name.removesuffix(ASSIGNED) in MEANINGS
+
+    @property
+    def derived(self) -> bool:
+        """Whether the function itself has set the value, so that others may have decided it."""
+        return self.name.endswith(ASSIGNED)
 
 
 _NUMBERS = ("dtype", "weights")
@@ -120,10 +136,14 @@ def examine(case: Case) -> Given:
     """Compare what both sides were given."""
     told = {e.message.partition(" ")[0] for e in case.events if e.kind == "stated_differs"}
     found = [d for d in differences(case) if d.name not in told]
+    found.sort(key=lambda d: d.derived)
+    passed = any(d.known and d.plain and not d.derived for d in found)
     numbers, known, unknown = list[Finding](), list[Finding](), list[Finding]()
     for d in found:
-        kind = numbers if d.name in _NUMBERS else known if d.name in MEANINGS else unknown
-        kind.append(_found(case, d))
+        kind = numbers if d.name in _NUMBERS else known if d.known else unknown
+        finding = _found(case, d)
+        # What a function has computed from its arguments follows from them.
+        kind.append(replace(finding, proof=Proof.OBSERVED) if d.derived and passed else finding)
     return Given(numbers, known, unknown)
 
 
@@ -182,7 +202,7 @@ def _plain(case: Case) -> Iterator[Difference]:
     for name, y in b.settings.items():
         x = a.settings.get(name)
         if x is not None and (name in _SHARED or not ours) and _differ(name, x, y):
-            yield Difference(name, x, y, source)
+            yield Difference(name, x, y, source, plain=True)
     x, y = _threshold(a.settings), _threshold(b.settings)
     if ours and x is not None and y is not None and x != y:
         yield Difference("threshold", f"{x:g}", f"{y:g}", source)
@@ -300,8 +320,12 @@ def _proved(case: Case, d: Difference) -> tuple[Proof, Sentence]:
 
 def _can_matter(case: Case, d: Difference) -> bool:
     """Whether the first thing that differs can follow from this."""
+    if d.plain and not d.known:
+        return False
     first = case.expected.first
     acts = d.meaning.acts
+    if acts == "decision" and case.divergence.first is None:
+        return False
     if first is None:
         parted = case.divergence.first
         return parted is not None and (acts != "decision" or parted.kind in _COMMITTED)

@@ -68,14 +68,17 @@ def proof_of_patch(case: Case, added: bool | None) -> Proof:
     """How well a patch of one factor, put into the reference run, proves that factor.
 
     The same run without the patch is the reference itself. That it decides as A says only that B's
-    deviation is B's own; it speaks for this factor if the patch alone gives B's scores.
+    deviation is B's own; it speaks for this factor if the patch alone gives B's scores, and against
+    it if the patch gives others.
 
     Args:
         case: the case.
         added: whether the reference with the patch scores as B; None if it was not tried.
     """
-    if not added:
+    if added is None:
         return Proof.CONSISTENT
+    if not added:
+        return Proof.OBSERVED
     return proof_of(removed=case.proof.fault_removed, added=True)
 
 

@@ -2,6 +2,7 @@
 
 from skipstone.record.reader import StoredTrace, open_trace
 from skipstone.record.schema import (
+    ASSIGNED,
     Candidate,
     Candidates,
     Event,
@@ -18,6 +19,7 @@ from skipstone.record.trace import MemoryTrace, Sink, Trace
 from skipstone.record.writer import TraceWriter
 
 __all__ = [
+    "ASSIGNED",
     "Candidate",
     "Candidates",
     "Event",

@@ -17,6 +17,9 @@ from zlib import crc32
 
 import numpy as np
 
+ASSIGNED = " (assigned)"
+"""Ends the name of a setting that a loop has set itself since it was called."""
+
 
 @dataclass(frozen=True)
 class Header:

@@ -49,6 +49,8 @@ def finding(found: Difference, number: int) -> Finding:
 
 def _name(found: Difference, part: Part) -> str:
     """A number or a value is a matter of the schedule if both loops follow one."""
+    if part == "forced" and found.fit_b is not None and not found.fit_b.rule.selection.forced:
+        return "no-commit"
     if part not in ("number", "value") or found.fit_b is None:
         return _NAMES.get(part, COMMIT_RULE)
     sure = ("at least", "above", "factor")

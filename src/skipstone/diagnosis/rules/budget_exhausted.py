@@ -19,7 +19,7 @@ def examine(case: Case) -> Answer:
     left = masks_left(record)
     if record.outcome is None or not left:
         return None
-    step = _first_unfinished(record)
+    step = first_unfinished(record)
     steps = [s for s in record.steps if step is not None and s.block == step.block]
     proof, how = _by_setting(case) or _with_more_steps(case)
     return Finding(
@@ -62,13 +62,25 @@ def _with_more_steps(case: Case) -> tuple[Proof, Sentence]:
     """How well it is proved by a run of B that may go on."""
     again = case.ask(Rerun("b", (("budget", "finish"), ("steps", "None"))))
     if again is None:
-        first = case.divergence.first
-        if first is not None and first.kind == "stop":
+        if _parts_here(case):
             return Proof.CONSISTENT, Sentence("A goes on from the same canvas")
         return Proof.OBSERVED, NOTHING
     left = masks_left(again.records[0])
     proof = Proof.CONSISTENT if left else Proof.NECESSARY_AND_SUFFICIENT
     return proof, Sentence("with budget=finish {left} masks are left", left=len(left))
+
+
+def _parts_here(case: Case) -> bool:
+    """Whether A goes on where a block of B ends; else something earlier may have left the masks."""
+    first, step = case.divergence.first, first_unfinished(case.record_b)
+    if first is None or first.kind != "stop" or step is None or step.block != first.block:
+        return False
+    return not ends_committed(step, case.record_b.header.eos_id)
+
+
+def ends_committed(step: StepRecord, eos_id: int) -> tuple[int, ...]:
+    """Where a step commits an EOS."""
+    return tuple(c.position for c in step.candidates if c.committed and c.token == eos_id)
 
 
 def masks_left(record: RunRecord) -> tuple[int, ...]:
@@ -77,7 +89,7 @@ def masks_left(record: RunRecord) -> tuple[int, ...]:
     return tuple(record.prompt_length + i for i, token in enumerate(record.tokens) if token == mask)
 
 
-def _first_unfinished(record: RunRecord) -> StepRecord | None:
+def first_unfinished(record: RunRecord) -> StepRecord | None:
     """The last step of the first block that ended with masks."""
     last_of_block = {step.block: step for step in record.steps}
     return next((s for s in last_of_block.values() if s.masks_after), None)

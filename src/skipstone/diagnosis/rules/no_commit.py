@@ -6,21 +6,24 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import Rule as CommitRule
 from skipstone.diagnosis.decide import commits
 from skipstone.diagnosis.finding import Finding, Proof, RuledOut
-from skipstone.diagnosis.rule import Answer, Rule, place
-from skipstone.record import Candidate
+from skipstone.diagnosis.rule import Answer, Rule, of_the_loop, place
+from skipstone.record import Candidate, RunRecord, StepRecord
 from skipstone.sentence import NOTHING, Sentence
 
 
 def examine(case: Case) -> Answer:
     """Look for a step without a commit, and ask the rule what it would have committed."""
-    empty = [
-        s
-        for s in case.record_b.steps
-        if s.masks_before and not s.committed and s.masks_after == s.masks_before
-    ]
+    return of_the_loop(case, RULE.name, RULE.number) or _seen(case)
+
+
+def _seen(case: Case) -> Answer:
+    empty = _empty(case.record_b)
     if not empty:
         return None
     step = empty[0]
+    if case.divergence.first is not None and step.forward != case.divergence.forward:
+        # It is a consequence of what went apart before, or changed nothing.
+        return None
     other = case.divergence.same_step(step)
     if other is not None and not other.committed:
         return RuledOut(RULE.name, Sentence("A commits nothing there either"))
@@ -51,6 +54,19 @@ def examine(case: Case) -> Answer:
             "always commit the most confident candidate; check that the rule fits this model"
         ),
     )
+
+
+def _empty(record: RunRecord) -> list[StepRecord]:
+    """Steps that leave the canvas as it was; a commit outside of the block is one, too."""
+    after = [*(s.canvas for s in record.steps[1:]), None]
+    return [
+        s
+        for s, canvas in zip(record.steps, after, strict=True)
+        if s.masks_before
+        and not s.committed
+        and s.masks_after == s.masks_before
+        and canvas in (s.canvas, None)
+    ]
 
 
 def _best(best: Candidate | None) -> Sentence:

@@ -54,7 +54,8 @@ def examine(case: Case) -> Answer:
                 "led along B's canvases, the reference engine stays finite and does not decide as A"
             ),
         ),
-        proof=proof_of_patch(case, added),
+        # Scores that are not numbers equal none: that they differ refutes nothing.
+        proof=proof_of_patch(case, added or None),
         remedy=Sentence("look for a division by zero, an overflow, or a row that may see no key"),
         positions=tuple(positions.tolist()),
     )

@@ -8,7 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, tried
-from skipstone.diagnosis.rules.budget_exhausted import masks_left
+from skipstone.diagnosis.rules.budget_exhausted import ends_committed, first_unfinished, masks_left
 from skipstone.sentence import NOTHING, Sentence
 
 _STOP_LATE = Sentence("stop only when EOS is committed and nothing left of it is masked")
@@ -45,23 +45,26 @@ def examine(case: Case) -> Answer:
 
 
 def _ended_at_eos(case: Case) -> Finding | None:
-    """Foreign code that ends with the step that commits an EOS, and leaves masks."""
+    """Foreign code whose run or block ends with a step that commits an EOS, and leaves masks."""
     first, record = case.divergence.first, case.record_b
     if not case.foreign or first is None or first.kind != "stop" or record.outcome is None:
         return None
-    step = record.steps[-1]
-    ends = [c.position for c in step.candidates if c.committed and c.token == record.header.eos_id]
-    left = masks_left(record)
+    step = first_unfinished(record) or record.steps[-1]
+    if step.block != first.block:
+        return None
+    ends, left = ends_committed(step, record.header.eos_id), masks_left(record)
     # Masks in earlier blocks are not left by this end.
     if not ends or not left or min(left) < step.block_start:
         return None
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=Sentence("the run ends at the first EOS"),
+        what=Sentence("the run ends at the first EOS")
+        if step is record.steps[-1]
+        else Sentence("the block ends at the first EOS"),
         where=place(step, None, ends[0]),
         evidence=Sentence(
-            "the last step commits EOS at position {position}; {left} masks are left, {before} of "
+            "its last step commits EOS at position {position}; {left} masks are left, {before} of "
             "them before it",
             position=ends[0],
             left=len(left),

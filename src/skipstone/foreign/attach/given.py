@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Iterator, Mapping
-from types import FrameType
+from dis import get_instructions
+from functools import cache
+from types import CodeType, FrameType
 from zlib import crc32
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from skipstone.foreign.shared.calls import Call, as_text
 from skipstone.foreign.shared.source import parameters, user_frames
-from skipstone.record import Event
+from skipstone.record import ASSIGNED, Event
 
 # Larger tensors are states or caches, which are recorded otherwise.
 _LARGEST = 1 << 20
@@ -69,10 +71,15 @@ def _described(tensor: Tensor) -> tuple[str, dict[str, float]]:
 
 
 def plain_arguments(call: Call, frame: FrameType) -> dict[str, str]:
-    """Plain values passed to the model, over those passed to the functions that led there."""
+    """Plain values passed to the model, over those passed to the functions that led there.
+
+    A function that sets its own argument hides what it was given: such a value has a name that ends
+    with ``ASSIGNED``.
+    """
     plain = dict[str, object]()
     for above in reversed(list(_frames(frame))):
-        plain |= parameters(above)
+        own = _set_by(above.f_code)
+        plain |= {n + ASSIGNED if n in own else n: v for n, v in parameters(above).items()}
     plain |= call.arguments
     return {name: as_text(v) for name, v in plain.items() if _is_plain(v)}
 
@@ -96,6 +103,12 @@ def _frames(frame: FrameType) -> Iterator[FrameType]:
         if count > _FRAMES or "site-packages" in filename or filename.startswith(library):
             return
         yield above
+
+
+@cache
+def _set_by(code: CodeType) -> frozenset[str]:
+    """The names that a function sets somewhere."""
+    return frozenset(i.argval for i in get_instructions(code) if i.opname.startswith("STORE_"))
 
 
 def _is_plain(value: object) -> bool:
