@@ -169,6 +169,17 @@ def test_an_argument_that_the_loop_has_set_itself_is_not_what_it_was_given() -> 
     assert "steps" not in " ".join(f.what for f in found.findings)
 
 
+def test_a_canvas_of_another_mask_id_is_named_as_such() -> None:
+    def finished(model: nn.Module) -> None:
+        canvas = torch.cat([PROMPT, torch.arange(16)[None] % 5 + 20], dim=1)
+        model(canvas)
+
+    cause = said(recorded(loop), recorded(finished)).cause
+    assert cause is not None
+    assert (cause.rule, cause.where.position) == ("commit-rule", 7)
+    assert "has no mask" in cause.evidence
+
+
 # --- law 15: each side with its own dtype
 
 

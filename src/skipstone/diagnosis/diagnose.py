@@ -129,6 +129,9 @@ def diagnose(case: Case) -> Diagnosis:
     other = _other_inputs(case)
     if other is not None:
         return _closed(case, other)
+    beyond = given.beyond_canvas(case)
+    if beyond is not None:
+        return replace(_closed(case, beyond), parted=True, summary=_summary(case))
     findings, ruled_out = list[Finding](), list[RuledOut]()
     for rule in RULES:
         answer = rule.examine(case)

@@ -104,7 +104,10 @@ def with_provenance(
     """Say of each row where its values come from, by the ages in the record of its step."""
     step = record.at(key.forward)
     deep = step.skip_layer and key.layer >= step.skip_layer
-    age = (step.finished_age if deep else step.entered_age)[positions]
+    ages = step.finished_age if deep else step.entered_age
+    # A cache that was never cropped holds rows beyond the canvas, which no step computed.
+    inside = (positions >= 0) & (positions < ages.size)
+    age = np.where(inside, ages[np.where(inside, positions, 0)], -1)
     entered = np.isin(positions, step.rows)
     source = np.where(
         age < 0,
