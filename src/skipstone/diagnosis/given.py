@@ -185,7 +185,7 @@ def other_mask(case: Case) -> Finding | None:
 
 def beyond_canvas(case: Case) -> Finding | None:
     """B's cache holds more positions than its canvas has: no rule of ours can speak of them."""
-    if not case.foreign:
+    if not case.foreign or case.divergence.first is None:
         return None
     length = case.record_b.length
     trace, sample = case.runs.b, case.runs.sample_b
