@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from faults import loop_faults as faults
-from faults.engine.instead import Fault
+from faults.engine.instead import Fault, instead
 from faults.foreign import JOBS, PARALLEL, Encounter, Recorded, Stranger, record, run
 from faults.foreign_code import STYLES, Style, model, plain
 from faults.foreign_loops import FAULTY_LOOPS
@@ -22,6 +22,8 @@ from skipstone.diagnosis.loop.number import shares
 from skipstone.diagnosis.loop.rule import Interval
 from skipstone.foreign.attach.attach import attach
 from skipstone.record import MemoryTrace
+from tests.conftest import EOS
+from tests.foreign import decode
 
 RULES: dict[str, Fault] = {
     "probability": faults.chosen_by(faults.probability),
@@ -109,6 +111,43 @@ def test_the_order_of_a_loop_is_found(name: str, part: str, value: str) -> None:
     assert getattr(found.rule.confidence, part) == value
 
 
+def test_an_id_that_is_never_taken_may_be_in_the_softmax() -> None:
+    def best_but_eos(logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.clone()
+        logits[..., EOS] = -torch.inf
+        return logits.argmax(-1)
+
+    stranger = next(s for s in FAULTY_LOOPS if named(s) == "bare-EOS suppressed")
+    fault = faults.chosen_by(faults.probability, draw=best_but_eos)
+    found = first_that_acts(replace(stranger, fault=fault))
+    assert run(found).cause_right
+    draw = best(record(found).b).rule.draw
+    assert draw.greedy
+    assert EOS in draw.without
+
+
+def test_a_quota_may_be_that_of_the_whole_canvas() -> None:
+    def share(canvas: torch.Tensor, start: int, stop: int, mask_id: int, left: int) -> int:
+        return -(-int((canvas == mask_id).sum()) // max(1, left))
+
+    with instead(decode, "share_of", share):
+        found = best(watched("bare", RULES["probability"], None, torch.float64))
+    assert found.complete
+    assert found.rule.selection.of_canvas
+    assert found.rule.predicts
+
+
+def test_numbers_that_no_schedule_gives_are_said_to_be_such() -> None:
+    numbers = cycle((1, 3, 1, 1, 2))
+
+    def share(canvas: torch.Tensor, start: int, stop: int, mask_id: int, left: int) -> int:
+        return next(numbers)
+
+    with instead(decode, "share_of", share):
+        found = best(watched("bare", RULES["probability"], None, torch.float64))
+    assert (found.complete, found.rule.selection.number) == (True, "some")
+
+
 def test_a_rule_that_nobody_tried_is_said_to_be_unknown() -> None:
     def odd(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
         return torch.sin(1000 * logits.double().logsumexp(-1))
@@ -155,6 +194,8 @@ def test_schedules_commit_every_mask_once() -> None:
             assert sum(shares(number, 9, steps)) == 9, (number, steps)
     assert shares("remainder first", 8, 3) == [3, 3, 2]
     assert shares("remainder last", 8, 3) == [2, 3, 3]
+    # Halves are rounded to the even number, of shares that are held in float32.
+    assert shares("rounded share", 12, 8) == [2, 1] * 4
 
 
 def test_intervals_meet() -> None:

@@ -6,7 +6,7 @@ Shape letters: C masks of the canvas before a step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb, log2
 
 import numpy as np
@@ -35,6 +35,15 @@ class Place:
     """Masks of the block before this step."""
     opening: bool
     """Whether it is the first of the block and commits the first position and nothing else."""
+    canvas_began: int
+    """Masks of the canvas before the first step of the block."""
+    canvas_left: int
+    """Masks of the canvas before this step."""
+
+    @property
+    def of_canvas(self) -> Place:
+        """The same, for a schedule that shares out the masks of the whole canvas."""
+        return replace(self, began=self.canvas_began, left=self.canvas_left)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +92,8 @@ def places(decisions: Sequence[Decision], region: Region) -> list[Place]:
                 _masks(first, start, stop),
                 _masks(decision, start, stop),
                 at == 0 and written == [start],
+                first.position_C.size,
+                decision.position_C.size,
             )
         )
     return found

@@ -33,6 +33,7 @@ Part = Literal[
     "block length",
     "number",
     "value",
+    "of canvas",
     "forced",
     "opening",
 ]
@@ -117,7 +118,7 @@ def differing(a: Rule, b: Rule) -> tuple[Part, ...]:
     """The parts in which two rules are not the same."""
     pairs: tuple[tuple[Part, bool], ...] = (
         ("offset", a.draw.offset != b.draw.offset),
-        ("without", set(a.draw.without) != set(b.draw.without)),
+        ("without", _without(a.draw) != _without(b.draw)),
         ("raised", (a.draw.raised, a.draw.by) != (b.draw.raised, b.draw.by)),
         ("drawn", a.draw.greedy != b.draw.greedy),
         ("axis", a.confidence.axis != b.confidence.axis),
@@ -128,10 +129,15 @@ def differing(a: Rule, b: Rule) -> tuple[Part, ...]:
         ("block length", a.region.block_length != b.region.block_length),
         ("number", a.selection.number != b.selection.number),
         ("value", _values_part(a, b)),
+        ("of canvas", a.selection.of_canvas != b.selection.of_canvas),
         ("forced", a.selection.forced != b.selection.forced),
         ("opening", a.selection.opening != b.selection.opening),
     )
     return tuple(part for part, differs in pairs if differs)
+
+
+def _without(draw: Draw) -> tuple[set[int], bool]:
+    return set(draw.without), draw.still_summed
 
 
 def same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float) -> bool:

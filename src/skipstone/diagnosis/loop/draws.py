@@ -48,7 +48,8 @@ def bent_draws(evidence: Evidence, draw: Draw) -> list[Draw]:
     for token in evidence.watched[1:] if evidence.logits else ():
         if token in draw.without:
             continue
-        found.append(replace(draw, without=(*draw.without, token)))
+        less = replace(draw, without=(*draw.without, token))
+        found += [less, replace(less, still_summed=True)]
         found += [replace(draw, raised=token, by=by) for by in _RAISES]
     return [d for d in found if evidence.drawn(d).all()]
 
@@ -67,7 +68,8 @@ def _bent(evidence: Evidence, draw: Draw) -> tuple[Evidence, list[Draw]]:
     out = _never_written(evidence, outranked_by)
     if out:
         evidence = evidence.watch(out)
-        found.append(replace(draw, without=tuple(dict.fromkeys((*draw.without, *out)))))
+        less = replace(draw, without=tuple(dict.fromkeys((*draw.without, *out))))
+        found += [less, replace(less, still_summed=True)]
     if len(taken) == 1:
         token = next(iter(taken))
         evidence = evidence.watch((token,))

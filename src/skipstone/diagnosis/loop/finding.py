@@ -51,7 +51,7 @@ def _name(found: Difference, part: Part) -> str:
     """A number or a value is a matter of the schedule if both loops follow one."""
     if part == "forced" and found.fit_b is not None and not found.fit_b.rule.selection.forced:
         return "no-commit"
-    if part not in ("number", "value") or found.fit_b is None:
+    if part not in ("number", "value", "of canvas") or found.fit_b is None:
         return _NAMES.get(part, COMMIT_RULE)
     sure = ("at least", "above", "factor")
     numbers = (found.fit_a.rule.selection.number, found.fit_b.rule.selection.number)

@@ -32,7 +32,9 @@ from skipstone.diagnosis.loop.rule import (
 from skipstone.diagnosis.loop.stated import Stated
 
 _REACHES: tuple[Reach, ...] = ("block", "to the end of the block", "canvas", "from the block on")
-_NUMBERS: tuple[Number, ...] = ("each step", *SCHEDULES, *THRESHOLDS, "factor", "all")
+_NUMBERS: tuple[Number, ...] = ("each step", *SCHEDULES, *THRESHOLDS, "factor", "all", "some")
+# Schedules that some loops plan for the whole canvas where they mean a block.
+_SHARED_OUT: tuple[Number, ...] = ("remainder first", "remainder last", "share of the rest")
 # Rules whose parts allow most steps; for the others no number is looked for.
 _CLOSEST = 24
 _PLAIN = (Confidence(), Confidence(dtype="float32"))
@@ -237,11 +239,10 @@ class _Ordered:
         openings = {p.start for p in self.places} == {p.start for p in self.places if p.opening}
         for number in _NUMBERS:
             for steps in self._steps(number, stated):
-                for forced in (True, False) if number in THRESHOLDS else (True,):
-                    for opening in (False, True) if openings else (False,):
-                        fit = self._fit(Selection(number, forced=forced, opening=opening), steps)
-                        if fit is not None:
-                            yield fit
+                for selection in _selections(number, openings=openings):
+                    fit = self._fit(selection, steps)
+                    if fit is not None:
+                        yield fit
 
     def _steps(self, number: Number, stated: Stated) -> list[int]:
         """Steps that a schedule may have for a block; 0 stands for as many as the block took."""
@@ -263,23 +264,40 @@ class _Ordered:
             else:
                 values.append(
                     allowed(
-                        selection.number, chosen, place, self.confidence.kind,
-                        steps=steps, forced=selection.forced,
+                        selection.number,
+                        chosen,
+                        place.of_canvas if selection.of_canvas else place,
+                        self.confidence.kind,
+                        steps=steps,
+                        forced=selection.forced,
                     )
-                )  # fmt: skip
+                )
         value = _most_common(values)
         if value is None:
             return None
         explains = np.array([v is not None and not v.meet(value).empty for v in values])
         rule = Rule(self.draw, self.confidence, self.region, replace(selection, value=value))
-        return Fit(rule, explains, self._bits(explains))
+        return Fit(rule, explains, self._bits(explains, selection))
 
-    def _bits(self, explains: np.ndarray) -> float:
+    def _bits(self, explains: np.ndarray, selection: Selection) -> float:
         """No luck is needed where equal confidences always went to the lowest positions."""
         used = [c for c, e in zip(self.choices, explains, strict=True) if c is not None and e]
+        if selection.number == "some":
+            # Any number would do, so that each that was chosen is luck.
+            return sum(c.bits + np.log2(max(1, c.order.size)) for c in used)
         if self.confidence.kind != "any" and all(c.lowest_first for c in used):
             return 0.0
         return sum(c.bits for c in used)
+
+
+def _selections(number: Number, *, openings: bool) -> Iterator[Selection]:
+    """The ways in which a number can be meant."""
+    for opening in (False, True) if openings else (False,):
+        yield Selection(number, opening=opening)
+        if number in THRESHOLDS:
+            yield Selection(number, forced=False, opening=opening)
+        if number in _SHARED_OUT:
+            yield Selection(number, of_canvas=True, opening=opening)
 
 
 def _most_common(values: Sequence[Interval | None]) -> Interval | None:

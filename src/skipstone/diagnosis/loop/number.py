@@ -33,6 +33,8 @@ def allowed(
     match number:
         case "each step":
             found = _each(choice)
+        case "some":
+            found = Interval(-inf, inf) if kind != "any" and choice.most > 0 else None
         case "all":
             found = Interval(-inf, inf) if choice.emptied else None
         case "at least" | "above":
@@ -103,6 +105,9 @@ def _factor(choice: Choice) -> Interval | None:
 def _due(number: Number, place: Place, steps: int) -> int:
     if number == "share of the rest":
         return -(-place.left // max(1, steps - place.step))
+    if number == "timesteps" and place.step < steps:
+        # It asks at each step how many masks are left, whoever committed the others.
+        return _share_by_time(place.left, place.step, steps)
     plan = _plan(number, place.began, steps)
     if place.step < len(plan):
         return plan[place.step]
@@ -114,30 +119,37 @@ def _plan(number: Number, began: int, steps: int) -> Sequence[int]:
     return tuple(shares(number, began, steps))
 
 
-def _rounded(began: int, steps: int, share: Callable[[float, float], float]) -> list[int]:
+def _rounded(
+    began: int, steps: int, share: Callable[[np.float32, np.float32], np.floating | float]
+) -> list[int]:
     """A rounded share of what is left, step by step; steps without a share are left out."""
     left, found = began, list[int]()
     for i in range(steps):
-        t, s = (steps - i) / steps, (steps - i - 1) / steps
-        due = min(round(left * share(t, s)), left)
+        # Libraries hold times in float32, and a half is rounded by its last digit.
+        t, s = np.float32((steps - i) / steps), np.float32((steps - i - 1) / steps)
+        due = min(round(left * float(share(t, s))), left)
         left -= due
         if due:
             found.append(due)
     return found
 
 
-def _masked(time: float) -> float:
+def _masked(time: np.float32) -> float:
     """Share of masks at a time, by the cosine schedule."""
-    return cos(pi / 2 * (1 - time))
+    return cos(pi / 2 * (1 - float(time)))
 
 
 def _timesteps(began: int, steps: int) -> list[int]:
     """Whole shares of what is left, by evenly spaced times that end above zero."""
-    times = np.linspace(1, _EPS, steps + 1)
     left, found = began, list[int]()
     for i in range(steps):
-        share = left * (1 - times[i + 1] / times[i])
-        due = left if i == steps - 1 else int(share)
-        left -= due
-        found.append(due)
+        found.append(_share_by_time(left, i, steps))
+        left -= found[-1]
     return found
+
+
+def _share_by_time(left: int, step: int, steps: int) -> int:
+    if step == steps - 1:
+        return left
+    times = np.linspace(1, _EPS, steps + 1, dtype=np.float32)
+    return int(np.float32(left) * (1 - times[step + 1] / times[step]))

@@ -73,7 +73,7 @@ def gives(rule: Rule, evidence: Evidence, number: int, given: Given, place: Plac
     found = allowed(
         rule.selection.number,
         chosen,
-        place,
+        place.of_canvas if rule.selection.of_canvas else place,
         rule.confidence.kind,
         steps=int(value.low) if rule.selection.number in SCHEDULES else 0,
         forced=rule.selection.forced,

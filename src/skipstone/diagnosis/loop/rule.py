@@ -38,8 +38,10 @@ Number = Literal[
     "above",
     "factor",
     "all",
+    "some",
 ]
-"""How many: so many each step; shares of a schedule; thresholds with >= and with >; a factor."""
+"""How many: so many each step; shares of a schedule; thresholds with >= and with >; a factor.
+``some`` are numbers that none of these gives."""
 
 SCHEDULES: tuple[Number, ...] = (
     "remainder first",
@@ -62,6 +64,8 @@ class Draw:
     """Whether that holds within the block alone: its first position keeps its own row."""
     without: tuple[int, ...] = ()
     """Ids that are never proposed."""
+    still_summed: bool = False
+    """Whether the softmax behind the confidence has them nevertheless."""
     raised: int = -1
     """An id to whose logits ``by`` is added; -1 for none."""
     by: float = 0.0
@@ -137,6 +141,8 @@ class Selection:
     """Of the free number: tokens a step, steps a block, the threshold, the factor."""
     forced: bool = True
     """Whether the best is committed although it misses the threshold."""
+    of_canvas: bool = False
+    """Whether a schedule shares out the masks of the whole canvas, not those of the block."""
     opening: bool = False
     """Whether the first step of a block commits the first position, whatever its confidence."""
 
@@ -153,7 +159,8 @@ class Rule:
     @property
     def predicts(self) -> bool:
         """Whether it says which commits there will be: what is drawn at random it does not."""
-        return self.draw.greedy and self.confidence.kind != "any"
+        known = self.confidence.kind != "any" and self.selection.number != "some"
+        return self.draw.greedy and known
 
     @property
     def form(self) -> Rule:
@@ -170,6 +177,7 @@ def cost(rule: Rule) -> float:
         + (2.0 if rule.region.block_length is not None else 0.0)
         + _NUMBER[rule.selection.number]
         + (0.0 if rule.selection.forced else 0.5)
+        + 2.0 * rule.selection.of_canvas
         + (3.0 if rule.selection.opening else 0.0)
     )
 
@@ -180,6 +188,7 @@ def _cost_of_draw(draw: Draw) -> float:
         abs(draw.offset)
         + 0.5 * draw.within_block
         + 0.5 * len(draw.without)
+        + 0.2 * draw.still_summed
         + raised
         + (0.0 if draw.greedy else 6.0)
     )
@@ -218,4 +227,5 @@ _NUMBER: dict[Number, float] = {
     "above": 0.4,
     "factor": 0.9,
     "all": 0.5,
+    "some": 12.0,
 }

@@ -145,7 +145,7 @@ def propose(sheet: Sheet, draw: Draw, written_C: np.ndarray) -> Proposals:
     token_C, best_C = sheet.id_CK[every, first], logit_CK[every, first]
     runner_C = logit_CK[every, second]
     column_C = {axis: sums[every, first] for axis, sums in sheet.column_CK.items()}
-    shown_C = _log_sum(logit_CK, axis=1)
+    shown_C = _log_sum(sheet.logit_CK if draw.still_summed else logit_CK, axis=1)
     # Masks without scores are not numbers all the way.
     with np.errstate(invalid="ignore", over="ignore"):
         log_sum_C = np.logaddexp(shown_C, sheet.rest_C)

@@ -45,6 +45,8 @@ def number(rule: Rule, stated: Stated) -> Sentence:
     said = stated.number(rule)
     text = Code(f"{said:g}" if said in value else _spelled(value, selection.number))
     sentence = Sentence(_NUMBERS[selection.number], value=text)
+    if selection.of_canvas:
+        return Sentence("{number}, of the masks of the whole canvas", number=sentence)
     if selection.forced:
         return sentence
     return Sentence("{number}, and nothing where none reaches it", number=sentence)
@@ -112,6 +114,14 @@ def differs(found: Difference, part: Part) -> Sentence:
                 a=number(a, found.a.stated),
                 b=number(b, found.b.stated),
             )
+        case "of canvas":
+            return Sentence(
+                "B shares out the masks of the whole canvas among the steps of a block, A those "
+                "of the block"
+                if b.selection.of_canvas
+                else "A shares out the masks of the whole canvas among the steps of a block, B "
+                "those of the block"
+            )
         case "forced":
             return Sentence(
                 "B always commits the best, A nothing where none reaches the threshold"
@@ -162,6 +172,12 @@ def _special(rule: Rule) -> list[Sentence]:
 def _left_out(a: Draw, b: Draw, mask_id: int) -> Sentence:
     only_b = [token for token in b.without if token not in a.without]
     ids = only_b or [token for token in a.without if token not in b.without]
+    if not ids:
+        return Sentence(
+            "B's softmax has the tokens that are never taken, A's has not"
+            if b.still_summed
+            else "A's softmax has the tokens that are never taken, B's has not"
+        )
     ids = [token for token in ids if token != mask_id] or ids
     return Sentence(
         "B never takes token {tokens}, A does"
@@ -221,4 +237,5 @@ _NUMBERS = {
     "above": "threshold > {value}",
     "factor": "factor {value}",
     "all": "all masks at once",
+    "some": "numbers that no schedule or threshold tried here gives",
 }
