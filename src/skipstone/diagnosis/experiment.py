@@ -33,9 +33,14 @@ Keys = Literal["rotated", "unrotated"]
 """How keys are shown and patched: as attention reads them, or as they are before rotation."""
 
 
+Pairs = Literal["halves", "neighbours", "neighbours by angles of halves"]
+"""Which two numbers of a head are turned together; the last takes each number's angle from a table
+that is laid out for halves, as when two conventions are mixed."""
+
+
 @dataclass(frozen=True)
 class Turn:
-    """Rotary encodings that are not those of the rows' own positions, in the computed rows."""
+    """Queries and keys of the computed rows, otherwise rotated or scaled than the model says."""
 
     queries: int = 0
     """Positions by which queries are turned too far."""
@@ -43,6 +48,13 @@ class Turn:
     """The same for keys."""
     base: float = 0.0
     """Another base for both; 0 for the model's own."""
+    stretch: float = 1.0
+    """What positions are multiplied by, for both."""
+    pairs: Pairs = "halves"
+    rounded: bool = False
+    """Rotate in bfloat16."""
+    width_power: float = 0.0
+    """Scores of attention are multiplied by the width of a head to this power."""
 
 
 STRAIGHT = Turn()

@@ -358,7 +358,7 @@ def describe(experiment: Experiment) -> str:
         experiment.variation and f"varying {experiment.variation}",
         "in a better dtype" if experiment.lifted else "",
         experiment.hidden and f"visible keys: {experiment.hidden}",
-        "" if experiment.turn == STRAIGHT else f"other rotation: {experiment.turn}",
+        "" if experiment.turn == STRAIGHT else f"other rotation or scale: {experiment.turn}",
     ]
     return ", ".join(part for part in parts if part)
 

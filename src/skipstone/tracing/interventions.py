@@ -1,6 +1,7 @@
 """A run in which chosen values are replaced, and rows are turned to other positions.
 
-Shape letters: N packed rows, D width, V vocabulary, H query heads, U key/value heads, E head width.
+Shape letters: N packed rows, D width, V vocabulary, H query heads, U key/value heads, E head width,
+F angles of a head.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import Moment
-from skipstone.diagnosis.experiment import STRAIGHT, Patch, Turn
+from skipstone.diagnosis.experiment import STRAIGHT, Pairs, Patch, Turn
 from skipstone.engine.runner import Pass
 from skipstone.engine.scoring import Scorer
 from skipstone.models.base import KVStore, ModelConfig, Network
@@ -102,7 +103,7 @@ class PatchedNetwork:
 
     @cached_property
     def _rotation(self) -> _Rotation:
-        return _Rotation(self.config, self._done.turn, self.device)
+        return _Rotation(self.config, self._done.turn)
 
     def _state(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:
         patch = self._patches.get((Tap.STATE, self._forward(), layer))
@@ -128,36 +129,58 @@ def _last_bit(x_ND: Tensor, rows: Rows) -> Tensor:
 
 
 class _Rotation:
-    """Angles that are not those of a row's own position."""
+    """A rotation of queries and keys that is not the model's own."""
 
-    def __init__(self, config: ModelConfig, turn: Turn, device: torch.device) -> None:
+    def __init__(self, config: ModelConfig, turn: Turn) -> None:
         self.turn = turn
-        reach = max(abs(turn.queries), abs(turn.keys))
-        theta = turn.base or config.rope_theta
-        self._table_2LE = ops.rotary_tables(
-            config.max_length + reach, config.head_width, theta, device
-        )
+        exponent_F = torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width
+        self._slower_F = (turn.base or config.rope_theta) ** exponent_F
 
-    def angles(self, rows: Rows, by: int) -> Tensor:
-        """Cosine and sine [2, N, E] of positions that lie further on, or back."""
-        position_N = rows.position_N + by
-        cos_NE, sin_NE = self._table_2LE[:, position_N.abs()]
-        return torch.stack([cos_NE, torch.where(position_N[:, None] < 0, -sin_NE, sin_NE)])
+    def queries(self, q_NHE: Tensor, rows: Rows) -> Tensor:
+        """Queries as this rotation gives them."""
+        scale = q_NHE.shape[-1] ** self.turn.width_power
+        return self._rotated(q_NHE, rows, self.turn.queries) * scale
+
+    def keys(self, key_NUE: Tensor, rows: Rows) -> Tensor:
+        """Keys as this rotation gives them."""
+        return self._rotated(key_NUE, rows, self.turn.keys)
+
+    def _rotated(self, x_NHE: Tensor, rows: Rows, by: int) -> Tensor:
+        position_N1 = (rows.position_N[:, None] + by).float() * self.turn.stretch
+        angle_NF = position_N1 / self._slower_F.to(x_NHE.device)
+        together = self.turn.pairs == "neighbours"
+        angle_NE = angle_NF.repeat_interleave(2, -1) if together else angle_NF.repeat(1, 2)
+        angles_2NE = torch.stack([angle_NE.cos(), angle_NE.sin()])
+        if self.turn.rounded:
+            return _turned(x_NHE.bfloat16(), angles_2NE.bfloat16(), self.turn.pairs).to(x_NHE)
+        return _turned(x_NHE, angles_2NE, self.turn.pairs)
+
+
+def _turned(x_NHE: Tensor, angles_2NE: Tensor, pairs: Pairs) -> Tensor:
+    """Every number of a head and its partner, turned by the angle of the number."""
+    cos_N1E, sin_N1E = angles_2NE[:, :, None]
+    if pairs == "halves":
+        first, second = x_NHE.chunk(2, dim=-1)
+        partner_NHE = torch.cat([-second, first], dim=-1)
+    else:
+        partner_NHE = torch.stack((-x_NHE[..., 1::2], x_NHE[..., ::2]), dim=-1).flatten(-2)
+    return (x_NHE * cos_N1E + partner_NHE * sin_N1E).to(x_NHE.dtype)
 
 
 class _TurnedStore(KVStore):
-    """Writes through to a store, with queries and keys turned on."""
+    """Writes through to a store, with queries and keys rotated otherwise."""
 
     def __init__(self, inner: KVStore, rotation: _Rotation) -> None:
-        self.keys, self.values, self.visible_BL = inner.keys, inner.values, inner.visible_BL
         self._rotation = rotation
+        self.keys, self.values, self.visible_BL = inner.keys, inner.values, inner.visible_BL
 
     def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
-        turn = self._rotation.turn
-        q_NHE = super().write(layer, rows, qkv_NHE, self._rotation.angles(rows, turn.queries))
-        # What stays in the store is what is written last.
-        super().write(layer, rows, qkv_NHE, self._rotation.angles(rows, turn.keys))
-        return q_NHE
+        keys, values = self.keys[layer], self.values[layer]
+        shared = keys.shape[-2]
+        heads = [qkv_NHE.shape[1] - 2 * shared, shared, shared]
+        q_NHE, key_NUE, value_NUE = qkv_NHE.split(heads, dim=1)
+        ops.write_rows(keys, values, rows, self._rotation.keys(key_NUE, rows), value_NUE)
+        return self._rotation.queries(q_NHE, rows).contiguous()
 
 
 class _PatchedStore(KVStore):

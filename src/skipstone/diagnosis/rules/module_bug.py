@@ -6,11 +6,22 @@ from collections.abc import Iterator, Sequence
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Deviation
+from skipstone.diagnosis.experiment import Choice, Follow, Turn
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch
 from skipstone.diagnosis.rules.position_encoding import other_turn
 from skipstone.diagnosis.rules.visible_set import hidden_keys
 from skipstone.sentence import NOTHING, Sentence, listed
+
+_ATTENDING = {
+    Turn(width_power=-0.5): Sentence(
+        "the scores of attention are divided by the width of a head, not by its root"
+    ),
+    Turn(width_power=0.5): Sentence(
+        "the scores of attention are not divided by the root of the width of a head"
+    ),
+}
+"""What is tried where most layers are wrong."""
 
 
 def examine(case: Case) -> Answer:
@@ -22,6 +33,9 @@ def examine(case: Case) -> Answer:
     first = wrong[0]
     # All that B computed in every layer gives B's scores whatever the cause: that proves no module.
     few = len(layers) <= max(1, case.record_b.header.num_layers // 4)
+    states_alone = not any(d.kind in ("key", "value") for d in wrong)
+    if not few and states_alone and case.tensors.local is not None:
+        return _otherwise_attending(case, wrong[0], len(layers))
     added = case.proof.with_only(wrong, "what B computed wrongly") if few else None
     module = _module(wrong)
     where = (
@@ -45,6 +59,41 @@ def examine(case: Case) -> Answer:
         experiment=NOTHING if case.tensors.local is None else listed(_tried(where, added, few=few)),
         proof=proof_of_patch(case, added),
         remedy=_remedy(case, module),
+        positions=tuple(first.positions.tolist()),
+    )
+
+
+def _otherwise_attending(case: Case, first: Deviation, layers: int) -> Finding | None:
+    """States are wrong in most layers: attention that does something else, or unknown.
+
+    A mask, a rotation and every other part of attention look alike here. A layer's own output, put
+    in, scores as B whatever made it; so only what was tried and scores as B is claimed.
+    """
+    window = (case.tensors.focus, case.tensors.focus)
+    led: frozenset[Choice] = frozenset(("rows", "skip"))
+    tried = (
+        (how, Follow("b", case.runs.settings, window, led=led, turn=turn, tensors=False))
+        for turn, how in _ATTENDING.items()
+    )
+    how = next((h for h, asked in tried if case.proof.reproduces(case.ask(asked))), None)
+    if how is None:
+        return None
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("{how}, in every layer", how=how),
+        where=place(first.step, first.layer, first.position),
+        evidence=Sentence(
+            "error {error:.2g} (floor {floor:.1g}) at {positions} positions, born in {layers} "
+            "layers, from right inputs",
+            error=first.size,
+            floor=first.floor,
+            positions=first.positions.size,
+            layers=layers,
+        ),
+        experiment=Sentence("did the same in the reference run: B's scores"),
+        proof=proof_of_patch(case, True),
+        remedy=Sentence("compare the code of attention with the published one"),
         positions=tuple(first.positions.tolist()),
     )
 

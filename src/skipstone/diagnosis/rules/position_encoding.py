@@ -22,8 +22,13 @@ _TURNS = (
     *(Turn(queries=by, keys=by) for by in _BY),
     *(Turn(keys=by) for by in _BY),
     *(Turn(base=base) for base in (1e4, 5e5, 1e6)),
+    *(Turn(stretch=stretch) for stretch in (0.5, 0.25, 0.125, 2.0)),
+    Turn(pairs="neighbours"),
+    Turn(pairs="neighbours by angles of halves"),
+    Turn(rounded=True),
 )
 """What is tried, the likeliest first."""
+_OF_OTHER_ROWS = frozenset(Turn(queries=q, keys=k) for q in (0, *_BY) for k in (0, *_BY))
 
 
 def examine(case: Case) -> Answer:
@@ -107,7 +112,9 @@ def _turned_unseen(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=Sentence("{rows} carry the rotary encoding of another position", rows=_rows_of(turn)),
+        what=Sentence("{rows} carry the rotary encoding of another position", rows=_rows_of(turn))
+        if turn in _OF_OTHER_ROWS
+        else Sentence("queries and keys are rotated otherwise than the model says"),
         where=place(first.step, first.layer, first.position),
         evidence=Sentence(
             "states of {positions} positions are wrong in every layer, by {error:.2g} (floor "
@@ -122,7 +129,9 @@ def _turned_unseen(case: Case) -> Finding | None:
             turn=_turn(turn),
         ),
         proof=proof_of_patch(case, True),
-        remedy=Sentence("pass the absolute positions of the rows to the rotary embedding"),
+        remedy=Sentence("pass the absolute positions of the rows to the rotary embedding")
+        if turn in _OF_OTHER_ROWS
+        else Sentence("compare the rotary embedding with the published one"),
         positions=tuple(first.positions.tolist()),
     )
 
@@ -149,12 +158,20 @@ def other_turn(case: Case) -> Turn | None:
 def _rows_of(turn: Turn) -> Sentence:
     if turn.queries and not turn.keys:
         return Sentence("queries")
-    return Sentence("queries and keys") if turn.queries or turn.base else Sentence("keys")
+    return Sentence("keys") if turn.keys and not turn.queries else Sentence("queries and keys")
 
 
 def _turn(turn: Turn) -> Sentence:
     if turn.base:
         return Sentence("angles of another base ({base:g})", base=turn.base)
+    if turn.stretch != 1:
+        return Sentence("angles of {stretch:g} times their position", stretch=turn.stretch)
+    if turn.pairs == "neighbours":
+        return Sentence("angles for neighbours as pairs, not for the two halves of a head")
+    if turn.pairs == "neighbours by angles of halves":
+        return Sentence("angles for the two halves of a head, with neighbours taken as pairs")
+    if turn.rounded:
+        return Sentence("angles in bfloat16")
     return Sentence("{positions:+d} positions", positions=turn.queries or turn.keys)
 
 
