@@ -29,6 +29,11 @@ exclude_patterns = ["__pycache__"]
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
 nitpicky = True
+# torch has no index here; what is imported for its types alone keeps the name that it has there.
+nitpick_ignore = [
+    ("py:class", "nn.Module"),
+    ("py:class", "skipstone.foreign.explain.evidence.Evidence"),
+]
 
 autosummary_generate = False
 autodoc_default_options = {"undoc-members": True}

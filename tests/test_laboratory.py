@@ -32,6 +32,8 @@ CAUSES = {
     "stale-kv": PLAIN.replace(cache=DualCache()),
     "over-parallel": PLAIN.replace(unmask=Threshold(0.3)),
 }
+# What decisions alone say of them, replayed without any experiment: less, and true.
+REPLAYED = {"stale-kv": "inconclusive", "over-parallel": "commit-rule"}
 
 
 class Clock:
@@ -162,7 +164,7 @@ def test_with_less_time_a_diagnosis_says_less_and_nothing_false(name: str) -> No
         if short.cause is None:
             assert any(line.startswith("cause: NOT FINISHED") for line in short.lines())
         else:
-            assert short.verdict == name
+            assert short.verdict in (name, REPLAYED[name])
             assert short.cause.proof <= full.cause.proof
-    assert verdicts[0] == "inconclusive"
+    assert verdicts[0] == REPLAYED[name]
     assert verdicts[-1] == name

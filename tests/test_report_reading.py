@@ -51,7 +51,7 @@ LATIN = """
 A B C K V EOS NaN id token logits softmax Page Up Down Home Skipstone b s l p ms
 none cosine dual prefix fixed threshold factor cpu cuda device batch backend dtype
 cache skip unmask steps eos_stop budget finish refresh_every similarity_dtype skip_threshold
-skipstone audit trace step diagnose level window
+skipstone attach audit trace step diagnose level window
 """
 
 
