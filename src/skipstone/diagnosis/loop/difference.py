@@ -95,6 +95,9 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         fit_a, closest = _closest(a, b)
         fit_b = closest if _known(b.evidence, closest.rule) else None
         parts = () if fit_b is None else differing(fit_a.rule, fit_b.rule)
+        if fit_b is not None and fit_b.rule.selection.number == "some" and parts != ("number",):
+            # Numbers that are free explain too much: they are a cause only if nothing else differs.
+            fit_b, parts = None, ()
     else:
         fit_a, fit_b, parts = a.complete[0], None, ()
     if not fit_a.rule.predicts:
