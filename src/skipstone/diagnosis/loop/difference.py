@@ -95,15 +95,16 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         fit_a, closest = _closest(a, b)
         fit_b = closest if _known(b.evidence, closest.rule) else None
         parts = () if fit_b is None else differing(fit_a.rule, fit_b.rule)
-        if fit_b is not None and fit_b.rule.selection.number == "some" and parts != ("number",):
-            # Numbers that are free explain too much: they are a cause only if nothing else differs.
-            fit_b, parts = None, ()
     else:
         fit_a, fit_b, parts = a.complete[0], None, ()
     if not fit_a.rule.predicts:
         return None
     given_a, given_b = Given.of(a.evidence, at_a), Given.of(b.evidence, at_b)
     place_a = places(a.evidence.decisions, fit_a.rule.region)[at_a]
+    outside = _outside(b.evidence.decisions[at_b], place_a, fit_a.rule.region)
+    if fit_b is not None and fit_b.rule.selection.number == "some":
+        # Numbers that are free explain too much: they are a cause only if nothing else differs.
+        fit_b, parts = (None, ()) if outside or parts != ("number",) else (fit_b, parts)
     removed = gives(fit_a.rule, b.evidence, at_b, given_a, place_a)
     if not removed or gives(fit_a.rule, b.evidence, at_b, given_b, place_a):
         return None
@@ -112,7 +113,7 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         place_b = places(b.evidence.decisions, fit_b.rule.region)[at_b]
         added = gives(fit_b.rule, a.evidence, at_a, given_b, place_b)
         added = added and not gives(fit_b.rule, a.evidence, at_a, given_a, place_b)
-    if fit_b is None and _outside(b.evidence.decisions[at_b], place_a, fit_a.rule.region):
+    if fit_b is None and outside:
         parts = ("region",)
     return Difference(a, b, fit_a, fit_b, parts, at_a, at_b, added)
 
