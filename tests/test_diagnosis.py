@@ -9,8 +9,8 @@ import pytest
 
 from faults.engine.skip import misaligned_reference
 from skipstone import CosineSkip, DualCache, Fixed, NoCache
-from skipstone.diagnosis.decide import rounded
 from skipstone.diagnosis.diagnose import diagnose
+from skipstone.diagnosis.dtypes import rounded
 from skipstone.diagnosis.factors import factors_of, reproduces, restores, swap
 from skipstone.diagnosis.similarity import replayed
 from skipstone.record import MemoryTrace, StepRecord

@@ -9,17 +9,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 
 from skipstone.record import Candidates, RunRecord, StepRecord
-
-DTYPES: dict[str, type[np.generic]] = {
-    "bfloat16": ml_dtypes.bfloat16,
-    "float16": np.float16,
-    "float32": np.float32,
-}
-"""Dtypes in which a confidence may have been computed, coarsest first."""
 
 
 @dataclass(frozen=True)
@@ -110,37 +102,6 @@ def ranks(confidence: np.ndarray) -> np.ndarray:
 def allowed(candidates: Candidates) -> np.ndarray:
     """float64 [C]: the recorded confidence; -inf where nothing could be committed."""
     return np.where(candidates.eligible, candidates.confidence, -np.inf)
-
-
-def recomputed(logits_CV: np.ndarray, dtype: str) -> np.ndarray:
-    """float64 [C]: the highest probability of each row, with the softmax taken in a dtype.
-
-    What goes in and what comes out is rounded; the sum is taken in float32, as libraries do.
-
-    Args:
-        logits_CV: -inf where nothing may be predicted.
-        dtype: a name of ``DTYPES``.
-    """
-    held_CV = logits_CV.astype(DTYPES[dtype]).astype(np.float32)
-    powers_CV = np.exp(held_CV - held_CV.max(axis=1, keepdims=True))
-    return rounded(powers_CV.max(axis=1) / powers_CV.sum(axis=1), dtype)
-
-
-def most_confident(step: StepRecord, confidence: np.ndarray, count: int) -> tuple[int, ...]:
-    """Positions of the candidates with the highest confidence, the lowest position first if equal.
-
-    Args:
-        step: the recorded step.
-        confidence: float64 [C].
-        count: how many.
-    """
-    confidence = np.where(step.candidates.eligible, confidence, -np.inf)
-    return tuple(step.candidates.position[ranks(confidence) < count].tolist())
-
-
-def rounded(confidence: np.ndarray, dtype: str) -> np.ndarray:
-    """The confidence as a coarser dtype would hold it."""
-    return confidence.astype(DTYPES[dtype]).astype(np.float64)
 
 
 def commits(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import rounded
+from skipstone.diagnosis.dtypes import rounded
 from skipstone.record import Judgements, StepRecord, Tap, TensorKey, Trace
 
 # Two rows are only confused if one explains what was recorded this much better than the other.

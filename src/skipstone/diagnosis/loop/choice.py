@@ -11,7 +11,7 @@ from math import comb, log2
 
 import numpy as np
 
-from skipstone.diagnosis.loop.dtypes import same, slack
+from skipstone.diagnosis.dtypes import same, slack
 from skipstone.diagnosis.loop.evidence import Decision
 from skipstone.diagnosis.loop.rule import Confidence, Draw, Region
 from skipstone.diagnosis.loop.sheet import Proposals, confidences

@@ -313,8 +313,7 @@ def _most_common(values: Sequence[Interval | None]) -> Interval | None:
     best, most = None, 0
     for value in dict.fromkeys(known):
         # An interval that most share begins where one of them begins.
-        start = Interval(value.low, value.high, value.low_included, value.high_included)
-        shared = [v for v in known if _holds_start(v, start)]
+        shared = [v for v in known if _holds_start(v, value)]
         if len(shared) > most:
             met = shared[0]
             for other in shared[1:]:

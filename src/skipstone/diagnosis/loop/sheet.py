@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skipstone.diagnosis.loop.dtypes import rounded, same
+from skipstone.diagnosis.dtypes import rounded, same
 from skipstone.diagnosis.loop.rule import Axis, Confidence, Draw
 from skipstone.record import Candidates, TensorRows
 

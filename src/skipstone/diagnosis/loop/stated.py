@@ -8,8 +8,8 @@ from math import isnan, nan
 
 import numpy as np
 
+from skipstone.diagnosis.dtypes import rounded
 from skipstone.diagnosis.loop.choice import Place
-from skipstone.diagnosis.loop.dtypes import rounded
 from skipstone.diagnosis.loop.rule import THRESHOLDS, Rule
 from skipstone.record import Header
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import Rule as CommitRule
-from skipstone.diagnosis.decide import commits, rounded
+from skipstone.diagnosis.decide import commits
+from skipstone.diagnosis.dtypes import rounded
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, of_the_loop, place, proof_of
 from skipstone.record import Candidates, StepRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import DTYPES, rounded
+from skipstone.diagnosis.dtypes import DTYPES, rounded
 from skipstone.diagnosis.factors import factors_of, reproduces, restores
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip, tried
