@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+N = TypeVar("N")
 
 _RULES = {
     bool: "true or false (a bool)",
@@ -67,12 +70,7 @@ def whole_number(text: str) -> int:
     Raises:
         ValueError: it is none; the message is the rule.
     """
-    if not text.isascii():
-        raise ValueError("is not a valid integer: write it in the digits 0 to 9")
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("is not a valid integer") from None
+    return _in_ascii(text, int, "integer")
 
 
 def number(text: str) -> float:
@@ -81,12 +79,16 @@ def number(text: str) -> float:
     Raises:
         ValueError: it is none; the message is the rule.
     """
+    return _in_ascii(text, float, "float")
+
+
+def _in_ascii(text: str, read: Callable[[str], N], kind: str) -> N:
     if not text.isascii():
-        raise ValueError("is not a valid float: write it in the digits 0 to 9")
+        raise ValueError(f"is not a valid {kind}: write it in the digits 0 to 9")
     try:
-        return float(text)
+        return read(text)
     except ValueError:
-        raise ValueError("is not a valid float") from None
+        raise ValueError(f"is not a valid {kind}") from None
 
 
 def _plain(value: object) -> object:

@@ -9,6 +9,7 @@ from typing import Any
 
 from faults.published.checkouts import load
 from faults.published.code import Base, Code, Job
+from skipstone.bench.peer import published_config
 from skipstone.models.load import Model
 
 _LOOPS = {
@@ -41,33 +42,7 @@ def llada_of(
         model: ours.
         prefix: of the names of its classes.
     """
-    shape = model.config
-    config = getattr(modelling, f"{prefix}LLaDAConfig")(
-        d_model=shape.width,
-        n_heads=shape.num_heads,
-        n_kv_heads=shape.num_kv_heads,
-        n_layers=shape.num_layers,
-        mlp_hidden_size=shape.mlp_width,
-        vocab_size=shape.vocab_size,
-        embedding_size=shape.vocab_size,
-        max_sequence_length=shape.max_length,
-        rope=True,
-        rope_theta=shape.rope_theta,
-        rms_norm_eps=shape.norm_eps,
-        layer_norm_type="rms",
-        block_type="llama",
-        activation_type="silu",
-        include_bias=False,
-        include_qkv_bias=False,
-        bias_for_layer_norm=False,
-        attention_dropout=0.0,
-        residual_dropout=0.0,
-        embedding_dropout=0.0,
-        weight_tying=False,
-        mask_token_id=shape.mask_id,
-        eos_token_id=shape.eos_id,
-        pad_token_id=shape.eos_id,
-    )
+    config = published_config(getattr(modelling, f"{prefix}LLaDAConfig"), model.config)
     # Later versions of transformers give no default for it.
     config.use_cache = False
     # Some of their constructors would put the network on a GPU.

@@ -23,6 +23,7 @@ from skipstone.bench.cells import job_of
 from skipstone.bench.plan import Generation
 from skipstone.bench.timing import Clock, Rig, Times, clocked, in_turn, release
 from skipstone.errors import ConfigError, nearest
+from skipstone.models.base import ModelConfig
 from skipstone.models.load import Model
 from skipstone.quoting import one_line, shown
 
@@ -194,10 +195,9 @@ def _attention_settings(*, efficient: bool | None = None) -> Generator[None]:
         torch.backends.cuda.enable_mem_efficient_sdp(before)
 
 
-def _network(modelling: ModuleType, model: Model) -> Any:
-    """Weights are shared, not copied: a second set of LLaDA-8B would not fit beside the first."""
-    shape, network = model.config, model.network
-    config = modelling.LLaDAConfig(
+def published_config(kind: Callable[..., Any], shape: ModelConfig) -> Any:
+    """A published ``LLaDAConfig``, or a class like it, of our shape."""
+    return kind(
         d_model=shape.width,
         n_heads=shape.num_heads,
         n_kv_heads=shape.num_kv_heads,
@@ -223,8 +223,13 @@ def _network(modelling: ModuleType, model: Model) -> Any:
         eos_token_id=shape.eos_id,
         pad_token_id=shape.eos_id,
     )
+
+
+def _network(modelling: ModuleType, model: Model) -> Any:
+    """Weights are shared, not copied: a second set of LLaDA-8B would not fit beside the first."""
+    config = published_config(modelling.LLaDAConfig, model.config)
     bare = modelling.create_model_config_from_pretrained_config(config)
     bare.init_device = "meta"
     theirs = modelling.LLaDAModelLM(config, model=modelling.LLaDAModel(bare, init_params=False))
-    theirs.load_state_dict(network.published(), strict=True, assign=True)
+    theirs.load_state_dict(model.network.published(), strict=True, assign=True)
     return theirs.eval()
