@@ -8,76 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import Rule as CommitRule
 from skipstone.diagnosis.decide import commits
 from skipstone.diagnosis.finding import Finding, Place, Proof
+from skipstone.diagnosis.meanings import COMMIT, INPUTS, MEANINGS, Meaning
 from skipstone.diagnosis.rule import place, proof_of
 from skipstone.record import ASSIGNED, RunRecord, StepRecord, Tap
 from skipstone.record.weights import same_weights
 from skipstone.sentence import NOTHING, Code, Sentence
-
-Acts = Literal["forward", "decision", "anything"]
-"""What an argument can change first: states and scores, commits only, or whatever there is."""
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What an argument does."""
-
-    rule: str
-    number: int
-    acts: Acts
-
-
-_INPUTS = Meaning("other-inputs", 28, "anything")
-_COMMIT = Meaning("commit-rule", 31, "decision")
-_SAMPLER = Meaning("sampler", 22, "decision")
-_REGIONS = Meaning("region-boundaries", 16, "anything")
-_SCHEDULE = Meaning("schedule", 24, "decision")
-_STOP = Meaning("stop-rule", 21, "decision")
-_POSITIONS = Meaning("position-encoding", 14, "forward")
-_ORDER = Meaning("reveal-order", 10, "decision")
-_SKIP = Meaning("stale-skipped-state", 12, "forward")
-
-MEANINGS = {
-    "attention_mask": Meaning("visible-set", 15, "forward"),
-    "attention_bias": Meaning("visible-set", 15, "forward"),
-    "position_ids": _POSITIONS,
-    "cache_position": _POSITIONS,
-    "replace_position": Meaning("wrong-cache-row", 13, "forward"),
-    "config.rope_theta": _POSITIONS,
-    "threshold": _COMMIT,
-    "confidence_threshold": _COMMIT,
-    "factor": _COMMIT,
-    "mask_id": _COMMIT,
-    "mask_token_id": _COMMIT,
-    "temperature": _SAMPLER,
-    "top_p": _SAMPLER,
-    "top_k": _SAMPLER,
-    "seed": _SAMPLER,
-    "cfg_scale": Meaning("sampler", 22, "forward"),
-    "remasking": _ORDER,
-    "alg": _ORDER,
-    "block_length": _REGIONS,
-    "block_size": _REGIONS,
-    "gen_length": _REGIONS,
-    "max_new_tokens": _REGIONS,
-    "steps": _SCHEDULE,
-    "eos_id": _STOP,
-    "eos_token_id": _STOP,
-    "early_stop": _STOP,
-    "skip_layer_k": _SKIP,
-    "skip_threshold": _SKIP,
-    "skip_outlier": _SKIP,
-}
-"""What arguments of published loops do, by name.
-
-Another tensor, or value of a configuration, is an input of the forward; another plain argument may
-be anything, such as the name of the run, and is never a cause.
-"""
 
 # Of no run's arithmetic.
 _IDLE = ("path", "name", "version", "verbose", "log", "use_cache", "device", "output_", "return_")
@@ -102,7 +42,7 @@ class Difference:
     @property
     def meaning(self) -> Meaning:
         """What it does."""
-        return MEANINGS.get(self.name.removesuffix(ASSIGNED), _INPUTS)
+        return MEANINGS.get(self.name.removesuffix(ASSIGNED), INPUTS)
 
     @property
     def known(self) -> bool:
@@ -159,8 +99,8 @@ def other_mask(case: Case) -> Finding | None:
     if not tail or b.mask_id in tail or (len(tail) != 1 and not full):
         return None
     return Finding(
-        rule=_COMMIT.rule,
-        number=_COMMIT.number,
+        rule=COMMIT.rule,
+        number=COMMIT.number,
         what=Sentence("B fills its canvas with another id than that of the mask"),
         where=Place(0, 0, None, start),
         evidence=Sentence(

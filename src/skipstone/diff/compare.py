@@ -9,7 +9,7 @@ import numpy as np
 
 from skipstone.diff.align import align
 from skipstone.diff.divergence import Divergence, first_decision
-from skipstone.record.given import Given, record_of
+from skipstone.record.recorded import Given, record_of
 from skipstone.record.schema import Judgements, RunRecord
 
 

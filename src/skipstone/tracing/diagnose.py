@@ -10,7 +10,7 @@ from skipstone.diagnosis.diagnose import diagnose as examine
 from skipstone.engine import Engine
 from skipstone.errors import ConfigError, TraceError
 from skipstone.models.load import Model
-from skipstone.record.given import Given, trace_of
+from skipstone.record.recorded import Given, trace_of
 from skipstone.tracing.experiments import Laboratory, Subject
 
 

@@ -23,7 +23,7 @@ from skipstone.foreign.explain.pairing import Pair, depth_for, paired
 from skipstone.models.load import Model
 from skipstone.quoting import shown
 from skipstone.record import MemoryTrace, Trace
-from skipstone.record.given import Given, single, stands_for_run, trace_of
+from skipstone.record.recorded import Given, single, stands_for_run, trace_of
 from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments import Subject
 from skipstone.tracing.recorder import Window

@@ -10,7 +10,7 @@ import torch
 
 import skipstone as st
 from skipstone.errors import ConfigError, TraceError
-from skipstone.record.given import Given
+from skipstone.record.recorded import Given
 from tests.conftest import random_model
 from tests.foreign import decode, llada_style
 
