@@ -171,7 +171,8 @@ class SkipstoneLM(TemplateLM):
                 ids = {i: self._prompt(requests[i], settings) for i in group}
                 longest_first = sorted(group, key=lambda i: -len(ids[i]))
                 for batch in batches(longest_first, chunk):
-                    results = engine.generate_batch([ids[i] for i in batch], batch_size=places)
+                    prompts = [ids[i] for i in batch]
+                    results = engine.generate_batch(prompts, batch_size=min(places, len(prompts)))
                     for i, result in zip(batch, results, strict=True):
                         answers[i] = _cut(result.text, requests[i])
                         self.cache_hook.add_partial("generate_until", requests[i].args, answers[i])
