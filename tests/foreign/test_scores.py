@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from skipstone.foreign.attach.forward import _scored
+from skipstone.foreign.attach.scoring import _scored
 from skipstone.ops import reference
 
 MASK = 7
@@ -20,14 +20,13 @@ def test_it_is_the_reference_in_fewer_passes(dtype: torch.dtype, scale: float) -
     logits_CV[:, MASK] = 1e3
     logits_CV = logits_CV.to(dtype)
     before = logits_CV.clone()
-    ours, theirs = _scored(logits_CV, MASK), reference.score(logits_CV, MASK, None)
+    token, confidence, runner_up, second = _scored(logits_CV, MASK)
+    theirs = reference.score(logits_CV, MASK, None)
     assert torch.equal(logits_CV, before)
-    assert torch.equal(ours.token_N, theirs.token_N)
-    torch.testing.assert_close(ours.confidence_N, theirs.confidence_N, rtol=1e-12, atol=0)
-    torch.testing.assert_close(
-        ours.runner_up_confidence_N, theirs.runner_up_confidence_N, rtol=1e-12, atol=0
-    )
+    assert torch.equal(token, theirs.token_N.double())
+    torch.testing.assert_close(confidence, theirs.confidence_N, rtol=1e-12, atol=0)
+    torch.testing.assert_close(second, theirs.runner_up_confidence_N, rtol=1e-12, atol=0)
     # Among equal runners-up the reference takes any; here it is the lowest id.
     others_CV = logits_CV.double().index_fill(1, torch.tensor([MASK]), -torch.inf)
-    others_CV.scatter_(1, ours.token_N[:, None], -torch.inf)
-    assert torch.equal(ours.runner_up_N, others_CV.argmax(1))
+    others_CV.scatter_(1, token.long()[:, None], -torch.inf)
+    assert torch.equal(runner_up, others_CV.argmax(1).double())

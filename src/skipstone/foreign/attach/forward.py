@@ -1,12 +1,13 @@
 """What the hooks of a foreign model see during one call.
 
-Shape letters: B batch, N rows of the call, M rows that are still going, D width, V vocabulary,
-C rows that are masks.
+Shape letters: B batch, C batch of the call, N rows of the call, M rows that are still going,
+D width, V vocabulary, Y layers, P positions of a cache, H heads, W width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -14,20 +15,18 @@ import torch
 from torch import Tensor
 
 from skipstone.foreign.attach.picks import Pick
-from skipstone.foreign.attach.seen import Scores, Seen
+from skipstone.foreign.attach.scoring import NO_SCORES, Scoring
+from skipstone.foreign.attach.seen import Seen
+from skipstone.foreign.attach.snapshot import Carriers, Copy, Snapshot
 from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.caches import key_values
-from skipstone.ops import reference as ops
 from skipstone.record import Tap, TensorKey
 from skipstone.record.sketch import pack, sketch
-from skipstone.tracing.recorder import to_numpy
 
 Rowed = dict[TensorKey, tuple[np.ndarray, np.ndarray]]
 """Positions and values by tensor."""
 
-# Bounds the float64 copy of the logits: rows beyond this many bytes are scored in pieces.
-_PIECE_BYTES = 256 << 20
 # Logits of one call and one request that are kept whole.
 _LOGITS_BYTES = 256 << 20
 
@@ -74,32 +73,51 @@ class Forward:
         self._sketched = level == "sketches"
         batch = len(located.canvas_BL)
         self._going = [np.arange(rows if self._found else 0) for _ in range(batch)]
-        self._depth = self._entered = 0
-        self._last_BMD: Tensor | None = None
-        self._rowed = [Rowed() for _ in range(batch)]
-        self._logits = list[Tensor]()
-        self._scores = [_no_scores() for _ in range(batch)]
+        self._depth = 0
+        self._shape: torch.Size | None = None
+        """Of the states that went in or out last; None if they are not known."""
+        self._last: Tensor | None = None
+        """States that came out of a layer last."""
+        self._snapshot = Snapshot()
+        self._kept: list[list[_Kept]] = [[] for _ in range(batch)]
+        self._scored: list[Scoring | None] = [None] * batch
+
+    def enters_whole(self, layer: int, x: Tensor) -> bool:
+        """Whether all rows that left one layer go into the next, as almost always: no news."""
+        return layer > 1 and x.shape == self._shape
+
+    def leaves_whole(self, layer: int, out: object) -> bool:
+        """Whether all rows that went into a layer come out of it, and nothing of them is kept."""
+        x = out[0] if isinstance(out, tuple) and out else out
+        if self._states or not isinstance(x, Tensor) or x.shape != self._shape:
+            return False
+        self._depth, self._last = layer, x
+        return True
 
     def enter(self, layer: int, x: Tensor) -> None:
         """States that enter a layer; the first time that there are fewer, rows have left."""
-        x_BMD = self._batched(x)
+        x_BMD, last = self._batched(x), self._last
+        self._shape = None if x_BMD is None else x.shape
         if x_BMD is None:
             return
-        self._entered = x_BMD.shape[1]
         if layer == 1:
             self.width, self.dtype = x_BMD.shape[-1], x_BMD.dtype
-            self._keep(Tap.STATE, 0, x_BMD)
-        elif self._last_BMD is not None and x_BMD.shape[1] < self._last_BMD.shape[1]:
-            self._drop(layer, self._last_BMD, x_BMD)
+            self._keep(0, x_BMD)
+        elif last is not None and _rows(x.shape) < _rows(last.shape):
+            last_BMD = self._batched(last)
+            assert last_BMD is not None
+            self._drop(layer, last_BMD, x_BMD)
 
     def leave(self, layer: int, out: object, picks: Sequence[Pick] = ()) -> None:
         """States after a layer; rows that leave within it were picked there."""
         x = out if isinstance(out, Tensor) else cast("Sequence[Tensor]", out)[0]
-        self._depth, self._last_BMD = layer, self._batched(x)
-        if self._last_BMD is not None:
-            if self._last_BMD.shape[1] < self._entered:
-                self._drop_within(layer, x, self._last_BMD.shape[1], picks)
-            self._keep(Tap.STATE, layer, self._last_BMD)
+        x_BMD, entered = self._batched(x), self._shape
+        self._depth, self._last = layer, None if x_BMD is None else x
+        self._shape = None if x_BMD is None else x.shape
+        if x_BMD is not None:
+            if entered is not None and x_BMD.shape[1] < _rows(entered):
+                self._drop_within(layer, x, _rows(entered), picks)
+            self._keep(layer, x_BMD)
 
     def end(self, output: object, num_layers: int, mask_id: int) -> Tensor | None:
         """Score the masks, and copy the cache if it is wanted. Returns the logits [B, N, V]."""
@@ -109,7 +127,7 @@ class Forward:
             self.skip_layer = self.skip_layer or self._depth + 1
             self._going = [going[:0] for going in self._going]
         # Only what is asked for later is held on to.
-        self._last_BMD = None
+        self._last = None
         if self._others:
             # A call that gives no cache back still shows which one it read.
             self._keep_store(past or self._given)
@@ -136,14 +154,16 @@ class Forward:
             self._score(b, logits_CNV[c], index, num_layers, mask_id)
         return logits_CNV
 
+    def send(self, carriers: Carriers) -> None:
+        """Let go of all that was kept; it is there when the call is ``seen``."""
+        self._snapshot.send(carriers)
+
     def seen(
         self, b: int, after: np.ndarray, next_rows: np.ndarray | None, seconds: float, mask_id: int
     ) -> tuple[Seen, Rowed]:
         """One sample of the call, now that its canvas after the commit is known."""
         rows = self.placed.positions_BN[b]
-        scores = self._scores[b]
-        if scores.position.size:
-            scores = _as_committed(scores, self._logits[b], after, mask_id)
+        scored = self._scored[b]
         return Seen(
             forward=self.number,
             rows=rows,
@@ -155,9 +175,9 @@ class Forward:
             before=self.before_BL[b],
             after=after,
             next_rows=next_rows,
-            scores=scores,
+            scores=NO_SCORES if scored is None else scored.as_committed(after, mask_id),
             seconds=seconds,
-        ), self._rowed[b]
+        ), {kept.key: kept.rowed() for kept in self._kept[b]}
 
     def _batched(self, x: Tensor) -> Tensor | None:
         """States as [B, M, D]; None if they have another shape, or their rows are not known."""
@@ -173,15 +193,13 @@ class Forward:
             return None
         return x_CMD if self.samples.all else x_CMD[self.samples.chosen.tolist()]
 
-    def _drop_within(self, layer: int, x: Tensor, left: int, picks: Sequence[Pick]) -> None:
+    def _drop_within(self, layer: int, x: Tensor, entered: int, picks: Sequence[Pick]) -> None:
         """Rows left inside a layer: the layer took the others out of the states."""
-        if not self._found:
-            return
-        sizes = self._entered, left
+        sizes = entered, _rows(x.shape)
         found = next((p for p in reversed(picks) if (p.rows, p.out.shape[1]) == sizes), None)
         if found is None:
             self.rows_lost = (
-                f"{self._entered - left} rows left within layer {layer}: which they are is not "
+                f"{entered - _rows(x.shape)} rows left within layer {layer}: which they are is not "
                 f"known"
             )
             return
@@ -193,8 +211,6 @@ class Forward:
 
     def _drop(self, layer: int, before_BMD: Tensor, after_BMD: Tensor) -> None:
         """Find out which rows left: those that stayed have kept their states, bit for bit."""
-        if not self._found:
-            return
         for b, going in enumerate(self._going):
             same = (after_BMD[b][:, None] == before_BMD[b][None]).all(-1)
             if not same.any(1).all():
@@ -207,27 +223,36 @@ class Forward:
             self._going[b] = going[kept]
         self.skip_layer = self.skip_layer or layer
 
-    def _keep(self, tap: Tap, layer: int, values_BMW: Tensor) -> None:
+    def _keep(self, layer: int, states_BMD: Tensor) -> None:
         if not self._states or self.rows_lost:
             return
+        copy = self._snapshot.take(states_BMD, own=not self.samples.all)
+        tap = Tap.SKETCH if self._sketched else Tap.STATE
         for b, going in enumerate(self._going):
             positions = self.placed.positions_BN[b][going]
-            values = to_numpy(values_BMW[b])
-            if self._sketched:
-                tap, values = Tap.SKETCH, pack(sketch(values))
-            self._rowed[b][TensorKey(self.number, tap, layer)] = (positions, values)
+            self._kept[b].append(_Kept(TensorKey(self.number, tap, layer), positions, copy, (b,)))
 
     def _keep_store(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Keys and values [B, heads, positions, width] as they lie in the foreign cache."""
-        for layer, pair in enumerate(past, start=1):
-            for tap, store in zip((Tap.KEY, Tap.VALUE), pair, strict=True):
-                if store.ndim != 4 or len(store) <= self.samples.chosen.max():
-                    continue
-                for b, rowed in enumerate(self._rowed):
-                    part = store[int(self.samples.chosen[b])]
-                    values = to_numpy(part.transpose(0, 1).flatten(1))
-                    positions = np.arange(values.shape[0], dtype=np.int32)
-                    rowed[TensorKey(self.number, tap, layer)] = (positions, values)
+        for tap, stores in zip((Tap.KEY, Tap.VALUE), zip(*past, strict=True), strict=False):
+            groups = dict[object, list[int]]()
+            for layer, store in enumerate(stores, start=1):
+                if store.ndim == 4 and len(store) > self.samples.chosen.max():
+                    groups.setdefault((store.shape, store.dtype, store.device), []).append(layer)
+            for layers in groups.values():
+                self._keep_stores(tap, layers, [stores[layer - 1] for layer in layers])
+
+    def _keep_stores(self, tap: Tap, layers: Sequence[int], stores: Sequence[Tensor]) -> None:
+        """Those of some layers that are alike, in one pass over all of them."""
+        batch, heads, length, width = stores[0].shape
+        rows_YCPHW = stores[0].new_empty(len(stores), batch, length, heads, width)
+        torch.stack(list(stores), out=rows_YCPHW.transpose(2, 3))
+        copy = self._snapshot.take(rows_YCPHW.flatten(3), own=True)
+        positions = np.arange(length, dtype=np.int32)
+        for y, layer in enumerate(layers):
+            key = TensorKey(self.number, tap, layer)
+            for b, c in enumerate(self.samples.chosen.tolist()):
+                self._kept[b].append(_Kept(key, positions, copy, (y, c)))
 
     def _score(
         self, b: int, logits_NV: Tensor, rows: np.ndarray, num_layers: int, mask_id: int
@@ -237,15 +262,37 @@ class Forward:
         positions = self.placed.positions_BN[b][rows]
         index = np.flatnonzero(self._ids_BN[b][rows] == mask_id)
         index = index[np.argsort(positions[index], kind="stable")]
+        if not index.size:
+            return
         logits_CV = logits_NV[torch.from_numpy(index).to(logits_NV.device)]
-        positions = positions[index]
-        self._logits.append(logits_CV)
-        self._scores[b] = _scores(positions, logits_CV, mask_id)
-        if self._others and index.size:
+        self._scored[b] = Scoring(positions[index], logits_CV, mask_id, self._snapshot)
+        if self._others:
             kept = _rows_kept(logits_NV, index)
-            values = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
+            if kept.size < rows.size:
+                logits_NV = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
+            copy = self._snapshot.take(logits_NV, own=kept.size < rows.size)
             key = TensorKey(self.number, Tap.LOGITS, num_layers)
-            self._rowed[b][key] = (self.placed.positions_BN[b][kept], to_numpy(values))
+            self._kept[b].append(_Kept(key, self.placed.positions_BN[b][kept], copy, ()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A tensor of one sample, within a copy of more."""
+
+    key: TensorKey
+    positions: np.ndarray
+    copy: Copy
+    at: tuple[int, ...]
+
+    def rowed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and values."""
+        values = self.copy.array()[self.at]
+        return self.positions, pack(sketch(values)) if self.key.tap is Tap.SKETCH else values
+
+
+def _rows(shape: torch.Size) -> int:
+    """M of states [B, M, D] or [M, D]."""
+    return shape[-2]
 
 
 def _field(output: object, name: str) -> object:
@@ -276,63 +323,3 @@ def _rows_kept(logits_NV: Tensor, masks: np.ndarray) -> np.ndarray:
         return np.arange(rows)
     near = np.concatenate([masks - 1, masks, masks + 1])
     return np.unique(near[(near >= 0) & (near < rows)])
-
-
-def _no_scores() -> Scores:
-    whole, real = np.empty(0, np.int32), np.empty(0)
-    return Scores(whole, whole, real, whole, real)
-
-
-def _scores(positions: np.ndarray, logits_CV: Tensor, mask_id: int) -> Scores:
-    """What the rows would commit, in float64 as the engine decides it."""
-    if positions.size == 0:
-        return _no_scores()
-    piece = max(1, _PIECE_BYTES // (8 * logits_CV.shape[-1]))
-    parts = [_scored(part, mask_id) for part in logits_CV.split(piece)]
-
-    def column(pick: Callable[[ops.Scored], Tensor]) -> np.ndarray:
-        return torch.cat([pick(part) for part in parts]).cpu().numpy()
-
-    return Scores(
-        position=positions,
-        token=column(lambda s: s.token_N).astype(np.int32),
-        confidence=column(lambda s: s.confidence_N),
-        runner_up=column(lambda s: s.runner_up_N).astype(np.int32),
-        runner_up_confidence=column(lambda s: s.runner_up_confidence_N),
-    )
-
-
-def _scored(logits_CV: Tensor, mask_id: int) -> ops.Scored:
-    """As the reference scores, in fewer passes: the two best are found in the model's own dtype.
-
-    Widening keeps order and equality, so they are the same two; equal ones: the lowest id first.
-    """
-    left_CV = logits_CV.clone()
-    left_CV[:, mask_id] = -torch.inf
-    # Widened before the best goes, so that the sum has it.
-    share_CV = left_CV.to(torch.float64, copy=True)
-    best_C1, token_C1 = left_CV.max(-1, keepdim=True)
-    second_C1, runner_up_C1 = left_CV.scatter_(-1, token_C1, -torch.inf).max(-1, keepdim=True)
-    total_C1 = share_CV.sub_(best_C1.double()).exp_().sum(-1, keepdim=True)
-    other_C1 = (second_C1.double() - best_C1.double()).exp() / total_C1
-    return ops.Scored(
-        token_C1[:, 0], total_C1.reciprocal()[:, 0], runner_up_C1[:, 0], other_C1[:, 0]
-    )
-
-
-def _as_committed(scores: Scores, logits_CV: Tensor, after: np.ndarray, mask_id: int) -> Scores:
-    """The scores with the tokens that the loop took, where these are not the most probable."""
-    taken = after[scores.position]
-    odd = np.flatnonzero((taken != mask_id) & (taken != scores.token))
-    if not odd.size:
-        return scores
-    token, confidence = scores.token.copy(), scores.confidence.copy()
-    runner_up, second = scores.runner_up.copy(), scores.runner_up_confidence.copy()
-    logits = logits_CV[torch.from_numpy(odd).to(logits_CV.device)].to(torch.float64, copy=True)
-    logits[:, mask_id] = -torch.inf
-    probability = logits.softmax(-1).cpu().numpy()
-    # The best token is now the runner-up of the one that was taken.
-    runner_up[odd], second[odd] = scores.token[odd], scores.confidence[odd]
-    token[odd] = taken[odd]
-    confidence[odd] = probability[np.arange(odd.size), taken[odd]]
-    return Scores(scores.position, token, confidence, runner_up, second)

@@ -55,5 +55,7 @@ class Picks:
 
     def taken(self) -> list[Pick]:
         """What was picked since this was last asked."""
-        picks, self._picks = self._picks, list[Pick]()
+        picks = self._picks
+        if picks:
+            self._picks = []
         return picks

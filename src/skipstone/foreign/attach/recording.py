@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import Signature
 from types import FrameType
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from skipstone.errors import ConfigError
@@ -25,6 +27,7 @@ from skipstone.foreign.attach.keys import kind_of_keys
 from skipstone.foreign.attach.picks import Picks
 from skipstone.foreign.attach.run import ForeignRun
 from skipstone.foreign.attach.said import disagree, unlocated, unseen
+from skipstone.foreign.attach.snapshot import Carriers
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.attach.watch import Watch
 from skipstone.foreign.positions.follow import Follower
@@ -32,7 +35,6 @@ from skipstone.foreign.positions.sanitizer import Sanitizer
 from skipstone.foreign.rows.finder import Finder
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.calls import Call, read_call
-from skipstone.foreign.shared.forwards import Forward as Called
 from skipstone.foreign.shared.functions import Functions
 from skipstone.foreign.shared.guard import Guard
 from skipstone.foreign.shared.source import caller, place, source_line
@@ -60,6 +62,7 @@ class Recording:
         self._follower = Follower() if self._sanitizer is None else self._sanitizer.follower
         self._finder = Finder(self._follower, wanted.mask_id)
         self.picks, self._hidden = Picks(), HiddenPrompts()
+        self._carriers = Carriers()
         self._twin = False
         self.functions = Functions(self.guard, (self._follower, self._finder, self.watch))
         """The mode that tells what the loop does in between."""
@@ -86,6 +89,7 @@ class Recording:
             self._end(self.run, by_itself=by_itself)
         elif by_itself and self._runs == 0:
             raise ConfigError(self._nothing())
+        self._carriers.close()
 
     def _end(self, run: ForeignRun, *, by_itself: bool) -> None:
         with self.guard.within("the end of the record", source_line):
@@ -101,7 +105,7 @@ class Recording:
     # What the hooks call.
 
     def before(
-        self, forward: Called, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self, signature: Signature, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
         """A call begins: the one before it is complete, for its commit is in the canvas now."""
         began = time.perf_counter()
@@ -110,7 +114,7 @@ class Recording:
         self._forward = None
         call, located = None, None
         with self.guard.within("reading a call of the model", lambda: place(frame)):
-            call = read_call(forward, args, kwargs)
+            call = read_call(signature, args, kwargs)
             located = None if call is None else self._finder.find(call)
         with self.guard.within("taking down a call of the model", lambda: place(frame)):
             if call is not None and located is None:
@@ -140,6 +144,7 @@ class Recording:
                 # Also if reading fails: what is known of the step goes into the record.
                 self._done = forward
                 self._read(run, forward, output)
+                forward.send(self._carriers)
         self._moment = time.perf_counter()
 
     def broken(self) -> None:
@@ -149,15 +154,26 @@ class Recording:
 
     def enter_layer(self, number: int, x: Tensor) -> None:
         """States go into a layer."""
-        if self._forward is not None:
-            with self.guard.within("reading the states before a layer", source_line):
-                self._forward.enter(number, x)
+        forward = self._forward
+        if forward is None:
+            return
+        with torch._C.DisableTorchFunction():
+            if forward.enters_whole(number, x):
+                return
+        with self.guard.within("reading the states before a layer", source_line):
+            forward.enter(number, x)
 
     def leave_layer(self, number: int, output: object) -> None:
         """A layer is done."""
-        if self._forward is not None:
-            with self.guard.within("reading the states after a layer", source_line):
-                self._forward.leave(number, output, self.picks.taken())
+        forward = self._forward
+        if forward is None:
+            return
+        picks = self.picks.taken()
+        with torch._C.DisableTorchFunction():
+            if forward.leaves_whole(number, output):
+                return
+        with self.guard.within("reading the states after a layer", source_line):
+            forward.leave(number, output, picks)
 
     def _is_inside(self, inside: bool) -> None:
         """A call of the model is under way from now on, or no more."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from inspect import Signature
 
 from torch import nn
 
@@ -22,7 +23,7 @@ from skipstone.foreign.positions.watch import MaskWatch
 from skipstone.foreign.rows.finder import Finder
 from skipstone.foreign.shared.calls import read_call
 from skipstone.foreign.shared.compiled import active, compiled_of
-from skipstone.foreign.shared.forwards import Forward, hook_forward
+from skipstone.foreign.shared.forwards import hook_forward
 from skipstone.foreign.shared.functions import Functions
 from skipstone.foreign.shared.guard import Guard
 from skipstone.foreign.shared.source import source_line
@@ -94,10 +95,10 @@ class _Hooks:
         self._masks, self._guard = masks, guard
 
     def before(
-        self, forward: Forward, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self, signature: Signature, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
         with self._guard.within("reading a call of the model", source_line):
-            call = read_call(forward, args, kwargs)
+            call = read_call(signature, args, kwargs)
             located = None if call is None else self._finder.find(call)
             if call is not None and located is not None and not located.samples.twin:
                 if self._masks is not None:

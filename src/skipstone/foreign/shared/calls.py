@@ -112,18 +112,30 @@ class Call:
         return isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.bool().all())
 
 
+def signature_of(forward: Callable[..., object]) -> inspect.Signature:
+    """How a function names its arguments; one that does not say takes them all, without names."""
+    try:
+        return inspect.signature(forward)
+    except (TypeError, ValueError):
+        return inspect.signature(_takes_all)
+
+
+def _takes_all(*args: object, **kwargs: object) -> None:
+    """Stands for a function that does not say what it takes."""
+
+
 def read_call(
-    forward: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+    signature: inspect.Signature, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> Call | None:
     """What a model was called with; None if there are neither ids nor embeddings.
 
     Args:
-        forward: the function that is called, whose signature names the arguments.
+        signature: of the function that is called: it names the arguments.
         args: as they were passed.
         kwargs: as they were passed.
     """
     try:
-        arguments = _named(forward, args, kwargs)
+        arguments = _named(signature, args, kwargs)
     except TypeError:
         return None  # the call itself is wrong, and will say so
     ids = _ids(arguments)
@@ -138,10 +150,10 @@ def host_ids(ids: Tensor) -> np.ndarray:
 
 
 def _named(
-    forward: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+    signature: inspect.Signature, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> dict[str, object]:
     """Arguments by name, those of ``**kwargs`` and ``*args`` and of a batch among them."""
-    bound = inspect.signature(forward).bind_partial(*args, **kwargs)
+    bound = signature.bind_partial(*args, **kwargs)
     named = dict[str, object]()
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, FunctionType
@@ -26,8 +26,15 @@ from torch.overrides import TorchFunctionMode
 _SWITCH = "_maybe_set_eval_frame"
 
 
+class Mode(TorchFunctionMode):
+    """A function mode that may leave the stack for a while by itself."""
+
+    away = False
+    """Whether it has."""
+
+
 @contextmanager
-def active(mode: TorchFunctionMode) -> Generator[None]:
+def active(mode: Mode) -> Generator[None]:
     """Have a function mode see every torch function, but for those in compiled code.
 
     With a torch that has no such switch any more the mode is on in compiled code, too.
@@ -45,7 +52,7 @@ def active(mode: TorchFunctionMode) -> Generator[None]:
 
     def switched(callback: Any) -> Any:
         nonlocal outermost
-        if threading.get_ident() != thread:
+        if mode.away or threading.get_ident() != thread:
             return switch(callback)
         begins = outermost is None and callable(callback)
         frame = _beyond_ours(sys._getframe(1)) if begins or not callable(callback) else None
@@ -110,13 +117,25 @@ def compiled_of(model: nn.Module) -> Compiled:
     if eval_frame is None:
         return Compiled(frozenset(), ())
     kind: type[nn.Module] = eval_frame.OptimizedModule
-    every = gc.get_objects()
-    # Millions of objects, of which few or none are meant: counted without a line of Python each.
-    present = kind in set(map(type, every))
-    wrappers = [found for found in every if type(found) is kind] if present else []
+    wrappers = list[nn.Module]()
+    if _may_have_wrappers(eval_frame):
+        wrappers = [found for found in gc.get_objects() if type(found) is kind]
     itself = [part for part in model.modules() if part._compiled_call_impl is not None]
     whole = frozenset(part for outer in (*wrappers, *itself) for part in outer.modules())
     return Compiled(whole, tuple(w for w in wrappers if next(w.children(), None) is model))
+
+
+def _may_have_wrappers(eval_frame: Any) -> bool:
+    """Whether anybody has compiled a module: only then are all objects there are looked through.
+
+    That takes a tenth of a second, and most loops compile a function or two. Dynamo keeps the code
+    of what it was asked to compile: of a module that is a method, or a function of Dynamo's own.
+    """
+    asked = getattr(getattr(eval_frame, "always_optimize_code_objects", None), "refs", None)
+    if not isinstance(asked, Mapping):
+        return True
+    codes = [code for ref in asked.values() if (code := ref()) is not None]
+    return any(c.co_varnames[:1] == ("self",) or "_dynamo" in c.co_filename for c in codes)
 
 
 def take_off(mode: TorchFunctionMode) -> bool:

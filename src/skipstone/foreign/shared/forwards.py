@@ -10,23 +10,23 @@ import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from inspect import Signature
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from skipstone.foreign.shared.calls import signature_of
 from skipstone.foreign.shared.compiled import unseen
-
-Forward = Callable[..., object]
 
 
 class HearsCalls(Protocol):
     """Hears of the calls of one module. Must not raise."""
 
     def before(
-        self, forward: Forward, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self, signature: Signature, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
-        """A call begins."""
+        """A call begins, of a function with this signature."""
         ...
 
     def after(self, output: object) -> None:
@@ -55,7 +55,7 @@ def hook_forward(
     """
     depth = _Depth()
     for part in parts:
-        signature = getattr(part, "_orig_mod", part).forward
+        signature = signature_of(getattr(part, "_orig_mod", part).forward)
         whole = part in compiled
         if part._compiled_call_impl is not None:
             # ``model.compile()``: calls go by this, and past any hook.
@@ -74,14 +74,14 @@ def _hook(
     on: ExitStack,
     module: nn.Module,
     name: str,
-    signature: Forward,
+    signature: Signature,
     listener: HearsCalls,
     depth: _Depth,
     *,
     whole: bool,
 ) -> None:
     """Put ourselves in the place of one method of a module."""
-    method: Forward = getattr(module, name)
+    method: Callable[..., object] = getattr(module, name)
     own = name in vars(module)
     # A graph that must be whole may not be broken by us: what is compiled as a whole is seen from
     # outside only.

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from torch.overrides import TorchFunctionMode
 
-from skipstone.foreign.shared.compiled import push, take_off
+from skipstone.foreign.shared.compiled import Mode, push, take_off
 from skipstone.foreign.shared.guard import Guard
 from skipstone.foreign.shared.source import source_line
 
@@ -30,24 +29,23 @@ class Hears(Protocol):
         ...
 
 
-class Functions(TorchFunctionMode):
+class Functions(Mode):
     """Runs every torch function as it is, then tells who listens. Changes nothing."""
 
     def __init__(self, guard: Guard, listeners: Sequence[Hears]) -> None:
         """Nobody is told before the mode is entered."""
         super().__init__()
         self._guard, self._listeners = guard, listeners
-        self._away = False
 
     def leave(self) -> None:
         """Hear nothing for a while: a model calls thousands of functions in a step."""
-        self._away = take_off(self)
+        self.away = take_off(self)
 
     def come_back(self) -> None:
         """Hear again."""
-        if self._away:
+        if self.away:
             push([self])
-        self._away = False
+        self.away = False
 
     def __torch_function__(
         self,

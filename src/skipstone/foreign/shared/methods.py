@@ -50,9 +50,9 @@ def told(
     """
     thread = threading.get_ident()
 
-    def tell(operation: Operation) -> None:
+    def tell(*operation: Any) -> None:
         if torch._C._is_torch_function_enabled() and threading.get_ident() == thread:
-            heard(operation)
+            heard(Operation(*operation))
 
     # What keeps Dynamo out takes longer than telling: only where it is at work.
     apart, dynamo = unseen(tell), at_work()
@@ -62,8 +62,7 @@ def told(
         def called(*args: Any, **kwargs: Any) -> Any:
             out = function(*args, **kwargs)
             if ndim is None or getattr(out, "ndim", None) == ndim:
-                operation = Operation(function, args, kwargs, out)
-                (apart if dynamo() else tell)(operation)
+                (apart if dynamo() else tell)(function, args, kwargs, out)
             return out
 
         skipped(called)

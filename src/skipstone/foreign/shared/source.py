@@ -19,20 +19,25 @@ _STANDS_FOR_USERS = "skipstone.testing."
 def user_frames(frame: FrameType | None) -> Iterator[FrameType]:
     """Frames outside torch and Skipstone, the innermost first."""
     while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        hidden = module.partition(".")[0] in _HIDDEN_PACKAGES
-        if not hidden or module.startswith(_STANDS_FOR_USERS):
+        if not _hidden(str(frame.f_globals.get("__name__"))):
             yield frame
         frame = frame.f_back
+
+
+# Asked for each frame between a value that is read and the line that reads it.
+@cache
+def _hidden(module: str) -> bool:
+    """Whether lines of a module are passed over."""
+    hidden = module.partition(".")[0] in _HIDDEN_PACKAGES
+    return hidden and not module.startswith(_STANDS_FOR_USERS)
 
 
 def caller() -> FrameType:
     """The innermost frame of the user's code; the outermost of all if none is theirs."""
     frame = sys._getframe(1)
-    found = next(user_frames(frame), None)
-    while found is None and frame.f_back is not None:
+    while _hidden(str(frame.f_globals.get("__name__"))) and frame.f_back is not None:
         frame = frame.f_back
-    return frame if found is None else found
+    return frame
 
 
 def place(frame: FrameType) -> str:
