@@ -17,6 +17,7 @@ from skipstone import Factor, Fixed, Settings, Threshold
 from skipstone.canvas import Block, Canvas, Geometry, HostCanvas
 from skipstone.diagnosis import fit
 from skipstone.diagnosis.decide import Rule, commits, implied_threshold
+from skipstone.diagnosis.grids import grid
 from skipstone.record import Candidates, StepRecord
 from skipstone.unmask import Scores, UnmaskPolicy
 from tests.conftest import moment_at
@@ -219,17 +220,50 @@ def quantised(values: np.ndarray, bits: int, axis: int | None) -> np.ndarray:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_steps_of_equal_size_are_recognised(bits: int, axis: int | None) -> None:
     values = rows(24, 32)
-    assert fit.grid(quantised(values, bits, axis), "float32") == f"int{bits}"
-    assert fit.grid(values, "float32") is None
+    assert grid(quantised(values, bits, axis), "float32") == f"int{bits}"
+    assert grid(values, "float32") is None
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_scale_for_each_narrow_head_is_enough_in_any_dtype(bits: int, dtype: str) -> None:
+    values = rows(24, 64) * np.exp(rows(24, 64, seed=5) / 2)
+    by_head = quantised(values.reshape(-1, 8), bits, 1).reshape(24, 64)
+    kind = getattr(ml_dtypes, dtype, dtype)
+    assert grid(by_head.astype(kind).astype(np.float64), dtype) == f"int{bits}"
+    assert grid(values.astype(kind).astype(np.float64), dtype) is None
+
+
+def test_a_scale_made_from_more_rows_than_were_recorded_is_found() -> None:
+    values = rows(48, 32)
+    values[40] *= 4
+    assert grid(quantised(values, 8, None)[:24], "float32") == "int8"
+    assert grid(quantised(values, 8, 0)[:24], "float32") == "int8"
+
+
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("axis", [None, 0, 1], ids=["one scale", "by column", "by row"])
+def test_scaled_short_floats_are_recognised(kind: str, axis: int | None) -> None:
+    values = rows(24, 32)
+    top = float(ml_dtypes.finfo(getattr(ml_dtypes, kind)).max)
+    scale = np.abs(values).max(axis=axis, keepdims=True) / top
+    short = (values / scale).astype(getattr(ml_dtypes, kind)).astype(np.float64) * scale
+    assert grid(short.astype(np.float32).astype(np.float64), "float32") == kind
+
+
+def test_few_or_equal_values_are_on_no_grid() -> None:
+    assert grid(rows(1, 4), "float32") is None
+    assert grid(np.ones((24, 32)), "float32") != "int8"
+    assert grid(np.where(rows(24, 32) > 0, 1.7, -1.7), "float32") is None
 
 
 def test_an_asymmetric_grid_and_short_floats_are_recognised() -> None:
     values = rows(24, 32) + 3
     low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
     step = (high - low) / 15
-    assert fit.grid(np.round((values - low) / step) * step + low, "float32") == "int4"
+    assert grid(np.round((values - low) / step) * step + low, "float32") == "int4"
     for dtype in ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"):
         short = values.astype(getattr(ml_dtypes, dtype, dtype)).astype(np.float64)
-        assert fit.grid(short, "float32") == dtype
+        assert grid(short, "float32") == dtype
         # What the run computes in anyway is no rounding.
-        assert fit.grid(short, dtype) is None
+        assert grid(short, dtype) is None

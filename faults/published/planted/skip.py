@@ -11,7 +11,16 @@ from torch import Tensor
 from faults.published.code import Code, Context
 from faults.published.fault import planted
 from faults.published.jobs import both
-from faults.truth import CACHED, Truth, anywhere, in_block, near_block, skipped, skips_part, when
+from faults.truth import (
+    CACHED,
+    Truth,
+    anywhere,
+    diverged,
+    in_block,
+    near_block,
+    skipped,
+    skips_part,
+)
 
 CACHE = {"es-dllm": both("cache")}
 SKIP = {"es-dllm": both("skip")}
@@ -99,7 +108,7 @@ def positions_one_too_small(code: Code) -> Context:
 
 @planted(
     "stale-kv",
-    at=Truth(when(lambda step: step.block == 1), where=anywhere),
+    at=Truth(diverged, where=anywhere),
     into={"es-dllm": both("skip")[:1]},
     settings=lambda job: replace(job, options=(("prompt_update_freq", 256),)),
 )

@@ -10,6 +10,7 @@ from functools import reduce
 from skipstone.diagnosis import given
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
+from skipstone.diagnosis.number_of_keys import other_keys
 from skipstone.diagnosis.rules import RULES
 from skipstone.record import StoredTrace
 from skipstone.record.weights import same_weights
@@ -129,9 +130,10 @@ def diagnose(case: Case) -> Diagnosis:
     other = _other_inputs(case)
     if other is not None:
         return _closed(case, other)
-    beyond = given.beyond_canvas(case)
-    if beyond is not None:
-        return replace(_closed(case, beyond), parted=True, summary=_summary(case))
+    keys = other_keys(case)
+    if keys is not None:
+        parted = case.divergence.first is not None
+        return replace(_closed(case, keys), parted=parted, summary=_summary(case))
     findings, ruled_out = list[Finding](), list[RuledOut]()
     for rule in RULES:
         answer = rule.examine(case)

@@ -15,7 +15,7 @@ from skipstone.diagnosis.decide import commits
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.meanings import COMMIT, INPUTS, MEANINGS, Meaning
 from skipstone.diagnosis.rule import place, proof_of
-from skipstone.record import ASSIGNED, RunRecord, StepRecord, Tap
+from skipstone.record import ASSIGNED, RunRecord, StepRecord
 from skipstone.record.weights import same_weights
 from skipstone.sentence import NOTHING, Code, Sentence
 
@@ -121,35 +121,6 @@ def other_mask(case: Case) -> Finding | None:
         remedy=Sentence("pass the loop's mask id to attach, and to both runs"),
         given=True,
     )
-
-
-def beyond_canvas(case: Case) -> Finding | None:
-    """B's cache holds more positions than its canvas has: no rule of ours can speak of them."""
-    if not case.foreign or case.divergence.first is None:
-        return None
-    length = case.record_b.length
-    trace, sample = case.runs.b, case.runs.sample_b
-    for key in trace.keys(sample):
-        if key.tap is not Tap.KEY:
-            continue
-        rows = trace.tensor(sample, key)
-        last = -1 if rows is None or not rows.positions.size else int(rows.positions.max())
-        if last >= length:
-            return Finding(
-                rule="visible-set",
-                number=15,
-                what=Sentence("attention sees keys of positions beyond the canvas"),
-                where=place(case.step_b(key.forward), key.layer, length),
-                evidence=Sentence(
-                    "keys reach to position {last}, the canvas ends at {end}",
-                    last=last,
-                    end=length - 1,
-                ),
-                experiment=NOTHING,
-                proof=Proof.CONSISTENT,
-                remedy=Sentence("crop the cache before the rows of a call are added to it"),
-            )
-    return None
 
 
 def differences(case: Case) -> list[Difference]:

@@ -29,6 +29,8 @@ _CLEARLY = 4.0
 _MOST, _BETTER = 0.6, 0.2
 _SHIFTS = (1, -1, 2, -2, 3, -3, 4, -4)
 _BACK = (1, 2)
+# Of the forwards that computed everything, the last ones that are asked.
+_REFRESHES = 3
 # Rows of a tensor that are looked at.
 _LOOKED_AT = 32
 
@@ -106,7 +108,7 @@ def _hypotheses(tensors: Tensors) -> Iterator[tuple[Kind, int, Explains]]:
     """Each with its number, the plainest first."""
     assert tensors.recorded is not None
     yield "zeros", 0, lambda rows: np.asarray(~rows.values_NW.any(1))
-    for older in (tensors.focus - back for back in _BACK if back <= tensors.focus):
+    for older in _earlier(tensors):
         yield "old", older, partial(_is_older, tensors, older)
     yield "swapped", 0, lambda rows: rows.equal(_right(tensors, _swapped(rows.key), rows.positions))
     yield "layer", 0, partial(_is_of_a_layer, tensors)
@@ -119,16 +121,28 @@ def _hypotheses(tensors: Tensors) -> Iterator[tuple[Kind, int, Explains]]:
     yield "elsewhere", 0, partial(_is_anywhere, tensors)
 
 
+def _earlier(tensors: Tensors) -> list[int]:
+    """Forwards whose keys and values may be left: the ones before, and those before a refresh."""
+    steps = [s for s in tensors.runs.record_b.steps if s.forward < tensors.focus]
+    length = tensors.runs.record_b.length
+    before = [tensors.focus - back for back in _BACK if back <= tensors.focus]
+    refreshes = [s.forward for s in steps if s.rows.size == length][-_REFRESHES:]
+    found = [*before, *(f - 1 for f in reversed(refreshes) if f), *reversed(refreshes)]
+    return list(dict.fromkeys(found))
+
+
 def _is_older(tensors: Tensors, forward: int, rows: _Wrong) -> np.ndarray:
     """Rows that were computed, or renewed, and are still those of an earlier forward."""
     key = rows.key._replace(forward=forward)
     assert tensors.recorded is not None
-    before = tensors.reference(forward)
-    found = rows.equal(None if before is None else _rows(before, 0, key, rows.positions))
-    # What was to be written in this step can be held against B's own cache, bit for bit.
+    found = np.zeros(rows.positions.size, bool)
+    if tensors.focus - forward in _BACK:
+        before = tensors.reference(forward)
+        found = rows.equal(None if before is None else _rows(before, 0, key, rows.positions))
+    # What was computed since can be held against B's own cache, bit for bit.
     own = _rows(*tensors.recorded, key, rows.positions)
-    fresh = np.isin(rows.positions, tensors.fresh(rows.key.layer))
-    return found | (fresh & rows.equal(own))
+    since = tensors.computed_at(key.layer, rows.positions) > forward
+    return found | (since & rows.equal(own))
 
 
 def _is_of_a_layer(tensors: Tensors, rows: _Wrong) -> np.ndarray:

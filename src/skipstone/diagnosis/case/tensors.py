@@ -149,6 +149,18 @@ class Tensors:
             return ()
         return step.finished if step.skip_layer and layer >= step.skip_layer else step.rows
 
+    def computed_at(self, layer: int, positions: np.ndarray) -> np.ndarray:
+        """The forward that computed keys and values last, up to the focus; -1 if none did.
+
+        What a cache holds from before that forward is older than it should be.
+        """
+        step = self.step
+        if step is None:
+            return np.full(positions.size, -1)
+        left = step.skip_layer and layer >= step.skip_layer
+        age_N = (step.finished_age if left else step.entered_age)[positions]
+        return np.where(age_N < 0, -1, step.forward - age_N)
+
     # --- what is wrong --------------------------------------------------------------------------
 
     @cached_property

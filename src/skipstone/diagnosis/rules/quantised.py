@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.deviation import Kind
+from skipstone.diagnosis.deviation import Deviation, Kind
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.fit import grid
+from skipstone.diagnosis.grids import grid
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch, tried
 from skipstone.record import Tap, TensorKey
 from skipstone.sentence import Sentence
@@ -32,14 +32,7 @@ def examine(case: Case) -> Answer:
         same = [
             d for d in (*case.tensors.born, *case.tensors.cached_wrong) if d.kind == deviation.kind
         ]
-        both = [
-            d
-            for d in (*case.tensors.born, *case.tensors.cached_wrong)
-            if d.kind in ("key", "value")
-        ]
-        added = case.proof.with_only(
-            both if deviation.kind != "state" else same, f"B's {name} values"
-        )
+        added = _brings_it(case, same, name)
         return Finding(
             rule=RULE.name,
             number=RULE.number,
@@ -74,6 +67,20 @@ def examine(case: Case) -> Answer:
             positions=tuple(deviation.positions.tolist()),
         )
     return None
+
+
+def _brings_it(case: Case, same: list[Deviation], name: str) -> bool | None:
+    """Whether B's rounded tensors give B's scores: all of them, or only those from the cache.
+
+    What a step stores may be rounded after its own attention has read it.
+    """
+    patch = f"B's {name} values"
+    if same[0].kind not in ("key", "value"):
+        return case.proof.with_only(same, patch)
+    stored = [d for d in case.tensors.cached_wrong if d.kind in ("key", "value")]
+    new = [d for d in case.tensors.born if d.kind in ("key", "value")]
+    every = case.proof.with_only([*new, *stored], patch)
+    return every or case.proof.with_only(stored, f"{patch} of earlier forwards") or every
 
 
 def _plural(kind: Kind) -> Sentence:

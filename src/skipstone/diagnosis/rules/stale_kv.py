@@ -16,6 +16,8 @@ from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 _WRITE_FIRST = Sentence("write the fresh keys and values of these rows before attention reads them")
 
+_HAND_ON = Sentence("hand on the cache that the last forward over these rows has returned")
+
 
 def examine(case: Case) -> Answer:
     """A refresh or a write that is missing; else a cache setting that explains the difference."""
@@ -31,7 +33,9 @@ def _missing_refresh(case: Case) -> Finding | None:
     missing = np.setdiff1d(expected.rows, step.rows)
     extra = np.setdiff1d(step.rows, expected.rows)
     never = step.entered_age[missing] < 0
-    if not missing.size or extra.size or not expected.refresh or never.any():
+    if not missing.size or extra.size or never.any():
+        return None
+    if not (expected.refresh or _goes_on(case, step, expected)):
         return None
     oldest = int(step.entered_age[missing].max())
     return Finding(
@@ -41,7 +45,10 @@ def _missing_refresh(case: Case) -> Finding | None:
         where=place(step, 1, int(missing[0])),
         evidence=Sentence(
             "{kept} of {rows} rows kept K/V up to {oldest} forwards old where the cache policy "
-            "renews all",
+            "renews all"
+            if expected.refresh
+            else "{kept} of {rows} rows kept K/V up to {oldest} forwards old where A, from the "
+            "same canvas, computes all of these again",
             kept=missing.size,
             rows=expected.rows.size,
             oldest=oldest,
@@ -52,8 +59,24 @@ def _missing_refresh(case: Case) -> Finding | None:
             Sentence("led along B's canvases with the refresh: the decisions are not A's"),
         ),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
-        remedy=Sentence("refresh all rows at the start of a block"),
+        remedy=Sentence("refresh all rows at the start of a block")
+        if expected.refresh
+        else Sentence("compute these rows again as often as A does"),
         positions=tuple(missing.tolist()),
+    )
+
+
+def _goes_on(case: Case, step: StepRecord, expected: StepRecord) -> bool:
+    """Whether B computes the rows of its step before, where A began to compute more.
+
+    Up to this step both computed the same: what is cut wrongly would be so in every step.
+    """
+    before = case.step_b(step.forward - 1)
+    return (
+        before is not None
+        and before.block == step.block
+        and np.array_equal(before.rows, step.rows)
+        and not np.array_equal(before.rows, expected.rows)
     )
 
 
@@ -64,10 +87,14 @@ def _lost_write(case: Case) -> Finding | None:
         return None
     added = case.proof.with_only(found.wrong, "B's stale keys and values")
     first = found.first
+    # Rows that this step has computed were to be written by it; others by the forward before.
+    now = np.isin(first.positions, case.tensors.fresh(first.layer or 0)).any()
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=Sentence("attention reads old keys and values: a write to the cache is lost"),
+        what=Sentence("attention reads old keys and values: a write to the cache is lost")
+        if now
+        else Sentence("attention reads keys and values from before they were computed again"),
         where=place(first.step, first.layer, first.position),
         evidence=_what_is_read(found),
         experiment=tried(
@@ -76,7 +103,7 @@ def _lost_write(case: Case) -> Finding | None:
             Sentence("put B's old keys and values into the reference run: not B's scores"),
         ),
         proof=proof_of_patch(case, added),
-        remedy=_WRITE_FIRST,
+        remedy=_WRITE_FIRST if now else _HAND_ON,
         positions=tuple(first.positions.tolist()),
     )
 

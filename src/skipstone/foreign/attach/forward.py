@@ -20,7 +20,7 @@ from skipstone.foreign.attach.seen import Seen
 from skipstone.foreign.attach.snapshot import Carriers, Copy, Snapshot
 from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.foreign.rows.locate import Located
-from skipstone.foreign.shared.caches import key_values
+from skipstone.foreign.shared.caches import by_heads, returned
 from skipstone.record import Tap, TensorKey
 from skipstone.record.sketch import pack, sketch
 
@@ -121,7 +121,7 @@ class Forward:
 
     def end(self, output: object, num_layers: int, mask_id: int) -> Tensor | None:
         """Score the masks, and copy the cache if it is wanted. Returns the logits [B, N, V]."""
-        past = key_values(_field(output, "past_key_values"))
+        past = returned(output)
         self.keeps = bool(past)
         if 0 < self._depth < num_layers:
             self.skip_layer = self.skip_layer or self._depth + 1
@@ -233,9 +233,11 @@ class Forward:
             self._kept[b].append(_Kept(TensorKey(self.number, tap, layer), positions, copy, (b,)))
 
     def _keep_store(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Keys and values [B, heads, positions, width] as they lie in the foreign cache."""
-        for tap, stores in zip((Tap.KEY, Tap.VALUE), zip(*past, strict=True), strict=False):
+        """Keys and values as they lie in the foreign cache."""
+        length = self.before_BL.shape[1]
+        for tap, found in zip((Tap.KEY, Tap.VALUE), zip(*past, strict=True), strict=False):
             groups = dict[object, list[int]]()
+            stores = [by_heads(store, length) for store in found]
             for layer, store in enumerate(stores, start=1):
                 if store.ndim == 4 and len(store) > self.samples.chosen.max():
                     groups.setdefault((store.shape, store.dtype, store.device), []).append(layer)

@@ -5,12 +5,10 @@ Shape letters: N rows of the cache.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from skipstone.foreign.shared.caches import key_values
+from skipstone.foreign.shared.caches import returned
 from skipstone.foreign.shared.calls import Call
 
 
@@ -26,9 +24,7 @@ class HiddenPrompts:
 
     def made(self, output: object) -> None:
         """A call with a hidden prompt has returned this."""
-        named = isinstance(output, Mapping)
-        past = output.get("past_key_values") if named else getattr(output, "past_key_values", None)
-        pairs = key_values(past)
+        pairs = returned(output)
         if pairs:
             self._keys = pairs[0][0].detach()
 
