@@ -218,7 +218,7 @@ def tensor_deviations(
     right = next((s for s in expected.records[0].steps if s.forward == forward), None)
     found = list[Deviation]()
     for key in sorted((k for k in trace.keys(sample) if k.forward == forward), key=computed):
-        if key.tap is Tap.SKETCH:
+        if key.tap is Tap.SKETCH or key.tap is Tap.UNGUIDED:
             continue
         pair = errors(trace, sample, expected, key)
         if pair is None:
@@ -234,7 +234,14 @@ def tensor_deviations(
     return found
 
 
-_TAP_ORDER = {Tap.KEY: 0, Tap.VALUE: 1, Tap.STATE: 2, Tap.SKETCH: 3, Tap.LOGITS: 4}
+_TAP_ORDER = {
+    Tap.KEY: 0,
+    Tap.VALUE: 1,
+    Tap.STATE: 2,
+    Tap.SKETCH: 3,
+    Tap.LOGITS: 4,
+    Tap.UNGUIDED: 5,
+}
 
 
 def computed(key: TensorKey) -> tuple[int, int, int]:

@@ -18,7 +18,14 @@ from skipstone.record.schema import StepRecord
 from skipstone.record.tensors import Source, Tap, TensorKey, TensorRows
 from skipstone.record.trace import Trace
 
-_TAP_ORDER = {Tap.KEY: 0, Tap.VALUE: 1, Tap.STATE: 2, Tap.SKETCH: 3, Tap.LOGITS: 4}
+_TAP_ORDER = {
+    Tap.KEY: 0,
+    Tap.VALUE: 1,
+    Tap.STATE: 2,
+    Tap.SKETCH: 3,
+    Tap.LOGITS: 4,
+    Tap.UNGUIDED: 5,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +132,7 @@ def row_errors(a: TensorRows, b: TensorRows) -> RowErrors:
         if a.key.tap is Tap.SKETCH:
             return _sketch_errors(a, b)
         x_NW, y_NW = a.values.astype(np.float64), b.values.astype(np.float64)
-        if a.key.tap is Tap.LOGITS:
+        if a.key.tap in (Tap.LOGITS, Tap.UNGUIDED):
             return _logit_errors(a.positions, x_NW, y_NW, bits_differ)
         return _state_errors(a.positions, x_NW, y_NW, bits_differ)
 

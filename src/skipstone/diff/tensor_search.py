@@ -20,6 +20,7 @@ _TAPS = {
     Tap.KEY: "keys",
     Tap.VALUE: "values",
     Tap.LOGITS: "logits",
+    Tap.UNGUIDED: "logits with the prompt hidden",
     Tap.SKETCH: "sketches",
 }
 

@@ -25,6 +25,8 @@ class Tap(StrEnum):
     """Values of one layer, every position of the store."""
     LOGITS = "logits"
     """Logits of the rows that were scored; their layer is the last one."""
+    UNGUIDED = "unguided"
+    """Logits of the same rows with the prompt hidden, where a loop guides its scores by both."""
     SKETCH = "sketch"
     """Random projection of a hidden state after a layer; see ``sketch.py``."""
 

@@ -128,7 +128,7 @@ class Tensors:
         patches = list[Patch]()
         for key in trace.keys(sample):
             tensor = trace.tensor(sample, key) if key.forward == self.focus else None
-            if tensor is None or key.tap in (Tap.LOGITS, Tap.SKETCH):
+            if tensor is None or key.tap in (Tap.LOGITS, Tap.UNGUIDED, Tap.SKETCH):
                 continue
             if key.tap is Tap.KEY and _keys_of(record) == "unknown":
                 continue

@@ -3,5 +3,14 @@
 from skipstone.diagnosis.loop.difference import Difference, difference
 from skipstone.diagnosis.loop.finding import COMMIT_RULE, diagnosis_of, finding
 from skipstone.diagnosis.loop.identify import identified
+from skipstone.diagnosis.loop.rule import SCHEDULES
 
-__all__ = ["COMMIT_RULE", "Difference", "diagnosis_of", "difference", "finding", "identified"]
+__all__ = [
+    "COMMIT_RULE",
+    "SCHEDULES",
+    "Difference",
+    "diagnosis_of",
+    "difference",
+    "finding",
+    "identified",
+]

@@ -73,11 +73,11 @@ class Choice:
 
 def places(decisions: Sequence[Decision], region: Region) -> list[Place]:
     """Where each step stands, by the blocks of a region."""
-    bounds = [_bounds(d, region.block_length) for d in decisions]
+    bounded = [bounds(d, region.block_length) for d in decisions]
     steps, found = dict[int, list[int]](), list[Place]()
-    for number, (start, _) in enumerate(bounds):
+    for number, (start, _) in enumerate(bounded):
         steps.setdefault(start, []).append(number)
-    for number, (decision, (start, stop)) in enumerate(zip(decisions, bounds, strict=True)):
+    for number, (decision, (start, stop)) in enumerate(zip(decisions, bounded, strict=True)):
         mine = steps[start]
         first = decisions[mine[0]]
         at = decision.step.step if region.block_length is None else mine.index(number)
@@ -174,7 +174,7 @@ def _luck(
     return log2(comb(many, few)), bool(at[taken].max() < at[passed].min())
 
 
-def _bounds(decision: Decision, length: int | None) -> tuple[int, int]:
+def bounds(decision: Decision, length: int | None) -> tuple[int, int]:
     """The block of a step: as recorded, or that of the first mask."""
     step = decision.step
     if length is None:

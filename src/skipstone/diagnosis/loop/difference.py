@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 
 from skipstone.diagnosis.loop.chance import drawn_from_scores, ordered_by_chance
-from skipstone.diagnosis.loop.choice import Place, places, within
+from skipstone.diagnosis.loop.choice import Place, bounds, places, within
 from skipstone.diagnosis.loop.evidence import Decision, Evidence
 from skipstone.diagnosis.loop.fit import Fit, Identified
+from skipstone.diagnosis.loop.guidance import weighed_apart
 from skipstone.diagnosis.loop.replay import Given, gives
 from skipstone.diagnosis.loop.rule import Draw, Region, Rule
 from skipstone.diagnosis.loop.sheet import confidences
@@ -24,6 +25,7 @@ Part = Literal[
     "offset",
     "without",
     "raised",
+    "guidance",
     "drawn",
     "axis",
     "kind",
@@ -64,6 +66,16 @@ class Difference:
     """A's scores, decided by B's rule, give B's commits and not A's; None if that says nothing."""
 
     @property
+    def block_a(self) -> tuple[int, int]:
+        """Where A's block begins and ends that it decides in."""
+        return _block(self.a, self.at_a, self.fit_a)
+
+    @property
+    def block_b(self) -> tuple[int, int]:
+        """Where B's does."""
+        return _block(self.b, self.at_b, self.fit_b)
+
+    @property
     def positions(self) -> tuple[int, ...]:
         """Committed by one side only, or with another token."""
         a = _by_position(Given.of(self.a.evidence, self.at_a))
@@ -92,12 +104,12 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
     if b.complete:
         if _one_rule(a, b, parted):
             return None
-        fit_a, closest = _closest(a, b)
+        fit_a, closest = _closest(a, b, parted)
         fit_b = closest if _known(b.evidence, closest.rule) else None
-        parts = () if fit_b is None else differing(fit_a.rule, fit_b.rule)
+        parts = () if fit_b is None else _parts(fit_a.rule, fit_b.rule, a, b, parted)
     else:
         fit_a, fit_b, parts = a.complete[0], None, ()
-    if not fit_a.rule.predicts:
+    if not fit_a.rule.predicts or not _sure(a, b, fit_a, fit_b, parts):
         return None
     given_a, given_b = Given.of(a.evidence, at_a), Given.of(b.evidence, at_b)
     place_a = places(a.evidence.decisions, fit_a.rule.region)[at_a]
@@ -124,6 +136,7 @@ def differing(a: Rule, b: Rule) -> tuple[Part, ...]:
         ("offset", a.draw.offset != b.draw.offset),
         ("without", _without(a.draw) != _without(b.draw)),
         ("raised", (a.draw.raised, a.draw.by) != (b.draw.raised, b.draw.by)),
+        ("guidance", a.draw.guidance != b.draw.guidance),
         ("drawn", a.draw.greedy != b.draw.greedy),
         ("axis", a.confidence.axis != b.confidence.axis),
         ("kind", a.confidence.kind != b.confidence.kind),
@@ -146,7 +159,14 @@ def _without(draw: Draw) -> tuple[set[int], bool]:
 
 def same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float) -> bool:
     """Whether both steps saw the same scores, up to noise in the probabilities."""
-    x, y = a.proposals(at_a, Draw()), b.proposals(at_b, Draw())
+    if not _same_scores(a, at_a, b, at_b, noise, Draw()):
+        return False
+    both = a.guided and b.guided
+    return not both or _same_scores(a, at_a, b, at_b, noise, Draw(guidance=0.0))
+
+
+def _same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float, draw: Draw) -> bool:
+    x, y = a.proposals(at_a, draw), b.proposals(at_b, draw)
     both = np.isfinite(x.best_C) & np.isfinite(y.best_C)
     if not both.any():
         return False
@@ -161,6 +181,15 @@ def _values_part(a: Rule, b: Rule) -> bool:
     if a.selection.number != b.selection.number:
         return False
     return a.selection.value.meet(b.selection.value).empty
+
+
+def _sure(
+    a: Identified, b: Identified, fit_a: Fit, fit_b: Fit | None, parts: tuple[Part, ...]
+) -> bool:
+    """Whether a scale that differs is no matter of which of many were tried."""
+    if "guidance" not in parts or fit_b is None:
+        return True
+    return weighed_apart(a.evidence, fit_a.rule.draw, b.evidence, fit_b.rule.draw)
 
 
 def _outside(decision: Decision, place: Place, region: Region) -> bool:
@@ -202,9 +231,33 @@ def _one_rule(a: Identified, b: Identified, parted: tuple[int, int]) -> bool:
             if mine.rule.selection.value.meet(fit.rule.selection.value).empty:
                 continue
             lucky = mine.bits + fit.bits - plain > _LUCK
-            if not lucky and not _decides_otherwise(mine.rule, a, b, parted):
+            if lucky or _decides_otherwise(mine.rule, a, b, parted):
+                continue
+            if _stands_in_one_place(mine.rule, a, b, parted):
                 return True
     return False
+
+
+def _stands_in_one_place(rule: Rule, a: Identified, b: Identified, parted: tuple[int, int]) -> bool:
+    """Whether a rule gives B's commits from where A stands in its blocks.
+
+    Up to here both did the same: if it were one loop, it would stand in one place.
+    """
+    if not rule.predicts or not _cut_otherwise(rule, rule, a, b, parted):
+        return True
+    place = places(a.evidence.decisions, rule.region)[parted[0]]
+    return gives(rule, b.evidence, parted[1], Given.of(b.evidence, parted[1]), place)
+
+
+def _cut_otherwise(
+    mine: Rule, theirs: Rule, a: Identified, b: Identified, parted: tuple[int, int]
+) -> bool:
+    """Whether the blocks in which the runs part do not lie alike, and the rules go by them."""
+    if "canvas" in (mine.region.reach, theirs.region.reach):
+        return False
+    in_a = bounds(a.evidence.decisions[parted[0]], mine.region.block_length)
+    in_b = bounds(b.evidence.decisions[parted[1]], theirs.region.block_length)
+    return in_a != in_b
 
 
 def _decides_otherwise(rule: Rule, a: Identified, b: Identified, parted: tuple[int, int]) -> bool:
@@ -224,18 +277,44 @@ def _decides_otherwise(rule: Rule, a: Identified, b: Identified, parted: tuple[i
     return np.array_equal(values[0], values[1], equal_nan=True)
 
 
-def _closest(a: Identified, b: Identified) -> tuple[Fit, Fit]:
-    """Of the rules that explain each run, the two that are plainest and most alike."""
+def _closest(a: Identified, b: Identified, parted: tuple[int, int]) -> tuple[Fit, Fit]:
+    """Of the rules that explain each run, the two that are plainest and most alike.
+
+    They are not the same rule: that none explains both was found out before.
+    """
     mine, theirs = a.complete[:_COMPARED], b.complete[:_COMPARED]
-    ranked = product(enumerate(mine), enumerate(theirs))
-    best = min(ranked, key=lambda pair: _distance(a, b, pair[0][1], pair[1][1]))
-    return best[0][1], best[1][1]
+    apart = [
+        (x, y, parts)
+        for x, y in product(mine, theirs)
+        if (parts := _parts(x.rule, y.rule, a, b, parted))
+    ]
+    if not apart:
+        return mine[0], theirs[0]
+    best = min(apart, key=lambda pair: _distance(a, b, *pair))
+    return best[0], best[1]
 
 
-def _distance(a: Identified, b: Identified, mine: Fit, theirs: Fit) -> float:
-    parts = differing(mine.rule, theirs.rule)
+def _parts(
+    mine: Rule, theirs: Rule, a: Identified, b: Identified, parted: tuple[int, int]
+) -> tuple[Part, ...]:
+    """In which parts rules differ; blocks of other bounds are one, however they were known."""
+    parts = differing(mine, theirs)
+    if "block length" in parts or not _cut_otherwise(mine, theirs, a, b, parted):
+        return parts
+    return (*parts, "block length")
+
+
+def _distance(
+    a: Identified, b: Identified, mine: Fit, theirs: Fit, parts: tuple[Part, ...]
+) -> float:
     apart = _PART * len(parts) - ("value" in parts) * _PART / 2
-    return apart + a.surprise(mine) + b.surprise(theirs)
+    return apart + 2.0 * ("block length" in parts) + a.surprise(mine) + b.surprise(theirs)
+
+
+def _block(side: Identified, at: int, fit: Fit | None) -> tuple[int, int]:
+    length = None if fit is None else fit.rule.region.block_length
+    start, stop = bounds(side.evidence.decisions[at], length)
+    return start, stop - 1
 
 
 def _by_position(given: Given) -> dict[int, int]:

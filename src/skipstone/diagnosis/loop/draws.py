@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from skipstone.diagnosis.loop.evidence import Evidence
+from skipstone.diagnosis.loop.guidance import guided_draws
 from skipstone.diagnosis.loop.rule import Draw
 
 _OFFSETS = ((0, False), (-1, False), (-1, True), (1, False), (1, True))
@@ -18,8 +19,12 @@ _OFTEN = 3
 _RAISES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0, 20.0, 50.0, 100.0)
 
 
-def likely_draws(evidence: Evidence) -> tuple[Evidence, list[Draw]]:
+def likely_draws(evidence: Evidence, scale: float) -> tuple[Evidence, list[Draw]]:
     """Draws that explain the tokens, or else those that explain most.
+
+    Args:
+        evidence: the decisions of the run.
+        scale: of the guidance, as stated; NaN if it is not.
 
     Returns:
         The evidence with every id watched that a draw leaves out or raises; and the draws.
@@ -32,8 +37,10 @@ def likely_draws(evidence: Evidence) -> tuple[Evidence, list[Draw]]:
         if not evidence.logits:
             plain = plain[1:]
         full = [d for d in plain if evidence.drawn(d).all()]
+        if evidence.guided:
+            full = [*guided_draws(evidence, plain, scale), *full]
         if full:
-            return evidence, full
+            return evidence, list(dict.fromkeys(full))
         tried += plain
     shares = {draw: int(evidence.drawn(draw).sum()) for draw in tried}
     best = max(tried, key=lambda d: shares[d])

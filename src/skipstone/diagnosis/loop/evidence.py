@@ -5,7 +5,7 @@ Shape letters: C masks of the canvas before a step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from skipstone.diagnosis.loop.sheet import (
     Sheet,
     from_candidates,
     from_logits,
+    guided,
     matched,
     propose,
 )
@@ -76,7 +77,9 @@ class Evidence:
     """Whether they are the logits of all rows of each call."""
     steps: int
     """Of the run; more than the decisions if not all were read."""
-    _sheets: dict[tuple[int, int, bool, str], Sheet] = field(default_factory=dict)
+    guided: bool
+    """Whether the logits with a hidden prompt were recorded, too, in every step."""
+    _sheets: dict[tuple[int, int, bool, float, str], Sheet] = field(default_factory=dict)
     _proposals: dict[tuple[int, Draw, str], Proposals] = field(default_factory=dict)
     _drawn: dict[Draw, np.ndarray] = field(default_factory=dict)
 
@@ -104,6 +107,7 @@ class Evidence:
         if logits:
             recorded = {k.forward for k in trace.keys(sample) if k.tap is Tap.LOGITS}
             steps_read = [s for s in steps_read if s.forward in recorded]
+        hidden = {k.forward for k in trace.keys(sample) if k.tap is Tap.UNGUIDED}
         return cls(
             trace,
             sample,
@@ -112,6 +116,7 @@ class Evidence:
             logits=logits,
             complete=logits and _complete(trace, sample, steps_read, last),
             steps=len(steps),
+            guided=logits and bool(hidden) and hidden >= {s.forward for s in steps_read},
         )
 
     def __repr__(self) -> str:
@@ -158,7 +163,7 @@ class Evidence:
 
     def sheet(self, number: int, draw: Draw, dtype: str = "float64") -> Sheet:
         """The reduced scores of one decision; of a draw, only its rows matter."""
-        key = (number, draw.offset, draw.within_block, dtype)
+        key = (number, draw.offset, draw.within_block, draw.guidance, dtype)
         if key not in self._sheets:
             self._sheets[key] = self._reduced(self.decisions[number], draw, dtype)
         return self._sheets[key]
@@ -175,7 +180,7 @@ class Evidence:
 
     def _reduced(self, decision: Decision, draw: Draw, dtype: str) -> Sheet:
         position_C, written_C = decision.position_C, decision.written_C
-        tensor = self._logits(decision.step)
+        tensor = self._logits(decision.step, draw.guidance)
         if tensor is None:
             return from_candidates(decision.step.candidates, position_C, written_C)
         return from_logits(
@@ -188,9 +193,31 @@ class Evidence:
             dtype=dtype,
         )
 
-    def _logits(self, step: StepRecord) -> TensorRows | None:
-        key = TensorKey(step.forward, Tap.LOGITS, self.record.header.num_layers)
-        return self.trace.tensor(self.sample, key) if self.logits else None
+    def halves(self, number: int, draw: Draw) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """Of every token that was written: its logits, those with a hidden prompt, and its id."""
+        decision = self.decisions[number]
+        tensor, hidden = self._tensor(decision.step), self._tensor(decision.step, Tap.UNGUIDED)
+        if tensor is None or hidden is None:
+            return
+        row_C, other_C = (_rows(decision, t.positions, draw) for t in (tensor, hidden))
+        for c in np.flatnonzero(decision.committed & (row_C >= 0) & (other_C >= 0)).tolist():
+            x_V, y_V = tensor.values[row_C[c]], hidden.values[other_C[c]]
+            yield x_V.astype(np.float64), y_V.astype(np.float64), int(decision.written_C[c])
+
+    def _logits(self, step: StepRecord, guidance: float) -> TensorRows | None:
+        if not self.logits:
+            return None
+        tensor = self._tensor(step)
+        hidden = None if guidance == 1.0 else self._tensor(step, Tap.UNGUIDED)
+        if tensor is None or hidden is None:
+            return tensor
+        known, at = matched(tensor.positions, hidden.positions)
+        mine = replace(tensor, positions=tensor.positions[known], values=tensor.values[known])
+        return guided(mine, hidden.values[at], guidance, self.dtype)
+
+    def _tensor(self, step: StepRecord, tap: Tap = Tap.LOGITS) -> TensorRows | None:
+        key = TensorKey(step.forward, tap, self.record.header.num_layers)
+        return self.trace.tensor(self.sample, key)
 
 
 def _rows(decision: Decision, at_R: np.ndarray, draw: Draw) -> np.ndarray:

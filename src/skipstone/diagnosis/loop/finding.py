@@ -21,7 +21,10 @@ _NAMES: dict[Part, str] = {
 
 def diagnosis_of(found: Difference) -> str:
     """The name of the diagnosis that a difference belongs to."""
-    names = {_name(found, part) for part in found.parts}
+    regions = any(part in ("region", "block length") for part in found.parts)
+    # How many a step commits follows from how many blocks there are.
+    parts = [p for p in found.parts if not (regions and p in ("number", "value", "of canvas"))]
+    names = {_name(found, part) for part in parts}
     return names.pop() if len(names) == 1 else COMMIT_RULE
 
 

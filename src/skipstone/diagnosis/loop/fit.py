@@ -102,10 +102,12 @@ class Identified:
 
 def identify(evidence: Evidence, stated: Stated) -> Identified:
     """Find the rules that a run may have followed."""
-    evidence, draws = likely_draws(evidence)
+    evidence, draws = likely_draws(evidence, stated.guidance)
     search = _Search(evidence, stated)
     for draw in draws:
-        search.with_draw(draw)
+        # Of a scale of guidance many values do; the first that explains all is enough.
+        if not search.solved or any(fit.rule.draw.guidance == draw.guidance for fit in search.fits):
+            search.with_draw(draw)
     if not search.solved:
         # Ids that are left out or raised change the confidences of others, too.
         for draw in bent_draws(evidence, draws[0]):

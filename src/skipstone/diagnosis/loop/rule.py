@@ -69,6 +69,8 @@ class Draw:
     raised: int = -1
     """An id to whose logits ``by`` is added; -1 for none."""
     by: float = 0.0
+    guidance: float = 1.0
+    """Weight of what the logits are apart from those with a hidden prompt; one is no guidance."""
     greedy: bool = True
     """The best token; else one that was drawn."""
 
@@ -190,6 +192,7 @@ def _cost_of_draw(draw: Draw) -> float:
         + 0.5 * len(draw.without)
         + 0.2 * draw.still_summed
         + raised
+        + 0.3 * (draw.guidance != 1.0)
         + (0.0 if draw.greedy else 6.0)
     )
 

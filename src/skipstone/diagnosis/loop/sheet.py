@@ -71,6 +71,16 @@ class Proposals:
     exact_C: np.ndarray | None
 
 
+def guided(tensor: TensorRows, hidden_NV: np.ndarray, weight: float, dtype: str) -> TensorRows:
+    """Logits as a loop combines them with those of a hidden prompt, in the dtype of the run."""
+    u_NV = hidden_NV.astype(np.float32)
+    if dtype not in ("float16", "bfloat16"):
+        u_NV += np.float32(weight) * (tensor.values.astype(np.float32) - u_NV)
+        return replace(tensor, values=u_NV)
+    apart_NV = rounded(tensor.values.astype(np.float32) - u_NV, dtype)
+    return replace(tensor, values=rounded(u_NV + rounded(weight * apart_NV, dtype), dtype))
+
+
 def from_logits(
     tensor: TensorRows,
     position_C: np.ndarray,

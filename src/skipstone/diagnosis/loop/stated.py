@@ -20,6 +20,8 @@ class Stated:
 
     threshold: float = nan
     factor: float = nan
+    guidance: float = nan
+    """Scale of it: zero is none."""
     steps: int | None = None
     block_length: int | None = None
     gen_length: int = 0
@@ -36,6 +38,7 @@ class Stated:
         return cls(
             threshold=value if name == "threshold" else foreign,
             factor=value if name == "factor" else _number(known, "factor"),
+            guidance=_number(known, "cfg_scale", "guidance_scale", "cfg"),
             steps=_whole(known, "steps"),
             block_length=_whole(known, "block_length", "block_size"),
             gen_length=header.gen_length,

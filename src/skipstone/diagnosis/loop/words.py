@@ -78,6 +78,8 @@ def differs(found: Difference, part: Part) -> Sentence:
             return _left_out(a.draw, b.draw, found.b.evidence.record.header.mask_id)
         case "raised":
             return _raised(a.draw, b.draw)
+        case "guidance":
+            return _guidance(a.draw.guidance, b.draw.guidance)
         case "drawn":
             return Sentence(
                 "B takes the best token, A draws it at random"
@@ -105,6 +107,14 @@ def differs(found: Difference, part: Part) -> Sentence:
                 if b.confidence.last
                 else "A commits token {token} last, B does not",
                 token=ids[0],
+            )
+        case "block length" if found.block_a != found.block_b:
+            return Sentence(
+                "B's block is positions {first} to {last}, A's {first_a} to {last_a}",
+                first=found.block_b[0],
+                last=found.block_b[1],
+                first_a=found.block_a[0],
+                last_a=found.block_a[1],
             )
         case "region" | "block length":
             return Sentence("B commits within {b}, A within {a}", a=region(a), b=region(b))
@@ -146,6 +156,16 @@ def explained(fit: Fit, rival: Fit | None) -> Sentence:
     )
 
 
+def _guidance(a: float, b: float) -> Sentence:
+    """Scales as loops state them: one less than the weight of what the halves are apart."""
+    if abs(a + b - 1.0) < _ALIKE:
+        return Sentence(
+            "B takes the half with the hidden prompt for the other one (guidance scale {scale:g})",
+            scale=a - 1.0,
+        )
+    return Sentence("B guides with scale {b:g}, A with {a:g}", a=a - 1.0, b=b - 1.0)
+
+
 def _drawn(draw: Draw) -> list[Sentence]:
     return [
         NOTHING
@@ -154,6 +174,9 @@ def _drawn(draw: Draw) -> list[Sentence]:
         NOTHING
         if draw.raised < 0
         else Sentence("the logit of token {token} raised by {by:g}", token=draw.raised, by=draw.by),
+        NOTHING
+        if draw.guidance == 1.0
+        else Sentence("guidance of scale {scale:g}", scale=draw.guidance - 1.0),
         NOTHING if draw.greedy else Sentence("tokens drawn at random"),
     ]
 
@@ -201,6 +224,9 @@ def _spelled(value: Interval, number: Number) -> str:
         return f"{value.low:.4g}..{high}"
     return f"{value.low:g}.." if number not in SCHEDULES else f"{value.low:g}"
 
+
+# Scales closer than this are one.
+_ALIKE = 1e-6
 
 _KINDS = {
     "probability": "by probability",

@@ -7,6 +7,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.loop import SCHEDULES, Difference
 from skipstone.diagnosis.rule import (
     Answer,
     Rule,
@@ -16,14 +17,18 @@ from skipstone.diagnosis.rule import (
     proof_of_patch,
     tried,
 )
+from skipstone.diagnosis.rules.budget_exhausted import masks_left
 from skipstone.diagnosis.rules.inactive_feature import never_cached
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Sentence
 
+# What follows from the number of blocks.
+_NUMBERS = frozenset(("number", "value", "of canvas"))
+
 
 def examine(case: Case) -> Answer:
     """Compare the rows of a step, and the bounds of its block, with the arithmetic of settings."""
-    found = _rows(case) or _blocks(case) or _by_setting(case)
+    found = _rows(case) or _blocks(case) or _by_setting(case) or _never_visited(case)
     return found or of_the_loop(case, RULE.name, RULE.number)
 
 
@@ -110,6 +115,61 @@ def _by_setting(case: Case) -> Finding | None:
         proof=proof_of(removed=found.removed, added=found.added),
         remedy=Sentence("compare runs with equal regions"),
     )
+
+
+def _never_visited(case: Case) -> Finding | None:
+    """Foreign code that fills all masks of its blocks, and has no block for the last positions.
+
+    How many a step commits follows from how many blocks there are.
+    """
+    record, first = case.record_b, case.divergence.first
+    left, loops = masks_left(record), case.loops.difference
+    if not case.foreign or first is None or not left or masks_left(case.record_a):
+        return None
+    end = max(step.block_stop for step in record.steps)
+    if left != tuple(range(end, record.length)):
+        return None
+    # A loop that ends at an EOS goes to no further block either, but shares out steps as before.
+    ended = record.header.eos_id in record.tokens
+    if loops is None:
+        known = first.kind == "stop" and not ended
+    else:
+        known = set(loops.parts) <= _NUMBERS and (not ended or _shared_among_fewer(case, loops))
+    if not known:
+        return None
+    last = record.steps[-1]
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("the last positions lie in no block"),
+        where=place(last, None, end),
+        evidence=Sentence(
+            "B fills every mask of its {blocks} blocks, ends at position {last}, and never goes to "
+            "the {left} masks behind it; A fills them",
+            blocks=last.block + 1,
+            last=end - 1,
+            left=len(left),
+        ),
+        experiment=NOTHING,
+        proof=proof_of(removed=None, added=None),
+        remedy=Sentence("round the number of blocks up where they do not divide the answer"),
+        positions=left,
+    )
+
+
+def _shared_among_fewer(case: Case, loops: Difference) -> bool:
+    """Whether each block of B has the steps that as many in all, among fewer blocks, give it."""
+    if loops.fit_b is None or loops.parts != ("value",):
+        return False
+    totals = list[tuple[float, float]]()
+    pairs = ((case.record_a, loops.fit_a), (case.record_b, loops.fit_b))
+    for record, fit in pairs:
+        blocks, steps = len({s.block for s in record.steps}), fit.rule.selection.value.low
+        if fit.rule.selection.number not in SCHEDULES:
+            return False
+        # The share of a block was rounded, up or down.
+        totals.append((blocks * (steps - 1) + 1, blocks * (steps + 1) - 1))
+    return max(low for low, _ in totals) <= min(high for _, high in totals)
 
 
 def _span(rows: np.ndarray) -> Sentence:

@@ -26,6 +26,8 @@ from skipstone.record.sketch import pack, sketch
 
 Rowed = dict[TensorKey, tuple[np.ndarray, np.ndarray]]
 """Positions and values by tensor."""
+Unguided = list[tuple[np.ndarray, Copy]]
+"""Positions and logits of a call with a hidden prompt, for each sample."""
 
 # Logits of one call and one request that are kept whole.
 _LOGITS_BYTES = 256 << 20
@@ -41,6 +43,7 @@ class Forward:
         rows: int,
         given: Sequence[tuple[Tensor, Tensor]],
         level: AttachLevel,
+        layers: int,
     ) -> None:
         """A call begins.
 
@@ -50,6 +53,7 @@ class Forward:
             rows: how many there are.
             given: keys and values of each layer in the cache that was passed.
             level: which states, keys, values and logits are wanted.
+            layers: of the model.
         """
         self.number = number
         self.placed = located.placed
@@ -63,7 +67,7 @@ class Forward:
         self.vocab_size = 0
         self.dtype: torch.dtype | None = None
         self.rows_lost = ""
-        self._rows = rows
+        self._rows, self._layers = rows, layers
         self._given = given
         self._ids_BN = located.ids_BN
         self._found = located.placed.positions_BN.shape[1] == rows
@@ -119,10 +123,10 @@ class Forward:
                 self._drop_within(layer, x, _rows(entered), picks)
             self._keep(layer, x_BMD)
 
-    def end(self, output: object, num_layers: int, mask_id: int) -> Tensor | None:
+    def end(self, output: object, mask_id: int) -> Tensor | None:
         """Score the masks, and copy the cache if it is wanted. Returns the logits [B, N, V]."""
         past = returned(output)
-        self.keeps = bool(past)
+        self.keeps, num_layers = bool(past), self._layers
         if 0 < self._depth < num_layers:
             self.skip_layer = self.skip_layer or self._depth + 1
             self._going = [going[:0] for going in self._going]
@@ -151,12 +155,34 @@ class Forward:
             return logits_CNV
         for b, c in enumerate(self.samples.chosen.tolist()):
             index = np.arange(rows) if rows == self._rows else self._going[b]
-            self._score(b, logits_CNV[c], index, num_layers, mask_id)
+            self._score(b, c, logits_CNV, index, mask_id)
         return logits_CNV
 
     def send(self, carriers: Carriers) -> None:
         """Let go of all that was kept; it is there when the call is ``seen``."""
         self._snapshot.send(carriers)
+
+    def is_hidden_by(self, located: Located, start_BL: np.ndarray, mask_id: int) -> bool:
+        """Whether another call had the canvas of this one, but for its prompt."""
+        ids_BN, rows_BN = located.ids_BN, located.placed.positions_BN
+        if ids_BN is None or rows_BN.shape != ids_BN.shape or rows_BN.shape[1] != self._rows:
+            return False
+        before_BN = np.take_along_axis(self.before_BL, rows_BN, axis=1)
+        given_BN = np.take_along_axis(start_BL != mask_id, rows_BN, axis=1)
+        return bool(((ids_BN == before_BN) | given_BN).all())
+
+    def hide(self, unguided: Unguided) -> None:
+        """Keep the logits of a call with the same canvas, but for its prompt."""
+        if not self._others:
+            return
+        key = TensorKey(self.number, Tap.UNGUIDED, self._layers)
+        for kept, (positions, copy) in zip(self._kept, unguided, strict=False):
+            kept.append(_Kept(key, positions, copy, ()))
+
+    def logits(self) -> Unguided:
+        """Those that were kept, of a call that turned out to have a hidden prompt itself."""
+        every = [k for kept in self._kept for k in kept]
+        return [(k.positions, k.copy) for k in every if k.key.tap is Tap.LOGITS]
 
     def seen(
         self, b: int, after: np.ndarray, next_rows: np.ndarray | None, seconds: float, mask_id: int
@@ -256,9 +282,7 @@ class Forward:
             for b, c in enumerate(self.samples.chosen.tolist()):
                 self._kept[b].append(_Kept(key, positions, copy, (y, c)))
 
-    def _score(
-        self, b: int, logits_NV: Tensor, rows: np.ndarray, num_layers: int, mask_id: int
-    ) -> None:
+    def _score(self, b: int, c: int, logits_CNV: Tensor, rows: np.ndarray, mask_id: int) -> None:
         """Score the masks of one sample, from a copy: the loop may write into its logits."""
         assert self._ids_BN is not None
         positions = self.placed.positions_BN[b][rows]
@@ -266,15 +290,22 @@ class Forward:
         index = index[np.argsort(positions[index], kind="stable")]
         if not index.size:
             return
-        logits_CV = logits_NV[torch.from_numpy(index).to(logits_NV.device)]
+        logits_CV = logits_CNV[c][torch.from_numpy(index).to(logits_CNV.device)]
         self._scored[b] = Scoring(positions[index], logits_CV, mask_id, self._snapshot)
         if self._others:
-            kept = _rows_kept(logits_NV, index)
-            if kept.size < rows.size:
-                logits_NV = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
-            copy = self._snapshot.take(logits_NV, own=kept.size < rows.size)
-            key = TensorKey(self.number, Tap.LOGITS, num_layers)
-            self._kept[b].append(_Kept(key, self.placed.positions_BN[b][kept], copy, ()))
+            hidden = self.samples.hidden
+            self._keep_logits(b, Tap.LOGITS, logits_CNV[c], index)
+            if hidden is not None:
+                self._keep_logits(b, Tap.UNGUIDED, logits_CNV[int(hidden[b])], index)
+
+    def _keep_logits(self, b: int, tap: Tap, logits_NV: Tensor, masks: np.ndarray) -> None:
+        rows = logits_NV.shape[0]
+        kept = _rows_kept(logits_NV, masks)
+        if kept.size < rows:
+            logits_NV = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
+        copy = self._snapshot.take(logits_NV, own=kept.size < rows)
+        key = TensorKey(self.number, tap, self._layers)
+        self._kept[b].append(_Kept(key, self.placed.positions_BN[b][kept], copy, ()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,6 +343,17 @@ def _logits(output: object) -> Tensor | None:
     if not isinstance(found, Tensor):
         return None
     return found if found.dim() == 3 else found.unsqueeze(0)
+
+
+def unguided(output: object, located: Located) -> Unguided:
+    """The logits of a call with a hidden prompt; none if they are too large, or lie elsewhere."""
+    logits_BNV, rows_BN = _logits(output), located.placed.positions_BN
+    if logits_BNV is None or logits_BNV.shape[:2] != rows_BN.shape:
+        return []
+    if logits_BNV[0].nbytes > _LOGITS_BYTES:
+        return []
+    snapshot = Snapshot()
+    return [(rows, snapshot.take(x)) for rows, x in zip(rows_BN, logits_BNV, strict=True)]
 
 
 def _rows_kept(logits_NV: Tensor, masks: np.ndarray) -> np.ndarray:

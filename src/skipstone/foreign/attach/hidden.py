@@ -1,19 +1,22 @@
-"""Caches of hidden prompts: calls that go on from one decide nothing, as the one that made it.
+"""Calls with a hidden prompt: they decide nothing themselves, but guide others by their logits.
 
 Shape letters: N rows of the cache.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from skipstone.foreign.attach.forward import Forward, Unguided, unguided
+from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.caches import returned
 from skipstone.foreign.shared.calls import Call
 
 
 class HiddenPrompts:
-    """Knows by its first keys a cache that a call with a hidden prompt has made.
+    """Keeps the logits of such calls, and knows by its first keys a cache that one has made.
 
     A loop may hand on copies of it, so keys are compared by what they hold.
     """
@@ -21,6 +24,29 @@ class HiddenPrompts:
     def __init__(self) -> None:
         """None was made yet."""
         self._keys: Tensor | None = None
+        self.unguided: Unguided = []
+        """Logits of a call that came before the one that they guide."""
+
+    def scored(
+        self,
+        output: object,
+        located: Located,
+        done: Forward | None,
+        start_BL: np.ndarray,
+        mask_id: int,
+    ) -> None:
+        """Logits with a hidden prompt go with the call before or after that has the same canvas."""
+        logits = unguided(output, located)
+        if done is not None and done.is_hidden_by(located, start_BL, mask_id):
+            done.hide(logits)
+        else:
+            self.unguided = logits
+
+    def taken(self) -> Unguided:
+        """Those that wait for the call that they guide, which is this one."""
+        waiting = self.unguided
+        self.unguided = []
+        return waiting
 
     def made(self, output: object) -> None:
         """A call with a hidden prompt has returned this."""

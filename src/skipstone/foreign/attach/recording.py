@@ -63,7 +63,8 @@ class Recording:
         self._finder = Finder(self._follower, wanted.mask_id)
         self.picks, self._hidden = Picks(), HiddenPrompts()
         self._carriers = Carriers()
-        self._twin = False
+        self._twin: Located | None = None
+        """The call under way, if it has a hidden prompt."""
         self.functions = Functions(self.guard, (self._follower, self._finder, self.watch))
         """The mode that tells what the loop does in between."""
         self._runs = 0
@@ -138,8 +139,11 @@ class Recording:
         with self.guard.within("reading what the model returned", source_line):
             if self._sanitizer is not None:
                 self._sanitizer.after(output)
-            if self._twin:
+            if self._twin is not None:
                 self._hidden.made(output)
+                if run is not None and self._wanted.level in ("window", "full"):
+                    start_BL, mask_id = run.start_BL, self._wanted.mask_id
+                    self._hidden.scored(output, self._twin, self._done, start_BL, mask_id)
             if run is not None and forward is not None:
                 # Also if reading fails: what is known of the step goes into the record.
                 self._done = forward
@@ -194,8 +198,9 @@ class Recording:
         if call is None or located is None:
             self._say(unlocated("", self._model, call, place(frame)))
             return
-        self._twin = located.samples.twin or self._hidden.goes_on(call)
-        if self._twin and run is not None:
+        twin = located.samples.twin or self._hidden.goes_on(call)
+        self._twin = located if twin else None
+        if twin and run is not None:
             self._guided(run, call, place(frame))
             return
         if run is not None and located.hid_before and not run.begun:
@@ -212,7 +217,10 @@ class Recording:
         self._finder.found(call, located)
         rows = call.shape[1]
         number = run.count_call(call.arguments, (len(located.canvas_BL), rows))
-        self._forward = Forward(number, located, rows, call.pairs, self._wanted.level)
+        self._forward = Forward(
+            number, located, rows, call.pairs, self._wanted.level, len(self._layers)
+        )
+        self._forward.hide(self._hidden.taken())
 
     def _guided(self, run: ForeignRun, call: Call, source: str) -> None:
         """The second call of a step, with the prompt hidden: it decides nothing by itself."""
@@ -242,7 +250,7 @@ class Recording:
             run.event(disagree(located.placed, located.said, run.forwards, source))
 
     def _read(self, run: ForeignRun, forward: Forward, output: object) -> None:
-        logits_CNV = forward.end(output, len(self._layers), self._wanted.mask_id)
+        logits_CNV = forward.end(output, self._wanted.mask_id)
         if logits_CNV is not None:
             self.watch.logits.add(logits_CNV)
         if forward.unseen:
@@ -274,6 +282,7 @@ class Recording:
 
     def _take_back(self, run: ForeignRun) -> None:
         """A run of one call was none: nothing of it is written down yet."""
+        self._hidden.unguided = [] if self._done is None else self._done.logits()
         run.close()
         self._runs -= 1
         del self.traces[self._runs :]

@@ -25,6 +25,12 @@ class Samples:
     """Copies of the canvas in the batch."""
 
     @property
+    def hidden(self) -> np.ndarray | None:
+        """Int [B]: the same samples with their prompt hidden; None if they are not in the batch."""
+        size = self.chosen.size
+        return (self.chosen + size) % (2 * size) if self.parts == 2 else None
+
+    @property
     def all(self) -> bool:
         """Whether the batch of the call is that of the run."""
         return self.parts == 1
