@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from faults.published import table, trial
 from faults.published.__main__ import main
+from faults.published.bench import SETS
 from faults.published.code import Base, Call, Code, Context, Job
 from faults.published.fault import Fault, Plant
 from faults.published.insert import inserted
-from faults.published.planted import EVERY
 from faults.published.trial import Outcome, Verdict
 from faults.truth import CACHED, Truth
 from skipstone.errors import ConfigError
@@ -105,13 +105,15 @@ def test_a_wrong_claim_weighs_as_three_that_are_missed() -> None:
     assert "does not act" in table.summary(done).lower()
 
 
-def test_every_fault_says_what_it_does_and_what_is_right() -> None:
-    assert EVERY
-    for fault in EVERY:
+@pytest.mark.parametrize("chosen", sorted(SETS))
+def test_every_fault_says_what_it_does_and_what_is_right(chosen: str) -> None:
+    every = SETS[chosen]
+    assert every
+    for fault in every:
         assert fault.says.endswith("."), fault.name
         assert fault.causes, fault.name
         assert fault.jobs, fault.name
-    assert len({(fault.base, fault.name) for fault in EVERY}) == len(EVERY)
+    assert len({(fault.base, fault.name) for fault in every}) == len(every)
 
 
 # --- a trial, on a loop and a model that are here -------------------------------------------------

@@ -2,6 +2,6 @@
 
 ``python -m faults.published`` plants faults: statements of ours are put into functions in memory,
 and tiny random models are patched. What a fault is, and what is right to say about it, was written
-down before the diagnosis was asked. ``python -m faults.published.right`` runs the loops as they
-are.
+down before the diagnosis was asked; ``--heldout`` takes the faults that no rule was written after.
+``python -m faults.published.right`` runs the loops as they are.
 """

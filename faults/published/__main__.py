@@ -1,8 +1,8 @@
 """The bench of faults in published code.
 
     python -m faults.published --fast-dllm PATH [--llada PATH] [--dream PATH] [--dllm PATH]
-        [--es-dllm PATH] [--dkv-cache PATH] [--only NAME ...] [--jobs N]
-        [-o scores.json] [--scores scores.md]
+        [--es-dllm PATH] [--dkv-cache PATH] [--sdar PATH] [--open-dllm PATH] [--dinfer PATH]
+        [--heldout] [--only NAME ...] [--jobs N] [-o scores.json] [--scores scores.md]
 
 Each path is a local checkout; what is not given is skipped, with a word.
 """
@@ -27,6 +27,10 @@ _CHECKOUT = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--dllm", type=_CHECKOUT, help="github.com/ZHZisZZ/dllm")
 @click.option("--es-dllm", type=_CHECKOUT, help="github.com/zhuzj19/ES-dLLM")
 @click.option("--dkv-cache", type=_CHECKOUT, help="github.com/horseee/dKV-Cache")
+@click.option("--sdar", type=_CHECKOUT, help="github.com/JetAstra/SDAR")
+@click.option("--open-dllm", type=_CHECKOUT, help="github.com/pengzhangzhi/Open-dLLM")
+@click.option("--dinfer", type=_CHECKOUT, help="github.com/inclusionAI/dInfer")
+@click.option("--heldout", is_flag=True, help="The faults that no rule was written after.")
 @click.option("--only", multiple=True, help="Faults whose name contains this; repeatable.")
 @click.option("--jobs", default=1, show_default=True, help="Processes.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write all outcomes as JSON.")
@@ -38,19 +42,21 @@ def main(
     out: Path | None,
     scores: Path | None,
     docs: Path | None,
+    *,
+    heldout: bool,
     **checkouts: Path | None,
 ) -> None:
     """Plant every fault, and score what the diagnosis says."""
     given = {name.replace("_", "-"): path for name, path in checkouts.items()}
     try:
-        done = bench.outcomes(given, only, jobs)
+        done = bench.outcomes(given, only, jobs, "heldout" if heldout else "planted")
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     click.echo(table.summary(done))
     if scores is not None:
         write_whole(scores, table.scores(done, bench.commit()))
     if docs is not None:
-        table.insert(docs, done)
+        table.insert(docs, done, "heldout" if heldout else "published")
     if out is not None:
         table.write_json(out, done)
 

@@ -12,22 +12,27 @@ from pathlib import Path
 
 import torch
 
-from faults.published import table, trial
+from faults.published import heldout, planted, table, trial
 from faults.published.bases import BASES
-from faults.published.planted import EVERY
 from faults.published.trial import Outcome
 from skipstone.errors import ConfigError
 from skipstone.files import one_line
 
-Task = tuple[str, dict[str, Path], tuple[tuple[int, int], ...]]
-"""A code base, all checkouts, and trials as numbers of fault and job: functions cannot be sent."""
+Task = tuple[str, str, dict[str, Path], tuple[tuple[int, int], ...]]
+"""A set of faults, a code base, all checkouts, and trials as numbers of fault and job: functions
+cannot be sent."""
+
+SETS = {"planted": planted.EVERY, "heldout": heldout.EVERY}
+"""The faults that rules were written with, and those that were not."""
 
 _TRIALS_OF_A_TASK = 12
 _NEEDED = ("transformers", "einops")
 
 
-def outcomes(checkouts: Mapping[str, Path | None], only: Sequence[str], jobs: int) -> list[Outcome]:
-    """Every fault of the code bases that are here, at each of its jobs.
+def outcomes(
+    checkouts: Mapping[str, Path | None], only: Sequence[str], jobs: int, chosen: str = "planted"
+) -> list[Outcome]:
+    """Every fault of a set, in the code bases that are here, at each of its jobs.
 
     Raises:
         ConfigError: no checkout is here, or what their code imports is missing.
@@ -48,28 +53,30 @@ def outcomes(checkouts: Mapping[str, Path | None], only: Sequence[str], jobs: in
             bases.append(base.name)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        tasks = _tasks(bases, here, only)
+        tasks = _tasks(chosen, bases, here, only)
         return [outcome for done in pool.map(_work, tasks) for outcome in done]
 
 
-def _tasks(bases: Sequence[str], here: dict[str, Path], only: Sequence[str]) -> Iterator[Task]:
+def _tasks(
+    chosen: str, bases: Sequence[str], here: dict[str, Path], only: Sequence[str]
+) -> Iterator[Task]:
     for base in bases:
         mine = [
             (number, job)
-            for number, fault in enumerate(EVERY)
+            for number, fault in enumerate(SETS[chosen])
             for job in range(len(fault.jobs))
             if fault.base == base and (not only or any(part in fault.name for part in only))
         ]
         for at in range(0, len(mine), _TRIALS_OF_A_TASK):
-            yield base, here, tuple(mine[at : at + _TRIALS_OF_A_TASK])
+            yield chosen, base, here, tuple(mine[at : at + _TRIALS_OF_A_TASK])
 
 
 def _work(task: Task) -> list[Outcome]:
-    name, here, numbers = task
+    chosen, name, here, numbers = task
     torch.set_num_threads(1)
     # Their code compiles on its first call, which takes minutes on a CPU and is not in question.
     torch.compiler.set_stance("force_eager")
-    base, done = BASES[name], list[Outcome]()
+    base, faults, done = BASES[name], SETS[chosen], list[Outcome]()
     try:
         modules = base.load(here)
     except Exception as error:
@@ -77,7 +84,7 @@ def _work(task: Task) -> list[Outcome]:
         _say(f"skipped: {name} cannot be imported here ({one_line(error)})")
         return []
     for number, job in numbers:
-        new = trial.run(EVERY[number], EVERY[number].jobs[job], base, modules)
+        new = trial.run(faults[number], faults[number].jobs[job], base, modules)
         _say("\n".join(map(table.line, new)))
         done += new
     return done

@@ -3,9 +3,9 @@
     SKIPSTONE_PUBLISHED=FOLDER python -m faults.published.right --table scores.md
 
 FOLDER has a checkout of each repository, by its name: Fast-dLLM, LLaDA, dllm, ES-dLLM, dLLM-cache,
-Open-dLLM, dKV-Cache, SDAR; what is not there is left out. ``transformers`` must be installed.
-Every configuration runs three times: alone, where its own variables say how it goes; recorded; and
-recorded and sanitized. Tokens must be the same each time.
+Open-dLLM, dKV-Cache, SDAR, dInfer; what is not there is left out. ``transformers`` must be
+installed. Every configuration runs three times: alone, where its own variables say how it goes;
+recorded; and recorded and sanitized. Tokens must be the same each time.
 """
 
 from __future__ import annotations

@@ -14,8 +14,6 @@ from skipstone.outputs import write_whole
 _MISSED_BY_ONE_WRONG = 3
 """A wrong claim costs its reader hours; silence costs nothing."""
 
-_BEGIN, _END = "<!-- published bench -->", "<!-- end of published bench -->"
-
 _SUMMARY = (
     "code",
     "asked with",
@@ -123,11 +121,12 @@ def _mode(model: bool) -> str:
     return "a model" if model else "traces"
 
 
-def insert(page: Path, outcomes: Sequence[Outcome]) -> None:
-    """Put the shares between the markers of a page."""
-    before, _, rest = page.read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    write_whole(page, f"{before}{_BEGIN}\n{summary(outcomes)}\n{_END}{after}")
+def insert(page: Path, outcomes: Sequence[Outcome], bench: str) -> None:
+    """Put the shares between the markers that a page has for a bench."""
+    begin, end = f"<!-- {bench} bench -->", f"<!-- end of {bench} bench -->"
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    write_whole(page, f"{before}{begin}\n{summary(outcomes)}\n{end}{after}")
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from faults.published.loops import (
+    dinfer,
     dkv_cache,
     dllm,
     dllm_cache,
@@ -29,6 +30,7 @@ _MODULES = (
     open_dllm,
     dkv_cache,
     sdar,
+    dinfer,
 )
 
 ALL: tuple[tuple[str, Callable[[], Iterator[Right]]], ...] = tuple(

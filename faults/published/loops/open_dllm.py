@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from faults.published.checkouts import load, present
+from faults.published.bases.open_dllm import generation, give_loop
+from faults.published.bases.sdar import modelling, qwen
+from faults.published.checkouts import present
 from faults.published.cuts import Moment, Variables, host, span
 from faults.published.loops.tiny import EOS, MASK, QWEN, padded, weights
 from faults.published.right import Job, Right
@@ -26,6 +27,13 @@ def configurations() -> Iterator[Right]:
         "entropy": {"alg": "entropy"},
         "origin, temperature": {"alg": "origin", "temperature": 0.7},
         "maskgit_plus, bfloat16": {"alg": "maskgit_plus", "dtype": torch.bfloat16},
+        "p2, temperature": {"alg": "p2", "temperature": 0.6},
+        "p2, bfloat16": {"alg": "p2", "dtype": torch.bfloat16},
+        "p2, three prompts, padded": {"alg": "p2", "lengths": (9, 7, 4)},
+        "topk_margin": {"alg": "topk_margin", "steps": 8},
+        "entropy, three prompts, padded": {"alg": "entropy", "lengths": (9, 7, 4)},
+        "maskgit_plus, order is drawn": {"alg": "maskgit_plus", "alg_temp": 0.4},
+        "entropy, long prompt": {"alg": "entropy", "lengths": (29,), "steps": 7},
     }
     if present(MODEL):
         for name, setting in settings.items():
@@ -33,29 +41,11 @@ def configurations() -> Iterator[Right]:
 
 
 def _job(lengths: tuple[int, ...] = (7,), dtype: Any = torch.float32, **setting: Any) -> Job:
-    [generation] = load(
-        REPOSITORY,
-        "veomni.models.transformers.qwen2.generation_utils",
-        bare=(
-            "veomni",
-            "veomni.models",
-            "veomni.models.transformers",
-            "veomni.models.transformers.qwen2",
-        ),
-    )
-    packages = ("dllm", "dllm.core", "dllm.pipelines", "dllm.pipelines.a2d")
-    [qwen] = load(
-        MODEL,
-        "dllm.pipelines.a2d.models.qwen2.modeling_qwen2",
-        bare=(*packages, "dllm.pipelines.a2d.models"),
-    )
-    model: Any = weights(qwen.A2DQwen2LMHeadModel(qwen.A2DQwen2Config(**QWEN)), dtype)
-    mixin = generation.MDMGenerationMixin
-    for name in ("diffusion_generate", "_mdm_sample", "_mdm_prepare_generation_config"):
-        setattr(model, name, MethodType(getattr(mixin, name), model))
-    model._expand_inputs_for_generation = mixin._expand_inputs_for_generation
+    module = generation(REPOSITORY)
+    model: Any = weights(qwen(modelling(MODEL), QWEN), dtype)
+    give_loop(model, module)
     prompt, _ = padded(*lengths)
-    asked = generation.MDMGenerationConfig(
+    asked = module.MDMGenerationConfig(
         **{
             "mask_token_id": MASK,
             "pad_token_id": 0,

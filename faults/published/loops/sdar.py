@@ -5,14 +5,14 @@ Its model needs a GPU; a model of dllm's stands for it, with the one argument th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from faults.published.bases.sdar import Storing, modelling, qwen
 from faults.published.checkouts import load, present
 from faults.published.cuts import Moment, Variables, host
 from faults.published.loops.tiny import EOS, MASK, QWEN, padded, weights
@@ -23,57 +23,29 @@ REPOSITORY, MODEL = "SDAR", "dllm"
 
 def configurations() -> Iterator[Right]:
     """By rule."""
+    static = {"remasking_strategy": "low_confidence_static"}
     settings: dict[str, dict[str, Any]] = {
-        "static": {"remasking_strategy": "low_confidence_static"},
+        "static": static,
         "dynamic": {"confidence_threshold": 0.2},
         "sequential": {"remasking_strategy": "sequential"},
         "prompt of whole blocks": {"confidence_threshold": 0.2, "length": 8},
         "prompt within a block": {"confidence_threshold": 0.2, "length": 5},
-        "two steps a block": {"remasking_strategy": "low_confidence_static", "denoising_steps": 2},
+        "two steps a block": {**static, "denoising_steps": 2},
+        "prompt of many blocks": {"confidence_threshold": 0.1, "length": 27},
+        "prompt of many blocks, static": {**static, "length": 19, "denoising_steps": 4},
+        "blocks of 4": {"confidence_threshold": 0.15, "block_length": 4},
+        "steps do not divide": {**static, "denoising_steps": 3},
+        "four best tokens": {"confidence_threshold": 0.4, "top_k": 4, "top_p": 0.9},
+        "bfloat16": {"confidence_threshold": 0.1, "dtype": torch.bfloat16},
     }
     if present(MODEL):
         for name, setting in settings.items():
             yield Right(REPOSITORY, f"block diffusion, {name}", partial(_job, **setting))
 
 
-class Storing(nn.Module):
-    """A model whose calls add to their cache only where they are asked to."""
-
-    def __init__(self, inner: Any) -> None:
-        """Wrap a model that always adds."""
-        super().__init__()
-        self.inner = inner
-        self.config, self.device = inner.config, inner.device
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        past_key_values: Any,
-        use_cache: bool = True,
-        store_kv: bool = False,
-    ) -> Any:
-        """Logits of the rows, behind what the cache has."""
-        cache = past_key_values if store_kv else copy.deepcopy(past_key_values)
-        return self.inner(
-            input_ids,
-            attention_mask=attention_mask[:, None].bool(),
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=use_cache,
-        )
-
-
-def _job(length: int = 11, **setting: Any) -> Job:
+def _job(length: int = 11, dtype: torch.dtype = torch.float32, **setting: Any) -> Job:
     [loop] = load(REPOSITORY, "generate")
-    packages = ("dllm", "dllm.core", "dllm.pipelines", "dllm.pipelines.a2d")
-    [qwen] = load(
-        MODEL,
-        "dllm.pipelines.a2d.models.qwen2.modeling_qwen2",
-        bare=(*packages, "dllm.pipelines.a2d.models"),
-    )
-    model = Storing(weights(qwen.A2DQwen2LMHeadModel(qwen.A2DQwen2Config(**QWEN))))
+    model = Storing(weights(qwen(modelling(MODEL), QWEN), dtype))
     prompt, _ = padded(length)
     named = {"gen_length": 16, "block_length": 8, "denoising_steps": 8, "temperature": 0.7}
     return Job(
