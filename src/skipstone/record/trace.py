@@ -76,14 +76,17 @@ class MemoryTrace:
         self._tensors = dict[tuple[int, TensorKey], tuple[np.ndarray, np.ndarray]]()
         # Made again only after the run went on: readers ask for a record with every tensor.
         self._made: list[RunRecord] | None = None
+        self._coming: Iterable[Taken] = ()
 
     def __repr__(self) -> str:
+        self._settle()
         steps = sum(map(len, self._steps))
         return f"<MemoryTrace of {len(self._headers)} samples, {steps} steps, level {self.level}>"
 
     @property
     def records(self) -> list[RunRecord]:
         """One record for each sample, as far as the run has come."""
+        self._settle()
         if self._made is None:
             parts = zip(self._headers, self._steps, self._outcomes, self._events, strict=True)
             self._made = [RunRecord(h, tuple(s), o, tuple(e)) for h, s, o, e in parts]
@@ -91,15 +94,18 @@ class MemoryTrace:
 
     def keys(self, sample: int) -> list[TensorKey]:
         """Tensors of a sample, in order of forward, tap and layer."""
+        self._settle()
         return sorted(key for owner, key in self._tensors if owner == sample)
 
     def tensor(self, sample: int, key: TensorKey) -> TensorRows | None:
         """One tensor; None if it was not recorded."""
+        self._settle()
         found = self._tensors.get((sample, key))
         return None if found is None else with_provenance(self.records[sample], key, *found)
 
     def begin(self, headers: Sequence[Header], level: str) -> None:
         """Forget the run before."""
+        self._coming = ()
         self.level, self._made = level, None
         self._headers = list(headers)
         self._steps = [[] for _ in headers]
@@ -109,28 +115,38 @@ class MemoryTrace:
 
     def step(self, sample: int, record: StepRecord, tensors: Tensors) -> None:
         """Keep a step."""
+        self._settle()
         self._made = None
         self._steps[sample].append(record)
         for key, rows in tensors.items():
             self._tensors[sample, key] = rows
 
     def later(self, steps: Iterable[Taken]) -> None:
-        """Keep steps, now."""
-        for taken in steps:
+        """Keep steps once they are asked for, or others follow: their tensors may be on the way."""
+        self._settle()
+        self._coming = steps
+
+    def _settle(self) -> None:
+        """Draw what is to be kept."""
+        coming, self._coming = self._coming, ()
+        for taken in coming:
             self.step(*taken)
 
     def lengthen(self, headers: Sequence[Header], steps: Sequence[tuple[int, StepRecord]]) -> None:
         """The canvas of the run grew: keep headers and steps anew; tensors stay."""
+        self._settle()
         self._made = None
         self._headers = list(headers)
         self._steps = [[r for owner, r in steps if owner == i] for i in range(len(headers))]
 
     def event(self, sample: int, event: Event) -> None:
         """Keep an event."""
+        self._settle()
         self._made = None
         self._events[sample].append(event)
 
     def end(self, outcomes: Sequence[Outcome]) -> None:
         """Close the records."""
+        self._settle()
         self._made = None
         self._outcomes = list(outcomes)

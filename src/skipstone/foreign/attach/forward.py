@@ -7,13 +7,13 @@ D width, V vocabulary, Y layers, P positions of a cache, H heads, W width of a h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from skipstone.foreign.attach.kept import Kept, KeptTensor
 from skipstone.foreign.attach.picks import Pick
 from skipstone.foreign.attach.scoring import NO_SCORES, Scoring
 from skipstone.foreign.attach.seen import Seen
@@ -22,10 +22,7 @@ from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.caches import by_heads, returned
 from skipstone.record import Tap, TensorKey
-from skipstone.record.sketch import pack, sketch
 
-Rowed = dict[TensorKey, tuple[np.ndarray, np.ndarray]]
-"""Positions and values by tensor."""
 Unguided = list[tuple[np.ndarray, Copy]]
 """Positions and logits of a call with a hidden prompt, for each sample."""
 
@@ -82,8 +79,9 @@ class Forward:
         """Of the states that went in or out last; None if they are not known."""
         self._last: Tensor | None = None
         """States that came out of a layer last."""
-        self._snapshot = Snapshot()
-        self._kept: list[list[_Kept]] = [[] for _ in range(batch)]
+        # Scores are asked for first: they do not wait for all the rest.
+        self._scores, self._tensors = Snapshot(), Snapshot()
+        self._kept: list[Kept] = [[] for _ in range(batch)]
         self._scored: list[Scoring | None] = [None] * batch
 
     def enters_whole(self, layer: int, x: Tensor) -> bool:
@@ -160,7 +158,8 @@ class Forward:
 
     def send(self, carriers: Carriers) -> None:
         """Let go of all that was kept; it is there when the call is ``seen``."""
-        self._snapshot.send(carriers)
+        self._scores.send(carriers)
+        self._tensors.send(carriers)
 
     def is_hidden_by(self, located: Located, start_BL: np.ndarray, mask_id: int) -> bool:
         """Whether another call had the canvas of this one, but for its prompt."""
@@ -177,7 +176,7 @@ class Forward:
             return
         key = TensorKey(self.number, Tap.UNGUIDED, self._layers)
         for kept, (positions, copy) in zip(self._kept, unguided, strict=False):
-            kept.append(_Kept(key, positions, copy, ()))
+            kept.append(KeptTensor(key, positions, copy, ()))
 
     def logits(self) -> Unguided:
         """Those that were kept, of a call that turned out to have a hidden prompt itself."""
@@ -186,7 +185,7 @@ class Forward:
 
     def seen(
         self, b: int, after: np.ndarray, next_rows: np.ndarray | None, seconds: float, mask_id: int
-    ) -> tuple[Seen, Rowed]:
+    ) -> tuple[Seen, Kept]:
         """One sample of the call, now that its canvas after the commit is known."""
         rows = self.placed.positions_BN[b]
         scored = self._scored[b]
@@ -203,7 +202,7 @@ class Forward:
             next_rows=next_rows,
             scores=NO_SCORES if scored is None else scored.as_committed(after, mask_id),
             seconds=seconds,
-        ), {kept.key: kept.rowed() for kept in self._kept[b]}
+        ), self._kept[b]
 
     def _batched(self, x: Tensor) -> Tensor | None:
         """States as [B, M, D]; None if they have another shape, or their rows are not known."""
@@ -252,11 +251,13 @@ class Forward:
     def _keep(self, layer: int, states_BMD: Tensor) -> None:
         if not self._states or self.rows_lost:
             return
-        copy = self._snapshot.take(states_BMD, own=not self.samples.all)
+        copy = self._tensors.take(states_BMD, own=not self.samples.all)
         tap = Tap.SKETCH if self._sketched else Tap.STATE
         for b, going in enumerate(self._going):
             positions = self.placed.positions_BN[b][going]
-            self._kept[b].append(_Kept(TensorKey(self.number, tap, layer), positions, copy, (b,)))
+            self._kept[b].append(
+                KeptTensor(TensorKey(self.number, tap, layer), positions, copy, (b,))
+            )
 
     def _keep_store(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Keys and values as they lie in the foreign cache."""
@@ -275,12 +276,12 @@ class Forward:
         batch, heads, length, width = stores[0].shape
         rows_YCPHW = stores[0].new_empty(len(stores), batch, length, heads, width)
         torch.stack(list(stores), out=rows_YCPHW.transpose(2, 3))
-        copy = self._snapshot.take(rows_YCPHW.flatten(3), own=True)
+        copy = self._tensors.take(rows_YCPHW.flatten(3), own=True)
         positions = np.arange(length, dtype=np.int32)
         for y, layer in enumerate(layers):
             key = TensorKey(self.number, tap, layer)
             for b, c in enumerate(self.samples.chosen.tolist()):
-                self._kept[b].append(_Kept(key, positions, copy, (y, c)))
+                self._kept[b].append(KeptTensor(key, positions, copy, (y, c)))
 
     def _score(self, b: int, c: int, logits_CNV: Tensor, rows: np.ndarray, mask_id: int) -> None:
         """Score the masks of one sample, from a copy: the loop may write into its logits."""
@@ -291,7 +292,7 @@ class Forward:
         if not index.size:
             return
         logits_CV = logits_CNV[c][torch.from_numpy(index).to(logits_CNV.device)]
-        self._scored[b] = Scoring(positions[index], logits_CV, mask_id, self._snapshot)
+        self._scored[b] = Scoring(positions[index], logits_CV, mask_id, self._scores)
         if self._others:
             hidden = self.samples.hidden
             self._keep_logits(b, Tap.LOGITS, logits_CNV[c], index)
@@ -303,24 +304,9 @@ class Forward:
         kept = _rows_kept(logits_NV, masks)
         if kept.size < rows:
             logits_NV = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
-        copy = self._snapshot.take(logits_NV, own=kept.size < rows)
+        copy = self._tensors.take(logits_NV, own=kept.size < rows)
         key = TensorKey(self.number, tap, self._layers)
-        self._kept[b].append(_Kept(key, self.placed.positions_BN[b][kept], copy, ()))
-
-
-@dataclass(frozen=True, eq=False)
-class _Kept:
-    """A tensor of one sample, within a copy of more."""
-
-    key: TensorKey
-    positions: np.ndarray
-    copy: Copy
-    at: tuple[int, ...]
-
-    def rowed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and values."""
-        values = self.copy.array()[self.at]
-        return self.positions, pack(sketch(values)) if self.key.tap is Tap.SKETCH else values
+        self._kept[b].append(KeptTensor(key, self.placed.positions_BN[b][kept], copy, ()))
 
 
 def _rows(shape: torch.Size) -> int:

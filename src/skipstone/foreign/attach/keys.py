@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from skipstone.foreign.attach.forward import Rowed
+from skipstone.foreign.attach.kept import Rowed
 from skipstone.record import Tap, TensorKey
 
 Keys = Literal["rotated", "unrotated", "unknown"]

@@ -23,6 +23,7 @@ from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.given import plain_arguments
 from skipstone.foreign.attach.header import header_of
 from skipstone.foreign.attach.hidden import HiddenPrompts
+from skipstone.foreign.attach.kept import rowed
 from skipstone.foreign.attach.keys import kind_of_keys
 from skipstone.foreign.attach.picks import Picks
 from skipstone.foreign.attach.run import ForeignRun
@@ -65,7 +66,11 @@ class Recording:
         self._carriers = Carriers()
         self._twin: Located | None = None
         """The call under way, if it has a hidden prompt."""
-        self.functions = Functions(self.guard, (self._follower, self._finder, self.watch))
+        self.functions = Functions(
+            self.guard,
+            (self._follower, self._finder, self.watch),
+            within=() if self._sanitizer is None else (self._follower,),
+        )
         """The mode that tells what the loop does in between."""
         self._runs = 0
         self._calls = 0
@@ -182,12 +187,10 @@ class Recording:
     def _is_inside(self, inside: bool) -> None:
         """A call of the model is under way from now on, or no more."""
         self.watch.inside = self._follower.inside = self.picks.inside = inside
-        if self._sanitizer is not None:
-            return
         if inside:
-            self.functions.leave()
+            self.functions.call_begins()
         else:
-            self.functions.come_back()
+            self.functions.call_is_over()
 
     # A call, from its arguments to what it returned.
 
@@ -309,7 +312,8 @@ class Recording:
             rows = None if next_rows_BN is None else next_rows_BN[b]
             seen, tensors = done.seen(b, after, rows, now - self._step_began, self._wanted.mask_id)
             if not run.begun:
-                keys = kind_of_keys(tensors, done.number, seen.before == self._wanted.mask_id)
+                first = rowed([kept for kept in tensors if kept.key.layer == 1])
+                keys = kind_of_keys(first, done.number, seen.before == self._wanted.mask_id)
                 run.begin(self._header(run, done, keys), self._wanted.stated)
             run.add(b, seen, tensors)
         self._step_began = now

@@ -24,9 +24,9 @@ from skipstone.foreign.attach.blocks import (
     window_of,
 )
 from skipstone.foreign.attach.cost import Clock
-from skipstone.foreign.attach.forward import Rowed
 from skipstone.foreign.attach.given import GivenTensors
 from skipstone.foreign.attach.growth import refitted
+from skipstone.foreign.attach.kept import Kept, rowed
 from skipstone.foreign.attach.seen import Seen
 from skipstone.foreign.attach.steps import Assembler
 from skipstone.foreign.attach.wanted import Wanted
@@ -71,7 +71,7 @@ class ForeignRun:
         self._origin = 0
         self._window: int | None = None
         self._assemblers = list[Assembler]()
-        self._waiting = list[tuple[int, Seen, Rowed]]()
+        self._waiting = list[tuple[int, Seen, Kept]]()
         self._events = list[Event]()
         self._block_length: int | None = None
         self._likely_length: int | None = None
@@ -173,7 +173,7 @@ class ForeignRun:
         self.forwards += 1
         return self.forwards - 1
 
-    def add(self, sample: int, seen: Seen, tensors: Rowed) -> None:
+    def add(self, sample: int, seen: Seen, tensors: Kept) -> None:
         """One sample of a call, in order; written down once the block length is known."""
         if self._block_length is None:
             self._block_length = self._shown_length(sample, seen)
@@ -228,17 +228,28 @@ class ForeignRun:
             call = waiting[first : first + batch]
             shown = [self._assemblers[b].shown(seen, grids[b]) for b, seen, _ in call]
             others = max((block for block in shown if block is not None), default=None)
-            for b, seen, tensors in call:
-                record = self._assemblers[b].record(seen, grids[b], others)
-                self._write_step(b, seen, record, tensors)
+            records = [self._assemblers[b].record(seen, grids[b], others) for b, seen, _ in call]
+            self._write_steps(records, call)
         waiting.clear()
 
-    def _write_step(self, sample: int, seen: Seen, record: StepRecord, tensors: Rowed) -> None:
-        self.last_block = max(self.last_block, record.block_stop)
-        self._count(seen)
-        wanted = self._wanted(record.block, record.step)
-        self._written.append((sample, record))
-        self._sink.step(sample, record, tensors if wanted else {})
+    def _write_steps(
+        self, records: Sequence[StepRecord], call: Sequence[tuple[int, Seen, Kept]]
+    ) -> None:
+        """One call, of all samples; its tensors may still be on their way."""
+        tensors = dict[int, Kept]()
+        for record, (sample, seen, kept) in zip(records, call, strict=True):
+            self.last_block = max(self.last_block, record.block_stop)
+            self._count(seen)
+            self._written.append((sample, record))
+            if kept and self._wanted(record.block, record.step):
+                tensors[sample] = kept
+        samples = [sample for sample, _, _ in call]
+        if tensors:
+            taken = zip(samples, records, strict=True)
+            self._sink.later((b, record, rowed(tensors.get(b, []))) for b, record in taken)
+        else:
+            for sample, record in zip(samples, records, strict=True):
+                self._sink.step(sample, record, {})
 
     def _wanted(self, block: int, step: int) -> bool:
         """Whether the tensors of a step are kept."""

@@ -48,7 +48,7 @@ class Call:
     @property
     def outputs(self) -> list[Tensor]:
         """The tensors that got new contents."""
-        return list(tensors_in(self.args[:1] if self.in_place else (self.out,)))
+        return outputs_of(self.args, self.out, in_place=self.in_place)
 
     def argument(self, index: int, name: str, default: object = None) -> object:
         """An argument, however it was passed."""
@@ -77,6 +77,11 @@ class Call:
         if places is None:
             places = torch.full((1,) * tensor.ndim, UNKNOWN, dtype=torch.int32)
         return spread(places, tensor.shape)
+
+
+def outputs_of(args: tuple[object, ...], out: object, *, in_place: bool) -> list[Tensor]:
+    """The tensors to which a function gave new contents."""
+    return list(tensors_in(args[:1] if in_place else (out,)))
 
 
 def tensors_in(values: Iterable[object]) -> Iterator[Tensor]:

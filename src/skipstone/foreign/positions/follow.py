@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping
 from itertools import chain, repeat
 
 import torch
 from torch import Tensor
 
-from skipstone.foreign.positions.calls import Call, Clash, plain_name, tensors_in
+from skipstone.foreign.positions.calls import Call, Clash, outputs_of, tensors_in
 from skipstone.foreign.positions.evidence import LOW_PRECISION, Findings
-from skipstone.foreign.positions.memo import Memo
+from skipstone.foreign.positions.kinds import Kind, kind_of
+from skipstone.foreign.positions.memo import Memo, Places
 from skipstone.foreign.positions.places import Ledger, Ref, Tag, fits, ranked
-from skipstone.foreign.positions.rules import HANDS_ON, KEEPS_IDS, RULES
 from skipstone.foreign.shared.calls import INTEGERS
 from skipstone.foreign.shared.functions import Operation
 
@@ -35,7 +35,8 @@ class Follower:
         self.failed = Counter[str]()
         """Torch functions that were called in a way that could not be followed, and how often."""
         self._findings = findings
-        self._memo = Memo()
+        self._kinds = dict[Callable[..., object], Kind]()
+        self._memo = Memo(self.ledger)
         self._told = False
         """Whether the rule that is being asked has told of a clash."""
 
@@ -43,58 +44,82 @@ class Follower:
         """Note what the results of a function stand for."""
         if self._findings is None and self.inside:
             return
-        func, args, named, out = operation
-        name, in_place = plain_name(func)
-        call = Call(func, name, args, named, out, in_place, self.ledger, self._clashed)
-        if name in RULES:
-            self._follow(call)
-        else:
+        func, args, _, out = operation
+        kind = self._kinds.get(func)
+        if kind is None:
+            kind = self._kinds[func] = kind_of(func)
+        if kind.rule is None:
             self.ledger.drop(out)
-            if in_place and args:
+            if kind.in_place and args:
                 self.ledger.drop(args[0])
+        elif self._findings is not None or _gives_ids(args[0] if kind.in_place and args else out):
+            self._follow(kind, operation)
 
-    def _follow(self, call: Call) -> None:
-        if self._findings is not None:
-            self._check_precision(call, self._findings)
-        operands = list(tensors_in((*call.args, *call.kwargs.values())))
-        known = [tag for tag in map(self.ledger.get, operands) if tag is not None]
-        if not known or not (self._findings is not None or _gives_ids(call)):
+    def _follow(self, kind: Kind, operation: Operation) -> None:
+        func, args, kwargs, out = operation
+        key, known = self._memo.key(kind, args, kwargs)
+        if not known:
             return
-        for out, places in zip(call.outputs, chain(self._answer(call), repeat(None)), strict=False):
-            if places is not None and fits(places, out):
-                self._note(call, out, ranked(places, out.ndim), known)
+        answer = None if key is None else self._memo.find(key)
+        call: Call | None = None
+        if answer is None or kind.similarity:
+            call = Call(
+                func, kind.name, args, kwargs, out, kind.in_place, self.ledger, self._clashed
+            )
+            if kind.similarity and self._findings is not None:
+                self._check_precision(call, self._findings)
+        if answer is None:
+            assert call is not None
+            answer = self._answer(call, key, kind)
+        outputs = outputs_of(args, out, in_place=kind.in_place)
+        for output, places in zip(outputs, chain(answer, repeat(None)), strict=False):
+            if places is None:
+                self.ledger.drop(output)
             else:
-                self.ledger.drop(out)
+                self._note(kind, args, kwargs, output, places)
 
-    def _answer(self, call: Call) -> Sequence[Tensor | None]:
-        """What the rule of a call says about its outputs."""
-        key = self._memo.key(call)
-        answer = self._memo.find(key)
-        if answer is not None:
-            return answer
+    def _answer(self, call: Call, key: Hashable | None, kind: Kind) -> Places:
+        """What the rule of a call says about its outputs, as far as it can be true of them."""
         self._told = False
         # A call that cannot be followed must not stop the code that is watched.
         try:
-            answer = RULES[call.name](call)
+            said = () if kind.rule is None else kind.rule(call)
         except (RuntimeError, ValueError, TypeError, IndexError):
             self.failed[call.name] += 1
             return ()
-        if not self._told:
+        answer = tuple(
+            self.ledger.one(ranked(places, out.ndim))
+            if places is not None and fits(places, out)
+            else None
+            for out, places in zip(call.outputs, chain(said, repeat(None)), strict=False)
+        )
+        if not self._told and key is not None:
             self._memo.keep(key, answer)
         return answer
 
-    def _note(self, call: Call, out: Tensor, places: Tensor, known: list[Tag]) -> None:
+    def _note(
+        self,
+        kind: Kind,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        out: Tensor,
+        places: Tensor,
+    ) -> None:
         """Write down what is known about an output."""
-        ids = out.dtype in INTEGERS and (call.name in KEEPS_IDS or call.name in HANDS_ON)
-        run = next((tag.canvas for tag in known if tag.canvas is not None), None) if ids else None
-        self.ledger.set(out, Tag(places, self._base(call, out), run, _product(call, self.ledger)))
-
-    def _base(self, call: Call, out: Tensor) -> Ref | None:
-        """What an output was cut from."""
-        if call.name not in HANDS_ON or not isinstance(call.args[0], Tensor):
-            return None
-        base = self.ledger.base(call.args[0])
-        return None if base is out else weakref.ref(base)
+        ledger = self.ledger
+        canvas = base = product = None
+        if kind.keeps_ids and out.dtype in INTEGERS:
+            tags = map(ledger.get, tensors_in((*args, *kwargs.values())))
+            canvas = next((t.canvas for t in tags if t is not None and t.canvas is not None), None)
+        if kind.hands_on and isinstance(args[0], Tensor):
+            of = ledger.base(args[0])
+            base = None if of is out else weakref.ref(of)
+        if kind.multiplies:
+            product = _factors(args, ledger)
+        elif kind.hands_on or (kind.sums and _along_rows(args, kwargs)):
+            tag = ledger.get(args[0])
+            product = None if tag is None else tag.product
+        ledger.note(out, Tag(places, base, canvas, product))
 
     def _check_precision(self, call: Call, findings: Findings) -> None:
         """A similarity in low precision: by its own function, or as a product over norms."""
@@ -106,7 +131,7 @@ class Follower:
             if a is not None and b is not None and {a.dtype, b.dtype} & LOW_PRECISION:
                 dim = call.argument(2, "dim", 1)
                 findings.low_precision(call.name, a, b, dim if isinstance(dim, int) else 1, out)
-        elif call.name in ("div", "true_divide", "divide"):
+        else:
             tag, divisor = self.ledger.get(call.args[0]), call.tensor(1, "other")
             if tag is None or tag.product is None or self.ledger.get(divisor) is None:
                 return
@@ -115,28 +140,34 @@ class Follower:
                 findings.low_precision("product over norms", a, b, -1, out)
 
     def _clashed(self, clash: Clash) -> None:
+        """Rows of different positions met; those of one tensor do so on purpose."""
         self._told = True
-        if self._findings is not None:
+        if self._findings is not None and not self.ledger.related(clash.a, clash.b):
             self._findings.misaligned(clash, self.ledger)
 
 
-def _gives_ids(call: Call) -> bool:
+def _gives_ids(out: object) -> bool:
     """Whether a function has a result that may be token ids."""
-    return any(out.dtype in INTEGERS for out in call.outputs)
+    return any(tensor.dtype in INTEGERS for tensor in tensors_in((out,)))
 
 
-def _product(call: Call, ledger: Ledger) -> tuple[Ref, Ref] | None:
+def _factors(args: tuple[object, ...], ledger: Ledger) -> tuple[Ref, Ref] | None:
     """The factors of a product in low precision, kept through its sum along rows."""
-    if call.name in ("mul", "multiply") and len(call.args) > 1:
-        a, b = call.args[0], call.args[1]
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a is b:
-            return None
-        tags, low = (ledger.get(a), ledger.get(b)), {a.dtype, b.dtype} & LOW_PRECISION
-        return (weakref.ref(a), weakref.ref(b)) if None not in tags and low else None
-    if call.name in HANDS_ON or (call.name == "sum" and call.argument(1, "dim") in (-1, (-1,))):
-        tag = ledger.get(call.args[0])
-        return None if tag is None else tag.product
-    return None
+    if len(args) < 2:
+        return None
+    a, b = args[0], args[1]
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a is b:
+        return None
+    low = a.dtype in LOW_PRECISION or b.dtype in LOW_PRECISION
+    if not low or ledger.get(a) is None or ledger.get(b) is None:
+        return None
+    return weakref.ref(a), weakref.ref(b)
+
+
+def _along_rows(args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
+    """Whether a sum is that of each row."""
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    return dim in (-1, (-1,))
 
 
 def whole_canvas(places: Tensor, length: int) -> bool:

@@ -7,95 +7,125 @@ is an index, on what is in it: a call that agrees in all of these is answered fr
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from skipstone.foreign.positions.calls import Call
+from skipstone.foreign.positions.kinds import Kind
+from skipstone.foreign.positions.places import Ledger
 
-# Their places follow the content of an index.
-_INDEXED = frozenset(
-    {
-        "gather",
-        "getitem",
-        "index_copy",
-        "index_put",
-        "index_select",
-        "masked_select",
-        "repeat_interleave",
-        "scatter",
-        "setitem",
-        "take_along_dim",
-        "tensor_split",
-    }
-)
-# Their places follow the values of what is put in order.
-_ORDERED = frozenset({"argsort", "sort", "topk"})
 # An index of more elements is looked at anew each time.
 _LARGEST_INDEX = 4096
 _MOST = 1 << 16
 
 Places = Sequence[Tensor | None]
+"""Of the outputs of a call, in order, each with as many dimensions as its output."""
+
+_PLAIN = frozenset(
+    {
+        bool,
+        int,
+        float,
+        str,
+        torch.dtype,
+        torch.device,
+        torch.layout,
+        torch.memory_format,
+        type(Ellipsis),
+        type(None),
+    }
+)
 
 
 class Memo:
     """Answers by what they depend on."""
 
-    def __init__(self) -> None:
-        """Remember nothing."""
+    def __init__(self, ledger: Ledger) -> None:
+        """Remember nothing; the ledger knows the places of operands."""
         self._answers = dict[Hashable, Places]()
+        self._ledger = ledger
 
-    def key(self, call: Call) -> Hashable | None:
-        """What the answer to a call depends on; None if it cannot be told."""
-        if call.name in _ORDERED:
-            return None
-        parts: list[Hashable] = [call.name, len(call.args)]
-        indexed = call.name in _INDEXED
-        for i, value in enumerate((*call.args, *call.kwargs.values())):
-            part = self._part(call, value, indexed=indexed and i > 0)
-            if part is None:
-                return None
-            parts.append(part)
-        parts += call.kwargs
-        return tuple(parts)
+    def key(
+        self, kind: Kind, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[Hashable | None, bool]:
+        """What the answer to a call depends on, and whether places of any operand are known.
 
-    def find(self, key: Hashable | None) -> Places | None:
+        It is None where it cannot be told.
+        """
+        reading = _Reading(self._ledger, [kind, len(args)])
+        for value in args[:1]:
+            reading.add(value)
+        first = len(reading.whole)
+        for value in args[1:]:
+            reading.add(value)
+        for name, value in kwargs.items():
+            reading.parts.append(name)
+            reading.add(value)
+        if not reading.known or reading.odd or kind.ordered:
+            return None, reading.known
+        if kind.indexed and not reading.add_contents(reading.whole[first:]):
+            return None, True
+        return tuple(reading.parts), True
+
+    def find(self, key: Hashable) -> Places | None:
         """The answer to a call like this; None if there was none yet."""
-        return None if key is None else self._answers.get(key)
+        return self._answers.get(key)
 
-    def keep(self, key: Hashable | None, answer: Places) -> None:
+    def keep(self, key: Hashable, answer: Places) -> None:
         """Remember an answer."""
-        if key is None:
-            return
         if len(self._answers) >= _MOST:
             self._answers.clear()
         self._answers[key] = answer
 
-    def _part(self, call: Call, value: object, *, indexed: bool) -> Hashable | None:
+
+class _Reading:
+    """The arguments of one call, part by part: this runs for every operation of a model."""
+
+    __slots__ = ("_ledger", "known", "odd", "parts", "whole")
+
+    def __init__(self, ledger: Ledger, parts: list[Hashable]) -> None:
+        self.parts = parts
+        self.known = False
+        """Whether places of any tensor are known."""
+        self.odd = False
+        """Whether there is a value that nothing is known of."""
+        self._ledger = ledger
+        self.whole = list[Tensor]()
+        """Tensors of whole numbers or truth values, which may be an index."""
+
+    def add(self, value: object) -> None:
+        """One argument."""
+        kind = type(value)
         if isinstance(value, Tensor):
-            places = call.places(value)
-            # The ledger keeps one tensor for all places with one content, as long as it lives.
-            known = 0 if places is None else id(places)
-            content = b""
-            if indexed and not value.is_floating_point():
-                if value.numel() > _LARGEST_INDEX:
-                    return None
-                content = value.detach().cpu().numpy().tobytes()
-            return known, value.shape, value.dtype, content
-        if isinstance(value, (list, tuple)):
-            parts = [self._part(call, v, indexed=indexed) for v in value]
-            return None if None in parts else (type(value), *parts)
-        if isinstance(value, slice):
-            ends = [self._part(call, v, indexed=indexed) for v in _ends(value)]
-            return None if None in ends else (slice, *ends)
-        if value is None or isinstance(value, _PLAIN):
-            return type(value), value
-        return None
+            tag = self._ledger.get(value)
+            if tag is None:
+                self.parts.append(0)
+            else:
+                # The ledger keeps one tensor for all places with one content, as long as it lives.
+                self.parts.append(id(tag.places))
+                self.known = True
+            dtype = value.dtype
+            self.parts += value.shape, dtype
+            if not dtype.is_floating_point:
+                self.whole.append(value)
+        elif kind in _PLAIN:
+            self.parts += kind, value
+        elif isinstance(value, (list, tuple)):
+            self.parts += kind, len(value)
+            for part in value:
+                self.add(part)
+        elif isinstance(value, slice):
+            self.parts.append(slice)
+            for part in (value.start, value.stop, value.step):
+                self.add(part)
+        else:
+            self.odd = True
 
-
-_PLAIN = (bool, int, float, str, torch.dtype, torch.device, type(Ellipsis), torch.memory_format)
-
-
-def _ends(value: slice) -> tuple[object, object, object]:
-    return value.start, value.stop, value.step
+    def add_contents(self, indices: Sequence[Tensor]) -> bool:
+        """What is in indices; False if one is too large."""
+        for tensor in indices:
+            if tensor.numel() > _LARGEST_INDEX:
+                return False
+            self.parts.append(tensor.detach().cpu().numpy().tobytes())
+        return True

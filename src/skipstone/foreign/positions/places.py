@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -106,8 +105,7 @@ def meet(a: Tensor, b: Tensor) -> Meeting:
 Ref = weakref.ref[Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Tag:
+class Tag(NamedTuple):
     """What is known about a tensor."""
 
     places: Tensor
@@ -119,6 +117,10 @@ class Tag:
     """The factors, if this is a product in low precision, or sums of one."""
 
 
+# Tags of tensors that are gone are let go of when there are so many.
+_MANY = 1 << 14
+
+
 class Ledger:
     """Tags of the tensors that are alive, by identity."""
 
@@ -126,6 +128,7 @@ class Ledger:
         """Know nothing."""
         # Twenty times faster than torch's weak dictionary, and asked several times a call.
         self._tags = dict[int, tuple[Ref, Tag]]()
+        self._many = _MANY
         self._one = dict[tuple[tuple[int, ...], bytes], Tensor]()
         self._ones = set[int]()
 
@@ -136,12 +139,20 @@ class Ledger:
 
     def set(self, tensor: Tensor, tag: Tag) -> None:
         """Note what is known about a tensor; equal places become one and the same tensor."""
-        if id(tag.places) not in self._ones:
-            tag = replace(tag, places=self._canonical(tag.places))
-        key, tags = id(tensor), self._tags
-        tags[key] = (weakref.ref(tensor, lambda _: tags.pop(key, None)), tag)
+        self.note(tensor, tag._replace(places=self.one(tag.places)))
 
-    def _canonical(self, places: Tensor) -> Tensor:
+    def note(self, tensor: Tensor, tag: Tag) -> None:
+        """The same for places that are that one tensor already."""
+        tags = self._tags
+        tags[id(tensor)] = (weakref.ref(tensor), tag)
+        if len(tags) > self._many:
+            self._tags = {key: held for key, held in tags.items() if held[0]() is not None}
+            self._many = max(_MANY, 2 * len(self._tags))
+
+    def one(self, places: Tensor) -> Tensor:
+        """The one tensor that stands for all places with this content."""
+        if id(places) in self._ones:
+            return places
         content = (tuple(places.shape), places.numpy().tobytes())
         one = self._one.setdefault(content, places)
         self._ones.add(id(one))

@@ -89,9 +89,14 @@ class _Hooks:
     """Tells the sanitizer of each call; whatever goes wrong in it is said, and the run goes on."""
 
     def __init__(
-        self, sanitizer: Sanitizer, finder: Finder, masks: MaskWatch | None, guard: Guard
+        self,
+        sanitizer: Sanitizer,
+        finder: Finder,
+        masks: MaskWatch | None,
+        guard: Guard,
+        functions: Functions,
     ) -> None:
-        self._sanitizer, self._finder = sanitizer, finder
+        self._sanitizer, self._finder, self._functions = sanitizer, finder, functions
         self._masks, self._guard = masks, guard
 
     def before(
@@ -105,15 +110,22 @@ class _Hooks:
                     self._masks.called(located)
                 self._finder.found(call, located)
             self._sanitizer.before(call, located)
-        self._sanitizer.follower.inside = True
+        self._is_inside(True)
 
     def after(self, output: object) -> None:
-        self._sanitizer.follower.inside = False
+        self._is_inside(False)
         with self._guard.within("reading what the model returned", source_line):
             self._sanitizer.after(output)
 
     def broken(self) -> None:
-        self._sanitizer.follower.inside = False
+        self._is_inside(False)
+
+    def _is_inside(self, inside: bool) -> None:
+        self._sanitizer.follower.inside = inside
+        if inside:
+            self._functions.call_begins()
+        else:
+            self._functions.call_is_over()
 
 
 @contextmanager
@@ -153,9 +165,10 @@ def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Repor
     masks = None if mask_id is None else MaskWatch(sanitizer.findings, mask_id, finder)
     with ExitStack() as on:
         compiled = compiled_of(model)
-        hooks = _Hooks(sanitizer, finder, masks, guard)
+        functions = Functions(guard, (sanitizer.follower, finder), within=(sanitizer.follower,))
+        hooks = _Hooks(sanitizer, finder, masks, guard, functions)
         hook_forward(on, [*compiled.wrappers, model], hooks, compiled.whole)
-        with active(Functions(guard, (sanitizer.follower, finder))):
+        with active(functions):
             yield report
         with guard.within("the end of the report", source_line):
             if masks is not None:

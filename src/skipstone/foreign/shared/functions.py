@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MethodWrapperType
 from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from skipstone.foreign.shared.compiled import Mode, push, take_off
 from skipstone.foreign.shared.guard import Guard
@@ -29,20 +31,36 @@ class Hears(Protocol):
         ...
 
 
+# Attributes of tensors: what they give is news only if it is a tensor.
+_GETTER = MethodWrapperType
+
+
 class Functions(Mode):
     """Runs every torch function as it is, then tells who listens. Changes nothing."""
 
-    def __init__(self, guard: Guard, listeners: Sequence[Hears]) -> None:
-        """Nobody is told before the mode is entered."""
+    def __init__(
+        self, guard: Guard, listeners: Sequence[Hears], within: Sequence[Hears] = ()
+    ) -> None:
+        """Nobody is told before the mode is entered.
+
+        Args:
+            guard: what goes wrong in a listener is told to it.
+            listeners: hear of what is done between the calls of a model.
+            within: hear of what a model does in its calls; if nobody wants to, the mode rests then.
+        """
         super().__init__()
-        self._guard, self._listeners = guard, listeners
+        self._guard, self._within = guard, within
+        self._between = self._listeners = listeners
 
-    def leave(self) -> None:
-        """Hear nothing for a while: a model calls thousands of functions in a step."""
-        self.away = take_off(self)
+    def call_begins(self) -> None:
+        """A model calls thousands of functions in a step: only who has to hears of them."""
+        self._listeners = self._within
+        if not self._within:
+            self.away = take_off(self)
 
-    def come_back(self) -> None:
-        """Hear again."""
+    def call_is_over(self) -> None:
+        """All hear again."""
+        self._listeners = self._between
         if self.away:
             push([self])
         self.away = False
@@ -57,6 +75,8 @@ class Functions(Mode):
         """Do what was asked, then look at it. Dynamo runs this as it is and never traces it."""
         named = kwargs or {}
         out = func(*args, **named)
+        if type(func) is _GETTER and not isinstance(out, Tensor):
+            return out
         operation = Operation(func, args, named, out)
         # Not by ``within``: this runs for every operation, and entering costs more than listening.
         with torch._C.DisableTorchFunction():

@@ -31,7 +31,7 @@ def merged(call: Call, operands: Sequence[Tensor], computed: Tensor | None = Non
             merged, owner = ahead
             continue
         met = meet(merged, places)
-        if met.clash is not None and not call.ledger.related(owner, operand):
+        if met.clash is not None:
             clash = Clash(
                 call.name, owner, operand, merged, places, met.clash, computed, call.in_place
             )

@@ -72,12 +72,12 @@ def _written(
 def _clash(
     call: Call, target: Tensor, value: Tensor, there: Tensor, arriving: Tensor
 ) -> Tensor | None:
-    """Where rows arrive in slots of other positions; tells of it unless it is done on purpose."""
+    """Where rows arrive in slots of other positions; tells of it."""
     slots, rows = compressed(there), compressed(arriving)
     if slots is None or rows is None:
         return None
     clash = meet(slots, rows).clash
-    if clash is not None and not call.ledger.related(target, value):
+    if clash is not None:
         call.clashed(Clash(call.name, target, value, slots, rows, clash, None, True))
     return clash
 
