@@ -18,6 +18,7 @@ from skipstone.canvas import Block, Canvas, Geometry, HostCanvas
 from skipstone.diagnosis import fit
 from skipstone.diagnosis.decide import Rule, commits, implied_threshold
 from skipstone.diagnosis.grids import grid
+from skipstone.diagnosis.rules.non_finite import no_numbers
 from skipstone.record import Candidates, StepRecord
 from skipstone.unmask import Scores, UnmaskPolicy
 from tests.conftest import moment_at
@@ -68,6 +69,20 @@ def candidates(confidence: list[float], start: int) -> Candidates:
         eligible=~np.isneginf(row),
         committed=false,
     )
+
+
+def test_what_a_call_did_not_score_is_no_number_that_broke() -> None:
+    canvas = Canvas.start([[1]], 4, 0, torch.device("cpu"))
+    # Committed from another row's logits; broken; never scored in this call; sound.
+    step = step_before(canvas, [np.nan, np.nan, np.nan, 0.5], 0)
+    c = replace(
+        step.candidates,
+        eligible=np.array([True, True, False, True]),
+        runner_up_confidence=np.array([0.1, np.nan, np.nan, 0.1]),
+    )
+    step = replace(step, candidates=c)
+    assert no_numbers(step, foreign=True).tolist() == [False, True, False, False]
+    assert no_numbers(step, foreign=False).tolist() == [True, True, True, False]
 
 
 def step_before(canvas: Canvas, confidence: list[float], step: int) -> StepRecord:

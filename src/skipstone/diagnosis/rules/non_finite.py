@@ -14,12 +14,12 @@ from skipstone.sentence import NOTHING, Sentence, listed
 
 def examine(case: Case) -> Answer:
     """Find the first number that is none."""
-    step = next((s for s in case.record_b.steps if _bad(s)), None)
+    step = next((s for s in case.record_b.steps if _bad(s, foreign=case.foreign)), None)
     if step is None:
         return None
     found = _first_tensor(case, step) or _first_similarity(step)
     key, layer, positions = found or ("", None, np.zeros(0, np.int32))
-    scores = step.candidates.position[~np.isfinite(step.candidates.confidence)]
+    scores = step.candidates.position[no_numbers(step, foreign=case.foreign)]
     position = (
         int((positions if positions.size else scores)[0]) if positions.size or scores.size else None
     )
@@ -61,10 +61,21 @@ def examine(case: Case) -> Answer:
     )
 
 
-def _bad(step: StepRecord) -> bool:
+def _bad(step: StepRecord, *, foreign: bool) -> bool:
     judged = step.judgements
     similar = True if judged is None else bool(np.isfinite(judged.similarity).all())
-    return not (np.isfinite(step.candidates.confidence).all() and similar)
+    return bool(no_numbers(step, foreign=foreign).any()) or not similar
+
+
+def no_numbers(step: StepRecord, *, foreign: bool) -> np.ndarray:
+    """Bool [C]: confidences that are not finite, as far as they were computed at all.
+
+    A recorder of other code writes NaN where a call did not score what the loop commits; then the
+    runner-up is known, or the candidate is none of this call.
+    """
+    c = step.candidates
+    bad_C = ~np.isfinite(c.confidence)
+    return bad_C & c.eligible & ~np.isfinite(c.runner_up_confidence) if foreign else bad_C
 
 
 _Found = tuple[str, int, np.ndarray]
