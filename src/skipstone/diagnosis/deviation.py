@@ -217,9 +217,8 @@ def tensor_deviations(
     step = next(s for s in record.steps if s.forward == forward)
     right = next((s for s in expected.records[0].steps if s.forward == forward), None)
     found = list[Deviation]()
-    for key in sorted((k for k in trace.keys(sample) if k.forward == forward), key=computed):
-        if key.tap is Tap.SKETCH or key.tap is Tap.UNGUIDED:
-            continue
+    keys = (k for k in trace.keys(sample) if k.forward == forward and k.tap in _KINDS)
+    for key in sorted(keys, key=computed):
         pair = errors(trace, sample, expected, key)
         if pair is None:
             continue
@@ -229,11 +228,17 @@ def tensor_deviations(
         if beyond.any():
             worst = error[beyond]
             size = float(np.nanmax(worst)) if not np.isnan(worst).all() else float("nan")
-            kind: Kind = key.tap.value
+            kind = _KINDS[key.tap]
             found.append(Deviation(kind, step, right, positions[beyond], size, level, key.layer))
     return found
 
 
+_KINDS: dict[Tap, Kind] = {
+    Tap.KEY: "key",
+    Tap.VALUE: "value",
+    Tap.STATE: "state",
+    Tap.LOGITS: "logits",
+}
 _TAP_ORDER = {
     Tap.KEY: 0,
     Tap.VALUE: 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from skipstone.diagnosis.attention import words
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.loop import diagnosis_of, finding
@@ -50,6 +51,18 @@ def of_the_loop(case: Case, name: str, number: int) -> Finding | None:
     if found is None or diagnosis_of(found) != name:
         return None
     return finding(found, number)
+
+
+def of_attention(case: Case, name: str, number: int) -> Finding | None:
+    """The cause, if attention was given other things in B, in the way that a diagnosis is about.
+
+    Args:
+        case: with what was recorded of the attention of both runs.
+        name: of the diagnosis.
+        number: of the diagnosis.
+    """
+    cause = case.attention.cause
+    return None if cause is None or cause.name != name else words.finding(cause, number)
 
 
 def proof_of(*, removed: bool | None, added: bool | None) -> Proof:

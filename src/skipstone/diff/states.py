@@ -15,7 +15,7 @@ import numpy as np
 
 from skipstone.record import sketch
 from skipstone.record.schema import StepRecord
-from skipstone.record.tensors import Source, Tap, TensorKey, TensorRows
+from skipstone.record.tensors import OF_ATTENTION, Source, Tap, TensorKey, TensorRows
 from skipstone.record.trace import Trace
 
 _TAP_ORDER = {
@@ -101,7 +101,7 @@ def tensor_pairs(
     *,
     sample_a: int = 0,
     sample_b: int = 0,
-    taps: Collection[Tap] = tuple(Tap),
+    taps: Collection[Tap] = frozenset(Tap) - OF_ATTENTION,
 ) -> Iterator[TensorPair]:
     """Every tensor of some taps that both runs recorded of these steps, in order of computation.
 

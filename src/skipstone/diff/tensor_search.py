@@ -12,7 +12,7 @@ from skipstone.diff.floor import Floor
 from skipstone.diff.margins import finite, finite_or_none
 from skipstone.diff.states import RowErrors, TensorPair, tensor_pairs
 from skipstone.record.schema import StepRecord
-from skipstone.record.tensors import Source, Tap, TensorRows
+from skipstone.record.tensors import OF_ATTENTION, Source, Tap, TensorRows
 from skipstone.record.trace import Trace
 
 _TAPS = {
@@ -175,7 +175,7 @@ def _missing(
     )
     if not mine and not theirs:
         yield "neither trace has tensors of these steps: states and bits are not compared"
-    for tap in sorted({*mine, *theirs}):
+    for tap in sorted({*mine, *theirs} - OF_ATTENTION):
         if not (mine[tap] and theirs[tap]):
             yield f"only {'A' if mine[tap] else 'B'} has {_TAPS[tap]}: they are not compared"
 

@@ -1,5 +1,6 @@
 """Records of runs as plain data: they open on a machine without torch."""
 
+from skipstone.record.attention import AttentionNumbers
 from skipstone.record.reader import StoredTrace, open_trace
 from skipstone.record.schema import (
     ASSIGNED,
@@ -14,12 +15,14 @@ from skipstone.record.schema import (
 )
 from skipstone.record.sketch import Sketch
 from skipstone.record.store import Experiment
-from skipstone.record.tensors import Source, Tap, TensorKey, TensorRows
+from skipstone.record.tensors import OF_ATTENTION, Source, Tap, TensorKey, TensorRows
 from skipstone.record.trace import MemoryTrace, Sink, Trace
 from skipstone.record.writer import TraceWriter
 
 __all__ = [
     "ASSIGNED",
+    "OF_ATTENTION",
+    "AttentionNumbers",
     "Candidate",
     "Candidates",
     "Event",

@@ -29,6 +29,25 @@ class Tap(StrEnum):
     """Logits of the same rows with the prompt hidden, where a loop guides its scores by both."""
     SKETCH = "sketch"
     """Random projection of a hidden state after a layer; see ``sketch.py``."""
+    QUERY = "query"
+    """Queries of one layer as its attention was given them; its rows are those of the call."""
+    ATTENDED_KEY = "attended_key"
+    """Keys as attention was given them, by their place among the keys; absent if they are ``KEY``,
+    bit for bit. The place is the position, where keys lie in the order of positions."""
+    ATTENDED_VALUE = "attended_value"
+    """Values as attention was given them; absent if they are ``VALUE``, bit for bit."""
+    BIAS = "bias"
+    """What attention adds to the scores of each row, one value a key; minus infinity hides it."""
+    MIXED = "mixed"
+    """What attention gives: values mixed by their weights, before the output projection."""
+    ATTENTION = "attention"
+    """Numbers of one call of attention, as one row; see ``attention.py``."""
+
+
+OF_ATTENTION = frozenset(
+    (Tap.QUERY, Tap.ATTENDED_KEY, Tap.ATTENDED_VALUE, Tap.BIAS, Tap.MIXED, Tap.ATTENTION)
+)
+"""What is recorded of attention's own arguments; read together, by who knows what it does."""
 
 
 class Source(IntEnum):

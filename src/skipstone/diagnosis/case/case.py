@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+from skipstone.diagnosis.case.attending import Attending
 from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.expected import Expected
 from skipstone.diagnosis.case.held import Held, held
@@ -24,7 +25,7 @@ from skipstone.sentence import Sentence
 
 
 class Case:
-    """Two traces, the means to experiment on them, and what is known of them in six parts."""
+    """Two traces, the means to experiment on them, and what is known of them in seven parts."""
 
     def __init__(
         self, a: Trace, b: Trace, lab: Lab | None = None, sample_a: int = 0, sample_b: int = 0
@@ -45,6 +46,7 @@ class Case:
         self.loops = Loops(self.runs, self.divergence, self.noise)
         self.expected = Expected(self.runs, self.inquiry, self.divergence, self.noise)
         self.tensors = Tensors(self.runs, self.inquiry, self.divergence, self.noise, self.expected)
+        self.attention = Attending(self.runs, self.divergence, self.noise, self.expected)
         self.proof = Proving(
             self.runs, self.inquiry, self.divergence, self.noise, self.expected, self.tensors
         )
@@ -79,7 +81,12 @@ class Case:
 
     @cached_property
     def held(self) -> Held | None:
-        """What wrong keys and values hold; None if none are wrong, or nothing explains them."""
+        """What wrong keys and values hold; None if none are wrong, or nothing explains them.
+
+        Rows that attention itself changed are nobody else's, even if they look like it.
+        """
+        if self.attention.cause is not None:
+            return None
         return held(self.tensors)
 
     def step_b(self, forward: int) -> StepRecord | None:

@@ -18,9 +18,12 @@ from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.runs import Runs
 from skipstone.diagnosis.deviation import Deviation, tensor_deviations
 from skipstone.diagnosis.experiment import Choice, Follow, Keys, Patch, Rerun
-from skipstone.record import RunRecord, StepRecord, Tap, TensorKey, Trace
+from skipstone.record import OF_ATTENTION, RunRecord, StepRecord, Tap, TensorKey, Trace
 
 _LED: frozenset[Choice] = frozenset(("rows", "skip"))
+
+_NO_INPUTS = OF_ATTENTION | {Tap.LOGITS, Tap.UNGUIDED, Tap.SKETCH}
+"""What no layer is fed with."""
 
 
 @dataclass(eq=False)
@@ -128,7 +131,7 @@ class Tensors:
         patches = list[Patch]()
         for key in trace.keys(sample):
             tensor = trace.tensor(sample, key) if key.forward == self.focus else None
-            if tensor is None or key.tap in (Tap.LOGITS, Tap.UNGUIDED, Tap.SKETCH):
+            if tensor is None or key.tap in _NO_INPUTS:
                 continue
             if key.tap is Tap.KEY and _keys_of(record) == "unknown":
                 continue

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Deviation
 from skipstone.diagnosis.experiment import Choice, Follow, Turn
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch
+from skipstone.diagnosis.rule import Answer, Rule, of_attention, place, proof_of_patch
 from skipstone.diagnosis.rules.position_encoding import other_turn
 from skipstone.diagnosis.rules.visible_set import hidden_keys
 from skipstone.sentence import NOTHING, Sentence, listed
@@ -26,6 +27,14 @@ _ATTENDING = {
 
 def examine(case: Case) -> Answer:
     """Find where error is born although every input of the layer is B's own, or as A's."""
+    cause, found = of_attention(case, RULE.name, RULE.number), _born(case)
+    if cause is None or found is None:
+        return cause or found
+    # Which operation it is shows in what attention was given; that it is the cause, in the patch.
+    return replace(found, what=cause.what, evidence=listed([cause.evidence, found.evidence]))
+
+
+def _born(case: Case) -> Finding | None:
     wrong = [d for d in case.tensors.born if d.kind in ("state", "key", "value", "logits")]
     if not wrong or _explained(case) or not _certain(case, wrong):
         return None
@@ -100,6 +109,9 @@ def _otherwise_attending(case: Case, first: Deviation, layers: int) -> Finding |
 
 def _explained(case: Case) -> bool:
     """Whether other rows, another rotation or another visible set explain what is wrong."""
+    cause = case.attention.cause
+    if cause is not None and cause.name != RULE.name:
+        return True
     if case.held is not None or hidden_keys(case) is not None:
         return True
     return other_turn(case) is not None

@@ -8,7 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import computed
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch, tried
-from skipstone.record import StepRecord, Tap
+from skipstone.record import OF_ATTENTION, StepRecord, Tap
 from skipstone.sentence import NOTHING, Sentence, listed
 
 
@@ -96,7 +96,8 @@ def _first_tensor(case: Case, step: StepRecord) -> _Found | None:
     if found is None:
         return None
     trace, sample = found
-    keys = [k for k in trace.keys(sample) if k.forward == step.forward and k.tap is not Tap.SKETCH]
+    left_out = OF_ATTENTION | {Tap.SKETCH}
+    keys = [k for k in trace.keys(sample) if k.forward == step.forward and k.tap not in left_out]
     for key in sorted(keys, key=computed):
         rows = trace.tensor(sample, key)
         assert rows is not None

@@ -9,7 +9,7 @@ from skipstone.diagnosis.deviation import Deviation
 from skipstone.diagnosis.experiment import Choice, Follow, Turn
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.fit import head_widths, same_length, shift
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch, tried
+from skipstone.diagnosis.rule import Answer, Rule, of_attention, place, proof_of_patch, tried
 from skipstone.diagnosis.told import told
 from skipstone.record import Tap, TensorKey
 from skipstone.sentence import NOTHING, Code, Sentence
@@ -33,7 +33,12 @@ _OF_OTHER_ROWS = frozenset(Turn(queries=q, keys=k) for q in (0, *_BY) for k in (
 
 def examine(case: Case) -> Answer:
     """A call that names other positions than its rows have, or keys that are turned too far."""
-    return _stated_elsewhere(case) or _turned(case) or _turned_unseen(case)
+    return (
+        _stated_elsewhere(case)
+        or _turned(case)
+        or _turned_unseen(case)
+        or of_attention(case, RULE.name, RULE.number)
+    )
 
 
 def _stated_elsewhere(case: Case) -> Finding | None:

@@ -8,13 +8,15 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Deviation, Kind
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.grids import grid
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch, tried
+from skipstone.diagnosis.rule import Answer, Rule, of_attention, place, proof_of_patch, tried
 from skipstone.record import Tap, TensorKey
 from skipstone.sentence import Sentence
 
 
 def examine(case: Case) -> Answer:
     """Wrong tensors that lie on the grid of a coarser format than the run's dtype."""
+    if case.attention.cause is not None:
+        return of_attention(case, RULE.name, RULE.number)
     for deviation in (*case.tensors.born, *case.tensors.cached_wrong):
         if deviation.layer is None or case.tensors.recorded is None:
             continue

@@ -7,7 +7,7 @@ from typing import get_args
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Choice, Follow, Hidden
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch
+from skipstone.diagnosis.rule import Answer, Rule, of_attention, place, proof_of_patch
 from skipstone.diagnosis.rules.position_encoding import other_turn
 from skipstone.record import Trace
 from skipstone.sentence import Sentence
@@ -29,6 +29,8 @@ def examine(case: Case) -> Answer:
     if found is not None:
         how = Sentence("{keys}: the reference run with it scores as B", keys=_WORDS[found])
         return _found(case, how, True)
+    if case.attention.cause is not None:
+        return of_attention(case, RULE.name, RULE.number)
     if not _suspected(case) or other_turn(case) is not None:
         return None
     if case.tensors.causal_pattern:

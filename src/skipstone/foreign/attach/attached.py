@@ -86,6 +86,7 @@ class Attached:
         hook_layers(self._on, self._layers, self._recording, compiled.whole)
         self._on.enter_context(told(READS, self._recording.watch.read))
         self._on.enter_context(told(PICKS, self._recording.picks.heard, ndim=3))
+        self._on.enter_context(active(self._recording.listening.mode))
         self._on.enter_context(active(self._recording.functions))
         return self
 

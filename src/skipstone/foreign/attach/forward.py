@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skipstone.foreign.attach.attended import Attended
+from skipstone.foreign.attach.attention import Attention
 from skipstone.foreign.attach.kept import Kept, KeptTensor
 from skipstone.foreign.attach.picks import Pick
 from skipstone.foreign.attach.scoring import NO_SCORES, Scoring
@@ -83,6 +85,7 @@ class Forward:
         self._scores, self._tensors = Snapshot(), Snapshot()
         self._kept: list[Kept] = [[] for _ in range(batch)]
         self._scored: list[Scoring | None] = [None] * batch
+        self._attended = Attended(number, located.canvas_BL.shape[1], self._tensors)
 
     def enters_whole(self, layer: int, x: Tensor) -> bool:
         """Whether all rows that left one layer go into the next, as almost always: no news."""
@@ -110,8 +113,15 @@ class Forward:
             assert last_BMD is not None
             self._drop(layer, last_BMD, x_BMD)
 
-    def leave(self, layer: int, out: object, picks: Sequence[Pick] = ()) -> None:
+    def leave(
+        self,
+        layer: int,
+        out: object,
+        picks: Sequence[Pick] = (),
+        attention: Attention | None = None,
+    ) -> None:
         """States after a layer; rows that leave within it were picked there."""
+        going = self._going
         x = out if isinstance(out, Tensor) else cast("Sequence[Tensor]", out)[0]
         x_BMD, entered = self._batched(x), self._shape
         self._depth, self._last = layer, None if x_BMD is None else x
@@ -120,6 +130,16 @@ class Forward:
             if entered is not None and x_BMD.shape[1] < _rows(entered):
                 self._drop_within(layer, x, _rows(entered), picks)
             self._keep(layer, x_BMD)
+        if attention is not None and self._others and not self.rows_lost:
+            self._attend(layer, attention, going)
+
+    def _attend(self, layer: int, attention: Attention, entered: Sequence[np.ndarray]) -> None:
+        """Keep what attention was given; its rows are those before or after some have left."""
+        batch, _, rows, _ = attention.query_CHNW.shape
+        going = next((g for g in (entered, self._going) if g[0].size == rows), None)
+        if going is not None and batch > self.samples.chosen.max():
+            positions = [self.placed.positions_BN[b][index] for b, index in enumerate(going)]
+            self._attended.add(layer, attention, positions)
 
     def end(self, output: object, mask_id: int) -> Tensor | None:
         """Score the masks, and copy the cache if it is wanted. Returns the logits [B, N, V]."""
@@ -180,7 +200,7 @@ class Forward:
 
     def logits(self) -> Unguided:
         """Those that were kept, of a call that turned out to have a hidden prompt itself."""
-        every = [k for kept in self._kept for k in kept]
+        every = [k for kept in self._kept for k in kept if isinstance(k, KeptTensor)]
         return [(k.positions, k.copy) for k in every if k.key.tap is Tap.LOGITS]
 
     def seen(
@@ -270,6 +290,9 @@ class Forward:
                     groups.setdefault((store.shape, store.dtype, store.device), []).append(layer)
             for layers in groups.values():
                 self._keep_stores(tap, layers, [stores[layer - 1] for layer in layers])
+        self._attended.end([(by_heads(k, length), by_heads(v, length)) for k, v in past])
+        for b, c in enumerate(self.samples.chosen.tolist()):
+            self._kept[b] += self._attended.kept(b, c)
 
     def _keep_stores(self, tap: Tap, layers: Sequence[int], stores: Sequence[Tensor]) -> None:
         """Those of some layers that are alike, in one pass over all of them."""

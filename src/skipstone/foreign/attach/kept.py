@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,23 @@ from skipstone.record.sketch import pack, sketch
 
 Rowed = dict[TensorKey, tuple[np.ndarray, np.ndarray]]
 """Positions and values by tensor."""
+
+
+class KeptPart(Protocol):
+    """A part of what a call leaves."""
+
+    @property
+    def key(self) -> TensorKey:
+        """What it is of."""
+        ...
+
+    def rowed(self, found: Rowed) -> Rowed:
+        """Its tensors; waits for them.
+
+        Args:
+            found: those of the parts before it.
+        """
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,16 +43,21 @@ class KeptTensor:
     at: tuple[int, ...]
     """Where the sample, and the layer, lie in the copy."""
 
-    def values(self) -> np.ndarray:
-        """Values by position; waits for them."""
+    def rowed(self, found: Rowed) -> Rowed:
+        """Positions and values; waits for them."""
         values = self.copy.array()[self.at]
-        return pack(sketch(values)) if self.key.tap is Tap.SKETCH else values
+        if self.key.tap is Tap.SKETCH:
+            values = pack(sketch(values))
+        return {self.key: (self.positions, values)}
 
 
-Kept = list[KeptTensor]
+Kept = list[KeptPart]
 """Of one sample, in order."""
 
 
-def rowed(kept: Sequence[KeptTensor]) -> Rowed:
+def rowed(kept: Sequence[KeptPart]) -> Rowed:
     """Positions and values by tensor; waits for them."""
-    return {one.key: (one.positions, one.values()) for one in kept}
+    found = Rowed()
+    for part in kept:
+        found |= part.rowed(found)
+    return found

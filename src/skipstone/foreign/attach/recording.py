@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.errors import ConfigError
+from skipstone.foreign.attach.attention import Listening
 from skipstone.foreign.attach.cost import measuring_cost, skip_cost
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.given import plain_arguments
@@ -72,6 +73,8 @@ class Recording:
             within=() if self._sanitizer is None else (self._follower,),
         )
         """The mode that tells what the loop does in between."""
+        self.listening = Listening(self.guard)
+        self._listens = wanted.level in ("window", "full")
         self._runs = 0
         self._calls = 0
         self._first_call = 0
@@ -167,13 +170,16 @@ class Recording:
         if forward is None:
             return
         with torch._C.DisableTorchFunction():
-            if forward.enters_whole(number, x):
-                return
-        with self.guard.within("reading the states before a layer", source_line):
-            forward.enter(number, x)
+            known = forward.enters_whole(number, x)
+        if not known:
+            with self.guard.within("reading the states before a layer", source_line):
+                forward.enter(number, x)
+        if self._listens:
+            self.listening.enter()
 
     def leave_layer(self, number: int, output: object) -> None:
         """A layer is done."""
+        attention = self.listening.leave()
         forward = self._forward
         if forward is None:
             return
@@ -182,10 +188,11 @@ class Recording:
             if forward.leaves_whole(number, output):
                 return
         with self.guard.within("reading the states after a layer", source_line):
-            forward.leave(number, output, picks)
+            forward.leave(number, output, picks, attention)
 
     def _is_inside(self, inside: bool) -> None:
         """A call of the model is under way from now on, or no more."""
+        self.listening.stop()
         self.watch.inside = self._follower.inside = self.picks.inside = inside
         if inside:
             self.functions.call_begins()

@@ -12,7 +12,7 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType, FunctionType
 from typing import Any
@@ -37,13 +37,14 @@ class Mode(TorchFunctionMode):
 def active(mode: Mode) -> Generator[None]:
     """Have a function mode see every torch function, but for those in compiled code.
 
-    With a torch that has no such switch any more the mode is on in compiled code, too.
+    With a torch that has no such switch any more the mode is on in compiled code, too. One that is
+    away comes to the stack when it says so.
     """
     # Loading Dynamo takes seconds; while nobody has, nothing is compiled.
     eval_frame = sys.modules.get("torch._dynamo.eval_frame")
     switch = getattr(eval_frame, _SWITCH, None)
     if eval_frame is None or switch is None:
-        with mode:
+        with nullcontext() if mode.away else mode:
             yield
         return
     thread = threading.get_ident()
@@ -68,7 +69,7 @@ def active(mode: Mode) -> Generator[None]:
 
     setattr(eval_frame, _SWITCH, switched)
     try:
-        with mode:
+        with nullcontext() if mode.away else mode:
             yield
     finally:
         setattr(eval_frame, _SWITCH, switch)

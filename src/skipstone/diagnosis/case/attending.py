@@ -1,0 +1,120 @@
+"""Where attention first gives other things in B than in A, from equal states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from skipstone.checks import number
+from skipstone.diagnosis.attention.call import Call, read
+from skipstone.diagnosis.attention.cause import Cause, cause_of
+from skipstone.diagnosis.attention.difference import Difference
+from skipstone.diagnosis.case.divergence import Parting
+from skipstone.diagnosis.case.expected import Expected
+from skipstone.diagnosis.case.noise import Noise
+from skipstone.diagnosis.case.runs import Runs
+from skipstone.record import StepRecord, Tap, TensorKey
+
+# As families call it.
+_BASES = ("rope_theta", "rotary_base", "rotary_emb_base")
+
+
+@dataclass(eq=False)
+class Attending:
+    """Attention of both runs, in the steps that started from the same canvas."""
+
+    runs: Runs
+    divergence: Parting
+    noise: Noise
+    outcome: Expected
+
+    @cached_property
+    def difference(self) -> Difference | None:
+        """The first layer of the first step whose attention is wrong; None if none is known."""
+        if self.runs.record_a.header.dtype != self.runs.record_b.header.dtype:
+            return None
+        found = (self._of_step(a, b) for a, b in self._steps())
+        return next((d for d in found if d is not None), None)
+
+    @cached_property
+    def cause(self) -> Cause | None:
+        """Why attention is wrong; None if it is not, or its parts do not tell."""
+        return None if self.difference is None else cause_of(self.difference)
+
+    @cached_property
+    def recorded(self) -> bool:
+        """Whether both runs have attention's arguments of any step in question."""
+        return any(
+            self._call("a", a, 1) is not None and self._call("b", b, 1) is not None
+            for a, b in self._steps()
+        )
+
+    def right(self, step: StepRecord, layer: int) -> bool | None:
+        """Whether attention gives the same in a layer of both runs; None if it is not known."""
+        other = self.divergence.same_step(step)
+        pair = None if other is None else self._pair(other, step, layer)
+        return None if pair is None else not pair.positions.size
+
+    def _steps(self) -> Iterator[tuple[StepRecord, StepRecord]]:
+        """Pairs of steps of A and B, up to where B is first known to be wrong."""
+        first = self.outcome.first
+        last = self.divergence.horizon if first is None else first.step.forward
+        for step in self.runs.record_b.steps:
+            other = self.divergence.same_step(step) if step.forward <= last else None
+            if other is not None:
+                yield other, step
+
+    def _of_step(self, a: StepRecord, b: StepRecord) -> Difference | None:
+        for layer in range(1, self.runs.record_b.header.num_layers + 1):
+            if self._parted(a, b, layer - 1) is not False:
+                return None
+            pair = self._pair(a, b, layer)
+            if pair is None:
+                return None
+            if pair.positions.size:
+                return pair
+        return None
+
+    def _parted(self, a: StepRecord, b: StepRecord, layer: int) -> bool | None:
+        """Whether states after a layer differ in rows of both; None if it is not known."""
+        mine = self.runs.b.tensor(self.runs.sample_b, TensorKey(b.forward, Tap.STATE, layer))
+        right = self.runs.a.tensor(self.runs.sample_a, TensorKey(a.forward, Tap.STATE, layer))
+        if mine is None or right is None:
+            return None
+        common = np.intersect1d(mine.positions, right.positions)
+        x, y = mine.at(common), right.at(common)
+        apart = np.linalg.norm(x - y, axis=1)
+        return not bool(
+            (apart <= self.noise.floor.level(Tap.STATE, layer) * np.linalg.norm(y, axis=1)).all()
+        )
+
+    def _pair(self, a: StepRecord, b: StepRecord, layer: int) -> Difference | None:
+        mine, right = self._call("b", b, layer), self._call("a", a, layer)
+        if mine is None or right is None:
+            return None
+        if mine.query_NHW.shape[1:] != right.query_NHW.shape[1:]:
+            return None
+        if mine.mixed_NHW.shape[1:] != right.mixed_NHW.shape[1:]:
+            return None
+        _, i, j = np.intersect1d(right.positions_N, mine.positions_N, return_indices=True)
+        level = self.noise.floor.level(Tap.STATE, layer)
+        return Difference(b, layer, right.at(i), mine.at(j), level, self._bases) if i.size else None
+
+    @cached_property
+    def _bases(self) -> tuple[float, ...]:
+        """Bases of rotary embeddings that the configurations name."""
+        records = self.runs.record_a, self.runs.record_b
+        texts = (r.header.environment.get(f"config.{name}", "") for r in records for name in _BASES)
+        with suppress(ValueError):
+            found = (number(text) for text in texts if text)
+            return tuple(dict.fromkeys(base for base in found if 1 < base < np.inf))
+        return ()
+
+    def _call(self, side: str, step: StepRecord, layer: int) -> Call | None:
+        if side == "a":
+            return read(self.runs.a, self.runs.sample_a, step.forward, layer)
+        return read(self.runs.b, self.runs.sample_b, step.forward, layer)

@@ -1,0 +1,54 @@
+"""What one layer's attention was given, in numbers: kept beside its tensors as one row.
+
+Shape letters: H query heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_FIXED = 5
+
+
+@dataclass(frozen=True)
+class AttentionNumbers:
+    """The numbers of one call of attention."""
+
+    scale: float
+    """What scores are multiplied by."""
+    keys: int
+    """Keys that each row may see at most."""
+    causal: bool
+    """Whether it was asked to hide what stands behind a row."""
+    bias_heads: int
+    """Biases that were recorded for each row: 0 if there was none, 1 for one that all heads share,
+    else one for each head."""
+    bias_layer: int
+    """The layer whose record holds the bias: this one, or an earlier one with the same; 0 without
+    one."""
+    key_heads: tuple[int, ...]
+    """Of each query head, which of the recorded heads of keys it reads; heads that are equal were
+    recorded once."""
+    value_heads: tuple[int, ...]
+    """The same of values."""
+
+    def pack(self) -> np.ndarray:
+        """As one row of values, float64 [1, 5 + 2 H]."""
+        fixed = (self.scale, self.keys, self.causal, self.bias_heads, self.bias_layer)
+        return np.array([[*fixed, *self.key_heads, *self.value_heads]], dtype=np.float64)
+
+    @classmethod
+    def unpack(cls, row_1W: np.ndarray) -> AttentionNumbers | None:
+        """Out of one row; None if these cannot be the numbers of a call."""
+        rows, width = row_1W.shape
+        heads = (width - _FIXED) // 2
+        if rows != 1 or heads < 1 or width != _FIXED + 2 * heads or not np.isfinite(row_1W).all():
+            return None
+        scale, *others = row_1W[0].tolist()
+        keys, causal, bias_heads, bias_layer, *shared = map(int, others)
+        if keys < 0 or bias_heads not in (0, 1, heads) or not all(0 <= g < heads for g in shared):
+            return None
+        of_keys, of_values = tuple(shared[:heads]), tuple(shared[heads:])
+        return cls(scale, keys, bool(causal), bias_heads, bias_layer, of_keys, of_values)
