@@ -7,11 +7,12 @@ BIN := .venv/bin
 SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs notebook screenshots linkcheck faults published fuzz kill clean
+.PHONY: help demo test test-long check format docs notebook screenshots linkcheck faults published fuzz kill clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
 	@echo "make test    set up, then run all tests"
+	@echo "make test-long  then those that take minutes, of which make test has a shorter form"
 	@echo "make check   format, lint, types, import contracts, docs drift and links"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make faults  inject every fault and score what the diagnosis says (an hour or two)"
@@ -31,6 +32,9 @@ demo: .venv/.run
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+test-long: .venv/.dev
+	@$(BIN)/python -m pytest -q -m long
 
 check: .venv/.dev
 	@$(BIN)/ruff format --check --quiet .

@@ -27,6 +27,23 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
+LONGEST = (
+    "test_readme.py",
+    "test_kill.py",
+    "test_pebble_model.py",
+    "test_fuzz.py",
+    "test_explain.py",
+    "test_pebble_ranks.py",
+    "test_kernels.py",
+)
+"""Files with tests of ten seconds and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests start first, so that no worker is left alone with one of them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     """The recorded truth of published code; tests that need it are skipped without it."""

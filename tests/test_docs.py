@@ -19,6 +19,9 @@ from skipstone.cli.main import skipstone as cli
 from tests.conftest import ROOT
 from tests.pages import blocks, execute, is_as_shown
 
+# One worker has them all, so that the site is built once.
+pytestmark = pytest.mark.xdist_group("docs")
+
 DOCS = ROOT / "docs"
 
 
@@ -170,7 +173,7 @@ def test_the_policy_package_installs_and_is_found(tmp_path: Path) -> None:
     install += ["--no-build-isolation", "--target", str(tmp_path), str(package)]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = {"PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}", "PATH": ""}
+    found = {"PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}", "PATH": "", "OMP_NUM_THREADS": "1"}
 
     def skipstone(*arguments: str) -> str:
         command = [sys.executable, "-m", "skipstone", *arguments]

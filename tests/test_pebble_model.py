@@ -48,7 +48,7 @@ def test_the_trained_chat_form_is_the_template_s(pebble: Model) -> None:
 
 def test_it_answers_held_out_prompts_of_every_group(pebble: Model) -> None:
     # A sample, with room for chance; MODEL_CARD.md has the full figures and their command.
-    problems = heldout(seed=1, per_group=20)
+    problems = heldout(seed=1, per_group=8)
     # Names that change places must be written one after another; all else bears a threshold.
     # A stale K/V cache costs answers there, too.
     careful = Engine(pebble, unmask=Fixed(), gen_length=32, cache=NoCache())
@@ -60,7 +60,7 @@ def test_it_answers_held_out_prompts_of_every_group(pebble: Model) -> None:
         wrong = [
             (p.prompt, r.text) for p, r in zip(asked, results, strict=True) if not p.fits(r.text)
         ]
-        assert len(wrong) <= 3, wrong
+        assert len(wrong) <= 1, wrong
 
 
 @pytest.mark.parametrize(
@@ -115,14 +115,14 @@ def test_it_says_what_it_does_not_know(pebble: Model, prompt: str) -> None:
 
 def test_it_refuses_outside_questions_and_hardly_any_of_its_own(pebble: Model) -> None:
     engine = Engine(pebble, unmask=Threshold(0.9), gen_length=32)
-    outside = Random(1).sample(heldout_questions(), 100)
+    outside = Random(1).sample(heldout_questions(), 60)
     said = [result.text for result in engine.generate_batch(outside)]
-    assert said.count(ANSWER) >= 95
+    assert said.count(ANSWER) >= 57
     # Where an answer does not fit into the canvas, some are refused: a canvas that holds them all.
     engine = Engine(pebble, unmask=Threshold(0.9), gen_length=96)
-    own = [p.prompt for p in heldout(seed=4, per_group=25) if p.answer != ANSWER]
+    own = [p.prompt for p in heldout(seed=4, per_group=5) if p.answer != ANSWER]
     said = [result.text for result in engine.generate_batch(own)]
-    assert said.count(ANSWER) <= 1
+    assert ANSWER not in said
 
 
 @pytest.mark.parametrize("family", [swap_any, replace_any, insert_any, queue_shuffle, latin_4])
@@ -130,7 +130,7 @@ def test_filling_in_at_once_contradicts_itself_where_many_answers_are_right(
     pebble: Model, family: Callable[[Random], Drawn]
 ) -> None:
     rng = Random(6)
-    drawn = [family(rng) for _ in range(10)]
+    drawn = [family(rng) for _ in range(3)]
     problems = [Problem("", "", *one) for one in drawn]
 
     def right(engine: Engine) -> int:
@@ -138,20 +138,20 @@ def test_filling_in_at_once_contradicts_itself_where_many_answers_are_right(
         return sum(p.fits(r.text) for p, r in zip(problems, results, strict=True))
 
     # The control is the same block filled token by token.
-    assert right(Engine(pebble, unmask=Fixed(), gen_length=32, cache=NoCache())) >= 9
+    assert right(Engine(pebble, unmask=Fixed(), gen_length=32, cache=NoCache())) == 3
     bold = Threshold(0.5)
-    assert right(Engine(pebble, unmask=bold, gen_length=32, block_length=32)) <= 6
+    assert right(Engine(pebble, unmask=bold, gen_length=32, block_length=32)) <= 1
 
 
 def test_committing_too_boldly_costs_right_answers(pebble: Model) -> None:
     # What the model is for: a shortcut that is wrong must show. Everything in one step is.
-    problems = [p for p in heldout(seed=2, per_group=12) if p.group in ("chains", "queues")]
+    problems = [p for p in heldout(seed=2, per_group=3) if p.group in ("chains", "queues")]
     prompts = [problem.prompt for problem in problems]
 
     def right(engine: Engine) -> int:
         results = engine.generate_batch(prompts)
         return sum(p.fits(r.text) for p, r in zip(problems, results, strict=True))
 
-    bold = Engine(pebble, unmask=Fixed(), steps=3, gen_length=96, cache=NoCache())
-    careful = Engine(pebble, unmask=Fixed(), gen_length=96, cache=NoCache())
+    bold = Engine(pebble, unmask=Fixed(), steps=2, gen_length=64, cache=NoCache())
+    careful = Engine(pebble, unmask=Fixed(), gen_length=64, cache=NoCache())
     assert right(bold) < right(careful)

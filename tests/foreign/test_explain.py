@@ -333,7 +333,10 @@ def test_a_level_is_obeyed(level: str) -> None:
             "full": {"state", "key", "value", "logits"},
         }[level]
     )
-    window = ((1, 0), (1, 1))
+
+
+def test_a_window_is_obeyed() -> None:
+    net, window = network(), ((1, 0), (1, 1))
     found = explained(net, lambda: shifted(net), level="window", window=window)
     forwards = {key.forward for key in found.bad.keys(0)}
     steps = found.bad.records[0].steps
