@@ -24,7 +24,7 @@ from skipstone.outputs import write_whole
 
 PAGE = Path(__file__).parent / "diagnoses.md"
 BEGIN, END = "<!-- examples -->", "<!-- end of examples -->"
-NUMBERS = range(1, 31)
+NUMBERS = range(1, 32)
 ADDS_UP = (
     "Begin at 20, then subtract 10, subtract 4, multiply by 6, subtract 8, add 18, add 21. "
     "Where do you end?"

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from skipstone.diagnosis.told import SHAPES, told
+from skipstone.diff.compare import tokens_differ
 from skipstone.foreign.attach.run import _differs
 from skipstone.foreign.positions.evidence import Tally
 from skipstone.report.words import in_language, sentences
@@ -26,6 +27,20 @@ def test_a_sentence_is_its_english_text_everywhere() -> None:
     assert json.dumps([ROWS]) == '["3 rows, 0.2 of all"]'
     braces = Sentence("{text}", text="{not} a {gap}")
     assert braces == "{not} a {gap}"
+
+
+@pytest.mark.parametrize(
+    ("number", "english", "chinese"),
+    [
+        (0, "0 final tokens differ", "最终有 0 个 token 不同"),
+        (1, "1 final token differs", "最终有 1 个 token 不同"),
+        (2, "2 final tokens differ", "最终有 2 个 token 不同"),
+    ],
+)
+def test_one_token_differs_and_several_differ(number: int, english: str, chinese: str) -> None:
+    said = Sentence("{kind}; {differing}", kind=Sentence("x"), differing=tokens_differ(number))
+    assert said == f"x; {english}"
+    assert in_language(tokens_differ(number), "zh") == chinese
 
 
 def pickled(sentence: Sentence) -> Sentence:

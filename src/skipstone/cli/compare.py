@@ -16,7 +16,7 @@ from skipstone.cli.terminal import drawing_console, say, say_json
 from skipstone.cli.tokens import Tokens, ids_option, tokens_of_model
 from skipstone.diff import Comparison
 from skipstone.diff import compare as compare_records
-from skipstone.diff.compare import similarity_by_block
+from skipstone.diff.compare import similarity_by_block, tokens_differ
 from skipstone.engine import parse_spec
 from skipstone.outputs import check_output
 from skipstone.report.report import check_drawing
@@ -146,7 +146,8 @@ def _verdict(comparison: Comparison, tokens: Tokens) -> list[str]:
         shown = ", ".join(str(p - start) for p in differing[:_SHOWN_POSITIONS])
         more = f", and {len(differing) - _SHOWN_POSITIONS} more"
         tail = more if len(differing) > _SHOWN_POSITIONS else ""
-        lines.append(f"{len(differing)} final tokens differ: new tokens {shown}{tail}")
+        places = "new token" if len(differing) == 1 else "new tokens"
+        lines.append(f"{tokens_differ(len(differing))}: {places} {shown}{tail}")
     else:
         lines.append("the final tokens are the same all the same")
     return lines

@@ -157,8 +157,9 @@ def _rest(found: Difference) -> Iterator[str]:
     differing, total = found.differing_positions, max(len(found.a.tokens), len(found.b.tokens))
     shown = ", ".join(str(p - found.a.prompt_length) for p in differing[:_SHOWN])
     more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
-    where = f": new tokens {shown}{more}" if differing else ""
-    yield f"final tokens    {len(differing)} of {total} differ{where}"
+    tokens, verb = ("token", "differs") if len(differing) == 1 else ("tokens", "differ")
+    where = f": new {tokens} {shown}{more}" if differing else ""
+    yield f"final tokens    {len(differing)} of {total} {verb}{where}"
     a, b = found.endings
     answers = "differs" if found.answer_differs else "is the same"
     yield (

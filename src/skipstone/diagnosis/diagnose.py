@@ -12,6 +12,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.number_of_keys import other_keys
 from skipstone.diagnosis.rules import RULES
+from skipstone.diff.compare import tokens_differ
 from skipstone.record import StoredTrace
 from skipstone.record.weights import same_weights
 from skipstone.sentence import NOTHING, Code, Sentence, listed
@@ -301,16 +302,15 @@ def _and(names: Iterable[str]) -> Sentence:
 def _summary(case: Case) -> Sentence:
     first, start = case.divergence.first, case.record_a.prompt_length
     if first is not None:
-        differing = len(case.divergence.comparison.differing_positions)
         return Sentence(
             "A and B part at block {block}, step {step}, position {position} (new token {new}): "
-            "{kind}; {differing} final tokens differ",
+            "{kind}; {differing}",
             block=first.block,
             step=first.step,
             position=first.position,
             new=first.position - start,
             kind=_KINDS[first.kind],
-            differing=differing,
+            differing=tokens_differ(len(case.divergence.comparison.differing_positions)),
         )
     deviation = case.expected.first
     if deviation is not None:

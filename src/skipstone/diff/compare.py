@@ -11,6 +11,14 @@ from skipstone.diff.align import align
 from skipstone.diff.divergence import Divergence, first_decision
 from skipstone.record.recorded import Given, record_of
 from skipstone.record.schema import Judgements, RunRecord
+from skipstone.sentence import Sentence
+
+
+def tokens_differ(number: int) -> Sentence:
+    """How many final tokens differ, as a clause: ``1 final token differs``."""
+    if number == 1:
+        return Sentence("1 final token differs")
+    return Sentence("{number} final tokens differ", number=number)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         first = "they do not part" if self.first is None else f"they part at {self.first!r}"
-        return f"<Comparison: {first}, {len(self.differing_positions)} final tokens differ>"
+        return f"<Comparison: {first}, {tokens_differ(len(self.differing_positions))}>"
 
     @property
     def identical(self) -> bool:

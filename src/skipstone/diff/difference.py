@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from skipstone.diff.align import Alignment, Pair, align
-from skipstone.diff.compare import differing_positions
+from skipstone.diff.compare import differing_positions, tokens_differ
 from skipstone.diff.divergence import Divergence, first_decision
 from skipstone.diff.floor import Floor, estimated_floor
 from skipstone.diff.margins import Closeness, closeness
@@ -64,7 +64,7 @@ class Difference:
 
     def __repr__(self) -> str:
         first = "no decision differs" if self.decision is None else f"first {self.decision!r}"
-        return f"<Difference: {first}, {len(self.differing_positions)} final tokens differ>"
+        return f"<Difference: {first}, {tokens_differ(len(self.differing_positions))}>"
 
     @property
     def state(self) -> TensorDivergence | None:
