@@ -15,7 +15,10 @@ from pathlib import Path
 import torch
 
 import skipstone
+from faults import foreign
 from faults.cases import SPECIMENS
+from faults.engine.instead import Fault
+from faults.foreign_loops import FAULTY_LOOPS
 from faults.specimen import Specimen
 from faults.trial import Trial, examine, record
 from skipstone import CosineSkip, Engine, Fixed, Recorder, Settings
@@ -25,6 +28,7 @@ from skipstone.outputs import write_whole
 PAGE = Path(__file__).parent / "diagnoses.md"
 BEGIN, END = "<!-- examples -->", "<!-- end of examples -->"
 NUMBERS = range(1, 32)
+LOOP = "softmax over positions"
 ADDS_UP = (
     "Begin at 20, then subtract 10, subtract 4, multiply by 6, subtract 8, add 18, add 21. "
     "Where do you end?"
@@ -51,6 +55,13 @@ def example(number: int) -> str:
             "accumulation",
             f"Not planted: `{ADDS_UP}` without skip, and with K = 4.",
             _adds_up(),
+        )
+    if number == 31:
+        # The rules of our engine are known by their settings: this is for loops of other people.
+        loop = next(s for s in FAULTY_LOOPS if s.name == LOOP)
+        found = foreign.record(foreign.Encounter(loop, loop.jobs[0], "code")).diagnosis()
+        return _section(
+            number, "commit-rule", f"Planted in a foreign loop: {LOOP}. {_told(loop.fault)}", found
         )
     for trial in trials(number):
         found = examine(trial, record(trial.specimen, trial.prompt, trial.pair))
@@ -82,8 +93,12 @@ def _adds_up() -> Diagnosis:
 
 def _planted(specimen: Specimen) -> str:
     """A fault in words."""
-    about = "" if specimen.fault is nullcontext else inspect.getdoc(specimen.fault) or ""
-    return f"{specimen.name}. {about}".rstrip()
+    return f"{specimen.name}. {_told(specimen.fault)}".rstrip()
+
+
+def _told(fault: Fault) -> str:
+    """What the code of a fault says of itself; empty if it has none."""
+    return "" if fault is nullcontext else inspect.getdoc(fault) or ""
 
 
 def page() -> str:

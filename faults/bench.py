@@ -19,7 +19,8 @@ import torch
 from faults import foreign
 from faults.cases import SPECIMENS
 from faults.controls import controls
-from faults.foreign import STRANGERS, Encounter
+from faults.foreign import Encounter
+from faults.foreign_cases import STRANGERS
 from faults.foreign_loops import FAULTY_LOOPS
 from faults.table import insert, markdown, passed, read_json, write_json
 from faults.trial import Outcome, Trial, run

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from faults.cases import COMPANION, FIXED, LOOSE, SKIP, math_kernel
+from faults.cases.common import COMPANION, FIXED, LOOSE, SKIP, math_kernel
 from faults.engine.arithmetic import last_bit
 from faults.engine.instead import Fault
 from faults.specimen import NARROW, PROMPTS, WIDE, Pair, Specimen

@@ -7,15 +7,8 @@ from dataclasses import replace
 
 from faults import loop_faults as loops
 from faults.engine.instead import Fault
-from faults.foreign import (
-    JOBS,
-    LOOPS,
-    PARALLEL,
-    PARTED,
-    Stranger,
-    with_its_cache,
-    without_cache,
-)
+from faults.foreign import JOBS, PARALLEL, Stranger
+from faults.foreign_cases import LOOPS, PARTED, with_its_cache, without_cache
 from faults.foreign_code import STYLES, Job, Style
 from faults.truth import Truth, commits_otherwise
 

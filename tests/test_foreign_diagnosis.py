@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from faults.foreign import CORRECT, FAULTY, OF_THE_ROWS, Encounter, Stranger, run
+from faults.foreign import Encounter, Stranger, run
+from faults.foreign_cases import CORRECT, FAULTY, OF_THE_ROWS
 
 CHOSEN = (
     "misaligned rows",

@@ -22,7 +22,8 @@ from skipstone.diagnosis.experiment import (
 from skipstone.record import Trace
 from skipstone.sentence import Sentence
 from skipstone.tracing import experiments
-from skipstone.tracing.experiments import Laboratory, Subject, as_request, key_of
+from skipstone.tracing.experiment_names import as_request, key_of
+from skipstone.tracing.experiments import Laboratory, Subject
 from tests.recorded import case_of, trace_of
 from tests.watching import BASE, uneven_model
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from faults.foreign import FAULTY, Encounter, Outcome, run
+from faults.foreign import Encounter, Outcome, run
+from faults.foreign_cases import FAULTY
 from tests.foreign import llada_style, parts
 
 

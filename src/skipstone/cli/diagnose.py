@@ -165,7 +165,7 @@ def explained(pair: Pair, time_limit: float = math.inf, *, keep: bool = False) -
 
 def _keep(trace: StoredTrace, lab: Laboratory, diagnosis: Diagnosis) -> None:
     """Write experiments and verdict into the trace."""
-    from skipstone.tracing.experiments import as_request, key_of
+    from skipstone.tracing.experiment_names import as_request, key_of
 
     kept = [
         Experiment(

@@ -63,11 +63,6 @@ def step_name(step: StepRecord) -> str:
     return f"b{step.block} s{step.step}"
 
 
-def step_names(study: Study) -> list[str]:
-    """The short names of all steps of the pair."""
-    return [step_name(pair.steps[0]) for pair in study.steps]
-
-
 def step_axis(study: Study, word: Word, field: str = "step") -> alt.Y:
     """Steps of the pair from top to bottom."""
     return alt.Y(

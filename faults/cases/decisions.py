@@ -1,0 +1,229 @@
+"""What can be wrong with decisions: which masks are committed, as what, and when it ends."""
+
+from __future__ import annotations
+
+import torch
+
+from faults.cases.common import FIXED, SHORT_ANSWERS, SURE
+from faults.engine import arithmetic, decisions
+from faults.specimen import NARROW, WIDE, Pair, Specimen, against, same
+from faults.truth import (
+    ALWAYS,
+    EMPTY,
+    Truth,
+    anywhere,
+    candidates,
+    drawn_otherwise,
+    in_block,
+    masks_stay,
+    parted,
+    scored_otherwise,
+)
+
+OF_DECISIONS = (
+    # A loop that leaves a block with masks is a budget that ended, and a stop that came too early.
+    Specimen(
+        "a block is left early",
+        (4, 21),
+        same("unmask=threshold"),
+        Truth(masks_stay, where=in_block),
+        decisions.block_left_early,
+    ),
+    Specimen(
+        "budget=stop, by setting",
+        (4,),
+        (
+            Pair(f"{WIDE} unmask=threshold", f"{WIDE} unmask=threshold budget=stop steps=8"),
+            Pair(f"{NARROW} unmask=threshold", f"{NARROW} unmask=threshold budget=stop steps=6"),
+        ),
+        Truth(masks_stay, where=in_block),
+        prompts=SURE,
+    ),
+    Specimen(
+        "every other choice is empty",
+        (5,),
+        same(FIXED),
+        Truth(EMPTY, where=candidates),
+        decisions.every_other_choice_is_empty,
+    ),
+    Specimen(
+        "nothing is committed below the threshold",
+        (5,),
+        same("unmask=threshold:value=0.95"),
+        Truth(EMPTY, where=candidates),
+        decisions.never_the_best_alone,
+    ),
+    # Nothing in the traces says where the noise comes from: only that it decides. Two tokens are
+    # equally likely, and so are positions at which they compete: either tie can break first.
+    Specimen(
+        "near tie of two tokens",
+        (6, 7),
+        same(FIXED),
+        Truth(parted, where=in_block),
+        arithmetic.last_bit,
+        model="twins",
+        lawful=True,
+    ),
+    Specimen(
+        "ties from the right",
+        (7,),
+        same(FIXED),
+        Truth(parted, where=candidates),
+        decisions.ties_from_the_right,
+        model="sharp",
+    ),
+    Specimen(
+        "ties in no order",
+        (7,),
+        same(FIXED),
+        Truth(parted, where=candidates),
+        decisions.ties_at_random,
+        model="sharp",
+    ),
+    Specimen(
+        "confidence in bfloat16",
+        (8,),
+        same(FIXED),
+        Truth(scored_otherwise, where=candidates),
+        decisions.confidence_in(torch.bfloat16),
+    ),
+    Specimen(
+        "confidence in float16",
+        (8,),
+        same(FIXED),
+        Truth(scored_otherwise, where=candidates),
+        decisions.confidence_in(torch.float16),
+    ),
+    Specimen(
+        "confidence in float32",
+        (8,),
+        same(FIXED),
+        Truth(scored_otherwise, where=candidates),
+        decisions.confidence_in(torch.float32),
+        model="sharp",
+    ),
+    Specimen(
+        "a lower threshold runs than is stated",
+        (9, 23),
+        same("unmask=threshold"),
+        Truth(parted, where=candidates),
+        decisions.threshold_too_low(0.3),
+        prompts=SURE,
+    ),
+    Specimen(
+        "the factor's bound does not rise",
+        (9,),
+        same("unmask=factor:value=1.5"),
+        Truth(parted, where=candidates),
+        decisions.factor_without_rank,
+        prompts=SURE,
+    ),
+    Specimen(
+        "threshold, by setting",
+        (9,),
+        against("unmask=threshold", "unmask=threshold:value=0.4"),
+        Truth(parted, where=candidates),
+        prompts=SURE,
+    ),
+    Specimen(
+        "factor, by setting",
+        (9,),
+        against("unmask=factor:value=0.5", "unmask=factor:value=2"),
+        Truth(parted, where=candidates),
+        prompts=SURE,
+    ),
+    Specimen(
+        "leftmost first",
+        (10,),
+        same(FIXED),
+        Truth(parted, where=candidates),
+        decisions.leftmost_first,
+    ),
+    Specimen(
+        "random order, by setting",
+        (10,),
+        against(FIXED, "unmask=fixed:order=random seed=1"),
+        Truth(parted, where=candidates),
+    ),
+    Specimen(
+        "EOS stops too early",
+        (21,),
+        same(FIXED),
+        Truth(parted, where=in_block),
+        decisions.stop_before_the_left_is_done,
+        prompts=SHORT_ANSWERS,
+    ),
+    Specimen(
+        "EOS never stops",
+        (21,),
+        same(FIXED),
+        Truth(parted, where=anywhere),
+        decisions.eos_never_stops,
+        prompts=SHORT_ANSWERS,
+    ),
+    Specimen(
+        "no stop at EOS, by setting",
+        (21,),
+        against(FIXED, f"{FIXED} eos_stop=false"),
+        Truth(parted, where=anywhere),
+        prompts=SHORT_ANSWERS,
+    ),
+    Specimen(
+        "noise at temperature 0",
+        (22,),
+        same(FIXED),
+        Truth(ALWAYS, where=candidates),
+        decisions.noise_at_temperature_zero,
+    ),
+    Specimen(
+        "one draw too many",
+        (22,),
+        same(f"{FIXED} temperature=0.7 seed=3"),
+        Truth(drawn_otherwise, where=candidates),
+        decisions.one_draw_too_many,
+    ),
+    Specimen(
+        "seed, by setting",
+        (22,),
+        against(f"{FIXED} temperature=0.7 seed=3", f"{FIXED} temperature=0.7 seed=4"),
+        Truth(parted, where=candidates),
+    ),
+    Specimen(
+        "temperature, by setting",
+        (22,),
+        against(FIXED, f"{FIXED} temperature=1.0 seed=4"),
+        Truth(parted, where=candidates),
+    ),
+    Specimen(
+        "half the steps",
+        (24,),
+        same(FIXED),
+        Truth(parted, where=candidates),
+        decisions.half_the_steps,
+    ),
+    Specimen(
+        "shares rounded down",
+        (24,),
+        (
+            Pair(f"{WIDE} {FIXED} steps=12", f"{WIDE} {FIXED} steps=12"),
+            Pair(f"{NARROW} {FIXED} steps=9", f"{NARROW} {FIXED} steps=9"),
+        ),
+        Truth(parted, where=candidates),
+        decisions.share_rounded_down,
+    ),
+    Specimen(
+        "steps, by setting",
+        (24,),
+        against(FIXED, f"{FIXED} steps=8"),
+        Truth(parted, where=candidates),
+    ),
+    # Without running B again, its trace says only that its numbers are not those of its seed.
+    Specimen(
+        "draws without a seed",
+        (30,),
+        same(f"{FIXED} temperature=0.7 seed=3"),
+        Truth(drawn_otherwise, where=candidates),
+        decisions.draws_without_a_seed,
+        from_trace=(22,),
+    ),
+)
