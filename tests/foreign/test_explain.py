@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import skipstone as st
 from skipstone.errors import ConfigError
+from skipstone.foreign.explain import function_side
 from skipstone.foreign.explain.explanation import Explanation
 from tests.conftest import random_model
 from tests.foreign import decode, llada_style
@@ -341,3 +342,16 @@ def test_a_window_is_obeyed() -> None:
     forwards = {key.forward for key in found.bad.keys(0)}
     steps = found.bad.records[0].steps
     assert forwards == {s.forward for s in steps if s.block == 1 and s.step <= 1}
+
+
+def test_runs_that_take_long_are_made_once_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function_side, "_CHEAP_S", 0.0)
+    net, counts = network(), {"good": 0, "bad": 0}
+
+    def decoded(name: str, threshold: float) -> Tensor:
+        counts[name] += 1
+        return decode.dual_cache(net, torch.tensor([PROMPT]), threshold=threshold)
+
+    found = st.explain(net, lambda: decoded("good", 0.5), lambda: decoded("bad", 0.001))
+    assert counts == {"good": 3, "bad": 4}
+    assert found.verdict

@@ -20,6 +20,7 @@ from skipstone.foreign.explain.evidence import Depth, Evidence, RecordedSide, Si
 from skipstone.foreign.explain.explanation import Explanation
 from skipstone.foreign.explain.function_side import Attaching, FunctionSide
 from skipstone.foreign.explain.pairing import Pair, depth_for, paired
+from skipstone.foreign.explain.told import tell
 from skipstone.models.load import Model
 from skipstone.quoting import shown
 from skipstone.record import MemoryTrace, Trace
@@ -119,6 +120,7 @@ def explain(
     if level is None:
         found = _deeper(found, first, second, sample)
     pair = found.pair(sample)
+    tell("held against each other")
     diagnosis = examined(
         found.good_subject(pair), found.bad_subject(pair), reference, time_limit=time_limit
     )

@@ -191,7 +191,9 @@ class Explanation:
 def _spent(cost: Cost) -> str:
     """What one side took; times of a few milliseconds are not held against each other."""
     text = f"{cost.plain:.2f} s plain"
-    if cost.plain > 0:
+    if 1.0 < cost.recorded < cost.plain:
+        text += ", less when recorded (the plain run came first and warmed up)"
+    elif cost.plain > 0:
         text += f", {cost.recorded / cost.plain:.2f} x recorded"
     if cost.sanitized is not None and cost.plain > 0:
         text += f", {cost.sanitized / cost.plain:.1f} x sanitized"
