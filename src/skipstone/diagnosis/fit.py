@@ -44,6 +44,27 @@ def same_length(wrong_NW: np.ndarray, right_NW: np.ndarray) -> bool:
     return bool((np.abs(a - b) <= _SAME * np.maximum(b, 1e-30)).all())
 
 
+def turned(wrong_NW: np.ndarray, right_NW: np.ndarray, head_width: int) -> bool:
+    """Whether a rotation of pairs can make one of the other: the length of each pair stays.
+
+    Pairs are neighbours, or lie in the two halves of a head.
+    """
+    return any(
+        bool((np.abs(a - b) <= _SAME * np.maximum(b.max(), 1e-30)).all())
+        for a, b in (
+            (_pairs(wrong_NW, head_width, axis), _pairs(right_NW, head_width, axis))
+            for axis in (1, 2)
+        )
+    )
+
+
+def _pairs(rows_NW: np.ndarray, head_width: int, axis: int) -> np.ndarray:
+    """Lengths of all pairs of all heads: those of halves (1), or of neighbours (2)."""
+    half = head_width // 2
+    shape = (-1, 2, half) if axis == 1 else (-1, half, 2)
+    return np.linalg.norm(rows_NW.reshape(shape), axis=axis)
+
+
 def shift(wrong_NW: np.ndarray, right_NW: np.ndarray, head_width: int) -> tuple[float, float]:
     """Positions by which keys seem to be rotated too far, and how well that fits (1 is perfect).
 

@@ -31,7 +31,7 @@ _SLACK = 1e-3
 # Natural logarithm of the chance, for all scales that are tried, that values lie there by luck.
 _NO_LUCK = -30.0
 # Columns have to have some values of their own.
-_ENOUGH_ROWS = 8
+_ENOUGH_ROWS = 4
 # Binary exponent, where the largest value has that of its level, under which digits get lost.
 _LEAST = -8
 # What is looked at: rows in all, and before that some values of some groups.

@@ -17,10 +17,10 @@ import numpy as np
 
 from skipstone.diagnosis.case.tensors import Tensors
 from skipstone.diagnosis.deviation import Deviation
-from skipstone.diagnosis.fit import nearest
+from skipstone.diagnosis.fit import head_widths, nearest
 from skipstone.record import Tap, TensorKey, Trace
 
-Kind = Literal["zeros", "old", "swapped", "layer", "shift", "request", "elsewhere"]
+Kind = Literal["zeros", "old", "heads", "swapped", "layer", "shift", "request", "elsewhere"]
 
 # Rows are the same if this close, and clearly closer than to what they should be.
 _SAME = 1e-3
@@ -31,6 +31,10 @@ _SHIFTS = (1, -1, 2, -2, 3, -3, 4, -4)
 _BACK = (1, 2)
 # Of the forwards that computed everything, the last ones that are asked.
 _REFRESHES = 3
+# Of B's caches before rows were computed again, the last ones that are asked.
+_STORES = 8
+# Ways to roll heads that are tried.
+_HEADS = 9
 # Rows of a tensor that are looked at.
 _LOOKED_AT = 32
 
@@ -110,6 +114,8 @@ def _hypotheses(tensors: Tensors) -> Iterator[tuple[Kind, int, Explains]]:
     yield "zeros", 0, lambda rows: np.asarray(~rows.values_NW.any(1))
     for older in _earlier(tensors):
         yield "old", older, partial(_is_older, tensors, older)
+    yield "old", max(0, tensors.focus - 1), partial(_is_any_older, tensors)
+    yield "heads", 0, partial(_is_of_other_heads, tensors)
     yield "swapped", 0, lambda rows: rows.equal(_right(tensors, _swapped(rows.key), rows.positions))
     yield "layer", 0, partial(_is_of_a_layer, tensors)
     for by in _SHIFTS:
@@ -117,7 +123,7 @@ def _hypotheses(tensors: Tensors) -> Iterator[tuple[Kind, int, Explains]]:
     trace, sample = tensors.recorded
     for request in range(len(trace.records)):
         if request != sample:
-            yield "request", request, partial(_is_of_a_request, trace, request)
+            yield "request", request, partial(_is_of_a_request, tensors, request)
     yield "elsewhere", 0, partial(_is_anywhere, tensors)
 
 
@@ -145,11 +151,45 @@ def _is_older(tensors: Tensors, forward: int, rows: _Wrong) -> np.ndarray:
     return found | (since & rows.equal(own))
 
 
+def _is_any_older(tensors: Tensors, rows: _Wrong) -> np.ndarray:
+    """Rows that B's cache held at some time before they were computed again, bit for bit.
+
+    Those of a block were written in each of its steps, those beside it only once.
+    """
+    since = tensors.computed_at(rows.key.layer, rows.positions)
+    last = int(since.max(initial=0))
+    earlier = range(max(0, last - _STORES), last)
+    return np.any([_is_older(tensors, forward, rows) for forward in earlier], axis=0) & (since > 0)
+
+
 def _is_of_a_layer(tensors: Tensors, rows: _Wrong) -> np.ndarray:
     layers = range(1, tensors.runs.record_b.header.num_layers + 1)
     keys = (rows.key._replace(layer=layer) for layer in layers if layer != rows.key.layer)
     masks = [rows.equal(_right(tensors, key, rows.positions)) for key in keys]
     return np.any(masks, axis=0) if masks else rows.equal(None)
+
+
+def _is_of_other_heads(tensors: Tensors, rows: _Wrong) -> np.ndarray:
+    """Rows whose heads are the right ones in another order."""
+    right_NW = _right(tensors, rows.key, rows.positions)
+    found = rows.equal(None)
+    if right_NW is None:
+        return found
+    for width in head_widths(rows.values_NW.shape[1]):
+        heads = rows.values_NW.shape[1] // width
+        if heads > 1:
+            moved = (_rolled(right_NW, heads, by) for by in range(1, min(heads, _HEADS)))
+            found = found | np.any([rows.equal(other_NW) for other_NW in moved], axis=0)
+            found |= rows.equal(right_NW.reshape(-1, heads, width)[:, ::-1].reshape(right_NW.shape))
+            # Rows that were cut into heads the other way round.
+            found |= rows.equal(
+                right_NW.reshape(-1, heads, width).swapaxes(1, 2).reshape(right_NW.shape)
+            )
+    return found
+
+
+def _rolled(right_NW: np.ndarray, heads: int, by: int) -> np.ndarray:
+    return np.roll(right_NW.reshape(len(right_NW), heads, -1), by, 1).reshape(right_NW.shape)
 
 
 def _layer_of(tensors: Tensors, rows: _Wrong) -> int:
@@ -165,8 +205,16 @@ def _is_moved(tensors: Tensors, by: int, rows: _Wrong) -> np.ndarray:
     return rows.equal(_right(tensors, rows.key, rows.positions + by))
 
 
-def _is_of_a_request(trace: Trace, request: int, rows: _Wrong) -> np.ndarray:
-    return rows.equal(_rows(trace, request, rows.key, rows.positions))
+def _is_of_a_request(tensors: Tensors, request: int, rows: _Wrong) -> np.ndarray:
+    """Rows that another request has at the same positions, now or when they were computed."""
+    assert tensors.recorded is not None
+    trace, _ = tensors.recorded
+    since = int(tensors.computed_at(rows.key.layer, rows.positions).max(initial=0))
+    stores = (
+        _rows(trace, request, rows.key._replace(forward=forward), rows.positions)
+        for forward in {tensors.focus, since}
+    )
+    return np.any([rows.equal(store) for store in stores], axis=0)
 
 
 def _is_anywhere(tensors: Tensors, rows: _Wrong) -> np.ndarray:

@@ -8,7 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Deviation
 from skipstone.diagnosis.experiment import Choice, Follow, Turn
 from skipstone.diagnosis.finding import Finding, Proof
-from skipstone.diagnosis.fit import head_widths, same_length, shift
+from skipstone.diagnosis.fit import head_widths, same_length, shift, turned
 from skipstone.diagnosis.rule import Answer, Rule, of_attention, place, proof_of_patch, tried
 from skipstone.diagnosis.told import told
 from skipstone.record import Tap, TensorKey
@@ -203,9 +203,10 @@ def _rotation(case: Case, deviation: Deviation) -> tuple[float, float, bool] | N
     wrong_NW, right_NW = recorded.at(deviation.positions), right.at(deviation.positions)
     if not same_length(wrong_NW, right_NW):
         return None
-    best = max(
-        (shift(wrong_NW, right_NW, w) for w in head_widths(wrong_NW.shape[1])), key=lambda s: s[1]
-    )
+    widths = [w for w in head_widths(wrong_NW.shape[1]) if turned(wrong_NW, right_NW, w)]
+    if not widths:
+        return None
+    best = max((shift(wrong_NW, right_NW, w) for w in widths), key=lambda s: s[1])
     exactly = abs(best[0] - round(best[0])) < 1e-2 and best[1] > _FITS
     return best[0], best[1], bool(exactly and np.isfinite(best[0]))
 

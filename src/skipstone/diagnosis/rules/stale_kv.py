@@ -16,6 +16,9 @@ from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 _WRITE_FIRST = Sentence("write the fresh keys and values of these rows before attention reads them")
 
+_LOST = Sentence("attention reads old keys and values: a write to the cache is lost")
+_NOT_RENEWED = Sentence("attention reads keys and values from before they were computed again")
+_NEVER_WRITTEN = Sentence("attention reads rows of the cache that were never written")
 _HAND_ON = Sentence("hand on the cache that the last forward over these rows has returned")
 
 
@@ -92,9 +95,7 @@ def _lost_write(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=Sentence("attention reads old keys and values: a write to the cache is lost")
-        if now
-        else Sentence("attention reads keys and values from before they were computed again"),
+        what=_LOST if now else _NEVER_WRITTEN if found.kind == "zeros" else _NOT_RENEWED,
         where=place(first.step, first.layer, first.position),
         evidence=_what_is_read(found),
         experiment=tried(

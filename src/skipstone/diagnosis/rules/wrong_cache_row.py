@@ -77,6 +77,8 @@ def _what(found: Held) -> Sentence:
             layer=found.first.layer,
             other=found.other,
         )
+    if found.kind == "heads":
+        return Sentence("the heads of cached rows are in another order")
     return Sentence("the cache holds the keys and values of other rows")
 
 
@@ -86,6 +88,8 @@ def _whose(found: Held) -> Sentence:
         return Sentence("keys where values belong, or values where keys do")
     if found.kind == "layer":
         return Sentence("those of another layer, at the right positions")
+    if found.kind == "heads":
+        return Sentence("the right rows, cut into heads in another order")
     if found.kind == "request":
         return Sentence("those of request {request} of the batch", request=found.other)
     held = (Sentence("{p} holds {q}", p=p, q=q) for p, q in found.owners[:_SHOWN])

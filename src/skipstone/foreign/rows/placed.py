@@ -72,9 +72,14 @@ def numbers_of(call: Call, length: int) -> Numbers | None:
 
 
 def counts_from_start(said: Stated) -> bool:
-    """Whether positions are numbers of all rows, counted from the first that is no padding."""
-    counting = [(row, _counting(row)) for row in said.positions_BN.numpy()]
-    return said.name == "position_ids" and all(row[seen].min() <= 1 for row, seen in counting)
+    """Whether positions are numbers of all rows, counted from the first that is no padding.
+
+    Numbers that come twice are no places of a canvas, wherever the longest stretch of them begins.
+    """
+    return said.name == "position_ids" and all(
+        row[_counting(row)].min() <= 1 or (row.min() <= 1 and np.unique(row).size < row.size)
+        for row in said.positions_BN.numpy()
+    )
 
 
 def _counting(numbers: np.ndarray) -> np.ndarray:

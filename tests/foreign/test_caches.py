@@ -1,0 +1,186 @@
+"""What a cache holds, told without a model: it is changed between the call that made it and others.
+
+Shape letters: B batch (1), H heads, L positions, W width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skipstone import attach, diagnose
+from skipstone.diagnosis.finding import Finding
+from skipstone.foreign.shared.caches import by_heads, returned
+from skipstone.record import MemoryTrace
+from tests.conftest import EOS, MASK
+from tests.foreign import decode, hf_style, llada_style
+from tests.watching import uneven_model
+
+PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])
+OTHER = torch.tensor([[8, 6, 7, 5, 3, 10, 11]])
+MODEL = uneven_model(5)
+Pairs = list[tuple[Tensor, Tensor]]
+Change = Callable[[Pairs, int], Pairs]
+"""From the cache of the first cached call of a block, and which block it is, to what it reads."""
+
+
+def recorded(style: str, change: Change | None = None) -> MemoryTrace:
+    """A decode whose cache is changed once a block."""
+    net: nn.Module = {"dual": llada_style, "prefix": hf_style}[style].from_model(MODEL)
+    fresh, block = False, -1
+    kept = Pairs()
+
+    def hand_over(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        nonlocal fresh, block, kept
+        past = kwargs.get("past_key_values")
+        if past is None:
+            fresh, block = True, block + 1
+        elif change is not None:
+            if fresh:
+                new = change([(k.clone(), v.clone()) for k, v in past], block)
+                # Both loops go on with the cache that a call reads: as a loop would have made it.
+                kept = [(k, v) for k, v in new]
+            kwargs["past_key_values"] = tuple(kept) if style == "prefix" or fresh else past
+            fresh = False
+        return args, kwargs
+
+    handle = net.register_forward_pre_hook(hand_over, with_kwargs=True)
+    with attach(net, mask_id=MASK, eos_id=EOS, level="full") as recorder:
+        if style == "dual":
+            decode.dual_cache(cast("Any", net), PROMPT)
+        else:
+            decode.prefix_cache(cast("Any", net), PROMPT)
+    handle.remove()
+    return recorder.trace
+
+
+@cache
+def right(style: str) -> MemoryTrace:
+    """The same decode with its cache as it is."""
+    return recorded(style)
+
+
+def each(change: Callable[[Tensor], Tensor]) -> Change:
+    return lambda pairs, block: [(change(k), change(v)) for k, v in pairs]
+
+
+def found(style: str, change: Change) -> Finding:
+    cause = diagnose(right(style), recorded(style, change)).cause
+    assert cause is not None
+    return cause
+
+
+def by_channel(x: Tensor) -> Tensor:
+    step = x.abs().amax(-2, keepdim=True) / 127
+    return (x / step).round() * step
+
+
+def float8(x: Tensor) -> Tensor:
+    step = x.abs().amax() / 448
+    return (x / step).to(torch.float32).to(torch.float8_e4m3fn).to(x.dtype) * step
+
+
+def of_another_request() -> Change:
+    net = llada_style.from_model(MODEL)
+    with torch.no_grad():
+        past = net(decode.start_canvas(OTHER, 16, MASK), use_cache=True).past_key_values
+    return lambda pairs, block: pairs if block else [(k.clone(), v.clone()) for k, v in past]
+
+
+class Named(NamedTuple):
+    """A change, and what is to be said."""
+
+    change: Change
+    rule: str
+    word: str
+    styles: tuple[str, ...] = ("dual", "prefix")
+    layer: int = 1
+
+
+CHANGES = {
+    "eight bits by channel": Named(each(by_channel), "quantised", "int8"),
+    "eight-bit floats": Named(each(float8), "quantised", "float8_e4m3fn"),
+    "zeros": Named(
+        each(lambda x: x * (torch.arange(x.shape[2]) > 3)[:, None]), "stale-kv", "never written"
+    ),
+    "one layer for all": Named(
+        lambda pairs, block: [(pairs[0][0].clone(), pairs[0][1].clone()) for _ in pairs],
+        "wrong-cache-row",
+        "layer 2 reads the cache of layer 1",
+        layer=2,
+    ),
+    "heads": Named(
+        lambda pairs, block: [(k, v.flip(1)) for k, v in pairs], "wrong-cache-row", "heads"
+    ),
+    "another request": Named(of_another_request(), "leftover-state", "another request", ("dual",)),
+    "cropped one short": Named(
+        lambda pairs, block: [(k[:, :, :-1], v[:, :, :-1]) for k, v in pairs],
+        "visible-set",
+        "fewer keys",
+        ("prefix",),
+    ),
+    "twice the last row": Named(
+        each(lambda x: torch.cat([x, x[:, :, -1:]], 2)), "visible-set", "more keys", ("prefix",)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("style", "name"), [(s, name) for name, c in CHANGES.items() for s in c.styles]
+)
+def test_what_a_cache_holds_is_named_without_a_model(style: str, name: str) -> None:
+    wanted = CHANGES[name]
+    cause = found(style, wanted.change)
+    assert cause.rule == wanted.rule, cause
+    assert wanted.word in str(cause.what), cause.what
+    assert (cause.where.block, cause.where.step, cause.where.layer) == (0, 1, wanted.layer)
+
+
+@pytest.mark.parametrize("layers", [slice(None), slice(-1, None)], ids=["all", "the last layer"])
+def test_a_refresh_that_is_not_kept_is_told_from_the_caches_before_it(layers: slice) -> None:
+    old = Pairs()
+
+    def keep(pairs: Pairs, block: int) -> Pairs:
+        if block:
+            pairs[layers] = old[layers]
+        else:
+            old[:] = pairs
+        return pairs
+
+    cause = found("dual", keep)
+    assert (cause.rule, cause.where.block, cause.where.step) == ("stale-kv", 1, 1)
+    assert cause.where.layer == (1 if layers.start is None else MODEL.config.num_layers)
+    assert "computed again" in str(cause.what)
+
+
+def test_a_cache_that_goes_through_other_hands_unchanged_is_no_cause() -> None:
+    assert (
+        diagnose(right("prefix"), recorded("prefix", lambda pairs, block: pairs)).verdict == "same"
+    )
+
+
+@pytest.mark.parametrize("length", [24, 16])
+def test_positions_are_told_from_heads(length: int) -> None:
+    rows_BLHW = torch.randn(2, 24, 4, 8)
+    assert torch.equal(by_heads(rows_BLHW, 24), rows_BLHW.transpose(1, 2))
+    assert torch.equal(by_heads(rows_BLHW.transpose(1, 2), length), rows_BLHW.transpose(1, 2))
+    assert by_heads(rows_BLHW.flatten(2), length).shape == (2, 1, 24, 32)
+
+
+def test_a_cache_is_found_in_whatever_a_model_returns() -> None:
+    pair = (torch.zeros(1, 4, 8, 2), torch.ones(1, 4, 8, 2))
+
+    class Output(dict[str, object]):
+        past_key_values: object
+
+    hung_on = Output(logits=torch.zeros(1))
+    hung_on.past_key_values = [pair]
+    for output in (hung_on, {"past_key_values": [pair]}, (torch.zeros(1), [pair])):
+        assert returned(output) == [pair]
+    assert returned((torch.zeros(1), None)) == []
+    assert returned(torch.zeros(2, 3)) == []
