@@ -24,6 +24,7 @@ from tests.watching import uneven_model
 PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])
 OTHER = torch.tensor([[8, 6, 7, 5, 3, 10, 11]])
 MODEL = uneven_model(5)
+Args = tuple[Any, ...]
 Pairs = list[tuple[Tensor, Tensor]]
 Change = Callable[[Pairs, int], Pairs]
 """From the cache of the first cached call of a block, and which block it is, to what it reads."""
@@ -35,7 +36,7 @@ def recorded(style: str, change: Change | None = None) -> MemoryTrace:
     fresh, block = False, -1
     kept = Pairs()
 
-    def hand_over(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    def hand_over(_: nn.Module, args: Args, kwargs: dict[str, Any]) -> tuple[Args, dict[str, Any]]:
         nonlocal fresh, block, kept
         past = kwargs.get("past_key_values")
         if past is None:
@@ -66,7 +67,10 @@ def right(style: str) -> MemoryTrace:
 
 
 def each(change: Callable[[Tensor], Tensor]) -> Change:
-    return lambda pairs, block: [(change(k), change(v)) for k, v in pairs]
+    def of_all(pairs: Pairs, block: int) -> Pairs:
+        return [(change(k), change(v)) for k, v in pairs]
+
+    return of_all
 
 
 def found(style: str, change: Change) -> Finding:
@@ -89,7 +93,23 @@ def of_another_request() -> Change:
     net = llada_style.from_model(MODEL)
     with torch.no_grad():
         past = net(decode.start_canvas(OTHER, 16, MASK), use_cache=True).past_key_values
-    return lambda pairs, block: pairs if block else [(k.clone(), v.clone()) for k, v in past]
+
+    def change(pairs: Pairs, block: int) -> Pairs:
+        return pairs if block else [(k.clone(), v.clone()) for k, v in past]
+
+    return change
+
+
+def one_layer_for_all(pairs: Pairs, block: int) -> Pairs:
+    return [(pairs[0][0].clone(), pairs[0][1].clone()) for _ in pairs]
+
+
+def other_heads(pairs: Pairs, block: int) -> Pairs:
+    return [(k, v.flip(1)) for k, v in pairs]
+
+
+def as_it_is(pairs: Pairs, block: int) -> Pairs:
+    return pairs
 
 
 class Named(NamedTuple):
@@ -109,20 +129,12 @@ CHANGES = {
         each(lambda x: x * (torch.arange(x.shape[2]) > 3)[:, None]), "stale-kv", "never written"
     ),
     "one layer for all": Named(
-        lambda pairs, block: [(pairs[0][0].clone(), pairs[0][1].clone()) for _ in pairs],
-        "wrong-cache-row",
-        "layer 2 reads the cache of layer 1",
-        layer=2,
+        one_layer_for_all, "wrong-cache-row", "layer 2 reads the cache of layer 1", layer=2
     ),
-    "heads": Named(
-        lambda pairs, block: [(k, v.flip(1)) for k, v in pairs], "wrong-cache-row", "heads"
-    ),
+    "heads": Named(other_heads, "wrong-cache-row", "heads"),
     "another request": Named(of_another_request(), "leftover-state", "another request", ("dual",)),
     "cropped one short": Named(
-        lambda pairs, block: [(k[:, :, :-1], v[:, :, :-1]) for k, v in pairs],
-        "visible-set",
-        "fewer keys",
-        ("prefix",),
+        each(lambda x: x[:, :, :-1]), "visible-set", "fewer keys", ("prefix",)
     ),
     "twice the last row": Named(
         each(lambda x: torch.cat([x, x[:, :, -1:]], 2)), "visible-set", "more keys", ("prefix",)
@@ -159,9 +171,7 @@ def test_a_refresh_that_is_not_kept_is_told_from_the_caches_before_it(layers: sl
 
 
 def test_a_cache_that_goes_through_other_hands_unchanged_is_no_cause() -> None:
-    assert (
-        diagnose(right("prefix"), recorded("prefix", lambda pairs, block: pairs)).verdict == "same"
-    )
+    assert diagnose(right("prefix"), recorded("prefix", as_it_is)).verdict == "same"
 
 
 @pytest.mark.parametrize("length", [24, 16])
