@@ -130,6 +130,11 @@ def first_of_block(step: StepRecord) -> range:
     return range(step.block_start, step.block_start + 4)
 
 
+def in_prompt(step: StepRecord) -> range:
+    """The positions of the prompt."""
+    return range(step.prompt_length)
+
+
 def outside_block(step: StepRecord) -> list[int]:
     """Every position but those of the block."""
     return np.setdiff1d(np.arange(step.entered_age.size), in_block(step)).tolist()
