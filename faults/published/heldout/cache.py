@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faults.published.code import Call, Code, Context, together
 from faults.published.fault import planted
-from faults.published.heldout.loop import PARTIAL, _batch
+from faults.published.heldout.loop import batch
 from faults.published.heldout.rule import rule
 from faults.published.jobs import both, fixed, sure
 from faults.truth import CACHED, Truth, anywhere, in_block, outside_block, when
@@ -54,7 +54,7 @@ def _stored(code: Code, change: Callable[[list[Any]], list[Any]]) -> Context:
 @planted(
     "wrong-cache-row",
     at=Truth(CACHED, (1,), outside_block),
-    into={"dinfer": _batch(sure("dual")[:1]) + _batch(sure("prefix")[:1])},
+    into={"dinfer": batch(sure("dual")[:1]) + batch(sure("prefix")[:1])},
 )
 def cache_of_the_other_request(code: Code) -> Context:
     """The requests of a batch are stored in the opposite order."""
@@ -126,17 +126,6 @@ def stored_before_its_last_tokens(code: Code) -> Context:
             before["ids"] = ids.clone()
 
     return code.calls(late)
-
-
-@planted(
-    "stale-kv",
-    at=Truth(PARTIAL, where=anywhere),
-    into={"dkv-cache": fixed("decode")},
-)
-def cached_a_step_too_early(code: Code) -> Context:
-    """A token is cached as it was computed when it was still a mask."""
-    early = "prv_transfer_idx = all_transfer_index"
-    return rule(code, early, after="prv_transfer_idx", nth=-1)
 
 
 # --- who sees what, and from where ----------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 from faults.published.code import Code, Context, Job
 from faults.published.fault import planted
+from faults.published.heldout.loop import NUMBERS
 from faults.published.heldout.rule import PARTED
 from faults.published.jobs import both, fixed, sure
 from faults.truth import ALWAYS, Truth, anywhere, diverged, near_block
@@ -117,7 +118,7 @@ def from_left_to_right(code: Code) -> Context:
 
 @planted(
     "schedule",
-    at=PARTED,
+    at=NUMBERS,
     into={"dream": fixed("whole", alg="entropy")[:1], "open-dllm": fixed("entropy")[:1]},
     settings=_with(eps=0.3),
 )

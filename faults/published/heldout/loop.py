@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 from torch import Tensor
 
 from faults.published.code import Call, Code, Context, Job
@@ -22,22 +23,35 @@ from faults.truth import (
 )
 from skipstone.record import RunRecord, StepRecord
 
-PARTED = Truth(parted, where=candidates)
-STAYS = Truth(masks_stay, where=in_block)
-PARTIAL = when(lambda step: step.rows.size < step.entered_age.size)
 
-DREAM = {"dream": fixed("whole", alg="entropy"), "open-dllm": fixed("entropy")}
-
-
-def _batch(jobs: tuple[Job, ...]) -> tuple[Job, ...]:
+def batch(jobs: tuple[Job, ...]) -> tuple[Job, ...]:
     """Two prompts of the same length."""
     other = tuple((3 * id + 5) % 150 for id in FIRST)
     return tuple(replace(job, prompts=(FIRST, other)) for job in jobs)
 
 
+def by_number(a: RunRecord, b: RunRecord) -> StepRecord | None:
+    """The first step of B that leaves another canvas than A's of the same number.
+
+    Steps without a commit have one canvas, so that they are not told apart by it.
+    """
+    pairs = zip(a.steps, b.steps, strict=False)
+    return next((y for x, y in pairs if not np.array_equal(x.ids_after, y.ids_after)), None)
+
+
 def last_step(a: RunRecord, b: RunRecord) -> StepRecord:
     """The last step of B."""
     return b.steps[-1]
+
+
+PARTED = Truth(parted, where=candidates)
+NUMBERS = Truth(by_number, where=candidates)
+STAYS = Truth(masks_stay, where=in_block)
+PARTIAL = when(lambda step: step.rows.size < step.entered_age.size)
+
+DREAM = {"dream": fixed("whole", alg="entropy"), "open-dllm": fixed("entropy")}
+SPARSE = {base: jobs[1:] for base, jobs in DREAM.items()}
+"""Jobs whose schedule has steps with nothing to commit."""
 
 
 # --- how many -------------------------------------------------------------------------------------
@@ -53,7 +67,7 @@ def every_block_has_all_steps(code: Code) -> Context:
     return rule(code, "steps = steps * num_blocks", after="steps")
 
 
-@planted("schedule", at=PARTED, into=DREAM)
+@planted("schedule", at=NUMBERS, into=SPARSE)
 def at_least_one_a_step(code: Code) -> Context:
     """Where the schedule has none for a step, one is committed."""
     if code.base.name == "dream":
@@ -63,7 +77,7 @@ def at_least_one_a_step(code: Code) -> Context:
     return rule(code, f"{name} = {name}.clamp_min(1)", after=name)
 
 
-@planted("schedule", at=PARTED, into=DREAM)
+@planted("schedule", at=NUMBERS, into=DREAM)
 def cosine_for_linear(code: Code) -> Context:
     """Times fall by a cosine, not evenly."""
     cosine = "timesteps = torch.cos((1 - timesteps) * torch.pi / 2)"
@@ -74,9 +88,9 @@ def cosine_for_linear(code: Code) -> Context:
     "region-boundaries",
     "commit-rule",
     at=PARTED,
-    into={"llada": _batch(fixed("generate"))},
+    into={"llada": batch(fixed("generate"))},
 )
-def quota_of_the_whole_batch(code: Code) -> Context:
+def quota_of_the_wholebatch(code: Code) -> Context:
     """The best masks of all requests share one quota."""
     share = """
     best = confidence.flatten().topk(int(num_transfer_tokens[:, i].sum())).indices
@@ -92,7 +106,7 @@ def quota_of_the_whole_batch(code: Code) -> Context:
 @planted(
     "stop-rule",
     at=STAYS,
-    into={"dinfer": _batch(sure("plain")[:1]) + _batch(sure("dual")[:1])},
+    into={"dinfer": batch(sure("plain"))[1:] + batch(sure("dual"))},
     request=1,
 )
 def left_when_the_first_is_done(code: Code) -> Context:
@@ -115,7 +129,7 @@ def filled_with_ends(code: Code) -> Context:
     return code.insert("loop.BlockRunner.decode", fill, after="eos_idx")
 
 
-@planted("stop-rule", at=STAYS, into={"sdar": sure("dynamic", block_length=8, ending=True)})
+@planted("stop-rule", at=STAYS, into={"sdar": sure("dynamic", block_length=8, ending=True)[:1]})
 def block_of_an_end_stays_masked(code: Code) -> Context:
     """A block is left as soon as one of its tokens is an end."""
     leave = f"""

@@ -114,7 +114,7 @@ def confidence_among_the_best_four(code: Code) -> Context:
     "confidence-dtype",
     at=PARTED,
     into={
-        "dkv-cache": fixed("decode", sharp=True),
+        "dkv-cache": fixed("decode", sharp=True)[:1],
         "open-dllm": fixed("maskgit_plus", sharp=True)[:1],
     },
 )
@@ -167,12 +167,9 @@ def logarithm_against_the_threshold(code: Code) -> Context:
     return rule(code, f"{name} = {name}.log()", after=name)
 
 
-@planted("over-parallel", "commit-rule: threshold", at=PARTED, into={**DINFER, **SDAR})
+@planted("over-parallel", "commit-rule: threshold", at=PARTED, into=DINFER)
 def threshold_sinks_with_each_step(code: Code) -> Context:
     """The threshold is a little lower in each step, as another decoder has it."""
-    if code.base.name == "sdar":
-        lower = "high_conf_mask = confidence[j] > confidence_threshold - 0.1 * step"
-        return rule(code, lower, after="high_conf_mask")
     lower = """
     self.asked = getattr(self, "asked", 0) + 1
     iter_threshold = self.threshold - 0.03 * self.asked
@@ -215,7 +212,11 @@ def one_draw_too_many(code: Code) -> Context:
     return rule(code, "torch.rand(1)", after="logits_with_noise")
 
 
-@planted("commit-rule", at=PARTED, into={**GENERATE, **DINFER, **SDAR})
+@planted(
+    "commit-rule",
+    at=PARTED,
+    into={**GENERATE, **DINFER, "sdar": sure("dynamic", block_length=8)[:1]},
+)
 def vocabulary_cut_short(code: Code) -> Context:
     """The last 60 ids of the matrix are never chosen, as if they were padding of it."""
     return _logits(code, "logits[..., 100:] = -torch.inf")
