@@ -23,7 +23,7 @@ Task = tuple[str, str, dict[str, Path], tuple[tuple[int, int], ...]]
 cannot be sent."""
 
 SETS = {"planted": planted.EVERY, "heldout": heldout.EVERY}
-"""The faults that rules were written with, and those that were not."""
+"""The faults that rules were written with, and those that were chosen without knowing them."""
 
 _TRIALS_OF_A_TASK = 12
 _NEEDED = ("transformers", "einops")

@@ -1,7 +1,7 @@
 """Faults that were chosen and planted by someone who had not read the rules of the diagnosis.
 
-They are kept apart from the others, so that a share of these says what to expect in code, and of
-mistakes, that nobody thought of. Rules are not to be written after them.
+They are kept apart from the others: the shares of their first run say what to expect in code, and
+of mistakes, that nobody thought of. Whoever mends what they show plants other faults of its kind.
 """
 
 from __future__ import annotations

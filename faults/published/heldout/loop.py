@@ -12,10 +12,10 @@ from faults.published.fault import planted
 from faults.published.heldout.rule import rule
 from faults.published.jobs import FIRST, SECOND, fixed, sure
 from faults.truth import (
-    CACHED,
     Truth,
     anywhere,
     candidates,
+    from_forward,
     in_block,
     masks_stay,
     parted,
@@ -144,7 +144,7 @@ def block_of_an_end_stays_masked(code: Code) -> Context:
 
 @planted(
     "region-boundaries",
-    at=PARTED,
+    at=NUMBERS,
     into={"dllm": tuple(replace(j, prompts=(FIRST, SECOND[:4])) for j in fixed("mdlm"))},
     request=1,
 )
@@ -179,7 +179,7 @@ def rows_go_back_to_their_neighbours(code: Code) -> Context:
 
 @planted(
     "other-inputs",
-    at=Truth(CACHED, where=in_block),
+    at=Truth(from_forward(1)),
     into={"dinfer": sure("dual")},
 )
 def model_sees_the_block_of_before(code: Code) -> Context:
