@@ -8,7 +8,7 @@ from functools import cached_property
 from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.runs import Runs
-from skipstone.diagnosis.loop import Difference, difference, identified
+from skipstone.diagnosis.loop import Difference, difference, identified, more_closely
 
 
 @dataclass(eq=False)
@@ -25,6 +25,8 @@ class Loops:
         first = self.divergence.first
         if first is None:
             return None
-        a = identified(self.runs.a, self.runs.sample_a, (first.forward_a,))
-        b = identified(self.runs.b, self.runs.sample_b, (first.forward_b,))
+        a = identified(self.runs.a, self.runs.sample_a, (first.forward_a,), plainly=True)
+        b = identified(self.runs.b, self.runs.sample_b, (first.forward_b,), plainly=True)
+        if not (a.solved and b.solved):
+            a, b = more_closely(a), more_closely(b)
         return difference(a, b, self.noise.floor.confidence)

@@ -2,7 +2,7 @@
 
 from skipstone.diagnosis.loop.difference import Difference, difference
 from skipstone.diagnosis.loop.finding import COMMIT_RULE, diagnosis_of, finding
-from skipstone.diagnosis.loop.identify import identified
+from skipstone.diagnosis.loop.identify import identified, more_closely
 from skipstone.diagnosis.loop.rule import SCHEDULES
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "difference",
     "finding",
     "identified",
+    "more_closely",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -128,10 +129,11 @@ class Evidence:
         """Of the sample."""
         return self.trace.records[self.sample]
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """Of the recorded logits."""
-        return self.record.header.dtype if self.logits else "float64"
+        tensor = self._tensor(self.decisions[0].step) if self.logits and self.decisions else None
+        return "float64" if tensor is None else tensor.values.dtype.name
 
     def proposals(self, number: int, draw: Draw, dtype: str = "float64") -> Proposals:
         """What a draw proposes in one decision.

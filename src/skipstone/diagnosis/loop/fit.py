@@ -85,6 +85,11 @@ class Identified:
         return [fit for fit in self.fits if fit.complete]
 
     @property
+    def solved(self) -> bool:
+        """Whether a rule that predicts commits explains every step."""
+        return any(fit.complete and fit.rule.predicts for fit in self.fits)
+
+    @property
     def best(self) -> Fit | None:
         """The plainest of those that explain most."""
         return self.fits[0] if self.fits else None
@@ -100,15 +105,21 @@ class Identified:
         return _surprise(fit, self.stated)
 
 
-def identify(evidence: Evidence, stated: Stated) -> Identified:
-    """Find the rules that a run may have followed."""
+def identify(evidence: Evidence, stated: Stated, *, plainly: bool = False) -> Identified:
+    """Find the rules that a run may have followed.
+
+    Args:
+        evidence: its decisions.
+        stated: what its settings say.
+        plainly: look only at orders by probability.
+    """
     evidence, draws = likely_draws(evidence, stated.guidance)
     search = _Search(evidence, stated)
     for draw in draws:
         # Of a scale of guidance many values do; the first that explains all is enough.
         if not search.solved or any(fit.rule.draw.guidance == draw.guidance for fit in search.fits):
-            search.with_draw(draw)
-    if not search.solved:
+            search.with_draw(draw, plain=plainly)
+    if not search.solved and not plainly:
         # Ids that are left out or raised change the confidences of others, too.
         for draw in bent_draws(evidence, draws[0]):
             search.with_draw(draw, plain=True)
@@ -149,10 +160,11 @@ class _Search:
         self.tried += len(ordered)
         solved = any(o.count == drawn for o in ordered if o.confidence.kind != "any")
         if not solved and not plain:
+            others = [(region, one) for region in self._other_regions() for one in _PLAIN]
+            others += [(region, Confidence(dtype="float16")) for region in self._regions()]
             more = [
                 _Ordered.of(self.evidence, draw, confidence, region)
-                for region in self._other_regions()
-                for confidence in _PLAIN
+                for region, confidence in others
             ]
             self.tried += len(more)
             ordered += more
@@ -180,7 +192,7 @@ class _Search:
         dtypes = ["float64", "float32"]
         if self.evidence.dtype in ("bfloat16", "float16"):
             dtypes.append(self.evidence.dtype)
-        for dtype in dict.fromkeys((*dtypes, "bfloat16", "float16")):
+        for dtype in dict.fromkeys((*dtypes, "bfloat16")):
             yield Confidence(dtype=dtype)
         for dtype in dtypes:
             yield Confidence("margin", dtype=dtype)

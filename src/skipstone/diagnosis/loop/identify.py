@@ -8,15 +8,23 @@ from skipstone.diagnosis.loop.stated import Stated
 from skipstone.record import Trace
 
 
-def identified(trace: Trace, sample: int, wanted: tuple[int, ...] = ()) -> Identified:
+def identified(
+    trace: Trace, sample: int, wanted: tuple[int, ...] = (), *, plainly: bool = False
+) -> Identified:
     """Find the rules by which a sample was decoded.
 
     Args:
         trace: of the run; with logits, or with the candidates of its steps alone.
         sample: which of its requests.
         wanted: forwards that are looked at in any case.
+        plainly: look only at orders by probability, of which most loops have one.
     """
     header = trace.records[sample].header
     special = tuple(i for i in (header.mask_id, header.eos_id) if i >= 0)
     evidence = Evidence.of(trace, sample, special, wanted)
-    return identify(evidence, Stated.of(header))
+    return identify(evidence, Stated.of(header), plainly=plainly)
+
+
+def more_closely(found: Identified) -> Identified:
+    """The same with every order that is known; what was read of the logits is kept."""
+    return identify(found.evidence, found.stated)

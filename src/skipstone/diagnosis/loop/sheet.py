@@ -14,14 +14,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skipstone.diagnosis.dtypes import rounded, same
+from skipstone.diagnosis.dtypes import DTYPES, rounded, same
 from skipstone.diagnosis.loop.rule import Axis, Confidence, Draw
 from skipstone.record import Candidates, TensorRows
 
-# Rows are reduced in pieces of this many bytes; more vocabulary entries than these are summed from
-# exponentials in float32, which is as good as the logits are.
-_PIECE_BYTES = 64 << 20
-_LARGE = 1 << 22
+# Rows are reduced in pieces of this many bytes. A large vocabulary is summed from exponentials in
+# float32, which is as good as the logits are.
+_PIECE_BYTES = 32 << 20
+_LARGE = 1 << 14
+# Stands for minus infinity in sums: its exponential is zero, and times zero it is a number.
+_NEVER = -1e30
 # Ids above the one that was taken, kept for each mask.
 _KEPT = 8
 
@@ -105,7 +107,7 @@ def from_logits(
     known = np.flatnonzero(row_C >= 0)
     count, kept = position_C.size, 2 + len(watched)
     sheet = _blank(count, watched)
-    piece = max(1, _PIECE_BYTES // (8 * tensor.values.shape[1]))
+    piece = max(1, _PIECE_BYTES // (4 * tensor.values.shape[1]))
     for start in range(0, known.size, piece):
         at = known[start : start + piece]
         _fill(sheet, at, _held(tensor.values[row_C[at]], dtype), written_C, watched)
@@ -230,10 +232,15 @@ def matched(wanted: np.ndarray, have: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def _held(values: np.ndarray, dtype: str) -> np.ndarray:
     """Logits as a dtype holds them, ready to be computed with."""
-    wide = np.float64 if values.size <= _LARGE else np.float32
-    if dtype in ("float64", "float32") or values.dtype.name == dtype:
-        return values.astype(wide)
-    return rounded(values, dtype).astype(wide)
+    wide = np.float64 if values.shape[1] <= _LARGE else np.float32
+    if dtype not in ("float64", "float32") and values.dtype.name != dtype:
+        with np.errstate(over="ignore"):
+            return values.astype(DTYPES[dtype]).astype(wide)
+    if values.dtype.name == "bfloat16":
+        # It is the upper half of a float32.
+        values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        return values.astype(wide, copy=False)
+    return values.astype(wide)
 
 
 def _fill(
@@ -252,22 +259,28 @@ def _fill(
                 sheet.above_ids[at[i]] = tuple(above.tolist())
     for number, token in enumerate(watched, start=2):
         sheet.logit_CK[at, number] = x_NV[:, token]
-        x_NV[:, token] = -np.inf
+        x_NV[:, token] = _NEVER
     for number in (0, 1):
         best = x_NV.argmax(axis=1)
         sheet.id_CK[at, number] = best
         sheet.logit_CK[at, number] = x_NV[every, best]
-        x_NV[every, best] = -np.inf
+        x_NV[every, best] = _NEVER
     peak_N = x_NV.max(axis=1)
-    finite = np.where(np.isfinite(peak_N), peak_N, 0.0).astype(x_NV.dtype)
-    power_NV = np.exp(x_NV - finite[:, None])
-    sum_N = power_NV.sum(axis=1, dtype=np.float64)
+    peak_N = np.where(np.isfinite(peak_N), peak_N, 0.0).astype(x_NV.dtype)
     with np.errstate(divide="ignore", invalid="ignore"):
-        sheet.rest_C[at] = finite + np.log(sum_N)
-        # What is left out counts for nothing, and minus infinity times nothing is no number.
+        power_NV = np.exp(x_NV - peak_N[:, None])
+        sum_N = power_NV.sum(axis=1, dtype=np.float64)
+        sheet.rest_C[at] = peak_N + np.log(sum_N)
+        sheet.mean_C[at] = np.where(sum_N > 0, _weighted(power_NV, x_NV) / sum_N, 0.0)
+
+
+def _weighted(power_NV: np.ndarray, x_NV: np.ndarray) -> np.ndarray:
+    """float64 [N]: the sum of x, weighted; an entry of minus infinity counts for nothing."""
+    total_N = np.einsum("nv,nv->n", power_NV, x_NV)
+    if np.isnan(total_N).any():
         np.copyto(x_NV, 0.0, where=np.isneginf(x_NV))
-        weighted = np.einsum("nv,nv->n", power_NV, x_NV, dtype=np.float64)
-        sheet.mean_C[at] = np.where(sum_N > 0, weighted / sum_N, 0.0)
+        total_N = np.einsum("nv,nv->n", power_NV, x_NV)
+    return total_N.astype(np.float64)
 
 
 def _log_sum(values: np.ndarray, axis: int) -> np.ndarray:
