@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from faults.published.fault import Fault
-from faults.published.planted import cache, forward, kept, loop, rule, skip
+from faults.published.planted import cache, forward, kept, loop, rule, skip, slips
 
 EVERY: tuple[Fault, ...] = tuple(
     fault
-    for module in (cache, kept, rule, loop, forward, skip)
+    for module in (cache, kept, rule, slips, loop, forward, skip)
     for faults in vars(module).values()
     if isinstance(faults, tuple)
     for fault in faults

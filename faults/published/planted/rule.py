@@ -31,7 +31,7 @@ _RULES = {
 DREAM = {"dream": fixed("whole", alg="maskgit_plus")}
 
 
-def _in_rule(code: Code, statement: str, *, after: str = "", nth: int | None = None) -> Context:
+def in_rule(code: Code, statement: str, *, after: str = "", nth: int | None = None) -> Context:
     """Put a statement behind the probabilities of a rule, or behind another variable of it."""
     where, probabilities = _RULES[code.base.name]
     return code.insert(where, statement, after=after or probabilities, nth=nth)
@@ -52,7 +52,7 @@ def _in_rule(code: Code, statement: str, *, after: str = "", nth: int | None = N
 )
 def confidence_in_bfloat16(code: Code) -> Context:
     """The softmax behind the confidence is taken in bfloat16."""
-    return _in_rule(code, "p = torch.softmax(logits.bfloat16(), -1).to(logits.dtype)")
+    return in_rule(code, "p = torch.softmax(logits.bfloat16(), -1).to(logits.dtype)")
 
 
 @planted(
@@ -69,8 +69,8 @@ def softmax_over_positions(code: Code) -> Context:
     """The softmax runs over the positions, not over the vocabulary."""
     if code.base.name == "dream":
         # It has cut out the masks already, [M, V].
-        return _in_rule(code, "probs = torch.softmax(logits, 0)")
-    return _in_rule(code, "p = torch.softmax(logits, 1)")
+        return in_rule(code, "probs = torch.softmax(logits, 0)")
+    return in_rule(code, "p = torch.softmax(logits, 1)")
 
 
 @planted(
@@ -85,7 +85,7 @@ def margin_not_probability(code: Code) -> Context:
     top = p.topk(2, -1).values
     x0_p = top[..., 0] - top[..., 1]
     """
-    return _in_rule(code, margin, after="x0_p", nth=0)
+    return in_rule(code, margin, after="x0_p", nth=0)
 
 
 @planted(
@@ -93,7 +93,7 @@ def margin_not_probability(code: Code) -> Context:
 )
 def least_certain_first(code: Code) -> Context:
     """The sign of the score is wrong: the least probable masks are committed first."""
-    return _in_rule(code, "confidence = -confidence", after="confidence", nth=2)
+    return in_rule(code, "confidence = -confidence", after="confidence", nth=2)
 
 
 @planted(
@@ -107,7 +107,7 @@ def least_certain_first(code: Code) -> Context:
 )
 def random_order(code: Code) -> Context:
     """Masks are committed in random order, not the most confident first."""
-    return _in_rule(code, "x0_p = torch.rand(x0_p.shape).to(x0_p)", after="x0_p", nth=0)
+    return in_rule(code, "x0_p = torch.rand(x0_p.shape).to(x0_p)", after="x0_p", nth=0)
 
 
 @planted(
@@ -147,14 +147,14 @@ def ties_from_the_right(code: Code) -> Context:
         last = (
             "selected_index = x0_p.shape[1] - 1 - x0_p.flip(1).topk(decode_token_cnt, -1).indices"
         )
-        return _in_rule(code, last, after="selected_index", nth=-1)
+        return in_rule(code, last, after="selected_index", nth=-1)
     last = """
     size = len(select_index)
     select_index = confidence.shape[1] - 1 - torch.sort(
         confidence[j].flip(0), descending=True, stable=True
     ).indices[:size]
     """
-    return _in_rule(code, last, after="select_index")
+    return in_rule(code, last, after="select_index")
 
 
 # --- which token ----------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def eos_suppressed(code: Code) -> Context:
     logits_with_noise = logits_with_noise.clone()
     logits_with_noise[..., {code.eos_id}] = -torch.inf
     """
-    return _in_rule(code, never, after="logits_with_noise", nth=0)
+    return in_rule(code, never, after="logits_with_noise", nth=0)
 
 
 @planted(
@@ -303,7 +303,7 @@ def half_the_steps(code: Code) -> Context:
 def another_threshold(code: Code) -> Context:
     """Another threshold than the one that was passed decides."""
     lower = "threshold = None if threshold is None else threshold * 0.7"
-    return _in_rule(code, lower, after="x0", nth=0)
+    return in_rule(code, lower, after="x0", nth=0)
 
 
 @planted(
@@ -314,7 +314,7 @@ def another_threshold(code: Code) -> Context:
 )
 def factor_off_by_one(code: Code) -> Context:
     """The bound of the factor rule for n commits is that for n - 1."""
-    return _in_rule(code, "thr = 1.0 - factor_t / (ranks + 2.0)", after="thr", nth=0)
+    return in_rule(code, "thr = 1.0 - factor_t / (ranks + 2.0)", after="thr", nth=0)
 
 
 @planted(
@@ -324,7 +324,7 @@ def factor_off_by_one(code: Code) -> Context:
 )
 def nobody_is_sure_enough(code: Code) -> Context:
     """Where nobody reaches the threshold, nothing is committed."""
-    return _in_rule(code, "need_force = torch.zeros_like(need_force)", after="need_force")
+    return in_rule(code, "need_force = torch.zeros_like(need_force)", after="need_force")
 
 
 @planted("over-parallel", "commit-rule", "schedule", at=PARTED, into={"fast-dllm": fixed("plain")})
@@ -349,7 +349,7 @@ def written_outside_the_transfer_mask(code: Code) -> Context:
 )
 def confidence_of_the_other_request(code: Code) -> Context:
     """Which masks of a request are committed is decided by the confidences of the other one."""
-    return _in_rule(code, "confidence = confidence.flip(0)", after="confidence", nth=0)
+    return in_rule(code, "confidence = confidence.flip(0)", after="confidence", nth=0)
 
 
 @planted(
@@ -360,10 +360,10 @@ def confidence_of_the_other_request(code: Code) -> Context:
 def guidance_too_weak(code: Code) -> Context:
     """The guidance scale is applied without the 1 that belongs to it."""
     weaker = "logits = un_logits + (logits - un_logits) * cfg_scale / (cfg_scale + 1)"
-    return _in_rule(code, weaker, after="logits", nth=1)
+    return in_rule(code, weaker, after="logits", nth=1)
 
 
 @planted("commit-rule", at=PARTED, into={"llada": fixed("generate", cfg_scale=0.5)})
 def guidance_halves_swapped(code: Code) -> Context:
     """The half of the batch without the prompt is taken for the one with it."""
-    return _in_rule(code, "logits, un_logits = un_logits, logits", after="logits", nth=1)
+    return in_rule(code, "logits, un_logits = un_logits, logits", after="logits", nth=1)

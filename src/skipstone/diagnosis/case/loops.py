@@ -8,7 +8,15 @@ from functools import cached_property
 from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.runs import Runs
-from skipstone.diagnosis.loop import Difference, difference, identified, more_closely
+from skipstone.diagnosis.loop import (
+    Difference,
+    Identified,
+    difference,
+    identified,
+    more_closely,
+    parted,
+    same_scores,
+)
 
 
 @dataclass(eq=False)
@@ -20,13 +28,28 @@ class Loops:
     noise: Noise
 
     @cached_property
-    def difference(self) -> Difference | None:
-        """How B's rule differs from A's, if that is why they part."""
+    def same_scores(self) -> bool:
+        """Whether both saw the same scores where they part."""
         first = self.divergence.first
         if first is None:
-            return None
+            return False
+        a, b = (found.evidence for found in self._plainly)
+        at = parted(a, b)
+        return at is not None and same_scores(a, at[0], b, at[1], self.noise.floor.confidence)
+
+    @cached_property
+    def _plainly(self) -> tuple[Identified, Identified]:
+        first = self.divergence.first
+        assert first is not None
         a = identified(self.runs.a, self.runs.sample_a, (first.forward_a,), plainly=True)
-        b = identified(self.runs.b, self.runs.sample_b, (first.forward_b,), plainly=True)
+        return a, identified(self.runs.b, self.runs.sample_b, (first.forward_b,), plainly=True)
+
+    @cached_property
+    def difference(self) -> Difference | None:
+        """How B's rule differs from A's, if that is why they part."""
+        if self.divergence.first is None:
+            return None
+        a, b = self._plainly
         if not (a.solved and b.solved):
             a, b = more_closely(a), more_closely(b)
         return difference(a, b, self.noise.floor.confidence)

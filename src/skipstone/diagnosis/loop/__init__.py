@@ -1,7 +1,8 @@
 """The commit rule that a loop really follows, found from what was recorded of its decisions."""
 
-from skipstone.diagnosis.loop.difference import Difference, difference
+from skipstone.diagnosis.loop.difference import Difference, difference, parted, same_scores
 from skipstone.diagnosis.loop.finding import COMMIT_RULE, diagnosis_of, finding
+from skipstone.diagnosis.loop.fit import Identified
 from skipstone.diagnosis.loop.identify import identified, more_closely
 from skipstone.diagnosis.loop.rule import SCHEDULES
 
@@ -9,9 +10,12 @@ __all__ = [
     "COMMIT_RULE",
     "SCHEDULES",
     "Difference",
+    "Identified",
     "diagnosis_of",
     "difference",
     "finding",
     "identified",
     "more_closely",
+    "parted",
+    "same_scores",
 ]

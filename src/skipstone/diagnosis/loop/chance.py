@@ -23,6 +23,8 @@ def drawn_from_scores(evidence: Evidence, draw: Draw) -> bool:
 
     Those of a lower temperature are more probable, so that only the lower side is a sign.
     """
+    if not _passed_over_by_chance(evidence, draw):
+        return False
     excess = list[float]()
     for i, decision in enumerate(evidence.decisions):
         proposals = evidence.proposals(i, draw)
@@ -36,6 +38,27 @@ def drawn_from_scores(evidence: Evidence, draw: Draw) -> bool:
         return False
     error = max(float(values.std()) / values.size**0.5, 1e-3)
     return bool(values.mean() > -_ERRORS * error)
+
+
+def _passed_over_by_chance(evidence: Evidence, draw: Draw) -> bool:
+    """Whether better tokens were passed over often, and not for what they are.
+
+    Ids beyond all that were written may be cut off, and those of the canvas may be penalised.
+    """
+    written, passed, known = set[int](), set[int](), list[bool]()
+    for i, decision in enumerate(evidence.decisions):
+        step, sheet = decision.step, evidence.sheet(i, draw)
+        canvas = {*evidence.record.header.prompt_ids, *step.ids_before.tolist()}
+        for c in np.flatnonzero(decision.committed).tolist():
+            written.add(int(decision.written_C[c]))
+            above = set(sheet.above_ids[c]) - set(draw.without)
+            passed |= above
+            if above or (not sheet.above_ids[c] and sheet.above_C[c]):
+                # Of many that were better, the ids were not kept.
+                known.append(bool(above) and above <= canvas)
+    if len(known) < _ENOUGH:
+        return False
+    return min(passed, default=-1) <= max(written) and not all(known)
 
 
 def ordered_by_chance(evidence: Evidence, rule: Rule) -> bool:

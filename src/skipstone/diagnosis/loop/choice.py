@@ -80,8 +80,8 @@ def places(decisions: Sequence[Decision], region: Region) -> list[Place]:
     for number, (decision, (start, stop)) in enumerate(zip(decisions, bounded, strict=True)):
         mine = steps[start]
         first = decisions[mine[0]]
-        at = decision.step.step if region.block_length is None else mine.index(number)
-        took = max(decisions[mine[-1]].step.step + 1, len(mine))
+        at = decision.at if region.block_length is None else mine.index(number)
+        took = max(decisions[mine[-1]].at + 1, len(mine))
         written = decision.position_C[decision.committed].tolist()
         found.append(
             Place(

@@ -95,21 +95,21 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         None if the runs may follow one rule, if A's is not known, or if their scores differ
         where they part.
     """
-    parted = _parted(a.evidence, b.evidence)
-    if parted is None or not a.complete:
+    where = parted(a.evidence, b.evidence)
+    if where is None or not a.complete:
         return None
-    at_a, at_b = parted
+    at_a, at_b = where
     if not same_scores(a.evidence, at_a, b.evidence, at_b, noise):
         return None
     if b.complete:
-        if _one_rule(a, b, parted):
+        if _one_rule(a, b, where):
             return None
-        fit_a, closest = _closest(a, b, parted)
+        fit_a, closest = _closest(a, b, where)
         fit_b = closest if _known(b.evidence, closest.rule) else None
-        parts = () if fit_b is None else _parts(fit_a.rule, fit_b.rule, a, b, parted)
+        parts = () if fit_b is None else _parts(fit_a.rule, fit_b.rule, a, b, where)
     else:
         fit_a, fit_b, parts = a.complete[0], None, ()
-    if not fit_a.rule.predicts or not _sure(a, b, fit_a, fit_b, parts):
+    if not fit_a.rule.predicts or not _sure(a, b, where, fit_a, fit_b, parts):
         return None
     given_a, given_b = Given.of(a.evidence, at_a), Given.of(b.evidence, at_b)
     place_a = places(a.evidence.decisions, fit_a.rule.region)[at_a]
@@ -184,10 +184,20 @@ def _values_part(a: Rule, b: Rule) -> bool:
 
 
 def _sure(
-    a: Identified, b: Identified, fit_a: Fit, fit_b: Fit | None, parts: tuple[Part, ...]
+    a: Identified,
+    b: Identified,
+    where: tuple[int, int],
+    fit_a: Fit,
+    fit_b: Fit | None,
+    parts: tuple[Part, ...],
 ) -> bool:
-    """Whether a scale that differs is no matter of which of many were tried."""
-    if "guidance" not in parts or fit_b is None:
+    """Whether what differs is neither where B stands, nor which of many scales was tried."""
+    if fit_b is None:
+        return True
+    regions = "region" in parts or "block length" in parts
+    if not regions and _cut_otherwise(fit_a.rule, fit_b.rule, a, b, where):
+        return False
+    if "guidance" not in parts:
         return True
     return weighed_apart(a.evidence, fit_a.rule.draw, b.evidence, fit_b.rule.draw)
 
@@ -206,7 +216,7 @@ def _known(evidence: Evidence, rule: Rule) -> bool:
     return True
 
 
-def _parted(a: Evidence, b: Evidence) -> tuple[int, int] | None:
+def parted(a: Evidence, b: Evidence) -> tuple[int, int] | None:
     """The first decisions, from one canvas, that commit otherwise."""
     numbers = {(d.step.canvas, d.step.step): i for i, d in enumerate(a.decisions)}
     by_canvas = {d.step.canvas: i for i, d in enumerate(a.decisions)}
@@ -220,7 +230,7 @@ def _parted(a: Evidence, b: Evidence) -> tuple[int, int] | None:
     return None
 
 
-def _one_rule(a: Identified, b: Identified, parted: tuple[int, int]) -> bool:
+def _one_rule(a: Identified, b: Identified, where: tuple[int, int]) -> bool:
     """Whether one rule may have made both runs."""
     plain = min(f.bits for f in a.complete) + min(f.bits for f in b.complete)
     theirs = dict[Rule, list[Fit]]()
@@ -231,36 +241,36 @@ def _one_rule(a: Identified, b: Identified, parted: tuple[int, int]) -> bool:
             if mine.rule.selection.value.meet(fit.rule.selection.value).empty:
                 continue
             lucky = mine.bits + fit.bits - plain > _LUCK
-            if lucky or _decides_otherwise(mine.rule, a, b, parted):
+            if lucky or _decides_otherwise(mine.rule, a, b, where):
                 continue
-            if _stands_in_one_place(mine.rule, a, b, parted):
+            if _stands_in_one_place(mine.rule, a, b, where):
                 return True
     return False
 
 
-def _stands_in_one_place(rule: Rule, a: Identified, b: Identified, parted: tuple[int, int]) -> bool:
+def _stands_in_one_place(rule: Rule, a: Identified, b: Identified, where: tuple[int, int]) -> bool:
     """Whether a rule gives B's commits from where A stands in its blocks.
 
     Up to here both did the same: if it were one loop, it would stand in one place.
     """
-    if not rule.predicts or not _cut_otherwise(rule, rule, a, b, parted):
+    if not rule.predicts or not _cut_otherwise(rule, rule, a, b, where):
         return True
-    place = places(a.evidence.decisions, rule.region)[parted[0]]
-    return gives(rule, b.evidence, parted[1], Given.of(b.evidence, parted[1]), place)
+    place = places(a.evidence.decisions, rule.region)[where[0]]
+    return gives(rule, b.evidence, where[1], Given.of(b.evidence, where[1]), place)
 
 
 def _cut_otherwise(
-    mine: Rule, theirs: Rule, a: Identified, b: Identified, parted: tuple[int, int]
+    mine: Rule, theirs: Rule, a: Identified, b: Identified, where: tuple[int, int]
 ) -> bool:
     """Whether the blocks in which the runs part do not lie alike, and the rules go by them."""
     if "canvas" in (mine.region.reach, theirs.region.reach):
         return False
-    in_a = bounds(a.evidence.decisions[parted[0]], mine.region.block_length)
-    in_b = bounds(b.evidence.decisions[parted[1]], theirs.region.block_length)
+    in_a = bounds(a.evidence.decisions[where[0]], mine.region.block_length)
+    in_b = bounds(b.evidence.decisions[where[1]], theirs.region.block_length)
     return in_a != in_b
 
 
-def _decides_otherwise(rule: Rule, a: Identified, b: Identified, parted: tuple[int, int]) -> bool:
+def _decides_otherwise(rule: Rule, a: Identified, b: Identified, where: tuple[int, int]) -> bool:
     """Whether a rule that is no game of chance saw the same confidences, and chose otherwise.
 
     Only equal confidences allow that; and a loop breaks ties in one way.
@@ -268,7 +278,7 @@ def _decides_otherwise(rule: Rule, a: Identified, b: Identified, parted: tuple[i
     if not rule.predicts:
         return False
     values = list[np.ndarray]()
-    for side, number in zip((a.evidence, b.evidence), parted, strict=True):
+    for side, number in zip((a.evidence, b.evidence), where, strict=True):
         decision = side.decisions[number]
         place = places(side.decisions, rule.region)[number]
         proposals = side.proposals(number, rule.draw, rule.confidence.dtype)
@@ -277,7 +287,7 @@ def _decides_otherwise(rule: Rule, a: Identified, b: Identified, parted: tuple[i
     return np.array_equal(values[0], values[1], equal_nan=True)
 
 
-def _closest(a: Identified, b: Identified, parted: tuple[int, int]) -> tuple[Fit, Fit]:
+def _closest(a: Identified, b: Identified, where: tuple[int, int]) -> tuple[Fit, Fit]:
     """Of the rules that explain each run, the two that are plainest and most alike.
 
     They are not the same rule: that none explains both was found out before.
@@ -286,7 +296,7 @@ def _closest(a: Identified, b: Identified, parted: tuple[int, int]) -> tuple[Fit
     apart = [
         (x, y, parts)
         for x, y in product(mine, theirs)
-        if (parts := _parts(x.rule, y.rule, a, b, parted))
+        if (parts := _parts(x.rule, y.rule, a, b, where))
     ]
     if not apart:
         return mine[0], theirs[0]
@@ -295,13 +305,16 @@ def _closest(a: Identified, b: Identified, parted: tuple[int, int]) -> tuple[Fit
 
 
 def _parts(
-    mine: Rule, theirs: Rule, a: Identified, b: Identified, parted: tuple[int, int]
+    mine: Rule, theirs: Rule, a: Identified, b: Identified, where: tuple[int, int]
 ) -> tuple[Part, ...]:
     """In which parts rules differ; blocks of other bounds are one, however they were known."""
     parts = differing(mine, theirs)
-    if "block length" in parts or not _cut_otherwise(mine, theirs, a, b, parted):
+    if "block length" in parts or not _cut_otherwise(mine, theirs, a, b, where):
         return parts
-    return (*parts, "block length")
+    # B may stand in another one of the same blocks, as it has left one early.
+    grid = {bounds(d, mine.region.block_length) for d in a.evidence.decisions}
+    moved = bounds(b.evidence.decisions[where[1]], theirs.region.block_length) in grid
+    return parts if moved else (*parts, "block length")
 
 
 def _distance(

@@ -40,6 +40,8 @@ class Decision:
     """int64: the token that the step wrote there; -1 where it left the mask."""
     open_C: np.ndarray
     """bool: nothing that is known forbids to commit it."""
+    at: int
+    """Which step of its block it is."""
 
     @property
     def committed(self) -> np.ndarray:
@@ -47,8 +49,13 @@ class Decision:
         return self.written_C >= 0
 
     @classmethod
-    def of(cls, step: StepRecord) -> Decision:
-        """Read a step: what was filled up after an EOS was not decided."""
+    def of(cls, step: StepRecord, idle: int = 0) -> Decision:
+        """Read a step: what was filled up after an EOS was not decided.
+
+        Args:
+            step: as it was recorded.
+            idle: steps of its block that do not count, as a loop had nothing left to do before it.
+        """
         start = step.prompt_length
         masks = (step.status_before == _MASK) & (step.status_after != _FILLED)
         offset = np.flatnonzero(masks)
@@ -60,6 +67,7 @@ class Decision:
             position_C,
             np.where(done, step.ids_after[offset], -1).astype(np.int64),
             ~np.isin(position_C, barred) | done,
+            step.step - idle,
         )
 
 
@@ -99,6 +107,8 @@ class Evidence:
         record = trace.records[sample]
         # A step that is done again over all rows was not decided by the rule of the loop.
         steps = [s for s in record.steps if s.masks_before or s.committed]
+        idle = _idle(steps)
+        steps = [s for s in steps if s.step >= idle.get(s.block, 0)]
         last = record.header.num_layers
         sizes = {s.forward: _size(trace, sample, s, last) for s in steps[:1]}
         logits = any(k.tap is Tap.LOGITS for k in trace.keys(sample))
@@ -112,7 +122,7 @@ class Evidence:
         return cls(
             trace,
             sample,
-            [Decision.of(s) for s in steps_read],
+            [Decision.of(s, idle.get(s.block, 0)) for s in steps_read],
             watched,
             logits=logits,
             complete=logits and _complete(trace, sample, steps_read, last),
@@ -220,6 +230,20 @@ class Evidence:
     def _tensor(self, step: StepRecord, tap: Tap = Tap.LOGITS) -> TensorRows | None:
         key = TensorKey(step.forward, tap, self.record.header.num_layers)
         return self.trace.tensor(self.sample, key)
+
+
+def _idle(steps: Sequence[StepRecord]) -> dict[int, int]:
+    """Steps without a commit, by the block that they seem to begin.
+
+    A loop that was through with a block before its steps were up shows nothing else.
+    """
+    found, begun = dict[int, int](), set[int]()
+    for step in steps:
+        if step.committed:
+            begun.add(step.block)
+        elif step.block not in begun and begun:
+            found[step.block] = step.step + 1
+    return {block: count for block, count in found.items() if block in begun}
 
 
 def _rows(decision: Decision, at_R: np.ndarray, draw: Draw) -> np.ndarray:

@@ -74,7 +74,7 @@ def _surroundings(case: Case) -> list[Sentence]:
 
 def _surrounds(name: str) -> bool:
     """Whether an entry of the environment says where a run was made, not what was run."""
-    return name not in ("keys", "called at") and not name.startswith("config.")
+    return name not in ("keys", "called at") and not name.startswith(("config.", "random "))
 
 
 def _reproduces(case: Case, step: StepRecord, *, batch: bool) -> Variation:

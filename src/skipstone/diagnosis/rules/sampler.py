@@ -16,7 +16,11 @@ from skipstone.diagnosis.rule import (
     proof_of_patch,
     tried,
 )
-from skipstone.sentence import Sentence
+from skipstone.record import RunRecord
+from skipstone.sentence import NOTHING, Code, Sentence
+
+_STATES = ("random before", "random after")
+"""Where a recorder of foreign loops says how the generators stood."""
 
 
 def examine(case: Case) -> Answer:
@@ -34,12 +38,51 @@ def examine(case: Case) -> Answer:
             proof=proof_of(removed=found.removed, added=found.added),
             remedy=Sentence("compare runs with one seed, or at temperature 0"),
         )
-    return of_the_loop(case, RULE.name, RULE.number) or _other_token(case)
+    return of_the_loop(case, RULE.name, RULE.number) or _other_numbers(case) or _other_token(case)
+
+
+def _other_numbers(case: Case) -> Finding | None:
+    """Foreign loops that both draw, from the same scores, with other random numbers."""
+    first, a, b = case.divergence.first, case.record_a, case.record_b
+    if first is None or first.kind == "stop" or not case.foreign:
+        return None
+    if not (_draws(a) and _draws(b)) or a.header.settings != b.header.settings:
+        return None
+    states = [[r.header.environment.get(name, "") for name in _STATES] for r in (a, b)]
+    if not all(map(all, states)) or states[0] == states[1]:
+        return None
+    if case.loops.difference is not None or not case.loops.same_scores:
+        return None
+    seeds = states[0][0] != states[1][0]
+    step = case.step_b(first.forward_b)
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("the runs begin with other random numbers")
+        if seeds
+        else Sentence("B draws other random numbers than A, from the same state of the generator"),
+        where=place(step, None, first.position),
+        evidence=Sentence(
+            "both draw tokens at random; the state of the generator before the first commit is "
+            "{before_a} and {before_b}, after it {after_a} and {after_b}; the scores are the same",
+            before_a=Code(states[0][0]),
+            before_b=Code(states[1][0]),
+            after_a=Code(states[0][1]),
+            after_b=Code(states[1][1]),
+        ),
+        experiment=NOTHING,
+        proof=proof_of(removed=None, added=None),
+        remedy=Sentence("seed both runs right before the loop, or compare them at temperature 0")
+        if seeds
+        else Sentence(
+            "draw as many numbers of the same dtype in both, or compare them at temperature 0"
+        ),
+    )
 
 
 def _other_token(case: Case) -> Finding | None:
     """Tokens that the logits do not prefer, while the logits themselves are right."""
-    if case.foreign and not _draws(case):
+    if case.foreign and not _draws(case.record_b):
         # What foreign code does to its logits, to shift or guide them, is not seen.
         return None
     deviation = case.expected.first_of("token")
@@ -84,10 +127,10 @@ def _other_token(case: Case) -> Finding | None:
     )
 
 
-def _draws(case: Case) -> bool:
-    """Whether B was told to draw its tokens."""
+def _draws(record: RunRecord) -> bool:
+    """Whether a loop was told to draw its tokens."""
     try:
-        return float(case.record_b.header.settings["temperature"]) > 0
+        return float(record.header.settings["temperature"]) > 0
     except (KeyError, ValueError):
         return False
 

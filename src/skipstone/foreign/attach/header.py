@@ -26,6 +26,7 @@ def header_of(
     function_name: str,
     called_at: str,
     keys: str,
+    chance: tuple[str, str],
 ) -> Header:
     """The header of a run; prompt, length and sample are filled in by the run.
 
@@ -38,6 +39,7 @@ def header_of(
         function_name: of the loop.
         called_at: the line that calls the model.
         keys: how cached keys are kept, as ``kind_of_keys`` says.
+        chance: where random numbers stood before and after the first decision.
     """
     return Header(
         model=type(model).__name__,
@@ -57,6 +59,9 @@ def header_of(
             "python": platform.python_version(),
         },
         source=function_name,
-        environment=environment() | {"keys": keys, "called at": called_at} | configuration(model),
+        environment=environment()
+        | {"keys": keys, "called at": called_at}
+        | dict(zip(("random before", "random after"), chance, strict=True))
+        | configuration(model),
         stated=wanted.stated,
     )

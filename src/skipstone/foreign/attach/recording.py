@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from skipstone.errors import ConfigError
 from skipstone.foreign.attach.attention import Listening
+from skipstone.foreign.attach.chance import generators
 from skipstone.foreign.attach.cost import measuring_cost, skip_cost
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.given import plain_arguments
@@ -156,6 +157,7 @@ class Recording:
                 # Also if reading fails: what is known of the step goes into the record.
                 self._done = forward
                 self._read(run, forward, output)
+                run.chance = run.chance or generators(self._device())
                 forward.send(self._carriers)
         self._moment = time.perf_counter()
 
@@ -392,7 +394,11 @@ class Recording:
             function_name=name,
             called_at=run.source,
             keys=keys,
+            chance=(run.chance, generators(self._device())),
         )
+
+    def _device(self) -> torch.device:
+        return next(self._layers[0].parameters()).device
 
     def _nothing(self) -> str:
         name = type(self._model).__name__

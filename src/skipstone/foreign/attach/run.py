@@ -56,6 +56,8 @@ class ForeignRun:
         self.source = ""
         self.function_name = ""
         self.clock = Clock()
+        self.chance = ""
+        """Where random numbers stood when the first call had returned."""
         self.given = GivenTensors()
         self.forwards = 0
         self.calls_that_may_skip = 0
