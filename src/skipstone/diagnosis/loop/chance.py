@@ -41,7 +41,7 @@ def drawn_from_scores(evidence: Evidence, draw: Draw) -> bool:
 
 
 def _passed_over_by_chance(evidence: Evidence, draw: Draw) -> bool:
-    """Whether better tokens were passed over often, and not for what they are.
+    """Whether better tokens were passed over, and not for what they are.
 
     Ids beyond all that were written may be cut off, and those of the canvas may be penalised.
     """
@@ -56,9 +56,10 @@ def _passed_over_by_chance(evidence: Evidence, draw: Draw) -> bool:
             if above or (not sheet.above_ids[c] and sheet.above_C[c]):
                 # Of many that were better, the ids were not kept.
                 known.append(bool(above) and above <= canvas)
-    if len(known) < _ENOUGH:
+    if passed and min(passed) > max(written):
         return False
-    return min(passed, default=-1) <= max(written) and not all(known)
+    # Few tokens stand in the canvas by chance, too.
+    return len(known) < _ENOUGH or not all(known)
 
 
 def ordered_by_chance(evidence: Evidence, rule: Rule) -> bool:
