@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import reduce
 
 from skipstone.diagnosis import given
+from skipstone.diagnosis.attention.words import named
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.number_of_keys import other_keys
@@ -278,10 +279,23 @@ def _known(case: Case) -> Sentence:
     else:
         said.append(Sentence("tensors of this step were not recorded on both sides"))
     if born and case.tensors.local is None:
-        said.append(
-            Sentence("without a model a rotation, a visible set and a module cannot be told apart")
-        )
+        said.append(_of_attention(case))
     return listed(said)
+
+
+def _of_attention(case: Case) -> Sentence:
+    """What is known, without a model, of what attention was given."""
+    found = case.attention.difference
+    if found is not None and found.differ:
+        return Sentence(
+            "attention of layer {layer} was given other {parts} than A's, in no way that names a "
+            "cause",
+            layer=found.layer,
+            parts=named(found.differ),
+        )
+    if case.attention.recorded:
+        return NOTHING
+    return Sentence("without a model a rotation, a visible set and a module cannot be told apart")
 
 
 def _is_remark(finding: Finding, seen: Sequence[Finding]) -> bool:

@@ -46,7 +46,7 @@ def _born(case: Case) -> Finding | None:
     if not few and states_alone and case.tensors.local is not None:
         return _otherwise_attending(case, wrong[0], len(layers))
     added = case.proof.with_only(wrong, "what B computed wrongly") if few else None
-    module = _module(wrong)
+    module = _module(case, wrong)
     where = (
         Sentence("{layers} layers", layers=len(layers))
         if len(layers) > 1
@@ -126,12 +126,20 @@ def _certain(case: Case, wrong: Sequence[Deviation]) -> bool:
     if case.tensors.local is not None:
         return True
     step, first = case.tensors.step, wrong[0]
+    if _after_attention(case, first):
+        return True
     if step is None or step.rows.size < case.record_b.length:
         return False
     return first.layer != 1 or first.kind == "value"
 
 
-def _module(wrong: Sequence[Deviation]) -> Sentence:
+def _after_attention(case: Case, first: Deviation) -> bool:
+    """Whether a state is wrong although the attention of its layer gave the same in both runs."""
+    known = first.kind == "state" and bool(first.layer) and case.tensors.local is None
+    return known and case.attention.right(first.step, first.layer or 0) is True
+
+
+def _module(case: Case, wrong: Sequence[Deviation]) -> Sentence:
     """Which operation gave a state, in words: as far as what was recorded inside a layer tells."""
     first = wrong[0]
     if first.kind == "logits":
@@ -148,6 +156,8 @@ def _module(wrong: Sequence[Deviation]) -> Sentence:
         return Sentence("the projection to values of layer {layer}", layer=first.layer)
     if "key" in kinds:
         return Sentence("the projection to keys of layer {layer}", layer=first.layer)
+    if _after_attention(case, first):
+        return Sentence("the output projection or the MLP of layer {layer}", layer=first.layer)
     return Sentence("attention, its output or the MLP of layer {layer}", layer=first.layer)
 
 
