@@ -106,5 +106,5 @@ def test_what_attention_does_otherwise_is_tried_in_the_reference(
     assert found_with(fault()).verdict == verdict
 
 
-def test_a_mask_that_no_run_gives_is_not_laid_to_a_module() -> None:
-    assert found_with(every_other_key()).verdict == "inconclusive"
+def test_a_mask_that_no_run_gives_is_read_from_what_attention_was_given() -> None:
+    assert found_with(every_other_key()).verdict == "visible-set"
