@@ -272,6 +272,15 @@ def test_few_or_equal_values_are_on_no_grid() -> None:
     assert grid(np.where(rows(24, 32) > 0, 1.7, -1.7), "float32") is None
 
 
+@pytest.mark.parametrize("values", [(), (1.0,), (0.5, 1.0, 2.0, -4.0)])
+def test_zeros_constants_and_a_handful_of_values_are_on_no_grid(values: tuple[float, ...]) -> None:
+    few = np.zeros((24, 32))
+    for i, value in enumerate(values):
+        few[i :: len(values) + 1] = value
+    assert grid(few, "float32") is None
+    assert grid(few, "bfloat16") is None
+
+
 def test_an_asymmetric_grid_and_short_floats_are_recognised() -> None:
     values = rows(24, 32) + 3
     low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)

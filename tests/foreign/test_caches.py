@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from skipstone import attach, diagnose
 from skipstone.diagnosis.finding import Finding
-from skipstone.foreign.shared.caches import by_heads, returned
+from skipstone.foreign.shared.caches import by_heads, key_values, returned
 from skipstone.record import MemoryTrace
 from tests.conftest import EOS, MASK
 from tests.foreign import decode, hf_style, llada_style
@@ -194,3 +194,30 @@ def test_a_cache_is_found_in_whatever_a_model_returns() -> None:
         assert returned(output) == [pair]
     assert returned((torch.zeros(1), None)) == []
     assert returned(torch.zeros(2, 3)) == []
+
+
+class Whole:
+    """A cache of one tensor, [layers, 2, B, H, L, W], beside numbers of its own."""
+
+    def __init__(self, every: Tensor) -> None:
+        self.given, self.length, self.every = every[:, :, :, :, :1], 5, every
+
+
+def test_keys_and_values_are_found_however_the_layers_are_stacked() -> None:
+    every = torch.randn(3, 2, 1, 4, 5, 6)
+    in_turn = list(every.flatten(0, 1))
+    first_values = every.transpose(0, 1)
+    for past in (every, first_values, list(every), in_turn, tuple(in_turn), Whole(every)):
+        pairs = key_values(past)
+        assert len(pairs) == 3
+        for layer, (key, value) in enumerate(pairs):
+            assert torch.equal(key, every[layer, 0])
+            assert torch.equal(value, every[layer, 1])
+
+
+@pytest.mark.parametrize(
+    "past",
+    [torch.randn(4, 5, 6), [torch.randn(1, 5, 6)] * 2, [torch.randn(1, 4, 5, 6)] * 3, object()],
+)
+def test_what_has_no_keys_and_values_gives_none(past: object) -> None:
+    assert key_values(past) == []

@@ -34,6 +34,8 @@ _NO_LUCK = -30.0
 _ENOUGH_ROWS = 4
 # Binary exponent, where the largest value has that of its level, under which digits get lost.
 _LEAST = -8
+# Other numbers than zero that there have to be: constants and a handful of values lie anywhere.
+_DISTINCT, _DISTINCT_LEVELS = 12, 6
 # What is looked at: rows in all, and before that some values of some groups.
 _ROWS = 64
 _VALUES, _GROUPS = 1024, 8
@@ -54,7 +56,10 @@ def grid(values_NW: np.ndarray, dtype: str) -> str | None:
     some_NW = values_NW[:: max(1, len(values_NW) // _ROWS)]
     if not some_NW.size or not np.isfinite(some_NW).all():
         return None
-    for name, kind in _FLOATS.items():
+    distinct = np.unique(np.abs(some_NW[some_NW != 0])).size
+    if distinct < _DISTINCT_LEVELS:
+        return None
+    for name, kind in _FLOATS.items() if distinct >= _DISTINCT else ():
         # What has as many digits as the run's own dtype says nothing: bfloat16 fits into float16.
         shorter = ml_dtypes.finfo(kind).nmant < digits
         if shorter and _held(some_NW, kind) and _held(values_NW, kind):

@@ -36,12 +36,6 @@ def examine(case: Case) -> Answer:
     if case.tensors.causal_pattern:
         how = Sentence("later keys are hidden: the error falls to zero at the last row")
         return _found(case, how, None)
-    if case.tensors.local is not None and _only_beside_a_cache(case):
-        how = Sentence(
-            "the same layers are right in the steps that compute every row: only what cached rows "
-            "see can differ; no rotation of queries or keys that was tried gives B's scores"
-        )
-        return _found(case, how, None)
     return None
 
 
@@ -64,18 +58,6 @@ def _suspected(case: Case) -> bool:
     # Rows that are given other positions attend otherwise, whatever they may see.
     elsewhere = case.told("positions_disagree") is not None
     return bool(states) and not wrong_kv and len(states) >= enough and not elsewhere
-
-
-def _only_beside_a_cache(case: Case) -> bool:
-    """Whether states are wrong only where some rows are read from the cache.
-
-    The modules of a layer do not know where their keys come from: a wrong one would show in a
-    refresh too, and B's refreshes up to here are right.
-    """
-    step, length = case.step_b(case.tensors.focus), case.record_b.length
-    if step is None or step.rows.size == length or case.expected.trace is None:
-        return False
-    return any(s.rows.size == length for s in case.record_b.steps if s.forward < case.tensors.focus)
 
 
 def _with(case: Case, hidden: Hidden) -> Trace | None:

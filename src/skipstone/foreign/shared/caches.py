@@ -51,15 +51,17 @@ def returned(output: object) -> list[tuple[Tensor, Tensor]]:
 
 
 def key_values(past: object) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of each layer, out of a sequence of pairs or a cache with layers."""
-    layers = getattr(past, "layers", past)
-    keys, values = getattr(past, "key_cache", None), getattr(past, "value_cache", None)
-    if isinstance(keys, list) and isinstance(values, list):
-        layers = list(zip(keys, values, strict=False))
-    if isinstance(layers, Mapping):
-        layers = list(layers.values())
+    """Keys and values of each layer, however a cache has them.
+
+    A sequence of pairs, a cache with layers, keys and values in turn, or one tensor of all layers.
+    """
+    layers = _layers(past)
+    if isinstance(layers, Tensor):
+        layers = _stacked(layers)
     if not isinstance(layers, Sequence) or isinstance(layers, str):
         return []
+    if layers and len(layers) % 2 == 0 and all(_of_heads(part) for part in layers):
+        layers = list(zip(layers[::2], layers[1::2], strict=True))
     pairs = list[tuple[Tensor, Tensor]]()
     for layer in layers:
         key, value = _pair(layer)
@@ -69,7 +71,35 @@ def key_values(past: object) -> list[tuple[Tensor, Tensor]]:
     return pairs
 
 
+def _layers(past: object) -> object:
+    """What has the keys and values of all layers."""
+    keys, values = getattr(past, "key_cache", None), getattr(past, "value_cache", None)
+    if isinstance(keys, list) and isinstance(values, list):
+        return list(zip(keys, values, strict=False))
+    layers = getattr(past, "layers", past)
+    if isinstance(layers, Mapping):
+        return list(layers.values())
+    if layers is past and hasattr(past, "__dict__") and not isinstance(past, (list, tuple, Tensor)):
+        # What was made last of what it was given is what it reads.
+        parts = (p for p in reversed(vars(past).values()) if isinstance(p, (list, tuple, Tensor)))
+        return next((part for part in parts if key_values(part)), None)
+    return layers
+
+
+def _stacked(every: Tensor) -> list[Tensor] | None:
+    """Keys and values of each layer, [2, B, H, L, W], out of one tensor of all layers."""
+    if every.ndim == 6 and 2 in every.shape[:2] and every.is_floating_point():
+        return list(every.unbind(0) if every.shape[1] == 2 else every.unbind(1))
+    return None
+
+
+def _of_heads(part: object) -> bool:
+    return isinstance(part, Tensor) and part.ndim == 4 and part.is_floating_point()
+
+
 def _pair(layer: object) -> tuple[object, object]:
+    if isinstance(layer, Tensor):
+        return (layer[0], layer[1]) if layer.ndim == 5 and len(layer) == 2 else (None, None)
     if isinstance(layer, Sequence):
         return (layer[0], layer[1]) if len(layer) > 1 else (None, None)
     if isinstance(layer, Mapping):
