@@ -11,6 +11,7 @@ from skipstone.diagnosis import given
 from skipstone.diagnosis.attention.words import named
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
+from skipstone.diagnosis.ids_behind import other_ids
 from skipstone.diagnosis.number_of_keys import other_keys
 from skipstone.diagnosis.rules import RULES
 from skipstone.diff.compare import tokens_differ
@@ -132,10 +133,10 @@ def diagnose(case: Case) -> Diagnosis:
     other = _other_inputs(case)
     if other is not None:
         return _closed(case, other)
-    keys = other_keys(case)
-    if keys is not None:
+    known = other_ids(case) or other_keys(case)
+    if known is not None:
         parted = case.divergence.first is not None
-        return replace(_closed(case, keys), parted=parted, summary=_summary(case))
+        return replace(_closed(case, known), parted=parted, summary=_summary(case))
     findings, ruled_out = list[Finding](), list[RuledOut]()
     for rule in RULES:
         answer = rule.examine(case)

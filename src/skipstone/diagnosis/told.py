@@ -20,6 +20,8 @@ SHAPES = (
     "{operation} takes the row of position {a} with that of position {b}",
     "the call puts its {rows} rows at positions {first} to {last} (by {source}), but their ids are "
     "those of positions {true_first} to {true_last} of the canvas",
+    "the call was given masks at {old} of its {rows} rows where the canvas has tokens already, the "
+    "first at position {position}: ids of the step before",
     "{name} was stated as {meant}, but the run received {value}",
     "the ids stand at position {a} and following in the canvas, and {argument} says {b} and "
     "following",

@@ -29,7 +29,7 @@ from skipstone.foreign.attach.kept import rowed
 from skipstone.foreign.attach.keys import kind_of_keys
 from skipstone.foreign.attach.picks import Picks
 from skipstone.foreign.attach.run import ForeignRun
-from skipstone.foreign.attach.said import disagree, unlocated, unseen
+from skipstone.foreign.attach.said import behind, disagree, unlocated, unseen
 from skipstone.foreign.attach.snapshot import Carriers
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.attach.watch import Watch
@@ -248,6 +248,10 @@ class Recording:
         """Say what is odd about a call."""
         for event in run.given.note(call, run.forwards, source):
             run.event(event)
+        if located.was_behind is not None and run.behind not in run.disagreed:
+            run.disagreed.add(run.behind)
+            run.event(behind(located.was_behind, run.forwards - 1, run.behind))
+        run.behind = source
         if not located.samples.all and not run.guided:
             run.guided = True
             message = (

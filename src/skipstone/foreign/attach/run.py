@@ -50,6 +50,8 @@ class ForeignRun:
         self.prompt_lengths = prompt_lengths(canvas_BL, wanted.mask_id, wanted.prompt_length)
         self.disagreed = set[str]()
         """Lines whose calls contradict their ids."""
+        self.behind = ""
+        """The line of the call before, which may turn out to have been given old ids."""
         self.guided = False
         """Whether unconditional calls were seen."""
         self.settings = dict[str, str]()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from skipstone.foreign.rows.behind import given_old
+from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed
 from skipstone.foreign.shared.calls import Call
 from skipstone.record import Event
@@ -49,3 +51,9 @@ def disagree(true: Placed, said: Placed, forward: int, source: str) -> Event:
         positions_a=tuple(a.tolist()),
         positions_b=tuple(b.tolist()),
     )
+
+
+def behind(located: Located, forward: int, source: str) -> Event:
+    """A call was given ids that the loop had gone on from."""
+    message, positions = given_old(located)
+    return Event("ids_behind", message, source, forward=forward, positions_a=positions)

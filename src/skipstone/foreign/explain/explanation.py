@@ -25,6 +25,7 @@ _SHOWN_BY = {
     "leftover-state": ("cache_overwritten",),
     "low-precision-similarity": ("low_precision_similarity",),
     "misaligned-rows": ("misaligned_rows",),
+    "other-inputs": ("ids_behind",),
     "position-encoding": ("positions_disagree",),
     "wrong-cache-row": ("positions_disagree",),
 }
@@ -32,6 +33,7 @@ _SHOWN_BY = {
 _TELLING = (
     "misaligned_rows",
     "positions_disagree",
+    "ids_behind",
     "stated_differs",
     "cache_overwritten",
     "masks_left",

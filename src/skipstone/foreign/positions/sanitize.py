@@ -134,7 +134,8 @@ def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Repor
 
     Kinds of findings: ``misaligned_rows`` (rows of different positions combined row by row, or
     written over each other), ``low_precision_similarity``, ``cache_overwritten`` (one cache given
-    to the same step twice, overwritten in between), ``masks_left``.
+    to the same step twice, overwritten in between), ``ids_behind`` (a call was given ids that the
+    loop had gone on from), ``masks_left``.
 
     Positions start at the ids of each call of ``model`` and follow what is done with them; where a
     function is not known they are lost, and nothing is claimed. Results stay the same, bit for bit.

@@ -12,6 +12,7 @@ from skipstone.foreign.positions.evidence import Findings
 from skipstone.foreign.positions.follow import Follower
 from skipstone.foreign.positions.places import Tag
 from skipstone.foreign.positions.watch import CacheWatch
+from skipstone.foreign.rows.behind import given_old
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed
 from skipstone.foreign.shared.calls import Call
@@ -31,10 +32,16 @@ class Sanitizer:
         """Forwards through which the rows could not be followed from the ids to the outputs."""
         self._caches = CacheWatch(self.findings)
         self._places: Tensor | None = None
+        self._line = ""
+        """That made the call before."""
         self._shape: tuple[int, ...] = ()
 
     def before(self, call: Call | None, located: Located | None) -> None:
         """The ids of a call have got their positions."""
+        if located is not None and located.was_behind is not None:
+            message, positions = given_old(located.was_behind)
+            self.findings.add("ids_behind", message, self._line, positions=(positions, ()))
+        self._line = source_line()
         self.findings.forward += 1
         self._places = None
         given = None if call is None else call.given

@@ -17,7 +17,7 @@ from skipstone.foreign.positions.follow import Follower, whole_canvas
 from skipstone.foreign.positions.places import Tag, compressed
 from skipstone.foreign.rows.canvases import Canvases, newest_canvas
 from skipstone.foreign.rows.guidance import Samples
-from skipstone.foreign.rows.locate import Known, Located, locate
+from skipstone.foreign.rows.locate import Known, Located, locate, stayed
 from skipstone.foreign.rows.placed import Numbers, nowhere, numbers_of
 from skipstone.foreign.shared.calls import INTEGERS, Call
 from skipstone.foreign.shared.functions import Operation
@@ -43,6 +43,8 @@ class Finder:
         self._canvas_BL: np.ndarray | None = None
         self._held: Tensor | None = None
         self._numbers: Numbers | None = None
+        self._behind: Located | None = None
+        """The call before, if it was given ids that the loop had gone on from."""
         self._looked_up: tuple[weakref.ref[Tensor], Tensor] | None = None
 
     def heard(self, operation: Operation) -> None:
@@ -72,6 +74,9 @@ class Finder:
             return None if fresh is None else dataclasses.replace(fresh, hid_before=True)
         if self._starts_anew(located):
             return locate(call, ids, None, None, self._mask_id)
+        behind = self._behind
+        if behind is not None and not located.samples.twin and stayed(behind, known.now_BL):
+            return dataclasses.replace(located, was_behind=behind)
         return located
 
     def lost(self) -> Located | None:
@@ -94,6 +99,7 @@ class Finder:
         more = canvas_BL[:, self._start_BL.shape[1] :]
         self._start_BL = np.concatenate([self._start_BL, more], axis=1)
         self._canvas_BL, self._held = canvas_BL, located.canvas
+        self._behind = None if located.behind_BN is None else located
         self._numbers = numbers_of(call, canvas_BL.shape[1]) or self._numbers
         self._canvases.expect(torch.Size(canvas_BL.shape))
         for given in (call.ids, call.embeds, located.canvas):
@@ -125,7 +131,7 @@ class Finder:
 
     def forget(self) -> None:
         """The run is over."""
-        self._start_BL = self._canvas_BL = self._held = self._numbers = None
+        self._start_BL = self._canvas_BL = self._held = self._numbers = self._behind = None
 
     def _known(self) -> Known | None:
         if self._canvas_BL is None or self._start_BL is None:

@@ -50,6 +50,11 @@ class Located:
     placed: Placed
     said: Placed | None = None
     """Where the call says its rows are, if it is known that they are elsewhere."""
+    behind_BN: np.ndarray | None = None
+    """bool: masks that the call before has filled, and that this one was given as masks again; None
+    if there are none."""
+    was_behind: Located | None = None
+    """The call before, if it was behind, and what it was not given has stayed on the canvas."""
     anew: bool = False
     """Whether a run begins with this call."""
     hid_before: bool = False
@@ -134,6 +139,19 @@ def _without_ids(call: Call, known: Known | None) -> Located | None:
         ways.nowhere(len(known.canvas_BL)) if lost or placed is None else placed,
         problem=f"the {rows} embeddings of a call are those of no known ids" if lost else "",
     )
+
+
+def stayed(behind: Located, canvas_BL: np.ndarray) -> bool:
+    """Whether a later canvas still has the tokens that a call was not given.
+
+    A draft of a canvas may look like the newest one; what comes of it is decided after the call.
+    """
+    behind_BN, length = behind.behind_BN, behind.canvas_BL.shape[1]
+    if behind_BN is None or len(canvas_BL) != len(behind_BN) or canvas_BL.shape[1] < length:
+        return False
+    places_BN = behind.placed.positions_BN.astype(np.int64)
+    old_BN, now_BN = (np.take_along_axis(x, places_BN, 1) for x in (behind.canvas_BL, canvas_BL))
+    return bool((old_BN == now_BN)[behind_BN].all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,12 +288,13 @@ class _Search:
     ) -> Located:
         """The way that the ids went is believed over what the call says."""
         said = said or self._counted(canvas_BL.shape[1])
-        if canvas is None:
+        behind_BN = self._behind(exact) if canvas is None else None
+        if canvas is None and behind_BN is None:
             canvas_BL = self._written(canvas_BL, exact)
         agree = said is not None and np.array_equal(said.positions_BN, exact.positions_BN)
         placed = said if agree and said is not None else exact
         odd = said if not agree and not self.call.padded else None
-        return Located(self.samples, self.ids_BN, canvas_BL, canvas, placed, odd)
+        return Located(self.samples, self.ids_BN, canvas_BL, canvas, placed, odd, behind_BN)
 
     def _told(self, said: Placed | None, known: Known) -> Located:
         """By what the call says, by its cache, or by where its ids fit."""
@@ -301,8 +320,28 @@ class _Search:
                     f"or replace_position to the model, or ids that are a slice of the canvas"
                 ),
             )
-        canvas_BL = self._written(now_BL, placed)
-        return Located(self.samples, self.ids_BN, canvas_BL, None, placed)
+        behind_BN = None if placed.source == "inferred" else self._behind(placed)
+        canvas_BL = self._written(now_BL, placed) if behind_BN is None else now_BL
+        return Located(self.samples, self.ids_BN, canvas_BL, None, placed, behind_BN=behind_BN)
+
+    def _behind(self, placed: Placed) -> np.ndarray | None:
+        """Rows, bool [B, N], whose ids are the canvas of the call before, which has gone on since.
+
+        A loop that masks tokens again has a canvas that shows it.
+        """
+        known = self.known
+        if known is None or known.newest_BL is None or not self.samples.all:
+            return None
+        places_BN, length = placed.positions_BN.astype(np.int64), known.canvas_BL.shape[1]
+        if len(known.canvas_BL) != len(places_BN) or places_BN.max(initial=-1) >= length:
+            return None
+        now_BN, old_BN = (
+            np.take_along_axis(canvas_BL, places_BN, axis=1)
+            for canvas_BL in (known.newest_BL, known.canvas_BL)
+        )
+        other_BN = self.ids_BN != now_BN
+        masked_BN = (self.ids_BN == self.mask_id) & (old_BN == self.mask_id)
+        return other_BN if other_BN.any() and masked_BN[other_BN].all() else None
 
     def _continues_within(self) -> bool:
         """Whether ids fit somewhere into the canvas: a cache of all positions is overwritten."""

@@ -213,10 +213,10 @@ def _stated(
 def _positions(name: str, value: object, shape: tuple[int, int]) -> Tensor | None:
     """Positions [1 or B, N] that a value gives; None if it does not give one for each row."""
     batch, rows = shape
-    if isinstance(value, slice):
-        return _of_slice(value, rows)
     if isinstance(value, (tuple, list)) and _POSITIONS.search(name):
         value = _of_sequence(value, rows)
+    if isinstance(value, slice):
+        return _of_slice(value, rows)
     if isinstance(value, int) and not isinstance(value, bool):
         return torch.arange(value, value + rows)[None] if _START.search(name) else None
     if not isinstance(value, Tensor):
