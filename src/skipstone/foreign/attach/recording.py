@@ -7,9 +7,8 @@ Shape letters: B batch, N rows of a call, L canvas length.
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from inspect import Signature
 from types import FrameType
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from skipstone.errors import ConfigError
 from skipstone.foreign.attach.attention import Listening
 from skipstone.foreign.attach.chance import generators
-from skipstone.foreign.attach.cost import measuring_cost, skip_cost
+from skipstone.foreign.attach.ending import costs, nothing_recorded, sanitized
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.given import plain_arguments
 from skipstone.foreign.attach.header import header_of
@@ -98,7 +97,7 @@ class Recording:
         if self.run is not None:
             self._end(self.run, by_itself=by_itself)
         elif by_itself and self._runs == 0:
-            raise ConfigError(self._nothing())
+            raise ConfigError(nothing_recorded(self._model, self.guard.events, self._calls))
         self._carriers.close()
 
     def _end(self, run: ForeignRun, *, by_itself: bool) -> None:
@@ -341,11 +340,14 @@ class Recording:
                 newest_BL = self._finder.newest()
                 final_BL = None if newest_BL is None else newest_BL[:, : run.length]
         self._complete(run, run.canvas_BL if final_BL is None else final_BL, None)
-        for event in self._sanitized(run):
-            run.event(event)
+        if self._sanitizer is not None:
+            findings = self._sanitizer.findings
+            for event in sanitized(findings, run.disagreed, self._first_call, self._calls):
+                run.event(event)
         self._hand_over(run)
         if run.begun:
-            self._note_cost(run)
+            for event in costs(run, self._layers, sanitized=self._wanted.sanitize):
+                run.event(event)
             run.end(final_BL if ended else None, self.texts)
         else:
             run.close()
@@ -361,31 +363,6 @@ class Recording:
         run.clock.reads_inside += self.watch.reads_inside
         self.watch.reads_between.clear()
         self.watch.reads_inside.clear()
-
-    def _sanitized(self, run: ForeignRun) -> Iterator[Event]:
-        """What the sanitizer found in the calls of this run, once; its own count is of all runs."""
-        if self._sanitizer is None:
-            return
-        findings = self._sanitizer.findings
-        for (kind, source), event in tuple(findings.found.items()):
-            if event.forward < self._calls:
-                del findings.found[kind, source]
-                findings.tallies.pop(source, None)
-                # The run itself says that a call contradicts its ids.
-                if source not in run.disagreed:
-                    forward = max(-1, event.forward - self._first_call)
-                    yield dataclasses.replace(event, forward=forward)
-
-    def _note_cost(self, run: ForeignRun) -> None:
-        if not self._wanted.sanitize:
-            for event in measuring_cost(run.clock):
-                run.event(event)
-        if run.calls_that_may_skip or run.skipped_row_layers:
-            found = skip_cost(
-                self._layers, run.partial_rows, run.skipped_row_layers, run.calls_that_may_skip
-            )
-            if found is not None:
-                run.event(dataclasses.replace(found, source=run.source))
 
     def _header(self, run: ForeignRun, done: Forward, keys: str) -> Header:
         name = self._wanted.function_name or run.function_name
@@ -403,16 +380,3 @@ class Recording:
 
     def _device(self) -> torch.device:
         return next(self._layers[0].parameters()).device
-
-    def _nothing(self) -> str:
-        name = type(self._model).__name__
-        if self.guard.events:
-            why = self.guard.events[0].message
-        elif self._calls:
-            why = "no call told its canvas"
-        else:
-            why = (
-                "the attached module was never called; attach to the module that the loop calls, "
-                "or to one within it"
-            )
-        return f"nothing of {name} was recorded: {why}"
