@@ -36,6 +36,30 @@ def forward_itself() -> Shape:
     return Shape(net, net.model, lambda: plain(net.forward, canvas_of()))
 
 
+class Named(Plain):
+    """Returns its logits under a name of its own, beside states."""
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:  # pyrefly: ignore[bad-override]
+        """Of a whole canvas."""
+        scores = super().forward(ids)
+        return {"states": scores[..., :4], "scores": scores}
+
+
+def named_otherwise() -> Shape:
+    net = Named()
+    return Shape(net, net.model, lambda: plain(lambda x: net(x)["scores"], canvas_of()))
+
+
+def after_the_states() -> Shape:
+    class Second(Plain):
+        def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:  # pyrefly: ignore[bad-override]
+            scores = super().forward(ids)
+            return scores[..., :4], scores
+
+    net = Second()
+    return Shape(net, net.model, lambda: plain(lambda x: net(x)[1], canvas_of()))
+
+
 def inner_attached() -> Shape:
     inner = Plain()
     outer = nn.DataParallel(inner)

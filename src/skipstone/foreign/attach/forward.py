@@ -6,8 +6,8 @@ D width, V vocabulary, Y layers, P positions of a cache, H heads, W width of a h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeGuard, cast
 
 import numpy as np
 import torch
@@ -153,8 +153,8 @@ class Forward:
         if self._others:
             # A call that gives no cache back still shows which one it read.
             self._keep_store(past or self._given)
-        logits_CNV = _logits(output)
-        if logits_CNV is None or logits_CNV.shape[-1] <= mask_id:
+        logits_CNV = _logits(output, mask_id)
+        if logits_CNV is None:
             self.unseen = (
                 f"what the attached module returns has no logits over the vocabulary (the mask's "
                 f"id is {mask_id}); attach to the module whose output the loop decides by"
@@ -344,19 +344,36 @@ def _field(output: object, name: str) -> object:
     return getattr(output, name, None)
 
 
-def _logits(output: object) -> Tensor | None:
-    """Logits [B, N, V] out of whatever a model returns."""
-    if isinstance(output, Sequence):
-        output = output[0]
-    found = output if isinstance(output, Tensor) else _field(output, "logits")
-    if not isinstance(found, Tensor):
+def _logits(output: object, mask_id: int) -> Tensor | None:
+    """Logits [B, N, V] out of whatever a model returns, whatever they are called there."""
+    named = output if isinstance(output, Tensor) else _field(output, "logits")
+    if not isinstance(named, Tensor):
+        scores = [x for x in _parts(output) if _scores_vocabulary(x, mask_id)]
+        # States may be as wide. The first of a tuple is meant; of names that are not known, none.
+        one = isinstance(output, Sequence) or len({x.shape[-1] for x in scores}) == 1
+        named = scores[0] if scores and one else None
+    if named is None or named.shape[-1] <= mask_id:
         return None
-    return found if found.dim() == 3 else found.unsqueeze(0)
+    return named if named.dim() == 3 else named.unsqueeze(0)
 
 
-def unguided(output: object, located: Located) -> Unguided:
+def _parts(output: object) -> Iterable[object]:
+    """What a model returned, one after the other."""
+    if isinstance(output, Mapping):
+        return output.values()
+    return output if isinstance(output, Sequence) else getattr(output, "__dict__", {}).values()
+
+
+def _scores_vocabulary(part: object, mask_id: int) -> TypeGuard[Tensor]:
+    """Whether these may be scores [B, N, V] or [N, V] of a vocabulary that has the mask."""
+    if not isinstance(part, Tensor) or not part.is_floating_point():
+        return False
+    return part.dim() in (2, 3) and part.shape[-1] > mask_id
+
+
+def unguided(output: object, located: Located, mask_id: int) -> Unguided:
     """The logits of a call with a hidden prompt; none if they are too large, or lie elsewhere."""
-    logits_BNV, rows_BN = _logits(output), located.placed.positions_BN
+    logits_BNV, rows_BN = _logits(output, mask_id), located.placed.positions_BN
     if logits_BNV is None or logits_BNV.shape[:2] != rows_BN.shape:
         return []
     if logits_BNV[0].nbytes > _LOGITS_BYTES:

@@ -36,7 +36,7 @@ class HiddenPrompts:
         mask_id: int,
     ) -> None:
         """Logits with a hidden prompt go with the call before or after that has the same canvas."""
-        logits = unguided(output, located)
+        logits = unguided(output, located, mask_id)
         if done is not None and done.is_hidden_by(located, start_BL, mask_id):
             done.hide(logits)
         else:
