@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -221,3 +222,39 @@ def test_keys_and_values_are_found_however_the_layers_are_stacked() -> None:
 )
 def test_what_has_no_keys_and_values_gives_none(past: object) -> None:
     assert key_values(past) == []
+
+
+def _pairs() -> list[Tensor]:
+    return [torch.full((1, 2, 6, 4), float(layer)) for layer in range(4)]
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        SimpleNamespace(k=_pairs(), v=_pairs(), seen=6),
+        SimpleNamespace(_keys=_pairs(), _values=_pairs()),
+        SimpleNamespace(cached_key=tuple(_pairs()), cached_value=tuple(_pairs())),
+        SimpleNamespace(v_cache=torch.stack(_pairs()), k_cache=torch.stack(_pairs())),
+        {"k": _pairs(), "v": _pairs()},
+        [SimpleNamespace(k=k, v=k) for k in _pairs()],
+        [{"value": k, "index": 0, "key": k} for k in _pairs()],
+    ],
+    ids=["k, v", "private", "tuples", "stacked", "dict of lists", "objects", "dicts"],
+)
+def test_a_cache_of_a_class_of_its_own_is_read_by_its_names(cache: object) -> None:
+    pairs = key_values(cache)
+    assert [key[0, 0, 0, 0].item() for key, _ in pairs] == [0, 1, 2, 3]
+    assert [value[0, 0, 0, 0].item() for _, value in pairs] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SimpleNamespace(k=5, v=3),
+        SimpleNamespace(k=[None], v=[None]),
+        SimpleNamespace(keys=_pairs(), key_cache=_pairs(), values=_pairs()),
+    ],
+    ids=["numbers", "empty", "two that are keys"],
+)
+def test_what_is_no_cache_is_not_read_as_one(other: object) -> None:
+    assert key_values(other) == []

@@ -5,8 +5,9 @@ Shape letters: B batch, H heads, L positions, W width of a head, D width of all 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, TypeGuard, cast, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -18,6 +19,11 @@ class _Sized(Protocol):
     def get_seq_length(self) -> object: ...
 
 
+# ``k``, ``keys``, ``key_cache``, ``cached_keys``, ``past_k``; and the same of values.
+_KEYS, _VALUES = (
+    re.compile(rf"((past|cached?)_?)?({short}|{long}s?|{short}s)(_?(cached?|states?|s))?")
+    for short, long in (("k", "key"), ("v", "value"))
+)
 # Of lists in dictionaries in objects: deeper than any cache, and an end to what holds itself.
 _DEPTH = 5
 
@@ -73,15 +79,16 @@ def key_values(past: object) -> list[tuple[Tensor, Tensor]]:
 
 def _layers(past: object) -> object:
     """What has the keys and values of all layers."""
-    keys, values = getattr(past, "key_cache", None), getattr(past, "value_cache", None)
-    if isinstance(keys, list) and isinstance(values, list):
+    # Names come first: values alone, of an even number of layers, look like pairs.
+    keys, values = _named_pair(past)
+    if _one_a_layer(keys) and _one_a_layer(values):
         return list(zip(keys, values, strict=False))
     layers = getattr(past, "layers", past)
     if isinstance(layers, Mapping):
         return list(layers.values())
     if layers is past and hasattr(past, "__dict__") and not isinstance(past, (list, tuple, Tensor)):
         # What was made last of what it was given is what it reads.
-        parts = (p for p in reversed(vars(past).values()) if isinstance(p, (list, tuple, Tensor)))
+        parts = (part for name, part in reversed(vars(past).items()) if not _is_half(name, part))
         return next((part for part in parts if key_values(part)), None)
     return layers
 
@@ -97,15 +104,40 @@ def _of_heads(part: object) -> bool:
     return isinstance(part, Tensor) and part.ndim == 4 and part.is_floating_point()
 
 
+def _is_half(name: str, part: object) -> bool:
+    """Whether a part of a cache has no pairs: keys alone, values alone, or no tensors at all."""
+    name = name.strip("_").lower()
+    if not isinstance(part, (list, tuple, Tensor)):
+        return True
+    return bool(_KEYS.fullmatch(name) or _VALUES.fullmatch(name))
+
+
+def _one_a_layer(part: object) -> TypeGuard[Sequence[object] | Tensor]:
+    """Whether a part of a cache has something for each layer: a list, or [layers, B, H, L, W]."""
+    return part.ndim == 5 if isinstance(part, Tensor) else isinstance(part, (list, tuple))
+
+
 def _pair(layer: object) -> tuple[object, object]:
     if isinstance(layer, Tensor):
         return (layer[0], layer[1]) if layer.ndim == 5 and len(layer) == 2 else (None, None)
     if isinstance(layer, Sequence):
         return (layer[0], layer[1]) if len(layer) > 1 else (None, None)
     if isinstance(layer, Mapping):
-        layer = list(layer.values())
-        return (layer[0], layer[1]) if len(layer) == 2 else (None, None)
+        named, parts = _named_pair(layer), list(layer.values())
+        return named if len(parts) != 2 or named[0] is not None else (parts[0], parts[1])
+    named = _named_pair(layer)
+    if named[0] is not None:
+        return named
     return getattr(layer, "keys", None), getattr(layer, "values", None)
+
+
+def _named_pair(holder: object) -> tuple[object, object]:
+    """The only two parts whose names say keys and values: ``k`` and ``v``, ``key_cache``, ..."""
+    parts = holder if isinstance(holder, Mapping) else getattr(holder, "__dict__", {})
+    named = {str(name).strip("_").lower(): part for name, part in parts.items() if part is not None}
+    keys = [part for name, part in named.items() if _KEYS.fullmatch(name)]
+    values = [part for name, part in named.items() if _VALUES.fullmatch(name)]
+    return (keys[0], values[0]) if len(keys) == len(values) == 1 else (None, None)
 
 
 def by_heads(store: Tensor, length: int) -> Tensor:
