@@ -16,13 +16,15 @@ from skipstone import (
     NoCache,
     Settings,
     Threshold,
+    diagnose,
 )
 from skipstone.canvas import Status
 from skipstone.cli.decisions import both_sides
 from skipstone.cli.tokens import Tokens
 from skipstone.diff import Divergence, compare
+from skipstone.diff.compare import first_apart
 from skipstone.models.load import Model
-from skipstone.record import Candidate, RunRecord, Tap, TensorKey
+from skipstone.record import Candidate, MemoryTrace, RunRecord, Tap, TensorKey
 from skipstone.tracing import Recorder
 from tests.conftest import random_model
 
@@ -215,3 +217,24 @@ def test_each_request_of_a_batch_has_the_record_it_has_alone(model: Model) -> No
         Status.PAD not in s.status_after and np.array_equal(s.rows, t.rows)
         for s, t in zip(together, alone, strict=True)
     )
+
+
+def test_of_a_batch_the_first_request_that_parts_is_looked_at(model: Model) -> None:
+    def batch(*runs: RunRecord) -> MemoryTrace:
+        trace = MemoryTrace()
+        trace.begin([run.header for run in runs], "decisions")
+        for number, run in enumerate(runs):
+            for step in run.steps:
+                trace.step(number, step, {})
+        trace.end([run.outcome for run in runs if run.outcome is not None])
+        return trace
+
+    slow, fast = record(model, BASE.replace(unmask=Fixed())), record(model, BASE)
+    a, b = batch(slow, slow, slow), batch(slow, slow, fast)
+    assert compare(a, b).first == compare(slow, fast).first is not None
+    assert compare(a, b, sample=1).identical
+    found = diagnose(a, b)
+    assert found.parted
+    assert str(found.cause) == str(diagnose(slow, fast).cause)
+    assert diagnose(a, b, sample=0).cause is None
+    assert first_apart(a, a) == 0

@@ -21,6 +21,7 @@ from skipstone.cli.tokens import Tokens, ids_option, text_of_trace, tokens_of_tr
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.diagnose import diagnose as explain
+from skipstone.diff.compare import first_apart
 from skipstone.errors import ConfigError, PromptError, TraceError
 from skipstone.quoting import shown
 from skipstone.record import Experiment, StoredTrace, open_trace
@@ -42,7 +43,9 @@ _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 @click.argument("prompt", required=False)
 @run_options
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
-@click.option("--sample", default=0, show_default=True, help="Which sample of two traces.")
+@click.option(
+    "--sample", type=int, help="Which sample of two traces.  [default: the first that parts]"
+)
 @click.option(
     "--time-limit", metavar="60s", help="Time for experiments.  [default: a number of them]"
 )
@@ -54,7 +57,7 @@ def diagnose(
     b: str,
     prompt: str | None,
     prompt_ids: str | None,
-    sample: int,
+    sample: int | None,
     time_limit: str | None,
     *,
     keep: bool,
@@ -95,11 +98,13 @@ def diagnose(
 
 
 def _of_traces(
-    a: Path, b: Path, sample: int, model: str | None, limit: float, *, keep: bool
+    a: Path, b: Path, sample: int | None, model: str | None, limit: float, *, keep: bool
 ) -> Told:
     from skipstone.cli.specs import traced_pair
 
     with open_trace(a) as trace_a, open_trace(b) as trace_b:
+        if sample is None:
+            sample = first_apart(trace_a, trace_b)
         pair = traced_pair(trace_a, trace_b, sample, model)
         header = trace_a.headers[sample]
         named = tokens_of_trace(header, text_of_trace(header, model), ids=False)

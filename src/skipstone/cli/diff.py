@@ -14,6 +14,7 @@ from skipstone.cli.tables import say_indented
 from skipstone.cli.terminal import note, say, say_json
 from skipstone.cli.tokens import Tokens, ids_option, text_of_trace, tokens_of_trace
 from skipstone.diff.align import align
+from skipstone.diff.compare import first_apart
 from skipstone.diff.difference import Difference, diff, sample_of
 from skipstone.diff.divergence import first_decision
 from skipstone.diff.floor import Floor
@@ -34,7 +35,10 @@ _SHOWN = 12
 @click.argument("a", metavar="A", type=click.Path(path_type=Path))
 @click.argument("b", metavar="B", type=click.Path(path_type=Path))
 @click.option(
-    "--sample", metavar="N", type=whole, default=0, help="Request of a batch.  [default: 0]"
+    "--sample",
+    metavar="N",
+    type=whole,
+    help="Request of a batch.  [default: the first that parts]",
 )
 @click.option(
     "--floor",
@@ -51,7 +55,7 @@ _SHOWN = 12
 def diff_command(
     a: Path,
     b: Path,
-    sample: int,
+    sample: int | None,
     how: str | None,
     model: str | None,
     *,
@@ -65,6 +69,8 @@ def diff_command(
     """
     with open_trace(a) as trace_a, open_trace(b) as trace_b:
         floor = None
+        if sample is None:
+            sample = first_apart(trace_a, trace_b)
         if how != "estimate":
             named = None if model is None else _load(model, trace_a)
             floor = measured_floor(trace_a, trace_b, sample, how, named)

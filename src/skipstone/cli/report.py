@@ -12,6 +12,7 @@ from skipstone.cli.diagnose import explained, parse_seconds
 from skipstone.cli.diff import measured_floor
 from skipstone.cli.numbers import whole
 from skipstone.cli.terminal import aside
+from skipstone.diff.compare import first_apart
 from skipstone.errors import ConfigError
 from skipstone.outputs import check_output
 from skipstone.record import open_trace
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
     help="The page to write, such as report.html; an older one is replaced.",
 )
 @click.option("--lang", metavar="en|zh", default="en", help="Language at first.  [default: en]")
-@click.option("--sample", metavar="N", type=whole, default=0, help="Request of a batch.")
+@click.option(
+    "--sample",
+    metavar="N",
+    type=whole,
+    help="Request of a batch.  [default: the first in which A and B part]",
+)
 @click.option("--model", help="Where the model is, if not where the traces say.")
 @click.option(
     "--time-limit",
@@ -51,7 +57,7 @@ def report(
     traces: tuple[str, ...],
     output: Path,
     lang: str,
-    sample: int,
+    sample: int | None,
     model: str | None,
     time_limit: str | None,
     floor: str | None,
@@ -70,6 +76,8 @@ def report(
         raise ConfigError(f"a report needs two or more traces, found {len(traces)}")
     with ExitStack() as files:
         opened = [files.enter_context(open_trace(Path(path))) for path in traces]
+        if sample is None:
+            sample = first_apart(opened[0], opened[1])
         chosen = closest_look(opened, sample)
         pair = traced_pair(opened[0], opened[chosen], sample, model)
         seconds = 0.0 if time_limit == "0" else parse_seconds(time_limit)

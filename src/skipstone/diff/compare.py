@@ -9,7 +9,9 @@ import numpy as np
 
 from skipstone.diff.align import align
 from skipstone.diff.divergence import Divergence, first_decision
-from skipstone.record.recorded import Given, record_of
+from skipstone.errors import ConfigError
+from skipstone.record import Trace
+from skipstone.record.recorded import Given, record_of, trace_of
 from skipstone.record.schema import Judgements, RunRecord
 from skipstone.sentence import Sentence
 
@@ -73,19 +75,21 @@ class Comparison:
         }
 
 
-def compare(a: Given, b: Given, *, sample: int = 0) -> Comparison:
+def compare(a: Given, b: Given, *, sample: int | None = None) -> Comparison:
     """Compare two runs of the same prompt.
 
     Args:
         a: the baseline: a recorder, what ``attach`` gave, a trace, the path of one, or a record.
         b: the run to compare with it, likewise.
-        sample: which request, if they are batches.
+        sample: which request, if they are batches; None takes the first whose runs part.
 
     Raises:
         ConfigError: the runs are of different prompts or vocabularies, so that no position of one
             stands for the same thing in the other; or what was given is no run.
         TraceError: there is no trace at a path, or it is damaged.
     """
+    if sample is None:
+        sample = _first_given_apart(a, b)
     a, b = record_of(a, sample, "a"), record_of(b, sample, "b")
     pairs = align(a, b).pairs
     return Comparison(
@@ -94,6 +98,24 @@ def compare(a: Given, b: Given, *, sample: int = 0) -> Comparison:
         first=first_decision(pairs),
         differing_positions=differing_positions(a, b),
     )
+
+
+def first_apart(a: Trace, b: Trace) -> int:
+    """The first request of two batches whose runs part; the first of all if none does."""
+    for number, pair in enumerate(zip(a.records, b.records, strict=False)):
+        try:
+            if not compare(*pair, sample=0).identical:
+                return number
+        except ConfigError:
+            # They are not of one prompt: that is what there is to say.
+            return number
+    return 0
+
+
+def _first_given_apart(a: Given, b: Given) -> int:
+    if isinstance(a, RunRecord) or isinstance(b, RunRecord):
+        return 0
+    return first_apart(trace_of(a, "a"), trace_of(b, "b"))
 
 
 def differing_positions(a: RunRecord, b: RunRecord) -> tuple[int, ...]:

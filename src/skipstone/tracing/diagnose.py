@@ -7,6 +7,7 @@ from collections.abc import Callable
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.diagnose import diagnose as examine
+from skipstone.diff.compare import first_apart
 from skipstone.engine import Engine
 from skipstone.errors import ConfigError, TraceError
 from skipstone.models.load import Model
@@ -18,7 +19,7 @@ def diagnose(
     a: Given,
     b: Given,
     *,
-    sample: int = 0,
+    sample: int | None = None,
     engine_a: Engine | None = None,
     engine_b: Engine | None = None,
     model: Model | None = None,
@@ -30,7 +31,7 @@ def diagnose(
     Args:
         a: the baseline: a recorder, what ``attach`` gave, a trace, or the path of one.
         b: the run to explain, likewise.
-        sample: which request, if they are batches.
+        sample: which request, if they are batches; None takes the first whose runs part.
         engine_a: runs A again; without it A cannot be changed and tried again.
         engine_b: the same for B.
         model: leads along recorded canvases; A's model if it is not given.
@@ -45,9 +46,12 @@ def diagnose(
     Example:
         ``print(diagnose(exact, fast, engine_a=engine_a, engine_b=engine_b))``
     """
+    trace_a, trace_b = trace_of(a, "a"), trace_of(b, "b")
+    if sample is None:
+        sample = first_apart(trace_a, trace_b)
     return examined(
-        Subject(trace_of(a, "a"), sample, engine_a),
-        Subject(trace_of(b, "b"), sample, engine_b),
+        Subject(trace_a, sample, engine_a),
+        Subject(trace_b, sample, engine_b),
         model,
         time_limit=time_limit,
         progress=progress,
