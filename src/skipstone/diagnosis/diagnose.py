@@ -227,6 +227,7 @@ def _weighed(
     """
     parted = case.divergence.first is not None
     explains = parted or case.expected.first is not None
+    seen = [given.joined(f, handed.known) for f in seen]
     known = [f for f in handed.known if f.rule not in {r.rule for r in seen}]
     findings = [*handed.numbers, *seen, *known]
     causes = [f for f in findings if explains and not _is_remark(f, seen)]

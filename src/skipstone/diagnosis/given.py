@@ -6,7 +6,7 @@ differs cannot follow from it: a threshold changes no score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from skipstone.diagnosis.case import Case
@@ -17,7 +17,7 @@ from skipstone.diagnosis.meanings import COMMIT, INPUTS, MEANINGS, Meaning
 from skipstone.diagnosis.rule import place, proof_of
 from skipstone.record import ASSIGNED, RunRecord, StepRecord
 from skipstone.record.weights import same_weights
-from skipstone.sentence import NOTHING, Code, Sentence
+from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 # Of no run's arithmetic.
 _IDLE = ("path", "name", "version", "verbose", "log", "use_cache", "device", "output_", "return_")
@@ -85,6 +85,19 @@ def examine(case: Case) -> Given:
         # What a function has computed from its arguments follows from them.
         kind.append(replace(finding, proof=Proof.OBSERVED) if d.derived and passed else finding)
     return Given(numbers, known, unknown)
+
+
+def joined(seen: Finding, known: Sequence[Finding]) -> Finding:
+    """What a rule has seen, with the argument that the sides were given otherwise and that says it.
+
+    The argument tells where to mend it; what the rule has measured tells that it acts.
+    """
+    same = (f for f in known if f.rule == seen.rule and f.proof >= Proof.CONSISTENT)
+    handed = next(same, None)
+    if handed is None or seen.given:
+        return seen
+    evidence = listed([handed.evidence, seen.evidence])
+    return replace(seen, evidence=evidence, remedy=handed.remedy)
 
 
 def other_mask(case: Case) -> Finding | None:
