@@ -99,6 +99,8 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
     if where is None or not a.complete:
         return None
     at_a, at_b = where
+    if _left_unfinished(a.evidence.decisions[at_a], b.evidence, at_b):
+        return None
     if not same_scores(a.evidence, at_a, b.evidence, at_b, noise):
         return None
     if b.complete:
@@ -128,6 +130,12 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
     if fit_b is None and outside:
         parts = ("region",)
     return Difference(a, b, fit_a, fit_b, parts, at_a, at_b, added)
+
+
+def _left_unfinished(mine: Decision, b: Evidence, at_b: int) -> bool:
+    """Whether B goes on to a later block, and ends with masks: it ran out of steps, not of rule."""
+    theirs, header = b.decisions[at_b].step, b.record.header
+    return theirs.block_start >= mine.step.block_stop and header.mask_id in b.record.tokens
 
 
 def differing(a: Rule, b: Rule) -> tuple[Part, ...]:
