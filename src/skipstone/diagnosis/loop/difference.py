@@ -111,14 +111,14 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         parts = () if fit_b is None else _parts(fit_a.rule, fit_b.rule, a, b, where)
     else:
         fit_a, fit_b, parts = a.complete[0], None, ()
-    if not fit_a.rule.predicts or not _sure(a, b, where, fit_a, fit_b, parts):
-        return None
-    given_a, given_b = Given.of(a.evidence, at_a), Given.of(b.evidence, at_b)
     place_a = places(a.evidence.decisions, fit_a.rule.region)[at_a]
     outside = _outside(b.evidence.decisions[at_b], place_a, fit_a.rule.region)
     if fit_b is not None and fit_b.rule.selection.number == "some":
         # Numbers that are free explain too much: they are a cause only if nothing else differs.
         fit_b, parts = (None, ()) if outside or parts != ("number",) else (fit_b, parts)
+    if not fit_a.rule.predicts or not _sure(a, b, where, fit_a, fit_b, parts):
+        return None
+    given_a, given_b = Given.of(a.evidence, at_a), Given.of(b.evidence, at_b)
     removed = gives(fit_a.rule, b.evidence, at_b, given_a, place_a)
     if not removed or gives(fit_a.rule, b.evidence, at_b, given_b, place_a):
         return None
