@@ -14,7 +14,7 @@ from skipstone.foreign.positions.sanitize import sanitize
 from skipstone.foreign.shared.calls import read_call, signature_of
 from skipstone.record import MemoryTrace
 from tests.conftest import EOS, MASK
-from tests.foreign import decode, llada_style
+from tests.foreign import decode, hf_style, llada_style
 from tests.watching import uneven_model
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])
@@ -91,3 +91,37 @@ def test_two_ends_and_a_list_say_where_rows_stand(said: object) -> None:
     assert call is not None
     assert call.stated is not None
     assert call.stated.positions_BN.tolist() == [[5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize("seen", ["a part", "the whole"])
+@pytest.mark.parametrize("gap", [0, 1, 3])
+def test_rows_right_behind_a_cache_stand_there_whatever_their_position_ids_leave_out(
+    seen: str, gap: int
+) -> None:
+    model: Any = hf_style.from_model(MODEL)
+    x = torch.full((1, 10), MASK)
+    x[:, :7] = PROMPT
+    first = x[:, :6] if seen == "the whole" else x[:, :6].clone()
+    with attach(model, mask_id=MASK) as recorder, torch.no_grad():
+        past = model(first, position_ids=torch.arange(6)[None], use_cache=True).past_key_values
+        for _ in range(2):
+            places = torch.arange(6 + gap, 10 + gap)[None]
+            model(x[:, 6:].clone(), position_ids=places, past_key_values=past)
+    (record,) = recorder.records
+    events = [e for e in record.events if e.kind == "positions_disagree"]
+    assert len(events) == bool(gap)
+    assert [step.rows.tolist() for step in record.steps[1:]] == [[6, 7, 8, 9]] * 2
+
+
+def test_places_that_are_left_out_as_a_whole_block_may_come_later() -> None:
+    model: Any = hf_style.from_model(MODEL)
+    x = torch.full((1, 12), MASK)
+    x[:, :6] = PROMPT[:, :6]
+    with attach(model, mask_id=MASK) as recorder, torch.no_grad():
+        past = model(x[:, :6].clone(), use_cache=True).past_key_values
+        for start in (9, 6):
+            places = torch.arange(start, start + 3)[None]
+            rows = x[:, start : start + 3].clone()
+            model(rows, position_ids=places, past_key_values=past)
+    (record,) = recorder.records
+    assert not [e for e in record.events if e.kind == "positions_disagree"]

@@ -100,7 +100,8 @@ class Finder:
         self._start_BL = np.concatenate([self._start_BL, more], axis=1)
         self._canvas_BL, self._held = canvas_BL, located.canvas
         self._behind = None if located.behind_BN is None else located
-        self._numbers = numbers_of(call, canvas_BL.shape[1]) or self._numbers
+        told = _numbered_on(located) or numbers_of(call, canvas_BL.shape[1])
+        self._numbers = told or self._numbers
         self._canvases.expect(torch.Size(canvas_BL.shape))
         for given in (call.ids, call.embeds, located.canvas):
             places = self._places(given, located)
@@ -194,3 +195,16 @@ class Finder:
         if self._looked_up is None or self._looked_up[0]() is not embeds:
             return None
         return self._looked_up[1]
+
+
+def _numbered_on(located: Located) -> Numbers | None:
+    """Numbers that leave places out behind a cache, once a call has shown it; later calls go on."""
+    said, placed = located.said, located.placed
+    if said is None or said.source != "position_ids" or placed.source != "cache_length":
+        return None
+    batch, length = located.canvas_BL.shape
+    number_BL = np.tile(np.arange(length), (batch, 1))
+    np.put_along_axis(
+        number_BL, placed.positions_BN.astype(np.int64), said.positions_BN.astype(np.int64), axis=1
+    )
+    return Numbers(number_BL)

@@ -299,6 +299,10 @@ class _Search:
     def _told(self, said: Placed | None, known: Known) -> Located:
         """By what the call says, by its cache, or by where its ids fit."""
         now_BL, rows = known.now_BL, self.ids_BN.shape[1]
+        next_one = None if said is None else self._right_behind_cache(said, known)
+        if next_one is not None:
+            canvas_BL = self._written(now_BL, next_one)
+            return Located(self.samples, self.ids_BN, canvas_BL, None, next_one, said)
         placed = said or self._counted(now_BL.shape[1])
         if placed is None and self.call.cached == now_BL.shape[1] and not self._continues_within():
             placed = self._of_samples(ways.counted(self.call))
@@ -323,6 +327,29 @@ class _Search:
         behind_BN = None if placed.source == "inferred" else self._behind(placed)
         canvas_BL = self._written(now_BL, placed) if behind_BN is None else now_BL
         return Located(self.samples, self.ids_BN, canvas_BL, None, placed, behind_BN=behind_BN)
+
+    def _right_behind_cache(self, said: Placed, known: Known) -> Placed | None:
+        """Rows right behind a cache, where position ids leave a few places out.
+
+        The canvas shows that they stand there; or it ends with the cache, and what stands in a gap
+        that is shorter than the call was never computed by anybody.
+        """
+        stated, counted = self.call.stated, self._of_samples(ways.counted(self.call))
+        if stated is None or stated.name != "position_ids" or counted is None:
+            return None
+        gap_BN = said.positions_BN - counted.positions_BN
+        if len(np.unique(gap_BN)) != 1 or not 0 < int(gap_BN.flat[0]) < self.ids_BN.shape[1]:
+            return None
+        ends = self.call.cached == known.canvas_BL.shape[1]
+        shown = self._stands(counted, known.now_BL) and not self._stands(said, known.now_BL)
+        return counted if ends or shown else None
+
+    def _stands(self, placed: Placed, canvas_BL: np.ndarray) -> bool:
+        """Whether the canvas has the ids of the call at some places."""
+        places_BN = placed.positions_BN.astype(np.int64)
+        if len(canvas_BL) != len(places_BN) or places_BN.max(initial=-1) >= canvas_BL.shape[1]:
+            return False
+        return np.array_equal(np.take_along_axis(canvas_BL, places_BN, axis=1), self.ids_BN)
 
     def _behind(self, placed: Placed) -> np.ndarray | None:
         """Rows, bool [B, N], whose ids are the canvas of the call before, which has gone on since.
