@@ -15,9 +15,10 @@ from torch import Tensor
 
 from skipstone.foreign.positions.follow import Follower, whole_canvas
 from skipstone.foreign.positions.places import Tag, compressed
+from skipstone.foreign.rows.behind import stayed
 from skipstone.foreign.rows.canvases import Canvases, newest_canvas
 from skipstone.foreign.rows.guidance import Samples
-from skipstone.foreign.rows.locate import Known, Located, locate, stayed
+from skipstone.foreign.rows.locate import Known, Located, locate
 from skipstone.foreign.rows.placed import Numbers, nowhere, numbers_of
 from skipstone.foreign.shared.calls import INTEGERS, Call
 from skipstone.foreign.shared.functions import Operation

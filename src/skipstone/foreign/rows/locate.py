@@ -141,19 +141,6 @@ def _without_ids(call: Call, known: Known | None) -> Located | None:
     )
 
 
-def stayed(behind: Located, canvas_BL: np.ndarray) -> bool:
-    """Whether a later canvas still has the tokens that a call was not given.
-
-    A draft of a canvas may look like the newest one; what comes of it is decided after the call.
-    """
-    behind_BN, length = behind.behind_BN, behind.canvas_BL.shape[1]
-    if behind_BN is None or len(canvas_BL) != len(behind_BN) or canvas_BL.shape[1] < length:
-        return False
-    places_BN = behind.placed.positions_BN.astype(np.int64)
-    old_BN, now_BN = (np.take_along_axis(x, places_BN, 1) for x in (behind.canvas_BL, canvas_BL))
-    return bool((old_BN == now_BN)[behind_BN].all())
-
-
 @dataclass(frozen=True, eq=False)
 class _Search:
     """One call whose rows are looked for."""
