@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 
-from skipstone.diagnosis import given
-from skipstone.diagnosis.attention.words import named
+from skipstone.diagnosis import given, unexplained
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.ids_behind import other_ids
@@ -96,7 +95,7 @@ class Diagnosis:
         elif self.cause is None:
             shown.append(
                 "cause: INCONCLUSIVE: no rule explains it; noise is not called a cause"
-                if self.parted
+                if self.parted or self.known
                 else f"no cause to look for: every difference is within noise ({self.noise})"
             )
         if self.known:
@@ -245,59 +244,9 @@ def _weighed(
         noise=case.noise.floor.said,
         unavailable=tuple(case.unavailable),
         next_command=_next(case, causes),
-        known=NOTHING if causes or not explains else _known(case),
+        known=NOTHING if causes or not explains else unexplained.known(case),
         finished=not case.spent,
     )
-
-
-def _known(case: Case) -> Sentence:
-    """The first thing that is wrong, what was born with it, and what could not be looked at."""
-    first = case.expected.first
-    said = list[Sentence]()
-    if first is not None:
-        said.append(
-            Sentence(
-                "B first departs at block {block}, step {step}: {kind}, at {positions} positions",
-                block=first.step.block,
-                step=first.step.step,
-                kind=Sentence(first.kind),
-                positions=first.positions.size,
-            )
-        )
-    born = case.tensors.born
-    if born:
-        said.append(
-            Sentence(
-                "the first wrong tensor is a {tensor} of layer {layer}, at {positions} positions "
-                "from {position} on",
-                tensor=Sentence(born[0].kind),
-                layer=born[0].layer,
-                positions=born[0].positions.size,
-                position=born[0].position,
-            )
-        )
-    elif case.tensors.recorded is not None and case.tensors.expected is not None:
-        said.append(Sentence("states, keys and values of this step are right"))
-    else:
-        said.append(Sentence("tensors of this step were not recorded on both sides"))
-    if born and case.tensors.local is None:
-        said.append(_of_attention(case))
-    return listed(said)
-
-
-def _of_attention(case: Case) -> Sentence:
-    """What is known, without a model, of what attention was given."""
-    found = case.attention.difference
-    if found is not None and found.differ:
-        return Sentence(
-            "attention of layer {layer} was given other {parts} than A's, in no way that names a "
-            "cause",
-            layer=found.layer,
-            parts=named(found.differ),
-        )
-    if case.attention.recorded:
-        return NOTHING
-    return Sentence("without a model a rotation, a visible set and a module cannot be told apart")
 
 
 def _is_remark(finding: Finding, seen: Sequence[Finding]) -> bool:
@@ -341,6 +290,10 @@ def _summary(case: Case) -> Sentence:
     return Sentence("A and B decide the same in every step")
 
 
+_MODEL = Sentence(
+    "give a model of ours with the same weights: {call}",
+    call=Code("skipstone.diagnose(a, b, model=skipstone.load(...))"),
+)
 _KINDS = {
     "committed_set": Sentence("they commit other positions"),
     "token": Sentence("they commit another token"),
@@ -363,10 +316,7 @@ def _next(case: Case, causes: Sequence[Finding]) -> Sentence:
             call=Code(f"attach(model, level='window', window=({place}, {place}))"),
         )
     if case.tensors.local is None and case.foreign:
-        return Sentence(
-            "give a model of ours with the same weights: {call}",
-            call=Code("skipstone.diagnose(a, b, model=skipstone.load(...))"),
-        )
+        return listed([*unexplained.to_look_at(case), _MODEL])
     if case.tensors.recorded is None:
         return Sentence(
             "record B again with its tensors: add {options} to its skipstone trace",

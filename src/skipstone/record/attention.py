@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_FIXED = 5
+_FIXED = 6
+# Until now it was not kept whether weights are dropped.
+_FIXED_BEFORE = 5
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,30 @@ class AttentionNumbers:
     recorded once."""
     value_heads: tuple[int, ...]
     """The same of values."""
+    drops: float = 0.0
+    """Share of the weights that it was asked to drop at random."""
 
     def pack(self) -> np.ndarray:
-        """As one row of values, float64 [1, 5 + 2 H]."""
+        """As one row of values, float64 [1, 6 + 2 H]."""
         fixed = (self.scale, self.keys, self.causal, self.bias_heads, self.bias_layer)
+        fixed = (*fixed, self.drops)
         return np.array([[*fixed, *self.key_heads, *self.value_heads]], dtype=np.float64)
 
     @classmethod
     def unpack(cls, row_1W: np.ndarray) -> AttentionNumbers | None:
         """Out of one row; None if these cannot be the numbers of a call."""
         rows, width = row_1W.shape
-        heads = (width - _FIXED) // 2
-        if rows != 1 or heads < 1 or width != _FIXED + 2 * heads or not np.isfinite(row_1W).all():
+        # Heads come twice, so whether there is one number more shows.
+        fixed = _FIXED if width % 2 == 0 else _FIXED_BEFORE
+        heads = (width - fixed) // 2
+        if rows != 1 or heads < 1 or not np.isfinite(row_1W).all():
             return None
         scale, *others = row_1W[0].tolist()
+        drops = others.pop(_FIXED_BEFORE - 1) if fixed == _FIXED else 0.0
         keys, causal, bias_heads, bias_layer, *shared = map(int, others)
-        if keys < 0 or bias_heads not in (0, 1, heads) or not all(0 <= g < heads for g in shared):
+        if keys < 0 or not 0 <= drops <= 1:
+            return None
+        if bias_heads not in (0, 1, heads) or not all(0 <= g < heads for g in shared):
             return None
         of_keys, of_values = tuple(shared[:heads]), tuple(shared[heads:])
-        return cls(scale, keys, bool(causal), bias_heads, bias_layer, of_keys, of_values)
+        return cls(scale, keys, bool(causal), bias_heads, bias_layer, of_keys, of_values, drops)

@@ -34,6 +34,8 @@ class Call:
     """What it gave."""
     dtype: str
     """Of the queries."""
+    drops: float = 0.0
+    """Share of the weights that it was asked to drop at random."""
 
     def at(self, rows: np.ndarray) -> Call:
         """The same call for some of its rows, by index."""
@@ -103,6 +105,7 @@ def read(trace: Trace, sample: int, forward: int, layer: int) -> Call | None:
         value_heads=numbers.value_heads,
         mixed_NHW=_heads(mixed, heads)[order_N],
         dtype=query.dtype,
+        drops=numbers.drops,
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from skipstone.diagnosis.attention.difference import Difference, Part, Tensor
 from skipstone.diagnosis.attention.relation import TURNS, Relation, relation
 
-Name = Literal["visible-set", "position-encoding", "module-bug", "quantised"]
+Name = Literal["visible-set", "position-encoding", "module-bug", "quantised", "nondeterminism"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,8 @@ def cause_of(found: Difference) -> Cause | None:
     """The cause that the parts of a difference tell."""
     if found.fewer_keys:
         return Cause("visible-set", found, ("visible",))
+    if found.b.drops and not found.differ and found.positions.size:
+        return Cause("nondeterminism", found, ("arithmetic",))
     if not found.parts:
         return None
     parts = set(found.parts)

@@ -74,6 +74,8 @@ def _what(cause: Cause) -> Sentence:
             tensors=named(cause.parts),
             format=cause.relation.format,
         )
+    if cause.name == "nondeterminism":
+        return Sentence("attention drops weights at random: dropout is left on")
     if cause.parts == ("sharing",):
         return Sentence("query heads read other heads of keys or values than A's")
     if cause.parts == ("arithmetic",):
@@ -128,6 +130,9 @@ def _evidence(cause: Cause) -> Sentence:
         return listed(_visible(found))
     if cause.parts == ("sharing",):
         return listed(_sharing(found))
+    if cause.name == "nondeterminism":
+        a, b = found.a.drops, found.b.drops
+        return Sentence("share of weights dropped: {a:.3g} in A, {b:.3g} in B", a=a, b=b)
     if cause.parts == ("scale",):
         return Sentence("scale {a:.4g} in A, {b:.4g} in B", a=found.a.scale, b=found.b.scale)
     if relation is None:
@@ -215,6 +220,8 @@ def _size(found: Difference) -> Sentence:
 
 def _experiment(cause: Cause) -> Sentence:
     found = cause.found
+    if cause.parts == ("arithmetic",) and not found.computed_a:
+        return NOTHING
     if cause.parts == ("arithmetic",):
         return Sentence(
             "computed the attention of layer {layer} again from what was recorded: A's output is "
@@ -242,6 +249,8 @@ def _remedy(cause: Cause) -> Sentence:
         if cause.relation.kind in ("shift", "rows"):
             return Sentence("pass the absolute positions of the rows to the rotary embedding")
         return Sentence("compare the rotary embedding with the published one")
+    if cause.name == "nondeterminism":
+        return Sentence("call model.eval() before the loop, then compare again")
     if cause.name == "quantised":
         return Sentence(
             "keep them in the dtype of the run, or measure the price with skipstone audit"

@@ -13,6 +13,7 @@ from skipstone.checks import number
 from skipstone.diagnosis.attention.call import Call, read
 from skipstone.diagnosis.attention.cause import Cause, cause_of
 from skipstone.diagnosis.attention.difference import Difference
+from skipstone.diagnosis.attention.stage import Stage, stage_of
 from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.expected import Expected
 from skipstone.diagnosis.case.noise import Noise
@@ -46,12 +47,33 @@ class Attending:
         return None if self.difference is None else cause_of(self.difference)
 
     @cached_property
+    def begins(self) -> Difference | None:
+        """The first layer that gives other states from equal ones, in the first step that has one.
+
+        None if none is known to: all layers before it have their attention recorded, and right.
+        """
+        if self.runs.record_a.header.dtype != self.runs.record_b.header.dtype:
+            return None
+        found = (self._first_other(a, b) for a, b in self._steps())
+        return next((d for d in found if d is not None), None)
+
+    @cached_property
+    def stage(self) -> Stage | None:
+        """The part of that layer that is to blame; None if it cannot be told."""
+        return None if self.begins is None else stage_of(self.begins)
+
+    @cached_property
     def recorded(self) -> bool:
         """Whether both runs have attention's arguments of any step in question."""
         return any(
             self._call("a", a, 1) is not None and self._call("b", b, 1) is not None
             for a, b in self._steps()
         )
+
+    def heard(self, step: StepRecord, layer: int) -> bool:
+        """Whether attention of a layer was recorded in a step of B, and in the same step of A."""
+        other = self.divergence.same_step(step)
+        return other is not None and self._pair(other, step, layer) is not None
 
     def right(self, step: StepRecord, layer: int) -> bool | None:
         """Whether attention gives the same in a layer of both runs; None if it is not known."""
@@ -79,18 +101,50 @@ class Attending:
                 return pair
         return None
 
+    def _first_other(self, a: StepRecord, b: StepRecord) -> Difference | None:
+        for layer in range(1, self.runs.record_b.header.num_layers + 1):
+            pair = None if self._parted(a, b, layer - 1) is not False else self._pair(a, b, layer)
+            if pair is None:
+                return None
+            if pair.positions.size or self._parted(a, b, layer):
+                return pair
+        return None
+
+    def state_errors(self, b: StepRecord, layer: int) -> tuple[np.ndarray, float]:
+        """Positions int [P] whose states after a layer differ, and by how much at most.
+
+        Args:
+            b: a step of B.
+            layer: whose states were recorded in both runs.
+        """
+        a = self.divergence.same_step(b)
+        found = None if a is None else self._apart(a, b, layer)
+        if found is None:
+            return np.zeros(0, int), 0.0
+        positions, error = found
+        return positions[~(error <= self._level(layer))], float(error.max(initial=0.0))
+
     def _parted(self, a: StepRecord, b: StepRecord, layer: int) -> bool | None:
         """Whether states after a layer differ in rows of both; None if it is not known."""
+        found = self._apart(a, b, layer)
+        return None if found is None else not bool((found[1] <= self._level(layer)).all())
+
+    def _level(self, layer: int) -> float:
+        return self.noise.floor.level(Tap.STATE, layer)
+
+    def _apart(
+        self, a: StepRecord, b: StepRecord, layer: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Positions of rows of both, and how far their states are apart, relative."""
         mine = self.runs.b.tensor(self.runs.sample_b, TensorKey(b.forward, Tap.STATE, layer))
         right = self.runs.a.tensor(self.runs.sample_a, TensorKey(a.forward, Tap.STATE, layer))
         if mine is None or right is None:
             return None
         common = np.intersect1d(mine.positions, right.positions)
         x, y = mine.at(common), right.at(common)
-        apart = np.linalg.norm(x - y, axis=1)
-        return not bool(
-            (apart <= self.noise.floor.level(Tap.STATE, layer) * np.linalg.norm(y, axis=1)).all()
-        )
+        apart, size = np.linalg.norm(x - y, axis=1), np.linalg.norm(y, axis=1)
+        error = np.where(apart == 0, 0.0, apart / np.where(size > 0, size, 1.0))
+        return common, np.where(np.isnan(error), np.inf, error)
 
     def _pair(self, a: StepRecord, b: StepRecord, layer: int) -> Difference | None:
         mine, right = self._call("b", b, layer), self._call("a", a, layer)
@@ -101,7 +155,7 @@ class Attending:
         if mine.mixed_NHW.shape[1:] != right.mixed_NHW.shape[1:]:
             return None
         _, i, j = np.intersect1d(right.positions_N, mine.positions_N, return_indices=True)
-        level = self.noise.floor.level(Tap.STATE, layer)
+        level = self._level(layer)
         return Difference(b, layer, right.at(i), mine.at(j), level, self._bases) if i.size else None
 
     @cached_property

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from skipstone.diagnosis.attention.difference import Difference
+from skipstone.diagnosis.attention.stage import Stage, computed_wrong
+from skipstone.diagnosis.attention.words import named
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Deviation
 from skipstone.diagnosis.experiment import Choice, Follow, Turn
-from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, of_attention, place, proof_of_patch
 from skipstone.diagnosis.rules.position_encoding import other_turn
 from skipstone.diagnosis.rules.visible_set import hidden_keys
+from skipstone.record import StepRecord, Tap, TensorKey
 from skipstone.sentence import NOTHING, Sentence, listed
 
 _ATTENDING = {
@@ -27,11 +33,77 @@ _ATTENDING = {
 
 def examine(case: Case) -> Answer:
     """Find where error is born although every input of the layer is B's own, or as A's."""
-    cause, found = of_attention(case, RULE.name, RULE.number), _born(case)
-    if cause is None or found is None:
-        return cause or found
+    cause, stage = of_attention(case, RULE.name, RULE.number), _of_a_stage(case)
+    found, told = _born(case), cause or stage
+    if told is None or found is None or told.where.layer != found.where.layer:
+        return told or found
     # Which operation it is shows in what attention was given; that it is the cause, in the patch.
-    return replace(found, what=cause.what, evidence=listed([cause.evidence, found.evidence]))
+    evidence = listed([told.evidence, found.evidence]) if told is cause else told.evidence
+    return replace(found, what=told.what, evidence=evidence, remedy=told.remedy, where=told.where)
+
+
+def _of_a_stage(case: Case) -> Finding | None:
+    """The part of a layer to blame, where both ends of its attention were recorded."""
+    begins, stage = case.attention.begins, case.attention.stage
+    if begins is None or stage is None or case.attention.cause is not None:
+        return None
+    if case.held is not None:
+        return None
+    module = _of_stage(begins, stage)
+    positions, size = case.attention.state_errors(begins.step, begins.layer)
+    if not positions.size:
+        return None
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("{module} computes something else from the same input", module=module),
+        where=place(begins.step, begins.layer, int(positions[0])),
+        evidence=Sentence(
+            "{seen}; states after the layer differ by {error:.2g} (floor {floor:.1g}) at "
+            "{positions} positions, states before it are equal",
+            seen=_seen(begins, stage),
+            error=size,
+            floor=begins.level,
+            positions=positions.size,
+        ),
+        experiment=NOTHING,
+        proof=Proof.CONSISTENT,
+        remedy=_remedy(case, module),
+        positions=tuple(positions.tolist()),
+    )
+
+
+def _of_stage(begins: Difference, stage: Stage) -> Sentence:
+    """What lies in a part of a layer, in words."""
+    if stage == "after":
+        return Sentence(
+            "what follows attention in layer {layer} (its output projection, a norm or the MLP)",
+            layer=begins.layer,
+        )
+    if stage == "attention":
+        return Sentence("the arithmetic of attention in layer {layer}", layer=begins.layer)
+    wrong = computed_wrong(begins)
+    if len(wrong) == 1:
+        return Sentence(
+            "the projection to {rows} of layer {layer}", rows=named(wrong), layer=begins.layer
+        )
+    return Sentence(
+        "the norm before attention, or the projection to {rows}, of layer {layer}",
+        rows=named(wrong),
+        layer=begins.layer,
+    )
+
+
+def _seen(begins: Difference, stage: Stage) -> Sentence:
+    """What was held against A's within the layer."""
+    if stage == "after":
+        return Sentence("what attention is given and what it gives is A's")
+    if stage == "attention":
+        return Sentence("queries, keys, values, mask and scale of attention are A's")
+    return Sentence(
+        "{rows} differ as they enter attention, in rows of this step",
+        rows=named(computed_wrong(begins)),
+    )
 
 
 def _born(case: Case) -> Finding | None:
@@ -43,7 +115,8 @@ def _born(case: Case) -> Finding | None:
     # All that B computed in every layer gives B's scores whatever the cause: that proves no module.
     few = len(layers) <= max(1, case.record_b.header.num_layers // 4)
     states_alone = not any(d.kind in ("key", "value") for d in wrong)
-    if not few and states_alone and case.tensors.local is not None:
+    told = case.attention.stage is not None
+    if not (few or told) and states_alone and case.tensors.local is not None:
         return _otherwise_attending(case, wrong[0], len(layers))
     added = case.proof.with_only(wrong, "what B computed wrongly") if few else None
     module = _module(case, wrong)
@@ -110,8 +183,10 @@ def _otherwise_attending(case: Case, first: Deviation, layers: int) -> Finding |
 def _explained(case: Case) -> bool:
     """Whether other rows, another rotation or another visible set explain what is wrong."""
     cause = case.attention.cause
-    if cause is not None and cause.name != RULE.name:
-        return True
+    if cause is not None:
+        return cause.name != RULE.name
+    if case.held is None and case.attention.stage is not None:
+        return False
     if case.held is not None or hidden_keys(case) is not None:
         return True
     return other_turn(case) is not None
@@ -123,20 +198,29 @@ def _certain(case: Case, wrong: Sequence[Deviation]) -> bool:
     A wrong rotation or visible set shows from the first layer on, and what is read from a cache
     cannot be told from what is computed.
     """
-    if case.tensors.local is not None:
+    if case.attention.stage is not None:
         return True
     step, first = case.tensors.step, wrong[0]
-    if _after_attention(case, first):
+    inside = first.kind == "state" and bool(first.layer)
+    if step is not None and inside and _passes_through(case, step, first.layer or 0):
         return True
-    if step is None or step.rows.size < case.record_b.length:
+    if case.tensors.local is not None:
+        # A mask of one layer gives what a module of it may give: its attention has to be compared.
+        return not (case.foreign and inside)
+    if step is None or step.rows.size < case.record_b.length or inside:
         return False
     return first.layer != 1 or first.kind == "value"
 
 
-def _after_attention(case: Case, first: Deviation) -> bool:
-    """Whether a state is wrong although the attention of its layer gave the same in both runs."""
-    known = first.kind == "state" and bool(first.layer) and case.tensors.local is None
-    return known and case.attention.right(first.step, first.layer or 0) is True
+def _passes_through(case: Case, step: StepRecord, layer: int) -> bool:
+    """Whether a layer of B hands on its states as they are, which no mask or rotation does."""
+    trace, sample = case.runs.b, case.runs.sample_b
+    before, after = (
+        trace.tensor(sample, TensorKey(step.forward, Tap.STATE, n)) for n in (layer - 1, layer)
+    )
+    if before is None or after is None or not np.array_equal(before.positions, after.positions):
+        return False
+    return np.array_equal(before.values, after.values)
 
 
 def _module(case: Case, wrong: Sequence[Deviation]) -> Sentence:
@@ -156,9 +240,10 @@ def _module(case: Case, wrong: Sequence[Deviation]) -> Sentence:
         return Sentence("the projection to values of layer {layer}", layer=first.layer)
     if "key" in kinds:
         return Sentence("the projection to keys of layer {layer}", layer=first.layer)
-    if _after_attention(case, first):
-        return Sentence("the output projection or the MLP of layer {layer}", layer=first.layer)
-    return Sentence("attention, its output or the MLP of layer {layer}", layer=first.layer)
+    step, layer = case.tensors.step, first.layer or 0
+    if step is not None and _passes_through(case, step, layer):
+        return Sentence("layer {layer}, which hands on the states that it is given,", layer=layer)
+    return Sentence("attention, its output or the MLP of layer {layer}", layer=layer)
 
 
 def _tried(where: Sentence, added: bool | None, *, few: bool) -> Iterator[Sentence]:

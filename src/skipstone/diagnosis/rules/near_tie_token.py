@@ -27,6 +27,9 @@ def examine(case: Case) -> Answer:
             noise=case.noise.floor.gap,
         )
         return RuledOut(RULE.name, why)
+    beyond = _beyond_noise(case)
+    if beyond is not None:
+        return beyond
     flips = sum(case.noise.floor.flips.values())
     return Finding(
         rule=RULE.name,
@@ -54,6 +57,22 @@ def examine(case: Case) -> Answer:
         proof=Proof.SUFFICIENT if _flips_here(case) else Proof.CONSISTENT,
         remedy=Sentence("not a fault of B; compare over many prompts with skipstone audit"),
     )
+
+
+def _beyond_noise(case: Case) -> RuledOut | None:
+    """What says that more than noise is at work, whatever the margin of this one token is."""
+    born = case.tensors.born
+    if born:
+        why = Sentence(
+            "a {tensor} of layer {layer} is wrong by {error:.2g} from right inputs, where noise "
+            "reaches {floor:.1g}",
+            tensor=Sentence(born[0].kind),
+            layer=born[0].layer,
+            error=born[0].size,
+            floor=born[0].floor,
+        )
+        return RuledOut(RULE.name, why)
+    return None
 
 
 def _flips_here(case: Case) -> bool:

@@ -32,6 +32,7 @@ class _Layer:
     mask: Copy | None
     causal: bool
     scale: float
+    drops: float
     key_CGKW: Copy | None = None
     """None if the cache has them."""
     value_CGKW: Copy | None = None
@@ -71,6 +72,7 @@ class Attended:
                 mask=None if attention.mask is None else self._taken(attention.mask),
                 causal=attention.causal,
                 scale=attention.scale,
+                drops=attention.drops,
             )
         )
 
@@ -158,6 +160,7 @@ class KeptAttention:
             bias_layer=0 if bias is None else told or layer.number,
             key_heads=_read_by(heads, key.first),
             value_heads=_read_by(heads, value.first),
+            drops=layer.drops,
         )
         kept[self.key] = np.zeros(1, np.int32), numbers.pack()
         return kept

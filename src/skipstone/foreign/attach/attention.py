@@ -32,6 +32,8 @@ class Attention:
     """Added to the scores, or true where a key is seen; [..., N, K]."""
     causal: bool
     scale: float
+    drops: float
+    """Share of the weights that it was asked to drop at random."""
     mixed_CHNW: Tensor
 
 
@@ -92,5 +94,10 @@ def _fused(operation: Operation) -> Attention | None:
         mask=mask if isinstance(mask, Tensor) else None,
         causal=bool(given.get("is_causal", False)),
         scale=float(scale) if isinstance(scale, (int, float)) else query.shape[-1] ** -0.5,
+        drops=_dropped(given.get("dropout_p")),
         mixed_CHNW=out,
     )
+
+
+def _dropped(share: object) -> float:
+    return float(share) if isinstance(share, (int, float)) else 0.0
