@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from skipstone.diagnosis.attention.difference import Difference
 from skipstone.diagnosis.attention.words import named
 from skipstone.diagnosis.case import Case
-from skipstone.sentence import Sentence, listed
+from skipstone.sentence import Code, Sentence, listed
 
 
 def known(case: Case) -> Sentence:
@@ -84,8 +84,9 @@ def _of_attention(case: Case) -> Iterator[Sentence]:
     if not case.attention.heard(step, born[0].layer):
         yield Sentence(
             "what attention of layer {layer} is given was not recorded on both sides: attach hears "
-            "torch's scaled_dot_product_attention, called once in a layer",
+            "{function}, called once in a layer",
             layer=born[0].layer,
+            function=Code("torch's scaled_dot_product_attention"),
         )
     if case.tensors.local is None:
         yield Sentence(

@@ -250,7 +250,9 @@ def _remedy(cause: Cause) -> Sentence:
             return Sentence("pass the absolute positions of the rows to the rotary embedding")
         return Sentence("compare the rotary embedding with the published one")
     if cause.name == "nondeterminism":
-        return Sentence("call model.eval() before the loop, then compare again")
+        return Sentence(
+            "call {call} before the loop, then compare again", call=Code("model.eval()")
+        )
     if cause.name == "quantised":
         return Sentence(
             "keep them in the dtype of the run, or measure the price with skipstone audit"

@@ -75,11 +75,10 @@ class Attending:
         other = self.divergence.same_step(step)
         return other is not None and self._pair(other, step, layer) is not None
 
-    def right(self, step: StepRecord, layer: int) -> bool | None:
-        """Whether attention gives the same in a layer of both runs; None if it is not known."""
-        other = self.divergence.same_step(step)
-        pair = None if other is None else self._pair(other, step, layer)
-        return None if pair is None else not pair.positions.size
+    def hides(self, step: StepRecord, layer: int) -> bool:
+        """Whether attention of a layer is known to add something to its scores in a step of B."""
+        call = self._call("b", step, layer)
+        return call is not None and bool(call.bias_NHK.any())
 
     def _steps(self) -> Iterator[tuple[StepRecord, StepRecord]]:
         """Pairs of steps of A and B, up to where B is first known to be wrong."""

@@ -49,7 +49,8 @@ def _of_a_stage(case: Case) -> Finding | None:
         return None
     if case.held is not None:
         return None
-    module = _of_stage(begins, stage)
+    whole = _passes_through(case, begins.step, begins.layer)
+    module = _idle(begins.layer) if whole else _of_stage(begins, stage)
     positions, size = case.attention.state_errors(begins.step, begins.layer)
     if not positions.size:
         return None
@@ -71,6 +72,10 @@ def _of_a_stage(case: Case) -> Finding | None:
         remedy=_remedy(case, module),
         positions=tuple(positions.tolist()),
     )
+
+
+def _idle(layer: int) -> Sentence:
+    return Sentence("layer {layer}, which hands on the states that it is given,", layer=layer)
 
 
 def _of_stage(begins: Difference, stage: Stage) -> Sentence:
@@ -205,11 +210,21 @@ def _certain(case: Case, wrong: Sequence[Deviation]) -> bool:
     if step is not None and inside and _passes_through(case, step, first.layer or 0):
         return True
     if case.tensors.local is not None:
-        # A mask of one layer gives what a module of it may give: its attention has to be compared.
-        return not (case.foreign and inside)
+        return not inside or not _may_be_masked(case, step, first.layer or 0)
     if step is None or step.rows.size < case.record_b.length or inside:
         return False
     return first.layer != 1 or first.kind == "value"
+
+
+def _may_be_masked(case: Case, step: StepRecord | None, layer: int) -> bool:
+    """Whether a mask of this layer may give what a module of it gives: no attention says no.
+
+    A run of ours hides no key in one layer alone.
+    """
+    if not case.foreign:
+        return False
+    other = case.record_a.header.source != "skipstone"
+    return other or (step is not None and case.attention.hides(step, layer))
 
 
 def _passes_through(case: Case, step: StepRecord, layer: int) -> bool:
@@ -242,7 +257,7 @@ def _module(case: Case, wrong: Sequence[Deviation]) -> Sentence:
         return Sentence("the projection to keys of layer {layer}", layer=first.layer)
     step, layer = case.tensors.step, first.layer or 0
     if step is not None and _passes_through(case, step, layer):
-        return Sentence("layer {layer}, which hands on the states that it is given,", layer=layer)
+        return _idle(layer)
     return Sentence("attention, its output or the MLP of layer {layer}", layer=layer)
 
 

@@ -12,7 +12,7 @@ from skipstone.diagnosis.experiment import Rerun, Side
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.rule import Answer, Rule, of_attention, place
 from skipstone.record import RunRecord, StepRecord, Tap, TensorKey, TensorRows, Trace
-from skipstone.sentence import NOTHING, Sentence
+from skipstone.sentence import NOTHING, Code, Sentence
 
 # Relative: what another order of sums does not do to a row, in any dtype.
 _NO_NOISE = 5e-2
@@ -80,7 +80,9 @@ def _same_rows_differ(case: Case) -> Finding | None:
         ),
         experiment=NOTHING,
         proof=Proof.CONSISTENT,
-        remedy=Sentence("call model.eval() before the loop, then compare again"),
+        remedy=Sentence(
+            "call {call} before the loop, then compare again", call=Code("model.eval()")
+        ),
         positions=tuple(moved.tolist()),
     )
 
