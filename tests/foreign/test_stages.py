@@ -91,8 +91,8 @@ def unchanged(_: Net) -> None:
 
 def by_hand(net: Net) -> None:
     """Attention is computed without torch's own."""
-    for layer in net.layers:
-        layer.by_hand = True
+    for number in (1, 2, 3):
+        net.layer(number).by_hand = True
 
 
 def _after(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
@@ -105,9 +105,9 @@ def swap_gate_and_up(net: Net) -> None:
 
 
 def round_norms(net: Net) -> None:
-    for layer in net.layers:
-        _after(layer.norm, lambda x: x.bfloat16().float())
-        _after(layer.mlp_norm, lambda x: x.bfloat16().float())
+    for number in (1, 2, 3):
+        _after(net.layer(number).norm, lambda x: x.bfloat16().float())
+        _after(net.layer(number).mlp_norm, lambda x: x.bfloat16().float())
 
 
 def round_the_norm_of_an_mlp(net: Net) -> None:
@@ -141,8 +141,8 @@ def no_mask(net: Net) -> None:
 
 def drop(net: Net) -> None:
     net.train()
-    for layer in net.layers:
-        layer.dropout = 0.1
+    for number in (1, 2, 3):
+        net.layer(number).dropout = 0.1
 
 
 def drop_in_a_norm(net: Net) -> None:
