@@ -54,8 +54,7 @@ def grid(values_NW: np.ndarray, dtype: str) -> str | None:
     """
     digits = ml_dtypes.finfo(np.dtype(dtype)).nmant
     some_NW = values_NW[:: max(1, len(values_NW) // _ROWS)]
-    # Zero lies on every grid.
-    if not some_NW.any() or not np.isfinite(some_NW).all():
+    if not some_NW.size or not np.isfinite(some_NW).all():
         return None
     distinct = np.unique(np.abs(some_NW[some_NW != 0])).size
     if distinct < _DISTINCT_LEVELS:
