@@ -10,14 +10,16 @@ between. Nothing is changed: the run gives the same bits as without.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
 from skipstone.checks import checked
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, OutputError
 from skipstone.foreign.attach.attached import Attached
+from skipstone.foreign.attach.blocks import BLOCK_NAMES, said_length
 from skipstone.foreign.attach.layers import find_layers
 from skipstone.foreign.attach.wanted import AttachLevel, Wanted
 from skipstone.foreign.shared.calls import as_text
@@ -62,6 +64,7 @@ def attach(
 
     Raises:
         ConfigError: the mask id or the layers are not known, or an argument is wrong.
+        OutputError: there is something at ``path``.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -74,6 +77,7 @@ def attach(
             f"level is {shown(level)} and window is {shown(window)}; a window "
             f"belongs to level='window'"
         )
+    _check_window(window)
     known = _special_id(model, "mask_token_id", mask_id)
     if known is None:
         raise ConfigError(
@@ -82,14 +86,17 @@ def attach(
         )
     eos = _special_id(model, "eos_token_id", eos_id)
     found = find_layers(model, layers)
+    checked("prompt_length", prompt_length, int | None)
+    if prompt_length is not None and prompt_length < 0:
+        raise ConfigError(f"prompt_length is {prompt_length}, must be at least 0")
     wanted = Wanted(
         mask_id=known,
         eos_id=-1 if eos is None else eos,
         num_layers=len(found),
         level=level,
         window=window,
-        path=None if path is None else Path(path),
-        stated={name: as_text(value) for name, value in (stated or {}).items()},
+        path=_free(path),
+        stated=_settings(stated),
         prompt_length=prompt_length,
         function_name=function_name,
         sanitize=sanitize,
@@ -99,7 +106,58 @@ def attach(
 
 def _special_id(model: nn.Module, name: str, given: int | None) -> int | None:
     """An id that was given, or that the model's configuration names."""
-    if given is not None:
-        return given
-    found = getattr(getattr(model, "config", None), name, None)
-    return found if isinstance(found, int) else None
+    if given is None:
+        found = getattr(getattr(model, "config", None), name, None)
+        return found if isinstance(found, int) else None
+    argument = name.replace("_token", "")
+    number = checked(argument, given, int)
+    if not isinstance(number, int) or number < 0:
+        raise ConfigError(f"{argument} is {number}, must be an id of the vocabulary, at least 0")
+    return number
+
+
+def _check_window(window: Window | None) -> None:
+    """Refuse what is not a first and a last (block, step)."""
+    if window is None:
+        return
+    try:
+        (first_block, first_step), (last_block, last_step) = window
+        right = (0, 0) <= (first_block, first_step) <= (last_block, last_step)
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise ConfigError(
+            f"window is {shown(window)}, must be the first and the last (block, step), such as "
+            f"((0, 2), (0, 5))"
+        )
+
+
+def _settings(stated: Mapping[str, object] | None) -> dict[str, str]:
+    """What was stated, in its text form."""
+    if stated is None:
+        return {}
+    if not isinstance(stated, Mapping):
+        raise ConfigError(
+            f"stated is {shown(stated)}, must be a dictionary of settings by their names"
+        )
+    settings = {name: as_text(value) for name, value in stated.items()}
+    for name in BLOCK_NAMES:
+        if stated.get(name) is not None and said_length({name: settings[name]}) is None:
+            raise ConfigError(
+                f"stated[{name!r}] is {shown(stated[name])}, must be a number of positions"
+            )
+    return settings
+
+
+def _free(path: str | Path | None) -> Path | None:
+    """Where a trace can be written: nothing is there yet."""
+    if path is None:
+        return None
+    if not isinstance(path, (str, Path)):
+        raise ConfigError(f"path is {shown(path)}, must be the folder of a new trace")
+    if os.path.lexists(path):
+        raise OutputError(
+            f"{shown(str(path))} exists already, and is never overwritten; choose another path, "
+            f"or remove it first"
+        )
+    return Path(path)

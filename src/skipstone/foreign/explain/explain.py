@@ -102,6 +102,8 @@ def explain(
             raise ConfigError(f"{name} is missing; give a function, an engine, or a recorded run")
     if level is not None:
         checked("level", level, AttachLevel)
+    checked("seed", seed, int)
+    checked("time_limit", time_limit, float)
     depth = Depth(level or "decisions", window)
 
     def side_of(name: str, given: object, meant: Mapping[str, object]) -> Side:

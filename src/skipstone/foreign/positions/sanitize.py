@@ -16,6 +16,7 @@ from inspect import Signature
 
 from torch import nn
 
+from skipstone.checks import checked
 from skipstone.errors import ConfigError
 from skipstone.foreign.positions.evidence import Findings
 from skipstone.foreign.positions.sanitizer import Sanitizer
@@ -151,13 +152,14 @@ def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Repor
         The report, which is complete when the block has ended.
 
     Raises:
-        ConfigError: ``model`` is not a torch module.
+        ConfigError: ``model`` is not a torch module, or ``mask_id`` is no id.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"model is {type(model).__name__}, must be the torch module that the code calls; "
             f"for our own models use a recorder, their rows cannot be mixed up"
         )
+    checked("mask_id", mask_id, int | None)
     if mask_id is None:
         mask_id = getattr(getattr(model, "config", None), "mask_token_id", None)
     sanitizer, guard = Sanitizer(), Guard()
