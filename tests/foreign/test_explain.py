@@ -331,7 +331,8 @@ def test_a_level_is_obeyed(level: str) -> None:
         == {
             "decisions": set(),
             "sketches": {"sketch"},
-            "full": {"state", "key", "value", "logits"},
+            "full": {"state", "key", "value", "logits"}
+            | {"query", "attended_key", "mixed", "attention"},
         }[level]
     )
 
