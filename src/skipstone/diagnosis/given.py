@@ -309,6 +309,15 @@ def _proved_dtype(case: Case, d: Difference) -> tuple[Proof, Sentence]:
     return Proof.SUFFICIENT, how
 
 
+def _drawn(case: Case) -> bool:
+    """Whether both sides were told to draw their tokens."""
+    try:
+        told = [float(r.header.settings["temperature"]) for r in (case.record_a, case.record_b)]
+    except (KeyError, ValueError):
+        return False
+    return min(told) > 0
+
+
 def _proved_threshold(case: Case, d: Difference) -> tuple[Proof, Sentence]:
     """The parting decision replayed from B's own confidences with either value."""
     step = None if case.divergence.forward is None else case.step_b(case.divergence.forward)
@@ -320,6 +329,11 @@ def _proved_threshold(case: Case, d: Difference) -> tuple[Proof, Sentence]:
     assert b is not None
     removed = commits(a, step) == other.committed
     added = commits(b, step) == step.committed
+    if not added and _drawn(case) and case.loops.same_scores:
+        # What the drawn tokens are worth that were not committed is not recorded.
+        more, fewer = (step, other) if float(d.b) < float(d.a) else (other, step)
+        within = set(fewer.committed) < set(more.committed)
+        return Proof.CONSISTENT if within else Proof.OBSERVED, NOTHING
     if not (removed and added):
         return Proof.OBSERVED, NOTHING
     how = Sentence(

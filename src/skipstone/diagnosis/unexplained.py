@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from skipstone.diagnosis.attention.difference import Difference
 from skipstone.diagnosis.attention.words import named
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.loop import evidence_of
 from skipstone.sentence import Code, Sentence, listed
 
 
 def known(case: Case) -> Sentence:
     """The first thing that is wrong, what was born with it, and what could not be looked at."""
-    return listed([*_first(case), *_born(case), *_of_attention(case)])
+    return listed([*_first(case), *_of_the_loops(case), *_born(case), *_of_attention(case)])
 
 
 def to_look_at(case: Case) -> Iterator[Sentence]:
@@ -42,6 +43,14 @@ def to_look_at(case: Case) -> Iterator[Sentence]:
             forward=step.forward,
             position=born[0].position,
         )
+
+
+def _of_the_loops(case: Case) -> Iterator[Sentence]:
+    """That B follows another rule than A, where no more is known of it."""
+    loops = case.loops.compared
+    if loops is not None:
+        yield evidence_of(loops)
+        yield Sentence("B's scores decided by A's rule: A's commits")
 
 
 def _first(case: Case) -> Iterator[Sentence]:

@@ -44,9 +44,15 @@ class Loops:
         a = identified(self.runs.a, self.runs.sample_a, (first.forward_a,), plainly=True)
         return a, identified(self.runs.b, self.runs.sample_b, (first.forward_b,), plainly=True)
 
-    @cached_property
+    @property
     def difference(self) -> Difference | None:
         """How B's rule differs from A's, if that is why they part."""
+        found = self.compared
+        return found if found is not None and found.parts else None
+
+    @cached_property
+    def compared(self) -> Difference | None:
+        """The same, also where all that is known is that B's rule is not A's."""
         if self.divergence.first is None:
             return None
         a, b = self._plainly

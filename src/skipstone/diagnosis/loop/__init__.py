@@ -1,7 +1,7 @@
 """The commit rule that a loop really follows, found from what was recorded of its decisions."""
 
 from skipstone.diagnosis.loop.difference import Difference, difference, parted, same_scores
-from skipstone.diagnosis.loop.finding import COMMIT_RULE, diagnosis_of, finding
+from skipstone.diagnosis.loop.finding import COMMIT_RULE, diagnosis_of, evidence_of, finding
 from skipstone.diagnosis.loop.fit import Identified
 from skipstone.diagnosis.loop.identify import identified, more_closely
 from skipstone.diagnosis.loop.rule import SCHEDULES
@@ -13,6 +13,7 @@ __all__ = [
     "Identified",
     "diagnosis_of",
     "difference",
+    "evidence_of",
     "finding",
     "identified",
     "more_closely",

@@ -5,6 +5,9 @@ An unknown rule looks like chance as long as nobody asks whether chance would ha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import numpy as np
 
 from skipstone.diagnosis.loop.choice import places, within
@@ -14,6 +17,8 @@ from skipstone.diagnosis.loop.sheet import confidences
 
 # Fewer choices than these show nothing.
 _ENOUGH = 6
+# Tokens may come from rows so many further, of those of the call.
+_NEAR = (-2, -1, 1, 2)
 # Standard errors by which chance may miss its mean.
 _ERRORS = 3.0
 
@@ -21,7 +26,11 @@ _ERRORS = 3.0
 def drawn_from_scores(evidence: Evidence, draw: Draw) -> bool:
     """Whether the tokens of a run are as probable as tokens that are drawn by probability.
 
-    Those of a lower temperature are more probable, so that only the lower side is a sign.
+    Those of a lower temperature are more probable, and so are those that a loop then picks, so that
+    only the lower side is a sign.
+
+    Where torch's own generator was left alone, ends that were filled in are no sign of another
+    one, nor are tokens of other rows.
     """
     if not _passed_over_by_chance(evidence, draw):
         return False
@@ -37,7 +46,35 @@ def drawn_from_scores(evidence: Evidence, draw: Draw) -> bool:
     if values.size < _ENOUGH:
         return False
     error = max(float(values.std()) / values.size**0.5, 1e-3)
+    every = range(len(evidence.decisions))
+    odd = {token for i in every for _, token in odd_tokens(evidence, i, draw)}
+    ends = {evidence.record.header.eos_id}
+    if evidence.drew_nothing and (odd <= ends or from_neighbours(evidence, every, draw)):
+        return False
     return bool(values.mean() > -_ERRORS * error)
+
+
+def odd_tokens(evidence: Evidence, number: int, draw: Draw) -> list[tuple[int, int]]:
+    """Position and token of what a decision wrote where another token was the best."""
+    decision = evidence.decisions[number]
+    best_C = evidence.proposals(number, replace(draw, greedy=True)).token_C
+    odd_C = decision.committed & (best_C != decision.written_C)
+    at, token = decision.position_C[odd_C].tolist(), decision.written_C[odd_C].tolist()
+    return list(zip(at, token, strict=True))
+
+
+def from_neighbours(evidence: Evidence, numbers: Iterable[int], draw: Draw) -> bool:
+    """Whether all tokens that are not the best of their rows are those of rows so many further."""
+    near = set(_NEAR)
+    for number in numbers:
+        odd = odd_tokens(evidence, number, draw)
+        rows = dict(evidence.best_of_rows(number, draw)) if odd else {}
+        at = {position: row for row, position in enumerate(rows)}
+        best = list(rows.values())
+        for position, token in odd:
+            row = at.get(position, -len(best))
+            near &= {k for k in _NEAR if 0 <= row + k < len(best) and best[row + k] == token}
+    return bool(near)
 
 
 def _passed_over_by_chance(evidence: Evidence, draw: Draw) -> bool:

@@ -18,13 +18,17 @@ from skipstone.diagnosis.loop.evidence import Decision, Evidence
 from skipstone.diagnosis.loop.fit import Fit, Identified
 from skipstone.diagnosis.loop.guidance import weighed_apart
 from skipstone.diagnosis.loop.replay import Given, gives
-from skipstone.diagnosis.loop.rule import Draw, Region, Rule
+from skipstone.diagnosis.loop.rule import SCHEDULES, Draw, Region, Rule
 from skipstone.diagnosis.loop.sheet import confidences
+from skipstone.diagnosis.loop.unknown import unlike
 
 Part = Literal[
     "offset",
     "without",
     "raised",
+    "late",
+    "ids",
+    "penalty",
     "guidance",
     "drawn",
     "axis",
@@ -38,6 +42,8 @@ Part = Literal[
     "of canvas",
     "forced",
     "opening",
+    "tokens",
+    "order",
 ]
 
 # One rule for both must not need more luck than two rules: a thousandth is no chance.
@@ -58,7 +64,10 @@ class Difference:
     fit_b: Fit | None
     """None if no rule that was tried explains B."""
     parts: tuple[Part, ...]
-    """In which the rules differ; of a rule that is not known, only what its commits show."""
+    """In which the rules differ; of a rule that is not known, only what its commits show.
+
+    Without any, that B follows another rule is known, and nothing that could be mended.
+    """
     at_a: int
     """The decision of A where the runs part."""
     at_b: int
@@ -111,14 +120,18 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         parts = () if fit_b is None else _parts(fit_a.rule, fit_b.rule, a, b, where)
     else:
         fit_a, fit_b, parts = a.complete[0], None, ()
+    given_a, given_b = Given.of(a.evidence, at_a), Given.of(b.evidence, at_b)
     place_a = places(a.evidence.decisions, fit_a.rule.region)[at_a]
     outside = _outside(b.evidence.decisions[at_b], place_a, fit_a.rule.region)
     if fit_b is not None and fit_b.rule.selection.number == "some":
-        # Numbers that are free explain too much: they are a cause only if nothing else differs.
-        fit_b, parts = (None, ()) if outside or parts != ("number",) else (fit_b, parts)
-    if not fit_a.rule.predicts or not _sure(a, b, where, fit_a, fit_b, parts):
+        # Numbers that are free explain too much: they are a cause only if nothing else differs,
+        # and if no other request may have had a share in them.
+        shared = len(b.evidence.trace.records) > 1
+        fit_b, parts = (None, ()) if outside or shared or parts != ("number",) else (fit_b, parts)
+    if not _sure(a, b, where, fit_a, fit_b, parts):
         return None
-    given_a, given_b = Given.of(a.evidence, at_a), Given.of(b.evidence, at_b)
+    if not fit_a.rule.predicts and not _both_draw(fit_a, fit_b, parts):
+        return None
     removed = gives(fit_a.rule, b.evidence, at_b, given_a, place_a)
     if not removed or gives(fit_a.rule, b.evidence, at_b, given_b, place_a):
         return None
@@ -129,6 +142,8 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         added = added and not gives(fit_b.rule, a.evidence, at_a, given_a, place_b)
     if fit_b is None and outside:
         parts = ("region",)
+    if not parts:
+        parts = unlike(fit_a.rule, b.evidence, at_b, place_a, len(given_a.positions))
     return Difference(a, b, fit_a, fit_b, parts, at_a, at_b, added)
 
 
@@ -144,6 +159,9 @@ def differing(a: Rule, b: Rule) -> tuple[Part, ...]:
         ("offset", a.draw.offset != b.draw.offset),
         ("without", _without(a.draw) != _without(b.draw)),
         ("raised", (a.draw.raised, a.draw.by) != (b.draw.raised, b.draw.by)),
+        ("late", _late(a.draw) != _late(b.draw)),
+        ("ids", a.draw.ids != b.draw.ids),
+        ("penalty", a.draw.penalty != b.draw.penalty),
         ("guidance", a.draw.guidance != b.draw.guidance),
         ("drawn", a.draw.greedy != b.draw.greedy),
         ("axis", a.confidence.axis != b.confidence.axis),
@@ -159,6 +177,10 @@ def differing(a: Rule, b: Rule) -> tuple[Part, ...]:
         ("opening", a.selection.opening != b.selection.opening),
     )
     return tuple(part for part, differs in pairs if differs)
+
+
+def _late(draw: Draw) -> tuple[bool, bool]:
+    return draw.late, draw.late and draw.within_block
 
 
 def _without(draw: Draw) -> tuple[set[int], bool]:
@@ -210,6 +232,18 @@ def _sure(
     return weighed_apart(a.evidence, fit_a.rule.draw, b.evidence, fit_b.rule.draw)
 
 
+def _both_draw(fit_a: Fit, fit_b: Fit | None, parts: tuple[Part, ...]) -> bool:
+    """Whether both draw their tokens, and differ in what does not depend on what was drawn."""
+    if fit_b is None or fit_a.rule.draw.greedy or fit_b.rule.draw.greedy:
+        return False
+    apart = {"number", "value", "of canvas", "kind"}
+    planned = ("each step", *SCHEDULES)
+    a, b = fit_a.rule, fit_b.rule
+    if not parts or not apart.issuperset(parts) or a.confidence.kind == "any":
+        return False
+    return a.selection.number in planned and b.selection.number in planned
+
+
 def _outside(decision: Decision, place: Place, region: Region) -> bool:
     """Whether a step commits where a region does not allow it."""
     return bool((decision.committed & ~within(decision, place, region)).any())
@@ -246,7 +280,9 @@ def _one_rule(a: Identified, b: Identified, where: tuple[int, int]) -> bool:
         theirs.setdefault(fit.rule.form, []).append(fit)
     for mine in a.complete:
         for fit in theirs.get(mine.rule.form, ()):
-            if mine.rule.selection.value.meet(fit.rule.selection.value).empty:
+            value = mine.rule.selection.value.meet(fit.rule.selection.value)
+            if value.empty or mine.rule.selection.number == "some":
+                # Free numbers explain any two runs.
                 continue
             lucky = mine.bits + fit.bits - plain > _LUCK
             if lucky or _decides_otherwise(mine.rule, a, b, where):

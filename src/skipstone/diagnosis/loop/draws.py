@@ -9,6 +9,7 @@ import numpy as np
 
 from skipstone.diagnosis.loop.evidence import Evidence
 from skipstone.diagnosis.loop.guidance import guided_draws
+from skipstone.diagnosis.loop.otherwise import other_logits
 from skipstone.diagnosis.loop.rule import Draw
 
 _OFFSETS = ((0, False), (-1, False), (-1, True), (1, False), (1, True))
@@ -45,8 +46,21 @@ def likely_draws(evidence: Evidence, scale: float) -> tuple[Evidence, list[Draw]
     shares = {draw: int(evidence.drawn(draw).sum()) for draw in tried}
     best = max(tried, key=lambda d: shares[d])
     evidence, bent = _bent(evidence, best) if evidence.logits else (evidence, [])
-    drawn = replace(best, greedy=False)
+    if evidence.logits and not any(len(d.without) <= len(best.without) + 1 for d in bent):
+        # Several ids that always lose may as well be all of a range.
+        bent = other_logits(evidence, best) or bent
+    drawn = max((replace(d, greedy=False) for d in tried), key=lambda d: _likelihood(evidence, d))
     return evidence, [*bent, best, drawn]
+
+
+def _likelihood(evidence: Evidence, draw: Draw) -> float:
+    """Logarithm of the chance that the tokens of a run were drawn so; of what has scores."""
+    total = 0.0
+    for i, decision in enumerate(evidence.decisions):
+        proposals = evidence.proposals(i, draw)
+        value_C = (proposals.best_C - proposals.log_sum_C)[decision.committed]
+        total += float(value_C[np.isfinite(value_C)].sum())
+    return total
 
 
 def bent_draws(evidence: Evidence, draw: Draw) -> list[Draw]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,18 +43,28 @@ class Decision:
     """bool: nothing that is known forbids to commit it."""
     at: int
     """Which step of its block it is."""
+    before: StepRecord | None = None
+    """The step before it, if there is one."""
 
     @property
     def committed(self) -> np.ndarray:
         """Bool [C]."""
         return self.written_C >= 0
 
+    def earlier(self, in_block: bool) -> StepRecord:
+        """The step before, of the block if that is asked; the step itself if it is the first."""
+        before = self.before
+        if before is None or (in_block and before.block != self.step.block):
+            return self.step
+        return before
+
     @classmethod
-    def of(cls, step: StepRecord, idle: int = 0) -> Decision:
+    def of(cls, step: StepRecord, idle: int = 0, before: StepRecord | None = None) -> Decision:
         """Read a step: what was filled up after an EOS was not decided.
 
         Args:
             step: as it was recorded.
+            before: the step before it, if there is one.
             idle: steps of its block that do not count, as a loop had nothing left to do before it.
         """
         start = step.prompt_length
@@ -68,6 +79,7 @@ class Decision:
             np.where(done, step.ids_after[offset], -1).astype(np.int64),
             ~np.isin(position_C, barred) | done,
             step.step - idle,
+            before,
         )
 
 
@@ -88,7 +100,7 @@ class Evidence:
     """Of the run; more than the decisions if not all were read."""
     guided: bool
     """Whether the logits with a hidden prompt were recorded, too, in every step."""
-    _sheets: dict[tuple[int, int, bool, float, str], Sheet] = field(default_factory=dict)
+    _sheets: dict[tuple[int, Draw, str], Sheet] = field(default_factory=dict)
     _proposals: dict[tuple[int, Draw, str], Proposals] = field(default_factory=dict)
     _drawn: dict[Draw, np.ndarray] = field(default_factory=dict)
 
@@ -119,10 +131,11 @@ class Evidence:
             recorded = {k.forward for k in trace.keys(sample) if k.tap is Tap.LOGITS}
             steps_read = [s for s in steps_read if s.forward in recorded]
         hidden = {k.forward for k in trace.keys(sample) if k.tap is Tap.UNGUIDED}
+        before = {s.forward: b for b, s in pairwise(record.steps)}
         return cls(
             trace,
             sample,
-            [Decision.of(s, idle.get(s.block, 0)) for s in steps_read],
+            [Decision.of(s, idle.get(s.block, 0), before.get(s.forward)) for s in steps_read],
             watched,
             logits=logits,
             complete=logits and _complete(trace, sample, steps_read, last),
@@ -138,6 +151,14 @@ class Evidence:
     def record(self) -> RunRecord:
         """Of the sample."""
         return self.trace.records[self.sample]
+
+    @property
+    def drew_nothing(self) -> bool:
+        """Whether the generators stand after the first decision as before it."""
+        names = ("random before", "random after")
+        before, after = (self.record.header.environment.get(name, "") for name in names)
+        # A call that only stores a prompt is followed by no decision.
+        return bool(before) and before == after and bool(self.record.steps[0].committed)
 
     @cached_property
     def dtype(self) -> str:
@@ -174,8 +195,12 @@ class Evidence:
         return bool((token_C[done_C] == decision.written_C[done_C]).all())
 
     def sheet(self, number: int, draw: Draw, dtype: str = "float64") -> Sheet:
-        """The reduced scores of one decision; of a draw, only its rows matter."""
-        key = (number, draw.offset, draw.within_block, draw.guidance, dtype)
+        """The reduced scores of one decision.
+
+        Ids that a draw leaves out or raises, one by one, are no matter of them.
+        """
+        rows = replace(draw, without=(), still_summed=False, raised=-1, by=0.0, greedy=True)
+        key = (number, rows, dtype)
         if key not in self._sheets:
             self._sheets[key] = self._reduced(self.decisions[number], draw, dtype)
         return self._sheets[key]
@@ -192,7 +217,10 @@ class Evidence:
 
     def _reduced(self, decision: Decision, draw: Draw, dtype: str) -> Sheet:
         position_C, written_C = decision.position_C, decision.written_C
-        tensor = self._logits(decision.step, draw.guidance)
+        step = decision.earlier(draw.within_block) if draw.late else decision.step
+        tensor = self._logits(step, draw.guidance)
+        if tensor is not None:
+            tensor = self._bent(tensor, decision.step, draw)
         if tensor is None:
             return from_candidates(decision.step.candidates, position_C, written_C)
         return from_logits(
@@ -204,6 +232,44 @@ class Evidence:
             across=_across(decision, tensor.positions) if self.complete else {},
             dtype=dtype,
         )
+
+    def _bent(self, tensor: TensorRows, step: StepRecord, draw: Draw) -> TensorRows:
+        """Logits as a draw has them: of some ids, and less of those that stand on the canvas."""
+        if draw.ids is None and draw.penalty == 1.0:
+            return tensor
+        values = tensor.values.astype(np.float32)
+        if draw.ids is not None:
+            values[:, : draw.ids[0]] = -np.inf
+            values[:, draw.ids[1] :] = -np.inf
+        if draw.penalty != 1.0:
+            seen = self.seen(step)
+            x_NS = values[:, seen]
+            values[:, seen] = np.where(x_NS > 0, x_NS / draw.penalty, x_NS * draw.penalty)
+        return replace(tensor, values=values)
+
+    def seen(self, step: StepRecord) -> np.ndarray:
+        """Which ids stand on the canvas before a step, the mask and the prompt among them."""
+        ids = np.unique([*self.record.header.prompt_ids, *step.ids_before.tolist()])
+        return ids[(ids >= 0) & (ids < self.record.header.vocab_size)]
+
+    def logits_of(self, number: int, draw: Draw) -> Iterator[tuple[np.ndarray, int]]:
+        """Of every token that was written: float64 [V], its logits, and its id."""
+        decision = self.decisions[number]
+        tensor = self._tensor(decision.step)
+        if tensor is None:
+            return
+        row_C = _rows(decision, tensor.positions, draw)
+        for c in np.flatnonzero(decision.committed & (row_C >= 0)).tolist():
+            yield tensor.values[row_C[c]].astype(np.float64), int(decision.written_C[c])
+
+    def best_of_rows(self, number: int, draw: Draw) -> Iterator[tuple[int, int]]:
+        """Position and best id of every row of a call, what a draw leaves out left out."""
+        tensor = self._tensor(self.decisions[number].step)
+        if tensor is None:
+            return
+        values = tensor.values.astype(np.float32)
+        values[:, list(draw.without)] = -np.inf
+        yield from zip(tensor.positions.tolist(), values.argmax(1).tolist(), strict=True)
 
     def halves(self, number: int, draw: Draw) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """Of every token that was written: its logits, those with a hidden prompt, and its id."""

@@ -42,12 +42,28 @@ def finding(found: Difference, number: int) -> Finding:
         number=number,
         what=_what(found),
         where=Place(step.block, step.step, None, positions[0] if positions else None),
-        evidence=_evidence(found),
+        evidence=evidence_of(found),
         experiment=_experiment(found),
-        proof=Proof.NECESSARY_AND_SUFFICIENT if found.added else Proof.SUFFICIENT,
+        proof=_proof(found),
         remedy=_remedy(found),
         positions=positions,
     )
+
+
+# One decision, or two, may be explained by luck.
+_FEW = 3
+
+
+def _proof(found: Difference) -> Proof:
+    """Few decisions show what a loop did, not by what rule it did it."""
+    sides = ((found.a, found.fit_a), (found.b, found.fit_b))
+    few = any(
+        fit is not None and fit.explains.size < _FEW and not side.stated.states(fit.rule)
+        for side, fit in sides
+    )
+    if few or not found.fit_a.rule.draw.greedy:
+        return Proof.CONSISTENT
+    return Proof.NECESSARY_AND_SUFFICIENT if found.added else Proof.SUFFICIENT
 
 
 def _name(found: Difference, part: Part) -> str:
@@ -62,12 +78,11 @@ def _name(found: Difference, part: Part) -> str:
 
 
 def _what(found: Difference) -> Sentence:
-    if not found.parts:
-        return Sentence("B does not commit by the rule that A follows, from the same scores")
     return listed([differs(found, part) for part in found.parts])
 
 
-def _evidence(found: Difference) -> Sentence:
+def evidence_of(found: Difference) -> Sentence:
+    """What both loops follow, as far as that is known."""
     a = Sentence(
         "A follows: {rule} ({steps} of {steps} steps)",
         rule=follows(found.fit_a.rule, found.a.stated),

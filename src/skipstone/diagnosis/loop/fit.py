@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -79,10 +80,11 @@ class Identified:
     def __repr__(self) -> str:
         return f"<Identified: {len(self.complete)} of {self.tried} rules explain all steps>"
 
-    @property
+    @cached_property
     def complete(self) -> list[Fit]:
-        """Those that explain every step."""
-        return [fit for fit in self.fits if fit.complete]
+        """Those that explain every step; where one of them is stated, it is the rule."""
+        found = [fit for fit in self.fits if fit.complete]
+        return [fit for fit in found if self.stated.states(fit.rule)] or found
 
     @property
     def solved(self) -> bool:

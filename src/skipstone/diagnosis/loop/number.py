@@ -34,7 +34,7 @@ def allowed(
         case "each step":
             found = _each(choice)
         case "some":
-            found = Interval(-inf, inf) if kind != "any" and choice.most > 0 else None
+            found = Interval(-inf, inf) if kind != "any" else None
         case "all":
             found = Interval(-inf, inf) if choice.emptied else None
         case "at least" | "above":

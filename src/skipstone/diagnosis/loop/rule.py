@@ -69,6 +69,12 @@ class Draw:
     raised: int = -1
     """An id to whose logits ``by`` is added; -1 for none."""
     by: float = 0.0
+    ids: tuple[int, int] | None = None
+    """The first id that is proposed, and the first after the last one; None for all."""
+    late: bool = False
+    """Whether it decides by the logits of the step before: in the first step by its own."""
+    penalty: float = 1.0
+    """By which logits of ids that stand on the canvas are divided if positive, else multiplied."""
     guidance: float = 1.0
     """Weight of what the logits are apart from those with a hidden prompt; one is no guidance."""
     greedy: bool = True
@@ -192,6 +198,9 @@ def _cost_of_draw(draw: Draw) -> float:
         + 0.5 * len(draw.without)
         + 0.2 * draw.still_summed
         + raised
+        + 0.9 * (draw.ids is not None)
+        + 3.0 * draw.late
+        + 3.0 * (draw.penalty != 1.0)
         + 0.3 * (draw.guidance != 1.0)
         + (0.0 if draw.greedy else 6.0)
     )

@@ -26,6 +26,8 @@ class Stated:
     block_length: int | None = None
     gen_length: int = 0
     prompt_length: int = 0
+    own: bool = False
+    """Whether they are those of our engine, which follows them unless a fault is planted."""
 
     @classmethod
     def of(cls, header: Header) -> Stated:
@@ -43,6 +45,7 @@ class Stated:
             block_length=_whole(known, "block_length", "block_size"),
             gen_length=header.gen_length,
             prompt_length=len(header.prompt_ids),
+            own=header.source == "skipstone" and name in ("threshold", "factor"),
         )
 
     def names(self, rule: Rule) -> bool:
@@ -56,6 +59,17 @@ class Stated:
         if number == "factor":
             return self.factor in value
         return isnan(self.factor)
+
+    def states(self, rule: Rule) -> bool:
+        """Whether these settings state this very rule, and it had a say in the run.
+
+        A foreign loop may be given a threshold that it does not heed; one that never let more than
+        the best pass would not show that.
+        """
+        number, value = rule.selection.number, rule.selection.value
+        if number not in (*THRESHOLDS, "factor") or not self.names(rule):
+            return False
+        return self.own or value.high < (1.0 if number in THRESHOLDS else float("inf"))
 
     def number(self, rule: Rule) -> float:
         """The stated value of the free number of a rule; NaN if none is stated."""

@@ -7,7 +7,6 @@ from math import inf
 from skipstone.diagnosis.loop.difference import Difference, Part
 from skipstone.diagnosis.loop.fit import Fit
 from skipstone.diagnosis.loop.rule import (
-    SCHEDULES,
     THRESHOLDS,
     Draw,
     Interval,
@@ -44,7 +43,10 @@ def number(rule: Rule, stated: Stated) -> Sentence:
     value = selection.value
     said = stated.number(rule)
     text = Code(f"{said:g}" if said in value else _spelled(value, selection.number))
-    sentence = Sentence(_NUMBERS[selection.number], value=text)
+    at_least = selection.number == "each step" and value.high == inf
+    sentence = Sentence(
+        "at least {value} a step" if at_least else _NUMBERS[selection.number], value=text
+    )
     if selection.of_canvas:
         return Sentence("{number}, of the masks of the whole canvas", number=sentence)
     if selection.forced:
@@ -62,6 +64,12 @@ def region(rule: Rule) -> Sentence:
 
 def differs(found: Difference, part: Part) -> Sentence:
     """What B does otherwise than A, in one part of the rule."""
+    if part == "tokens":
+        return Sentence(
+            "B writes tokens that are not the best of its logits, and draws no numbers of torch's"
+        )
+    if part == "order":
+        return Sentence("B commits as many as A, and passes over surer masks of the same block")
     if found.fit_b is None:
         return Sentence(
             "B commits outside {region}, where A commits", region=region(found.fit_a.rule)
@@ -78,6 +86,12 @@ def differs(found: Difference, part: Part) -> Sentence:
             return _left_out(a.draw, b.draw, found.b.evidence.record.header.mask_id)
         case "raised":
             return _raised(a.draw, b.draw)
+        case "late":
+            return _late(a.draw, b.draw)
+        case "ids":
+            return _ids(a.draw, b.draw)
+        case "penalty":
+            return _penalty(a.draw, b.draw)
         case "guidance":
             return _guidance(a.draw.guidance, b.draw.guidance)
         case "drawn":
@@ -156,6 +170,48 @@ def explained(fit: Fit, rival: Fit | None) -> Sentence:
     )
 
 
+def _late(a: Draw, b: Draw) -> Sentence:
+    if a.late and b.late:
+        return Sentence("A and B decide by the logits of other steps")
+    return Sentence(
+        "B decides by the logits of the step before, A by its own"
+        if b.late
+        else "A decides by the logits of the step before, B by its own"
+    )
+
+
+def _ids(a: Draw, b: Draw) -> Sentence:
+    if a.ids is not None and b.ids is not None:
+        return Sentence("A and B take tokens of other ranges of ids")
+    first, end = b.ids or a.ids or (0, 0)
+    who, other = ("B", "A") if b.ids is not None else ("A", "B")
+    if first:
+        return Sentence(
+            "{who} never takes a token below {first}, {other} does",
+            who=who,
+            other=other,
+            first=first,
+        )
+    return Sentence(
+        "{who} never takes a token from {end} on, {other} does", who=who, other=other, end=end
+    )
+
+
+def _penalty(a: Draw, b: Draw) -> Sentence:
+    if b.penalty == 1.0:
+        return Sentence(
+            "A makes tokens that stand on the canvas less likely, by a penalty of about "
+            "{penalty:.3g}, B does not",
+            penalty=a.penalty,
+        )
+    return Sentence(
+        "B makes tokens that stand on the canvas less likely, by a penalty of about {penalty:.3g}"
+        if a.penalty == 1.0
+        else "A and B make tokens that stand on the canvas less likely, B by {penalty:.3g}",
+        penalty=b.penalty,
+    )
+
+
 def _guidance(a: float, b: float) -> Sentence:
     """Scales as loops state them: one less than the weight of what the halves are apart."""
     if abs(a + b - 1.0) < _ALIKE:
@@ -177,6 +233,13 @@ def _drawn(draw: Draw) -> list[Sentence]:
         NOTHING
         if draw.guidance == 1.0
         else Sentence("guidance of scale {scale:g}", scale=draw.guidance - 1.0),
+        Sentence("by the logits of the step before") if draw.late else NOTHING,
+        NOTHING
+        if draw.ids is None
+        else Sentence("ids {first} to {last} alone", first=draw.ids[0], last=draw.ids[1] - 1),
+        NOTHING
+        if draw.penalty == 1.0
+        else Sentence("a penalty of {penalty:.3g} on the ids of the canvas", penalty=draw.penalty),
         NOTHING if draw.greedy else Sentence("tokens drawn at random"),
     ]
 
@@ -222,7 +285,7 @@ def _spelled(value: Interval, number: Number) -> str:
     if number in THRESHOLDS or number == "factor":
         high = "" if value.high == inf else f"{value.high:.4g}"
         return f"{value.low:.4g}..{high}"
-    return f"{value.low:g}.." if number not in SCHEDULES else f"{value.low:g}"
+    return f"{value.low:g}"
 
 
 # Scales closer than this are one.

@@ -27,6 +27,13 @@ def _seen(case: Case) -> Answer:
     other = case.divergence.same_step(step)
     if other is not None and not other.committed:
         return RuledOut(RULE.name, Sentence("A commits nothing there either"))
+    if case.foreign and len(_empty(case.record_a)) >= len(empty):
+        # A call that only stores a finished block, or a prompt, decides nothing.
+        return RuledOut(RULE.name, Sentence("as many steps of A commit nothing"))
+    loops = case.loops.compared
+    if case.foreign and loops is not None and loops.fit_b is None:
+        # Why it commits nothing is the question: no rule that is known does.
+        return None
     best = max(step.candidates, key=lambda c: c.confidence, default=None)
     rule = CommitRule.of(case.record_b.header.settings)
     forced = () if rule is None else commits(rule, step)

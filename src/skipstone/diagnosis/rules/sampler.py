@@ -94,8 +94,15 @@ def _other_token(case: Case) -> Finding | None:
         return None
     step, right = deviation.step, deviation.expected
     c, e = step.candidates, right.candidates
+    positions = deviation.positions
+    if case.foreign:
+        # What foreign code drew shows only where it was committed.
+        both = np.intersect1d(step.committed, right.committed)
+        positions = np.intersect1d(positions, both)
+    if not positions.size:
+        return None
     drawn = 0
-    for position in deviation.positions.tolist():
+    for position in positions.tolist():
         i = int(np.flatnonzero(c.position == position)[0])
         j = int(np.flatnonzero(e.position == position)[0])
         drawn += bool(c.runner_up[i] == e.token[j] and c.confidence[i] <= c.runner_up_confidence[i])
@@ -106,11 +113,11 @@ def _other_token(case: Case) -> Finding | None:
         rule=RULE.name,
         number=RULE.number,
         what=Sentence("the sampler takes other tokens than the logits and the seed give"),
-        where=place(step, None, deviation.position),
+        where=place(step, None, int(positions[0])),
         evidence=Sentence(
             "{other} of {candidates} candidates have another token; {drawn} of them are less "
             "probable than their runner-up",
-            other=deviation.positions.size,
+            other=positions.size,
             candidates=len(c),
             drawn=drawn,
         ),
@@ -123,7 +130,7 @@ def _other_token(case: Case) -> Finding | None:
         ),
         proof=proof_of_patch(case, None),
         remedy=Sentence("draw once for each row in a fixed order, from one generator a request"),
-        positions=tuple(deviation.positions.tolist()),
+        positions=tuple(positions.tolist()),
     )
 
 
