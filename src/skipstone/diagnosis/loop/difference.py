@@ -140,7 +140,10 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         place_b = places(b.evidence.decisions, fit_b.rule.region)[at_b]
         added = gives(fit_b.rule, a.evidence, at_a, given_b, place_b)
         added = added and not gives(fit_b.rule, a.evidence, at_a, given_a, place_b)
-    if fit_b is None and outside:
+    outside_C = ~within(b.evidence.decisions[at_b], place_a, fit_a.rule.region)
+    filled = set(b.evidence.decisions[at_b].written_C[outside_C].tolist())
+    # What is filled up with ends was not chosen by any rule.
+    if fit_b is None and outside and not filled <= {-1, b.evidence.record.header.eos_id}:
         parts = ("region",)
     if not parts:
         parts = unlike(fit_a.rule, b.evidence, at_b, place_a, len(given_a.positions))
