@@ -13,7 +13,7 @@ from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
 from skipstone.diagnosis.told import told
 from skipstone.diff import compare
-from skipstone.record import Tap, TensorKey
+from skipstone.record import StepRecord, Tap, TensorKey
 from skipstone.sentence import Code, Sentence
 
 # Rows of other tokens are this far from the right ones, and more; rounded ones are not.
@@ -31,7 +31,7 @@ def examine(case: Case) -> Answer:
     if deviation is not None and deviation.expected is not None:
         step = deviation.step
         missing = np.setdiff1d(deviation.expected.rows, step.rows)
-        never = missing[step.entered_age[missing] < 0]
+        never = _read(case, step, missing[step.entered_age[missing] < 0])
         if never.size:
             return Finding(
                 rule=RULE.name,
@@ -52,6 +52,20 @@ def examine(case: Case) -> Answer:
                 positions=tuple(never.tolist()),
             )
     return _only_later_runs(case)
+
+
+def _read(case: Case, step: StepRecord, never: np.ndarray) -> np.ndarray:
+    """Of positions that were never computed, those that a step of foreign code can have read.
+
+    What lies beyond its rows need not be there yet: a canvas may grow.
+    """
+    if not case.foreign or not never.size:
+        return never
+    found = case.tensors.at(step.forward)
+    key = TensorKey(step.forward, Tap.KEY, 1)
+    keys = None if found is None else found[0].tensor(found[1], key)
+    kept = np.zeros(0, np.int32) if keys is None else keys.positions
+    return never[(never < step.rows.max(initial=-1)) | np.isin(never, kept)]
 
 
 def _shared_cache(case: Case) -> Finding | None:
