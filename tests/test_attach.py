@@ -549,6 +549,26 @@ def test_arrays_that_are_only_kept_are_not_taken_for_compared() -> None:
     assert not compared_by(apart, CUTS[0])
 
 
+def test_slices_that_are_kept_as_arrays_are_said_to_be_blind() -> None:
+    net, _ = plain()
+
+    def kept(stop: int) -> list[Event]:
+        with attach(net, mask_id=MASK) as recorder, torch.no_grad():
+            canvas, arrays = decode.start_canvas(IDS, 4, MASK), list[np.ndarray]()
+            for token in (5, 6):
+                canvas[0, 7] = token
+                arrays.append(net(canvas)[0, -1, :stop].float().numpy().copy())
+        assert not np.array_equal(*arrays)
+        return events(recorder.records[0], "partial_logits_kept")
+
+    (event,) = kept(stop=3)
+    assert "test_attach.py:" in event.source
+    assert event.message.startswith("3 of ")
+    assert event.count == 2
+    # Most of the vocabulary is kept: nothing is said.
+    assert not kept(stop=60)
+
+
 def test_slices_of_two_recorded_runs_are_held_against_each_other_and_nothing_stays() -> None:
     net, _ = plain()
     kept = list[Tensor]()

@@ -2,7 +2,8 @@
 
 A user who keeps the first hundred entries of each step's logits and compares these sees little of
 what changed. Slices of logits are followed, through copies and casts, to the comparison; there the
-whole rows are compared too.
+whole rows are compared too. Where they leave torch to be kept, what compares them is not seen; that
+it cannot see the rest of the vocabulary is said there.
 
 Shape letters: V vocabulary, W entries of a slice.
 """
@@ -120,6 +121,8 @@ class LogitSlices:
     _held: list[weakref.ref[Tensor]] = field(default_factory=list)
     """Whole rows that are alive."""
     _leaving: _Leaving | None = None
+    _kept: dict[str, _Place] = field(default_factory=dict)
+    """Lines at which slices leave torch."""
 
     def add(self, logits: Tensor) -> None:
         """Follow the logits of a call."""
@@ -147,8 +150,10 @@ class LogitSlices:
             self._slice(given[0], rows, _index(name, args, kwargs), out)
 
     def events(self) -> list[Event]:
-        """One for each line whose comparisons missed a larger difference."""
-        return [_event(p) for p in self._places.values() if p.whole > p.seen]
+        """One for each line whose comparisons missed a larger difference, or that keeps slices."""
+        missed = [_event(p) for p in self._places.values() if p.whole > p.seen]
+        kept = (p for p in self._kept.values() if p.count > 1 and p.source not in self._places)
+        return [*missed, *map(_event_of_kept, kept)]
 
     def _slice(self, given: Tensor, rows: _Rows, index: tuple[Any, ...], out: Tensor) -> None:
         """A slice keeps its own copy of the whole rows: the caller may write into the logits."""
@@ -188,6 +193,10 @@ class LogitSlices:
         frame = caller()
         now = _Leaving(given, place(frame), id(frame), frame.f_lasti)
         before, self._leaving = self._leaving, now
+        at = self._kept.setdefault(
+            now.source, _Place(now.source, given.shape[-1], rows.whole.shape[-1])
+        )
+        at.count += 1
         if before is not None and before.goes_on_in(now):
             self._compare(before.tensor, given, now.source, passed=False)
             self._leaving = None
@@ -261,5 +270,18 @@ def _event(at: _Place) -> Event:
             "whole_difference": at.whole,
             "passed": at.passed,
         },
+        count=at.count,
+    )
+
+
+def _event_of_kept(at: _Place) -> Event:
+    return Event(
+        kind="partial_logits_kept",
+        message=(
+            f"{at.entries} of {at.vocab} vocabulary entries of the logits are kept outside torch: "
+            f"whatever compares them does not see the others"
+        ),
+        source=at.source,
+        numbers={"entries": at.entries, "vocabulary": at.vocab},
         count=at.count,
     )

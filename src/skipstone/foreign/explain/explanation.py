@@ -39,6 +39,7 @@ _TELLING = (
     "masks_left",
     "low_precision_similarity",
     "partial_logits_compare",
+    "partial_logits_kept",
     "rows_not_located",
     "not_recorded",
     "recording_failed",
