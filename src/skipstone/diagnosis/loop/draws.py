@@ -17,6 +17,8 @@ _OFFSETS = ((0, False), (-1, False), (-1, True), (1, False), (1, True))
 _MOST_LEFT_OUT = 4
 # An id that is nothing special has to lose as often as this.
 _OFTEN = 3
+# Rows that are shifted and drawn from have to make the tokens so much likelier (natural logarithm).
+_UNLIKELY = 5.0
 _RAISES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0, 20.0, 50.0, 100.0)
 
 
@@ -49,7 +51,10 @@ def likely_draws(evidence: Evidence, scale: float) -> tuple[Evidence, list[Draw]
     if evidence.logits and not any(len(d.without) <= len(best.without) + 1 for d in bent):
         # Several ids that always lose may as well be all of a range.
         bent = other_logits(evidence, best) or bent
-    drawn = max((replace(d, greedy=False) for d in tried), key=lambda d: _likelihood(evidence, d))
+    drawn = max(
+        (replace(d, greedy=False) for d in tried),
+        key=lambda d: _likelihood(evidence, d) - _UNLIKELY * abs(d.offset),
+    )
     return evidence, [*bent, best, drawn]
 
 
