@@ -43,6 +43,9 @@ def likely_draws(evidence: Evidence, scale: float) -> tuple[Evidence, list[Draw]
         if evidence.guided:
             full = [*guided_draws(evidence, plain, scale), *full]
         if full:
+            # The tokens may not tell whether a block's first position keeps its own row.
+            within = [replace(d, within_block=True) for d in full if d.offset]
+            full += [d for d in within if evidence.drawn(d).all()]
             return evidence, list(dict.fromkeys(full))
         tried += plain
     shares = {draw: int(evidence.drawn(draw).sum()) for draw in tried}
