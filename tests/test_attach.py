@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skipstone import DualCache, Fixed, NoCache, PrefixCache, Threshold
+from skipstone import DualCache, Fixed, NoCache, PrefixCache, Threshold, diagnose
 from skipstone.engine import Engine, Settings
 from skipstone.errors import ConfigError
 from skipstone.foreign.attach.attach import attach
+from skipstone.foreign.attach.attached import Attached
 from skipstone.foreign.attach.layers import find_layers
 from skipstone.record import OF_ATTENTION, Event, RunRecord, StepRecord, Tap, Trace
 from skipstone.record.reader import open_trace
@@ -547,6 +549,23 @@ def test_arrays_that_are_only_kept_are_not_taken_for_compared() -> None:
 
     assert not compared_by(kept, CUTS[0])
     assert not compared_by(apart, CUTS[0])
+
+
+def test_a_run_that_was_stopped_is_told_apart_from_one_that_ended() -> None:
+    net, _ = plain()
+
+    def recorded(until: int) -> Attached:
+        with suppress(KeyboardInterrupt), attach(net, mask_id=MASK) as recorder, torch.no_grad():
+            canvas = decode.start_canvas(IDS, 8, MASK)
+            for i in range(8):
+                canvas[0, 7 + i] = net(canvas)[0, 7 + i, :MASK].argmax()
+                if i == until:
+                    raise KeyboardInterrupt
+        return recorder
+
+    found = diagnose(recorded(8), recorded(3))
+    assert found.verdict == "inconclusive"
+    assert "B did not end by itself: it was stopped after" in str(found.known)
 
 
 def test_slices_that_are_kept_as_arrays_are_said_to_be_blind() -> None:

@@ -13,7 +13,15 @@ from skipstone.sentence import Code, Sentence, listed
 
 def known(case: Case) -> Sentence:
     """The first thing that is wrong, what was born with it, and what could not be looked at."""
-    return listed([*_first(case), *_of_the_loops(case), *_born(case), *_of_attention(case)])
+    return listed(
+        [
+            *_stopped(case),
+            *_first(case),
+            *_of_the_loops(case),
+            *_born(case),
+            *_of_attention(case),
+        ]
+    )
 
 
 def to_look_at(case: Case) -> Iterator[Sentence]:
@@ -43,6 +51,18 @@ def to_look_at(case: Case) -> Iterator[Sentence]:
             forward=step.forward,
             position=born[0].position,
         )
+
+
+def _stopped(case: Case) -> Iterator[Sentence]:
+    """That a run was interrupted, or raised."""
+    first = case.divergence.first
+    for name, record in (("A", case.record_a), ("B", case.record_b)):
+        if record.outcome is None and first is not None and first.kind == "stop":
+            yield Sentence(
+                "{side} did not end by itself: it was stopped after {steps} steps",
+                side=name,
+                steps=len(record.steps),
+            )
 
 
 def _of_the_loops(case: Case) -> Iterator[Sentence]:

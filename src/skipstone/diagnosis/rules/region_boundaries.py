@@ -126,6 +126,9 @@ def _never_visited(case: Case) -> Finding | None:
     left, loops = masks_left(record), case.loops.difference
     if not case.foreign or first is None or not left or masks_left(case.record_a):
         return None
+    if record.outcome is None:
+        # It was stopped from outside; what it would have visited is not known.
+        return None
     end = max(step.block_stop for step in record.steps)
     if left != tuple(range(end, record.length)):
         return None
