@@ -17,6 +17,7 @@ from skipstone.diagnosis.loop.sheet import confidences
 
 # Fewer choices than these show nothing.
 _ENOUGH = 6
+_ENOUGH_TO_ORDER = 10
 # Tokens may come from rows so many further, of those of the call.
 _NEAR = (-2, -1, 1, 2)
 # Standard errors by which chance may miss its mean.
@@ -115,4 +116,6 @@ def ordered_by_chance(evidence: Evidence, rule: Rule) -> bool:
         score += float(rank[done].sum()) - taken * (count - 1) / 2
         variance += taken * (count - taken) * (count + 1) / 12
         choices += 1
-    return choices >= _ENOUGH and abs(score) <= _ERRORS * variance**0.5
+    # An order by other confidences, as at another temperature, leans towards the best; few choices
+    # do not show it.
+    return choices >= _ENOUGH_TO_ORDER and abs(score) <= _ERRORS * variance**0.5
