@@ -100,8 +100,10 @@ def evidence_of(found: Difference) -> Sentence:
         [
             a,
             Sentence(
-                "none of {tried} rules explains B; the best, {rule}, explains {count} of {steps} "
-                "steps",
+                "none of {tried} rules explains B but by chance; the plainest of those: {rule}"
+                if best.complete
+                else "none of {tried} rules explains B; the best, {rule}, explains {count} of "
+                "{steps} steps",
                 tried=found.b.tried,
                 rule=follows(best.rule, found.b.stated),
                 count=best.count,
