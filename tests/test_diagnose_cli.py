@@ -179,7 +179,10 @@ def test_without_its_model_a_pair_is_inconclusive_and_says_why(
     code, out, _ = call("diagnose", a, b)
     assert code == 1
     assert "cause: INCONCLUSIVE" in out
-    assert "not tried: side A cannot be run again: only its trace is here" in out
+    assert (
+        "not tried: the model is not here; side A cannot be run again: only its trace is here"
+        in out
+    )
 
 
 def test_a_reached_time_limit_is_said(call: Call, a: Path, b: Path) -> None:
