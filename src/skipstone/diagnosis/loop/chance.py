@@ -84,17 +84,22 @@ def _passed_over_by_chance(evidence: Evidence, draw: Draw) -> bool:
     Ids beyond all that were written may be cut off, and those of the canvas may be penalised.
     """
     written, passed, known = set[int](), set[int](), list[bool]()
+    ranks = set[int]()
     for i, decision in enumerate(evidence.decisions):
         step, sheet = decision.step, evidence.sheet(i, draw)
         canvas = {*evidence.record.header.prompt_ids, *step.ids_before.tolist()}
         for c in np.flatnonzero(decision.committed).tolist():
             written.add(int(decision.written_C[c]))
+            ranks.add(int(sheet.above_C[c]))
             above = set(sheet.above_ids[c]) - set(draw.without)
             passed |= above
             if above or (not sheet.above_ids[c] and sheet.above_C[c]):
                 # Of many that were better, the ids were not kept.
                 known.append(bool(above) and above <= canvas)
     if passed and min(passed) > max(written):
+        return False
+    if len(ranks) == 1 and 0 not in ranks and len(known) >= _ENOUGH:
+        # Always the second best is no chance either.
         return False
     # Few tokens stand in the canvas by chance, too.
     return len(known) < _ENOUGH or not all(known)
