@@ -22,7 +22,7 @@ from skipstone.record import Event
 _OPERATIONS_PER_BYTE = 265
 
 # A loop that reads fewer values a step than this is no loop over tokens.
-_MANY_READS = 32
+_MANY_READS = 64
 # Time outside the model that is worth a word, as a share of all.
 _LARGE_SHARE = 0.1
 _REPEATS = 5
