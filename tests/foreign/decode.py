@@ -122,6 +122,18 @@ def plain(
 
 
 @torch.no_grad()
+def one_by_one(net: nn.Module, prompt: Tensor, gen_length: int, mask_id: int) -> Tensor:
+    """No cache and no blocks: the most probable token of the whole canvas first."""
+    canvas = start_canvas(prompt, gen_length, mask_id)
+    while bool((canvas == mask_id).any()):
+        logits = net(canvas)
+        logits[..., mask_id] = -torch.inf
+        best, token = logits.softmax(-1).max(-1)
+        at = torch.where(canvas == mask_id, best, -1).argmax(-1)
+        canvas[0, at] = token[0, at]
+    return canvas
+
+
 def prefix_cache(
     model: HFModelForMaskedLM,
     prompt: Tensor,

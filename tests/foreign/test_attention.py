@@ -20,6 +20,7 @@ import skipstone as st
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.record import OF_ATTENTION, AttentionNumbers, MemoryTrace, Tap, TensorKey, open_trace
+from tests.foreign.decode import one_by_one
 
 MASK, LENGTH, START = 50, 20, 6
 
@@ -114,24 +115,11 @@ class Net(nn.Module):
         return self.head(x)
 
 
-def decode(net: nn.Module) -> Tensor:
-    """One block, the most probable token first."""
-    ids = torch.full((1, LENGTH), MASK)
-    ids[0, :START] = torch.arange(START)
-    while bool((ids == MASK).any()):
-        logits = net(ids)
-        logits[..., MASK] = -torch.inf
-        best, token = logits.softmax(-1).max(-1)
-        at = torch.where(ids == MASK, best, -1).argmax(-1)
-        ids[0, at] = token[0, at]
-    return ids
-
-
 def recorded(made: Made, level: AttachLevel = "full") -> MemoryTrace:
     """A decode, recorded from outside."""
     net = Net(made)
     with st.attach(net, mask_id=MASK, level=level) as recorder:
-        decode(net)
+        one_by_one(net, torch.arange(START)[None], LENGTH - START, MASK)
     return recorder.trace
 
 
@@ -212,7 +200,7 @@ def test_a_trace_on_disk_says_the_same(tmp_path: Path) -> None:
     for path, made in zip(paths, (Made(), Made(scale=0.125)), strict=True):
         net = Net(made)
         with st.attach(net, mask_id=MASK, level="full", path=path):
-            decode(net)
+            one_by_one(net, torch.arange(START)[None], LENGTH - START, MASK)
     found = st.diagnose(*map(open_trace, paths))
     assert found.verdict == "module-bug"
 

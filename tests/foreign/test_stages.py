@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import skipstone as st
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.record import MemoryTrace
+from tests.foreign.decode import one_by_one
 
 MASK, LENGTH, START, WIDTH, HEADS, KEY_HEADS = 50, 20, 6, 32, 4, 2
 
@@ -163,16 +164,9 @@ def recorded(*changes: Change) -> MemoryTrace:
     net = Net()
     for change in changes:
         change(net)
-    ids = torch.full((1, LENGTH), MASK)
-    ids[0, :START] = torch.arange(START)
     torch.manual_seed(5)
     with st.attach(net, mask_id=MASK, level="full") as recorder:
-        while bool((ids == MASK).any()):
-            logits = net(ids)
-            logits[..., MASK] = -torch.inf
-            best, token = logits.softmax(-1).max(-1)
-            at = torch.where(ids == MASK, best, -1).argmax(-1)
-            ids[0, at] = token[0, at]
+        one_by_one(net, torch.arange(START)[None], LENGTH - START, MASK)
     return recorder.trace
 
 
