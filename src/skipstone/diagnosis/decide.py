@@ -64,6 +64,14 @@ class Rule:
         return chosen & ~np.isneginf(confidence)
 
 
+def draws(settings: dict[str, str]) -> bool:
+    """Whether the settings say that tokens are drawn."""
+    try:
+        return float(settings["temperature"]) > 0
+    except (KeyError, ValueError):
+        return False
+
+
 def skip_threshold(settings: dict[str, str]) -> float:
     """The mean similarity above which the settings let a row skip; NaN if they state none."""
     for part in settings.get("skip", "").partition(":")[2].split(","):

@@ -17,6 +17,7 @@ import numpy as np
 from skipstone.diagnosis.decide import Rule, commits, skip_threshold
 from skipstone.diff import Floor
 from skipstone.diff import logit_gap as gap
+from skipstone.diff.states import computed
 from skipstone.record import RunRecord, StepRecord, Tap, TensorKey, Trace
 
 Kind = Literal[
@@ -239,16 +240,3 @@ _KINDS: dict[Tap, Kind] = {
     Tap.STATE: "state",
     Tap.LOGITS: "logits",
 }
-_TAP_ORDER = {
-    Tap.KEY: 0,
-    Tap.VALUE: 1,
-    Tap.STATE: 2,
-    Tap.SKETCH: 3,
-    Tap.LOGITS: 4,
-    Tap.UNGUIDED: 5,
-}
-
-
-def computed(key: TensorKey) -> tuple[int, int, int]:
-    """Sorts tensors into the order in which a forward computes them."""
-    return key.forward, key.layer, _TAP_ORDER[key.tap]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import Rule as CommitRule
-from skipstone.diagnosis.decide import commits
+from skipstone.diagnosis.decide import commits, draws
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.meanings import COMMIT, INPUTS, MEANINGS, Meaning
 from skipstone.diagnosis.rule import place, proof_of
@@ -309,15 +309,6 @@ def _proved_dtype(case: Case, d: Difference) -> tuple[Proof, Sentence]:
     return Proof.SUFFICIENT, how
 
 
-def _drawn(case: Case) -> bool:
-    """Whether both sides were told to draw their tokens."""
-    try:
-        told = [float(r.header.settings["temperature"]) for r in (case.record_a, case.record_b)]
-    except (KeyError, ValueError):
-        return False
-    return min(told) > 0
-
-
 def _proved_threshold(case: Case, d: Difference) -> tuple[Proof, Sentence]:
     """The parting decision replayed from B's own confidences with either value."""
     step = None if case.divergence.forward is None else case.step_b(case.divergence.forward)
@@ -329,7 +320,8 @@ def _proved_threshold(case: Case, d: Difference) -> tuple[Proof, Sentence]:
     assert b is not None
     removed = commits(a, step) == other.committed
     added = commits(b, step) == step.committed
-    if not added and _drawn(case) and case.loops.same_scores:
+    drawn = case.record_a.header.settings, case.record_b.header.settings
+    if not added and all(map(draws, drawn)) and case.loops.same_scores:
         # What the drawn tokens are worth that were not committed is not recorded.
         more, fewer = (step, other) if float(d.b) < float(d.a) else (other, step)
         within = set(fewer.committed) < set(more.committed)

@@ -36,10 +36,7 @@ class Attending:
     @cached_property
     def difference(self) -> Difference | None:
         """The first layer of the first step whose attention is wrong; None if none is known."""
-        if self.runs.record_a.header.dtype != self.runs.record_b.header.dtype:
-            return None
-        found = (self._of_step(a, b) for a, b in self._steps())
-        return next((d for d in found if d is not None), None)
+        return next((pair for _, pair in self._from_equal_states() if pair.positions.size), None)
 
     @cached_property
     def cause(self) -> Cause | None:
@@ -52,23 +49,15 @@ class Attending:
 
         None if none is known to: all layers before it have their attention recorded, and right.
         """
-        if self.runs.record_a.header.dtype != self.runs.record_b.header.dtype:
-            return None
-        found = (self._first_other(a, b) for a, b in self._steps())
-        return next((d for d in found if d is not None), None)
+        for a, pair in self._from_equal_states():
+            if pair.positions.size or self._parted(a, pair.step, pair.layer):
+                return pair
+        return None
 
     @cached_property
     def stage(self) -> Stage | None:
         """The part of that layer that is to blame; None if it cannot be told."""
         return None if self.begins is None else stage_of(self.begins)
-
-    @cached_property
-    def recorded(self) -> bool:
-        """Whether both runs have attention's arguments of any step in question."""
-        return any(
-            self._call("a", a, 1) is not None and self._call("b", b, 1) is not None
-            for a, b in self._steps()
-        )
 
     def heard(self, step: StepRecord, layer: int) -> bool:
         """Whether attention of a layer was recorded in a step of B, and in the same step of A."""
@@ -89,25 +78,17 @@ class Attending:
             if other is not None:
                 yield other, step
 
-    def _of_step(self, a: StepRecord, b: StepRecord) -> Difference | None:
-        for layer in range(1, self.runs.record_b.header.num_layers + 1):
-            if self._parted(a, b, layer - 1) is not False:
-                return None
-            pair = self._pair(a, b, layer)
-            if pair is None:
-                return None
-            if pair.positions.size:
-                return pair
-        return None
-
-    def _first_other(self, a: StepRecord, b: StepRecord) -> Difference | None:
-        for layer in range(1, self.runs.record_b.header.num_layers + 1):
-            pair = None if self._parted(a, b, layer - 1) is not False else self._pair(a, b, layer)
-            if pair is None:
-                return None
-            if pair.positions.size or self._parted(a, b, layer):
-                return pair
-        return None
+    def _from_equal_states(self) -> Iterator[tuple[StepRecord, Difference]]:
+        """Layers that equal states enter, with A's step; of each step up to what is not known."""
+        if self.runs.record_a.header.dtype != self.runs.record_b.header.dtype:
+            return
+        for a, b in self._steps():
+            for layer in range(1, self.runs.record_b.header.num_layers + 1):
+                equal = self._parted(a, b, layer - 1) is False
+                pair = self._pair(a, b, layer) if equal else None
+                if pair is None:
+                    break
+                yield a, pair
 
     def state_errors(self, b: StepRecord, layer: int) -> tuple[np.ndarray, float]:
         """Positions int [P] whose states after a layer differ, and by how much at most.

@@ -12,7 +12,9 @@ from skipstone.diagnosis.loop.guidance import guided_draws
 from skipstone.diagnosis.loop.otherwise import other_logits
 from skipstone.diagnosis.loop.rule import Draw
 
-_OFFSETS = ((0, False), (-1, False), (-1, True), (1, False), (1, True))
+# How far the row of a position is, and whether the first one of a block may keep its own: tokens
+# need not tell these two apart.
+_OFFSETS = ((0, (False,)), (-1, (False, True)), (1, (False, True)))
 # More ids than these are not left out by a rule; they lose by chance.
 _MOST_LEFT_OUT = 4
 # An id that is nothing special has to lose as often as this.
@@ -35,17 +37,13 @@ def likely_draws(evidence: Evidence, scale: float) -> tuple[Evidence, list[Draw]
     mask_id = evidence.watched[0]
     offsets = _OFFSETS if evidence.logits else _OFFSETS[:1]
     tried = list[Draw]()
-    for offset, within_block in offsets:
-        plain = [Draw(offset, within_block, (mask_id,)), Draw(offset, within_block)]
-        if not evidence.logits:
-            plain = plain[1:]
+    for offset, ways in offsets:
+        left_out = ((mask_id,), ()) if evidence.logits else ((),)
+        plain = [Draw(offset, within, without) for within in ways for without in left_out]
         full = [d for d in plain if evidence.drawn(d).all()]
         if evidence.guided:
             full = [*guided_draws(evidence, plain, scale), *full]
         if full:
-            # The tokens may not tell whether a block's first position keeps its own row.
-            within = [replace(d, within_block=True) for d in full if d.offset]
-            full += [d for d in within if evidence.drawn(d).all()]
             return evidence, list(dict.fromkeys(full))
         tried += plain
     shares = {draw: int(evidence.drawn(draw).sum()) for draw in tried}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.deviation import computed
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch, tried
+from skipstone.diff.states import computed
 from skipstone.record import OF_ATTENTION, StepRecord, Tap
 from skipstone.sentence import NOTHING, Sentence, listed
 

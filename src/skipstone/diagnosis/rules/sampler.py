@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.decide import draws
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import (
@@ -16,7 +17,6 @@ from skipstone.diagnosis.rule import (
     proof_of_patch,
     tried,
 )
-from skipstone.record import RunRecord
 from skipstone.sentence import NOTHING, Code, Sentence
 
 _STATES = ("random before", "random after")
@@ -46,7 +46,7 @@ def _other_numbers(case: Case) -> Finding | None:
     first, a, b = case.divergence.first, case.record_a, case.record_b
     if first is None or first.kind == "stop" or not case.foreign:
         return None
-    if not (_draws(a) and _draws(b)) or a.header.settings != b.header.settings:
+    if a.header.settings != b.header.settings or not draws(b.header.settings):
         return None
     states = [[r.header.environment.get(name, "") for name in _STATES] for r in (a, b)]
     if not all(map(all, states)) or states[0] == states[1]:
@@ -82,7 +82,7 @@ def _other_numbers(case: Case) -> Finding | None:
 
 def _other_token(case: Case) -> Finding | None:
     """Tokens that the logits do not prefer, while the logits themselves are right."""
-    if case.foreign and not _draws(case.record_b):
+    if case.foreign and not draws(case.record_b.header.settings):
         # What foreign code does to its logits, to shift or guide them, is not seen.
         return None
     deviation = case.expected.first_of("token")
@@ -132,14 +132,6 @@ def _other_token(case: Case) -> Finding | None:
         remedy=Sentence("draw once for each row in a fixed order, from one generator a request"),
         positions=tuple(positions.tolist()),
     )
-
-
-def _draws(record: RunRecord) -> bool:
-    """Whether a loop was told to draw its tokens."""
-    try:
-        return float(record.header.settings["temperature"]) > 0
-    except (KeyError, ValueError):
-        return False
 
 
 RULE = Rule(22, "sampler", "sampler or random numbers differ", examine)
