@@ -8,17 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from faults.bench import numbers, part_of
 from faults.controls import NOISES, Noise
 from faults.engine import arithmetic, cache, decisions, sight, skip
 from faults.engine.instead import Fault
+from faults.engine.skip import low_precision_similarity as similarity_in
 from faults.specimen import PROMPTS, Pair, Specimen
 from faults.table import read_json, write_json
 from faults.trial import Trial, record, run
 from faults.truth import (
     ALWAYS,
     CACHED,
+    EMPTY,
     SECOND_BLOCK,
     Truth,
     anywhere,
@@ -49,9 +52,25 @@ FAULTS = (
         cache.no_refresh_at_the_second_block,
     ),
     specimen("cache row", 13, Truth(CACHED, (1,), near_block), cache.write_one_position_off),
+    replace(
+        specimen(
+            "other request", 13, Truth(CACHED, (1,), in_block), cache.keys_of_the_other_request
+        ),
+        companions=PROMPTS[1:2],
+    ),
     specimen("rotary", 14, Truth(CACHED, (1,), in_block), cache.positions_one_too_far),
     specimen("suffix", 15, Truth(CACHED, (1,), in_block), sight.suffix_hidden()),
     specimen("silu", 19, Truth(ALWAYS, (3,), anywhere), arithmetic.wrong_layer(2)),
+    specimen("bfloat16", 2, Truth(CACHED, where=in_block), similarity_in(torch.bfloat16), SKIP),
+    specimen("second is empty", 5, Truth(EMPTY, where=candidates), decisions.empty_choice_of(2)),
+    specimen("fifth is empty", 5, Truth(EMPTY, where=candidates), decisions.empty_choice_of(5)),
+    specimen(
+        "unsure are empty",
+        5,
+        Truth(EMPTY, where=candidates),
+        decisions.never_the_best_alone,
+        SPEC.replace("fixed", "threshold:value=0.95"),
+    ),
     specimen("half", 24, Truth(parted, where=candidates), decisions.half_the_steps),
     specimen("nan", 26, Truth(from_forward(4), (3,), middle_row), arithmetic.not_a_number(2)),
 )

@@ -44,7 +44,7 @@ OF_DECISIONS = (
         (5,),
         same(FIXED),
         Truth(EMPTY, where=candidates),
-        decisions.every_other_choice_is_empty,
+        decisions.empty_choice_of(2),
     ),
     Specimen(
         "nothing is committed below the threshold",

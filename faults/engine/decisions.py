@@ -144,17 +144,21 @@ def factor_without_rank() -> Generator[None, None, None]:
         yield
 
 
-@contextmanager
-def every_other_choice_is_empty() -> Generator[None, None, None]:
-    """Every second time the rule is asked, it commits nothing."""
-    select, calls = Fixed.select, [0]
+def empty_choice_of(each: int) -> Fault:
+    """Of so many times that the rule is asked it commits nothing the last time."""
 
-    def wrong(self: Fixed, scores: Scores, moment: Moment) -> Tensor:
-        calls[0] += 1
-        return select(self, scores, moment) & bool(calls[0] % 2)
+    @contextmanager
+    def fault() -> Generator[None, None, None]:
+        select, calls = Fixed.select, [0]
 
-    with instead(Fixed, "select", wrong):
-        yield
+        def wrong(self: Fixed, scores: Scores, moment: Moment) -> Tensor:
+            calls[0] += 1
+            return select(self, scores, moment) & bool(calls[0] % each)
+
+        with instead(Fixed, "select", wrong):
+            yield
+
+    return fault
 
 
 @contextmanager

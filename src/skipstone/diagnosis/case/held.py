@@ -121,10 +121,12 @@ def _hypotheses(tensors: Tensors) -> Iterator[tuple[Kind, int, Explains]]:
     for by in _SHIFTS:
         yield "shift", by, partial(_is_moved, tensors, by)
     trace, sample = tensors.recorded
-    for request in range(len(trace.records)):
-        if request != sample:
-            yield "request", request, partial(_is_of_a_request, tensors, request)
+    others = [request for request in range(len(trace.records)) if request != sample]
+    for request in others:
+        yield "request", request, partial(_is_of_a_request, tensors, request)
     yield "elsewhere", 0, partial(_is_anywhere, tensors)
+    for request in others:
+        yield "request", request, partial(_is_anywhere_of_a_request, tensors, request)
 
 
 def _earlier(tensors: Tensors) -> list[int]:
@@ -215,6 +217,15 @@ def _is_of_a_request(tensors: Tensors, request: int, rows: _Wrong) -> np.ndarray
         for forward in {tensors.focus, since}
     )
     return np.any([rows.equal(store) for store in stores], axis=0)
+
+
+def _is_anywhere_of_a_request(tensors: Tensors, request: int, rows: _Wrong) -> np.ndarray:
+    """Rows that another request has at any position: prompts are of different lengths."""
+    assert tensors.recorded is not None
+    store = tensors.recorded[0].tensor(request, rows.key)
+    if store is None or store.values.shape[1] != rows.values_NW.shape[1]:
+        return rows.equal(None)
+    return rows.equal(store.values[nearest(rows.values_NW, store.values).rows])
 
 
 def _is_anywhere(tensors: Tensors, rows: _Wrong) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,13 +12,13 @@ from skipstone.diagnosis.case.inquiry import Inquiry
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.runs import Runs
 from skipstone.diagnosis.case.tensors import Tensors
-from skipstone.diagnosis.deviation import Deviation, decision_deviations
+from skipstone.diagnosis.deviation import Deviation, Kind, decision_deviations
 from skipstone.diagnosis.experiment import Choice, Follow
 from skipstone.record import RunRecord, StepRecord, Trace
 
 _LED: frozenset[Choice] = frozenset(("rows", "skip"))
 # What only a commit rule can say.
-_RULED = frozenset(("commit", "end"))
+_RULED: frozenset[Kind] = frozenset(("commit", "end"))
 
 
 @dataclass(eq=False)
@@ -62,10 +62,13 @@ class Proving:
 
     @cached_property
     def rows_reproduce(self) -> bool | None:
-        """Whether the reference engine, told only which rows to compute, scores as B did."""
+        """Whether the reference engine, told only which rows to compute, scores as B did.
+
+        Similarities decide nothing where the rows that skip are told.
+        """
         window = (self.tensors.focus, self.tensors.focus)
         led = Follow("b", self.runs.settings, window, led=_LED, tensors=False)
-        return self.reproduces(self.inquiry.ask(led))
+        return self.reproduces(self.inquiry.ask(led), besides=("similarity",))
 
     def only(self, *kinds: str) -> bool:
         """Whether the focus deviates in nothing but these: leading its canvas is then their patch.
@@ -87,21 +90,29 @@ class Proving:
         led = Follow("b", settings, window, led=_LED, patches=patches, patch_name=name, keys=keys)
         return self.reproduces(self.inquiry.ask(led))
 
-    def reproduces(self, trace: Trace | None) -> bool | None:
-        """Whether a led run scores the focus as B did, within noise; None if it is not known."""
+    def reproduces(self, trace: Trace | None, besides: Collection[Kind] = ()) -> bool | None:
+        """Whether a led run scores the focus as B did, within noise; None if it is not known.
+
+        Args:
+            trace: of the led run.
+            besides: kinds of deviations that are none here.
+        """
         step = self.tensors.step
         if trace is None or step is None:
             return None
-        return self._same(self.runs.record_b, step, trace)
+        return self._same(self.runs.record_b, step, trace, besides)
 
-    def _same(self, record: RunRecord, step: StepRecord, trace: Trace) -> bool | None:
+    def _same(
+        self, record: RunRecord, step: StepRecord, trace: Trace, besides: Collection[Kind] = ()
+    ) -> bool | None:
         """Whether a led run gives a recorded step, within noise; commits if their rule is known."""
         other = next((s for s in trace.records[0].steps if s.forward == step.forward), None)
         if other is None:
             return None
         mine, theirs = _only(record, step), _only(trace.records[0], other)
         found = decision_deviations(mine, theirs, self.noise.floor)
-        return all(d.kind in _RULED and not self.runs.stated for d in found)
+        allowed = {*besides, *(() if self.runs.stated else _RULED)}
+        return all(d.kind in allowed for d in found)
 
 
 def _only(record: RunRecord, step: StepRecord) -> RunRecord:

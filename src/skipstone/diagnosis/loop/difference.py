@@ -41,6 +41,7 @@ Part = Literal[
     "value",
     "of canvas",
     "forced",
+    "nothing",
     "opening",
     "tokens",
     "order",
@@ -128,6 +129,9 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         # and if no other request may have had a share in them.
         shared = len(b.evidence.trace.records) > 1
         fit_b, parts = (None, ()) if outside or shared or parts != ("number",) else (fit_b, parts)
+        if parts and not given_b.positions:
+            # Which steps these are is not known: what they do is.
+            parts = ("nothing",)
     if not _sure(a, b, where, fit_a, fit_b, parts):
         return None
     if not fit_a.rule.predicts and not _both_draw(fit_a, fit_b, parts):

@@ -16,6 +16,7 @@ _NAMES: dict[Part, str] = {
     "dtype": "confidence-dtype",
     "region": "region-boundaries",
     "block length": "region-boundaries",
+    "nothing": "no-commit",
 }
 
 

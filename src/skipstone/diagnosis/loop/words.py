@@ -152,6 +152,13 @@ def differs(found: Difference, part: Part) -> Sentence:
                 if b.selection.forced
                 else "B commits nothing where none reaches the threshold, A the best"
             )
+        case "nothing":
+            done = [bool(decision.committed.any()) for decision in found.b.evidence.decisions]
+            return Sentence(
+                "B commits nothing in {empty} of {steps} steps; A's rule commits here",
+                empty=done.count(False),
+                steps=len(done),
+            )
         case "opening":
             return Sentence(
                 "B commits the first position of a block in its first step, A the best"

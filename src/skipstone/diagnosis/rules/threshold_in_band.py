@@ -7,7 +7,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import skip_threshold
 from skipstone.diagnosis.factors import factors_of, reproduces, restores
-from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.finding import Finding, RuledOut
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import StepRecord
 from skipstone.sentence import Sentence
@@ -19,6 +19,15 @@ def examine(case: Case) -> Answer:
     if found is None:
         return None
     step, other, flipped = found
+    wrong = case.expected.first_of("similarity")
+    if wrong is not None and wrong.step.forward <= step.forward:
+        # What lies further off than noise is no band: the threshold got other numbers to judge.
+        return RuledOut(
+            RULE.name,
+            Sentence(
+                "B's similarities are {size:.1e} from what its settings give", size=wrong.size
+            ),
+        )
     mine, right = step.judgements, other.judgements
     assert mine is not None
     assert right is not None
