@@ -60,6 +60,8 @@ FAULTS = (
     ),
     specimen("rotary", 14, Truth(CACHED, (1,), in_block), cache.positions_one_too_far),
     specimen("suffix", 15, Truth(CACHED, (1,), in_block), sight.suffix_hidden()),
+    specimen("start hidden", 15, Truth(CACHED, (1,), in_block), sight.prompt_hidden(5)),
+    specimen("window", 15, Truth(CACHED, (1,), in_block), sight.window(3)),
     specimen("silu", 19, Truth(ALWAYS, (3,), anywhere), arithmetic.wrong_layer(2)),
     specimen("bfloat16", 2, Truth(CACHED, where=in_block), similarity_in(torch.bfloat16), SKIP),
     specimen("second is empty", 5, Truth(EMPTY, where=candidates), decisions.empty_choice_of(2)),

@@ -112,6 +112,8 @@ class Follow:
     """Says what the patches are; part of the identity of this experiment."""
     variation: Variation = ""
     hidden: Hidden = ""
+    seen: tuple[int, int] | None = None
+    """Keys that rows see in ``forwards``: the first, and one past the last; None for all."""
     turn: Turn = STRAIGHT
     keys: Keys = "rotated"
     """How its tensors and patches have their keys."""

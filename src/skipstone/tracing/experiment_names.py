@@ -25,6 +25,7 @@ def describe(experiment: Experiment) -> str:
         experiment.variation and f"varying {experiment.variation}",
         "in a better dtype" if experiment.lifted else "",
         experiment.hidden and f"visible keys: {experiment.hidden}",
+        "" if experiment.seen is None else "visible keys: {} to {}".format(*experiment.seen),
         "" if experiment.turn == STRAIGHT else f"other rotation or scale: {experiment.turn}",
     ]
     return ", ".join(part for part in parts if part)

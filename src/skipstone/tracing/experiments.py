@@ -189,6 +189,7 @@ class Laboratory:
             tuple(rotated(p, config) for p in patches) if unrotated else patches,
             experiment.variation,
             experiment.hidden,
+            experiment.seen,
             experiment.turn,
             experiment.unskip,
             tuple(r.header.prompt_ids for r in trace.records if r is not record),

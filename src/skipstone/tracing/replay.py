@@ -48,6 +48,8 @@ class Lead:
     patches: tuple[Patch, ...] = ()
     variation: Variation = ""
     hidden: Hidden = ""
+    seen: tuple[int, int] | None = None
+    """The first key that rows see, and one past the last; None for all."""
     turn: Turn = STRAIGHT
     unskip: tuple[int, ...] = ()
     others: tuple[tuple[int, ...], ...] = ()
@@ -136,7 +138,7 @@ class Replayer:
         start = step.prompt_length
         block = Block(step.block, step.block_start - start, step.block_stop - start)
         if step.forward >= self._lead.forwards[0]:
-            _hide(run, block, self._lead.hidden)
+            _hide(run, block, self._lead.hidden, self._lead.seen)
         run.step(run.together(block, step.step, step.forward), recovery=step.recovery)
 
 
@@ -164,9 +166,9 @@ def place(run: Run, step: StepRecord, committed: Sequence[int]) -> None:
     run.place(host, committed_BL.to(device))
 
 
-def _hide(run: Run, block: Block, hidden: Hidden) -> None:
+def _hide(run: Run, block: Block, hidden: Hidden, seen: tuple[int, int] | None) -> None:
     """Change what rows may see, for this step."""
-    if not hidden:
+    if not hidden and seen is None:
         return
     visible_BL = torch.ones_like(run.canvas.ids_BL, dtype=torch.bool)
     for b, start in enumerate(run.canvas.prompt_lengths):
@@ -184,6 +186,9 @@ def _hide(run: Run, block: Block, hidden: Hidden) -> None:
             visible_BL[b, run.canvas.length_of(b) - 1] = False
         if hidden in ("suffix", "outside"):
             visible_BL[b, start + block.stop :] = False
+        if seen is not None:
+            visible_BL[b, : seen[0]] = False
+            visible_BL[b, seen[1] :] = False
     run.runner.store.visible_BL = visible_BL
 
 

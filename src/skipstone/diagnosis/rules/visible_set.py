@@ -9,6 +9,7 @@ from skipstone.diagnosis.experiment import Choice, Follow, Hidden
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, of_attention, place, proof_of_patch
 from skipstone.diagnosis.rules.position_encoding import other_turn
+from skipstone.diagnosis.window import seen_window
 from skipstone.record import Trace
 from skipstone.sentence import Sentence
 
@@ -36,7 +37,15 @@ def examine(case: Case) -> Answer:
     if case.tensors.causal_pattern:
         how = Sentence("later keys are hidden: the error falls to zero at the last row")
         return _found(case, how, None)
-    return None
+    window = None if case.tensors.local is None else seen_window(case)
+    if window is None:
+        return None
+    how = Sentence(
+        "only keys {first} to {last} are seen: the reference run with it scores as B",
+        first=window[0],
+        last=window[1] - 1,
+    )
+    return _found(case, how, True)
 
 
 def hidden_keys(case: Case) -> Hidden | None:
