@@ -33,7 +33,7 @@ class Layer(nn.Module):
         self.down = nn.Linear(64, WIDTH)
         self.window: int | None = None
         self.dropout = 0.0
-        self.by_hand = False
+        self.unheard = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.out(self.attend(self.norm(x)))
@@ -48,8 +48,8 @@ class Layer(nn.Module):
         k, v = (t.repeat_interleave(HEADS // KEY_HEADS, 1) for t in (k, v))
         rows = torch.arange(LENGTH)
         seen = None if self.window is None else (rows[:, None] - rows).abs() <= self.window
-        if self.by_hand:
-            scores = q @ k.mT / q.shape[-1] ** 0.5
+        if self.unheard:
+            scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-1) / q.shape[-1] ** 0.5
             scores = scores if seen is None else scores.masked_fill(~seen, -torch.inf)
             return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
         attend = nn.functional.scaled_dot_product_attention
@@ -90,10 +90,10 @@ def unchanged(_: Net) -> None:
     """As it should be."""
 
 
-def by_hand(net: Net) -> None:
-    """Attention is computed without torch's own."""
+def unheard(net: Net) -> None:
+    """Attention is computed in a way that nobody listens for."""
     for number in (1, 2, 3):
-        net.layer(number).by_hand = True
+        net.layer(number).unheard = True
 
 
 def _after(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
@@ -203,7 +203,7 @@ def test_the_part_of_a_layer_is_named(change: Change, rule: str, what: str, laye
 
 @pytest.mark.parametrize("change", [narrow_one, swap_gate_and_up])
 def test_attention_that_was_not_heard_is_not_acquitted(change: Change) -> None:
-    found = why(by_hand, change, good=by_hand)
+    found = why(unheard, change, good=unheard)
     assert found.cause is None, str(found)
     assert "INCONCLUSIVE" in str(found)
     layer = 3 if change is narrow_one else 2
@@ -226,4 +226,4 @@ def test_states_that_are_wrong_are_no_near_tie() -> None:
 
 def test_equal_nets_have_no_cause() -> None:
     assert why(unchanged).verdict == "same"
-    assert why(by_hand, good=by_hand).verdict == "same"
+    assert why(unheard, good=unheard).verdict == "same"

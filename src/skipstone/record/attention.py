@@ -12,6 +12,8 @@ import numpy as np
 _FIXED = 6
 # Until now it was not kept whether weights are dropped.
 _FIXED_BEFORE = 5
+_DTYPES = ("", "float64", "float32", "float16", "bfloat16")
+"""What something was rounded to; the first if nobody saw it."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,15 @@ class AttentionNumbers:
     """The same of values."""
     drops: float = 0.0
     """Share of the weights that it was asked to drop at random."""
+    scored: str = ""
+    """The dtype that scores were rounded to before the softmax; empty if one function did all."""
+    weighed: str = ""
+    """The dtype that weights were rounded to before they were used; empty likewise."""
 
     def pack(self) -> np.ndarray:
         """As one row of values, float64 [1, 6 + 2 H]."""
-        fixed = (self.scale, self.keys, self.causal, self.bias_heads, self.bias_layer)
+        seen = _code(self.scored) * 2 + _code(self.weighed) * 16 + self.causal
+        fixed = (self.scale, self.keys, seen, self.bias_heads, self.bias_layer)
         fixed = (*fixed, self.drops)
         return np.array([[*fixed, *self.key_heads, *self.value_heads]], dtype=np.float64)
 
@@ -55,10 +62,21 @@ class AttentionNumbers:
             return None
         scale, *others = row_1W[0].tolist()
         drops = others.pop(_FIXED_BEFORE - 1) if fixed == _FIXED else 0.0
-        keys, causal, bias_heads, bias_layer, *shared = map(int, others)
-        if keys < 0 or not 0 <= drops <= 1:
+        keys, seen, bias_heads, bias_layer, *shared = map(int, others)
+        if keys < 0 or not 0 <= drops <= 1 or not 0 <= seen < 128:
+            return None
+        scored, weighed = seen // 2 % 8, seen // 16
+        if max(scored, weighed) >= len(_DTYPES):
             return None
         if bias_heads not in (0, 1, heads) or not all(0 <= g < heads for g in shared):
             return None
         of_keys, of_values = tuple(shared[:heads]), tuple(shared[heads:])
-        return cls(scale, keys, bool(causal), bias_heads, bias_layer, of_keys, of_values, drops)
+        return cls(
+            *(scale, keys, bool(seen % 2), bias_heads, bias_layer, of_keys, of_values, drops),
+            *(_DTYPES[scored], _DTYPES[weighed]),
+        )
+
+
+def _code(dtype: str) -> int:
+    """Of a dtype that is kept; others are as if nobody had seen them."""
+    return _DTYPES.index(dtype) if dtype in _DTYPES else 0

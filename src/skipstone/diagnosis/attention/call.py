@@ -9,7 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from skipstone.diagnosis.dtypes import rounded
 from skipstone.record import AttentionNumbers, Tap, TensorKey, TensorRows, Trace
+
+HALF = ("float16", "bfloat16")
+"""Dtypes that scores and weights are seen to be rounded to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,10 @@ class Call:
     """Of the queries."""
     drops: float = 0.0
     """Share of the weights that it was asked to drop at random."""
+    scored: str = ""
+    """The dtype that scores were rounded to before the softmax; empty if it is not known."""
+    weighed: str = ""
+    """The dtype that weights were rounded to before they were used; empty likewise."""
 
     def at(self, rows: np.ndarray) -> Call:
         """The same call for some of its rows, by index."""
@@ -53,10 +61,10 @@ class Call:
         value_KHW = self.value_KGW[:, list(self.value_heads)]
         with np.errstate(all="ignore"):
             score_NHK = np.einsum("nhw,khw->nhk", self.query_NHW, key_KHW) * self.scale
-            score_NHK = score_NHK + self.bias_NHK
+            score_NHK = _as(score_NHK + self.bias_NHK, self.scored)
             weight_NHK = np.exp(score_NHK - score_NHK.max(-1, keepdims=True))
             weight_NHK /= weight_NHK.sum(-1, keepdims=True)
-            return np.einsum("nhk,khw->nhw", weight_NHK, value_KHW)
+            return np.einsum("nhk,khw->nhw", _as(weight_NHK, self.weighed), value_KHW)
 
 
 def read(trace: Trace, sample: int, forward: int, layer: int) -> Call | None:
@@ -106,7 +114,13 @@ def read(trace: Trace, sample: int, forward: int, layer: int) -> Call | None:
         mixed_NHW=_heads(mixed, heads)[order_N],
         dtype=query.dtype,
         drops=numbers.drops,
+        scored=numbers.scored,
+        weighed=numbers.weighed,
     )
+
+
+def _as(values: np.ndarray, dtype: str) -> np.ndarray:
+    return rounded(values, dtype) if dtype in HALF else values
 
 
 def _heads(rows: TensorRows, heads: int) -> np.ndarray:

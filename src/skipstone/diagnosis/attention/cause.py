@@ -46,6 +46,8 @@ def cause_of(found: Difference) -> Cause | None:
     parts = set(found.parts)
     if parts == {"visible"}:
         return Cause("visible-set", found, found.parts)
+    if parts == {"rounding"}:
+        return Cause("quantised", found, found.parts)
     if parts in ({"scale"}, {"sharing"}, {"arithmetic"}):
         return Cause("module-bug", found, found.parts)
     rows: list[Tensor] = [part for part in ("queries", "keys", "values") if part in parts]

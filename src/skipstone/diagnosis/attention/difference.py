@@ -12,12 +12,18 @@ from typing import Literal
 
 import numpy as np
 
-from skipstone.diagnosis.attention.call import Call
+from skipstone.diagnosis.attention.call import HALF, Call
 from skipstone.record import StepRecord
 
 Tensor = Literal["queries", "keys", "values"]
-Part = Literal["visible", "scale", "sharing", "keys", "values", "queries", "arithmetic"]
-_GIVEN: tuple[Part, ...] = ("visible", "scale", "sharing", "keys", "values", "queries")
+Part = Literal["visible", "scale", "sharing", "rounding", "keys", "values", "queries", "arithmetic"]
+_GIVEN: tuple[Part, ...] = (
+    *("visible", "scale", "sharing", "rounding"),
+    *("keys", "values", "queries"),
+)
+# Share of a difference that may be left where what was rounded is rounded again: a number beside
+# the middle of two others may fall to either.
+_LEFT = 0.25
 # Rows that are computed again: each attends all keys.
 _LOOKED_AT = 64
 
@@ -47,6 +53,8 @@ class Difference:
         differ = [part for part in _GIVEN if self._differs(part)]
         if not differ:
             return ("arithmetic",) if self.computed_a and not self.computed_b else ()
+        if differ == ["rounding"] and self.rounds:
+            return ("rounding",)
         if not (self.computed_a and self.computed_b):
             return ()
         sizes = range(1, len(differ) + 1)
@@ -74,6 +82,13 @@ class Difference:
         return mixed is not None and _close(
             mixed.computed(), self._few_a.mixed_NHW, self._precision
         )
+
+    @cached_property
+    def rounds(self) -> bool:
+        """Whether both give what is computed again with scores and weights rounded as in each."""
+        apart = _error(self._few_b.mixed_NHW, self._few_a.mixed_NHW)
+        left = sum(_error(x.computed(), x.mixed_NHW) for x in (self._few_a, self._few_b))
+        return bool(np.sum(left) <= _LEFT * np.sum(apart))
 
     @cached_property
     def positions(self) -> np.ndarray:
@@ -157,6 +172,8 @@ class Difference:
             return (a.key_heads, a.value_heads) != (b.key_heads, b.value_heads)
         if part == "visible":
             return not _same_bias(a, b)
+        if part == "rounding":
+            return _rounding(a, b) != _rounding(b, a)
         if part in ("keys", "values", "queries"):
             return bool(self.wrong(part).any())
         return False
@@ -201,8 +218,20 @@ def _with(b: Call, a: Call, parts: tuple[Part, ...]) -> Call | None:
 _FIELDS: dict[Part, tuple[str, ...]] = {
     "scale": ("scale",),
     "sharing": ("key_heads", "value_heads"),
+    "rounding": ("scored", "weighed"),
     "queries": ("query_NHW",),
 }
+
+
+def _rounding(call: Call, other: Call) -> tuple[str, str]:
+    """What scores and weights of a call are rounded to, where the other call shows it as well.
+
+    Nobody sees that of attention in one function; but it keeps what its queries do.
+    """
+    seen = ((call.scored, other.scored), (call.weighed, other.weighed))
+    unseen = other.dtype not in HALF
+    scored, weighed = (mine if mine in HALF and (its or unseen) else "" for mine, its in seen)
+    return scored, weighed
 
 
 def _taken(a: Call, b: Call, name: str, every: np.ndarray, *, first: bool) -> np.ndarray | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from skipstone.diagnosis.attention.call import HALF
 from skipstone.diagnosis.attention.cause import Cause
 from skipstone.diagnosis.attention.difference import Difference, Part
 from skipstone.diagnosis.attention.relation import Relation
@@ -16,6 +17,7 @@ _PARTS: dict[Part, Sentence] = {
     "visible": Sentence("visible set"),
     "scale": Sentence("scale"),
     "sharing": Sentence("sharing of heads"),
+    "rounding": Sentence("rounding of scores and weights"),
     "queries": Sentence("queries"),
     "keys": Sentence("keys"),
     "values": Sentence("values"),
@@ -53,7 +55,7 @@ def named(parts: Sequence[Part]) -> Sentence:
     """Parts of what attention is given, as a list."""
     words = [
         _PARTS[part]
-        for part in ("visible", "scale", "sharing", "queries", "keys", "values")
+        for part in ("visible", "scale", "sharing", "rounding", "queries", "keys", "values")
         if part in parts
     ]
     said = words[0]
@@ -67,6 +69,8 @@ def _what(cause: Cause) -> Sentence:
         return Sentence("attention sees other keys than it should")
     if cause.name == "position-encoding":
         return _turned(cause)
+    if cause.parts == ("rounding",):
+        return _coarser(cause.found)
     if cause.name == "quantised":
         assert cause.relation is not None
         return Sentence(
@@ -105,6 +109,17 @@ def _scaled(found: Difference, factor: float) -> Sentence:
     if np.isclose(factor, width**0.5, rtol=1e-3):
         return _NOT_DIVIDED
     return Sentence("the scores of attention are {factor:.4g} times A's", factor=factor)
+
+
+def _coarser(found: Difference) -> Sentence:
+    a, b = found.a, found.b
+    if b.scored in HALF and a.scored != b.scored:
+        return Sentence(
+            "scores of attention are rounded to {format} before the softmax", format=b.scored
+        )
+    if b.weighed in HALF and a.weighed != b.weighed:
+        return Sentence("weights of attention are rounded to {format}", format=b.weighed)
+    return Sentence("scores or weights of attention are rounded in A only")
 
 
 def _turned(cause: Cause) -> Sentence:
@@ -228,7 +243,7 @@ def _experiment(cause: Cause) -> Sentence:
             "what its parts give, B's is not",
             layer=found.layer,
         )
-    if not found.gives_a(cause.parts):
+    if not (found.gives_a(cause.parts) or cause.parts == ("rounding",)):
         return NOTHING
     return Sentence(
         "computed the attention of layer {layer} again from what was recorded: B's with A's "

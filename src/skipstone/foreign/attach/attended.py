@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from skipstone.foreign.attach.attention import Attention
 from skipstone.foreign.attach.kept import Rowed
 from skipstone.foreign.attach.snapshot import Copy, Snapshot
+from skipstone.foreign.attention.call import Attention
 from skipstone.record import AttentionNumbers, Tap, TensorKey
 
 
@@ -33,6 +34,8 @@ class _Layer:
     causal: bool
     scale: float
     drops: float
+    rounds: tuple[str, str]
+    """Dtypes of scores and weights; empty if nobody saw them."""
     key_CGKW: Copy | None = None
     """None if the cache has them."""
     value_CGKW: Copy | None = None
@@ -73,6 +76,7 @@ class Attended:
                 causal=attention.causal,
                 scale=attention.scale,
                 drops=attention.drops,
+                rounds=(_name(attention.scored), _name(attention.weighed)),
             )
         )
 
@@ -104,10 +108,10 @@ class Attended:
     def _taken(self, mask: Tensor) -> Copy:
         """A copy of a mask; of what was expanded only once."""
         old = self._mask
-        if old is not None and old[0] is mask and old[1] == mask._version:
+        if old is not None and _same(old[0], mask) and old[1] == _version(mask):
             return old[2]
         once = [slice(0, 1) if step == 0 else slice(None) for step in mask.stride()]
-        self._mask = mask, mask._version, self._snapshot.take(mask[tuple(once)])
+        self._mask = mask, _version(mask), self._snapshot.take(mask[tuple(once)])
         return self._mask[2]
 
 
@@ -161,6 +165,8 @@ class KeptAttention:
             key_heads=_read_by(heads, key.first),
             value_heads=_read_by(heads, value.first),
             drops=layer.drops,
+            scored=layer.rounds[0],
+            weighed=layer.rounds[1],
         )
         kept[self.key] = np.zeros(1, np.int32), numbers.pack()
         return kept
@@ -209,6 +215,10 @@ class _Store:
     """[K, heads that differ * W]; None if they are the cache's."""
 
 
+def _name(dtype: torch.dtype | None) -> str:
+    return "" if dtype is None else str(dtype).removeprefix("torch.")
+
+
 def _own(keys: int, positions: np.ndarray) -> bool:
     """Whether there are no keys but those of the rows, which stand where these do."""
     return keys == positions.size and np.unique(positions).size == keys
@@ -221,6 +231,16 @@ def _is(x: Tensor, cached: Tensor | None) -> bool:
         and x.data_ptr() == cached.data_ptr()
         and (x.shape, x.stride(), x.dtype) == (cached.shape, cached.stride(), cached.dtype)
     )
+
+
+def _same(mask: Tensor, other: Tensor) -> bool:
+    """Whether two are one tensor, or views of one that show the same: it is cut anew in a layer."""
+    return mask is other or (mask._base is other._base is not None and _is(mask, other))
+
+
+def _version(x: Tensor) -> int:
+    """How often a tensor was written to; tensors of inference mode do not count."""
+    return -1 if x.is_inference() else x._version
 
 
 def _side_by_side(x_HNW: np.ndarray) -> np.ndarray:
@@ -257,7 +277,7 @@ def _bias(mask: np.ndarray, c: int, rows: int, keys: int) -> np.ndarray | None:
         bias = np.where(bias < -6e4, -np.inf, bias).astype(np.float16)
     if not bias.any():
         return None
-    if bias.ndim == 3 and len(bias) == 1:
+    if bias.ndim == 3 and (len(bias) == 1 or bool((bias == bias[:1]).all())):
         bias = bias[0]
     bias = np.broadcast_to(bias, (*bias.shape[:-2], rows, keys))
     return np.ascontiguousarray(bias) if bias.ndim == 2 else _side_by_side(bias)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from skipstone.foreign.attach.attended import Attended
-from skipstone.foreign.attach.attention import Attention
 from skipstone.foreign.attach.kept import Kept, KeptTensor
 from skipstone.foreign.attach.picks import Pick
 from skipstone.foreign.attach.scoring import NO_SCORES, Scoring
 from skipstone.foreign.attach.seen import Seen
 from skipstone.foreign.attach.snapshot import Carriers, Copy, Snapshot
 from skipstone.foreign.attach.wanted import AttachLevel
+from skipstone.foreign.attention.call import Attention
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.caches import by_heads, returned
 from skipstone.record import Tap, TensorKey

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.errors import ConfigError
-from skipstone.foreign.attach.attention import Listening
 from skipstone.foreign.attach.chance import generators
 from skipstone.foreign.attach.ending import costs, nothing_recorded, sanitized
 from skipstone.foreign.attach.forward import Forward
@@ -28,10 +27,11 @@ from skipstone.foreign.attach.kept import rowed
 from skipstone.foreign.attach.keys import kind_of_keys
 from skipstone.foreign.attach.picks import Picks
 from skipstone.foreign.attach.run import ForeignRun
-from skipstone.foreign.attach.said import behind, disagree, unlocated, unseen
+from skipstone.foreign.attach.said import attention_unseen, behind, disagree, unlocated, unseen
 from skipstone.foreign.attach.snapshot import Carriers
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.attach.watch import Watch
+from skipstone.foreign.attention.listening import Listening
 from skipstone.foreign.positions.follow import Follower
 from skipstone.foreign.positions.sanitizer import Sanitizer
 from skipstone.foreign.rows.finder import Finder
@@ -176,7 +176,7 @@ class Recording:
             with self.guard.within("reading the states before a layer", source_line):
                 forward.enter(number, x)
         if self._listens:
-            self.listening.enter()
+            self.listening.enter(x)
 
     def leave_layer(self, number: int, output: object) -> None:
         """A layer is done."""
@@ -184,12 +184,19 @@ class Recording:
         forward = self._forward
         if forward is None:
             return
+        if self._listens and (
+            problem := self.listening.problem(self._layers[number - 1], attention)
+        ):
+            self._say(attention_unseen(number, problem, forward.number, self._source()))
         picks = self.picks.taken()
         with torch._C.DisableTorchFunction():
             if forward.leaves_whole(number, output):
                 return
         with self.guard.within("reading the states after a layer", source_line):
             forward.leave(number, output, picks, attention)
+
+    def _source(self) -> str:
+        return "" if self.run is None else self.run.source
 
     def _is_inside(self, inside: bool) -> None:
         """A call of the model is under way from now on, or no more."""

@@ -33,6 +33,15 @@ def unseen(message: str, forward: int, source: str) -> Event:
     return Event("not_recorded", message, source, forward=forward)
 
 
+def attention_unseen(layer: int, problem: str, forward: int, source: str) -> Event:
+    """Attention of a layer could not be followed."""
+    message = (
+        f"what attention is given in layer {layer} is not known as a whole: {problem}; what "
+        f"depends on it is not told"
+    )
+    return Event("attention_not_recorded", message, source, forward=forward)
+
+
 def disagree(true: Placed, said: Placed, forward: int, source: str) -> Event:
     """The rows come from one place of the canvas, and the call puts them at another."""
     a, b = true.positions_BN, said.positions_BN

@@ -42,6 +42,7 @@ _TELLING = (
     "partial_logits_kept",
     "rows_not_located",
     "not_recorded",
+    "attention_not_recorded",
     "recording_failed",
     "measuring_cost",
     "skip_cannot_pay",
