@@ -134,7 +134,7 @@ class Forwards:
         )
         self.canvas.ids_BL.copy_(ids_BL)
         length, dtype = ids_BL.shape[1], model.network.dtype
-        store = KVStore(config, 1, length, dtype, device, None)
+        store = KVStore(config, 1, length, dtype, device)
         self.runner = Runner(model.network, None, EagerLayers(model.network, store))
         self.moment = moment_at(self.canvas, BLOCK, 0, BLOCK.length)
 

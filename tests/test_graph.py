@@ -72,6 +72,8 @@ def test_a_second_run_uses_what_the_first_captured(model: Model) -> None:
     assert engine._kept is kept
     assert captured(engine) == first
     engine.generate(PROMPTS[1])
+    assert engine._kept is kept
+    engine.generate(PROMPTS[2])
     assert engine._kept is not kept
 
 

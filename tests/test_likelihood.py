@@ -39,7 +39,7 @@ def masked_log_probability(model: Model, question: Question, spots: tuple[int, .
     shown = canvas.clone()
     shown[positions] = MASK
     rows = Rows.spans([(0, 0, len(canvas))], network.device)
-    store = KVStore(config, 1, len(canvas), network.dtype, network.device, None)
+    store = KVStore(config, 1, len(canvas), network.dtype, network.device)
     x_LD = network.embed(shown)
     for layer in range(config.num_layers):
         x_LD = network.layer(layer, x_LD, network.angles(rows), rows, store)

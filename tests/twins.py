@@ -206,7 +206,7 @@ def test_kernels_that_start_early_compute_the_same(num_rows: int) -> None:
     ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
     found = list[list[torch.Tensor]]()
     for allowed in (False, True):
-        store = KVStore(network.config, 1, 512, dtype, device, None)
+        store = KVStore(network.config, 1, 512, dtype, device)
         work = partial(stepped, network, ids, rows, store)
         with served_early(allowed):
             eager = [work()]

@@ -71,7 +71,7 @@ SHAPES = {
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_parts_of_the_keys(name: str, parts: int, dtype: torch.dtype) -> None:
     q, key, value, rows = case(*SHAPES[name], dtype)
-    found = triton_attend.attend(q, key, value, rows, None, Tiles(16, 16, parts, 4, 2))
+    found = triton_attend.attend(q, key, value, rows, None, tiles=Tiles(16, 16, parts, 4, 2))
     close(found, exactly(q, key, value, rows, None))
 
 
@@ -97,11 +97,11 @@ def test_what_is_hidden_counts_nothing(parts: int, dtype: torch.dtype) -> None:
     visible[1, :40], visible[2] = False, False
     visible[2, 79] = True
     tiles = Tiles(16, 16, parts, 4, 2)
-    found = triton_attend.attend(q, key, value, rows, visible, tiles)
+    found = triton_attend.attend(q, key, value, rows, visible, tiles=tiles)
     close(found, exactly(q, key, value, rows, visible))
     far = torch.finfo(dtype).max
     key[~visible], value[~visible] = 3.0, far
-    assert_equal(triton_attend.attend(q, key, value, rows, visible, tiles), found)
+    assert_equal(triton_attend.attend(q, key, value, rows, visible, tiles=tiles), found)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -112,7 +112,7 @@ def test_strided_stores_and_queries(parts: int) -> None:
     key = drawn(50, 2, 2, 16, dtype=torch.float32, seed=1).transpose(0, 1)
     value = drawn(2, 2, 100, 16, dtype=torch.float32, seed=2).permute(1, 2, 0, 3)[:, ::2]
     visible = drawn(2, 100, dtype=torch.float32, seed=3)[:, ::2] > 0
-    found = triton_attend.attend(q, key, value, rows, visible, Tiles(32, 16, parts, 4, 2))
+    found = triton_attend.attend(q, key, value, rows, visible, tiles=Tiles(32, 16, parts, 4, 2))
     close(found, exactly(q, key, value, rows, visible))
 
 
@@ -126,7 +126,7 @@ def test_rows_of_a_replay(counts: tuple[int, int, int], parts: int) -> None:
     rows = replace(rows, writes_N=torch.arange(60, device=DEVICE) < used).own()
     rows.offset_A1.copy_(torch.tensor([0, *counts]).cumsum(0))
     q[used:] = torch.nan
-    found = triton_attend.attend(q, key, value, rows, None, Tiles(16, 16, parts, 4, 2))
+    found = triton_attend.attend(q, key, value, rows, None, tiles=Tiles(16, 16, parts, 4, 2))
     assert not found[used:].any()
     now = [(b, 0, n) for b, n in zip((0, 1, 3), counts, strict=True) if n]
     if now:
@@ -138,7 +138,7 @@ def test_no_number_is_hidden() -> None:
     q, key, value, rows = case([(0, 0, 3), (1, 0, 3)], (2, 40, 2, 2, 16), torch.float32)
     key[1, 7, 0] = torch.nan
     for parts in (1, 3):
-        found = triton_attend.attend(q, key, value, rows, None, Tiles(16, 16, parts, 4, 2))
+        found = triton_attend.attend(q, key, value, rows, None, tiles=Tiles(16, 16, parts, 4, 2))
         broken = found.isnan().unflatten(1, (2, 16)).all(-1)
         assert broken.tolist() == [[False, False]] * 3 + [[True, False]] * 3
 

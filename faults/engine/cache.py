@@ -178,9 +178,8 @@ def prompt_from_the_request_before(skipped: int) -> Fault:
         length: int,
         dtype: torch.dtype,
         device: torch.device,
-        visible_BL: Tensor | None,
     ) -> None:
-        init(self, config, batch, length, dtype, device, visible_BL)
+        init(self, config, batch, length, dtype, device)
         generator = torch.Generator().manual_seed(3)
         for store in (self.keys, self.values):
             store.copy_(torch.randn(store.shape, generator=generator))

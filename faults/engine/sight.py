@@ -6,7 +6,9 @@ Shape letters: B requests, L canvas length, N packed rows, H heads, U key/value 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -81,7 +83,8 @@ def padding_seen() -> Fault:
         rows: Rows,
         visible_BL: Tensor | None,
     ) -> Tensor:
-        return attend(q_NHE, key_BLUE, value_BLUE, rows, None)
+        seen = replace(rows, horizon=np.full(rows.num_rows, key_BLUE.shape[1]))
+        return attend(q_NHE, key_BLUE, value_BLUE, seen, visible_BL)
 
     return lambda: instead(ops, "attend", wrong)
 

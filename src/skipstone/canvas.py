@@ -313,20 +313,24 @@ class Moment:
 
     def all_rows(self, *, refresh: bool = False) -> Rows:
         """Every position of every active request."""
-        gen_length = self.canvas.gen_length
-        spans = [(p.request, 0, p.prompt_length + gen_length) for p in self.places]
-        return Rows.spans(spans, self.canvas.device, refresh=refresh)
+        return self._rows(lambda p: (0, self.canvas.length_of(p.request)), refresh=refresh)
 
     def rows_from_block(self) -> Rows:
         """The block and everything right of it."""
-        gen_length = self.canvas.gen_length
-        spans = [(p.request, p.start, p.prompt_length + gen_length) for p in self.places]
-        return Rows.spans(spans, self.canvas.device)
+        return self._rows(lambda p: (p.start, self.canvas.length_of(p.request)))
 
     def block_rows(self) -> Rows:
         """The block alone."""
-        spans = [(p.request, p.start, p.stop) for p in self.places]
-        return Rows.spans(spans, self.canvas.device)
+        return self._rows(lambda p: (p.start, p.stop))
+
+    def _rows(self, span: Callable[[Place], tuple[int, int]], *, refresh: bool = False) -> Rows:
+        """A span of every active request; its rows see the whole request."""
+        return Rows.spans(
+            [(p.request, *span(p)) for p in self.places],
+            self.canvas.device,
+            lengths=[self.canvas.length_of(p.request) for p in self.places],
+            refresh=refresh,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Rows: the positions of a canvas that one forward recomputes.
 
 Everything that travels through the layers is packed: row ``n`` is position ``position_N[n]`` of
-request ``request_N[n]``. Nothing is ever compared, scattered or stored by row number.
+request ``request_N[n]``, and sees what stands left of its horizon, ``horizon_N[n]``. Nothing is ever
+compared, scattered or stored by row number.
 
 The host's arrays say what a step computes; kernels read the tensors alone. Those of a captured
 graph are overwritten before each replay: then a request may have fewer rows than the host says, or
@@ -79,6 +80,8 @@ class Rows:
     """int64 [N], on the host: the request of each row."""
     position: np.ndarray
     """int64 [N], on the host: the absolute position of each row in the canvas of its request."""
+    horizon: np.ndarray
+    """int64 [N], on the host: the first position of its request that each row may not see."""
     device: torch.device
     refreshed: tuple[int, ...] = ()
     """Requests that are refreshed: every layer of each of their rows is renewed, none may skip."""
@@ -93,10 +96,18 @@ class Rows:
         spans: Sequence[tuple[int, int, int]],
         device: torch.device,
         *,
+        lengths: Sequence[int] | None = None,
         refresh: bool = False,
     ) -> Rows:
-        """Rows of the spans ``(request, first position, last position + 1)``; none is empty."""
-        return _spans(tuple(spans), device, refresh)
+        """Rows of the spans ``(request, first position, last position + 1)``; none is empty.
+
+        Args:
+            spans: one for each request, ascending.
+            device: where the rows will be needed.
+            lengths: of these requests, of which every row sees all; None: all that a store holds.
+            refresh: whether the requests are refreshed.
+        """
+        return _spans(tuple(spans), None if lengths is None else tuple(lengths), device, refresh)
 
     @classmethod
     def join(cls, *parts: Rows) -> Rows:
@@ -129,19 +140,24 @@ class Rows:
         return max(self.counts, default=0)
 
     @cached_property
-    def where_2N(self) -> Tensor:
-        """int64 [2, N]: ``request`` and ``position`` on the device, after one copy."""
-        return to_device(np.stack([self.request, self.position]), self.device)
+    def where_3N(self) -> Tensor:
+        """int64 [3, N]: ``request``, ``position``, ``horizon`` on the device, after one copy."""
+        return to_device(np.stack([self.request, self.position, self.horizon]), self.device)
 
     @cached_property
     def request_N(self) -> Tensor:
         """int64 [N]: ``request`` on the device."""
-        return self.where_2N[0]
+        return self.where_3N[0]
 
     @cached_property
     def position_N(self) -> Tensor:
         """int64 [N]: ``position`` on the device."""
-        return self.where_2N[1]
+        return self.where_3N[1]
+
+    @cached_property
+    def horizon_N(self) -> Tensor:
+        """int64 [N]: ``horizon`` on the device."""
+        return self.where_3N[2]
 
     @cached_property
     def request_A(self) -> Tensor:
@@ -161,20 +177,22 @@ class Rows:
         return to_device(np.concatenate(slots), self.device)
 
     @classmethod
-    def static(cls, batch: int, num_rows: int, widest: int, device: torch.device) -> Rows:
+    def static(cls, batch: int, num_rows: int, horizon: int, device: torch.device) -> Rows:
         """Rows for a captured graph, whose tensors are filled later: all padding as yet.
 
         Args:
-            batch: A, requests that may have rows.
+            batch: A, requests that may have rows, as many each as there are.
             num_rows: N, padding included.
-            widest: most rows that a request may have.
+            horizon: as far as any of them may see, for who cuts up the work.
             device: where the tensors lie.
         """
+        nowhere = np.zeros(num_rows, np.int64)
         rows = cls(
             requests=tuple(range(batch)),
-            counts=(widest,) * batch,
-            request=np.zeros(num_rows, np.int64),
-            position=np.zeros(num_rows, np.int64),
+            counts=(num_rows,) * batch,
+            request=nowhere,
+            position=nowhere,
+            horizon=np.full(num_rows, horizon, np.int64),
             device=device,
             writes_N=torch.zeros(num_rows, dtype=torch.bool, device=device),
         )
@@ -201,7 +219,7 @@ class Rows:
             fresh_N=None if self.fresh_N is None else self.fresh_N.clone(),
         )
         for part in (rows, *(part for part, _ in rows.alike)):
-            for name in ("where_2N", "request_A", "offset_A1", "padded_N"):
+            for name in ("where_3N", "request_A", "offset_A1", "padded_N"):
                 getattr(part, name)
         return rows
 
@@ -226,6 +244,7 @@ class Rows:
             counts=tuple(counts[requests].tolist()),
             request=request,
             position=self.position[index],
+            horizon=self.horizon[index],
             device=self.device,
             refreshed=tuple(r for r in self.refreshed if counts[r : r + 1].any()),
         )
@@ -233,11 +252,12 @@ class Rows:
     def pack(self, index: np.ndarray) -> tuple[Rows, Tensor]:
         """The rows at ``index``, and the index on the device: all of it after one copy."""
         rows = self._at(index)
-        packed_3N = to_device(np.stack([index, rows.request, rows.position]), self.device)
-        vars(rows)["where_2N"] = packed_3N[1:]
+        packed = np.stack([index, rows.request, rows.position, rows.horizon])
+        packed_4N = to_device(packed, self.device)
+        vars(rows)["where_3N"] = packed_4N[1:]
         if self.fresh_N is not None:
-            rows = rows._with(fresh_N=self.fresh_N[packed_3N[0]])
-        return rows, packed_3N[0]
+            rows = rows._with(fresh_N=self.fresh_N[packed_4N[0]])
+        return rows, packed_4N[0]
 
     def protect(self, requests: Sequence[int]) -> Rows:
         """The same rows, none of which may be dropped of some requests."""
@@ -261,12 +281,28 @@ class Rows:
         return marked_BL
 
 
-_PLACES = ("where_2N", "request_N", "position_N", "request_A", "offset_A1", "padded_N", "alike")
+# Beyond any length; a store ends earlier.
+_EVERYTHING = np.iinfo(np.int32).max
+_PLACES = (
+    "where_3N",
+    "request_N",
+    "position_N",
+    "horizon_N",
+    "request_A",
+    "offset_A1",
+    "padded_N",
+    "alike",
+)
 
 
 # Steps of a block have the same rows: what is on the device need not be copied again.
 @lru_cache(maxsize=64)
-def _spans(spans: tuple[tuple[int, int, int], ...], device: torch.device, refresh: bool) -> Rows:
+def _spans(
+    spans: tuple[tuple[int, int, int], ...],
+    lengths: tuple[int, ...] | None,
+    device: torch.device,
+    refresh: bool,
+) -> Rows:
     requests = tuple(request for request, _, _ in spans)
     counts = tuple(stop - start for _, start, stop in spans)
     nothing = np.empty(0, np.int64)
@@ -275,6 +311,7 @@ def _spans(spans: tuple[tuple[int, int, int], ...], device: torch.device, refres
         counts=counts,
         request=np.repeat(np.array(requests, np.int64), counts),
         position=np.concatenate([nothing, *(np.arange(start, stop) for _, start, stop in spans)]),
+        horizon=np.repeat(np.array(lengths or (_EVERYTHING,) * len(spans), np.int64), counts),
         device=device,
         refreshed=requests if refresh else (),
     )
@@ -291,6 +328,7 @@ def _join(parts: tuple[Rows, ...]) -> Rows:
         counts=tuple(counts[request] for request in requests),
         request=request[order],
         position=np.concatenate([part.position for part in parts])[order],
+        horizon=np.concatenate([part.horizon for part in parts])[order],
         device=parts[0].device,
         refreshed=tuple(sorted(request for part in parts for request in part.refreshed)),
     )

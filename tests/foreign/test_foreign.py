@@ -37,7 +37,7 @@ def our_states(model: Model, ids: Tensor) -> list[Tensor]:
     network = model.network
     length = ids.shape[1]
     rows = Rows.spans([(0, 0, length)], ids.device)
-    store = KVStore(network.config, 1, length, network.dtype, ids.device, None)
+    store = KVStore(network.config, 1, length, network.dtype, ids.device)
     angles = network.angles(rows)
     states = [network.embed(ids[0])]
     for layer in range(network.config.num_layers):

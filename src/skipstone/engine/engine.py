@@ -246,8 +246,7 @@ class Engine:
             device=network.device,
             seeds=(settings.seed or 0,) * canvas.batch,
         )
-        visible_BL = canvas.status_BL != Status.PAD if len(set(lengths)) > 1 else None
-        layers = self._layers(geometry, visible_BL, graphs=graphs)
+        layers = self._layers(geometry, graphs=graphs)
         run = Run(
             settings=settings,
             config=config,
@@ -265,6 +264,8 @@ class Engine:
             # A CPU computes while it launches.
             ahead=1 if canvas.ids_BL.is_cuda and self._may_fly(canvas.batch, observer) else 0,
         )
+        if isinstance(layers, GraphLayers):
+            layers.warm_up(run.runner.spans())
         if canvas.ids_BL.is_cuda and run.runner.skip is not None:
             run.runner.packs = self._packs(run)
         return run
@@ -287,22 +288,19 @@ class Engine:
         tapped = observer is not None and bool(observer.taps)
         return not (tapped or settings.temperature > 0 or leaves)
 
-    def _layers(self, geometry: Geometry, visible_BL: Tensor | None, *, graphs: bool) -> Layers:
-        """Layers over an empty store; graphs that an earlier run captured, if they fit."""
+    def _layers(self, geometry: Geometry, *, graphs: bool) -> Layers:
+        """Layers over a store; with all graphs that earlier runs captured, if it has room."""
         network, kept = self.model.network, self._kept
-        if graphs and kept is not None and kept.store.fits(geometry, visible_BL):
+        if graphs and kept is not None and kept.store.fits(geometry):
             # Not at hand for a run that starts before this one has ended.
             self._kept = None
-            kept.store.clear(visible_BL)
             return kept
-        store = KVStore(
-            network.config,
-            geometry.batch,
-            geometry.length,
-            geometry.dtype,
-            geometry.device,
-            visible_BL,
-        )
+        slots, length = geometry.batch, geometry.length
+        if graphs and network.device.type == "cuda":
+            # What is captured lies over this memory: it has room for the longest prompt at once.
+            self._kept = None
+            length = network.config.max_length
+        store = KVStore(network.config, slots, length, geometry.dtype, geometry.device)
         return GraphLayers(network, store) if graphs else EagerLayers(network, store)
 
     def _results(

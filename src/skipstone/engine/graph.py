@@ -10,7 +10,7 @@ Shape letters: N packed rows (padded), D width, L canvas length, B requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 # Above this, launches hide behind the arithmetic, and the states of a graph would take memory.
 MOST_ROWS = 2048
+# Where the states of every layer are kept, they take as much for each.
+_MOST_ROWS_OF_EVERY = 1024
+
+Span = tuple[int, int, bool]
+"""First and last layer, and whether the states after each of them are wanted."""
 
 
 class Shape(NamedTuple):
@@ -39,11 +44,11 @@ class Shape(NamedTuple):
     """Whether every state is wanted, or only the last."""
     num_rows: int
     """N, the size of the bucket."""
-    widest: int
-    """Most rows of one request."""
-    spread: tuple[tuple[int, ...], tuple[int, ...], bool] | None
-    """Requests, rows of each, and whether some do not write, where attention does not read all that
-    from the device."""
+    splits: bool
+    """Whether attention may split the keys that rows see."""
+    spread: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool] | None
+    """Requests, rows of each, how far they see, and whether some do not write, where attention does
+    not read all that from the device."""
 
 
 @dataclass(eq=False)
@@ -70,8 +75,8 @@ class Graph:
             return
         self._take_writes(rows)
         held = self.held
-        if held is None or held.where_2N is not rows.where_2N:
-            self.static.where_2N[:, : rows.num_rows].copy_(rows.where_2N)
+        if held is None or held.where_3N is not rows.where_3N:
+            self.static.where_3N[:, : rows.num_rows].copy_(rows.where_3N)
         if held is None or (held.requests, held.counts) != (rows.requests, rows.counts):
             requests = [*self.static.requests, np.iinfo(np.int64).max]
             starts = np.searchsorted(rows.request, requests)
@@ -112,6 +117,8 @@ class GraphLayers:
         """Capture over a store, whose memory never moves."""
         self.store = store
         self._eager = EagerLayers(network, store)
+        self._width = network.config.width
+        self._input_ND: Tensor | None = None
         self._graphs = dict[Shape, Graph]()
         self._pool = torch.cuda.graph_pool_handle() if store.keys.is_cuda else None
 
@@ -119,33 +126,59 @@ class GraphLayers:
         self, first: int, last: int, x_ND: Tensor, rows: Rows, *, every: bool
     ) -> Iterator[tuple[int, Tensor]]:
         """Layers ``first`` to ``last``; see ``Layers``."""
-        if rows.num_rows > MOST_ROWS:
+        if rows.num_rows > _most_rows(every=every):
             yield from self._eager.run(first, last, x_ND, rows, every=every)
             return
         shape = self._shape(first, last, rows, every=every)
         if shape not in self._graphs:
-            self._graphs[shape] = self._prepare(shape, rows, x_ND)
+            self._graphs[shape] = self._prepare(shape, rows)
         graph, count = self._graphs[shape], rows.num_rows
         graph.take(rows, x_ND)
         for layer, states_ND in graph.run(self._pool):
             yield layer, states_ND[:count]
 
-    def _shape(self, first: int, last: int, rows: Rows, *, every: bool) -> Shape:
-        by_tensors = ops.attends_by_tensors(self.store.keys)
-        if not by_tensors or ops.left_to_torch(rows, self.store.visible_BL):
-            spread = (rows.requests, rows.counts, rows.writes_N is not None)
-            return Shape(first, last, every, rows.num_rows, rows.widest, spread)
-        widest = bucket(rows.widest)
-        return Shape(first, last, every, bucket(rows.num_rows), widest, None)
+    def warm_up(self, spans: Sequence[Span]) -> None:
+        """Capture all that any rows may need, so that nothing is captured later.
 
-    def _prepare(self, shape: Shape, rows: Rows, x_ND: Tensor) -> Graph:
-        if shape.spread is None:
-            static = Rows.static(
-                self.store.keys.shape[1], shape.num_rows, shape.widest, rows.device
-            )
+        Every bucket is computed twice over padding alone, which writes nothing.
+        """
+        if self._pool is None or not ops.attends_by_tensors(self.store.keys):
+            return
+        for first, last, every in spans:
+            # The largest first: what it needs in between serves the others, too.
+            for num_rows in reversed(list(buckets(_most_rows(every=every)))):
+                for shape in self._shapes_of(first, last, num_rows, every=every):
+                    self._graphs[shape] = graph = self._prepare(shape, None)
+                    graph.run(self._pool)
+                    graph.run(self._pool)
+
+    def _shape(self, first: int, last: int, rows: Rows, *, every: bool) -> Shape:
+        if ops.attends_by_tensors(self.store.keys):
+            splits = ops.splits_keys(rows)
+            return Shape(first, last, every, bucket(rows.num_rows), splits, None)
+        horizon = tuple(rows.horizon.tolist())
+        spread = (rows.requests, rows.counts, horizon, rows.writes_N is not None)
+        return Shape(first, last, every, rows.num_rows, False, spread)
+
+    def _shapes_of(self, first: int, last: int, num_rows: int, *, every: bool) -> list[Shape]:
+        """Those of a bucket that were not captured yet."""
+        whole = Rows.static(1, num_rows, self.store.length, torch.device("cpu"))
+        both = (False, True) if ops.splits_keys(whole) else (False,)
+        shapes = [Shape(first, last, every, num_rows, splits, None) for splits in both]
+        return [shape for shape in shapes if shape not in self._graphs]
+
+    def _prepare(self, shape: Shape, rows: Rows | None) -> Graph:
+        keys = self.store.keys
+        if shape.spread is None or rows is None:
+            sees = self.store.length if shape.splits else 0
+            static = Rows.static(self.store.slots, shape.num_rows, sees, keys.device)
         else:
             static = rows.own()
-        x_ND = x_ND.new_zeros(shape.num_rows, x_ND.shape[1])
+        # All graphs read their input from the same memory: one runs at a time.
+        if self._input_ND is None or len(self._input_ND) < shape.num_rows:
+            most = max(shape.num_rows, MOST_ROWS if keys.is_cuda else 0)
+            self._input_ND = keys.new_zeros(most, self._width)
+        x_ND = self._input_ND[: shape.num_rows]
         # Not self: in a cycle, graphs would be freed at any time, and during a capture that fails.
         eager = self._eager
 
@@ -159,3 +192,14 @@ def bucket(count: int) -> int:
     """A number of rows that many are padded to: at most a quarter more, where that matters."""
     step = 16 if count <= 64 else 32 if count <= 256 else 64 if count <= 1024 else 128
     return -(-count // step) * step
+
+
+def buckets(most: int) -> Iterator[int]:
+    """All of them up to ``most`` rows, ascending."""
+    count = 0
+    while (count := bucket(count + 1)) <= most:
+        yield count
+
+
+def _most_rows(*, every: bool) -> int:
+    return _MOST_ROWS_OF_EVERY if every else MOST_ROWS

@@ -193,10 +193,9 @@ def _forward(network: Network, batch: Sequence[_Copy]) -> list[float]:
     for b, (copy, length) in enumerate(zip(batch, lengths, strict=True)):
         ids_BL[b, :length] = [*copy.question.context, *copy.question.answer]
         masked_BL[b, len(copy.question.context) : length] = copy.masked_A
-    rows = Rows.spans([(b, 0, int(n)) for b, n in enumerate(lengths)], network.device)
-    visible_BL = np.arange(longest)[None] < lengths[:, None]
-    seen_BL = None if visible_BL.all() else to_device(visible_BL, network.device)
-    store = KVStore(config, len(batch), longest, network.dtype, network.device, seen_BL)
+    spans = [(b, 0, int(n)) for b, n in enumerate(lengths)]
+    rows = Rows.spans(spans, network.device, lengths=lengths.tolist())
+    store = KVStore(config, len(batch), longest, network.dtype, network.device)
     shown_BL = to_device(np.where(masked_BL, config.mask_id, ids_BL), network.device)
     x_ND = network.embed(shown_BL[rows.request_N, rows.position_N])
     layers = EagerLayers(network, store)

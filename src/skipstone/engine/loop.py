@@ -232,7 +232,6 @@ class Run:
         self.committed_BL[request].zero_()
         for table_BL in self.ages or ():
             table_BL[request] = -1
-        self.runner.store.enter(request, len(prompt) + self.canvas.gen_length)
         self.scorer.forget(request)
         self.unmask.forget(request)
         if self.runner.skip is not None:

@@ -165,6 +165,15 @@ class Runner:
             states=states,
         )
 
+    def spans(self) -> list[tuple[int, int, bool]]:
+        """What a forward asks of its layers: first, last, and whether every state is wanted."""
+        found, layer = list[tuple[int, int, bool]](), 0
+        while layer < self.network.config.num_layers:
+            last, shown = self._span(layer)
+            found.append((layer + 1, last, shown))
+            layer = last
+        return found
+
     def _span(self, layer: int) -> tuple[int, bool]:
         """Up to which layer all can be computed, and whether the skip policy sees the states."""
         num_layers = self.network.config.num_layers

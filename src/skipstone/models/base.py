@@ -54,7 +54,8 @@ class KVStore:
     """Keys and values of every position of every request, addressed by absolute position.
 
     A forward overwrites the rows it computes; every other position keeps what it has. Keys are
-    stored rotated, so nothing is rotated twice.
+    stored rotated, so nothing is rotated twice. Each request has room for ``length`` positions, of
+    which it may need fewer: what a row sees ends at its horizon.
     """
 
     def __init__(
@@ -64,33 +65,28 @@ class KVStore:
         length: int,
         dtype: torch.dtype,
         device: torch.device,
-        visible_BL: Tensor | None,
     ) -> None:
-        """Allocate an empty store; ``visible_BL`` is False where a position is padding."""
+        """Allocate an empty store."""
         shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_width)
-        # Padding is never attended, but 0 x NaN is NaN: what SDPA masks must still be finite.
+        # What no row sees is never attended, but 0 x NaN is NaN: what SDPA masks must be finite.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.visible_BL = visible_BL
+        self.visible_BL: Tensor | None = None
+        """bool: False where a position is hidden from all rows; None hides nothing."""
 
-    def fits(self, geometry: Geometry, visible_BL: Tensor | None) -> bool:
-        """Whether this store can serve another run without moving."""
-        shape = self.keys.shape[1:3]
-        padded = self.visible_BL is not None
-        return shape == (geometry.batch, geometry.length) and padded == (visible_BL is not None)
+    @property
+    def slots(self) -> int:
+        """B, requests that have room at once."""
+        return self.keys.shape[1]
 
-    def clear(self, visible_BL: Tensor | None) -> None:
-        """Forget everything, in place; ``visible_BL`` is that of the next run."""
-        self.keys.zero_()
-        self.values.zero_()
-        if self.visible_BL is not None and visible_BL is not None:
-            self.visible_BL.copy_(visible_BL)
+    @property
+    def length(self) -> int:
+        """L, positions for which each of them has room."""
+        return self.keys.shape[2]
 
-    def enter(self, request: int, length: int) -> None:
-        """Let a request of ``length`` positions take a place; it writes before it reads."""
-        if self.visible_BL is not None:
-            self.visible_BL[request, :length].fill_(True)
-            self.visible_BL[request, length:].fill_(False)
+    def fits(self, geometry: Geometry) -> bool:
+        """Whether this store has room for another run."""
+        return self.slots >= geometry.batch and self.length >= geometry.length
 
     def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
         """Overwrite the keys and values of ``rows`` in one layer. Changes the store.

@@ -83,7 +83,8 @@ class Layer(nn.Module):
         normed_ND = ops.rms_norm(x_ND, self.attn_norm, config.norm_eps)
         qkv_NHE = ops.linear(normed_ND, self.qkv).unflatten(-1, (-1, config.head_width))
         q_NHE = store.write(index, rows, qkv_NHE, angles_2NE)
-        return ops.attend(q_NHE, store.keys[index], store.values[index], rows, store.visible_BL)
+        keys, values = store.keys[index], store.values[index]
+        return ops.attend(q_NHE, keys, values, rows, store.visible_BL)
 
 
 class LLaDA(nn.Module):

@@ -199,7 +199,11 @@ def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
 
 
 def attend(
-    q_NHE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, visible_BL: Tensor | None
+    q_NHE: Tensor,
+    key_BLUE: Tensor,
+    value_BLUE: Tensor,
+    rows: Rows,
+    visible_BL: Tensor | None = None,
 ) -> Tensor:
     """See ``reference.attend``; rows beyond ``rows.offset_A1[-1]`` give zeros."""
     if not attends_by_tensors(q_NHE) or left_to_torch(rows, visible_BL):
@@ -207,6 +211,16 @@ def attend(
     from skipstone.ops import triton_attend
 
     return triton_attend.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+
+
+def splits_keys(rows: Rows) -> bool:
+    """Whether attention that finds its rows through tensors may split the keys that they see.
+
+    This is all that a captured graph must know of lengths.
+    """
+    from skipstone.ops import triton_attend
+
+    return triton_attend.splits(rows)
 
 
 def attends_by_tensors(keys: Tensor) -> bool:
@@ -222,7 +236,8 @@ def left_to_torch(rows: Rows, visible_BL: Tensor | None) -> bool:
     """Whether PyTorch's attention is faster for these rows."""
     # With ``writes_N`` there may be padding, of which the host's counts know nothing.
     dense = rows.uniform and visible_BL is None and rows.writes_N is None
-    return dense and rows.widest > MOST_ROWS_OF_KERNEL
+    alike = dense and rows.num_rows > 0 and (rows.horizon == rows.horizon[0]).all()
+    return bool(alike) and rows.widest > MOST_ROWS_OF_KERNEL
 
 
 def similarity(

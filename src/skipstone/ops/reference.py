@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -126,16 +127,20 @@ def rotate_and_write(
 
 
 def attend(
-    q_NHE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, visible_BL: Tensor | None
+    q_NHE: Tensor,
+    key_BLUE: Tensor,
+    value_BLUE: Tensor,
+    rows: Rows,
+    visible_BL: Tensor | None = None,
 ) -> Tensor:
-    """Attention of packed rows over all visible positions of their own request.
+    """Attention of packed rows over their own request, up to the horizon of each.
 
     Args:
         q_NHE: rotated queries of the rows.
         key_BLUE: keys of all requests, stored rotated.
         value_BLUE: values of all requests.
         rows: whose queries these are.
-        visible_BL: bool, False where a position is padding; None when nothing is padded.
+        visible_BL: bool, False where a position is hidden from all rows; None hides nothing.
 
     Returns:
         [N, H*E] in the dtype of the queries.
@@ -154,9 +159,15 @@ def _attend_padded(
 ) -> Tensor:
     _, heads, width = q_NHE.shape
     requests = len(rows.requests)
+    # A slice is a view; nothing beyond the farthest horizon is read.
+    bound = min(key_BLUE.shape[1], int(rows.horizon.max(initial=0)))
+    key_BLUE, value_BLUE = key_BLUE[:, :bound], value_BLUE[:, :bound]
+    visible_BL = None if visible_BL is None else visible_BL[:, :bound]
     if requests < key_BLUE.shape[0]:
-        key_BLUE, value_BLUE = key_BLUE[rows.request_A], value_BLUE[rows.request_A]
-        visible_BL = None if visible_BL is None else visible_BL[rows.request_A]
+        whose = _consecutive(rows)
+        key_BLUE, value_BLUE = key_BLUE[whose], value_BLUE[whose]
+        visible_BL = None if visible_BL is None else visible_BL[whose]
+    mask = _mask(rows, bound, visible_BL)
     if rows.uniform:
         q_ARHE = q_NHE.view(requests, -1, heads, width)
     else:
@@ -168,11 +179,36 @@ def _attend_padded(
         q_ARHE.transpose(1, 2),
         key_BLUE.transpose(1, 2),
         value_BLUE.transpose(1, 2),
-        attn_mask=None if visible_BL is None else visible_BL[:, None, None, :],
+        attn_mask=mask,
         enable_gqa=heads != key_BLUE.shape[2],
     )
     out = out_AHRE.transpose(1, 2).reshape(-1, heads * width)
     return out if rows.uniform else out[rows.padded_N]
+
+
+def _consecutive(rows: Rows) -> slice | Tensor:
+    """Which requests have rows: as a slice, which copies nothing, where they stand together."""
+    first, last = rows.requests[0], rows.requests[-1]
+    whole = last - first + 1 == len(rows.requests)
+    return slice(first, last + 1) if whole else rows.request_A
+
+
+def _mask(rows: Rows, bound: int, visible_BL: Tensor | None) -> Tensor | None:
+    """Bool [A, 1, 1 or R, L]: what is seen of the first ``bound`` positions; None if all is."""
+    shown = None if visible_BL is None else visible_BL[:, None, None, :]
+    if (rows.horizon >= bound).all():
+        return shown
+    first = np.cumsum((0, *rows.counts[:-1]))
+    horizon_A = rows.horizon[first]
+    if (np.repeat(horizon_A, rows.counts) == rows.horizon).all():
+        horizon = torch.from_numpy(horizon_A).to(rows.device)[:, None, None, None]
+    else:
+        # Unused slots see everything, so that no row sees nothing.
+        horizon = torch.full((len(rows.counts) * rows.widest,), bound, device=rows.device)
+        horizon[rows.padded_N] = rows.horizon_N
+        horizon = horizon.view(len(rows.counts), 1, -1, 1)
+    inside = torch.arange(bound, device=rows.device) < horizon
+    return inside if shown is None else inside & shown
 
 
 class Scored(NamedTuple):

@@ -1,10 +1,14 @@
-"""Triton kernels for attention of few packed rows over long contexts, as many as each request has.
+"""Triton kernel for attention of packed rows over long contexts, as many as each request has.
+
+What a row may attend ends at its horizon, which is read on the device; so are the rows of each
+request. One launch therefore serves any mix of requests and lengths, and a graph that captured it
+serves them, too.
 
 Where there are few programs, the keys are split among more of them: each leaves an unnormalised sum
 of values, its largest score and its sum of exponentials, and a second kernel joins them in order.
-Nothing is read on the host: which rows are whose stands in ``Rows.offset_A1``.
+How the keys of a row are split depends on its horizon alone.
 
-Shape letters as in ``reference``; P parts of the keys.
+Shape letters as in ``reference``; P parts of the keys, T tiles of rows.
 """
 
 from __future__ import annotations
@@ -25,9 +29,10 @@ from skipstone.rows import Rows
 _PROCESSORS = 132
 # Programs that fill a card: two run at once on each processor.
 _ENOUGH = 2 * _PROCESSORS
-# Joining costs a launch and reads every part again: no part of a split has fewer keys, and there
-# are no more of them.
+# Joining reads every part again: no part of a split has fewer keys, and there are no more of them.
 _LEAST_KEYS, _MOST_PARTS = 128, 4
+# With more rows there are enough programs.
+_MOST_ROWS_OF_SPLIT = 256
 _LOG2_E = 1.4426950408889634
 
 
@@ -39,9 +44,11 @@ class Tiles(NamedTuple):
     keys: int
     """Keys that are taken at once; a power of two, 16 or more."""
     parts: int
-    """P, programs among which the keys of a request are split."""
+    """P, the most programs among which the keys of a row are split."""
     warps: int
     stages: int
+    least_keys: int = _LEAST_KEYS
+    """Keys that a part has, if the keys are split at all."""
 
 
 @triton.jit
@@ -53,15 +60,41 @@ def _add_product(sums, left, right, WIDENS: tl.constexpr):
 
 
 @triton.jit
+def _find_tile(offset_ptr, tile, requests, ROWS: tl.constexpr, REQUESTS: tl.constexpr):
+    """Which request a tile of rows belongs to, and its first row; -1 if to none.
+
+    Tiles are counted over all requests, each of which begins a new one.
+    """
+    if REQUESTS == 1:
+        # Nothing else waits for this read.
+        alone = tl.load(offset_ptr + 1)
+        return tl.where(tile * ROWS < alone, 0, -1), tile * ROWS, alone
+    at = tl.arange(0, REQUESTS)
+    known = at < requests
+    start = tl.load(offset_ptr + at, mask=known, other=0)
+    stop = tl.load(offset_ptr + at + 1, mask=known, other=0)
+    tiles = tl.where(known, (stop - start + ROWS - 1) // ROWS, 0)
+    ends = tl.cumsum(tiles, axis=0)
+    mine = (ends > tile) & (ends - tiles <= tile)
+    found = tl.max(tl.where(mine, at, -1), axis=0)
+    first = tl.sum(tl.where(mine, start + (tile - (ends - tiles)) * ROWS, 0), axis=0)
+    last = tl.sum(tl.where(mine, stop, 0), axis=0)
+    return found, first, last
+
+
+@triton.jit(do_not_specialize=["num_rows", "requests", "capacity"])
 def _attend_kernel(
     q_ptr,
     key_ptr,
     value_ptr,
     visible_ptr,
+    horizon_ptr,
     request_ptr,
     offset_ptr,
     out_ptr,
+    sums_ptr,
     summary_ptr,
+    parts_ptr,
     q_stride,
     key_stride_b,
     key_stride_l,
@@ -70,8 +103,8 @@ def _attend_kernel(
     value_stride_l,
     value_stride_u,
     num_rows,
-    length,
-    part_keys,
+    requests,
+    capacity,
     scale,
     HEADS: tl.constexpr,
     SHARED: tl.constexpr,
@@ -80,6 +113,8 @@ def _attend_kernel(
     SLOTS: tl.constexpr,
     KEYS: tl.constexpr,
     PARTS: tl.constexpr,
+    LEAST_KEYS: tl.constexpr,
+    REQUESTS: tl.constexpr,
     MASKED: tl.constexpr,
     WIDENS: tl.constexpr,
     EARLY: tl.constexpr,
@@ -92,30 +127,45 @@ def _attend_kernel(
     ROWS: tl.constexpr = SLOTS // GROUP
     wait_for_inputs(EARLY)
     tile, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
-    at = tl.program_id(2)
-    start, stop = tl.load(offset_ptr + at), tl.load(offset_ptr + at + 1)
     slot, lane = tl.arange(0, SLOTS), tl.arange(0, WIDTH)
     head = tl.program_id(1) * GROUP + slot % GROUP
-    if PARTS == 1:
-        # Padding is nobody's: the programs of the last request clear it.
-        padding = tl.where(at == tl.num_programs(2) - 1, stop + tile * ROWS, num_rows)
-        for first in range(padding, num_rows, tl.num_programs(0) * ROWS):
+    used = tl.load(offset_ptr + requests)
+    if part == 0:
+        # Padding is nobody's: all programs together clear it.
+        tiles = tl.num_programs(0) // PARTS
+        for first in range(used + tile * ROWS, num_rows, tiles * ROWS):
             n = (first + slot // GROUP).to(tl.int64)
             to = ((n * HEADS + head) * WIDTH)[:, None] + lane[None, :]
             nothing = tl.zeros((SLOTS, WIDTH), out_ptr.dtype.element_ty)
             tl.store(out_ptr + to, nothing, mask=(n < num_rows)[:, None])
-    if start + tile * ROWS >= stop:
+    at, first_row, stop = _find_tile(offset_ptr, tile, requests, ROWS, REQUESTS)
+    if at < 0:
         return
 
-    n = (start + tile * ROWS + slot // GROUP).to(tl.int64)
+    n = (first_row + slot // GROUP).to(tl.int64)
     mine = n < stop
+    # Asked of padding, too, so that nothing waits for the number of rows.
+    horizon = tl.load(horizon_ptr + n, mask=n < num_rows, other=0)
+    horizon = tl.minimum(tl.where(mine, horizon, 0), capacity).to(tl.int32)
+    bound = tl.max(horizon, axis=0)
+    nearest = tl.min(tl.where(mine, horizon, bound), axis=0)
+    parts = tl.minimum(tl.maximum(bound // LEAST_KEYS, 1), PARTS)
+    if PARTS > 1:
+        if part == 0 and tl.program_id(1) == 0:
+            # Several heads of a row write the same.
+            tl.store(parts_ptr + n, tl.broadcast_to(parts, (SLOTS,)), mask=mine)
+    if part >= parts:
+        return
+    blocks = (bound + KEYS - 1) // KEYS
+    part_keys = (blocks + parts - 1) // parts * KEYS
+
     q_at = (n * q_stride + head * WIDTH)[:, None] + lane[None, :]
     q = tl.load(q_ptr + q_at, mask=mine[:, None], other=0.0)
     request = tl.load(request_ptr + at)
     kv_head = tl.program_id(1) * GROUP // SHARED
     key_ptr += request * key_stride_b + kv_head * key_stride_u
     value_ptr += request * value_stride_b + kv_head * value_stride_u
-    visible_ptr += request * length
+    visible_ptr += request * capacity
 
     peak = tl.full((SLOTS,), -float("inf"), tl.float32)
     total = tl.zeros((SLOTS,), tl.float32)
@@ -124,41 +174,61 @@ def _attend_kernel(
     key_at = (step * key_stride_l)[None, :] + lane[:, None]
     value_at = (step * value_stride_l)[:, None] + lane[None, :]
     from_key = part * part_keys
-    for first in range(from_key, tl.minimum(from_key + part_keys, length), KEYS):
-        inside = first + step < length
-        key_from = key_ptr + tl.cast(first, tl.int64) * key_stride_l
-        key = tl.load(key_from + key_at, mask=inside[None, :], other=0.0)
+    to_key = tl.minimum(from_key + part_keys, bound)
+    # Blocks of keys that every row sees; hidden ones may be anywhere.
+    whole = from_key if MASKED else tl.maximum(tl.minimum(to_key, nearest) // KEYS * KEYS, from_key)
+    for first in range(from_key, whole, KEYS):
+        at_key = tl.cast(first, tl.int64)
+        key = tl.load(key_ptr + at_key * key_stride_l + key_at)
         score = _add_product(tl.zeros((SLOTS, KEYS), tl.float32), q, key, WIDENS)
-        seen = inside
+        higher = tl.maximum(peak, tl.max(score, axis=1) * scale)
+        weight = tl.exp2(score * scale - higher[:, None])
+        fade = tl.exp2(peak - higher)
+        total = total * fade + tl.sum(weight, axis=1)
+        value = tl.load(value_ptr + at_key * value_stride_l + value_at)
+        sums = _add_product(sums * fade[:, None], weight.to(value.dtype), value, WIDENS)
+        peak = higher
+    for first in range(whole, to_key, KEYS):
+        # Beyond the horizon may lie what an earlier request left, or nothing that is a number.
+        inside = first + step < bound
+        at_key = tl.cast(first, tl.int64)
+        key = tl.load(key_ptr + at_key * key_stride_l + key_at, mask=inside[None, :], other=0.0)
+        score = _add_product(tl.zeros((SLOTS, KEYS), tl.float32), q, key, WIDENS)
+        seen = (first + step)[None, :] < horizon[:, None]
         if MASKED:
-            seen = tl.load(visible_ptr + first + step, mask=inside, other=0) != 0
-        score = tl.where(seen[None, :], score, -float("inf"))
+            shown = tl.load(visible_ptr + first + step, mask=inside, other=0) != 0
+            seen = seen & shown[None, :]
+        score = tl.where(seen, score, -float("inf"))
         higher = tl.maximum(peak, tl.max(score, axis=1) * scale)
         # As long as nothing is visible every exponent is -inf, and every term 0.
         origin = tl.where(higher == -float("inf"), 0.0, higher)
         weight = tl.exp2(score * scale - origin[:, None])
         fade = tl.exp2(peak - origin)
         total = total * fade + tl.sum(weight, axis=1)
-        value_from = value_ptr + tl.cast(first, tl.int64) * value_stride_l
+        value_from = value_ptr + at_key * value_stride_l
         value = tl.load(value_from + value_at, mask=inside[:, None], other=0.0)
         sums = _add_product(sums * fade[:, None], weight.to(value.dtype), value, WIDENS)
         peak = higher
 
     place = n * HEADS + head
-    if PARTS == 1:
-        sums = sums / tl.where(total == 0.0, 1.0, total)[:, None]
-    else:
-        place += part * num_rows * HEADS
-        tl.store(summary_ptr + place, peak, mask=mine)
-        tl.store(summary_ptr + num_rows * (PARTS * HEADS) + place, total, mask=mine)
+    if PARTS > 1:
+        if parts > 1:
+            here = part * num_rows * HEADS + place
+            sums_at = (here * WIDTH)[:, None] + lane[None, :]
+            tl.store(sums_ptr + sums_at, sums, mask=mine[:, None])
+            tl.store(summary_ptr + here, peak, mask=mine)
+            tl.store(summary_ptr + num_rows * (PARTS * HEADS) + here, total, mask=mine)
+            return
+    sums = sums / tl.where(total == 0.0, 1.0, total)[:, None]
     out_at = (place * WIDTH)[:, None] + lane[None, :]
     tl.store(out_ptr + out_at, sums.to(out_ptr.dtype.element_ty), mask=mine[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "requests"])
 def _join_kernel(
     sums_ptr,
     summary_ptr,
+    parts_ptr,
     offset_ptr,
     out_ptr,
     num_rows,
@@ -169,17 +239,22 @@ def _join_kernel(
     PARTS: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """One program joins the parts of some heads of one row; padding gets zeros."""
+    """One program joins the parts of some heads of one row; padding has none."""
     wait_for_inputs(EARLY)
     row = tl.program_id(0).to(tl.int64)
+    # What nobody wrote is not even read, for it may be NaN.
+    if row >= tl.load(offset_ptr + requests):
+        return
+    parts = tl.load(parts_ptr + row)
+    if parts == 1:
+        return
     head = tl.program_id(1) * GROUP + tl.arange(0, GROUP)
     place, lane = row * HEADS + head, tl.arange(0, WIDTH)
     step = num_rows * HEADS
 
-    # What nobody wrote is not even read, for it may be NaN.
-    mine = tl.broadcast_to(row, (GROUP,)) < tl.load(offset_ptr + requests)
     peak = tl.full((GROUP,), -float("inf"), tl.float32)
     for part in tl.static_range(PARTS):
+        mine = tl.full((GROUP,), part, tl.int32) < parts
         found = tl.load(summary_ptr + part * step + place, mask=mine, other=-float("inf"))
         peak = tl.maximum(peak, found)
     origin = tl.where(peak == -float("inf"), 0.0, peak)
@@ -187,6 +262,7 @@ def _join_kernel(
     sums = tl.zeros((GROUP, WIDTH), tl.float32)
     for part in tl.static_range(PARTS):
         at = part * step + place
+        mine = tl.full((GROUP,), part, tl.int32) < parts
         found = tl.load(summary_ptr + at, mask=mine, other=-float("inf"))
         share = tl.exp2(found - origin)
         total += share * tl.load(summary_ptr + PARTS * step + at, mask=mine, other=0.0)
@@ -202,17 +278,40 @@ def group_of(heads: int, kv_heads: int) -> int:
     return min(16, gcd(heads // kv_heads, 16))
 
 
+def splits(rows: Rows) -> bool:
+    """Whether the rows are few, and one sees so many keys that they may be worth splitting."""
+    few = rows.num_rows <= _MOST_ROWS_OF_SPLIT
+    return few and bool(rows.horizon.max(initial=0) >= 2 * _LEAST_KEYS)
+
+
 def tiles_for(
-    requests: int, widest: int, length: int, heads: int, kv_heads: int, width: int, itemsize: int
+    requests: int,
+    num_rows: int,
+    heads: int,
+    kv_heads: int,
+    width: int,
+    itemsize: int,
+    *,
+    far: bool,
 ) -> Tiles:
-    """A good way to cut up the work, by shapes alone: near the best of ``benchmarks/attend.py``."""
+    """A good way to cut up the work, by shapes alone: near the best of ``benchmarks/attend.py``.
+
+    Args:
+        requests: that may have rows.
+        num_rows: of all of them.
+        heads: of the queries.
+        kv_heads: of keys and values.
+        width: of a head.
+        itemsize: bytes of a number.
+        far: what ``splits`` says.
+    """
     group = group_of(heads, kv_heads)
-    asked = widest * group
+    asked = triton.cdiv(num_rows, requests) * group
     # Float32 has no matrix unit that is exact: small tiles keep it in registers.
     most = 16 if itemsize > 2 else 32 if width > 128 else 64
     slots = triton.next_power_of_2(max(16, min(asked, most)))
-    programs = requests * triton.cdiv(asked, slots) * (heads // group)
-    parts = max(1, min(_MOST_PARTS, _ENOUGH // programs, length // _LEAST_KEYS))
+    programs = _tiles(num_rows, requests, slots // group) * (heads // group)
+    parts = max(1, min(_MOST_PARTS, _ENOUGH // programs)) if far else 1
     if parts == 1 and programs < _PROCESSORS:
         # Too few keys to split: rather read them more often than leave processors idle.
         slots = 16
@@ -224,12 +323,18 @@ def tiles_for(
     return Tiles(slots, keys, parts, 4, 2 if once and slots < 64 and programs > _ENOUGH else 3)
 
 
+def _tiles(num_rows: int, requests: int, rows_of_tile: int) -> int:
+    """T, tiles of rows that are enough however the rows are spread over the requests."""
+    having = min(num_rows, requests)
+    return (num_rows - having) // rows_of_tile + having
+
+
 def attend(
     q_NHE: Tensor,
     key_BLUE: Tensor,
     value_BLUE: Tensor,
     rows: Rows,
-    visible_BL: Tensor | None,
+    visible_BL: Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> Tensor:
     """As ``reference.attend``, for float32 and shorter; padding rows give zeros.
@@ -238,8 +343,8 @@ def attend(
         q_NHE: rotated queries; rows may be apart. E is a power of two, 16 or more.
         key_BLUE: keys of all requests; any strides but the last.
         value_BLUE: values of all requests; any strides but the last.
-        rows: whose queries these are; only its tensors, and ``widest`` as a bound, are used.
-        visible_BL: bool, False where a position is padding; None when nothing is padded.
+        rows: whose queries these are; only its tensors are used.
+        visible_BL: bool, False where a position is hidden from all; None hides nothing.
         tiles: how to cut up the work; None chooses.
 
     Returns:
@@ -247,71 +352,37 @@ def attend(
     """
     assert key_BLUE.stride(-1) == value_BLUE.stride(-1) == 1
     num_rows, heads, width = q_NHE.shape
-    length, kv_heads = key_BLUE.shape[1:3]
+    capacity, kv_heads = key_BLUE.shape[1:3]
     requests = rows.request_A.shape[0]
     if tiles is None:
-        itemsize = q_NHE.element_size()
-        tiles = tiles_for(requests, rows.widest, length, heads, kv_heads, width, itemsize)
-    blocks = triton.cdiv(length, tiles.keys)
-    part_blocks = triton.cdiv(blocks, tiles.parts)
-    # Rounding up may leave the last parts without a key.
-    tiles = tiles._replace(parts=triton.cdiv(blocks, part_blocks))
-    out_NHE = q_NHE.new_empty(num_rows, heads, width)
-    if tiles.parts == 1:
-        _launch(q_NHE, key_BLUE, value_BLUE, rows, visible_BL, tiles, out_NHE, out_NHE)
-        return out_NHE.flatten(1)
-    shape = (tiles.parts, num_rows, heads)
-    sums_PNHE = q_NHE.new_empty((*shape, width), dtype=torch.float32)
-    summary_2PNH = q_NHE.new_empty((2, *shape), dtype=torch.float32)
-    _launch(q_NHE, key_BLUE, value_BLUE, rows, visible_BL, tiles, sums_PNHE, summary_2PNH)
-    group = gcd(heads, max(1, 512 // width))
-    _join_kernel[(num_rows, heads // group)](
-        sums_PNHE,
-        summary_2PNH,
-        rows.offset_A1,
-        out_NHE,
-        num_rows,
-        requests,
-        HEADS=heads,
-        WIDTH=width,
-        GROUP=group,
-        PARTS=tiles.parts,
-        num_warps=4 if group * width >= 512 else 1,
-        **triton_early.options(q_NHE),
-    )
-    return out_NHE.flatten(1)
-
-
-def _launch(
-    q_NHE: Tensor,
-    key_BLUE: Tensor,
-    value_BLUE: Tensor,
-    rows: Rows,
-    visible_BL: Tensor | None,
-    tiles: Tiles,
-    out: Tensor,
-    summary: Tensor,
-) -> None:
-    """Start the programs; ``out`` is [N, H, E] or [P, N, H, E], ``summary`` [2, P, N, H]."""
-    num_rows, heads, width = q_NHE.shape
-    length, kv_heads = key_BLUE.shape[1:3]
+        size, far = q_NHE.element_size(), splits(rows)
+        tiles = tiles_for(requests, num_rows, heads, kv_heads, width, size, far=far)
+    group = group_of(heads, kv_heads)
     if q_NHE.stride()[1:] != (width, 1):
         q_NHE = q_NHE.contiguous()
+    out_NHE = q_NHE.new_empty(num_rows, heads, width)
+    count = _tiles(num_rows, requests, tiles.slots // group)
+    sums, summary, parts_N = out_NHE, out_NHE, rows.offset_A1
+    if tiles.parts > 1:
+        shape = (tiles.parts, num_rows, heads)
+        sums = q_NHE.new_empty((*shape, width), dtype=torch.float32)
+        summary = q_NHE.new_empty((2, *shape), dtype=torch.float32)
+        parts_N = q_NHE.new_empty(num_rows, dtype=torch.int32)
     seen = q_NHE if visible_BL is None else visible_BL.contiguous().view(torch.int8)
     key_stride_b, key_stride_l, key_stride_u, _ = key_BLUE.stride()
     value_stride_b, value_stride_l, value_stride_u, _ = value_BLUE.stride()
-    group = group_of(heads, kv_heads)
-    row_tiles = triton.cdiv(rows.widest, tiles.slots // group)
-    grid = (row_tiles * tiles.parts, heads // group, rows.request_A.shape[0])
-    _attend_kernel[grid](
+    _attend_kernel[(count * tiles.parts, heads // group)](
         q_NHE,
         key_BLUE,
         value_BLUE,
         seen,
+        rows.horizon_N,
         rows.request_A,
         rows.offset_A1,
-        out,
+        out_NHE,
+        sums,
         summary,
+        parts_N,
         q_NHE.stride(0),
         key_stride_b,
         key_stride_l,
@@ -320,8 +391,8 @@ def _launch(
         value_stride_l,
         value_stride_u,
         num_rows,
-        length,
-        triton.cdiv(triton.cdiv(length, tiles.keys), tiles.parts) * tiles.keys,
+        requests,
+        capacity,
         _LOG2_E / width**0.5,
         HEADS=heads,
         SHARED=heads // kv_heads,
@@ -330,6 +401,8 @@ def _launch(
         SLOTS=tiles.slots,
         KEYS=tiles.keys,
         PARTS=tiles.parts,
+        LEAST_KEYS=tiles.least_keys,
+        REQUESTS=triton.next_power_of_2(requests),
         MASKED=visible_BL is not None,
         # Triton's interpreter multiplies the bits of bfloat16; in float32 they say the same.
         WIDENS=not q_NHE.is_cuda,
@@ -337,3 +410,21 @@ def _launch(
         num_stages=tiles.stages,
         **triton_early.options(q_NHE),
     )
+    if tiles.parts > 1:
+        together = gcd(heads, max(1, 512 // width))
+        _join_kernel[(num_rows, heads // together)](
+            sums,
+            summary,
+            parts_N,
+            rows.offset_A1,
+            out_NHE,
+            num_rows,
+            requests,
+            HEADS=heads,
+            WIDTH=width,
+            GROUP=together,
+            PARTS=tiles.parts,
+            num_warps=4 if together * width >= 512 else 1,
+            **triton_early.options(q_NHE),
+        )
+    return out_NHE.flatten(1)

@@ -65,7 +65,7 @@ def _swiglu_kernel(
     tl.store(out_ptr + row * WIDTH + column, out.to(gate.dtype), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _rotate_and_write_kernel(
     qkv_ptr,
     angles_ptr,

@@ -172,7 +172,8 @@ class _TurnedStore(KVStore):
 
     def __init__(self, inner: KVStore, rotation: _Rotation) -> None:
         self._rotation = rotation
-        self.keys, self.values, self.visible_BL = inner.keys, inner.values, inner.visible_BL
+        self.keys, self.values = inner.keys, inner.values
+        self.visible_BL = inner.visible_BL
 
     def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
@@ -188,7 +189,8 @@ class _PatchedStore(KVStore):
 
     def __init__(self, inner: KVStore, key: Patch | None, value: Patch | None) -> None:
         self._inner = inner
-        self.keys, self.values, self.visible_BL = inner.keys, inner.values, inner.visible_BL
+        self.keys, self.values = inner.keys, inner.values
+        self.visible_BL = inner.visible_BL
         self._parts = ((self.keys, key), (self.values, value))
 
     def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:

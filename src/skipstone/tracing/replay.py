@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -138,6 +138,7 @@ class Replayer:
         start = step.prompt_length
         block = Block(step.block, step.block_start - start, step.block_stop - start)
         if step.forward >= self._lead.forwards[0]:
+            self._at.padding_seen = self._lead.hidden == "padding seen"
             _hide(run, block, self._lead.hidden, self._lead.seen)
         run.step(run.together(block, step.step, step.forward), recovery=step.recovery)
 
@@ -168,12 +169,10 @@ def place(run: Run, step: StepRecord, committed: Sequence[int]) -> None:
 
 def _hide(run: Run, block: Block, hidden: Hidden, seen: tuple[int, int] | None) -> None:
     """Change what rows may see, for this step."""
-    if not hidden and seen is None:
+    if hidden in ("", "padding seen") and seen is None:
         return
     visible_BL = torch.ones_like(run.canvas.ids_BL, dtype=torch.bool)
     for b, start in enumerate(run.canvas.prompt_lengths):
-        if hidden != "padding seen":
-            visible_BL[b, run.canvas.length_of(b) :] = False
         if hidden == "prompt":
             visible_BL[b, :start] = False
         if hidden == "left":
@@ -197,6 +196,7 @@ class _At:
 
     def __init__(self, record: RunRecord, free: int) -> None:
         self.step = record.steps[0]
+        self.padding_seen = False
         self._free = free
         self._before = dict(zip((s.forward for s in record.steps[1:]), record.steps, strict=False))
         self._numbered = {(s.block, s.step): s for s in record.steps if not s.recovery}
@@ -236,6 +236,12 @@ class _LedCache:
 
     def rows(self, moment: Moment) -> Rows:
         """The rows of every request; the record speaks for all, shifted to their prompts."""
+        rows = self._rows(moment)
+        if not self.at.padding_seen:
+            return rows
+        return replace(rows, horizon=np.full(rows.num_rows, moment.canvas.ids_BL.shape[1]))
+
+    def _rows(self, moment: Moment) -> Rows:
         step, starts = self.at.led(moment), moment.canvas.prompt_lengths
         if not self.led or step is None:
             return self.inner.rows(moment)
@@ -245,6 +251,7 @@ class _LedCache:
             counts=(positions.size,) * len(moment.active),
             request=np.repeat(np.array(moment.active), positions.size),
             position=np.concatenate([_shifted(positions, step, starts[b]) for b in moment.active]),
+            horizon=np.repeat([moment.canvas.length_of(b) for b in moment.active], positions.size),
             device=moment.canvas.device,
             refreshed=moment.active if step.refresh else (),
         )
