@@ -66,6 +66,10 @@ class Case:
         part = [(b + 1) / self.batch if self.ragged else 1.0 for b in range(self.batch)]
         return [(b, start, start + int(self.rows * p)) for b, p in enumerate(part) if self.rows * p]
 
+    def packed(self, device: torch.device) -> Rows:
+        """Rows that see the whole context."""
+        return Rows.spans(self.spans, device, lengths=[self.context] * len(self.spans))
+
     @property
     def least_us(self) -> float:
         """Reading K/V once."""
@@ -109,8 +113,11 @@ class Timing:
 
 def chosen(case: Case) -> Tiles:
     """What ``attend`` takes by itself."""
-    asked = len(case.spans)
-    return triton_attend.tiles_for(asked, case.rows, case.context, HEADS, HEADS, WIDTH, 2)
+    rows = case.packed(torch.device("cpu"))
+    far = triton_attend.splits(rows)
+    return triton_attend.tiles_for(
+        len(rows.requests), rows.num_rows, HEADS, HEADS, WIDTH, 2, far=far
+    )
 
 
 def variants(case: Case) -> list[Tiles]:
@@ -142,7 +149,7 @@ def variants(case: Case) -> list[Tiles]:
 def inputs(case: Case, layers: int) -> tuple[Tensor, Tensor, Rows, Tensor | None]:
     """Queries [N, H, E], K/V [2, S, B, L, U, E], rows and what is visible."""
     device = torch.device("cuda")
-    rows = Rows.spans(case.spans, device).own()
+    rows = case.packed(device).own()
     like = {"dtype": torch.bfloat16, "device": device}
     q_NHE = torch.randn(rows.num_rows, HEADS, WIDTH, **like)
     kv = torch.empty(2, layers, case.batch, case.context, HEADS, WIDTH, **like)
@@ -159,7 +166,7 @@ def inputs(case: Case, layers: int) -> tuple[Tensor, Tensor, Rows, Tensor | None
 def cut(tiles: Tiles) -> Attend:
     """The kernel with one way to cut up the work."""
     return lambda q, key, value, rows, visible: triton_attend.attend(
-        q, key, value, rows, visible, tiles
+        q, key, value, rows, visible, tiles=tiles
     )
 
 
@@ -219,7 +226,7 @@ def timed(case: Case) -> Iterator[Timing]:
 
 def described(tiles: Tiles) -> str:
     """A name that can be read in a table."""
-    slots, keys, parts, warps, stages = tiles
+    slots, keys, parts, warps, stages, _ = tiles
     return f"{slots} slots {keys} keys /{parts} w{warps} s{stages}"
 
 

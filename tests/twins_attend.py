@@ -144,27 +144,36 @@ def test_no_number_is_hidden() -> None:
 
 
 def test_the_order_of_a_sum_depends_on_shapes_alone() -> None:
-    few = triton_attend.tiles_for(1, 32, 1280, 32, 32, 128, 2)
-    assert few.parts > 1
-    assert triton_attend.tiles_for(64, 32, 1280, 32, 32, 128, 2).parts == 1
-    assert triton_attend.tiles_for(1, 32, 147, 32, 32, 128, 2).parts == 1
+    assert triton_attend.tiles_for(1, 32, 32, 32, 128, 2, far=True).parts > 1
+    assert triton_attend.tiles_for(64, 2048, 32, 32, 128, 2, far=True).parts == 1
+    assert triton_attend.tiles_for(1, 32, 32, 32, 128, 2, far=False).parts == 1
 
 
 @pytest.mark.parametrize(
-    ("requests", "widest", "length", "best"),
+    ("requests", "widest", "far", "best"),
     [
-        (1, 32, 147, Tiles(16, 64, 1, 4, 3)),
-        (1, 32, 512, Tiles(32, 64, 4, 4, 3)),
-        (1, 32, 1280, Tiles(32, 64, 4, 4, 3)),
-        (8, 64, 1256, Tiles(64, 32, 1, 4, 3)),
-        (32, 32, 512, Tiles(32, 64, 1, 4, 2)),
-        (32, 8, 512, Tiles(16, 64, 1, 4, 2)),
-        (8, 512, 512, Tiles(64, 64, 1, 4, 3)),
-        (1, 1280, 1280, Tiles(64, 64, 1, 4, 3)),
+        (1, 32, False, Tiles(16, 64, 1, 4, 3)),
+        (1, 32, True, Tiles(32, 64, 4, 4, 3)),
+        (8, 64, False, Tiles(64, 32, 1, 4, 3)),
+        (32, 32, False, Tiles(32, 64, 1, 4, 2)),
+        (32, 8, False, Tiles(16, 64, 1, 4, 2)),
+        (8, 512, False, Tiles(64, 64, 1, 4, 3)),
+        (1, 1280, False, Tiles(64, 64, 1, 4, 3)),
     ],
 )
-def test_what_measured_best_is_taken(requests: int, widest: int, length: int, best: Tiles) -> None:
-    assert triton_attend.tiles_for(requests, widest, length, 32, 32, 128, 2) == best
+def test_what_measured_best_is_taken(requests: int, widest: int, far: bool, best: Tiles) -> None:
+    rows = requests * widest
+    assert triton_attend.tiles_for(requests, rows, 32, 32, 128, 2, far=far) == best
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "length", "far"), [(32, 255, False), (32, 256, True), (257, 4096, False)]
+)
+def test_keys_are_split_where_rows_are_few_and_see_far(
+    num_rows: int, length: int, far: bool
+) -> None:
+    rows = Rows.spans([(0, 0, num_rows)], torch.device(DEVICE), lengths=[length])
+    assert triton_attend.splits(rows) == far
 
 
 @pytest.mark.parametrize(

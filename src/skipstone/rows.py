@@ -1,8 +1,8 @@
 """Rows: the positions of a canvas that one forward recomputes.
 
 Everything that travels through the layers is packed: row ``n`` is position ``position_N[n]`` of
-request ``request_N[n]``, and sees what stands left of its horizon, ``horizon_N[n]``. Nothing is ever
-compared, scattered or stored by row number.
+request ``request_N[n]``, and sees what stands left of its horizon, ``horizon_N[n]``. Nothing is
+ever compared, scattered or stored by row number.
 
 The host's arrays say what a step computes; kernels read the tensors alone. Those of a captured
 graph are overwritten before each replay: then a request may have fewer rows than the host says, or

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal, Never, Unpack, cast, get_args
 
 import torch
-from torch import Tensor
 
 from skipstone import policies
 from skipstone.canvas import Canvas, Geometry, HostCanvas, Status

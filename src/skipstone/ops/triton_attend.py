@@ -139,6 +139,7 @@ def _attend_kernel(
             nothing = tl.zeros((SLOTS, WIDTH), out_ptr.dtype.element_ty)
             tl.store(out_ptr + to, nothing, mask=(n < num_rows)[:, None])
     at, first_row, stop = _find_tile(offset_ptr, tile, requests, ROWS, REQUESTS)
+    # pyrefly: ignore[unsupported-operation]
     if at < 0:
         return
 
@@ -150,12 +151,13 @@ def _attend_kernel(
     bound = tl.max(horizon, axis=0)
     nearest = tl.min(tl.where(mine, horizon, bound), axis=0)
     parts = tl.minimum(tl.maximum(bound // LEAST_KEYS, 1), PARTS)
-    if PARTS > 1:
+    if PARTS > 1:  # noqa: SIM102 - the outer one is decided when the kernel is compiled
         if part == 0 and tl.program_id(1) == 0:
             # Several heads of a row write the same.
             tl.store(parts_ptr + n, tl.broadcast_to(parts, (SLOTS,)), mask=mine)
     if part >= parts:
         return
+    # pyrefly: ignore[unsupported-operation]
     blocks = (bound + KEYS - 1) // KEYS
     part_keys = (blocks + parts - 1) // parts * KEYS
 
@@ -211,7 +213,7 @@ def _attend_kernel(
         peak = higher
 
     place = n * HEADS + head
-    if PARTS > 1:
+    if PARTS > 1:  # noqa: SIM102 - the outer one is decided when the kernel is compiled
         if parts > 1:
             here = part * num_rows * HEADS + place
             sums_at = (here * WIDTH)[:, None] + lane[None, :]
