@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+import skipstone as st
 from skipstone.diagnosis.attention.call import read
 from skipstone.errors import ForeignCodeWarning
 from tests.foreign import by_hand
-from tests.foreign.attending_net import Attend, Made, recorded, why
+from tests.foreign.attending_net import LENGTH, MASK, START, Attend, Made, Net, fused, recorded, why
 from tests.foreign.by_hand import WRITTEN
 
 WAYS = pytest.mark.parametrize("attend", WRITTEN.values(), ids=WRITTEN)
@@ -113,3 +114,111 @@ def test_dropout_that_was_left_on_is_named() -> None:
     found = why(Made(attend=drops), Made(attend=by_hand.hugging_face))
     assert found.cause is not None
     assert found.cause.rule == "nondeterminism"
+
+
+def per_head(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float) -> Tensor:
+    """One head after the other."""
+    parts = zip(q.split(1, 1), k.split(1, 1), v.split(1, 1), strict=True)
+    return torch.cat([by_hand.divided(q, k, v, seen, scale) for q, k, v in parts], 1)
+
+
+def in_chunks(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float) -> Tensor:
+    """A few rows at a time, as memory allows."""
+    parts = []
+    for rows in torch.arange(q.shape[2]).split(7):
+        mask = None if seen is None else seen[rows]
+        parts.append(fused(q[:, :, rows], k, v, mask, scale))
+    return torch.cat(parts, 2)
+
+
+def per_sample(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float) -> Tensor:
+    """One sample after the other."""
+    parts = zip(q.split(1), k.split(1), v.split(1), strict=True)
+    return torch.cat([by_hand.einsum(q, k, v, seen, scale) for q, k, v in parts])
+
+
+@pytest.mark.parametrize("attend", [per_head, in_chunks, per_sample])
+@pytest.mark.parametrize("window", [None, 5])
+def test_calls_that_are_parts_of_one_are_recorded_as_one(
+    attend: Attend, window: int | None
+) -> None:
+    net = Net(Made(attend=attend, window=window))
+    ids = torch.full((2, LENGTH), MASK)
+    ids[:, :START] = torch.arange(2 * START).view(2, START)
+    with st.attach(net, mask_id=MASK, level="full") as recorder:
+        net(ids)
+    for sample in range(2):
+        call = read(recorder.trace, sample, 0, 1)
+        assert call is not None
+        assert call.positions_N.size == LENGTH
+        np.testing.assert_allclose(call.computed(), call.mixed_NHW, rtol=1e-4, atol=1e-5)
+
+
+def twice(second: float) -> Attend:
+    """Rows attend to all keys, and then to the first four."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float) -> Tensor:
+        mixed = by_hand.hugging_face(q, k, v, seen, scale)
+        return mixed + by_hand.divided(mixed, k[:, :, :4], v[:, :, :4], None, second)
+
+    return attend
+
+
+def test_a_fault_of_the_second_attention_of_a_layer_is_named() -> None:
+    found = why(Made(attend=twice(0.1)), Made(attend=twice(0.5)))
+    assert found.cause is not None
+    assert found.cause.rule == "module-bug"
+    assert "the scores of attention are 0.2 times A's" in str(found)
+    assert "it is call 2 of attention in the layer" in str(found)
+
+
+@torch.library.custom_op("skipstone_tests::flash_forward", mutates_args=())
+def flash_forward(
+    q: Tensor, k: Tensor, v: Tensor, softmax_scale: float, window_size_left: int = -1
+) -> tuple[Tensor, Tensor]:
+    """A kernel [B, L, H, W] as flash attention has it."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    mixed = fused(q, k, v, None, softmax_scale).transpose(1, 2).contiguous()
+    return mixed, mixed.new_zeros(1)
+
+
+def kernel(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float) -> Tensor:
+    """A kernel of somebody else."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return flash_forward(q, k, v, scale)[0].transpose(1, 2)
+
+
+def a_kernel_of_torch(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float) -> Tensor:
+    """What torch's own attention calls."""
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return flash(q, k, v, attn_mask=None, scale=scale)[0]
+
+
+@pytest.mark.parametrize("attend", [kernel, a_kernel_of_torch])
+def test_kernels_that_tell_torch_their_arguments_are_heard(attend: Attend) -> None:
+    call = read(recorded(Made(attend=attend)), 0, 0, 1)
+    assert call is not None
+    np.testing.assert_allclose(call.computed(), call.mixed_NHW, rtol=1e-4, atol=1e-5)
+    found = why(Made(attend=attend, scale=0.125), Made(attend=attend))
+    assert found.cause is not None
+    assert found.cause.rule == "module-bug"
+
+
+class SelfAttention(nn.Module):
+    """A part of a layer whose name tells what it does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = (x.unsqueeze(-2) * x.unsqueeze(-3)).sum(-1).softmax(-1)
+        return (weights.unsqueeze(-1) * x.unsqueeze(-3)).sum(-2)
+
+
+def test_attention_that_nobody_hears_is_said() -> None:
+    net = Net(Made())
+    for layer in net.layers:
+        layer.attend = SelfAttention()
+        layer.forward = layer.attend.forward  # pyrefly: ignore
+    with (
+        pytest.warns(ForeignCodeWarning, match="no torch function that computes it was heard"),
+        st.attach(net, mask_id=MASK, level="full"),
+    ):
+        net(torch.full((1, LENGTH), MASK))

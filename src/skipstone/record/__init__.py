@@ -1,6 +1,6 @@
 """Records of runs as plain data: they open on a machine without torch."""
 
-from skipstone.record.attention import AttentionNumbers
+from skipstone.record.attention import AttentionNumbers, of_call
 from skipstone.record.reader import StoredTrace, open_trace
 from skipstone.record.schema import (
     ASSIGNED,
@@ -42,5 +42,6 @@ __all__ = [
     "TensorRows",
     "Trace",
     "TraceWriter",
+    "of_call",
     "open_trace",
 ]

@@ -14,6 +14,18 @@ _FIXED = 6
 _FIXED_BEFORE = 5
 _DTYPES = ("", "float64", "float32", "float16", "bfloat16")
 """What something was rounded to; the first if nobody saw it."""
+# More layers than any model has.
+_CALLS = 1 << 16
+
+
+def of_call(layer: int, call: int) -> int:
+    """Under which layer a call of attention is kept: a layer may attend more than once.
+
+    Args:
+        layer: counted from 1.
+        call: of the layer, counted from 0.
+    """
+    return layer + call * _CALLS
 
 
 @dataclass(frozen=True)

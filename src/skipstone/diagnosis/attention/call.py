@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skipstone.diagnosis.dtypes import rounded
-from skipstone.record import AttentionNumbers, Tap, TensorKey, TensorRows, Trace
+from skipstone.record import AttentionNumbers, Tap, TensorKey, TensorRows, Trace, of_call
 
 HALF = ("float16", "bfloat16")
 """Dtypes that scores and weights are seen to be rounded to."""
@@ -67,12 +67,14 @@ class Call:
             return np.einsum("nhk,khw->nhw", _as(weight_NHK, self.weighed), value_KHW)
 
 
-def read(trace: Trace, sample: int, forward: int, layer: int) -> Call | None:
-    """The call of a layer; None if it was not recorded, or not as a whole."""
+def read(trace: Trace, sample: int, forward: int, layer: int, call: int = 0) -> Call | None:
+    """A call of a layer; None if it was not recorded, or not as a whole."""
 
-    def tensor(*taps: Tap, of: int = layer) -> TensorRows | None:
-        found = (trace.tensor(sample, TensorKey(forward, tap, of)) for tap in taps)
-        return next((rows for rows in found if rows is not None), None)
+    def tensor(tap: Tap, cached: Tap | None = None, of: int = of_call(layer, call)) -> _Found:
+        found = trace.tensor(sample, TensorKey(forward, tap, of))
+        if found is None and cached is not None:
+            return trace.tensor(sample, TensorKey(forward, cached, layer))
+        return found
 
     row = tensor(Tap.ATTENTION)
     query, mixed = tensor(Tap.QUERY), tensor(Tap.MIXED)
@@ -117,6 +119,9 @@ def read(trace: Trace, sample: int, forward: int, layer: int) -> Call | None:
         scored=numbers.scored,
         weighed=numbers.weighed,
     )
+
+
+_Found = TensorRows | None
 
 
 def _as(values: np.ndarray, dtype: str) -> np.ndarray:

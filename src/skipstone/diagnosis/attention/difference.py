@@ -43,6 +43,8 @@ class Difference:
     """What noise can do to a row, relative."""
     bases: tuple[float, ...] = ()
     """Of rotary embeddings, as the configurations of both name them."""
+    call: int = 0
+    """Of the calls of attention in the layer."""
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:

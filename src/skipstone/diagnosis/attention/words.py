@@ -42,7 +42,7 @@ def finding(cause: Cause, number: int) -> Finding:
         number=number,
         what=_what(cause),
         where=Place(step.block, step.step, found.layer, positions[0]),
-        evidence=listed([_evidence(cause), _size(found)]),
+        evidence=listed([*_which(found), _evidence(cause), _size(found)]),
         experiment=_experiment(cause),
         # The experiment is one of a layer's attention: no decision is made again without a model.
         proof=Proof.CONSISTENT,
@@ -137,6 +137,11 @@ def _turned(cause: Cause) -> Sentence:
 
 def _rows_of(cause: Cause) -> Sentence:
     return Sentence("cached keys") if cause.cached else named(cause.parts)
+
+
+def _which(found: Difference) -> Iterator[Sentence]:
+    if found.call:
+        yield Sentence("it is call {call} of attention in the layer", call=found.call + 1)
 
 
 def _evidence(cause: Cause) -> Sentence:

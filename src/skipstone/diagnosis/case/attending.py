@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class Attending:
     def heard(self, step: StepRecord, layer: int) -> bool:
         """Whether attention of a layer was recorded in a step of B, and in the same step of A."""
         other = self.divergence.same_step(step)
-        return other is not None and self._pair(other, step, layer) is not None
+        return other is not None and self._pair(other, step, layer, 0) is not None
 
     def hides(self, step: StepRecord, layer: int) -> bool:
         """Whether attention of a layer is known to add something to its scores in a step of B."""
@@ -85,10 +86,10 @@ class Attending:
         for a, b in self._steps():
             for layer in range(1, self.runs.record_b.header.num_layers + 1):
                 equal = self._parted(a, b, layer - 1) is False
-                pair = self._pair(a, b, layer) if equal else None
-                if pair is None:
+                pairs = list(self._pairs(a, b, layer)) if equal else []
+                if not pairs:
                     break
-                yield a, pair
+                yield a, next((pair for pair in pairs if pair.positions.size), pairs[-1])
 
     def state_errors(self, b: StepRecord, layer: int) -> tuple[np.ndarray, float]:
         """Positions int [P] whose states after a layer differ, and by how much at most.
@@ -126,8 +127,16 @@ class Attending:
         error = np.where(apart == 0, 0.0, apart / np.where(size > 0, size, 1.0))
         return common, np.where(np.isnan(error), np.inf, error)
 
-    def _pair(self, a: StepRecord, b: StepRecord, layer: int) -> Difference | None:
-        mine, right = self._call("b", b, layer), self._call("a", a, layer)
+    def _pairs(self, a: StepRecord, b: StepRecord, layer: int) -> Iterator[Difference]:
+        """The calls of attention in a layer, in order."""
+        for call in count():
+            pair = self._pair(a, b, layer, call)
+            if pair is None:
+                return
+            yield pair
+
+    def _pair(self, a: StepRecord, b: StepRecord, layer: int, call: int) -> Difference | None:
+        mine, right = self._call("b", b, layer, call), self._call("a", a, layer, call)
         if mine is None or right is None:
             return None
         if mine.query_NHW.shape[1:] != right.query_NHW.shape[1:]:
@@ -136,7 +145,9 @@ class Attending:
             return None
         _, i, j = np.intersect1d(right.positions_N, mine.positions_N, return_indices=True)
         level = self._level(layer)
-        return Difference(b, layer, right.at(i), mine.at(j), level, self._bases) if i.size else None
+        if not i.size:
+            return None
+        return Difference(b, layer, right.at(i), mine.at(j), level, self._bases, call)
 
     @cached_property
     def _bases(self) -> tuple[float, ...]:
@@ -148,7 +159,7 @@ class Attending:
             return tuple(dict.fromkeys(base for base in found if 1 < base < np.inf))
         return ()
 
-    def _call(self, side: str, step: StepRecord, layer: int) -> Call | None:
+    def _call(self, side: str, step: StepRecord, layer: int, call: int = 0) -> Call | None:
         if side == "a":
-            return read(self.runs.a, self.runs.sample_a, step.forward, layer)
-        return read(self.runs.b, self.runs.sample_b, step.forward, layer)
+            return read(self.runs.a, self.runs.sample_a, step.forward, layer, call)
+        return read(self.runs.b, self.runs.sample_b, step.forward, layer, call)

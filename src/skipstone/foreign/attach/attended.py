@@ -16,7 +16,7 @@ from torch import Tensor
 from skipstone.foreign.attach.kept import Rowed
 from skipstone.foreign.attach.snapshot import Copy, Snapshot
 from skipstone.foreign.attention.call import Attention
-from skipstone.record import AttentionNumbers, Tap, TensorKey
+from skipstone.record import AttentionNumbers, Tap, TensorKey, of_call
 
 
 @dataclass(eq=False)
@@ -24,6 +24,8 @@ class _Layer:
     """Attention of one layer, for the whole batch."""
 
     number: int
+    call: int
+    """Of the calls of attention in the layer."""
     attention: Attention | None
     """Held until the call ends: its keys and values may be the cache's own."""
     positions: Sequence[np.ndarray]
@@ -57,17 +59,21 @@ class Attended:
         self._mask: tuple[Tensor, int, Copy] | None = None
         """The mask that was copied last, as it was, and its copy: layers share one."""
 
-    def add(self, layer: int, attention: Attention, positions: Sequence[np.ndarray]) -> None:
-        """Keep one layer.
+    def add(
+        self, layer: int, call: int, attention: Attention, positions: Sequence[np.ndarray]
+    ) -> None:
+        """Keep one call.
 
         Args:
             layer: counted from 1.
+            call: of the layer, counted from 0.
             attention: of the whole batch.
             positions: int32 [N] of the rows of each sample.
         """
         self._layers.append(
             _Layer(
                 number=layer,
+                call=call,
                 attention=attention,
                 positions=positions,
                 query_CHNW=self._snapshot.take(attention.query_CHNW),
@@ -161,7 +167,7 @@ class KeptAttention:
             keys=key.keys,
             causal=layer.causal,
             bias_heads=0 if bias is None else bias.shape[1] // max(1, key.keys),
-            bias_layer=0 if bias is None else told or layer.number,
+            bias_layer=0 if bias is None else told or self.key.layer,
             key_heads=_read_by(heads, key.first),
             value_heads=_read_by(heads, value.first),
             drops=layer.drops,
@@ -174,7 +180,7 @@ class KeptAttention:
     def _store(self, tap: Tap, width: int, found: Rowed) -> _Store:
         """Keys or values."""
         copy = self.layer.key_CGKW if tap is Tap.ATTENDED_KEY else self.layer.value_CGKW
-        held = found.get(self._key(_STORES[tap]))
+        held = found.get(TensorKey(self.forward, _STORES[tap], self.layer.number))
         if copy is None:
             assert held is not None
             # None of the cache's own heads was repeated.
@@ -189,13 +195,13 @@ class KeptAttention:
         return _Store(tap, len(values), first, values)
 
     def _told(self, bias: np.ndarray, found: Rowed) -> int:
-        """The layer before, if any, whose bias was the same; else 0."""
+        """The call before, if any, whose bias was the same; else 0."""
         earlier = [key for key in found if key.tap is Tap.BIAS]
         same = earlier and np.array_equal(found[earlier[-1]][1], bias)
         return earlier[-1].layer if same else 0
 
     def _key(self, tap: Tap) -> TensorKey:
-        return TensorKey(self.forward, tap, self.layer.number)
+        return TensorKey(self.forward, tap, of_call(self.layer.number, self.layer.call))
 
 
 _STORES = {Tap.ATTENDED_KEY: Tap.KEY, Tap.ATTENDED_VALUE: Tap.VALUE}

@@ -118,7 +118,7 @@ class Forward:
         layer: int,
         out: object,
         picks: Sequence[Pick] = (),
-        attention: Attention | None = None,
+        attention: Sequence[Attention] = (),
     ) -> None:
         """States after a layer; rows that leave within it were picked there."""
         going = self._going
@@ -130,16 +130,19 @@ class Forward:
             if entered is not None and x_BMD.shape[1] < _rows(entered):
                 self._drop_within(layer, x, _rows(entered), picks)
             self._keep(layer, x_BMD)
-        if attention is not None and self._others and not self.rows_lost:
-            self._attend(layer, attention, going)
+        if self._others and not self.rows_lost:
+            for call, one in enumerate(attention):
+                self._attend(layer, call, one, going)
 
-    def _attend(self, layer: int, attention: Attention, entered: Sequence[np.ndarray]) -> None:
+    def _attend(
+        self, layer: int, call: int, attention: Attention, entered: Sequence[np.ndarray]
+    ) -> None:
         """Keep what attention was given; its rows are those before or after some have left."""
         batch, _, rows, _ = attention.query_CHNW.shape
         going = next((g for g in (entered, self._going) if g[0].size == rows), None)
         if going is not None and batch > self.samples.chosen.max():
             positions = [self.placed.positions_BN[b][index] for b, index in enumerate(going)]
-            self._attended.add(layer, attention, positions)
+            self._attended.add(layer, call, attention, positions)
 
     def end(self, output: object, mask_id: int) -> Tensor | None:
         """Score the masks, and copy the cache if it is wanted. Returns the logits [B, N, V]."""

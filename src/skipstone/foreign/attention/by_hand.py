@@ -48,10 +48,16 @@ class ByHand:
         """Of tensors that are others times a number: those, and the number."""
         self.lost = ""
         """The function after which scores are not followed any more."""
+        self.bent = ""
+        """The function that did something to scores that is not known."""
 
     def begin(self, batch: int, rows: int) -> None:
         """A layer begins."""
-        self._batch, self._rows, self.lost = batch, rows, ""
+        self._batch, self._rows = batch, rows
+        self.lost = self.bent = ""
+
+    def forget(self) -> None:
+        """The layer is done."""
         self._known.clear()
         self._times.clear()
 
@@ -75,7 +81,8 @@ class ByHand:
                 attention = weights.used(one, one.left.shape)
                 if attention is None:
                     self._lose(name, weights)
-                self.lost = self.lost or weights.odd
+                else:
+                    self.bent = self.bent or weights.odd
                 return attention
         scores = scores_of(self._unscaled(found), self._batch, self._rows)
         if scores is not None and found.added is not None:

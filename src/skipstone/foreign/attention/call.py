@@ -47,8 +47,9 @@ def by_heads(x: Tensor, outer: Sequence[int], batch: int, *, whole: bool = False
     """
     if not outer:
         return x[None, None]
-    if outer[0] != batch:
-        if outer[0] % batch:
+    # One sample at a time, or the samples are told by nothing but their number.
+    if outer[0] != batch and not (outer[0] == 1 and len(outer) > 1):
+        if outer[0] % batch or batch in outer[1:]:
             return None
         x = x.unflatten(0, (batch, -1)) if x.shape[0] == outer[0] else x.unsqueeze(0)
         outer = batch, outer[0] // batch, *outer[1:]

@@ -222,7 +222,8 @@ def scores_of(found: Contraction, batch: int, rows: int) -> Scores | None:
     )
     if len(summed) != 1 or not left or not right:
         return None
-    if len(shared) + len(left) != found.left.dim():
+    # A sum of one product each is an outer product, such as that of angles and positions.
+    if len(shared) + len(left) != found.left.dim() or found.left.shape[_at(found, summed[0])] == 1:
         return None
     sizes = dict(zip(found.out_axes, found.out.shape, strict=True))
     row, column = _one(left, sizes, rows), _one(right, sizes, rows)
@@ -237,6 +238,10 @@ def scores_of(found: Contraction, batch: int, rows: int) -> Scores | None:
         scored=found.out.dtype,
         scale=found.factor,
     )
+
+
+def _at(found: Contraction, axis: str) -> int:
+    return found.left_axes.index(axis)
 
 
 def _one(axes: Sequence[str], sizes: dict[str, int], rows: int) -> str:
