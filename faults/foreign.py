@@ -84,8 +84,8 @@ class Stranger:
     jobs: tuple[Job, ...] = JOBS
     tune: Callable[[Stranger, Job], Job] = field(default=lambda stranger, job: job)
     """Finds settings at which the fault can act."""
-    needs_model: bool = False
-    """Whether traces alone cannot tell; then no cause is right, and another one is wrong."""
+    needs_model: tuple[Against, ...] = ()
+    """Against these traces alone cannot tell; then no cause is right, and another one is wrong."""
 
     def settings(self, job: Job) -> Settings:
         """Ours for what the correct code does."""
@@ -203,7 +203,8 @@ def run(trial: Encounter) -> Outcome:
     blank = replace(blank, verdict=found.verdict, seconds=seconds)
     step = stranger.truth.first(a, b)
     if cause is None or step is None:
-        silent = cause is None and (blank.control or (stranger.needs_model and blank.alone))
+        untold = blank.alone and trial.against in stranger.needs_model
+        silent = cause is None and (blank.control or untold)
         return replace(blank, cause_right=silent, step_right=silent, place_right=silent)
     return replace(
         blank,

@@ -129,17 +129,17 @@ OF_THE_CACHE = (
 OF_THE_ROWS = (
     replace(
         with_its_cache("llada", "queries turned short", (14,), Truth(CACHED, (1,), in_block)),
-        needs_model=True,
+        needs_model=("engine", "code"),
         fault=cached.queries_turned_short,
     ),
     replace(
         with_its_cache("hf", "rows turned short", (14,), Truth(CACHED, (1,), anywhere)),
-        needs_model=True,
+        needs_model=("engine", "code"),
         fault=cached.rows_turned_short,
     ),
     replace(
         with_its_cache("bare", "queries turned short", (14,), Truth(ALWAYS, (1,), anywhere)),
-        needs_model=True,
+        needs_model=("engine", "code"),
         fault=cached.queries_turned_in_every_step,
     ),
     replace(
@@ -170,7 +170,7 @@ OF_THE_ROWS = (
     ),
     replace(
         with_its_cache("llada", "keys and values swapped", (13,), Truth(CACHED, (1,), anywhere)),
-        needs_model=True,
+        needs_model=("engine", "code"),
         fault=cached.keys_and_values_swapped,
     ),
     replace(
@@ -198,6 +198,8 @@ def _of_every_style(style: Style) -> tuple[Stranger, ...]:
         replace(
             with_its_cache(style, "bug in layer 3", (19,), Truth(ALWAYS, (3,), anywhere)),
             build=code.bent(style),
+            # Our engine records no queries: a layer that turns them otherwise looks like this.
+            needs_model=("engine",),
         ),
         replace(
             with_its_cache(style, "causal mask left on", (15,), Truth(ALWAYS, (1,), anywhere)),

@@ -45,6 +45,14 @@ def test_it_is_named_without_a_model_at_hand(stranger: Stranger) -> None:
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
 
 
+@pytest.mark.parametrize("reference", [True, False], ids=["with-model", "without"])
+@pytest.mark.parametrize("name", ["hf-no refresh", "llada-stated threshold differs"])
+def test_it_is_named_beside_other_code(name: str, reference: bool) -> None:
+    stranger = next(s for s in FAULTY if named(s) == name)
+    found = run(Encounter(stranger, stranger.jobs[0], "code", reference))
+    assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
+
+
 @pytest.mark.parametrize("stranger", CORRECT, ids=named)
 @pytest.mark.parametrize("reference", [True, False], ids=["with-model", "without"])
 def test_correct_code_is_the_same_as_ours(stranger: Stranger, reference: bool) -> None:

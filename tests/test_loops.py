@@ -73,6 +73,14 @@ def test_a_fault_of_a_loop_is_named_with_its_step_and_position(stranger: Strange
 
 
 @pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("fault", ["EOS suppressed", "threshold passed, not reached"])
+def test_scores_that_are_all_but_certain_are_told_to_the_last_digit(fault: str, style: str) -> None:
+    stranger = next(s for s in FAULTY_LOOPS if named(s) == f"{style}-{fault}")
+    found = run(Encounter(stranger, stranger.jobs[0], "engine"))
+    assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
+
+
+@pytest.mark.parametrize("style", STYLES)
 def test_a_threshold_that_was_changed_is_repaired_with_the_right_one(style: str) -> None:
     stranger = next(s for s in FAULTY_LOOPS if named(s) == f"{style}-threshold changed")
     runs = record(first_that_acts(stranger))

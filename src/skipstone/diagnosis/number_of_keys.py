@@ -16,7 +16,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import place
-from skipstone.record import StepRecord, Tap, TensorKey, TensorRows
+from skipstone.record import StepRecord, Tap, TensorKey, TensorRows, Trace
 from skipstone.sentence import NOTHING, Sentence
 
 # Forwards up to the parting that are looked at, the last ones.
@@ -67,11 +67,10 @@ def _steps(case: Case) -> list[StepRecord]:
 
 def _keys(case: Case, step: StepRecord) -> _Keys | None:
     """The keys of a step, beside those of A's same step; None if B's were not recorded."""
-    key = TensorKey(step.forward, Tap.KEY, 1)
-    mine = case.runs.b.tensor(case.runs.sample_b, key)
+    mine = _read(case.runs.b, case.runs.sample_b, step)
     if mine is None:
         return None
-    right = _of_a(case, step, key)
+    right = _of_a(case, step)
     if right is not None:
         first = _first_other(mine.values, right.values)
         return _Keys(step, mine.positions.size, right.positions.size, True, first)
@@ -80,14 +79,24 @@ def _keys(case: Case, step: StepRecord) -> _Keys | None:
     return _Keys(step, size, min(length, size), False, length)
 
 
-def _of_a(case: Case, step: StepRecord, key: TensorKey) -> TensorRows | None:
+def _read(trace: Trace, sample: int, step: StepRecord) -> TensorRows | None:
+    """The keys that attention read in the first layer; where it was not heard, those handed out.
+
+    A call that is not asked for its cache hands out the one that it was given.
+    """
+    keys = (TensorKey(step.forward, tap, 1) for tap in (Tap.ATTENDED_KEY, Tap.KEY))
+    found = (trace.tensor(sample, key) for key in keys)
+    return next((rows for rows in found if rows is not None), None)
+
+
+def _of_a(case: Case, step: StepRecord) -> TensorRows | None:
     """A's keys where it computed the same rows from the same canvas."""
     other = case.divergence.same_step(step)
     if other is None or case.record_a.header.source == "skipstone":
         return None
     if not np.array_equal(other.rows, step.rows):
         return None
-    return case.runs.a.tensor(case.runs.sample_a, key._replace(forward=other.forward))
+    return _read(case.runs.a, case.runs.sample_a, other)
 
 
 def _first_other(mine_NW: np.ndarray, right_MW: np.ndarray) -> int:

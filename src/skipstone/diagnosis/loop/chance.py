@@ -39,8 +39,8 @@ def drawn_from_scores(evidence: Evidence, draw: Draw) -> bool:
     for i, decision in enumerate(evidence.decisions):
         proposals = evidence.proposals(i, draw)
         done_C = decision.committed
-        log_p_C = proposals.best_C - proposals.log_sum_C
-        expected_C = proposals.mean_C - proposals.log_sum_C
+        log_p_C = proposals.log_p_C
+        expected_C = proposals.mean_C - proposals.best_C + log_p_C
         excess += (log_p_C - expected_C)[done_C].tolist()
     values = np.array(excess)
     values = values[np.isfinite(values)]

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from skipstone.diagnosis.dtypes import slack
 from skipstone.diagnosis.loop.chance import drawn_from_scores, ordered_by_chance
 from skipstone.diagnosis.loop.choice import Place, bounds, places, within
 from skipstone.diagnosis.loop.evidence import Decision, Evidence
@@ -195,7 +196,11 @@ def _without(draw: Draw) -> tuple[set[int], bool]:
 
 
 def same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float) -> bool:
-    """Whether both steps saw the same scores, up to noise in the probabilities."""
+    """Whether both steps saw the same scores, up to noise in the probabilities.
+
+    Between scores that are all but certain noise moves nothing; the sums that are taken here do.
+    """
+    noise = max(noise, slack("float64"))
     if not _same_scores(a, at_a, b, at_b, noise, Draw()):
         return False
     both = a.guided and b.guided
@@ -207,10 +212,11 @@ def _same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float, d
     both = np.isfinite(x.best_C) & np.isfinite(y.best_C)
     if not both.any():
         return False
-    p, q = np.exp(x.best_C - x.log_sum_C), np.exp(y.best_C - y.log_sum_C)
+    p, q = np.exp(x.log_p_C), np.exp(y.log_p_C)
     same = np.abs(p - q) <= noise
     # Of two tokens that are as good as each other either may be the best.
-    tied = (np.exp(x.second_C - x.log_sum_C) >= p - noise) | (x.token_C == y.token_C)
+    second = np.exp(x.second_C - x.best_C + x.log_p_C)
+    tied = (second >= p - noise) | (x.token_C == y.token_C)
     return bool((same & tied)[both].all())
 
 

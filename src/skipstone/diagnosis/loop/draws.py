@@ -64,7 +64,7 @@ def _likelihood(evidence: Evidence, draw: Draw) -> float:
     total = 0.0
     for i, decision in enumerate(evidence.decisions):
         proposals = evidence.proposals(i, draw)
-        value_C = (proposals.best_C - proposals.log_sum_C)[decision.committed]
+        value_C = proposals.log_p_C[decision.committed]
         total += float(value_C[np.isfinite(value_C)].sum())
     return total
 

@@ -64,8 +64,8 @@ class Proposals:
     """float64: its logit."""
     second_C: np.ndarray
     """float64: the best logit of another id."""
-    log_sum_C: np.ndarray
-    """float64: over the vocabulary."""
+    log_p_C: np.ndarray
+    """float64: logarithm of its probability; to the last digit where it is all but certain."""
     mean_C: np.ndarray
     """float64: mean logit, weighted by probability."""
     column_C: dict[Axis, np.ndarray]
@@ -157,22 +157,25 @@ def propose(sheet: Sheet, draw: Draw, written_C: np.ndarray) -> Proposals:
     token_C, best_C = sheet.id_CK[every, first], logit_CK[every, first]
     runner_C = logit_CK[every, second]
     column_C = {axis: sums[every, first] for axis, sums in sheet.column_CK.items()}
-    shown_C = _log_sum(sheet.logit_CK if draw.still_summed else logit_CK, axis=1)
+    summed_CK = sheet.logit_CK if draw.still_summed else logit_CK
     # Masks without scores are not numbers all the way.
     with np.errstate(invalid="ignore", over="ignore"):
-        log_sum_C = np.logaddexp(shown_C, sheet.rest_C)
-        share_CK = np.exp(logit_CK - log_sum_C[:, None])
+        # Sums are taken from the best on: beside a large number the last digits would be lost.
+        shown_C = _log_sum(summed_CK - best_C[:, None], axis=1)
+        log_p_C = -np.logaddexp(shown_C, sheet.rest_C - best_C)
+        share_CK = np.exp(logit_CK - best_C[:, None] + log_p_C[:, None])
         named_C = np.where(share_CK > 0, share_CK * logit_CK, 0.0).sum(axis=1)
-        mean_C = named_C + np.exp(sheet.rest_C - log_sum_C) * sheet.mean_C
+        mean_C = named_C + np.exp(sheet.rest_C - best_C + log_p_C) * sheet.mean_C
     other = (written_C >= 0) & ~same(sheet.taken_C, best_C, 0.0) & np.isfinite(sheet.taken_C)
     if not draw.greedy and other.any():
         token_C = np.where(other, written_C, token_C)
+        log_p_C = np.where(other, log_p_C + sheet.taken_C - best_C, log_p_C)
         best_C, runner_C = np.where(other, sheet.taken_C, best_C), np.where(other, best_C, runner_C)
     token_C = np.where(np.isnan(best_C), -1, token_C)
     tied = (written_C >= 0) & same(sheet.taken_C, best_C, 0.0)
     exact_C = None if draw.without or draw.raised >= 0 else sheet.exact_C
     return Proposals(
-        np.where(tied, written_C, token_C), best_C, runner_C, log_sum_C, mean_C, column_C, exact_C
+        np.where(tied, written_C, token_C), best_C, runner_C, log_p_C, mean_C, column_C, exact_C
     )
 
 
@@ -187,16 +190,16 @@ def confidences(proposals: Proposals, confidence: Confidence, position_C: np.nda
         case "any":
             return np.where(np.isnan(p.best_C), np.nan, 0.0)
         case "entropy":
-            value_C = p.mean_C - p.log_sum_C
+            value_C = p.mean_C - p.best_C + p.log_p_C
         case "margin":
             with np.errstate(invalid="ignore"):
-                value_C = np.exp(p.best_C - p.log_sum_C) - np.exp(p.second_C - p.log_sum_C)
+                value_C = np.exp(p.log_p_C) - np.exp(p.second_C - p.best_C + p.log_p_C)
         case "probability" if confidence.axis != "vocabulary":
             sums_C = p.column_C.get(confidence.axis, np.full(p.best_C.size, np.nan))
             value_C = np.exp(p.best_C - sums_C)
         case "probability" | "least probable":
             exact_C = p.exact_C
-            value_C = np.exp(p.best_C - p.log_sum_C) if exact_C is None else exact_C
+            value_C = np.exp(p.log_p_C) if exact_C is None else exact_C
             value_C = -value_C if confidence.kind == "least probable" else value_C
     value_C = rounded(value_C, confidence.dtype)
     if confidence.last:

@@ -58,12 +58,13 @@ RULES: tuple[Rule, ...] = (
     commit_tie.RULE,
     near_tie_token.RULE,
     over_parallel.RULE,
+    # That loops follow other rules follows from a value that one of them never received.
+    inactive_feature.RULE,
     reveal_order.RULE,
     schedule.RULE,
     commit_rule.RULE,
     no_commit.RULE,
     stop_rule.RULE,
     budget_exhausted.RULE,
-    inactive_feature.RULE,
 )
 """Diagnosis 28, other inputs, is checked before all of them: see ``diagnose.py``."""

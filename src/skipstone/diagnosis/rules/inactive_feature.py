@@ -5,6 +5,7 @@ from __future__ import annotations
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import allowed, implied_threshold, skip_threshold
 from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.loop import finding
 from skipstone.diagnosis.rule import (
     Answer,
     Rule,
@@ -69,6 +70,9 @@ def _proof_of_stated(case: Case, event: Event) -> Proof:
     name, received = event.message.partition(" ")[0], event.numbers.get("received")
     if name.startswith("skip"):
         return proof_of_skip(case) if case.expected.first_of("skip") else Proof.OBSERVED
+    if "threshold" in name and received is not None and _explains_rule(case, received):
+        assert case.loops.difference is not None
+        return finding(case.loops.difference, RULE.number).proof
     deviation = case.expected.first_of("commit")
     scored = case.expected.first_of("scores", "token", "rows") is None
     if "threshold" not in name or deviation is None or received is None or not scored:
@@ -77,6 +81,14 @@ def _proof_of_stated(case: Case, event: Event) -> Proof:
     chosen = (confidence >= received) | (confidence == confidence.max())
     added = tuple(deviation.step.candidates.position[chosen].tolist()) == deviation.step.committed
     return proof_of_patch(case, added)
+
+
+def _explains_rule(case: Case, received: float) -> bool:
+    """Whether the loops differ in their threshold alone, and B's is the one that was received."""
+    found = case.loops.difference
+    if found is None or found.fit_b is None or found.parts != ("value",):
+        return False
+    return received in found.fit_b.rule.selection.value
 
 
 def _silently_off(case: Case) -> Finding | None:
