@@ -52,10 +52,10 @@ faults: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m faults.bench --jobs 2 --docs docs/diagnoses.md
 
 # Checkouts of published code by path; what is not named is left out. Nothing is downloaded.
-CHECKOUTS := $(foreach name,FAST_DLLM LLADA DREAM DLLM ES_DLLM DKV_CACHE SDAR OPEN_DLLM DINFER,$(if $($(name)),\
+CHECKOUTS := $(foreach name,FAST_DLLM LLADA DREAM DLLM ES_DLLM DKV_CACHE SDAR OPEN_DLLM DINFER DLLM_CACHE D2CACHE,$(if $($(name)),\
   --$(subst _,-,$(shell echo $(name) | tr A-Z a-z)) "$($(name))"))
 published: .venv/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m faults.published $(CHECKOUTS) $(if $(HELDOUT),--heldout) --jobs 2
+	@OMP_NUM_THREADS=1 $(BIN)/python -m faults.published $(CHECKOUTS) $(if $(HELDOUT),--heldout) $(if $(UNSEEN),--unseen) --jobs 2
 
 fuzz: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz

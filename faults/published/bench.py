@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from faults.published import heldout, planted, table, trial
+from faults.published import heldout, planted, table, trial, unseen
 from faults.published.bases import BASES
 from faults.published.trial import Outcome
 from skipstone.errors import ConfigError
@@ -22,7 +22,7 @@ Task = tuple[str, str, dict[str, Path], tuple[tuple[int, int], ...]]
 """A set of faults, a code base, all checkouts, and trials as numbers of fault and job: functions
 cannot be sent."""
 
-SETS = {"planted": planted.EVERY, "heldout": heldout.EVERY}
+SETS = {"planted": planted.EVERY, "heldout": heldout.EVERY, "unseen": unseen.EVERY}
 """The faults that rules were written with, and those that were chosen without knowing them."""
 
 _TRIALS_OF_A_TASK = 12
