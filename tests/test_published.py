@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections import Counter
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from click.testing import CliRunner
 
 from faults.published import table, trial
 from faults.published.__main__ import main
+from faults.published.bases import BASES
 from faults.published.bench import SETS
 from faults.published.code import Base, Call, Code, Context, Job
 from faults.published.fault import Fault, Plant
@@ -22,6 +26,7 @@ from skipstone.errors import ConfigError
 from tests.foreign import decode, llada_style
 
 HERE = sys.modules[__name__]
+ROOT = Path(__file__).parents[1]
 
 
 def loop(numbers: list[int]) -> list[int]:
@@ -116,6 +121,23 @@ def test_every_fault_says_what_it_does_and_what_is_right(chosen: str) -> None:
     assert len({(fault.base, fault.name) for fault in every}) == len(every)
 
 
+def test_what_is_right_to_say_is_a_rule_that_the_docs_list() -> None:
+    table_of_rules = (ROOT / "docs/diagnoses.md").read_text().partition("| --- |")[2]
+    known = set(re.findall(r"[a-z]+(?:-[a-z]+)*", table_of_rules.partition("Out of reach")[0]))
+    for fault in SETS["unseen"]:
+        assert {cause.partition(":")[0] for cause in fault.causes} <= known, fault.name
+
+
+def test_faults_of_the_judge_are_spread_over_kinds_and_code_bases() -> None:
+    every = SETS["unseen"]
+    kinds = Counter(fault.plant.__module__.rpartition(".")[2] for fault in every)
+    assert set(kinds) == {"batch", "cache", "forward", "given", "rule"}
+    assert min(kinds.values()) >= 10
+    assert {fault.base for fault in every} == set(BASES)
+    others = {fault.name for name in ("planted", "heldout") for fault in SETS[name]}
+    assert not others & {fault.name for fault in every}
+
+
 # --- a trial, on a loop and a model that are here -------------------------------------------------
 
 
@@ -195,6 +217,20 @@ def test_without_a_checkout_it_says_what_to_pass() -> None:
     result = CliRunner().invoke(main, [])
     assert result.exit_code == 1
     assert "pass one of --fast-dllm" in result.output
+
+
+def test_two_sets_of_faults_at_once_are_refused() -> None:
+    result = CliRunner().invoke(main, ["--heldout", "--unseen"])
+    assert result.exit_code == 2
+    assert "pass one" in result.output
+
+
+@pytest.mark.parametrize("name", ["HELDOUT", "UNSEEN"])
+def test_the_makefile_chooses_the_faults(name: str) -> None:
+    command = ["make", "-n", "published", f"{name}=1", "D2CACHE=/a"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"--{name.lower()}" in said
+    assert '--d2cache "/a"' in said
 
 
 def test_the_makefile_passes_the_checkouts_that_are_named() -> None:

@@ -5,13 +5,17 @@ Jiang et al., "d2Cache" (arXiv 2509.23094).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock, patch
 
 import torch
+from torch import Tensor
 
 from faults.published.checkouts import load
 from faults.published.code import Base, Code, Job
@@ -31,14 +35,31 @@ _MODULES = {
     "generate": "src.generation.vanilla",
 }
 # What its evaluations need, and no loop.
-_STANDINS = ("accelerate.utils", "dotenv", "hydra.core.hydra_config", "hydra.utils", "loguru")
+_STANDINS = (
+    "accelerate.utils",
+    "dotenv",
+    "hydra.core.hydra_config",
+    "hydra.utils",
+    "loguru",
+    "omegaconf",
+)
 
 
 def _load(here: Mapping[str, Path]) -> dict[str, ModuleType]:
-    absent = {part: MagicMock() for name in (*_STANDINS, "omegaconf") for part in _parts(name)}
-    with patch.dict("sys.modules", absent):
+    # It looks for some of them itself, and must find what is really there.
+    import_module("transformers.modeling_utils")
+    absent = {part for name in _STANDINS for part in _parts(name)} - sys.modules.keys()
+    sys.modules.update({name: MagicMock() for name in absent})
+    try:
         found = load(str(here["d2cache"]), *_MODULES.values(), bare=_PACKAGES)
+    finally:
+        for name in absent:
+            del sys.modules[name]
     return dict(zip(_MODULES, found, strict=True))
+
+
+def _as_they_are(_: object, logits: Tensor) -> Tensor:
+    return logits
 
 
 def _parts(name: str) -> list[str]:
@@ -60,9 +81,9 @@ def _run(code: Code, job: Job) -> object:
     caches = {
         "plain": None,
         "prefix": code.modules["prefix"].PrefixCache,
-        "dual": lambda config: code.modules["prefix"].PrefixCache(config, use_dual=True),
-        "dllm-cache": lambda config: code.modules["dllm_cache"].dLLMCache(config, kp=6, kr=3),
-        "d2cache": lambda config: code.modules["d2cache"].d2Cache(config, current_k=6),
+        "dual": partial(code.modules["prefix"].PrefixCache, use_dual=True),
+        "dllm-cache": partial(code.modules["dllm_cache"].dLLMCache, kp=6, kr=3),
+        "d2cache": partial(code.modules["d2cache"].d2Cache, current_k=6),
     }
     settings: dict[str, object] = {
         "attention_mask": None if job.visible is None else torch.tensor(job.visible),
@@ -75,9 +96,7 @@ def _run(code: Code, job: Job) -> object:
         "cache_cls": caches[job.loop],
     }
     # It imports its classes anew in each step, to see that this is no Dream.
-    same = patch.object(
-        code.modules["generate"], "prepare_logits_for_generation", lambda _, logits: logits
-    )
+    same = patch.object(code.modules["generate"], "prepare_logits_for_generation", _as_they_are)
     ids = {"MASK_TOKEN_ID": str(code.mask_id), "EOS_TOKEN_ID": str(EOS)}
     with same, patch.dict("os.environ", ids):
         return code.modules["generate"].vanilla_generate(code.net, job.ids, **(settings | job.more))

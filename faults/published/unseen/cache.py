@@ -41,10 +41,11 @@ DUAL = {"d2cache": fixed("dual")[:1] + sure("dual")[:1]}
 )
 def answer_is_never_renewed(code: Code) -> Context:
     """Features of the answer are computed once, and not every other step."""
-    return code.change(
-        "cache.dLLMCache.refresh_gen",
-        lambda _: lambda self, layer_id=0: self.current_step == 1,
-    )
+
+    def once(self: Any, layer_id: int = 0) -> bool:
+        return self.current_step == 1
+
+    return code.change("cache.dLLMCache.refresh_gen", lambda _: once)
 
 
 @planted("stale-kv", "stale-skipped-state", at=Truth(CACHED, (2,), anywhere), into=KEPT)
@@ -93,7 +94,11 @@ def _registered(code: Code, change: Context) -> Generator[None]:
 )
 def cache_of_the_request_before(code: Code) -> Context:
     """The cache is not emptied, and its counter of steps goes on, when a new request comes."""
-    return code.change("cache.dLLMCache.init", lambda _: lambda self: None)
+
+    def nothing(self: object) -> None:
+        pass
+
+    return code.change("cache.dLLMCache.init", lambda _: nothing)
 
 
 # --- a cache that chooses its rows by a mask ------------------------------------------------------
@@ -215,8 +220,14 @@ def tokens_are_cached_a_step_later(code: Code) -> Context:
 )
 def angles_of_the_rows_one_off(code: Code) -> Context:
     """The table of angles for the computed rows is made for the rows one to the right."""
-    where = "model.LLaDAModelLM.get_pos_rotary_embedding_cache"
-    return code.change(where, lambda get: lambda self, rows: get(self, rows.roll(1, 1)))
+
+    def make(get: Any) -> Any:
+        def wrong(self: Any, rows: Tensor) -> Any:
+            return get(self, rows.roll(1, 1))
+
+        return wrong
+
+    return code.change("model.LLaDAModelLM.get_pos_rotary_embedding_cache", make)
 
 
 def _stores(a: RunRecord, b: RunRecord) -> StepRecord | None:
@@ -227,7 +238,12 @@ def _stores(a: RunRecord, b: RunRecord) -> StepRecord | None:
 _BLOCKS = fixed("static", block_length=8)[:1] + sure("dynamic", block_length=8)[:1]
 
 
-@planted("position-encoding", at=Truth(_stores, (1,), in_block), into={"sdar": _BLOCKS})
+def _computed(step: StepRecord) -> list[int]:
+    """Corrected after the first run: SDAR's first block begins within the prompt."""
+    return step.rows.tolist()
+
+
+@planted("position-encoding", at=Truth(_stores, (1,), _computed), into={"sdar": _BLOCKS})
 def blocks_are_stored_from_position_zero(code: Code) -> Context:
     """The call that stores a finished block counts positions from its own start."""
 
@@ -242,7 +258,7 @@ def blocks_are_stored_from_position_zero(code: Code) -> Context:
 @planted(
     "visible-set",
     "other-inputs: attention_mask",
-    at=Truth(CACHED, (1,), in_block),
+    at=Truth(CACHED, (1,), _computed),
     into={"sdar": tuple(replace(job, block_length=4) for job in _BLOCKS)},
 )
 def only_the_last_block_is_seen(code: Code) -> Context:

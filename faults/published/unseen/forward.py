@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from faults.published.code import Code, Context
 from faults.published.fault import planted
@@ -215,7 +215,10 @@ def half_of_the_head_is_rotated(code: Code) -> Context:
         return code.change("model.apply_rotary_pos_emb", pair)
 
     def one(rotate: Any) -> Any:
-        return lambda self, sin, cos, t: _half_turned(t, rotate(self, sin, cos, t))
+        def wrong(self: Any, sin: Tensor, cos: Tensor, t: Tensor) -> Tensor:
+            return _half_turned(t, rotate(self, sin, cos, t))
+
+        return wrong
 
     return code.change("model.RotaryEmbedding.apply_rotary_pos_emb", one)
 
@@ -245,7 +248,11 @@ def last_norm_twice(code: Code) -> Context:
     """The norm before the head is applied twice."""
     inner = code.net.model
     norm = inner.norm if code.base.name == "dream" else inner.transformer.ln_f
-    return _hooked(norm.register_forward_hook(lambda module, _, out: module.forward(out)))
+
+    def again(module: nn.Module, _: object, out: Tensor) -> Tensor:
+        return module.forward(out)
+
+    return _hooked(norm.register_forward_hook(again))
 
 
 @planted(
@@ -256,9 +263,16 @@ def last_norm_twice(code: Code) -> Context:
 def attention_and_mlp_side_by_side(code: Code) -> Context:
     """The third layer's MLP reads what the layer was given, and not what attention made of it."""
     block, given = blocks(code)[2], dict[str, Tensor]()
+
+    def keep(_: object, args: tuple[Tensor, ...]) -> None:
+        given["x"] = args[0]
+
+    def take(*_: object) -> tuple[Tensor, ...]:
+        return (given["x"],)
+
     return _hooked(
-        block.attn_norm.register_forward_pre_hook(lambda _, args: given.update(x=args[0])),
-        block.ff_norm.register_forward_pre_hook(lambda *_: (given["x"],)),
+        block.attn_norm.register_forward_pre_hook(keep),
+        block.ff_norm.register_forward_pre_hook(take),
     )
 
 
@@ -286,7 +300,11 @@ def one_layer_is_in_training(code: Code) -> Context:
 def head_in_bfloat16(code: Code) -> Context:
     """Logits come from a head in bfloat16, and are made float32 again."""
     head = code.net.model.transformer.ff_out
-    return _hooked(head.register_forward_hook(lambda _, __, out: out.bfloat16().to(out.dtype)))
+
+    def coarse(_: object, __: object, out: Tensor) -> Tensor:
+        return out.bfloat16().to(out.dtype)
+
+    return _hooked(head.register_forward_hook(coarse))
 
 
 @planted(
@@ -312,4 +330,8 @@ def norms_with_a_large_epsilon(code: Code) -> Context:
 def last_layer_adds_no_attention(code: Code) -> Context:
     """What the last layer's attention gives is not added to the residual."""
     out = blocks(code)[3].attn_out
-    return _hooked(out.register_forward_hook(lambda _, __, done: torch.zeros_like(done)))
+
+    def none(_: object, __: object, done: Tensor) -> Tensor:
+        return torch.zeros_like(done)
+
+    return _hooked(out.register_forward_hook(none))

@@ -163,7 +163,8 @@ def threshold_against_a_logarithm(code: Code) -> Context:
     return _rule(code, f"{name} = {name}.log()", after=name, nth=0)
 
 
-@planted("schedule", "commit-rule", at=Truth(parted), into={"open-dllm": fixed("p2")})
+# Corrected after the first run: it begins with a step that commits nothing, which is as true.
+@planted("schedule", "commit-rule", "no-commit", at=Truth(parted), into={"open-dllm": fixed("p2")})
 def path_planning_one_step_late(code: Code) -> Context:
     """The share of tokens that may stay is that of the step before."""
     late = "kappa_t = i / steps"
