@@ -176,11 +176,11 @@ class Recording:
             with self.guard.within("reading the states before a layer", source_line):
                 forward.enter(number, x)
         if self._listens:
-            self.listening.enter(x)
+            self.listening.enter(number, x)
 
     def leave_layer(self, number: int, output: object) -> None:
         """A layer is done."""
-        attention = self.listening.leave()
+        attention = self.listening.leave() if self._listens else ()
         forward = self._forward
         if forward is None:
             return
@@ -239,6 +239,8 @@ class Recording:
             number, located, rows, call.pairs, self._wanted.level, len(self._layers)
         )
         self._forward.hide(self._hidden.taken())
+        if self._listens:
+            self.listening.call(call.arguments, whole=rows == located.canvas_BL.shape[1])
 
     def _guided(self, run: ForeignRun, call: Call, source: str) -> None:
         """The second call of a step, with the prompt hidden: it decides nothing by itself."""

@@ -18,7 +18,7 @@ from skipstone.foreign.attention.call import Attention
 from skipstone.foreign.shared.functions import Operation
 
 # Whatever stands under this name in torch.nn.functional now: this is what computes.
-_FUSED: object = torch._C._nn.scaled_dot_product_attention
+FUSED: object = torch._C._nn.scaled_dot_product_attention
 
 
 _NAMES = {
@@ -59,7 +59,7 @@ class Kernels:
     def heard(self, operation: Operation) -> Attention | None:
         """A function was called."""
         func = operation.func
-        if func is _FUSED:
+        if func is FUSED:
             return _fused(operation)
         if not isinstance(func, (OpOverload, OpOverloadPacket)):
             return None

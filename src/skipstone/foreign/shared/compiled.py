@@ -1,9 +1,10 @@
-"""Function modes that stay out of what ``torch.compile`` compiles.
+"""What listens to code stays out of what ``torch.compile`` compiles.
 
-Dynamo traces the function modes on the stack into the graphs of the user's code: each compiled
-function would be compiled again for us, with our code in it, and would then round otherwise. So a
-mode is taken off the stack while a compiled function runs, which is then one operation like any
-other: it gives the same bits as without us, and what happens inside is not seen.
+Dynamo traces the function modes on the stack into the graphs of the user's code, and functions that
+tell of themselves likewise: each compiled function would be compiled again for us, with our code in
+it, and would then round otherwise. So a mode is taken off the stack while a compiled function runs,
+which is then one operation like any other: it gives the same bits as without us, and what happens
+inside is not seen.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -26,25 +27,47 @@ from torch.overrides import TorchFunctionMode
 _SWITCH = "_maybe_set_eval_frame"
 
 
+class Steps(Protocol):
+    """What listens to code, and steps aside while compiled code runs."""
+
+    away: bool
+    """Whether it stepped aside by itself: then it comes back when it says so."""
+
+    def leave(self) -> bool:
+        """Step aside; False if it was not there."""
+        ...
+
+    def come(self) -> None:
+        """Be there again."""
+        ...
+
+
 class Mode(TorchFunctionMode):
     """A function mode that may leave the stack for a while by itself."""
 
     away = False
     """Whether it has."""
 
+    def leave(self) -> bool:
+        """Take it off the stack; False if it is not there."""
+        return take_off(self)
+
+    def come(self) -> None:
+        """Put it on top of the stack."""
+        push([self])
+
 
 @contextmanager
-def active(mode: Mode) -> Generator[None]:
-    """Have a function mode see every torch function, but for those in compiled code.
+def active(watch: Steps) -> Generator[None]:
+    """Have something listen to all code but what is compiled.
 
-    With a torch that has no such switch any more the mode is on in compiled code, too. One that is
-    away comes to the stack when it says so.
+    With a torch that has no such switch any more it listens to compiled code, too.
     """
     # Loading Dynamo takes seconds; while nobody has, nothing is compiled.
     eval_frame = sys.modules.get("torch._dynamo.eval_frame")
     switch = getattr(eval_frame, _SWITCH, None)
     if eval_frame is None or switch is None:
-        with nullcontext() if mode.away else mode:
+        with _there(watch):
             yield
         return
     thread = threading.get_ident()
@@ -53,26 +76,38 @@ def active(mode: Mode) -> Generator[None]:
 
     def switched(callback: Any) -> Any:
         nonlocal outermost
-        if mode.away or threading.get_ident() != thread:
+        if watch.away or threading.get_ident() != thread:
             return switch(callback)
         begins = outermost is None and callable(callback)
         frame = _beyond_ours(sys._getframe(1)) if begins or not callable(callback) else None
-        if begins and take_off(mode):
+        if begins and watch.leave():
             outermost = frame
             # Last of all: what is called from here on would be compiled.
             return switch(callback)
         before = switch(callback)
         if frame is not None and outermost is frame:
             outermost = None
-            push([mode])
+            watch.come()
         return before
 
     setattr(eval_frame, _SWITCH, switched)
     try:
-        with nullcontext() if mode.away else mode:
+        with _there(watch):
             yield
     finally:
         setattr(eval_frame, _SWITCH, switch)
+
+
+@contextmanager
+def _there(watch: Steps) -> Generator[None]:
+    """Have it come, unless it is away by itself, and leave at the end."""
+    if not watch.away:
+        watch.come()
+    try:
+        yield
+    finally:
+        if not watch.away:
+            watch.leave()
 
 
 def _beyond_ours(frame: FrameType) -> FrameType:

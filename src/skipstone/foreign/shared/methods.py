@@ -32,50 +32,81 @@ PICKS = (
 """Functions that take rows out of a tensor."""
 
 
+class Telling:
+    """Functions in whose places are some that tell of each of their calls by code of this thread.
+
+    Ours do not tell: they run with torch functions disabled, as ``Guard.within`` and the function
+    mode see to. What is compiled does not either, and nothing is compiled again.
+    """
+
+    away = False
+
+    def __init__(
+        self,
+        functions: Sequence[tuple[Any, str]],
+        heard: Callable[[Operation], None],
+        ndim: int | None = None,
+    ) -> None:
+        """Put nothing in any place yet.
+
+        Args:
+            functions: the owner and the name of each.
+            heard: must not raise.
+            ndim: tells only of results with so many dimensions; None tells of all.
+        """
+        thread = threading.get_ident()
+
+        def tell(*operation: Any) -> None:
+            if torch._C._is_torch_function_enabled() and threading.get_ident() == thread:
+                heard(Operation(*operation))
+
+        # What keeps Dynamo out takes longer than telling: only where it is at work.
+        apart, dynamo = unseen(tell), at_work()
+
+        def telling(function: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(function)
+            def called(*args: Any, **kwargs: Any) -> Any:
+                out = function(*args, **kwargs)
+                if ndim is None or getattr(out, "ndim", None) == ndim:
+                    (apart if dynamo() else tell)(function, args, kwargs, out)
+                return out
+
+            skipped(called)
+            return called
+
+        self._places = [
+            (owner, name, vars(owner).get(name), telling(getattr(owner, name)))
+            for owner, name in functions
+        ]
+
+    def come(self) -> None:
+        """Put those that tell in their places, but where others are by now."""
+        for owner, name, own, telling in self._places:
+            if vars(owner).get(name) is own:
+                setattr(owner, name, telling)
+
+    def leave(self) -> bool:
+        """Put the functions back."""
+        for owner, name, own, telling in self._places:
+            if vars(owner).get(name) is not telling:
+                continue
+            if own is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
+        return True
+
+
 @contextmanager
 def told(
     functions: Sequence[tuple[Any, str]],
     heard: Callable[[Operation], None],
     ndim: int | None = None,
 ) -> Generator[None]:
-    """Have functions tell of each of their calls by code of this thread; not of our own calls.
-
-    Ours run with torch functions disabled: ``Guard.within`` and the function mode see to that. What
-    is compiled does not tell, and nothing is compiled again.
-
-    Args:
-        functions: the owner and the name of each.
-        heard: must not raise.
-        ndim: tells only of results with so many dimensions; None tells of all.
-    """
-    thread = threading.get_ident()
-
-    def tell(*operation: Any) -> None:
-        if torch._C._is_torch_function_enabled() and threading.get_ident() == thread:
-            heard(Operation(*operation))
-
-    # What keeps Dynamo out takes longer than telling: only where it is at work.
-    apart, dynamo = unseen(tell), at_work()
-
-    def telling(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def called(*args: Any, **kwargs: Any) -> Any:
-            out = function(*args, **kwargs)
-            if ndim is None or getattr(out, "ndim", None) == ndim:
-                (apart if dynamo() else tell)(function, args, kwargs, out)
-            return out
-
-        skipped(called)
-        return called
-
-    own = [(owner, name, vars(owner).get(name)) for owner, name in functions]
-    for owner, name in functions:
-        setattr(owner, name, telling(getattr(owner, name)))
+    """Have functions tell of their calls, as ``Telling`` does."""
+    telling = Telling(functions, heard, ndim)
+    telling.come()
     try:
         yield
     finally:
-        for owner, name, function in own:
-            if function is None:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, function)
+        telling.leave()
