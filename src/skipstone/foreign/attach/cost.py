@@ -15,7 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skipstone.foreign.shared.source import line_of
 from skipstone.record import Event
+
+Reads = Counter[tuple[str, int]]
+"""Values that the host waited for, by file and line."""
 
 # Operations in the time of one byte read, on an H100: 786 TFLOP/s in bfloat16 over 2.97 TB/s, both
 # measured for matrix products. The ratio is much the same for other GPUs of a data centre.
@@ -37,9 +41,8 @@ class Clock:
     """Seconds in calls of the model."""
     between: float = 0.0
     """Seconds between them."""
-    reads_between: Counter[str] = field(default_factory=Counter)
-    """Values that the host waited for, by source line."""
-    reads_inside: Counter[str] = field(default_factory=Counter)
+    reads_between: Reads = field(default_factory=Counter)
+    reads_inside: Reads = field(default_factory=Counter)
 
 
 def measuring_cost(clock: Clock) -> list[Event]:
@@ -49,7 +52,7 @@ def measuring_cost(clock: Clock) -> list[Event]:
     total = clock.between + clock.inside
     reads = clock.reads_between.total() / steps
     if reads >= _MANY_READS and clock.between >= _LARGE_SHARE * total:
-        line, most = clock.reads_between.most_common(1)[0]
+        line, most = _most(clock.reads_between)
         between, inside = clock.between / steps, clock.inside / steps
         numbers = {"seconds_between": between, "seconds_inside": inside, "reads_per_step": reads}
         numbers["share"] = clock.between / total
@@ -70,7 +73,7 @@ def measuring_cost(clock: Clock) -> list[Event]:
         )
     inner = clock.reads_inside.total() / steps
     if inner >= _MANY_READS:
-        line, most = clock.reads_inside.most_common(1)[0]
+        line, most = _most(clock.reads_inside)
         events.append(
             Event(
                 kind="host_reads_in_forward",
@@ -84,6 +87,14 @@ def measuring_cost(clock: Clock) -> list[Event]:
             )
         )
     return events
+
+
+def _most(reads: Reads) -> tuple[str, int]:
+    """The line with the most reads, and how many."""
+    by_line = Counter[str]()
+    for (filename, line), count in reads.items():
+        by_line[line_of(filename, line)] += count
+    return by_line.most_common(1)[0]
 
 
 def skip_cost(layers: Sequence[nn.Module], rows: int, skipped: int, calls: int) -> Event | None:

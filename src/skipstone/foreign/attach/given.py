@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sysconfig
+import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from dis import get_instructions
 from functools import cache
 from types import CodeType, FrameType
@@ -24,17 +26,28 @@ _FRAMES = 4
 _KEPT = 256
 
 
+@dataclass(frozen=True, eq=False)
+class _Looked:
+    """A tensor that was looked at."""
+
+    tensor: weakref.ref[Tensor]
+    version: int
+    """Counts what was written into it."""
+    found: tuple[str, dict[str, float]]
+
+
 class GivenTensors:
     """Tensor arguments of calls, told when they are not what they were in the call before."""
 
     def __init__(self) -> None:
         """Nothing was given yet."""
+        self._looked = dict[str, _Looked]()
         self._last = dict[str, str]()
         self._told = 0
 
     def note(self, call: Call, forward: int, source: str) -> Iterator[Event]:
         """What is new in a call."""
-        now = {name: _described(t) for name, t in _tensors(call)}
+        now = {name: self._look(name, t) for name, t in _tensors(call)}
         for name in [*now, *(self._last.keys() - now.keys())]:
             text, numbers = now.get(name, ("not given", {}))
             if self._last.get(name) == text or self._told >= _KEPT:
@@ -48,6 +61,17 @@ class GivenTensors:
                 forward=forward,
                 numbers=numbers,
             )
+
+    def _look(self, name: str, tensor: Tensor) -> tuple[str, dict[str, float]]:
+        """What a tensor is; the one of the call before is not read again."""
+        old = self._looked.get(name)
+        # Tensors of inference mode do not count what is written into them.
+        version = -1 if tensor.is_inference() else tensor._version
+        if old is not None and old.tensor() is tensor and old.version == version >= 0:
+            return old.found
+        found = _described(tensor)
+        self._looked[name] = _Looked(weakref.ref(tensor), version, found)
+        return found
 
 
 def _tensors(call: Call) -> Iterator[tuple[str, Tensor]]:
@@ -97,12 +121,16 @@ def configuration(model: nn.Module) -> dict[str, str]:
 
 def _frames(frame: FrameType) -> Iterator[FrameType]:
     """The function that called the model, and those of the user's own code above it."""
-    library = sysconfig.get_paths()["stdlib"]
     for count, above in enumerate(user_frames(frame)):
-        filename = above.f_code.co_filename
-        if count > _FRAMES or "site-packages" in filename or filename.startswith(library):
+        if count > _FRAMES or _of_library(above.f_code.co_filename):
             return
         yield above
+
+
+@cache
+def _of_library(filename: str) -> bool:
+    """Whether a file is part of Python, or was installed."""
+    return "site-packages" in filename or filename.startswith(sysconfig.get_paths()["stdlib"])
 
 
 @cache

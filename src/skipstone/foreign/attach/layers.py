@@ -136,20 +136,24 @@ def _hook_layer(
     on: ExitStack, layer: nn.Module, number: int, listener: HearsLayers, *, whole: bool
 ) -> None:
     # What keeps Dynamo out takes longer than the hook itself: only where it is at work.
-    apart = unseen(listener.enter_layer), unseen(listener.leave_layer)
+    enter, leave = listener.enter_layer, listener.leave_layer
+    apart = unseen(enter), unseen(leave)
+    is_compiling = torch.compiler.is_compiling
 
     def before(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-        compiling = torch.compiler.is_compiling()
+        compiling = is_compiling()
         if whole and compiling:
             return
-        states = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        states = args[0] if args else None
+        if not isinstance(states, Tensor):
+            states = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
         if states is not None:
-            (apart[0] if compiling else listener.enter_layer)(number, states)
+            (apart[0] if compiling else enter)(number, states)
 
     def after(module: nn.Module, args: object, output: object) -> None:
-        compiling = torch.compiler.is_compiling()
+        compiling = is_compiling()
         if not (whole and compiling):
-            (apart[1] if compiling else listener.leave_layer)(number, output)
+            (apart[1] if compiling else leave)(number, output)
 
     on.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
     on.callback(layer.register_forward_hook(after).remove)

@@ -368,8 +368,8 @@ class Recording:
         """Time and reads since the last call."""
         if self._done is not None:
             run.clock.between += now - self._moment
-        run.clock.reads_between += self.watch.reads_between
-        run.clock.reads_inside += self.watch.reads_inside
+        run.clock.reads_between.update(self.watch.reads_between)
+        run.clock.reads_inside.update(self.watch.reads_inside)
         self.watch.reads_between.clear()
         self.watch.reads_inside.clear()
 

@@ -131,6 +131,8 @@ class Assembler:
 
     def _as_long(self, seen: Seen) -> Seen:
         """A call whose canvas was shorter: what was not there yet had masks."""
+        if seen.before.size == seen.after.size == self.length:
+            return seen
 
         def padded(ids: np.ndarray) -> np.ndarray:
             return np.pad(ids, (0, self.length - ids.size), constant_values=self._mask_id)
@@ -191,8 +193,13 @@ class Assembler:
 
     def _committed(self, seen: Seen) -> np.ndarray:
         """The same without EOS that the loop wrote where the call had no scores."""
-        fresh = np.isin(self._board.position, seen.scores.position)
-        return self._changed(seen) & (fresh | (seen.after != self._eos_id))
+        return self._changed(seen) & (self._fresh(seen) | (seen.after != self._eos_id))
+
+    def _fresh(self, seen: Seen) -> np.ndarray:
+        """Positions that the call has scored, bool [L]."""
+        fresh = np.zeros(self.length, bool)
+        fresh[seen.scores.position] = True
+        return fresh
 
     def _status(self, ids: np.ndarray) -> np.ndarray:
         """Status of every position, uint8 [L]."""
@@ -218,7 +225,7 @@ class Assembler:
         known = (seen.before == self._mask_id) & (board.token >= 0) & (board.position < stop)
         known |= committed
         position = np.flatnonzero(known).astype(np.int32)
-        eligible = np.isin(position, seen.scores.position)
+        eligible = self._fresh(seen)[position]
         token, confidence = board.token[position], board.confidence[position]
         # A loop may take a token from the logits of another row, and no row of this call has its
         # confidence then.

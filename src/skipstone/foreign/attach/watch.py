@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from skipstone.foreign.attach.cost import Reads
 from skipstone.foreign.attach.logits import LogitSlices
 from skipstone.foreign.shared.functions import Operation
-from skipstone.foreign.shared.source import caller, place
+from skipstone.foreign.shared.source import caller
 
 
 class Watch:
@@ -16,13 +17,15 @@ class Watch:
         """See nothing yet."""
         self.inside = False
         """Whether a call of the model is under way."""
-        self.reads_between = Counter[str]()
-        self.reads_inside = Counter[str]()
+        self.reads_between: Reads = Counter()
+        self.reads_inside: Reads = Counter()
         self.logits = LogitSlices()
 
     def read(self, operation: Operation) -> None:
         """The user's code reads a value."""
-        (self.reads_inside if self.inside else self.reads_between)[place(caller())] += 1
+        frame = caller(3)  # this one, and that of the function that tells
+        reads = self.reads_inside if self.inside else self.reads_between
+        reads[frame.f_code.co_filename, frame.f_lineno] += 1
 
     def heard(self, operation: Operation) -> None:
         """Look at an operation."""

@@ -54,21 +54,27 @@ class Telling:
             heard: must not raise.
             ndim: tells only of results with so many dimensions; None tells of all.
         """
-        thread = threading.get_ident()
+        here, thread = threading.get_ident, threading.get_ident()
+        enabled = torch._C._is_torch_function_enabled
 
         def tell(*operation: Any) -> None:
-            if torch._C._is_torch_function_enabled() and threading.get_ident() == thread:
-                heard(Operation(*operation))
+            heard(Operation(*operation))
 
         # What keeps Dynamo out takes longer than telling: only where it is at work.
         apart, dynamo = unseen(tell), at_work()
 
         def telling(function: Callable[..., Any]) -> Callable[..., Any]:
+            # Models call these hundreds of times in a forward: no call of ours more than needed.
             @functools.wraps(function)
             def called(*args: Any, **kwargs: Any) -> Any:
                 out = function(*args, **kwargs)
-                if ndim is None or getattr(out, "ndim", None) == ndim:
-                    (apart if dynamo() else tell)(function, args, kwargs, out)
+                if ndim is not None and getattr(out, "ndim", None) != ndim:
+                    return out
+                if enabled() and here() == thread:
+                    if dynamo():
+                        apart(function, args, kwargs, out)
+                    else:
+                        heard(Operation(function, args, kwargs, out))
                 return out
 
             skipped(called)

@@ -32,9 +32,13 @@ def _hidden(module: str) -> bool:
     return hidden and not module.startswith(_STANDS_FOR_USERS)
 
 
-def caller() -> FrameType:
-    """The innermost frame of the user's code; the outermost of all if none is theirs."""
-    frame = sys._getframe(1)
+def caller(above: int = 1) -> FrameType:
+    """The innermost frame of the user's code; the outermost of all if none is theirs.
+
+    Args:
+        above: so many frames up from here are known to be ours.
+    """
+    frame = sys._getframe(above)
     while _hidden(str(frame.f_globals.get("__name__"))) and frame.f_back is not None:
         frame = frame.f_back
     return frame
@@ -42,7 +46,12 @@ def caller() -> FrameType:
 
 def place(frame: FrameType) -> str:
     """``file.py:123`` of a frame; below the working directory with its folders."""
-    return f"{_shown(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return line_of(frame.f_code.co_filename, frame.f_lineno)
+
+
+def line_of(filename: str, line: int) -> str:
+    """The same of a line of a file."""
+    return f"{_shown(filename)}:{line}"
 
 
 # Asked for every value that a loop reads, and paths are slow.
@@ -57,7 +66,7 @@ def innermost(trail: TracebackType | None) -> str:
     found = ""
     while trail is not None:
         if next(user_frames(trail.tb_frame), None) is trail.tb_frame:
-            found = f"{_shown(trail.tb_frame.f_code.co_filename)}:{trail.tb_lineno}"
+            found = line_of(trail.tb_frame.f_code.co_filename, trail.tb_lineno)
         trail = trail.tb_next
     return found
 

@@ -58,9 +58,12 @@ def _written(
         return [known]
     if known is None and not target.is_floating_point():
         return []  # a new canvas: tokens may come from anywhere
-    slots = call.full(target).clone()
-    there = slots[index]
+    before = call.full(target)
+    there = before[index]
     arriving = _fitted(used(call.full(value)), there.shape)
+    if torch.equal(there, arriving):
+        return [compressed(before)]
+    slots = before.clone()
     clash = None if _covers(call, target, index) else _clash(call, target, value, there, arriving)
     if clash is None:
         slots[index] = torch.where(arriving < 0, there, arriving)
