@@ -28,10 +28,10 @@ _UNHEARD = "no torch function that computes it was heard: a kernel of its own, o
 class Listening:
     """Hears attention while a layer is under way, and nothing else.
 
-    Attention may be written out, so a function mode looks at every function that a layer calls. That
-    takes as long as the layer. Torch's own attention tells of itself, under the names by which
-    modelling files call it: where the mode has heard nothing else, it rests. It listens to all layers
-    in the first call of its kind, and to the first layer of every call.
+    Attention may be written out, so a function mode looks at every function that a layer calls,
+    which takes as long as the layer itself. But torch's own attention tells of itself, under the
+    names by which modelling files call it, and where the mode has heard nothing else, it rests. It
+    listens to all layers in the first call of its kind, and to the first layer of every call.
     """
 
     def __init__(self, guard: Guard) -> None:
