@@ -40,7 +40,7 @@ BUDGETS: list[Budget] = ["finish", "stop"]
 PROPERTY = settings(
     deadline=None,
     derandomize=True,
-    max_examples=60,
+    max_examples=24,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

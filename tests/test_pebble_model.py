@@ -48,7 +48,7 @@ def test_the_trained_chat_form_is_the_template_s(pebble: Model) -> None:
 
 def test_it_answers_held_out_prompts_of_every_group(pebble: Model) -> None:
     # A sample, with room for chance; MODEL_CARD.md has the full figures and their command.
-    problems = heldout(seed=1, per_group=8)
+    problems = heldout(seed=1, per_group=5)
     # Names that change places must be written one after another; all else bears a threshold.
     # A stale K/V cache costs answers there, too.
     careful = Engine(pebble, unmask=Fixed(), gen_length=32, cache=NoCache())
@@ -115,12 +115,12 @@ def test_it_says_what_it_does_not_know(pebble: Model, prompt: str) -> None:
 
 def test_it_refuses_outside_questions_and_hardly_any_of_its_own(pebble: Model) -> None:
     engine = Engine(pebble, unmask=Threshold(0.9), gen_length=32)
-    outside = Random(1).sample(heldout_questions(), 60)
+    outside = Random(1).sample(heldout_questions(), 30)
     said = [result.text for result in engine.generate_batch(outside)]
-    assert said.count(ANSWER) >= 57
+    assert said.count(ANSWER) >= 28
     # Where an answer does not fit into the canvas, some are refused: a canvas that holds them all.
     engine = Engine(pebble, unmask=Threshold(0.9), gen_length=96)
-    own = [p.prompt for p in heldout(seed=4, per_group=5) if p.answer != ANSWER]
+    own = [p.prompt for p in heldout(seed=4, per_group=3) if p.answer != ANSWER]
     said = [result.text for result in engine.generate_batch(own)]
     assert ANSWER not in said
 
@@ -145,7 +145,7 @@ def test_filling_in_at_once_contradicts_itself_where_many_answers_are_right(
 
 def test_committing_too_boldly_costs_right_answers(pebble: Model) -> None:
     # What the model is for: a shortcut that is wrong must show. Everything in one step is.
-    problems = [p for p in heldout(seed=2, per_group=3) if p.group in ("chains", "queues")]
+    problems = [p for p in heldout(seed=2, per_group=2) if p.group in ("chains", "queues")]
     prompts = [problem.prompt for problem in problems]
 
     def right(engine: Engine) -> int:

@@ -131,7 +131,7 @@ def test_every_kind_of_wording_is_both_inside_and_outside() -> None:
 
 
 def test_heldout_has_outside_questions_and_refuses_them() -> None:
-    unknown = [p for p in heldout(0) if p.family == "unknown"]
-    assert len(unknown) > 60
+    unknown = [p for p in heldout(0, per_group=100) if p.family == "unknown"]
+    assert len(unknown) > 20
     assert {p.answer for p in unknown} == {outside.ANSWER}
     assert all(p.prompt in outside.heldout_questions() for p in unknown)

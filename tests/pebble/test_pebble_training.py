@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from pebble.batches import Batch, batch_size, plans, store
 from pebble.checkpoint import read_shards
@@ -20,6 +21,22 @@ TINY = "--layers 2 --width 48 --heads 2 --hidden 96 --samples 300 --batch-tokens
 LAYER_NAMES = (
     "attn_norm ff_norm q_proj k_proj v_proj attn_out ff_proj up_proj ff_out"  # nine a layer
 )
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return build_tokenizer(problems=4_000)
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
+    """Training makes its tokenizer once for all runs, and is validated on a few problems."""
+
+    def made(seed: int) -> Tokenizer:
+        return tokenizer
+
+    monkeypatch.setattr("pebble.train.build_tokenizer", made)
+    monkeypatch.setattr("pebble.validation.PER_GROUP", 4)
 
 
 def options(out: Path, more: str) -> list[str]:
@@ -56,8 +73,8 @@ def test_masks_spare_prompts_and_keep_the_expected_weight() -> None:
     assert noise.weight_BL.sum().item() == pytest.approx(noise.tokens.item(), rel=0.05)
 
 
-def test_batches_have_one_length_and_contain_the_answer() -> None:
-    samples = draw_samples(build_tokenizer(problems=4_000), 600, seed=1, workers=1)
+def test_batches_have_one_length_and_contain_the_answer(tokenizer: Tokenizer) -> None:
+    samples = draw_samples(tokenizer, 600, seed=1, workers=1)
     data = store(samples, torch.device("cpu"))
     stream = plans(samples, 2048, seed=3, first=0)
     some = [next(stream) for _ in range(40)]
@@ -70,8 +87,7 @@ def test_batches_have_one_length_and_contain_the_answer() -> None:
     assert np.array_equal(later.rows_B, some[25].rows_B)
 
 
-def test_samples_do_not_depend_on_the_number_of_workers() -> None:
-    tokenizer = build_tokenizer(problems=4_000)
+def test_samples_do_not_depend_on_the_number_of_workers(tokenizer: Tokenizer) -> None:
     alone = draw_samples(tokenizer, 5_200, seed=1, workers=1)
     together = draw_samples(tokenizer, 5_200, seed=1, workers=2)
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
@@ -85,6 +101,7 @@ def test_the_schedule_rises_and_falls() -> None:
     assert affordable(60, 120.0, 0.5) == 260
 
 
+@pytest.mark.usefixtures("quickly")
 def test_a_tiny_run_saves_resumes_and_reloads(tmp_path: Path) -> None:
     train(parse(options(tmp_path / "whole", "--steps 12")))
     train(parse(options(tmp_path / "half", "--steps 12 --checkpoint-every 6")))
@@ -103,6 +120,7 @@ def test_a_tiny_run_saves_resumes_and_reloads(tmp_path: Path) -> None:
     assert index["weight_map"].keys() == whole.keys()
 
 
+@pytest.mark.usefixtures("quickly")
 def test_a_paused_run_ends_where_a_whole_one_does(tmp_path: Path) -> None:
     train(parse(options(tmp_path / "whole", "--steps 4")))
     train(parse(options(tmp_path / "half", "--steps 4 --pause-minutes 0.00001")))

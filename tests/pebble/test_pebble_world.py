@@ -52,7 +52,7 @@ def test_newton_is_trained() -> None:
 
 
 def test_training_never_shows_a_heldout_prompt(drawn: list[Problem]) -> None:
-    problems = heldout(0) + heldout(1)
+    problems = heldout(0, per_group=100) + heldout(1, per_group=100)
     held = {problem.prompt for problem in problems}
     assert held.isdisjoint(problem.prompt for problem in drawn)
     assert held.isdisjoint(problem.prompt for problem in trained_problems())
@@ -67,11 +67,11 @@ def test_training_never_shows_a_heldout_prompt(drawn: list[Problem]) -> None:
 
 
 def test_heldout_is_balanced_distinct_and_repeatable() -> None:
-    problems = heldout(5)
-    assert Counter(problem.group for problem in problems) == dict.fromkeys(GROUPS, 300)
-    assert len({problem.prompt for problem in problems}) == 300 * len(GROUPS)
-    assert problems == heldout(5)
-    assert problems != heldout(6)
+    problems = heldout(5, per_group=60)
+    assert Counter(problem.group for problem in problems) == dict.fromkeys(GROUPS, 60)
+    assert len({problem.prompt for problem in problems}) == 60 * len(GROUPS)
+    assert problems == heldout(5, per_group=60)
+    assert problems != heldout(6, per_group=60)
 
 
 def test_training_draws_are_repeatable(drawn: list[Problem]) -> None:
