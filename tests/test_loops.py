@@ -80,6 +80,17 @@ def test_scores_that_are_all_but_certain_are_told_to_the_last_digit(fault: str, 
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
 
 
+@pytest.mark.parametrize("reference", [True, False], ids=["with-model", "without"])
+def test_a_stated_threshold_is_the_one_that_was_meant(reference: bool) -> None:
+    """Both runs leave room for a common one, where a confidence of A lies above what it states."""
+    stranger = next(s for s in FAULTY_LOOPS if named(s) == "bare-EOS raised")
+    trial = Encounter(stranger, stranger.jobs[0], "engine", reference)
+    found = run(trial)
+    assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
+    identified_a = identified(record(trial).a, 0)
+    assert {fit.rule.selection.value for fit in identified_a.complete} == {Interval(0.5, 0.5)}
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_a_threshold_that_was_changed_is_repaired_with_the_right_one(style: str) -> None:
     stranger = next(s for s in FAULTY_LOOPS if named(s) == f"{style}-threshold changed")

@@ -84,7 +84,8 @@ class Identified:
     def complete(self) -> list[Fit]:
         """Those that explain every step; where one of them is stated, it is the rule."""
         found = [fit for fit in self.fits if fit.complete]
-        return [fit for fit in found if self.stated.states(fit.rule)] or found
+        stated = [fit for fit in found if self.stated.states(fit.rule)]
+        return [replace(fit, rule=self.stated.narrowed(fit.rule)) for fit in stated] or found
 
     @property
     def solved(self) -> bool:

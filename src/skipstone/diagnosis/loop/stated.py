@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan, nan
 
 import numpy as np
 
 from skipstone.diagnosis.dtypes import rounded
 from skipstone.diagnosis.loop.choice import Place
-from skipstone.diagnosis.loop.rule import THRESHOLDS, Rule
+from skipstone.diagnosis.loop.rule import THRESHOLDS, Interval, Rule
 from skipstone.record import Header
 
 
@@ -52,8 +52,7 @@ class Stated:
         """Whether a rule is the one that these settings state, as far as they state any."""
         number, value = rule.selection.number, rule.selection.value
         if number in THRESHOLDS:
-            held = float(rounded(np.array(self.threshold), rule.confidence.dtype))
-            return held in value
+            return self._held(rule) in value
         if not isnan(self.threshold):
             return False
         if number == "factor":
@@ -70,6 +69,15 @@ class Stated:
         if number not in (*THRESHOLDS, "factor") or not self.names(rule):
             return False
         return self.own or value.high < (1.0 if number in THRESHOLDS else float("inf"))
+
+    def narrowed(self, rule: Rule) -> Rule:
+        """A rule that these settings state, with the value that they state."""
+        held = self._held(rule)
+        return replace(rule, selection=replace(rule.selection, value=Interval(held, held)))
+
+    def _held(self, rule: Rule) -> float:
+        """The stated value of the free number of a rule, as its dtype holds it."""
+        return float(rounded(np.array(self.number(rule)), rule.confidence.dtype))
 
     def number(self, rule: Rule) -> float:
         """The stated value of the free number of a rule; NaN if none is stated."""
