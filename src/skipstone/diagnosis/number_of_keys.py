@@ -16,7 +16,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import place
-from skipstone.record import StepRecord, Tap, TensorKey, TensorRows, Trace
+from skipstone.record import AttentionNumbers, StepRecord, Tap, TensorKey, Trace
 from skipstone.sentence import NOTHING, Sentence
 
 # Forwards up to the parting that are looked at, the last ones.
@@ -67,36 +67,51 @@ def _steps(case: Case) -> list[StepRecord]:
 
 def _keys(case: Case, step: StepRecord) -> _Keys | None:
     """The keys of a step, beside those of A's same step; None if B's were not recorded."""
-    mine = _read(case.runs.b, case.runs.sample_b, step)
+    mine = _Read.of(case.runs.b, case.runs.sample_b, step)
     if mine is None:
         return None
     right = _of_a(case, step)
     if right is not None:
-        first = _first_other(mine.values, right.values)
-        return _Keys(step, mine.positions.size, right.positions.size, True, first)
+        first = _first_other(mine.values_NW, right.values_NW)
+        return _Keys(step, mine.number, right.number, True, first)
     # Fewer than the canvas has is what many caches hold.
-    length, size = case.record_b.length, mine.positions.size
-    return _Keys(step, size, min(length, size), False, length)
+    length = case.record_b.length
+    return _Keys(step, mine.number, min(length, mine.number), False, length)
 
 
-def _read(trace: Trace, sample: int, step: StepRecord) -> TensorRows | None:
-    """The keys that attention read in the first layer; where it was not heard, those handed out.
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Keys that attention reads; where it was not heard, those that the call hands out."""
 
-    A call that is not asked for its cache hands out the one that it was given.
-    """
-    keys = (TensorKey(step.forward, tap, 1) for tap in (Tap.ATTENDED_KEY, Tap.KEY))
-    found = (trace.tensor(sample, key) for key in keys)
-    return next((rows for rows in found if rows is not None), None)
+    number: int
+    values_NW: np.ndarray
+    """Those that lie within the canvas."""
+
+    @classmethod
+    def of(cls, trace: Trace, sample: int, step: StepRecord) -> _Read | None:
+        """Those of the first layer.
+
+        A call that is not asked for its cache hands out the one that it was given.
+        """
+        told, attended, kept = (
+            trace.tensor(sample, TensorKey(step.forward, tap, 1))
+            for tap in (Tap.ATTENTION, Tap.ATTENDED_KEY, Tap.KEY)
+        )
+        rows = kept if attended is None else attended
+        if rows is None:
+            return None
+        numbers = None if told is None else AttentionNumbers.unpack(told.values)
+        return cls(rows.positions.size if numbers is None else numbers.keys, rows.values)
 
 
-def _of_a(case: Case, step: StepRecord) -> TensorRows | None:
+def _of_a(case: Case, step: StepRecord) -> _Read | None:
     """A's keys where it computed the same rows from the same canvas."""
     other = case.divergence.same_step(step)
     if other is None or case.record_a.header.source == "skipstone":
         return None
     if not np.array_equal(other.rows, step.rows):
         return None
-    return _read(case.runs.a, case.runs.sample_a, other)
+    return _Read.of(case.runs.a, case.runs.sample_a, other)
 
 
 def _first_other(mine_NW: np.ndarray, right_MW: np.ndarray) -> int:
