@@ -12,6 +12,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.ids_behind import other_ids
 from skipstone.diagnosis.number_of_keys import other_keys
+from skipstone.diagnosis.overwritten import over_prompt
 from skipstone.diagnosis.rules import RULES
 from skipstone.diff.compare import tokens_differ
 from skipstone.record import StoredTrace
@@ -132,11 +133,18 @@ def diagnose(case: Case) -> Diagnosis:
     other = _other_inputs(case)
     if other is not None:
         return _closed(case, other)
+    written = over_prompt(case)
+    if written is not None and written.proof >= Proof.CONSISTENT:
+        # A loop may do so because it was given a quota that does not fit, for example.
+        causes = *_given_otherwise(case), written
+        return replace(_closed(case, causes[0]), summary=_summary(case), findings=causes)
     known = other_ids(case) or other_keys(case)
     if known is not None:
         parted = case.divergence.first is not None
         return replace(_closed(case, known), parted=parted, summary=_summary(case))
     findings, ruled_out = list[Finding](), list[RuledOut]()
+    if written is not None:
+        findings.append(written)
     for rule in RULES:
         answer = rule.examine(case)
         if isinstance(answer, RuledOut):
@@ -147,6 +155,12 @@ def diagnose(case: Case) -> Diagnosis:
             # Without its experiments a rule that says nothing has ruled nothing out.
             ruled_out.append(RuledOut(rule.name, _NO_SIGN))
     return _weighed(case, findings, given.examine(case), ruled_out)
+
+
+def _given_otherwise(case: Case) -> tuple[Finding, ...]:
+    """Arguments whose meaning is known, and that are not the same."""
+    handed = given.examine(case)
+    return tuple(f for f in (*handed.numbers, *handed.known) if f.proof >= Proof.CONSISTENT)
 
 
 def _other_inputs(case: Case) -> Finding | None:

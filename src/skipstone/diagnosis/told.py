@@ -22,6 +22,8 @@ SHAPES = (
     "those of positions {true_first} to {true_last} of the canvas",
     "the call was given masks at {old} of its {rows} rows where the canvas has tokens already, the "
     "first at position {position}: ids of the step before",
+    "the loop writes token {token} over token {old} of the prompt at position {position}; {count} "
+    "tokens of the prompt are other ones from here on",
     "{name} was stated as {meant}, but the run received {value}",
     "the ids stand at position {a} and following in the canvas, and {argument} says {b} and "
     "following",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from skipstone.diff.floor import Floor, estimated_floor
 from skipstone.diff.margins import Closeness, closeness
 from skipstone.diff.tensor_search import Search, TensorDivergence, search
 from skipstone.errors import ConfigError
+from skipstone.kinds import of_kind
 from skipstone.record.schema import RunRecord
 from skipstone.record.settings import plain
 from skipstone.record.trace import Trace
@@ -189,6 +191,7 @@ def sample_of(trace: Trace, sample: int, name: str) -> RunRecord:
     Raises:
         ConfigError: it has no such sample.
     """
+    of_kind("sample", sample, Integral, "a whole number, 0 for the first")
     count = len(trace.records)
     if not 0 <= sample < count:
         raise ConfigError(f"sample is {sample}, but trace {name} has {count}; samples count from 0")

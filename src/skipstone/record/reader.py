@@ -11,6 +11,7 @@ from typing import Protocol, Self, overload
 import numpy as np
 
 from skipstone.errors import TraceError
+from skipstone.kinds import of_kind
 from skipstone.record.bounds import check_entry, check_header, check_outcome, check_step
 from skipstone.record.checksum import Checksums
 from skipstone.record.damage import reading
@@ -67,8 +68,10 @@ def open_trace(path: str | Path) -> StoredTrace:
     """Open a trace for reading; it may be unfinished, or still being written.
 
     Raises:
+        ConfigError: ``path`` is no path.
         TraceError: there is no trace at ``path``, it is damaged, or it is from a newer version.
     """
+    of_kind("path", path, (str, Path), "the folder of a trace")
     folder = Path(path)
     manifest = read_manifest(folder)
     database = _open(folder, manifest)

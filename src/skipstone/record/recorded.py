@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from skipstone.errors import ConfigError, TraceError
+from skipstone.kinds import of_kind
 from skipstone.quoting import shown
 from skipstone.record.reader import open_trace
 from skipstone.record.schema import RunRecord
@@ -74,6 +76,7 @@ def record_of(given: object, sample: int, name: str) -> RunRecord:
     """
     if isinstance(given, RunRecord):
         return given
+    of_kind("sample", sample, Integral, "a whole number, 0 for the first")
     records = trace_of(given, name).records
     if not 0 <= sample < len(records):
         raise ConfigError(f"sample is {sample}, {name} has {len(records)} samples")

@@ -14,6 +14,7 @@ from typing import Self
 from safetensors import SafetensorError
 
 from skipstone.errors import TraceError
+from skipstone.kinds import of_kind
 from skipstone.outputs import check_output, whole_folder
 from skipstone.record.behind import Behind
 from skipstone.record.checksum import Row
@@ -61,8 +62,10 @@ class TraceWriter:
         """Nothing is written yet: the trace appears when its run begins.
 
         Raises:
+            ConfigError: ``path`` is no path.
             OutputError: something lies at ``path`` already, or the trace cannot be written there.
         """
+        of_kind("path", path, (str, Path), "the folder of a new trace")
         self.path = Path(path)
         self._database: sqlite3.Connection | None = None
         self._begun = False

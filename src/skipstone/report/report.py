@@ -9,8 +9,9 @@ from pathlib import Path
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diff import Floor
 from skipstone.extras import missing
+from skipstone.kinds import of_kind
 from skipstone.outputs import check_output, write_whole
-from skipstone.record import Trace
+from skipstone.record.recorded import Given
 from skipstone.report.study import Token, study
 from skipstone.report.words import words
 
@@ -18,7 +19,7 @@ _DRAWING = ("altair", "vl_convert")
 
 
 def write_report(
-    traces: Sequence[Trace],
+    traces: Sequence[Given],
     path: str | Path,
     *,
     names: Sequence[str] = (),
@@ -34,7 +35,7 @@ def write_report(
     and the one that first parts from it are looked at closely.
 
     Args:
-        traces: from ``Recorder.trace``, ``attach(...).trace`` or ``open_trace``; the first is the
+        traces: recorders, what ``attach`` gave, traces or paths of traces; the first is the
             baseline.
         path: the file to write; an older one is replaced.
         names: what to call the runs; the folders of their traces if not given.
@@ -56,6 +57,8 @@ def write_report(
         ``write_report([a.trace, b.trace], "report.html", token=model.text.token)``
     """
     check_drawing()
+    of_kind("path", path, (str, Path), "the file to write")
+    of_kind("language", language, str, "en or zh")
     words(language)
     check_output(Path(path))
     from skipstone.report.page import render

@@ -11,7 +11,10 @@ from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diff import Comparison, Difference, Floor, Pair, compare, diff
 from skipstone.diff.difference import sample_of
 from skipstone.errors import ConfigError
+from skipstone.kinds import of_kind
+from skipstone.quoting import shown
 from skipstone.record import RunRecord, StepRecord, StoredTrace, Trace
+from skipstone.record.recorded import Given, trace_of
 
 if TYPE_CHECKING:
     from skipstone.report.notebook import Figure
@@ -145,7 +148,7 @@ class Study:
 
 
 def study(
-    traces: Sequence[Trace],
+    traces: Sequence[Given],
     *,
     names: Sequence[str] = (),
     sample: int = 0,
@@ -158,7 +161,7 @@ def study(
     Of more than two runs, the baseline and the first run that parts from it are looked at closely.
 
     Args:
-        traces: two or more; the first is the baseline.
+        traces: two or more, as recorders, traces or paths; the first is the baseline.
         names: what to call them; their folders if not given.
         sample: which request of each.
         floor: noise; estimated from the dtype if None.
@@ -166,17 +169,33 @@ def study(
         token: text of an id; ids are shown as numbers if None.
 
     Raises:
-        ConfigError: fewer than two runs, no such sample, no step, or not one prompt.
+        ConfigError: fewer than two runs, no such sample, no step, not one prompt, or an argument
+            of another kind.
+        TraceError: there is no trace at a path, or it is damaged.
     """
+    _check(traces, names, floor, diagnosis, token)
     if len(traces) < 2:
         raise ConfigError(f"a report needs two or more traces, found {len(traces)}")
-    runs = tuple(_runs(traces, names, sample))
-    chosen = closest_look(traces, sample)
-    difference = diff(traces[0], runs[chosen].trace, sample=sample, floor=floor)
+    opened = [trace_of(trace, f"trace {_letter(i)}") for i, trace in enumerate(traces)]
+    runs = tuple(_runs(opened, names, sample))
+    chosen = closest_look(opened, sample)
+    difference = diff(opened[0], runs[chosen].trace, sample=sample, floor=floor)
     token = token or _by_number
     if diagnosis is not None:
         diagnosis = diagnosis.naming(token)
     return Study(runs, runs[chosen], difference, diagnosis, token)
+
+
+def _check(traces: object, names: object, floor: object, diagnosis: object, token: object) -> None:
+    """Refuse arguments of another kind."""
+    of_kind("traces", traces, (list, tuple), "a list of two or more runs")
+    of_kind("names", names, (list, tuple), "a list of names, one for each run")
+    for name in names if isinstance(names, (list, tuple)) else ():
+        of_kind("a name", name, str, "text")
+    of_kind("floor", floor, Floor, "a floor of noise from skipstone.diff", optional=True)
+    of_kind("diagnosis", diagnosis, Diagnosis, "what skipstone.diagnose gave", optional=True)
+    if token is not None and not callable(token):
+        raise ConfigError(f"token is {shown(token)}, must be a function from an id to its text")
 
 
 def closest_look(traces: Sequence[Trace], sample: int = 0) -> int:

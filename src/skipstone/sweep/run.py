@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 
 from skipstone.cache import NoCache
+from skipstone.checks import checked
 from skipstone.diff.agreement import Question
 from skipstone.engine import Engine, Settings
 from skipstone.errors import ConfigError, PromptError, SkipstoneError
+from skipstone.kinds import of_kind
 from skipstone.models.load import Model
 from skipstone.models.registry import EMBEDDED
 from skipstone.quoting import shown
@@ -70,9 +72,13 @@ def run_sweep(
         progress: told after each prompt how many are finished, and of how many.
 
     Raises:
-        ConfigError: settings do not fit the model, or the folder is of another sweep.
+        ConfigError: settings do not fit the model, an argument is of another kind, or the folder is
+            of another sweep.
         PromptError: a prompt cannot be used.
     """
+    _check_kinds(model, questions, settings, baseline, limit)
+    of_kind("folder", folder, (str, Path), "the folder of this sweep")
+    folder = Path(folder)
     chosen = questions[:limit]
     plan = _plan(model, baseline, settings)
     _check(model, plan, chosen)
@@ -88,6 +94,21 @@ def run_sweep(
     measurements = store.read(range(len(chosen)))
     store.finish(measurements, chosen)
     return Sweep(store, chosen, plan.settings, baseline, measurements)
+
+
+def _check_kinds(
+    model: object, questions: object, settings: object, baseline: object, limit: object
+) -> None:
+    """Refuse arguments of another kind."""
+    of_kind("model", model, Model, "what skipstone.load gave")
+    of_kind("questions", questions, (list, tuple), "a list of questions")
+    of_kind("settings", settings, (list, tuple), "a list of settings")
+    of_kind("baseline", baseline, Settings, "skipstone.Settings")
+    checked("limit", limit, int | None)
+    for question in questions if isinstance(questions, (list, tuple)) else ():
+        of_kind("a question", question, Question, "a Question of skipstone.sweep")
+    for setting in settings if isinstance(settings, (list, tuple)) else ():
+        of_kind("a setting", setting, Setting, "a Setting of skipstone.sweep")
 
 
 def _plan(model: Model, baseline: Settings, settings: Sequence[Setting]) -> Plan:

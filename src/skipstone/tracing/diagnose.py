@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from skipstone.checks import checked
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.diagnose import diagnose as examine
 from skipstone.diff.compare import first_apart
 from skipstone.engine import Engine
 from skipstone.errors import ConfigError, TraceError
+from skipstone.kinds import of_kind
 from skipstone.models.load import Model
+from skipstone.quoting import shown
 from skipstone.record.recorded import Given, trace_of
 from skipstone.tracing.experiments import Laboratory, Subject
+
+_ENGINE = "a skipstone.Engine with the settings of the run"
 
 
 def diagnose(
@@ -40,12 +45,17 @@ def diagnose(
         progress: told what is being tried.
 
     Raises:
-        ConfigError: a trace has no such sample, or no finished step; or what was given is no run.
+        ConfigError: a trace has no such sample, or no finished step; what was given is no run, or
+            another argument is wrong.
         TraceError: a trace lacks steps that were recorded, or there is none at a path.
 
     Example:
         ``print(diagnose(exact, fast, engine_a=engine_a, engine_b=engine_b))``
     """
+    of_kind("engine_a", engine_a, Engine, _ENGINE, optional=True)
+    of_kind("engine_b", engine_b, Engine, _ENGINE, optional=True)
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"progress is {shown(progress)}, must be a function of a text")
     trace_a, trace_b = trace_of(a, "a"), trace_of(b, "b")
     if sample is None:
         sample = first_apart(trace_a, trace_b)
@@ -72,7 +82,10 @@ def examined(
         ConfigError: a trace has no such sample, or no finished step.
         TraceError: a trace lacks steps that were recorded.
     """
+    of_kind("model", model, Model, "what skipstone.load gave", optional=True)
+    checked("time_limit", time_limit, float)
     for name, side in (("A", a), ("B", b)):
+        checked("sample", side.sample, int)
         records = side.trace.records
         if not 0 <= side.sample < len(records):
             raise ConfigError(f"sample is {side.sample}, {name} has {len(records)} samples")

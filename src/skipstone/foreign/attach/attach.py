@@ -72,6 +72,9 @@ def attach(
             f"calls. Runs of skipstone.Engine are recorded by skipstone.tracing.Recorder"
         )
     checked("level", level, AttachLevel)
+    checked("layers", layers, str | None)
+    checked("function_name", function_name, str)
+    checked("sanitize", sanitize, bool)
     if (level == "window") != (window is not None):
         raise ConfigError(
             f"level is {shown(level)} and window is {shown(window)}; a window "

@@ -251,7 +251,8 @@ def _version(x: Tensor) -> int:
 
 def _side_by_side(x_HNW: np.ndarray) -> np.ndarray:
     """Heads side by side, [N, H W]."""
-    return np.ascontiguousarray(x_HNW.swapaxes(0, 1)).reshape(x_HNW.shape[1], -1)
+    heads, rows, width = x_HNW.shape
+    return np.ascontiguousarray(x_HNW.swapaxes(0, 1)).reshape(rows, heads * width)
 
 
 def _first_alike(x_GKW: np.ndarray) -> list[int]:

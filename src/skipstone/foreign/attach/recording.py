@@ -27,7 +27,14 @@ from skipstone.foreign.attach.kept import rowed
 from skipstone.foreign.attach.keys import kind_of_keys
 from skipstone.foreign.attach.picks import Picks
 from skipstone.foreign.attach.run import ForeignRun
-from skipstone.foreign.attach.said import attention_unseen, behind, disagree, unlocated, unseen
+from skipstone.foreign.attach.said import (
+    attention_unseen,
+    behind,
+    disagree,
+    overwritten,
+    unlocated,
+    unseen,
+)
 from skipstone.foreign.attach.snapshot import Carriers
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.attach.watch import Watch
@@ -256,6 +263,8 @@ class Recording:
         """Say what is odd about a call."""
         for event in run.given.note(call, run.forwards, source):
             run.event(event)
+        if located.overwritten_BL is not None:
+            run.event(overwritten(located, run.start_BL, run.forwards - 1, run.source))
         if located.was_behind is not None and run.behind not in run.disagreed:
             run.disagreed.add(run.behind)
             run.event(behind(located.was_behind, run.forwards - 1, run.behind))

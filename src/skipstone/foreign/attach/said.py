@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import nn
 
 from skipstone.foreign.rows.behind import given_old
@@ -40,6 +41,26 @@ def attention_unseen(layer: int, problem: str, forward: int, source: str) -> Eve
         f"depends on it is not told"
     )
     return Event("attention_not_recorded", message, source, forward=forward)
+
+
+def overwritten(located: Located, start_BL: np.ndarray, forward: int, source: str) -> Event:
+    """The loop has written into the prompt."""
+    assert located.overwritten_BL is not None
+    shows = int(np.argmax(located.overwritten_BL.any(1)))
+    positions = np.flatnonzero(located.overwritten_BL[shows])
+    at = int(positions[0])
+    message = (
+        f"the loop writes token {int(located.canvas_BL[shows, at])} over token "
+        f"{int(start_BL[shows, at])} of the prompt at position {at}; {positions.size} tokens of "
+        f"the prompt are other ones from here on"
+    )
+    return Event(
+        kind="prompt_overwritten",
+        message=message,
+        source=source,
+        forward=forward,
+        positions_b=tuple(positions.tolist()),
+    )
 
 
 def disagree(true: Placed, said: Placed, forward: int, source: str) -> Event:

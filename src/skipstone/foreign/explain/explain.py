@@ -21,6 +21,7 @@ from skipstone.foreign.explain.explanation import Explanation
 from skipstone.foreign.explain.function_side import Attaching, FunctionSide
 from skipstone.foreign.explain.pairing import Pair, depth_for, paired
 from skipstone.foreign.explain.told import tell
+from skipstone.kinds import of_kind
 from skipstone.models.load import Model
 from skipstone.quoting import shown
 from skipstone.record import MemoryTrace, Trace
@@ -104,6 +105,10 @@ def explain(
         checked("level", level, AttachLevel)
     checked("seed", seed, int)
     checked("time_limit", time_limit, float)
+    of_kind("reference", reference, Model, "what skipstone.load gave", optional=True)
+    checked("sanitize", sanitize, bool)
+    checked("sample", sample, int | None)
+    of_kind("stated", stated, Mapping, "a dictionary of settings by their names", optional=True)
     depth = Depth(level or "decisions", window)
 
     def side_of(name: str, given: object, meant: Mapping[str, object]) -> Side:

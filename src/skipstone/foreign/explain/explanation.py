@@ -36,6 +36,7 @@ _TELLING = (
     "ids_behind",
     "stated_differs",
     "cache_overwritten",
+    "prompt_overwritten",
     "masks_left",
     "low_precision_similarity",
     "partial_logits_compare",

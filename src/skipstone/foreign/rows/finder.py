@@ -73,6 +73,9 @@ class Finder:
         if self._was_hidden(ids, located):
             fresh = locate(call, ids, None, None, self._mask_id)
             return None if fresh is None else dataclasses.replace(fresh, hid_before=True)
+        overwritten_BL = self._overwritten(located)
+        if overwritten_BL is not None:
+            return dataclasses.replace(located, overwritten_BL=overwritten_BL)
         if self._starts_anew(located):
             return locate(call, ids, None, None, self._mask_id)
         behind = self._behind
@@ -97,6 +100,13 @@ class Finder:
             self._start_BL, self._numbers = canvas_BL, None
         else:
             self._first = False
+        if located.overwritten_BL is not None:
+            # Told once: from here on the prompt is what the loop has made of it.
+            start_BL = self._start_BL.copy()
+            start_BL[located.overwritten_BL] = canvas_BL[:, : start_BL.shape[1]][
+                located.overwritten_BL
+            ]
+            self._start_BL = start_BL
         more = canvas_BL[:, self._start_BL.shape[1] :]
         self._start_BL = np.concatenate([self._start_BL, more], axis=1)
         self._canvas_BL, self._held = canvas_BL, located.canvas
@@ -140,6 +150,29 @@ class Finder:
             return None
         given_BL = self._start_BL != self._mask_id
         return Known(self._canvas_BL, self.newest(), given_BL, self._numbers)
+
+    def _overwritten(self, located: Located) -> np.ndarray | None:
+        """Positions of the prompt, bool [B, L], that have other ids in a run that goes on.
+
+        It goes on if what it has committed is still there, and most of the prompt; of another
+        prompt nothing is committed yet.
+        """
+        assert self._start_BL is not None
+        assert self._canvas_BL is not None
+        start_BL, canvas_BL = self._start_BL, located.canvas_BL
+        length = start_BL.shape[1]
+        if located.samples.twin or len(canvas_BL) != len(start_BL) or canvas_BL.shape[1] < length:
+            return None
+        now_BL, given_BL = canvas_BL[:, :length], start_BL != self._mask_id
+        other_BL = given_BL & (now_BL != start_BL)
+        if not other_BL.any() or (2 * other_BL.sum(1) >= given_BL.sum(1)).any():
+            return None
+        made_BL = ~given_BL & (self._canvas_BL[:, :length] != self._mask_id)
+        stays = bool((now_BL == self._canvas_BL[:, :length])[made_BL].all())
+        # In its first step a run has committed nothing that could stay; its canvas is the same.
+        here = located.canvas is not None and located.canvas is self._held
+        begun = made_BL.any() or (here and (~given_BL & (now_BL != self._mask_id)).any())
+        return other_BL if stays and begun else None
 
     def _starts_anew(self, located: Located) -> bool:
         """Whether a canvas belongs to another run: another prompt, or all masks again."""

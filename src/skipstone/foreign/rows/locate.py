@@ -55,6 +55,8 @@ class Located:
     if there are none."""
     was_behind: Located | None = None
     """The call before, if it was behind, and what it was not given has stayed on the canvas."""
+    overwritten_BL: np.ndarray | None = None
+    """bool: positions of the prompt that the loop has written other ids into; None if none are."""
     anew: bool = False
     """Whether a run begins with this call."""
     hid_before: bool = False
