@@ -9,10 +9,14 @@ import pytest
 
 from faults.engine.skip import misaligned_reference
 from skipstone import CosineSkip, DualCache, Fixed, NoCache
+from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import diagnose
 from skipstone.diagnosis.dtypes import rounded
 from skipstone.diagnosis.factors import factors_of, reproduces, restores, swap
+from skipstone.diagnosis.rule import Answer
+from skipstone.diagnosis.rules import RULES
 from skipstone.diagnosis.similarity import replayed
+from skipstone.errors import TraceError
 from skipstone.record import MemoryTrace, StepRecord
 from tests.recorded import alone, case_of, record, trace_of
 from tests.watching import BASE, LOW
@@ -117,3 +121,40 @@ def test_a_similarity_with_another_position_is_seen_with_that_position() -> None
             assert found.crossed[wrong].mean() > 0.5
         else:
             assert not found.crossed.any()
+
+
+# --- a rule that raises
+
+
+def test_a_rule_that_raises_is_one_line_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raises(case: Case) -> Answer:
+        raise IndexError("index 32 is out of bounds for axis 0 with size 12")
+
+    a = PLAIN.replace(skip=NOTHING)
+    b = a.replace(cache=DualCache())
+    whole = diagnose(case_of(a, b))
+    broken = tuple(
+        replace(rule, examine=raises) if rule.name in ("visible-set", "commit-tie") else rule
+        for rule in RULES
+    )
+    monkeypatch.setattr("skipstone.diagnosis.diagnose.RULES", broken)
+    found = diagnose(case_of(a, b))
+    assert whole.unjudged == ()
+    assert (found.verdict, found.parted) == (whole.verdict, whole.parted)
+    (line,) = found.unjudged
+    assert line.startswith("visible-set, commit-tie: IndexError at test_diagnosis.py:")
+    assert any(shown.startswith("could not judge: visible-set") for shown in found.lines())
+    assert not {"visible-set", "commit-tie"} & {r.rule for r in found.ruled_out}
+
+
+def test_what_is_meant_for_the_user_is_still_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(case: Case) -> Answer:
+        raise TraceError("the trace is broken")
+
+    case = case_of(PLAIN, PLAIN.replace(cache=DualCache()))
+    broken = (replace(RULES[0], examine=raises), *RULES[1:])
+    monkeypatch.setattr("skipstone.diagnosis.diagnose.RULES", broken)
+    with pytest.raises(TraceError):
+        diagnose(case)

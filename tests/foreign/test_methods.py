@@ -40,7 +40,7 @@ def test_rows_that_are_picked_are_told() -> None:
     x, heard = torch.ones(1, 4, 2), _Told()
     index = torch.zeros(1, 1, 2, dtype=torch.int64)
     before = torch.gather
-    with told(PICKS, heard, ndim=3):
+    with told(PICKS, heard, ndim=(3,)):
         x[:, :2], x.gather(1, index), torch.gather(x, 1, index), x.index_select(1, index[0, 0])
     assert heard.count == 4
     assert torch.gather is before

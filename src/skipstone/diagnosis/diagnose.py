@@ -14,6 +14,7 @@ from skipstone.diagnosis.ids_behind import other_ids
 from skipstone.diagnosis.number_of_keys import other_keys
 from skipstone.diagnosis.overwritten import over_prompt
 from skipstone.diagnosis.rules import RULES
+from skipstone.diagnosis.unjudged import Unjudged
 from skipstone.diff.compare import tokens_differ
 from skipstone.record import StoredTrace
 from skipstone.record.weights import same_weights
@@ -44,6 +45,8 @@ class Diagnosis:
     noise: Sentence
     unavailable: tuple[Sentence, ...]
     """Why experiments could not be made."""
+    unjudged: tuple[Sentence, ...] = ()
+    """Which rules could not judge, and why: an error of ours in them ends no diagnosis."""
     experiments: tuple[str, ...] = ()
     next_command: Sentence = NOTHING
     known: Sentence = NOTHING
@@ -113,6 +116,8 @@ class Diagnosis:
         shown += [f"note: {f.what}: {f.evidence}" for f in self.remarks[:1]]
         if self.ruled_out:
             shown.append(f"ruled out: {_names(self.ruled_out)}")
+        if self.unjudged:
+            shown.append(f"could not judge: {'; '.join(self.unjudged)}")
         if self.unavailable:
             shown.append(f"not tried: {'; '.join(self.unavailable[:2])}")
         if self.next_command:
@@ -133,12 +138,17 @@ def diagnose(case: Case) -> Diagnosis:
     other = _other_inputs(case)
     if other is not None:
         return _closed(case, other)
-    written = over_prompt(case)
+    unjudged = Unjudged()
+    written, known = None, None
+    with unjudged.within("commit-rule"):
+        written = over_prompt(case)
     if written is not None and written.proof >= Proof.CONSISTENT:
         # A loop may do so because it was given a quota that does not fit, for example.
         causes = *_given_otherwise(case), written
         return replace(_closed(case, causes[0]), summary=_summary(case), findings=causes)
-    known = other_ids(case) or other_keys(case)
+    for asked in (other_ids, other_keys):
+        with unjudged.within("other-inputs"):
+            known = known or asked(case)
     if known is not None:
         parted = case.divergence.first is not None
         return replace(_closed(case, known), parted=parted, summary=_summary(case))
@@ -146,7 +156,11 @@ def diagnose(case: Case) -> Diagnosis:
     if written is not None:
         findings.append(written)
     for rule in RULES:
-        answer = rule.examine(case)
+        answer = None
+        with unjudged.within(rule.name) as went:
+            answer = rule.examine(case)
+        if went.wrong:
+            continue
         if isinstance(answer, RuledOut):
             ruled_out.append(answer)
         elif isinstance(answer, Finding):
@@ -154,7 +168,10 @@ def diagnose(case: Case) -> Diagnosis:
         elif not case.spent:
             # Without its experiments a rule that says nothing has ruled nothing out.
             ruled_out.append(RuledOut(rule.name, _NO_SIGN))
-    return _weighed(case, findings, given.examine(case), ruled_out)
+    handed = given.Given([], [], [])
+    with unjudged.within("other-inputs"):
+        handed = given.examine(case)
+    return _weighed(case, findings, handed, ruled_out, unjudged)
 
 
 def _given_otherwise(case: Case) -> tuple[Finding, ...]:
@@ -232,7 +249,11 @@ def _closed(case: Case, finding: Finding) -> Diagnosis:
 
 
 def _weighed(
-    case: Case, seen: list[Finding], handed: given.Given, ruled_out: list[RuledOut]
+    case: Case,
+    seen: list[Finding],
+    handed: given.Given,
+    ruled_out: list[RuledOut],
+    unjudged: Unjudged,
 ) -> Diagnosis:
     """Sort causes from remarks, and the best proved first; rules earlier in the list win ties.
 
@@ -249,6 +270,11 @@ def _weighed(
         causes = [f for f in handed.unknown if f.proof >= Proof.CONSISTENT]
     every = [*handed.numbers, *seen, *handed.known, *handed.unknown]
     remarks = [f for f in every if f not in causes]
+    known_of_it, next_command = NOTHING, NOTHING
+    with unjudged.within("inconclusive"):
+        known_of_it = NOTHING if causes or not explains else unexplained.known(case)
+    with unjudged.within("inconclusive"):
+        next_command = _next(case, causes)
     return Diagnosis(
         parted=parted,
         summary=_summary(case),
@@ -257,8 +283,9 @@ def _weighed(
         ruled_out=tuple(ruled_out),
         noise=case.noise.floor.said,
         unavailable=tuple(case.unavailable),
-        next_command=_next(case, causes),
-        known=NOTHING if causes or not explains else unexplained.known(case),
+        unjudged=unjudged.said(),
+        next_command=next_command,
+        known=known_of_it,
         finished=not case.spent,
     )
 

@@ -6,6 +6,7 @@ here: a tensor was not recorded, a model is not at hand, the time is spent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -22,6 +23,8 @@ from skipstone.diagnosis.case.tensors import Tensors
 from skipstone.diagnosis.experiment import Experiment, Lab
 from skipstone.record import Event, RunRecord, StepRecord, Trace
 from skipstone.sentence import Sentence
+
+_NUMBER = re.compile(r"\d+")
 
 
 class Case:
@@ -72,10 +75,15 @@ class Case:
         return self.record_b.events
 
     def told(self, *kinds: str) -> Event | None:
-        """The first event of some kinds, unless B went wrong before it."""
+        """The first event of some kinds, unless B went wrong before it.
+
+        What was seen in A, too, makes no difference between them.
+        """
         first = self.expected.first
+        both = {_what(event) for event in self.record_a.events}
         for event in self.events:
-            if event.kind in kinds and (first is None or event.forward <= first.step.forward):
+            early = first is None or event.forward <= first.step.forward
+            if event.kind in kinds and early and _what(event) not in both:
                 return event
         return None
 
@@ -106,3 +114,8 @@ class Case:
     def spent(self) -> bool:
         """Whether time ran out."""
         return self.inquiry.spent
+
+
+def _what(event: Event) -> tuple[str, str]:
+    """What an event says, whatever its numbers are."""
+    return event.kind, _NUMBER.sub("", event.message)

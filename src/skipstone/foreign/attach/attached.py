@@ -85,7 +85,7 @@ class Attached:
         hook_forward(self._on, parts, self._recording, compiled.whole)
         hook_layers(self._on, self._layers, self._recording, compiled.whole)
         self._on.enter_context(told(READS, self._recording.watch.read))
-        self._on.enter_context(told(PICKS, self._recording.picks.heard, ndim=3))
+        self._on.enter_context(told(PICKS, self._recording.picks.heard, ndim=(2, 3)))
         if self._wanted.level in ("window", "full"):
             self._recording.listening.begin(self._on)
         self._on.enter_context(active(self._recording.functions))

@@ -6,8 +6,8 @@ D width, V vocabulary, Y layers, P positions of a cache, H heads, W width of a h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeGuard, cast
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,21 +15,17 @@ from torch import Tensor
 
 from skipstone.foreign.attach.attended import Attended
 from skipstone.foreign.attach.kept import Kept, KeptTensor
-from skipstone.foreign.attach.picks import Pick
+from skipstone.foreign.attach.output import Unguided, logits_of, rows_kept
+from skipstone.foreign.attach.picks import Pick, picked_rows
 from skipstone.foreign.attach.scoring import NO_SCORES, Scoring
 from skipstone.foreign.attach.seen import Seen
-from skipstone.foreign.attach.snapshot import Carriers, Copy, Snapshot
+from skipstone.foreign.attach.snapshot import Carriers, Snapshot
 from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.foreign.attention.call import Attention
 from skipstone.foreign.rows.locate import Located
+from skipstone.foreign.rows.placed import Placed, nowhere
 from skipstone.foreign.shared.caches import by_heads, returned
 from skipstone.record import Tap, TensorKey
-
-Unguided = list[tuple[np.ndarray, Copy]]
-"""Positions and logits of a call with a hidden prompt, for each sample."""
-
-# Logits of one call and one request that are kept whole.
-_LOGITS_BYTES = 256 << 20
 
 
 class Forward:
@@ -66,6 +62,11 @@ class Forward:
         self.vocab_size = 0
         self.dtype: torch.dtype | None = None
         self.rows_lost = ""
+        self.unlocated = ""
+        """Why it is not known which rows the layers compute."""
+        self._chosen_CM: np.ndarray | None = None
+        """Which rows of the ids the model computes, if it chose some itself."""
+        self._given_rows = rows
         self._rows, self._layers = rows, layers
         self._given = given
         self._ids_BN = located.ids_BN
@@ -99,8 +100,10 @@ class Forward:
         self._depth, self._last = layer, x
         return True
 
-    def enter(self, layer: int, x: Tensor) -> None:
+    def enter(self, layer: int, x: Tensor, picks: Sequence[Pick] = ()) -> None:
         """States that enter a layer; the first time that there are fewer, rows have left."""
+        if layer == 1 and self._found and _rows(x.shape) != self._rows:
+            self._choose(x, picks)
         x_BMD, last = self._batched(x), self._last
         self._shape = None if x_BMD is None else x.shape
         if x_BMD is None:
@@ -134,6 +137,39 @@ class Forward:
             for call, one in enumerate(attention):
                 self._attend(layer, call, one, going)
 
+    def _choose(self, x: Tensor, picks: Sequence[Pick]) -> None:
+        """The model computes other rows than those of the ids: it chose them itself, or added some.
+
+        From here on the call is one of the rows that were chosen.
+        """
+        left = _rows(x.shape)
+        found = picked_rows(picks, self._rows, left)
+        index_CM = None if found is None or found[0].moved(x) else found[1]
+        if index_CM is None or len(index_CM) <= self.samples.chosen.max():
+            self.unlocated = (
+                f"the model is given {self._rows} rows and its layers compute {left}; which rows "
+                f"these are is not known"
+            )
+            self._found = self._states = self._others = False
+            self.placed = nowhere(len(self._going))
+            self._going = [going[:0] for going in self._going]
+            return
+        self._chosen_CM = index_CM
+        index_BM = index_CM[self.samples.chosen]
+        rows_BM = np.take_along_axis(self.placed.positions_BN, index_BM, axis=1)
+        self.placed = Placed(rows_BM, self.placed.source)
+        if self._ids_BN is not None:
+            self._ids_BN = np.take_along_axis(self._ids_BN, index_BM, axis=1)
+        self._rows, self._given_rows = left, self._rows
+        self._going = [np.arange(left) for _ in self._going]
+
+    def _of_chosen(self, logits_CNV: Tensor) -> Tensor:
+        """Logits of the rows that were computed, where the model gives some for all its ids."""
+        if self._chosen_CM is None or logits_CNV.shape[1] != self._given_rows:
+            return logits_CNV
+        index_CM = torch.from_numpy(self._chosen_CM).to(logits_CNV.device)
+        return logits_CNV[torch.arange(len(index_CM), device=index_CM.device)[:, None], index_CM]
+
     def _attend(
         self, layer: int, call: int, attention: Attention, entered: Sequence[np.ndarray]
     ) -> None:
@@ -144,8 +180,17 @@ class Forward:
             positions = [self.placed.positions_BN[b][index] for b, index in enumerate(going)]
             self._attended.add(layer, call, attention, positions)
 
-    def end(self, output: object, mask_id: int) -> Tensor | None:
-        """Score the masks, and copy the cache if it is wanted. Returns the logits [B, N, V]."""
+    def end(self, output: object, mask_id: int, axis: int | None = None) -> Tensor | None:
+        """Score the masks, and copy the cache if it is wanted.
+
+        Args:
+            output: of the model.
+            mask_id: of the masks.
+            axis: the dimension of a cache that is its length, if it is known.
+
+        Returns:
+            The logits [B, N, V]; None if there are none.
+        """
         past = returned(output)
         self.keeps, num_layers = bool(past), self._layers
         if 0 < self._depth < num_layers:
@@ -155,8 +200,8 @@ class Forward:
         self._last = None
         if self._others:
             # A call that gives no cache back still shows which one it read.
-            self._keep_store(past or self._given)
-        logits_CNV = _logits(output, mask_id)
+            self._keep_store(past or self._given, axis)
+        logits_CNV = logits_of(output, mask_id)
         if logits_CNV is None:
             self.unseen = (
                 f"what the attached module returns has no logits over the vocabulary (the mask's "
@@ -166,6 +211,7 @@ class Forward:
         self.vocab_size = logits_CNV.shape[-1]
         if self._ids_BN is None or not self._found:
             return logits_CNV
+        returned_CNV, logits_CNV = logits_CNV, self._of_chosen(logits_CNV)
         rows = logits_CNV.shape[1]
         gone_on = all(going.size == rows for going in self._going)
         if not (rows == self._rows or gone_on) or len(logits_CNV) <= self.samples.chosen.max():
@@ -173,11 +219,11 @@ class Forward:
                 f"a call of {self._rows} rows returned logits of {logits_CNV.shape[1]} rows; which "
                 f"rows these are is not known"
             )
-            return logits_CNV
+            return returned_CNV
         for b, c in enumerate(self.samples.chosen.tolist()):
             index = np.arange(rows) if rows == self._rows else self._going[b]
             self._score(b, c, logits_CNV, index, mask_id)
-        return logits_CNV
+        return returned_CNV
 
     def send(self, carriers: Carriers) -> None:
         """Let go of all that was kept; it is there when the call is ``seen``."""
@@ -243,19 +289,18 @@ class Forward:
 
     def _drop_within(self, layer: int, x: Tensor, entered: int, picks: Sequence[Pick]) -> None:
         """Rows left inside a layer: the layer took the others out of the states."""
-        sizes = entered, _rows(x.shape)
-        found = next((p for p in reversed(picks) if (p.rows, p.out.shape[1]) == sizes), None)
+        found = picked_rows(picks, entered, _rows(x.shape))
         if found is None:
             self.rows_lost = (
                 f"{entered - _rows(x.shape)} rows left within layer {layer}: which they are is not "
                 f"known"
             )
             return
-        index_CM = found.index()
+        pick, index_CM = found
         chosen = zip(self._going, self.samples.chosen.tolist(), strict=True)
         self._going = [going[index_CM[c]] for going, c in chosen]
         # Where the layer hands on what it picked, those that left were computed by it as well.
-        self.skip_layer = self.skip_layer or (layer + 1 if found.out is x else layer)
+        self.skip_layer = self.skip_layer or (layer + 1 if pick.out is x else layer)
 
     def _drop(self, layer: int, before_BMD: Tensor, after_BMD: Tensor) -> None:
         """Find out which rows left: those that stayed have kept their states, bit for bit."""
@@ -274,6 +319,12 @@ class Forward:
     def _keep(self, layer: int, states_BMD: Tensor) -> None:
         if not self._states or self.rows_lost:
             return
+        if any(going.size != states_BMD.shape[1] for going in self._going):
+            self.rows_lost = (
+                f"{states_BMD.shape[1]} rows go through layer {layer}, after {self._going[0].size} "
+                f"before: which they are is not known"
+            )
+            return
         copy = self._tensors.take(states_BMD, own=not self.samples.all)
         tap = Tap.SKETCH if self._sketched else Tap.STATE
         for b, going in enumerate(self._going):
@@ -282,18 +333,19 @@ class Forward:
                 KeptTensor(TensorKey(self.number, tap, layer), positions, copy, (b,))
             )
 
-    def _keep_store(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _keep_store(self, past: Sequence[tuple[Tensor, Tensor]], axis: int | None) -> None:
         """Keys and values as they lie in the foreign cache."""
         length = self.before_BL.shape[1]
         for tap, found in zip((Tap.KEY, Tap.VALUE), zip(*past, strict=True), strict=False):
             groups = dict[object, list[int]]()
-            stores = [by_heads(store, length) for store in found]
+            stores = [by_heads(store, length, axis) for store in found]
             for layer, store in enumerate(stores, start=1):
                 if store.ndim == 4 and len(store) > self.samples.chosen.max():
                     groups.setdefault((store.shape, store.dtype, store.device), []).append(layer)
             for layers in groups.values():
                 self._keep_stores(tap, layers, [stores[layer - 1] for layer in layers])
-        self._attended.end([(by_heads(k, length), by_heads(v, length)) for k, v in past])
+        pairs = ((by_heads(k, length, axis), by_heads(v, length, axis)) for k, v in past)
+        self._attended.end(list(pairs))
         for b, c in enumerate(self.samples.chosen.tolist()):
             self._kept[b] += self._attended.kept(b, c)
 
@@ -327,7 +379,7 @@ class Forward:
 
     def _keep_logits(self, b: int, tap: Tap, logits_NV: Tensor, masks: np.ndarray) -> None:
         rows = logits_NV.shape[0]
-        kept = _rows_kept(logits_NV, masks)
+        kept = rows_kept(logits_NV, masks)
         if kept.size < rows:
             logits_NV = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
         copy = self._tensors.take(logits_NV, own=kept.size < rows)
@@ -338,61 +390,3 @@ class Forward:
 def _rows(shape: torch.Size) -> int:
     """M of states [B, M, D] or [M, D]."""
     return shape[-2]
-
-
-def _field(output: object, name: str) -> object:
-    """A part of what a model returned, by name."""
-    if isinstance(output, Mapping):
-        return output.get(name)
-    return getattr(output, name, None)
-
-
-def _logits(output: object, mask_id: int) -> Tensor | None:
-    """Logits [B, N, V] out of whatever a model returns, whatever they are called there."""
-    named = output if isinstance(output, Tensor) else _field(output, "logits")
-    if not isinstance(named, Tensor):
-        scores = [x for x in _parts(output) if _scores_vocabulary(x, mask_id)]
-        # States may be as wide. The first of a tuple is meant; of names that are not known, none.
-        one = isinstance(output, Sequence) or len({x.shape[-1] for x in scores}) == 1
-        named = scores[0] if scores and one else None
-    if named is None or named.shape[-1] <= mask_id:
-        return None
-    return named if named.dim() == 3 else named.unsqueeze(0)
-
-
-def _parts(output: object) -> Iterable[object]:
-    """What a model returned, one after the other."""
-    if isinstance(output, Mapping):
-        return output.values()
-    return output if isinstance(output, Sequence) else getattr(output, "__dict__", {}).values()
-
-
-def _scores_vocabulary(part: object, mask_id: int) -> TypeGuard[Tensor]:
-    """Whether these may be scores [B, N, V] or [N, V] of a vocabulary that has the mask."""
-    if not isinstance(part, Tensor) or not part.is_floating_point():
-        return False
-    return part.dim() in (2, 3) and part.shape[-1] > mask_id
-
-
-def unguided(output: object, located: Located, mask_id: int) -> Unguided:
-    """The logits of a call with a hidden prompt; none if they are too large, or lie elsewhere."""
-    logits_BNV, rows_BN = _logits(output, mask_id), located.placed.positions_BN
-    if logits_BNV is None or logits_BNV.shape[:2] != rows_BN.shape:
-        return []
-    if logits_BNV[0].nbytes > _LOGITS_BYTES:
-        return []
-    snapshot = Snapshot()
-    return [(rows, snapshot.take(x)) for rows, x in zip(rows_BN, logits_BNV, strict=True)]
-
-
-def _rows_kept(logits_NV: Tensor, masks: np.ndarray) -> np.ndarray:
-    """Rows whose logits are kept: all, for loops may use more than those of masks.
-
-    Where they would be too large, the masks and the rows beside them: a loop may score a position
-    by its neighbour.
-    """
-    rows = logits_NV.shape[0]
-    if logits_NV.nbytes <= _LOGITS_BYTES:
-        return np.arange(rows)
-    near = np.concatenate([masks - 1, masks, masks + 1])
-    return np.unique(near[(near >= 0) & (near < rows)])

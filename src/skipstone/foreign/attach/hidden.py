@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.foreign.attach.forward import Forward, Unguided, unguided
+from skipstone.foreign.attach.forward import Forward
+from skipstone.foreign.attach.output import Unguided, unguided
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.caches import returned
 from skipstone.foreign.shared.calls import Call

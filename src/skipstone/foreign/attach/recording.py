@@ -41,6 +41,7 @@ from skipstone.foreign.attach.watch import Watch
 from skipstone.foreign.attention.listening import Listening
 from skipstone.foreign.positions.follow import Follower
 from skipstone.foreign.positions.sanitizer import Sanitizer
+from skipstone.foreign.rows.cache_axis import CacheAxis
 from skipstone.foreign.rows.finder import Finder
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.shared.calls import Call, read_call
@@ -70,6 +71,7 @@ class Recording:
         self._sanitizer = Sanitizer() if wanted.sanitize else None
         self._follower = Follower() if self._sanitizer is None else self._sanitizer.follower
         self._finder = Finder(self._follower, wanted.mask_id)
+        self._axis = CacheAxis()
         self.picks, self._hidden = Picks(), HiddenPrompts()
         self._carriers = Carriers()
         self._twin: Located | None = None
@@ -131,6 +133,7 @@ class Recording:
         call, located = None, None
         with self.guard.within("reading a call of the model", lambda: place(frame)):
             call = read_call(signature, args, kwargs)
+            call = None if call is None else self._axis.before(call)
             located = None if call is None else self._finder.find(call)
         with self.guard.within("taking down a call of the model", lambda: place(frame)):
             if call is not None and located is None:
@@ -152,6 +155,7 @@ class Recording:
             run.clock.inside += began - self._moment
             run.clock.forwards += 1
         with self.guard.within("reading what the model returned", source_line):
+            self._axis.after(output)
             if self._sanitizer is not None:
                 self._sanitizer.after(output)
             if self._twin is not None:
@@ -181,7 +185,7 @@ class Recording:
             known = forward.enters_whole(number, x)
         if not known:
             with self.guard.within("reading the states before a layer", source_line):
-                forward.enter(number, x)
+                forward.enter(number, x, self.picks.taken() if number == 1 else ())
         if self._listens:
             self.listening.enter(number, x)
 
@@ -283,11 +287,13 @@ class Recording:
             run.event(disagree(located.placed, located.said, run.forwards, source))
 
     def _read(self, run: ForeignRun, forward: Forward, output: object) -> None:
-        logits_CNV = forward.end(output, self._wanted.mask_id)
+        logits_CNV = forward.end(output, self._wanted.mask_id, self._axis.known)
         if logits_CNV is not None:
             self.watch.logits.add(logits_CNV)
         if forward.unseen:
             self._say(unseen(forward.unseen, forward.number, run.source))
+        if forward.unlocated:
+            self._say(unlocated(forward.unlocated, self._model, None, run.source, forward.number))
         if forward.rows_lost:
             run.event(Event("skipped_rows_unknown", forward.rows_lost, forward=forward.number))
 

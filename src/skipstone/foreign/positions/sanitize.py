@@ -21,6 +21,7 @@ from skipstone.errors import ConfigError
 from skipstone.foreign.positions.evidence import Findings
 from skipstone.foreign.positions.sanitizer import Sanitizer
 from skipstone.foreign.positions.watch import MaskWatch
+from skipstone.foreign.rows.cache_axis import CacheAxis
 from skipstone.foreign.rows.finder import Finder
 from skipstone.foreign.shared.calls import read_call
 from skipstone.foreign.shared.compiled import active, compiled_of
@@ -98,13 +99,14 @@ class _Hooks:
         functions: Functions,
     ) -> None:
         self._sanitizer, self._finder, self._functions = sanitizer, finder, functions
-        self._masks, self._guard = masks, guard
+        self._masks, self._guard, self._axis = masks, guard, CacheAxis()
 
     def before(
         self, signature: Signature, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
         with self._guard.within("reading a call of the model", source_line):
             call = read_call(signature, args, kwargs)
+            call = None if call is None else self._axis.before(call)
             located = None if call is None else self._finder.find(call)
             if call is not None and located is not None and not located.samples.twin:
                 if self._masks is not None:
@@ -116,6 +118,7 @@ class _Hooks:
     def after(self, output: object) -> None:
         self._is_inside(False)
         with self._guard.within("reading what the model returned", source_line):
+            self._axis.after(output)
             self._sanitizer.after(output)
 
     def broken(self) -> None:

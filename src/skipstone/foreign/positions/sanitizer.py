@@ -51,11 +51,13 @@ class Sanitizer:
         self._places = tag.places if given is call.ids else tag.places.squeeze(-1)
         self._shape = tuple(given.shape[: self._places.ndim])
         self._caches.called(call, self._places)
-        if located is not None and located.said is not None and call.stated is not None:
-            self._contradicted(located.placed, located.said, call.stated.name)
+        if located is not None and located.said is not None:
+            stated = None if located.said.source == "cache_length" else call.stated
+            name = "the length of the cache" if stated is None else stated.name
+            self._contradicted(located.placed, located.said, name)
 
     def _contradicted(self, true: Placed, said: Placed, name: str) -> None:
-        """The ids come from other places of the canvas than an argument says."""
+        """The ids come from other places of the canvas than an argument, or the cache, says."""
         differ = true.positions_BN != said.positions_BN
         a, b = (tuple(p.positions_BN[differ].tolist()) for p in (true, said))
         self.findings.add(

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from skipstone.foreign.rows import placed as ways
+from skipstone.foreign.rows.cache_axis import likeliest
 from skipstone.foreign.rows.guidance import Samples, samples_of
 from skipstone.foreign.rows.placed import Numbers, Placed
 from skipstone.foreign.shared.calls import Call, host_ids
@@ -87,6 +88,8 @@ def locate(
         return _of_some(known, len(ids_CN))
     now_BL, given_BL = (None, None) if known is None else (known.now_BL, known.given_BL)
     samples = samples_of(ids_CN, now_BL, given_BL, mask_id)
+    if now_BL is not None:
+        call = likeliest(call, ids_CN[samples.chosen], now_BL, mask_id)
     found = _Search(call, ids, ids_CN[samples.chosen], samples, places, known, mask_id)
     located = dataclasses.replace(found.located(), anew=known is None)
     return located if known is None else _trimmed(located, known.canvas_BL.shape[1])
@@ -275,15 +278,26 @@ class _Search:
     def _exact(
         self, exact: Placed, said: Placed | None, canvas_BL: np.ndarray, canvas: Tensor | None
     ) -> Located:
-        """The way that the ids went is believed over what the call says."""
-        said = said or self._counted(canvas_BL.shape[1])
+        """The way that the ids went is believed over what the call says.
+
+        What may mean positions, or a length, is heard where it agrees, and no contradiction.
+        """
+        said = said or self._maybe_said(exact) or self._counted(canvas_BL.shape[1])
         behind_BN = self._behind(exact) if canvas is None else None
         if canvas is None and behind_BN is None:
             canvas_BL = self._written(canvas_BL, exact)
         agree = said is not None and np.array_equal(said.positions_BN, exact.positions_BN)
         placed = said if agree and said is not None else exact
-        odd = said if not agree and not self.call.padded else None
+        guessed = said is not None and said.source == "cache_length" and not self.call.length_known
+        odd = said if not (agree or guessed or self.call.padded) else None
         return Located(self.samples, self.ids_BN, canvas_BL, canvas, placed, odd, behind_BN)
+
+    def _maybe_said(self, exact: Placed) -> Placed | None:
+        """What an argument says that may mean something else, if it says where the rows are."""
+        numbers = None if self.known is None else self.known.numbers
+        said = self._of_samples(ways.stated(self.call.stated, numbers, self.call.shape[0]))
+        agrees = said is not None and np.array_equal(said.positions_BN, exact.positions_BN)
+        return said if agrees else None
 
     def _told(self, said: Placed | None, known: Known) -> Located:
         """By what the call says, by its cache, or by where its ids fit."""
@@ -325,6 +339,8 @@ class _Search:
         """
         stated, counted = self.call.stated, self._of_samples(ways.counted(self.call))
         if stated is None or stated.name != "position_ids" or counted is None:
+            return None
+        if not self.call.length_known:
             return None
         gap_BN = said.positions_BN - counted.positions_BN
         if len(np.unique(gap_BN)) != 1 or not 0 < int(gap_BN.flat[0]) < self.ids_BN.shape[1]:
@@ -381,12 +397,6 @@ class _Search:
 
     def _written(self, canvas_BL: np.ndarray, placed: Placed) -> np.ndarray:
         """The canvas with the ids of the call in it, made longer where they go beyond it."""
-        canvas_BL = longer(canvas_BL, int(placed.positions_BN.max()) + 1, self.mask_id)
+        canvas_BL = ways.longer(canvas_BL, int(placed.positions_BN.max()) + 1, self.mask_id)
         np.put_along_axis(canvas_BL, placed.positions_BN.astype(np.int64), self.ids_BN, axis=1)
         return canvas_BL
-
-
-def longer(canvas_BL: np.ndarray, length: int, mask_id: int) -> np.ndarray:
-    """A copy of a canvas with masks after it, up to a length; one that is longer stays so."""
-    more = max(0, length - canvas_BL.shape[1])
-    return np.pad(canvas_BL, ((0, 0), (0, more)), constant_values=mask_id)

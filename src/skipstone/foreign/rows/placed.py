@@ -173,3 +173,9 @@ def inferred(ids_BN: np.ndarray, canvas_BL: np.ndarray, mask_id: int) -> Placed 
     if best.size != 1 or not fits[best[0]]:
         return None
     return span(len(ids_BN), int(best[0]), rows, "inferred")
+
+
+def longer(canvas_BL: np.ndarray, length: int, mask_id: int) -> np.ndarray:
+    """A copy of a canvas with masks after it, up to a length; one that is longer stays so."""
+    more = max(0, length - canvas_BL.shape[1])
+    return np.pad(canvas_BL, ((0, 0), (0, more)), constant_values=mask_id)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeGuard, cast, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 
 @runtime_checkable
@@ -26,6 +26,9 @@ _KEYS, _VALUES = (
 )
 # Of lists in dictionaries in objects: deeper than any cache, and an end to what holds itself.
 _DEPTH = 5
+
+HEADS_FIRST, POSITIONS_FIRST = 2, 1
+"""The dimension that is the length, of keys [B, H, L, W] and of keys [B, L, H, W]."""
 
 
 def leaves(cache: object, depth: int = _DEPTH) -> Iterator[Tensor]:
@@ -140,31 +143,39 @@ def _named_pair(holder: object) -> tuple[object, object]:
     return (keys[0], values[0]) if len(keys) == len(values) == 1 else (None, None)
 
 
-def by_heads(store: Tensor, length: int) -> Tensor:
+def by_heads(store: Tensor, length: int, axis: int | None = None) -> Tensor:
     """Keys or values as [B, H, L, W], with one head if they are not cut into heads.
 
     What has another shape than these comes back as it is.
 
     Args:
         store: [B, H, L, W], [B, L, H, W] or [B, L, D].
-        length: of the canvas, which tells positions from heads.
+        length: of the canvas, which tells positions from heads where the axis is not known.
+        axis: the dimension of its length, if it is known.
     """
     if store.ndim == 3:
         return store.unsqueeze(1)
-    heads_last = store.ndim == 4 and store.shape[1] == length != store.shape[2]
+    heads_last = store.ndim == 4 and (
+        store.shape[1] == length != store.shape[2] if axis is None else axis == POSITIONS_FIRST
+    )
     return store.transpose(1, 2) if heads_last else store
 
 
-def cached_length(holders: Sequence[object]) -> int:
-    """Positions that the caches of a call have; 0 if there are none, or it cannot be known."""
+def cache_shape(holders: Sequence[object]) -> Size | None:
+    """The shape, of four dimensions, of the first keys or values in the caches of a call."""
+    for past in holders:
+        for leaf in leaves(past):
+            if leaf.ndim == 4 and leaf.is_floating_point():
+                return leaf.shape
+    return None
+
+
+def said_length(holders: Sequence[object]) -> int | None:
+    """Positions that a cache of a call itself says it has; None if none says it."""
     for past in holders:
         if isinstance(past, _Sized):
             length = past.get_seq_length()
             if isinstance(length, int):
                 return length
             return int(length) if isinstance(length, Tensor) and length.numel() == 1 else 0
-        for leaf in leaves(past):
-            # [batch, heads, positions, width], as almost everybody keeps keys.
-            if leaf.ndim == 4 and leaf.is_floating_point():
-                return leaf.shape[-2]
-    return 0
+    return None

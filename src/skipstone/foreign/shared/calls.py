@@ -15,7 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.foreign.shared.caches import cached_length, key_values, leaves
+from skipstone.foreign.shared.caches import (
+    HEADS_FIRST,
+    cache_shape,
+    key_values,
+    leaves,
+    said_length,
+)
 
 INTEGERS = frozenset({torch.int64, torch.int32})
 
@@ -57,6 +63,10 @@ class Call:
     """[B, N, D], where there are no ids."""
     arguments: dict[str, object]
     """What was passed, by the names of the model's ``forward``."""
+    length_axis: int | None = None
+    """The dimension of a cache that is its length; None if that is not known."""
+    likely_axis: int = HEADS_FIRST
+    """The dimension that is taken for it otherwise: as almost everybody keeps keys."""
 
     @property
     def given(self) -> Tensor | None:
@@ -88,8 +98,21 @@ class Call:
 
     @cached_property
     def cached(self) -> int:
-        """Positions in the cache that was passed; 0 if there was none, or it cannot be known."""
-        return cached_length(self.holders)
+        """Positions in the cache that was passed; 0 if there was none, or it cannot be known.
+
+        It is a guess where it is not ``length_known``.
+        """
+        length = said_length(self.holders)
+        if length is not None:
+            return length
+        shape = cache_shape(self.holders)
+        axis = self.likely_axis if self.length_axis is None else self.length_axis
+        return 0 if shape is None else shape[axis]
+
+    @cached_property
+    def length_known(self) -> bool:
+        """Whether ``cached`` is no guess from a shape that can be read in two ways."""
+        return self.length_axis is not None or said_length(self.holders) is not None
 
     @cached_property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,14 +45,14 @@ class Telling:
         self,
         functions: Sequence[tuple[Any, str]],
         heard: Callable[[Operation], None],
-        ndim: int | None = None,
+        ndim: Collection[int] = (),
     ) -> None:
         """Put nothing in any place yet.
 
         Args:
             functions: the owner and the name of each.
             heard: must not raise.
-            ndim: tells only of results with so many dimensions; None tells of all.
+            ndim: tells only of results with so many dimensions; of all if there are none.
         """
         here, thread = threading.get_ident, threading.get_ident()
         enabled = torch._C._is_torch_function_enabled
@@ -68,7 +68,7 @@ class Telling:
             @functools.wraps(function)
             def called(*args: Any, **kwargs: Any) -> Any:
                 out = function(*args, **kwargs)
-                if ndim is not None and getattr(out, "ndim", None) != ndim:
+                if ndim and getattr(out, "ndim", None) not in ndim:
                     return out
                 if enabled() and here() == thread:
                     if dynamo():
@@ -107,7 +107,7 @@ class Telling:
 def told(
     functions: Sequence[tuple[Any, str]],
     heard: Callable[[Operation], None],
-    ndim: int | None = None,
+    ndim: Collection[int] = (),
 ) -> Generator[None]:
     """Have functions tell of their calls, as ``Telling`` does."""
     telling = Telling(functions, heard, ndim)

@@ -118,6 +118,8 @@ def _notes(study: Study) -> Iterator[Text]:
     if diagnosis is not None:
         for finding in diagnosis.remarks[:2]:
             yield say("verdict.remark", what=finding.what, evidence=finding.evidence)
+        for why in diagnosis.unjudged[:2]:
+            yield say("verdict.unjudged", why=why)
         for why in diagnosis.unavailable[:2]:
             yield say("verdict.not_tried", why=why)
     floor = study.difference.floor
