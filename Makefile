@@ -30,11 +30,14 @@ demo: .venv/.run
 	  --a "skip=cosine:skip_threshold=1" --b "skip=cosine:skip_threshold=0.99"; \
 	  test $$? -le 1
 
+# Compiled files are kept, whatever the environment says: tests start many processes.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q
+
 test: .venv/.dev
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	@$(PYTEST) -n 2 --dist loadgroup
 
 test-long: .venv/.dev
-	@$(BIN)/python -m pytest -q -m long
+	@$(PYTEST) -m long
 
 check: .venv/.dev
 	@$(BIN)/ruff format --check --quiet .

@@ -165,12 +165,13 @@ def test_max_new_tokens_is_gen_length(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_compare_tells_identical_from_different(capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--gen-length", "16"]
     specs = ["--a", "skip=none", "--b", "skip=cosine:skip_threshold=1"]
-    code, out, _ = call(capsys, "compare", QUESTION, "--unmask", "fixed", *specs, *FAST)
+    code, out, _ = call(capsys, "compare", QUESTION, "--unmask", "fixed", *specs, *short)
     assert code == 0
     assert "the runs do not part" in out
     specs = ["--a", "skip=none", "--b", "skip=cosine:skip_threshold=0.5,skip_outlier=-1"]
-    code, out, _ = call(capsys, "compare", QUESTION, "--unmask", "fixed", *specs, *FAST)
+    code, out, _ = call(capsys, "compare", QUESTION, "--unmask", "fixed", *specs, *short)
     assert code == 1
     assert "first divergence: block" in out
     assert len(out.splitlines()) <= 25

@@ -29,6 +29,7 @@ from tests.watching import prompt_of, uneven_model
 
 PLAIN = "cache=none unmask=fixed gen_length=18 block_length=6 eos_stop=false"
 CACHED = PLAIN.replace("none", "dual")
+SHORT = ("--gen-length", "16")
 IDS = ",".join(map(str, prompt_of(1, 5)))
 Call = Callable[..., tuple[int, str, str]]
 
@@ -251,8 +252,11 @@ def test_diagnose_refuses_in_one_line(
     [
         (["{a}", "{b}", "--cache", "none"], "note: --cache has no effect on two traces"),
         (["{a}", "{b}", "--no-eos-stop"], "note: --eos-stop has no effect on two traces"),
-        (["cache=none", "cache=dual", "w1 w2", "--sample", "1"], "note: --sample 1 has no effect"),
-        (["cache=none", "cache=dual steps=128", "w1"], "note: steps=128 has no effect"),
+        (
+            ["cache=none", "cache=dual", "w1 w2", "--sample", "1", *SHORT],
+            "note: --sample 1 has no effect",
+        ),
+        (["cache=none", "cache=dual steps=16", "w1", *SHORT], "note: steps=16 has no effect"),
     ],
 )
 def test_what_has_no_effect_is_said_and_stops_nothing(

@@ -154,7 +154,7 @@ def test_with_less_time_a_diagnosis_says_less_and_nothing_false(name: str) -> No
     assert full.cause is not None
     assert (full.verdict, full.unavailable) == (name, ())
     verdicts = list[str]()
-    for limit in (0, 1, 2, 4, 8, 12, 16, 17, made - 1):
+    for limit in (0, 1, 4, 12, 17, made - 1):
         short, _ = diagnosed(name, limit)
         verdicts.append(short.verdict)
         assert short.unavailable == ("the time limit is reached",)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,11 +54,27 @@ class Nothing:
 def register(monkeypatch: pytest.MonkeyPatch, name: str, target: str) -> None:
     entry = EntryPoint(name, f"{__name__}:{target}", GROUP)
 
-    def entry_points(group: str) -> list[EntryPoint]:
-        assert group == GROUP
+    def registered() -> list[EntryPoint]:
         return [entry]
 
-    monkeypatch.setattr("skipstone.policies.entry_points", entry_points)
+    monkeypatch.setattr("skipstone.policies.registered", registered)
+
+
+def test_a_package_is_found_as_soon_as_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "everything" not in UNMASK.names()
+    about = tmp_path / "extra-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1\n")
+    entry = f"[{GROUP}]\nunmask.everything = {__name__}:Everything\n"
+    (about / "entry_points.txt").write_text(entry)
+    # As an installer does: what it writes gets its name when it is whole.
+    about.rename(tmp_path / "everything-1.dist-info")
+    assert UNMASK.known()["everything"] is Everything
+    shutil.rmtree(tmp_path / "everything-1.dist-info")
+    assert "everything" not in UNMASK.names()
 
 
 def test_a_registered_policy_decodes(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:

@@ -61,12 +61,12 @@ def hostile(monkeypatch: pytest.MonkeyPatch, traces: tuple[Path, Path], tmp_path
     def says(*_: object, **__: object) -> str:
         return EVIL
 
-    def entry_points(**_: object) -> list[Entry]:
+    def registered() -> list[Entry]:
         return [Entry()]
 
     monkeypatch.setattr(Text, "token", says)
     monkeypatch.setattr(Text, "decode", says)
-    monkeypatch.setattr("skipstone.policies.entry_points", entry_points)
+    monkeypatch.setattr("skipstone.policies.registered", registered)
     monkeypatch.chdir(tmp_path)
 
 

@@ -8,10 +8,14 @@ Another package adds its own through the entry-point group ``skipstone.policies`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import os
+import sys
 import types
 import typing
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, Literal, TypeVar, cast
 
 from skipstone.cache import CachePolicy, DualCache, NoCache, PrefixCache
@@ -41,7 +45,7 @@ class Kind(Generic[P]):
             ConfigError: a registered policy cannot be imported or takes a name that is taken.
         """
         found = dict(self.built_in)
-        for entry in entry_points(group=GROUP):
+        for entry in registered():
             owner, _, name = entry.name.partition(".")
             if owner != self.name:
                 continue
@@ -64,10 +68,8 @@ class Kind(Generic[P]):
 
     def names(self) -> list[str]:
         """Names of all policies of this kind; those of other packages are not imported."""
-        registered = (entry.name.partition(".") for entry in entry_points(group=GROUP))
-        return sorted(
-            {*self.built_in, *(name for kind, _, name in registered if kind == self.name)}
-        )
+        parted = (entry.name.partition(".") for entry in registered())
+        return sorted({*self.built_in, *(name for kind, _, name in parted if kind == self.name)})
 
     def parse(self, text: str) -> P:
         """Build a policy from ``name`` or ``name:key=value,key=value``.
@@ -116,7 +118,7 @@ class Kind(Generic[P]):
             policy: a policy of this kind.
             brief: leave out the settings that have their default.
         """
-        # Built-in ones first: looking through installed packages takes milliseconds.
+        # Built-in ones first: others are imported before their names are compared.
         built_in = type(policy) in self.built_in.values()
         for name, candidate in (self.built_in if built_in else self.known()).items():
             if type(policy) is candidate:
@@ -163,6 +165,24 @@ UNMASK = Kind[UnmaskPolicy](
     "unmask", UnmaskPolicy, {"fixed": Fixed, "threshold": Threshold, "factor": Factor}
 )
 KINDS = (CACHE, UNMASK, SKIP)
+
+
+def registered() -> tuple[EntryPoint, ...]:
+    """What other packages register; looked for again when a folder that has packages changed."""
+    return _registered(tuple(_state_of(folder) for folder in sys.path))
+
+
+@functools.lru_cache(maxsize=1)
+def _registered(folders: tuple[tuple[int, int, int] | None, ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=GROUP))
+
+
+def _state_of(folder: str) -> tuple[int, int, int] | None:
+    """Which folder it is, and when something was last put into it; None if it is not there."""
+    with contextlib.suppress(OSError, ValueError):
+        found = os.stat(folder or ".")
+        return found.st_dev, found.st_ino, found.st_mtime_ns
+    return None
 
 
 def field_defaults(policy: type) -> dict[str, object]:
