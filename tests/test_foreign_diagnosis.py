@@ -6,6 +6,7 @@ import pytest
 
 from faults.foreign import Encounter, Stranger, run
 from faults.foreign_cases import CORRECT, FAULTY, OF_THE_ROWS
+from tests.strangers import named, one_style_each
 
 CHOSEN = (
     "misaligned rows",
@@ -23,16 +24,12 @@ CHOSEN = (
 FAULTS = tuple(s for s in FAULTY if s.name in CHOSEN)
 
 
-def named(stranger: Stranger) -> str:
-    return f"{stranger.style}-{stranger.name}"
-
-
 def test_every_chosen_fault_is_there() -> None:
     assert {s.name for s in FAULTS} == set(CHOSEN)
     assert {s.style for s in FAULTS} == {"llada", "hf", "bare"}
 
 
-@pytest.mark.parametrize("stranger", FAULTS, ids=named)
+@pytest.mark.parametrize("stranger", one_style_each(FAULTS))
 def test_a_fault_is_named_with_its_step_and_place(stranger: Stranger) -> None:
     found = run(Encounter(stranger, stranger.jobs[0], stranger.against[0]))
     assert found.acted

@@ -14,6 +14,7 @@ from faults.engine.instead import Fault, instead
 from faults.foreign import JOBS, PARALLEL, Encounter, Recorded, Stranger, record, run
 from faults.foreign_code import STYLES, Style, model, plain
 from faults.foreign_loops import FAULTY_LOOPS
+from faults.trial import Outcome
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Proof
 from skipstone.diagnosis.loop import identified
@@ -24,6 +25,7 @@ from skipstone.foreign.attach.attach import attach
 from skipstone.record import MemoryTrace
 from tests.conftest import EOS
 from tests.foreign import decode
+from tests.strangers import named, one_style_each
 
 RULES: dict[str, Fault] = {
     "probability": faults.chosen_by(faults.probability),
@@ -38,15 +40,12 @@ RULES: dict[str, Fault] = {
 }
 
 
-def named(stranger: Stranger) -> str:
-    return f"{stranger.style}-{stranger.name}"
-
-
-def first_that_acts(stranger: Stranger) -> Encounter:
+def first_that_acts(stranger: Stranger) -> tuple[Encounter, Outcome]:
     for job in stranger.jobs:
         trial = Encounter(stranger, job, "code", reference=False)
-        if run(trial).acted:
-            return trial
+        found = run(trial)
+        if found.acted:
+            return trial, found
     raise AssertionError(f"{named(stranger)} acts on no job")
 
 
@@ -66,9 +65,9 @@ def best(trace: MemoryTrace) -> Fit:
     return found
 
 
-@pytest.mark.parametrize("stranger", FAULTY_LOOPS, ids=named)
+@pytest.mark.parametrize("stranger", one_style_each(FAULTY_LOOPS))
 def test_a_fault_of_a_loop_is_named_with_its_step_and_position(stranger: Stranger) -> None:
-    found = run(first_that_acts(stranger))
+    _, found = first_that_acts(stranger)
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
 
 
@@ -94,7 +93,7 @@ def test_a_stated_threshold_is_the_one_that_was_meant(reference: bool) -> None:
 @pytest.mark.parametrize("style", STYLES)
 def test_a_threshold_that_was_changed_is_repaired_with_the_right_one(style: str) -> None:
     stranger = next(s for s in FAULTY_LOOPS if named(s) == f"{style}-threshold changed")
-    runs = record(first_that_acts(stranger))
+    runs = record(first_that_acts(stranger)[0])
     cause = runs.diagnosis().cause
     assert cause is not None
     assert cause.proof is Proof.NECESSARY_AND_SUFFICIENT
@@ -138,9 +137,9 @@ def test_an_id_that_is_never_taken_may_be_in_the_softmax() -> None:
 
     stranger = next(s for s in FAULTY_LOOPS if named(s) == "bare-EOS suppressed")
     fault = faults.chosen_by(faults.probability, draw=best_but_eos)
-    found = first_that_acts(replace(stranger, fault=fault))
-    assert run(found).cause_right
-    draw = best(record(found).b).rule.draw
+    trial, found = first_that_acts(replace(stranger, fault=fault))
+    assert found.cause_right
+    draw = best(record(trial).b).rule.draw
     assert draw.greedy
     assert EOS in draw.without
 
@@ -173,7 +172,7 @@ def test_a_rule_that_nobody_tried_is_said_to_be_unknown() -> None:
 
     stranger = next(s for s in FAULTY_LOOPS if named(s) == "bare-order by margin")
     strange = replace(stranger, fault=faults.chosen_by(odd), jobs=JOBS[3:])
-    found = record(first_that_acts(strange)).diagnosis()
+    found = record(first_that_acts(strange)[0]).diagnosis()
     assert found.cause is None
     assert "none of" in found.known
     assert "explains B" in found.known
@@ -194,7 +193,7 @@ def test_without_logits_the_candidates_are_enough_for_a_plain_rule() -> None:
 
 def test_scores_that_differ_are_no_matter_of_the_loop() -> None:
     stranger = next(s for s in FAULTY_LOOPS if named(s) == "bare-order by margin")
-    runs: Recorded = record(first_that_acts(stranger))
+    runs: Recorded = record(first_that_acts(stranger)[0])
     b = MemoryTrace()
     record_b = runs.b.records[0]
     b.begin([record_b.header], "full")
