@@ -33,8 +33,9 @@ demo: .venv/.run
 # Compiled files are kept, whatever the environment says: tests start many processes.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q
 
+# A file is the work of one process: what its tests share is made once.
 test: .venv/.dev
-	@$(PYTEST) -n 2 --dist loadgroup
+	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: .venv/.dev
 	@$(PYTEST) -m long

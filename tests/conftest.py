@@ -29,18 +29,22 @@ torch.set_num_threads(1)
 
 LONGEST = (
     "test_readme.py",
-    "test_kill.py",
-    "test_pebble_model.py",
-    "test_fuzz.py",
-    "test_explain.py",
-    "test_pebble_ranks.py",
+    "test_docs.py",
     "test_kernels.py",
+    "test_loops.py",
+    "test_kill.py",
+    "test_notebook.py",
+    "test_golden.py",
+    "test_terminal.py",
+    "test_faults.py",
+    "test_foreign_diagnosis.py",
+    "test_pebble_model.py",
 )
-"""Files with tests of ten seconds and more."""
+"""Files that take half a minute and more."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests start first, so that no worker is left alone with one of them."""
+    """The longest files start first, so that no worker is left alone with one of them."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from faults.foreign import Stranger
 
@@ -14,7 +13,7 @@ def named(stranger: Stranger) -> str:
     return f"{stranger.style}-{stranger.name}"
 
 
-def one_style_each(strangers: Sequence[Stranger]) -> list[ParameterSet]:
+def one_style_each(strangers: Sequence[Stranger]) -> list[object]:
     """Each fault in one style, the styles in turn; in the others only ``make test-long`` asks."""
     names = list(dict.fromkeys(stranger.name for stranger in strangers))
     chosen = set[str]()

@@ -19,9 +19,6 @@ from skipstone.cli.main import skipstone as cli
 from tests.conftest import ROOT
 from tests.pages import blocks, execute, is_as_shown
 
-# One worker has them all, so that the site is built once.
-pytestmark = pytest.mark.xdist_group("docs")
-
 DOCS = ROOT / "docs"
 
 

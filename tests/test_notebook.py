@@ -13,9 +13,6 @@ import pytest
 from docs import notebook as maker
 from tests.conftest import ROOT
 
-# One worker has them all, so that the notebook is run once.
-pytestmark = pytest.mark.xdist_group("notebook")
-
 LONGEST_CELL = 12
 
 

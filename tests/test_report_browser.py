@@ -22,7 +22,7 @@ from tests.browsing import Open, chromium, opened_pages
 from tests.recorded import record, trace_of
 from tests.test_digits import CASES, crowd
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.browser
 
 PLAIN = Settings(
     gen_length=16, block_length=8, cache=DualCache(), unmask=Fixed(), steps=16, eos_stop=False

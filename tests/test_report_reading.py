@@ -30,7 +30,7 @@ from tests.watching import prompt_of, uneven_model
 
 __all__ = ["chromium", "opened_pages"]
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.browser
 
 PLAIN = Settings(
     gen_length=16, block_length=8, cache=DualCache(), unmask=Fixed(), steps=16, eos_stop=False

@@ -20,8 +20,7 @@ from packaging.utils import canonicalize_name
 from tests.conftest import ROOT
 from tests.pages import blocks
 
-# One worker has them all: what is built and installed once answers each of them.
-pytestmark = [pytest.mark.wheel, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.wheel
 
 CORE = {"torch", "numpy", "ml-dtypes", "safetensors", "tokenizers", "huggingface-hub", "jinja2"}
 CORE |= {"click", "rich", "xxhash"}

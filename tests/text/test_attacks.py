@@ -13,9 +13,6 @@ from skipstone.text import Text, sandbox
 from tests.checkpoints import EOS, MASK, byte_tokenizer
 from tests.text.attacked import ATTACKS
 
-# One worker has them all, so that every attack is made once.
-pytestmark = pytest.mark.xdist_group("attacks")
-
 SECONDS, MEGABYTES = 1.0, 64
 
 
