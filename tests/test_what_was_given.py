@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from skipstone import Engine, NoCache, attach
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis, diagnose
+from skipstone.diagnosis.differing import _differ
+from skipstone.foreign.attach.plain import plain_fields
 from skipstone.record import MemoryTrace
 from skipstone.tracing import Recorder
 from skipstone.tracing.experiments import Laboratory, Subject, lifted
@@ -228,3 +231,69 @@ def test_without_a_model_two_dtypes_are_consistent(engines: tuple[Engine, Engine
 
 def test_a_better_dtype_is_still_made(engines: tuple[Engine, Engine]) -> None:
     assert lifted(engines[0].model).network.dtype == torch.float64
+
+
+# --- fields of objects
+
+
+@dataclass
+class Rule:
+    """How published loops are told to commit."""
+
+    sure: float = 0.9
+    api_key: str = "hush"
+
+
+@dataclass
+class Config:
+    """Settings within settings."""
+
+    rule: Rule
+    top_k: int | None = None
+
+
+def configured(model: nn.Module, config: Config | dict[str, object]) -> Tensor:
+    """What an object says is asked where nothing shows it."""
+    rule = config["rule"] if isinstance(config, dict) else config.rule
+    assert isinstance(rule, Rule)
+    for _ in range(1):
+        canvas = loop(model, threshold=rule.sure)
+    return canvas
+
+
+def in_a_dictionary(rule: Rule) -> dict[str, object]:
+    return {"rule": rule}
+
+
+@pytest.mark.parametrize("made", [Config, in_a_dictionary])
+def test_fields_of_objects_are_told_beside_what_was_measured(
+    made: Callable[[Rule], Config | dict[str, object]],
+) -> None:
+    a = recorded(lambda model: configured(model, made(Rule(0.9))))
+    b = recorded(lambda model: configured(model, made(Rule(0.3))))
+    environment = b.records[0].header.environment
+    assert environment["given.config.rule.sure"] == "0.3"
+    assert "hush" not in environment.values()
+    found = said(a, b).cause
+    assert found is not None
+    assert found.rule == "commit-rule"
+    assert "config.rule.sure: 0.9 against 0.3" in found.evidence
+
+
+def test_what_cuts_nothing_off_is_as_good_as_none() -> None:
+    assert not _differ("top_k", "None", "0")
+    assert not _differ("config.top_p", "None", "1.0")
+    assert _differ("top_k", "None", "3")
+    assert _differ("eos_token_id", "None", "0")
+
+
+def test_objects_that_lead_to_each_other_and_large_ones_are_read_as_far_as_it_is_bounded() -> None:
+    class Node:
+        other: object
+
+    one, two = Node(), Node()
+    one.other, two.other = two, one
+    assert plain_fields("node", one) == {}
+    many = {f"field{i}": i for i in range(10_000)}
+    assert len(plain_fields("many", many)) == 256
+    assert plain_fields("f", partial(loop, threshold=0.5)) == {"f.threshold": "0.5"}

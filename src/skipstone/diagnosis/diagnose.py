@@ -151,6 +151,9 @@ def diagnose(case: Case) -> Diagnosis:
             known = known or asked(case)
     if known is not None:
         parted = case.divergence.first is not None
+        with unjudged.within("other-inputs"):
+            handed = given.examine(case)
+            known = given.told_beside(given.joined(known, handed.known), handed.beside)
         return replace(_closed(case, known), parted=parted, summary=_summary(case))
     findings, ruled_out = list[Finding](), list[RuledOut]()
     if written is not None:
@@ -168,7 +171,7 @@ def diagnose(case: Case) -> Diagnosis:
         elif not case.spent:
             # Without its experiments a rule that says nothing has ruled nothing out.
             ruled_out.append(RuledOut(rule.name, _NO_SIGN))
-    handed = given.Given([], [], [])
+    handed = given.Given([], [], [], [])
     with unjudged.within("other-inputs"):
         handed = given.examine(case)
     return _weighed(case, findings, handed, ruled_out, unjudged)
@@ -267,9 +270,10 @@ def _weighed(
     causes = [f for f in findings if explains and not _is_remark(f, seen)]
     causes.sort(key=lambda f: (f.rule not in _FORBIDDING, -f.proof))
     if explains and not causes:
-        causes = [f for f in handed.unknown if f.proof >= Proof.CONSISTENT]
+        causes = [f for f in handed.unknown if f.proof >= Proof.CONSISTENT][:1]
     every = [*handed.numbers, *seen, *handed.known, *handed.unknown]
     remarks = [f for f in every if f not in causes]
+    causes[:1] = [given.told_beside(f, handed.beside) for f in causes[:1]]
     known_of_it, next_command = NOTHING, NOTHING
     with unjudged.within("inconclusive"):
         known_of_it = NOTHING if causes or not explains else unexplained.known(case)

@@ -6,58 +6,28 @@ differs cannot follow from it: a threshold changes no score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import Rule as CommitRule
 from skipstone.diagnosis.decide import commits, draws
+from skipstone.diagnosis.differing import Difference, differences
 from skipstone.diagnosis.finding import Finding, Place, Proof
-from skipstone.diagnosis.meanings import COMMIT, INPUTS, MEANINGS, Meaning
+from skipstone.diagnosis.meanings import COMMIT
 from skipstone.diagnosis.rule import place, proof_of
-from skipstone.record import ASSIGNED, RunRecord, StepRecord
-from skipstone.record.weights import same_weights
+from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
-# Of no run's arithmetic.
-_IDLE = ("path", "name", "version", "verbose", "log", "use_cache", "device", "output_", "return_")
 _DECIDES = frozenset(("commit", "end"))
 _COMMITTED = frozenset(("committed_set", "stop"))
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One thing that the sides were given, and not alike."""
-
-    name: str
-    a: str
-    b: str
-    source: str = ""
-    """The line of B's call."""
-    visible: tuple[float, float] | None = None
-    """Of a mask of B: how much can be seen, and of how much."""
-    plain: bool = False
-    """Whether it is a plain argument of some function, and may be of a user's own harness."""
-
-    @property
-    def meaning(self) -> Meaning:
-        """What it does."""
-        return MEANINGS.get(self.name.removesuffix(ASSIGNED), INPUTS)
-
-    @property
-    def known(self) -> bool:
-        """Whether it is known what it does."""
-        return self.name.removesuffix(ASSIGNED) in MEANINGS
-
-    @property
-    def derived(self) -> bool:
-        """Whether the function itself has set the value, so that others may have decided it."""
-        return self.name.endswith(ASSIGNED)
-
-
 _NUMBERS = ("dtype", "weights")
-# What our engine and other people's loops call by one name, and mean alike.
-_SHARED = frozenset(("block_length", "gen_length", "temperature"))
+# Of more arguments it is not known which of them acts.
+_FEW = 3
+# Diagnoses of what a loop does with right scores, and no module: its arguments may say it.
+_OF_THE_LOOP = frozenset((10, 16, 21, 22, 23, 24, 31))
 
 
 @dataclass(frozen=True)
@@ -70,21 +40,56 @@ class Given:
     """Arguments whose meaning is known."""
     unknown: list[Finding]
     """Others: they explain a difference only if nothing else does."""
+    beside: list[Difference]
+    """Those of the others that may act, to be told beside whatever is found."""
 
 
 def examine(case: Case) -> Given:
     """Compare what both sides were given."""
     told = {e.message.partition(" ")[0] for e in case.events if e.kind == "stated_differs"}
     found = [d for d in differences(case) if d.name not in told]
-    found.sort(key=lambda d: d.derived)
+    # How many steps there are, and how many tokens each commits, follows from the regions.
+    found.sort(key=lambda d: (d.derived, d.meaning.rule != "region-boundaries"))
     passed = any(d.known and d.plain and not d.derived for d in found)
     numbers, known, unknown = list[Finding](), list[Finding](), list[Finding]()
+    beside = [d for d in found if not d.known and (d.loop or d.name.startswith("config."))]
     for d in found:
         kind = numbers if d.name in _NUMBERS else known if d.known else unknown
-        finding = _found(case, d)
+        finding = _found(case, [d])
         # What a function has computed from its arguments follows from them.
         kind.append(replace(finding, proof=Proof.OBSERVED) if d.derived and passed else finding)
-    return Given(numbers, known, unknown)
+    if beside and len(beside) <= _FEW and all(d.plain for d in beside):
+        unknown = [_found(case, beside), *unknown]
+    return Given(numbers, known, unknown, beside)
+
+
+def told_beside(seen: Finding, beside: Sequence[Difference]) -> Finding:
+    """A finding with what the sides were given otherwise, too, as far as that may act.
+
+    What a rule has measured is where it acts, or how; whether code differs is not known then.
+    """
+    found = [d for d in beside if not d.plain or seen.number in _OF_THE_LOOP]
+    if not found or seen.given or len(found) > _FEW:
+        return seen
+    told = listed(
+        [
+            Sentence(
+                "the runs were also given different {name}: {a} against {b}",
+                name=Code(d.name),
+                a=Code(d.a),
+                b=Code(d.b),
+            )
+            for d in found
+        ]
+    )
+    first = Sentence("first give both runs the same {name}", name=_names(found))
+    return replace(
+        seen, evidence=listed([seen.evidence, told]), remedy=listed([first, seen.remedy])
+    )
+
+
+def _names(found: Sequence[Difference]) -> Code:
+    return Code(", ".join(d.name for d in found))
 
 
 def joined(seen: Finding, known: Sequence[Finding]) -> Finding:
@@ -136,130 +141,31 @@ def other_mask(case: Case) -> Finding | None:
     )
 
 
-def differences(case: Case) -> list[Difference]:
-    """What the sides were given, and not alike."""
-    return [*_dtype(case), *_plain(case), *_tensors(case)]
-
-
-def _dtype(case: Case) -> Iterator[Difference]:
-    a, b = case.record_a.header, case.record_b.header
-    if a.dtype == b.dtype:
-        return
-    yield Difference("dtype", a.dtype, b.dtype, _called_at(case.record_b))
-    # Rounded to another dtype, the same weights have another fingerprint.
-    led = case.expected.led is not None
-    if led and not case.expected.conforms and same_weights(a.weights, b.weights) is False:
-        yield Difference("weights", a.weights, b.weights)
-
-
-def _plain(case: Case) -> Iterator[Difference]:
-    """Configuration, and arguments that both sides have by the same name."""
-    a, b = case.record_a.header, case.record_b.header
-    source = _called_at(case.record_b)
-    for name in a.environment:
-        x, y = a.environment[name], b.environment.get(name)
-        if name.startswith("config.") and y is not None and _differ(name, x, y):
-            yield Difference(name, x, y, source)
-    if not case.foreign:
-        return
-    ours = a.source == "skipstone"
-    for name, y in b.settings.items():
-        x = a.settings.get(name)
-        if x is not None and (name in _SHARED or not ours) and _differ(name, x, y):
-            yield Difference(name, x, y, source, plain=True)
-    x, y = _threshold(a.settings), _threshold(b.settings)
-    if ours and x is not None and y is not None and x != y:
-        yield Difference("threshold", f"{x:g}", f"{y:g}", source)
-
-
-def _threshold(settings: dict[str, str]) -> float | None:
-    """The confidence that a side asks for; None if it says none."""
-    rule = CommitRule.of(settings)
-    if rule is not None:
-        return rule.value if rule.name == "threshold" else None
-    for name in ("threshold", "confidence_threshold"):
-        try:
-            return float(settings[name])
-        except (KeyError, ValueError):
-            continue
-    return None
-
-
-def _differ(name: str, a: str, b: str) -> bool:
-    if a == b or any(word in name.lower() for word in _IDLE):
-        return False
-    try:
-        return float(a) != float(b)
-    except ValueError:
-        return a.lower() != b.lower()
-
-
-def _tensors(case: Case) -> Iterator[Difference]:
-    """Tensor arguments of the first step that differs, beside those of the same step of A."""
-    step = case.tensors.step
-    if not case.foreign or step is None:
-        return
-    mine = _given(case.record_b, step.forward)
-    if case.record_a.header.source == "skipstone":
-        # Our engine sees every position of a request, whatever a mask says.
-        for name, found in mine.items():
-            if name == "attention_mask" and found.visible and found.visible[0] < found.visible[1]:
-                yield found
-        return
-    other = case.divergence.same_step(step)
-    # A call of other rows is given other tensors.
-    if other is None or other.rows.size != step.rows.size:
-        return
-    theirs = _given(case.record_a, other.forward)
-    for name in sorted(mine.keys() | theirs.keys()):
-        x, y = theirs.get(name), mine.get(name)
-        a, b = "not given" if x is None else x.b, "not given" if y is None else y.b
-        if a != b and not _sees_all(x) | _sees_all(y):
-            source = _called_at(case.record_b) if y is None else y.source
-            yield Difference(name, a, b, source, None if y is None else y.visible)
-
-
-def _sees_all(given: Difference | None) -> bool:
-    """Whether nothing was given, or a mask that hides nothing: the same by another name."""
-    if given is None:
-        return False
-    return given.visible is not None and given.visible[0] == given.visible[1]
-
-
-def _given(record: RunRecord, forward: int) -> dict[str, Difference]:
-    """Tensor arguments of a forward, by name."""
-    found = dict[str, Difference]()
-    for event in record.events:
-        if event.kind != "given" or event.forward > forward:
-            continue
-        name, _, text = event.message.partition(" is ")
-        numbers = event.numbers
-        seen = (numbers["visible"], numbers["total"]) if "visible" in numbers else None
-        found[name] = Difference(name, "every position", text, event.source, seen)
-    return {name: d for name, d in found.items() if d.b != "not given"}
-
-
-def _called_at(record: RunRecord) -> str:
-    return record.header.environment.get("called at", "")
-
-
-def _found(case: Case, d: Difference) -> Finding:
+def _found(case: Case, found: Sequence[Difference]) -> Finding:
+    """One difference, or all those that cannot be told apart by what they do."""
+    d = found[0]
     proof, experiment = _proved(case, d)
     step = _step(case)
     position = case.divergence.first.position if case.divergence.first is not None else None
+    name = _names(found)
     return Finding(
         rule=d.meaning.rule,
         number=d.meaning.number,
-        what=Sentence("the runs were given different {name}", name=Code(d.name)),
+        what=Sentence("the runs were given different {name}", name=name),
         where=place(step, None, position) if step is not None else Place(position=position),
-        evidence=Sentence("{name}: {a} against {b}", name=Code(d.name), a=Code(d.a), b=Code(d.b)),
+        evidence=listed(
+            [
+                Sentence("{name}: {a} against {b}", name=Code(d.name), a=Code(d.a), b=Code(d.b))
+                for d in found
+            ]
+        ),
         experiment=experiment,
         proof=proof,
         remedy=Sentence(
-            "give both runs the same {name}, at {source}", name=Code(d.name), source=Code(d.source)
+            "give both runs the same {name}, at {source}", name=name, source=Code(d.source)
         )
         if d.source
-        else Sentence("give both runs the same {name}", name=Code(d.name)),
+        else Sentence("give both runs the same {name}", name=name),
         given=True,
     )
 
@@ -277,14 +183,14 @@ def _proved(case: Case, d: Difference) -> tuple[Proof, Sentence]:
         return _proved_dtype(case, d)
     if not _can_matter(case, d):
         return Proof.OBSERVED, NOTHING
-    if d.name in ("threshold", "confidence_threshold"):
+    if d.name in ("threshold", "confidence_threshold") and d.numbers:
         return _proved_threshold(case, d)
     return Proof.CONSISTENT, NOTHING
 
 
 def _can_matter(case: Case, d: Difference) -> bool:
     """Whether the first thing that differs can follow from this."""
-    if d.plain and not d.known:
+    if d.plain and not d.known and (not d.loop or _stopped(case)):
         return False
     first = case.expected.first
     acts = d.meaning.acts
@@ -297,6 +203,13 @@ def _can_matter(case: Case, d: Difference) -> bool:
         kinds = {x.kind for x in case.expected.deviations if x.step.forward == first.step.forward}
         return kinds <= (_DECIDES | {"token", "confidence"})
     return acts == "anything" or first.kind not in _DECIDES
+
+
+def _stopped(case: Case) -> bool:
+    """Whether the runs part only because one was ended from outside."""
+    first = case.divergence.first
+    ended = None not in (case.record_a.outcome, case.record_b.outcome)
+    return first is not None and first.kind == "stop" and not ended
 
 
 def _proved_dtype(case: Case, d: Difference) -> tuple[Proof, Sentence]:

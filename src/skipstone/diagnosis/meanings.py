@@ -65,8 +65,17 @@ MEANINGS = {
     "skip_threshold": _SKIP,
     "skip_outlier": _SKIP,
 }
-"""What arguments of published loops do, by name.
+"""What arguments of published loops do, by name; of fields of objects, by the last of their names.
 
 Another tensor, or value of a configuration, is an input of the forward; another plain argument may
-be anything, such as the name of the run, and is never a cause.
+be anything, such as the name of the run, and is a cause only where the loop itself was given it and
+nothing else explains what differs.
 """
+
+
+def meaning_of(name: str) -> Meaning | None:
+    """What an argument does, or a field of one; None if that is not known."""
+    if name in MEANINGS or name.startswith("config."):
+        return MEANINGS.get(name)
+    last = name.rpartition(".")[2]
+    return MEANINGS.get(last) or MEANINGS.get(f"config.{last}")

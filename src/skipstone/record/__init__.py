@@ -4,6 +4,8 @@ from skipstone.record.attention import AttentionNumbers, of_call
 from skipstone.record.reader import StoredTrace, open_trace
 from skipstone.record.schema import (
     ASSIGNED,
+    LOOP_WAS_GIVEN,
+    WITHIN,
     Candidate,
     Candidates,
     Event,
@@ -21,7 +23,9 @@ from skipstone.record.writer import TraceWriter
 
 __all__ = [
     "ASSIGNED",
+    "LOOP_WAS_GIVEN",
     "OF_ATTENTION",
+    "WITHIN",
     "AttentionNumbers",
     "Candidate",
     "Candidates",

@@ -19,6 +19,10 @@ import numpy as np
 
 ASSIGNED = " (assigned)"
 """Ends the name of a setting that a loop has set itself since it was called."""
+WITHIN = "given."
+"""Begins what an environment has of plain values within the objects that a loop was given."""
+LOOP_WAS_GIVEN = "loop was given"
+"""What an environment calls the names of the loop's arguments, and of those of the model."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import VARIATIONS, Follow, Variation
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place
-from skipstone.record import StepRecord
+from skipstone.record import LOOP_WAS_GIVEN, WITHIN, StepRecord
 from skipstone.sentence import Code, Sentence, listed
 
 _BATCH: tuple[Variation, ...] = ("batch", "padding")
@@ -74,7 +74,8 @@ def _surroundings(case: Case) -> list[Sentence]:
 
 def _surrounds(name: str) -> bool:
     """Whether an entry of the environment says where a run was made, not what was run."""
-    return name not in ("keys", "called at") and not name.startswith(("config.", "random "))
+    of_the_run = ("config.", "random ", WITHIN)
+    return name not in ("keys", "called at", LOOP_WAS_GIVEN) and not name.startswith(of_the_run)
 
 
 def _reproduces(case: Case, step: StepRecord, *, batch: bool) -> Variation:

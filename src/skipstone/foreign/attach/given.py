@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sysconfig
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from dis import get_instructions
 from functools import cache
@@ -14,8 +14,9 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from skipstone.foreign.shared.calls import Call, as_text
-from skipstone.foreign.shared.source import parameters, user_frames
+from skipstone.foreign.attach.plain import plain_fields, plain_text
+from skipstone.foreign.shared.calls import Call
+from skipstone.foreign.shared.source import named_parameters, parameters, user_frames
 from skipstone.record import ASSIGNED, Event
 
 # Larger tensors are states or caches, which are recorded otherwise.
@@ -104,19 +105,34 @@ def plain_arguments(call: Call, frame: FrameType) -> dict[str, str]:
     for above in reversed(list(_frames(frame))):
         own = _set_by(above.f_code)
         plain |= {n + ASSIGNED if n in own else n: v for n, v in parameters(above).items()}
-    plain |= call.arguments
-    return {name: as_text(v) for name, v in plain.items() if _is_plain(v)}
+    # What a loop lists in a call is of that call, as the rows that it replaces.
+    plain |= {n: v for n, v in call.arguments.items() if type(v) not in (list, tuple)}
+    return {name: text for name, v in plain.items() if (text := plain_text(v)) is not None}
+
+
+def settings_within(frame: FrameType) -> tuple[dict[str, str], frozenset[str]]:
+    """Plain values within the objects that a loop was given, and the names of all its arguments.
+
+    The loop is the outermost function with a loop in it, of the file that calls the model: what it
+    hands to others of that file it may have computed, and what functions around it are given may be
+    a user's own harness's.
+    """
+    own, more = dict[str, object](), dict[str, object]()
+    for above in _frames(frame):
+        if above.f_code.co_filename != frame.f_code.co_filename:
+            break
+        if _repeats(above.f_code) or not own:
+            more = named_parameters(above)
+            own = parameters(above) | more
+    within = {name: text for name, v in more.items() if (text := plain_text(v)) is not None}
+    for name, value in own.items():
+        within |= plain_fields(name, value) if plain_text(value) is None else {}
+    return within, frozenset(own)
 
 
 def configuration(model: nn.Module) -> dict[str, str]:
     """The plain values of ``model.config``, by names that begin with ``config.``."""
-    config = getattr(model, "config", None)
-    values = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
-    return {
-        f"config.{name}": as_text(value)
-        for name, value in values.items()
-        if isinstance(name, str) and not name.startswith("_") and _is_plain(value)
-    }
+    return plain_fields("config", getattr(model, "config", None))
 
 
 def _frames(frame: FrameType) -> Iterator[FrameType]:
@@ -134,10 +150,12 @@ def _of_library(filename: str) -> bool:
 
 
 @cache
+def _repeats(code: CodeType) -> bool:
+    """Whether a function has a loop in it."""
+    return any("BACKWARD" in i.opname or i.opname == "FOR_ITER" for i in get_instructions(code))
+
+
+@cache
 def _set_by(code: CodeType) -> frozenset[str]:
     """The names that a function sets somewhere."""
     return frozenset(i.argval for i in get_instructions(code) if i.opname.startswith("STORE_"))
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, bool | int | float | str) and len(str(value)) < 200

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.given import configuration
+from skipstone.foreign.attach.run import ForeignRun
 from skipstone.foreign.attach.wanted import Wanted
-from skipstone.record import Header
+from skipstone.record import LOOP_WAS_GIVEN, WITHIN, Header
 from skipstone.tracing.recorder import environment
 from skipstone.version import __version__
 
@@ -21,7 +21,7 @@ def header_of(
     first_layer: nn.Module,
     wanted: Wanted,
     done: Forward,
-    settings: Mapping[str, str],
+    run: ForeignRun,
     *,
     function_name: str,
     called_at: str,
@@ -35,7 +35,7 @@ def header_of(
         first_layer: one of its layers, whose device is the run's.
         wanted: what ``attach`` was asked for.
         done: the first call, which has shown width, vocabulary and dtype.
-        settings: what the calls and the loop were given.
+        run: knows what the calls and the loop were given.
         function_name: of the loop.
         called_at: the line that calls the model.
         keys: how cached keys are kept, as ``kind_of_keys`` says.
@@ -50,7 +50,7 @@ def header_of(
         eos_id=wanted.eos_id,
         dtype=str(done.dtype).removeprefix("torch."),
         device=str(next(first_layer.parameters()).device),
-        settings=dict(settings),
+        settings=dict(run.settings),
         prompt_ids=(),
         gen_length=0,
         versions={
@@ -60,7 +60,8 @@ def header_of(
         },
         source=function_name,
         environment=environment()
-        | {"keys": keys, "called at": called_at}
+        | {"keys": keys, "called at": called_at, LOOP_WAS_GIVEN: " ".join(sorted(run.loop_names))}
+        | {f"{WITHIN}{name}": text for name, text in run.within.items()}
         | dict(zip(("random before", "random after"), chance, strict=True))
         | configuration(model),
         stated=wanted.stated,

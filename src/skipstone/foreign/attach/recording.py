@@ -20,7 +20,6 @@ from skipstone.errors import ConfigError
 from skipstone.foreign.attach.chance import generators
 from skipstone.foreign.attach.ending import costs, nothing_recorded, sanitized
 from skipstone.foreign.attach.forward import Forward
-from skipstone.foreign.attach.given import plain_arguments
 from skipstone.foreign.attach.header import header_of
 from skipstone.foreign.attach.hidden import HiddenPrompts
 from skipstone.foreign.attach.kept import rowed
@@ -238,7 +237,7 @@ class Recording:
             run = self._start(located.canvas_BL)
         else:
             self._note_time(run, began)
-        run.note_settings(plain_arguments(call, frame), self._wanted.stated, frame)
+        run.note_settings(call, self._wanted.stated, frame)
         run.grow(located.canvas_BL)
         self._complete(run, located.canvas_BL, located.placed.positions_BN)
         self._note(run, call, located, place(frame))
@@ -395,7 +394,7 @@ class Recording:
             self._layers[0],
             self._wanted,
             done,
-            run.settings,
+            run,
             function_name=name,
             called_at=run.source,
             keys=keys,

@@ -24,12 +24,13 @@ from skipstone.foreign.attach.blocks import (
     window_of,
 )
 from skipstone.foreign.attach.cost import Clock
-from skipstone.foreign.attach.given import GivenTensors
+from skipstone.foreign.attach.given import GivenTensors, plain_arguments, settings_within
 from skipstone.foreign.attach.growth import refitted
 from skipstone.foreign.attach.kept import Kept, rowed
 from skipstone.foreign.attach.seen import Seen
 from skipstone.foreign.attach.steps import Assembler
 from skipstone.foreign.attach.wanted import Wanted
+from skipstone.foreign.shared.calls import Call
 from skipstone.foreign.shared.source import place, whole_numbers, written_at
 from skipstone.record import Event, Header, MemoryTrace, Outcome, StepRecord
 from skipstone.record.writer import TraceWriter
@@ -55,6 +56,10 @@ class ForeignRun:
         self.guided = False
         """Whether unconditional calls were seen."""
         self.settings = dict[str, str]()
+        self.within = dict[str, str]()
+        """Plain values within the objects that the loop was given."""
+        self.loop_names = set[str]()
+        """Settings that the loop was given, and no function around it."""
         self.source = ""
         self.function_name = ""
         self.clock = Clock()
@@ -82,15 +87,19 @@ class ForeignRun:
         """What the loop has under a usual name, and may not heed."""
         self._began = time.perf_counter()
 
-    def note_settings(
-        self, settings: Mapping[str, str], stated: Mapping[str, str], frame: FrameType
-    ) -> None:
+    def note_settings(self, call: Call, stated: Mapping[str, str], frame: FrameType) -> None:
         """Settings of a call; the first time that one is not what was stated is an event."""
         self.source = place(frame)
         self.function_name = self.function_name or frame.f_code.co_name
         if not self.begun:
             self._likely_length = said_length(whole_numbers(frame, BLOCK_NAMES))
-        for name, value in settings.items():
+        if self.forwards <= 1:
+            # Read twice: what has changed is no setting, and some come with the second call.
+            within, names = settings_within(frame)
+            same = {n: v for n, v in self.within.items() if within.get(n, v) == v}
+            self.within = same | {n: v for n, v in within.items() if n not in self.within}
+            self.loop_names |= names
+        for name, value in plain_arguments(call, frame).items():
             self.settings.setdefault(name, value)
             meant = stated.get(name)
             if meant is None or name in self._told or _same(meant, value):

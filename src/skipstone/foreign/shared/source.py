@@ -6,6 +6,7 @@ for a user's own.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -91,6 +92,16 @@ def parameters(frame: FrameType) -> dict[str, object]:
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     values = frame.f_locals
     return {name: values[name] for name in names if name in values}
+
+
+def named_parameters(frame: FrameType) -> dict[str, object]:
+    """What a function takes by names that are not its own: its ``**kwargs``."""
+    code = frame.f_code
+    if not code.co_flags & inspect.CO_VARKEYWORDS:
+        return {}
+    at = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    found = frame.f_locals.get(code.co_varnames[at])
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def whole_numbers(frame: FrameType, names: Iterable[str]) -> dict[str, str]:
