@@ -29,10 +29,7 @@ PAGE = Path(__file__).parent / "diagnoses.md"
 BEGIN, END = "<!-- examples -->", "<!-- end of examples -->"
 NUMBERS = range(1, 32)
 LOOP = "softmax over positions"
-ADDS_UP = (
-    "Begin at 20, then subtract 10, subtract 4, multiply by 6, subtract 8, add 18, add 21. "
-    "Where do you end?"
-)
+ADDS_UP = "Begin at 16, then subtract 4, subtract 25, subtract 16, multiply by 8. Where do you end?"
 
 
 def trials(number: int) -> Iterator[Trial]:
@@ -88,7 +85,10 @@ def _adds_up() -> Diagnosis:
     for engine, recorder in zip(engines, recorders, strict=True):
         engine.generate(ADDS_UP, observer=recorder)
     a, b = (recorder.trace for recorder in recorders)
-    return skipstone.diagnose(a, b, engine_a=engines[0], engine_b=engines[1])
+    found = skipstone.diagnose(a, b, engine_a=engines[0], engine_b=engines[1])
+    if found.verdict != "accumulation":
+        raise LookupError(f"with this model {ADDS_UP!r} is {found.verdict}: look for another one")
+    return found
 
 
 def _planted(specimen: Specimen) -> str:
