@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from skipstone.foreign.attach.snapshot import Carriers, Snapshot
+from skipstone.foreign.attach.snapshot import Carriers, Snapshot, Values
+from skipstone.foreign.attach.stores import Changed, Stores
 from skipstone.record import MemoryTrace, Tap, TensorKey
 from skipstone.record.trace import Taken
+from skipstone.tracing.recorder import to_numpy
 from tests import synthetic_trace as made_up
 
 DEVICES = [
@@ -38,6 +40,39 @@ def test_what_is_written_after_a_copy_changes_nothing(device: str, sent: bool) -
         expected = torch.arange(7).to(dtype).double().numpy()
         assert np.array_equal(copy.array()[0].astype(np.float64), expected)
     carriers.close()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_cache_is_what_it_was_whichever_rows_were_carried(
+    device: str, dtype: torch.dtype
+) -> None:
+    cache = torch.rand(2, 1, 12, 8, device=device).to(dtype)
+    cache[0, 0, 0, 0] = torch.nan
+    stores, carriers = Stores(), Carriers()
+    kept = list[tuple[Values, np.ndarray]]()
+    # The rows that the call computed; one that changed others as well; one that changed none.
+    for begin, stop, wrote in [(0, 12, 0), (4, 6, 5), (4, 6, 9), (6, 8, 6), (6, 8, None)]:
+        if wrote is not None:
+            cache[:, :, wrote] = wrote + 0.5
+        snapshot = Snapshot()
+        taken = stores.take("keys", cache.clone(), begin, stop, snapshot)
+        kept.append((taken, to_numpy(cache)))
+        snapshot.send(carriers)
+        stores.send(carriers)
+    assert [isinstance(taken, Changed) for taken, _ in kept] == [False, True, True, True, True]
+    for taken, expected in kept:
+        found = taken.array()
+        assert found.dtype == expected.dtype
+        assert found.tobytes() == expected.tobytes()
+    carriers.close()
+
+
+def test_a_cache_of_another_size_is_carried_whole() -> None:
+    stores, snapshot = Stores(), Snapshot()
+    stores.take("keys", torch.rand(1, 1, 8, 2), 0, 8, snapshot)
+    taken = stores.take("keys", torch.rand(1, 1, 9, 2), 8, 9, snapshot)
+    assert not isinstance(taken, Changed)
 
 
 def test_steps_whose_tensors_are_on_the_way_are_there_when_asked_for() -> None:

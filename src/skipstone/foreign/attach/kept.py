@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from skipstone.foreign.attach.snapshot import Copy
+from skipstone.foreign.attach.snapshot import Values
 from skipstone.record import Tap, TensorKey
 from skipstone.record.sketch import pack, sketch
 
@@ -39,7 +39,7 @@ class KeptTensor:
 
     key: TensorKey
     positions: np.ndarray
-    copy: Copy
+    copy: Values
     at: tuple[int, ...]
     """Where the sample, and the layer, lie in the copy."""
 

@@ -11,10 +11,10 @@ from typing import TypeGuard
 import numpy as np
 from torch import Tensor
 
-from skipstone.foreign.attach.snapshot import Copy, Snapshot
+from skipstone.foreign.attach.snapshot import Snapshot, Values
 from skipstone.foreign.rows.locate import Located
 
-Unguided = list[tuple[np.ndarray, Copy]]
+Unguided = list[tuple[np.ndarray, Values]]
 """Positions and logits of a call with a hidden prompt, for each sample."""
 
 # Logits of one call and one request that are kept whole.

@@ -35,6 +35,7 @@ from skipstone.foreign.attach.said import (
     unseen,
 )
 from skipstone.foreign.attach.snapshot import Carriers
+from skipstone.foreign.attach.stores import Stores
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.attach.watch import Watch
 from skipstone.foreign.attention.listening import Listening
@@ -72,7 +73,7 @@ class Recording:
         self._finder = Finder(self._follower, wanted.mask_id)
         self._axis = CacheAxis()
         self.picks, self._hidden = Picks(), HiddenPrompts()
-        self._carriers = Carriers()
+        self._carriers, self._stores = Carriers(), Stores()
         self._twin: Located | None = None
         """The call under way, if it has a hidden prompt."""
         self.functions = Functions(
@@ -246,7 +247,7 @@ class Recording:
         rows = call.shape[1]
         number = run.count_call(call.arguments, (len(located.canvas_BL), rows))
         self._forward = Forward(
-            number, located, rows, call.pairs, self._wanted.level, len(self._layers)
+            number, located, rows, call.pairs, self._wanted.level, len(self._layers), self._stores
         )
         self._forward.hide(self._hidden.taken())
         if self._listens:
@@ -375,6 +376,7 @@ class Recording:
         else:
             run.close()
         self._finder.forget()
+        self._stores.forget()
         self.run = self._forward = self.final_BL = None
         self.texts = ()
 

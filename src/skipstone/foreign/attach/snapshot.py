@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -39,17 +41,27 @@ class Carriers:
 
     def unpacked(self, parcel: _Parcel) -> Callable[[], np.ndarray]:
         """What gives the bytes of a parcel; large ones are unpacked meanwhile."""
-        if parcel.host.numel() < _LARGE:
-            return parcel.unpack
+        return parcel.unpack if parcel.host.numel() < _LARGE else self.later(parcel.unpack)
+
+    def later(self, work: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+        """What gives the result of some work, which another thread does in its turn."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "skipstone-record")
-        return self._thread.submit(parcel.unpack).result
+        return self._thread.submit(work).result
 
     def close(self) -> None:
         """Wait for what is on its way, and end the thread."""
         if self._thread is not None:
             self._thread.shutdown()
         self._thread = None
+
+
+class Values(Protocol):
+    """Values of a tensor, on their way to the host."""
+
+    def array(self) -> np.ndarray:
+        """Them; waits for them."""
+        ...
 
 
 @dataclass(eq=False)
@@ -69,12 +81,14 @@ class Copy:
         """Its values; waits for them."""
         if self.device is not None:
             self.fetch()
-        if self.host is None:
-            assert self.bytes is not None
+        # Another thread may ask at the same time: its bytes go once it has its values.
+        coming = self.bytes
+        if coming is not None:
             size = math.prod(self._shape) * self._dtype.itemsize
-            raw = self.bytes()[self.at : self.at + size]
+            raw = coming()[self.at : self.at + size]
             self.host = raw.view(_numpy_dtype(self._dtype)).reshape(self._shape)
             self.bytes = None
+        assert self.host is not None
         return self.host
 
     def send(self, packed: Callable[[], np.ndarray], at: int) -> None:
@@ -137,15 +151,17 @@ class _Parcel:
     """uint8, in memory that the device can write to."""
     arrived: torch.cuda.Event
     _bytes: np.ndarray | None = None
+    _one: Lock = field(default_factory=Lock)
 
     def unpack(self) -> np.ndarray:
         """The bytes in ordinary memory, of which there is more."""
-        if self._bytes is None:
-            self.arrived.synchronize()
-            self.device = None
-            self._bytes = self.host.clone().numpy()
-            self.host = self.host.new_empty(0)
-        return self._bytes
+        with self._one:
+            if self._bytes is None:
+                self.arrived.synchronize()
+                self.device = None
+                self._bytes = self.host.clone().numpy()
+                self.host = self.host.new_empty(0)
+            return self._bytes
 
 
 def _send(copies: Sequence[Copy], device: torch.device, by: Carriers) -> None:

@@ -53,10 +53,11 @@ def samples_of(
         return _parts(ids_CN, mask_id) or everyone
     known = len(canvas_BL)
     if batch == known:
+        if ids_CN.shape != canvas_BL.shape:
+            return everyone
         more = canvas_BL.shape[1] - given_BL.shape[1]
         given_BL = np.pad(given_BL, ((0, 0), (0, more)))
-        same = ids_CN.shape == canvas_BL.shape
-        return Samples(everyone.chosen, same and _hidden(ids_CN, canvas_BL, given_BL, mask_id))
+        return Samples(everyone.chosen, _hidden(ids_CN, canvas_BL, given_BL, mask_id))
     if batch % known == 0:
         starts = range(0, batch, known)
         best = max(starts, key=lambda at: (_tokens(ids_CN[at : at + known], mask_id), -at))
