@@ -56,7 +56,7 @@ def test_a_cache_is_what_it_was_whichever_rows_were_carried(
         if wrote is not None:
             cache[:, :, wrote] = wrote + 0.5
         snapshot = Snapshot()
-        taken = stores.take("keys", cache.clone(), begin, stop, snapshot)
+        taken = stores.take("keys", cache.clone(), np.arange(begin, stop)[None], snapshot)
         kept.append((taken, to_numpy(cache)))
         snapshot.send(carriers)
         stores.send(carriers)
@@ -70,8 +70,8 @@ def test_a_cache_is_what_it_was_whichever_rows_were_carried(
 
 def test_a_cache_of_another_size_is_carried_whole() -> None:
     stores, snapshot = Stores(), Snapshot()
-    stores.take("keys", torch.rand(1, 1, 8, 2), 0, 8, snapshot)
-    taken = stores.take("keys", torch.rand(1, 1, 9, 2), 8, 9, snapshot)
+    stores.take("keys", torch.rand(1, 1, 8, 2), np.arange(8)[None], snapshot)
+    taken = stores.take("keys", torch.rand(1, 1, 9, 2), np.array([[8]]), snapshot)
     assert not isinstance(taken, Changed)
 
 

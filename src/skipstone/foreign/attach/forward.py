@@ -6,7 +6,7 @@ D width, V vocabulary, Y layers, P positions of a cache, H heads, W width of a h
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from skipstone.foreign.attach.output import Unguided, logits_of, rows_kept
 from skipstone.foreign.attach.picks import Pick, picked_rows
 from skipstone.foreign.attach.scoring import NO_SCORES, Scoring
 from skipstone.foreign.attach.seen import Seen
-from skipstone.foreign.attach.snapshot import Carriers, Snapshot, Values
+from skipstone.foreign.attach.snapshot import Carriers, Snapshot
 from skipstone.foreign.attach.stores import Stores
 from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.foreign.attention.call import Attention
@@ -358,20 +358,17 @@ class Forward:
         batch, heads, length, width = stores[0].shape
         rows_YCPHW = stores[0].new_empty(len(stores), batch, length, heads, width)
         torch.stack(list(stores), out=rows_YCPHW.transpose(2, 3))
-        copy = self._taken((tap, tuple(layers)), rows_YCPHW.flatten(3))
+        rows_YCPD, name = rows_YCPHW.flatten(3), (tap, tuple(layers))
+        if rows_YCPD.is_cuda:
+            computed_BN = self.placed.positions_BN
+            copy = self._stores.take(name, rows_YCPD, computed_BN, self._tensors)
+        else:
+            copy = self._tensors.take(rows_YCPD, own=True)
         positions = np.arange(length, dtype=np.int32)
         for y, layer in enumerate(layers):
             key = TensorKey(self.number, tap, layer)
             for b, c in enumerate(self.samples.chosen.tolist()):
                 self._kept[b].append(KeptTensor(key, positions, copy, (y, c)))
-
-    def _taken(self, name: Hashable, rows_YCPD: Tensor) -> Values:
-        """A copy of the cache; where it has to be carried, of what this call has changed."""
-        computed_BN = self.placed.positions_BN
-        if not rows_YCPD.is_cuda or not computed_BN.size:
-            return self._tensors.take(rows_YCPD, own=True)
-        begin, stop = int(computed_BN.min()), int(computed_BN.max()) + 1
-        return self._stores.take(name, rows_YCPD, begin, stop, self._tensors)
 
     def _score(self, b: int, c: int, logits_CNV: Tensor, rows: np.ndarray, mask_id: int) -> None:
         """Score the masks of one sample, from a copy: the loop may write into its logits."""

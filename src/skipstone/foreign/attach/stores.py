@@ -38,19 +38,20 @@ class Stores:
         self._changed = list[Changed]()
 
     def take(
-        self, name: Hashable, rows_YCPD: Tensor, begin: int, stop: int, snapshot: Snapshot
+        self, name: Hashable, rows_YCPD: Tensor, computed_BN: np.ndarray, snapshot: Snapshot
     ) -> Values:
         """A copy of keys or values of some layers.
 
         Args:
             name: of them, the same in every call.
             rows_YCPD: nobody else holds them.
-            begin: of the positions that the call computed.
-            stop: end of them.
+            computed_BN: int32: positions that the call computed, of each sample.
             snapshot: of the call.
         """
         last = self._last.pop(name, None)
         copy: Values | None = None
+        begin = int(computed_BN.min()) if computed_BN.size else 0
+        stop = int(computed_BN.max(initial=-1)) + 1
         if last is not None and 0 < stop - begin <= rows_YCPD.shape[2] // 2:
             copy = self._part(last, rows_YCPD, begin, stop, snapshot)
         if copy is None:
