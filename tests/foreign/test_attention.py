@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,11 @@ import torch
 
 import skipstone as st
 from skipstone.foreign.attach.wanted import AttachLevel
+from skipstone.foreign.attention.by_hand import ByHand
+from skipstone.foreign.attention.call import Attention
+from skipstone.foreign.shared.functions import Operation
 from skipstone.record import OF_ATTENTION, AttentionNumbers, Tap, TensorKey, open_trace
+from tests.foreign import attending_net
 from tests.foreign.attending_net import LENGTH, MASK, START, Made, Net, recorded, why
 from tests.foreign.decode import one_by_one
 
@@ -108,3 +114,42 @@ def test_numbers_that_are_none_are_refused(values: list[float]) -> None:
 def test_numbers_are_what_was_packed() -> None:
     numbers = AttentionNumbers(0.25, 9, True, 1, 2, (0, 0, 1, 1), (0, 1, 0, 1))
     assert AttentionNumbers.unpack(numbers.pack()) == numbers
+
+
+def test_a_mode_rests_where_attention_tells_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, looked = list[int](), Counter[int]()
+    begin, heard = ByHand.begin, ByHand.heard
+
+    def begins(self: ByHand, batch: int, rows: int) -> None:
+        begun.append(1)
+        begin(self, batch, rows)
+
+    def hears(self: ByHand, name: str, operation: Operation) -> Attention | None:
+        looked[len(begun) - 1] += 1
+        return heard(self, name, operation)
+
+    monkeypatch.setattr(ByHand, "begin", begins)
+    monkeypatch.setattr(ByHand, "heard", hears)
+    trace = recorded(Made())
+    layers, calls = trace.records[0].header.num_layers, len(trace.records[0].steps)
+    assert layers > 1 < calls
+    # All layers of the first call, and of each other the first one.
+    first = [*range(layers), *range(layers, layers * calls, layers)]
+    assert sorted(looked) == first
+    every = {(key.forward, key.layer) for key in trace.keys(0) if key.tap is Tap.QUERY}
+    assert len(every) == layers * calls
+
+
+def test_attention_under_no_known_name_is_heard_in_every_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named = recorded(Made())
+    function = partial(attending_net.scaled_dot_product_attention)
+    monkeypatch.setattr(attending_net, "scaled_dot_product_attention", function)
+    held = recorded(Made())
+    assert held.keys(0) == named.keys(0)
+    for key in named.keys(0):
+        a, b = named.tensor(0, key), held.tensor(0, key)
+        assert a is not None
+        assert b is not None
+        assert np.array_equal(a.values, b.values, equal_nan=True)
