@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -82,8 +83,15 @@ def trial(of: Specimen, *, alone: bool) -> Trial:
     return Trial(of, of.prompts[0], of.pairs[0], alone)
 
 
-@pytest.mark.parametrize("alone", [False, True], ids=["at-hand", "from-its-trace"])
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def ways() -> Iterator[object]:
+    """Each fault with a model at hand and from its trace: one now, the other in the long run."""
+    for turn, fault in enumerate(FAULTS):
+        for alone, way in ((False, "at-hand"), (True, "from-its-trace")):
+            marks = () if alone == bool(turn % 2) else pytest.mark.long
+            yield pytest.param(fault, alone, id=f"{fault.name}-{way}", marks=marks)
+
+
+@pytest.mark.parametrize(("fault", "alone"), list(ways()))
 def test_a_fault_is_named_with_its_step_and_place(fault: Specimen, alone: bool) -> None:
     found = run(trial(fault, alone=alone))
     assert found.acted

@@ -36,7 +36,7 @@ def test_a_fault_is_named_with_its_step_and_place(stranger: Stranger) -> None:
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
 
 
-@pytest.mark.parametrize("stranger", [*FAULTS[:4], *OF_THE_ROWS], ids=named)
+@pytest.mark.parametrize("stranger", one_style_each([*FAULTS[:4], *OF_THE_ROWS]))
 def test_it_is_named_without_a_model_at_hand(stranger: Stranger) -> None:
     found = run(Encounter(stranger, stranger.jobs[0], "code", reference=False))
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found

@@ -20,7 +20,7 @@ from tests.oracle.cosine_skip import Done, Net, Oracle, Rules, SkipRule
 from tests.watching import Watcher, ending_model, network_of, prompt_of, uneven_model, watch
 
 Cache = Literal["none", "prefix", "dual"]
-CASES = 40
+CASES = 28
 UNMASKS: tuple[Literal["fixed", "threshold", "factor"], ...] = ("fixed", "threshold", "factor")
 BUDGETS: tuple[Budget, ...] = ("finish", "finish", "stop")
 REFERENCES: tuple[Reference, ...] = ("last_computed", "previous_step")

@@ -120,10 +120,23 @@ WAYS = [
 ]
 
 
+def is_long(make: Callable[[Compiler], Compiled], how: str) -> bool:
+    """What was traced before somebody attached is tried in full by ``make test-long``."""
+    return how == "recorded" and make not in (a_helper, the_whole_model)
+
+
 @pytest.mark.parametrize(
     ("make", "watched", "warm"),
-    WAYS,
-    ids=[f"{make.__name__}-{how}-{'warm' if warm else 'cold'}" for make, how, warm in WAYS],
+    [
+        pytest.param(
+            make,
+            how,
+            warm,
+            id=f"{make.__name__}-{how}-{'warm' if warm else 'cold'}",
+            marks=pytest.mark.long if is_long(make, how) else (),
+        )
+        for make, how, warm in WAYS
+    ],
 )
 def test_compiled_code_is_recorded_and_nothing_of_ours_is_traced(
     make: Callable[[Compiler], Compiled], watched: str, warm: bool, compiler: Compiler
