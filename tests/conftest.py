@@ -38,6 +38,8 @@ LONGEST = (
     "test_terminal.py",
     "test_faults.py",
     "test_foreign_diagnosis.py",
+    "test_report_reading.py",
+    "test_sweep.py",
     "test_pebble_model.py",
 )
 """Files that take half a minute and more."""
