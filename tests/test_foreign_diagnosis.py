@@ -50,6 +50,14 @@ def test_it_is_named_beside_other_code(name: str, reference: bool) -> None:
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
 
 
+@pytest.mark.parametrize("style", ["llada", "hf", "bare"])
+def test_a_run_may_end_at_eos_with_its_block(style: str) -> None:
+    stranger = next(s for s in FAULTY if named(s) == f"{style}-ends at the first EOS")
+    for job in stranger.jobs:
+        found = run(Encounter(stranger, job, "code", reference=False))
+        assert not found.acted or found.cause_right, found
+
+
 @pytest.mark.parametrize("stranger", CORRECT, ids=named)
 @pytest.mark.parametrize("reference", [True, False], ids=["with-model", "without"])
 def test_correct_code_is_the_same_as_ours(stranger: Stranger, reference: bool) -> None:

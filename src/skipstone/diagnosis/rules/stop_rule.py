@@ -9,6 +9,8 @@ from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, tried
 from skipstone.diagnosis.rules.budget_exhausted import ends_committed, first_unfinished, masks_left
+from skipstone.diff import Divergence
+from skipstone.record import RunRecord
 from skipstone.sentence import NOTHING, Sentence
 
 _STOP_LATE = Sentence("stop only when EOS is committed and nothing left of it is masked")
@@ -50,7 +52,7 @@ def _ended_at_eos(case: Case) -> Finding | None:
     if not case.foreign or first is None or first.kind != "stop" or record.outcome is None:
         return None
     step = first_unfinished(record) or record.steps[-1]
-    if step.block != first.block:
+    if step.block != first.block and not _ended_with_a_block(record, first):
         return None
     ends, left = ends_committed(step, record.header.eos_id), masks_left(record)
     # Masks in earlier blocks are not left by this end.
@@ -75,6 +77,13 @@ def _ended_at_eos(case: Case) -> Finding | None:
         remedy=_STOP_LATE,
         positions=left,
     )
+
+
+def _ended_with_a_block(record: RunRecord, first: Divergence) -> bool:
+    """Whether the run has no block after the one whose last step committed the first EOS."""
+    *before, last = record.steps
+    goes_on = (first.block, first.step) == (last.block + 1, 0)
+    return goes_on and not any(ends_committed(s, record.header.eos_id) for s in before)
 
 
 def _ended(case: Case) -> Finding | None:
