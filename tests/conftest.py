@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -108,11 +109,15 @@ def word_text() -> Text:
     return Text(tokenizer, template=None, special={}, mask_id=MASK, eos_id=EOS, source="words")
 
 
-def moment_at(canvas: Canvas, block: Block, step: int, step_budget: int) -> Moment:
+def moment_at(
+    canvas: Canvas, block: Block, step: int, step_budget: int, seeds: Sequence[int] = ()
+) -> Moment:
     """Every request at the same step of the same block; nothing was committed before."""
     places = [
-        Place(request, request, length, block, step, step_budget, step)
-        for request, length in enumerate(canvas.prompt_lengths)
+        Place(request, request, length, block, step, step_budget, step, seed)
+        for request, (length, seed) in enumerate(
+            zip(canvas.prompt_lengths, seeds or [0] * canvas.batch, strict=True)
+        )
     ]
     return Moment(canvas, tuple(places), torch.zeros_like(canvas.ids_BL, dtype=torch.bool))
 

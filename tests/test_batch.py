@@ -17,8 +17,8 @@ from skipstone.cache import CachePolicy
 from skipstone.canvas import Geometry, Moment, Place
 from skipstone.diff import compare
 from skipstone.engine import Result, Settings, scoring
-from skipstone.engine.loop import Done
 from skipstone.engine.observe import StepView
+from skipstone.engine.request import Done
 from skipstone.engine.settings import Budget
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy
@@ -107,7 +107,7 @@ def test_a_row_of_a_batch_is_the_prompt_alone(
 def decoded(engine: Engine, prompts: list[list[int]], *, packs: bool) -> list[Done]:
     run = engine.start(prompts, batch_size=2)
     # At a temperature rows are always packed: noise is drawn for each that is scored.
-    run.runner.packs = packs or engine.settings.temperature > 0
+    run.batch.runner.packs = packs or engine.settings.temperature > 0
     run.decode()
     return sorted(run.done, key=lambda one: one.sample)
 

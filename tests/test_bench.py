@@ -101,14 +101,14 @@ def test_other_rows_go_on_in_the_next_step_and_the_similarity_is_computed() -> N
     skip = SpacedSkip(CosineSkip(skip_layer_k=3), 0.25)
     settings = Settings(unmask=Fixed(), skip=skip, gen_length=16, steps=8, eos_stop=False)
     run = Engine(random_model(), settings.replace(block_length=16)).start(PROMPTS)
-    run.ages = Ages.start(run.canvas)
+    run.batch.ages = Ages.start(run.batch.canvas)
     with torch.inference_mode():
         run.decode()
-    assert run.runner.skip is not None
-    assert run.runner.skip.scores is not None
-    assert run.runner.skip.scores.rows.num_rows == 32
+    assert run.batch.runner.skip is not None
+    assert run.batch.runner.skip.scores is not None
+    assert run.batch.runner.skip.scores.rows.num_rows == 32
     # Each row of the block went all the way after the refresh, in one of four steps.
-    assert (run.ages.finished_at_BL[0, 5:21] > 0).all()
+    assert (run.batch.ages.finished_at_BL[0, 5:21] > 0).all()
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])

@@ -23,9 +23,9 @@ from skipstone import (
     load,
 )
 from skipstone.cache import CachePolicy
-from skipstone.engine import engine as engine_module
+from skipstone.engine import step as step_module
 from skipstone.engine.engine import RunnerName
-from skipstone.engine.observe import Observer
+from skipstone.engine.loop import Loop
 from skipstone.models.load import Model
 from skipstone.record import TraceWriter, open_trace
 from skipstone.rows import Arriving
@@ -96,9 +96,9 @@ def test_rows_that_are_packed_away_give_the_tokens_of_masked_ones(
 ) -> None:
     settings = Settings(cache=cache, unmask=Fixed(), skip=SKIP, gen_length=32, block_length=16)
     masked, packed = Engine(pebble, settings), Engine(pebble, settings)
-    monkeypatch.setattr(engine_module, "MOST_UNPACKED", 1 << 20)
+    monkeypatch.setattr(step_module, "MOST_UNPACKED", 1 << 20)
     expected = masked.generate_batch(PROMPTS[:batch])
-    monkeypatch.setattr(engine_module, "MOST_UNPACKED", 0)
+    monkeypatch.setattr(step_module, "MOST_UNPACKED", 0)
     for _ in range(2):
         found = packed.generate_batch(PROMPTS[:batch])
         assert [r.tokens for r in found] == [r.tokens for r in expected]
@@ -129,10 +129,10 @@ def test_a_traced_run_flies_and_sees_what_a_waiting_one_sees(
     assert engine.generate(PROMPTS[0], observer=flown).tokens == plain.tokens
     assert engine.start([[1, 2, 3]], flown).ahead == 1
 
-    def never(self: Engine, batch: int, observer: Observer | None) -> bool:
-        return False
+    def waits(self: Loop) -> bool:
+        return not self._flying
 
-    monkeypatch.setattr(Engine, "_may_fly", never)
+    monkeypatch.setattr(Loop, "_may_launch", waits)
     assert engine.generate(PROMPTS[0], observer=waited).tokens == plain.tokens
     for mine, theirs in zip(flown.records[0].steps, waited.records[0].steps, strict=True):
         assert mine.committed == theirs.committed

@@ -33,7 +33,6 @@ GEOMETRY = Geometry(
     width=1,
     dtype=torch.float32,
     device=torch.device("cpu"),
-    seeds=(0,),
 )
 UNMASKS: list[UnmaskPolicy] = [Fixed(), Threshold(0.3), Threshold(0.05), Factor(0.8), Factor(2.0)]
 

@@ -143,7 +143,8 @@ def test_results_of_the_requests_that_were_finished_are_kept(batch_size: int | N
     with pytest.raises(NotFiniteError) as caught:
         engine.generate_batch(prompts, batch_size=batch_size)
     finished = caught.value.finished
-    assert list(finished) == {1: [0, 1, 2], 2: [0, 1], 3: list(finished), None: []}[batch_size]
+    # One that breaks leaves the others alone.
+    assert list(finished) == [0, 1, 2]
     assert str(caught.value).endswith(f"; {len(finished)} of 4 prompts were finished")
     for i, result in finished.items():
         alone = engine.generate(prompts[i])

@@ -1,4 +1,4 @@
-"""Steps that are launched before earlier ones land give the tokens and the work of waiting runs."""
+"""Steps that are launched before earlier ones are completed give what waiting runs give."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from skipstone import (
     CosineSkip,
     DualCache,
     Engine,
+    Factor,
     Fixed,
     NoCache,
     PrefixCache,
@@ -19,16 +20,18 @@ from skipstone import (
     Threshold,
 )
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Moment
-from skipstone.engine.engine import MOST_UNPACKED
-from skipstone.engine.loop import Run
+from skipstone.canvas import HostCanvas, Moment
+from skipstone.engine.loop import Loop
+from skipstone.engine.request import RequestState
+from skipstone.engine.step import Stepper
 from skipstone.models.load import Model
-from skipstone.rows import Arriving
-from skipstone.tracing import Recorder
+from skipstone.rows import Arriving, Rows
+from skipstone.unmask import UnmaskPolicy
 from tests.conftest import random_model
 
 BASE = Settings(unmask=Fixed(), gen_length=24, block_length=8, eos_stop=False)
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7]]
+CACHES: list[CachePolicy] = [NoCache(), PrefixCache(), DualCache(), DualCache(2)]
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +41,27 @@ def model() -> Model:
 
 @pytest.fixture
 def overtaken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many steps were in the air when each was launched."""
-    counts, launch = list[int](), Run._launch
+    """How many steps were in flight when each was launched."""
+    counts, launch = list[int](), Loop._launch
 
-    def counted(self: Run, moment: Moment, *, recovery: bool = False) -> object:
-        counts.append(len(self._flying))
-        return launch(self, moment, recovery=recovery)
+    def counted(self: Loop) -> bool:
+        flying, launched = len(self._flying), launch(self)
+        if launched:
+            counts.append(flying)
+        return launched
 
-    monkeypatch.setattr(Run, "_launch", counted)
+    monkeypatch.setattr(Loop, "_launch", counted)
     return counts
+
+
+@pytest.fixture
+def rash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is believed to leave masks, also the last of a block."""
+
+    def believed(self: RequestState, host: HostCanvas, in_flight: int) -> bool:
+        return host.masks(self.slot, self.request.blocks[self.block]) > 0
+
+    monkeypatch.setattr(RequestState, "surely_has_masks", believed)
 
 
 @torch.inference_mode()
@@ -58,39 +73,74 @@ def flown(
     eos: int = -1,
     *,
     packs: bool = True,
-) -> Run:
+) -> Loop:
     run = Engine(model, settings).start(prompts)
-    run.ahead, run.runner.packs = ahead, packs
-    run.config = replace(run.config, eos_id=eos)
+    run.ahead, run.batch.runner.packs = ahead, packs
+    run.stepper.overlaps = ahead > 0
+    run.batch.config = replace(run.batch.config, eos_id=eos)
+    run.batch.canvas.stop_BK[:, 0] = eos
     run.decode()
     return run
 
 
-def assert_same(run: Run, twin: Run) -> None:
-    for mine, theirs in zip(run.done, twin.done, strict=True):
+def assert_same(run: Loop, twin: Loop) -> None:
+    done, others = (sorted(one.done, key=lambda d: d.sample) for one in (run, twin))
+    for mine, theirs in zip(done, others, strict=True):
         assert mine.sample == theirs.sample
         assert mine.ids_G.tolist() == theirs.ids_G.tolist()
         assert mine.status_G.tolist() == theirs.status_G.tolist()
         assert mine.stats == theirs.stats
 
 
-def forwards(run: Run) -> int:
+def forwards(run: Loop) -> int:
     return max(len(one.stats) for one in run.done)
 
 
-@pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache(), DualCache(2)], ids=repr)
+@pytest.mark.parametrize("cache", CACHES, ids=repr)
 @pytest.mark.parametrize("steps", [None, 9, 3])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_flying_steps_do_what_waiting_ones_do(
+def test_a_schedule_is_waited_for_at_the_ends_of_blocks_alone(
     model: Model, overtaken: list[int], cache: CachePolicy, steps: int | None, batch: int
 ) -> None:
     settings = replace(BASE, cache=cache, steps=steps)
     waiting = flown(model, settings, PROMPTS[:batch], 0)
     assert not any(overtaken)
-    for ahead in (1, 2):
+    overtaken.clear()
+    assert_same(flown(model, settings, PROMPTS[:batch], 1), waiting)
+    assert len(overtaken) == forwards(waiting)
+    # The first step of a run is waited for as well: nothing is known of its pace yet.
+    blocks, per_block = 3, forwards(waiting) // 3
+    assert sum(overtaken) == (blocks * (per_block - 1) - 1 if per_block > 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("unmask", "batch"), [(Threshold(0.9), 1), (Threshold(0.9), 3), (Factor(1.0), 1)], ids=repr
+)
+def test_steps_by_confidence_fly_too(
+    model: Model, overtaken: list[int], unmask: UnmaskPolicy, batch: int
+) -> None:
+    settings = replace(BASE, unmask=unmask)
+    waiting = flown(model, settings, PROMPTS[:batch], 0)
+    overtaken.clear()
+    assert_same(flown(model, settings, PROMPTS[:batch], 1), waiting)
+    assert any(overtaken)
+
+
+@pytest.mark.parametrize("cache", CACHES, ids=repr)
+@pytest.mark.parametrize("ahead", [1, 2])
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_step_beyond_the_end_of_a_block_changes_nothing(
+    model: Model, overtaken: list[int], rash: None, cache: CachePolicy, ahead: int, skip: bool
+) -> None:
+    settings = replace(BASE, unmask=Threshold(0.06), cache=cache)
+    if skip:
+        settings = settings.replace(skip=CosineSkip(skip_layer_k=3, skip_threshold=0.9))
+    waiting = flown(model, settings, PROMPTS, 0)
+    for packs in (True, False):
         overtaken.clear()
-        assert_same(flown(model, settings, PROMPTS[:batch], ahead), waiting)
-        assert overtaken == [min(i, ahead) for i in range(forwards(waiting))]
+        assert_same(flown(model, settings, PROMPTS, ahead, packs=packs), waiting)
+        # At the end of each block of a request, steps were taken in vain.
+        assert len(overtaken) > forwards(waiting)
 
 
 @pytest.mark.parametrize("ahead", [1, 2])
@@ -105,75 +155,43 @@ def test_steps_launched_beyond_eos_are_discarded(
     assert forwards(waiting) < forwards(free)
     overtaken.clear()
     assert_same(flown(model, settings, PROMPTS[:1], ahead, eos), waiting)
-    assert len(overtaken) == forwards(waiting) + ahead
+    assert any(overtaken)
 
 
-def test_a_threshold_is_waited_for_except_at_the_last_mask(
+def test_what_draws_or_may_leave_masks_or_remembers_is_waited_for(
     model: Model, overtaken: list[int]
 ) -> None:
-    settings = replace(BASE, unmask=Threshold(0.99))
-    waiting = flown(model, settings, PROMPTS[:1], 0)
-    overtaken.clear()
-    assert_same(flown(model, settings, PROMPTS[:1], 2), waiting)
-    left, certain = BASE.block_length, 0
-    for step in waiting.done[0].stats[:-1]:
-        certain += left == 1
-        left = left - step.committed or BASE.block_length
-    assert sum(overtaken) == certain > 0
+    class Unsaid(Threshold):
+        pure = False
 
-
-@pytest.mark.parametrize("packs", [True, False])
-def test_a_skip_that_packs_nothing_gives_the_same_and_flies_within_a_block(
-    model: Model, overtaken: list[int], packs: bool
-) -> None:
-    settings = replace(BASE, skip=CosineSkip(skip_layer_k=3, skip_threshold=0.9), steps=12)
-    waiting = flown(model, settings, PROMPTS, 0)
-    skipped = [step.skipped_row_layers for one in waiting.done for step in one.stats]
-    assert sum(skipped) > 0
-    overtaken.clear()
-    assert_same(flown(model, settings, PROMPTS, 1, packs=packs), waiting)
-    assert any(overtaken)
-    # The next block is not begun before it is known that the last one has no masks left.
-    assert not all(overtaken[1:])
-
-
-def test_who_may_fly(model: Model) -> None:
-    plain, stopping = Engine(model, BASE), Engine(model, BASE, eos_stop=True)
-    assert plain._may_fly(3, None)
-    assert plain._may_fly(3, Recorder())
-    assert stopping._may_fly(1, None)
-    # An answer that may leave a batch, draws, and whoever looks at states are waited for.
-    assert not stopping._may_fly(2, None)
-    assert not Engine(model, BASE, temperature=0.5, seed=1)._may_fly(1, None)
-    assert not plain._may_fly(1, Recorder("sketches"))
+    for settings in (
+        replace(BASE, temperature=0.5, seed=1),
+        replace(BASE, unmask=Fixed("random"), seed=1),
+        replace(BASE, budget="stop"),
+        replace(BASE, unmask=Unsaid(0.06)),
+    ):
+        assert not settings.may_overlap
+        flown(model, settings, PROMPTS[:2], 1)
+        assert not any(overtaken)
+    assert BASE.may_overlap
     # A CPU computes while it launches.
-    assert plain.start(PROMPTS).ahead == 0
-
-
-def test_few_rows_are_computed_in_vain_unless_noise_is_drawn_for_them(model: Model) -> None:
-    engine = Engine(model, BASE, skip=CosineSkip(skip_layer_k=3))
-    warm = Engine(model, engine.settings, temperature=0.7, seed=1)
-    many = [PROMPTS[0]] * (MOST_UNPACKED // BASE.block_length + 1)
-    assert not engine._packs(engine.start(PROMPTS))
-    assert engine._packs(engine.start(many))
-    assert warm._packs(warm.start(PROMPTS))
+    assert Engine(model, BASE).start(PROMPTS).ahead == 0
 
 
 def test_a_step_is_launched_before_the_one_before_is_read(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order, wait, launch = list[str](), Arriving.wait, Run._launch
+    order, wait, launch = list[str](), Arriving.wait, Stepper.launch
 
     def waited(self: Arriving) -> np.ndarray:
         order.append("wait")
         return wait(self)
 
-    def launched(self: Run, moment: Moment) -> object:
+    def launched(self: Stepper, moment: Moment, rows: Rows) -> object:
         order.append("launch")
-        return launch(self, moment)
+        return launch(self, moment, rows)
 
     monkeypatch.setattr(Arriving, "wait", waited)
-    monkeypatch.setattr(Run, "_launch", launched)
-    flown(model, replace(BASE, steps=3), PROMPTS[:1], 1)
-    # The first wait is for the canvas that the run starts from.
-    assert order == ["wait", "launch", "launch", "wait", "launch", "wait", "wait"]
+    monkeypatch.setattr(Stepper, "launch", launched)
+    flown(model, replace(BASE, gen_length=8, steps=4), PROMPTS[:1], 1)
+    assert order == ["launch", "wait", "launch", "launch", "wait", "launch", "wait", "wait"]

@@ -23,7 +23,12 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("index", "printed"),
-    [(0, "Isaac Newton"), (1, "stale-skipped-state"), (2, "misaligned_rows")],
+    [
+        (0, "Isaac Newton"),
+        (1, "stale-skipped-state"),
+        (2, "misaligned_rows"),
+        (3, "Newton was an English physicist"),
+    ],
 )
 def test_the_python_examples_run(
     capsys: pytest.CaptureFixture[str], index: int, printed: str
@@ -35,7 +40,7 @@ def test_the_python_examples_run(
 
 
 def test_there_is_a_test_for_every_python_example() -> None:
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
 
 
 SHORTER = {

@@ -35,7 +35,6 @@ def session_of(reference: Reference = "last_computed", *, bar: float = 0.999) ->
             width=WIDTH,
             dtype=torch.float32,
             device=CPU,
-            seeds=(0,) * BATCH,
         )
     )
 
@@ -206,7 +205,7 @@ def test_references_are_kept_for_the_rows_of_a_step(cache: CachePolicy, width: i
     with torch.inference_mode():
         run = engine.start([prompt_of(4, 9), prompt_of(5, 6)])
         run.decode()
-    session = run.runner.skip
+    session = run.batch.runner.skip
     assert isinstance(session, CosineSession)
     # One slot is spare.
     shape = (2, 2, width + 1, model.config.width)
@@ -225,7 +224,7 @@ def test_where_every_step_refreshes_nothing_is_kept() -> None:
     with torch.inference_mode():
         run = engine.start([prompt_of(4, 9)])
         run.decode()
-    session = run.runner.skip
+    session = run.batch.runner.skip
     assert isinstance(session, CosineSession)
     assert slots(session) == 0
 

@@ -220,7 +220,6 @@ def judge(
         width=16,
         dtype=torch.float32,
         device=canvas.device,
-        seeds=(0,),
     )
     session = CosineSkip(layer_k, threshold, outlier).start(geometry)
     moment = moment_at(canvas, Block(0, 0, rows_to_judge), 1, rows_to_judge)

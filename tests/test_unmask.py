@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipstone import Engine, Factor, Fixed, Threshold
 from skipstone.canvas import Block, Canvas, Geometry, Moment, Status
-from skipstone.unmask import Scores, UnmaskPolicy, UnmaskSession
+from skipstone.unmask import Scores, UnmaskPolicy
 from tests.conftest import moment_at
 from tests.watching import Place, prompt_of, uneven_model, watch
 
@@ -26,16 +26,15 @@ confidences = st.lists(
 )
 
 
-def geometry(gen_length: int, seeds: tuple[int, ...] = (0,)) -> Geometry:
+def geometry(gen_length: int, batch: int = 1) -> Geometry:
     return Geometry(
-        batch=len(seeds),
+        batch=batch,
         length=gen_length + 1,
         gen_length=gen_length,
         num_layers=1,
         width=1,
         dtype=torch.float32,
         device=CPU,
-        seeds=seeds,
     )
 
 
@@ -123,18 +122,18 @@ def test_the_rules_differ_on_one_row(policy: UnmaskPolicy, expected: list[int]) 
     assert chosen(policy, row, budget=2) == expected
 
 
-def draws(session: UnmaskSession, rows: list[list[float]], budget: int) -> Tensor:
+def draws(rows: list[list[float]], budget: int, *seeds: int) -> Tensor:
+    """What a random order commits in three steps."""
+    session = Fixed("random").start(geometry(len(rows[0]), len(rows)))
     canvas = Canvas.start([[1]] * len(rows), len(rows[0]), 0, CPU)
-    steps = [session.select(scores(rows), moment(canvas, 0, budget)) for _ in range(3)]
-    return torch.stack(steps)
+    whole = Block(0, 0, canvas.gen_length)
+    at = moment_at(canvas, whole, 0, budget, seeds)
+    return torch.stack([session.select(scores(rows), at) for _ in range(3)])
 
 
 def test_random_order_is_reproducible_and_uses_the_seed() -> None:
     rows = [[0.9, *[0.5] * 15]]
-    runs = {
-        seed: [draws(Fixed("random").start(geometry(16, (seed,))), rows, 4) for _ in range(2)]
-        for seed in range(6)
-    }
+    runs = {seed: [draws(rows, 4, seed) for _ in range(2)] for seed in range(6)}
     assert all(torch.equal(first, second) for first, second in runs.values())
     assert len({tuple(first.flatten().tolist()) for first, _ in runs.values()}) == 6
 
@@ -143,15 +142,15 @@ def test_random_order_is_uniform_over_what_may_be_committed() -> None:
     row = [0.99, -inf, 0.01, 0.5, -inf, 0.7]
     counts = torch.zeros(6, dtype=torch.int64)
     for seed in range(800):
-        counts += draws(Fixed("random").start(geometry(6, (seed,))), [row], 6)[0, 0]
+        counts += draws([row], 6, seed)[0, 0]
     assert counts[[1, 4]].sum() == 0
     assert (counts[[0, 2, 3, 5]] - 200).abs().max() < 50
 
 
 def test_random_order_of_a_request_does_not_know_its_batch() -> None:
     first, second = [0.5] * 9, [0.1, *[0.7] * 8]
-    together = draws(Fixed("random").start(geometry(9, (3, 5))), [first, second], 3)
-    alone = draws(Fixed("random").start(geometry(9, (5,))), [second], 3)
+    together = draws([first, second], 3, 3, 5)
+    alone = draws([second], 3, 5)
     assert torch.equal(together[:, 1], alone[:, 0])
     assert not torch.equal(together[:, 0], together[:, 1])
 

@@ -68,6 +68,7 @@ class Case:
         prompts = [[7] * int(n) for n in rng.integers(1, 6, self.batch)]
         self.canvas = Canvas.start(prompts, self.gen_length, MASK_ID, CPU_OR_GPU)
         kinds = [int(Status.MASK)] * 2 + [int(Status.COMMITTED), int(Status.FILLED)]
+        self.canvas.stop_BK[:, 2] = EOS
         # EOS is what stands at a mask, now and then: it is decided nowhere.
         self.place(rng.choice([MASK_ID, EOS, 5, 6, 8, 9], shape), rng.choice(kinds, shape))
         self.tables = (
@@ -241,9 +242,23 @@ def plain_commit(case: Case, chosen_BG: Tensor, confidence_BG: Tensor, stops: bo
         index_A = to_device(np.array(moment.active, np.int64), canvas.device)
         new_BL = moment.committed_BL.index_copy(0, index_A, new_BL.index_select(0, index_A))
     if stops:
-        canvas.stop_at(EOS)
+        stop_at(canvas, EOS)
     told_BG = torch.where(broken_BG, int(Status.BROKEN), canvas.region(canvas.status_BL))
     return Committed(commit_BG, new_BL, torch.stack([canvas.region(canvas.ids_BL), told_BG]))
+
+
+def stop_at(canvas: Canvas, eos: int) -> None:
+    """Fill with EOS what lies behind one that is decided, with nothing masked before it."""
+    for b, start in enumerate(canvas.prompt_lengths):
+        ids = canvas.ids_BL[b, start : start + canvas.gen_length]
+        status = canvas.status_BL[b, start : start + canvas.gen_length]
+        for at in range(canvas.gen_length):
+            if status[at] == Status.MASK:
+                break
+            if ids[at] == eos:
+                ids[status == Status.MASK] = eos
+                status[status == Status.MASK] = int(Status.FILLED)
+                break
 
 
 def commit_all_ways(case: Case, chosen_BG: Tensor, *, stops: bool) -> Canvas:

@@ -13,7 +13,7 @@ import torch
 
 from skipstone import CosineSkip, Engine, Fixed, NoSkip, Settings
 from skipstone.engine.graph import Graph, GraphLayers, bucket
-from skipstone.engine.loop import Run
+from skipstone.engine.loop import Loop
 from skipstone.models.load import Model
 from skipstone.ops import dispatch
 from skipstone.rows import Rows
@@ -35,15 +35,15 @@ def model() -> Model:
 
 
 @torch.inference_mode()
-def decoded(model: Model, settings: Settings, *, packs: bool, graphs: bool) -> Run:
+def decoded(model: Model, settings: Settings, *, packs: bool, graphs: bool) -> Loop:
     engine = Engine(model, settings, runner="graph" if graphs else "eager")
     run = engine.start(PROMPTS, batch_size=2, graphs=graphs)
-    run.runner.packs = packs
+    run.batch.runner.packs = packs
     run.decode()
     return run
 
 
-def tokens(run: Run) -> dict[int, list[int]]:
+def tokens(run: Loop) -> dict[int, list[int]]:
     return {one.sample: one.ids_G.tolist() for one in run.done}
 
 
@@ -77,7 +77,7 @@ def test_padded_rows_give_the_tokens_of_the_eager_path(
     skipped = sum(step.skipped_row_layers for one in eager.done for step in one.stats)
     assert (skipped > 0) == (skip is SKIP)
     assert any(rows < size for rows, size in padded)
-    layers = graphed.runner.layers
+    layers = graphed.batch.runner.layers
     assert isinstance(layers, GraphLayers)
     # One graph serves requests however rows are spread over them.
     assert len(layers._graphs) < len(padded)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.canvas import Moment
-from skipstone.engine.loop import Run
 from skipstone.engine.observe import StepView
+from skipstone.engine.step import Stepper
 from skipstone.models.base import KVStore
 from skipstone.models.llada import Layer, LLaDA
 from skipstone.ops import reference as ops
@@ -101,13 +101,13 @@ def head_without_norm() -> Generator[None, None, None]:
 
 def _unstopped() -> AbstractContextManager[object]:
     """What is not a number is committed like any other, as engines without a check do."""
-    commit = Run._commit
+    commit = Stepper.commit
 
-    def wrong(self: Run, scores: Scores, moment: Moment) -> ops.Committed:
-        self.stops_at_nan = False
+    def wrong(self: Stepper, scores: Scores, moment: Moment) -> ops.Committed:
+        self.batch.stops_at_nan = False
         return commit(self, scores, moment)
 
-    return instead(Run, "_commit", wrong)
+    return instead(Stepper, "commit", wrong)
 
 
 def not_a_number(index: int) -> Fault:
@@ -232,29 +232,29 @@ def states_cast_to_bfloat16() -> Generator[None, None, None]:
 @contextmanager
 def recording_changes_the_run() -> Generator[None, None, None]:
     """A run that is watched breaks the values that it shows."""
-    view = Run._view
+    view = Stepper.view
 
-    def wrong(self: Run, *arguments: object) -> StepView:
+    def wrong(self: Stepper, *arguments: object) -> StepView:
         seen = cast("StepView", view(self, *arguments))  # pyrefly: ignore[bad-argument-type]
-        self.runner.store.values[:, :, ::3] *= 0.7
+        self.batch.runner.store.values[:, :, ::3] *= 0.7
         return seen
 
-    with instead(Run, "_view", wrong):
+    with instead(Stepper, "view", wrong):
         yield
 
 
 @contextmanager
 def recording_moves_the_keys() -> Generator[None, None, None]:
     """A run that is watched shifts its keys by one position, in place."""
-    view = Run._view
+    view = Stepper.view
 
-    def wrong(self: Run, *arguments: object) -> StepView:
+    def wrong(self: Stepper, *arguments: object) -> StepView:
         seen = cast("StepView", view(self, *arguments))  # pyrefly: ignore[bad-argument-type]
-        keys = self.runner.store.keys
+        keys = self.batch.runner.store.keys
         keys.copy_(keys.roll(1, 2))
         return seen
 
-    with instead(Run, "_view", wrong):
+    with instead(Stepper, "view", wrong):
         yield
 
 

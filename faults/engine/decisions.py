@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
-from skipstone.canvas import Block, Canvas, Moment, Place, Status
-from skipstone.engine.loop import Run
+from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Place, Status
+from skipstone.engine.request import Request, RequestState
 from skipstone.engine.scoring import Scorer
 from skipstone.ops import reference as ops
 from skipstone.rows import Rows
@@ -78,12 +78,12 @@ def _ranked_by(rank: object) -> Generator[None, None, None]:
 @contextmanager
 def half_the_steps() -> Generator[None, None, None]:
     """The schedule plans half of the steps that were asked for."""
-    budget = Run._budget
+    budget = Request.budget
 
-    def wrong(self: Run, block: Block) -> int:
+    def wrong(self: Request, block: Block) -> int:
         return max(1, budget(self, block) // 2)
 
-    with instead(Run, "_budget", wrong):
+    with instead(Request, "budget", wrong):
         yield
 
 
@@ -188,7 +188,7 @@ def stop_before_the_left_is_done() -> Generator[None, None, None]:
         fill_BG = masked_BG & ended_BG.any(1, keepdim=True)
         self.commit(fill_BG, torch.full_like(self.region_BG, eos_id), Status.FILLED)
 
-    with instead(Canvas, "stop_at", wrong):
+    with instead(Canvas, "stop", wrong):
         yield
 
 
@@ -199,7 +199,7 @@ def eos_never_stops() -> Generator[None, None, None]:
     def wrong(self: Canvas, eos_id: int) -> None:
         """Do nothing."""
 
-    with instead(Canvas, "stop_at", wrong):
+    with instead(Canvas, "stop", wrong):
         yield
 
 
@@ -207,14 +207,13 @@ def eos_never_stops() -> Generator[None, None, None]:
 def block_left_early() -> Generator[None, None, None]:
     """A block is left after a quarter of its steps, masks or not."""
 
-    def wrong(self: Run, request: int) -> Place | None:
-        seat = self.seats[request]
-        if seat is not None and seat.step >= max(1, self.settings.block_length // 4):
-            seat.block, seat.step = seat.block + 1, 0
-        return following(self, request)
+    def wrong(self: RequestState, host: HostCanvas) -> Place | None:
+        if self.step >= max(1, self.request.settings.block_length // 4):
+            self.block, self.step = self.block + 1, 0
+        return following(self, host)
 
-    following = Run._next
-    with instead(Run, "_next", wrong):
+    following = RequestState.next_place
+    with instead(RequestState, "next_place", wrong):
         yield
 
 
@@ -251,8 +250,8 @@ def draws_without_a_seed() -> Generator[None, None, None]:
     noise = Scorer._noise
 
     def wrong(self: Scorer, rows: Rows) -> Tensor | None:
-        for generator in self._generators:
-            generator.seed()
+        for draws in self._draws.values():
+            draws.generator.seed()
         return noise(self, rows)
 
     with instead(Scorer, "_noise", wrong):

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from skipstone.rows import Arriving, Rows, to_device, to_host
 
+MOST_STOP_IDS = 8
+"""K: so many ids may end a request, EOS among them."""
+
 
 class Status(IntEnum):
     """What stands at a position of the canvas."""
@@ -89,18 +92,16 @@ class Canvas:
     """int64 [B, L], values of ``Status``"""
     region_BG: Tensor
     """int64 [B, G]: the absolute position of every offset of the generation region; they ascend by
-    one."""
+    one. A request may have fewer than G new positions; the others are ``Status.PAD``."""
+    stop_BK: Tensor
+    """int64 [B, K]: ids that end each request once nothing left of one is masked; -1 is none."""
     prompt_lengths: list[int]
+    gen_lengths: list[int]
+    """New positions of each request, at most G."""
 
     @classmethod
     def start(
-        cls,
-        prompts: Sequence[Sequence[int]],
-        gen_length: int,
-        mask_id: int,
-        device: torch.device,
-        *,
-        length: int = 0,
+        cls, prompts: Sequence[Sequence[int]], gen_length: int, mask_id: int, device: torch.device
     ) -> Canvas:
         """Lay out the prompts, each followed by ``gen_length`` masks.
 
@@ -109,21 +110,68 @@ class Canvas:
             gen_length: G.
             mask_id: what stands at a mask.
             device: where the canvas lives.
-            length: L, if requests that enter later need more than these.
         """
-        length = max(length, *(len(prompt) + gen_length for prompt in prompts))
-        laid = [_lay_out(prompt, gen_length, length, mask_id) for prompt in prompts]
-        ids_BL, status_BL, region_BG = (
-            to_device(np.stack(rows), device) for rows in zip(*laid, strict=True)
-        )
-        return cls(ids_BL, status_BL, region_BG, [len(prompt) for prompt in prompts])
+        length = max(map(len, prompts)) + gen_length
+        canvas = cls.empty(len(prompts), length, gen_length, mask_id, device)
+        for slot, prompt in enumerate(prompts):
+            canvas.admit(slot, prompt, [mask_id] * gen_length, mask_id)
+        return canvas
 
-    def enter(self, request: int, prompt: Sequence[int], mask_id: int) -> None:
-        """Put a prompt and its masks in the place of a request that has left."""
-        laid = _lay_out(prompt, self.gen_length, self.ids_BL.shape[1], mask_id)
-        for values, row in zip((self.ids_BL, self.status_BL, self.region_BG), laid, strict=True):
-            values[request].copy_(to_device(row, self.device))
-        self.prompt_lengths[request] = len(prompt)
+    @classmethod
+    def empty(
+        cls, slots: int, length: int, gen_length: int, mask_id: int, device: torch.device
+    ) -> Canvas:
+        """Slots without requests: nothing in them but padding.
+
+        Args:
+            slots: B.
+            length: L, at least the longest prompt and G.
+            gen_length: G, the most new positions of a request.
+            mask_id: what stands where nothing does.
+            device: where the canvas lives.
+        """
+        whole = (slots, length)
+        return cls(
+            ids_BL=torch.full(whole, mask_id, dtype=torch.int64, device=device),
+            status_BL=torch.full(whole, int(Status.PAD), dtype=torch.int64, device=device),
+            region_BG=torch.arange(gen_length, device=device).repeat(slots, 1),
+            stop_BK=torch.full((slots, MOST_STOP_IDS), -1, dtype=torch.int64, device=device),
+            prompt_lengths=[0] * slots,
+            gen_lengths=[0] * slots,
+        )
+
+    def admit(
+        self,
+        slot: int,
+        prompt: Sequence[int],
+        region: Sequence[int],
+        mask_id: int,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
+        """Put a request into a slot, whoever had it before.
+
+        Args:
+            slot: which.
+            prompt: ids left of all that is decoded.
+            region: ids from there on; every mask is decoded, what is none stays.
+            mask_id: what stands at a mask.
+            stop_ids: where one of them is decided, and nothing left of it is masked, the rest is
+                not decoded.
+        """
+        length, gen_length = self.ids_BL.shape[1], self.gen_length
+        ids = np.full((1, length + gen_length + MOST_STOP_IDS), mask_id, dtype=np.int64)
+        status = np.full((1, length), Status.PAD, dtype=np.int64)
+        start, stop = len(prompt), len(prompt) + len(region)
+        ids[0, :start], ids[0, start:stop] = prompt, region
+        status[0, :start], status[0, start:stop] = Status.PROMPT, Status.PROMPT
+        status[0, start:stop][np.array(region) == mask_id] = Status.MASK
+        ids[0, length : length + gen_length] = start + np.arange(gen_length)
+        ids[0, length + gen_length :] = [*stop_ids, *[-1] * (MOST_STOP_IDS - len(stop_ids))]
+        packed = to_device(np.concatenate([ids, status], axis=1)[0], self.device)
+        tables = (self.ids_BL, self.region_BG, self.stop_BK, self.status_BL)
+        for table, row in zip(tables, packed.split([t.shape[1] for t in tables]), strict=True):
+            table[slot].copy_(row)
+        self.prompt_lengths[slot], self.gen_lengths[slot] = start, len(region)
 
     @property
     def batch(self) -> int:
@@ -132,7 +180,7 @@ class Canvas:
 
     @property
     def gen_length(self) -> int:
-        """G, the number of new positions of each request."""
+        """G, the most new positions of a request."""
         return self.region_BG.shape[1]
 
     @property
@@ -142,7 +190,7 @@ class Canvas:
 
     def length_of(self, request: int) -> int:
         """Number of positions of one request, padding not counted."""
-        return self.prompt_lengths[request] + self.gen_length
+        return self.prompt_lengths[request] + self.gen_lengths[request]
 
     def region(self, values_BL: Tensor) -> Tensor:
         """The generation region [B, G] of a tensor [B, L]."""
@@ -175,25 +223,17 @@ class Canvas:
         """Ids and status of the generation region, int64: a copy."""
         return torch.stack([self.region(self.ids_BL), self.region(self.status_BL)])
 
-    def stop_at(self, eos_id: int) -> None:
-        """Fill requests in which EOS is decided and nothing left of it is masked. Changes ids."""
-        masked_BG = self.masked_BG()
-        ended_BG = (self.region(self.ids_BL) == eos_id) & ~masked_BG
+    def stop(self, eos_id: int) -> None:
+        """Fill requests with EOS that have ended. Changes ids and status.
+
+        A request has ended where one of its stop ids is decided and nothing left of it is masked.
+        """
+        masked_BG, ids_BG = self.masked_BG(), self.region(self.ids_BL)
+        stops_BG = (ids_BG[:, :, None] == self.stop_BK[:, None]).any(-1)
+        ended_BG = stops_BG & ~masked_BG & (self.region(self.status_BL) != Status.PAD)
         stopped_B1 = (ended_BG & (masked_BG.cumsum(1) == 0)).any(1, keepdim=True)
         eos_BG = torch.full_like(self.region_BG, eos_id)
         self.commit(masked_BG & stopped_B1, eos_BG, Status.FILLED)
-
-
-def _lay_out(
-    prompt: Sequence[int], gen_length: int, length: int, mask_id: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, status and region of one request, int64 [L], [L], [G]."""
-    ids = np.full(length, mask_id, dtype=np.int64)
-    ids[: len(prompt)] = prompt
-    status = np.full(length, Status.PAD, dtype=np.int64)
-    region = len(prompt) + np.arange(gen_length)
-    status[: len(prompt)], status[region] = Status.PROMPT, Status.MASK
-    return ids, status, region
 
 
 @dataclass(frozen=True)
@@ -212,6 +252,8 @@ class Place:
     """Steps that the fixed schedule plans for this block."""
     forward: int
     """Forwards that this request took part in before, over all of its blocks."""
+    seed: int = 0
+    """Of all that is drawn for this request."""
 
     @property
     def steps_left(self) -> int:
@@ -346,5 +388,3 @@ class Geometry:
     """D, the width of a hidden state."""
     dtype: torch.dtype
     device: torch.device
-    seeds: tuple[int, ...]
-    """One seed for each request."""

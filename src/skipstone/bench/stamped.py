@@ -62,6 +62,11 @@ class StampedFixed:
         """As the schedule does."""
         return self.inner.uses_seed
 
+    @property
+    def pure(self) -> bool:
+        """As the schedule is."""
+        return self.inner.pure
+
     def start(self, geometry: Geometry) -> StampedFixed:
         """Nothing to remember but the stamps."""
         return self
@@ -70,10 +75,6 @@ class StampedFixed:
         """What the schedule chooses."""
         self.stamps.note()
         return self.inner.select(scores, moment)
-
-    def due(self, left: int, place: Place) -> int:
-        """As the schedule says."""
-        return self.inner.due(left, place)
 
     def bound(self, rank_C: np.ndarray, place: Place) -> None:
         """The schedule decides how many, not a bound."""

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class CachePolicy(Protocol):
-    """Chooses rows. A frozen dataclass whose fields are its settings."""
+    """Chooses rows. A frozen dataclass whose fields are its settings.
+
+    It may say that it is ``pure``: that the rows depend on the step alone. Then steps of it may be
+    launched ahead.
+    """
 
     def rows(self, moment: Moment) -> Rows:
         """The rows of this step, for the active requests. Changes nothing.

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 class NoCache:
     """Recompute every row in every step: exact, and the slowest."""
 
+    @property
+    def pure(self) -> bool:
+        """The step alone decides."""
+        return True
+
     def rows(self, moment: Moment) -> Rows:
         """All rows."""
         return moment.all_rows()
@@ -37,6 +42,11 @@ class PrefixCache:
         """Refuse a negative interval."""
         check_fields(self)
         _check_interval(self.refresh_every)
+
+    @property
+    def pure(self) -> bool:
+        """The step alone decides."""
+        return True
 
     def rows(self, moment: Moment) -> Rows:
         """All rows when a refresh is due, else the rows from the block's start on."""
@@ -55,6 +65,11 @@ class DualCache:
         """Refuse a negative interval."""
         check_fields(self)
         _check_interval(self.refresh_every)
+
+    @property
+    def pure(self) -> bool:
+        """The step alone decides."""
+        return True
 
     def rows(self, moment: Moment) -> Rows:
         """All rows when a refresh is due, else the block's rows."""

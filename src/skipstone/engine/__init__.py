@@ -9,12 +9,30 @@ from skipstone.engine.settings import Settings, parse_settings, parse_spec
 
 if TYPE_CHECKING:
     from skipstone.engine.engine import Engine
+    from skipstone.engine.request import Commit, Handle
     from skipstone.engine.result import Result, Stats, StepStats
 
-__all__ = ["Engine", "Result", "Settings", "Stats", "StepStats", "parse_settings", "parse_spec"]
+__all__ = [
+    "Commit",
+    "Engine",
+    "Handle",
+    "Result",
+    "Settings",
+    "Stats",
+    "StepStats",
+    "parse_settings",
+    "parse_spec",
+]
 
 # Settings are read and checked without torch, so what needs it is imported when it is first used.
-_HOMES = {"Engine": "engine", "Result": "result", "Stats": "result", "StepStats": "result"}
+_HOMES = {
+    "Commit": "request",
+    "Engine": "engine",
+    "Handle": "request",
+    "Result": "result",
+    "Stats": "result",
+    "StepStats": "result",
+}
 
 
 def __getattr__(name: str) -> object:

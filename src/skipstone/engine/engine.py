@@ -5,34 +5,27 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Never, Unpack, cast, get_args
 
-import torch
-
-from skipstone import policies
-from skipstone.canvas import Canvas, Geometry, HostCanvas, Status
 from skipstone.checks import checked
-from skipstone.engine.ages import Ages
-from skipstone.engine.eager import EagerLayers
-from skipstone.engine.graph import GraphLayers
-from skipstone.engine.loop import Done, Run, Seat
-from skipstone.engine.observe import Observer, Taps
+from skipstone.engine.driver import Driver
+from skipstone.engine.finish import result_of
+from skipstone.engine.layout import MOST_SLOTS, Layout, geometry_of
+from skipstone.engine.loop import Loop
+from skipstone.engine.observe import Observer
 from skipstone.engine.prompts import Prompt, Prompts, encode, several
-from skipstone.engine.result import Result, Stats
+from skipstone.engine.request import Commit, Handle, Request, with_stops
+from skipstone.engine.result import Result
 from skipstone.engine.roofline import advice
-from skipstone.engine.runner import Layers, Runner
-from skipstone.engine.scoring import Scorer
 from skipstone.engine.settings import Settings, SettingsFields
 from skipstone.errors import ConfigError, NotFiniteError, PromptError, nearest
-from skipstone.models.base import KVStore
 from skipstone.models.load import Model
 from skipstone.quoting import shown
-from skipstone.skip import NoSkip
 
-# On a card a step of so few rows takes about as long as reading the weights, and so would fewer.
-MOST_UNPACKED = 192
 RunnerName = Literal["auto", "eager", "graph"]
 
 
@@ -56,6 +49,7 @@ class Engine:
         settings: Settings | None = None,
         *misplaced: Never,
         runner: RunnerName = "auto",
+        slots: int = 16,
         **changes: Unpack[SettingsFields],
     ) -> None:
         """Take settings as one value, as keywords, or as a value with some keywords changed.
@@ -66,6 +60,7 @@ class Engine:
             misplaced: nothing; single settings have names.
             runner: ``eager``, or ``graph`` to replay captured CUDA graphs; ``auto`` does that on
                 a GPU. On a CPU, ``graph`` runs the same code without capturing, for tests.
+            slots: how many requests are decoded at once where they are submitted one by one.
             changes: settings by name.
 
         Raises:
@@ -86,11 +81,12 @@ class Engine:
         if runner not in get_args(RunnerName):
             known = get_args(RunnerName)
             raise ConfigError(f"runner {shown(runner)} is unknown; {nearest(str(runner), known)}")
-        self._graphs = runner == "graph" or (
-            runner == "auto" and model.network.device.type == "cuda"
-        )
-        self._kept: GraphLayers | None = None
-        self._check_fit()
+        graphs = runner == "graph" or (runner == "auto" and model.network.device.type == "cuda")
+        if not 1 <= cast("int", checked("slots", slots, int)) <= MOST_SLOTS:
+            raise ConfigError(f"slots is {shown(slots)}, must be between 1 and {MOST_SLOTS}")
+        self._layout = Layout(model.network, slots, self.settings.gen_length, graphs=graphs)
+        self._driver = Driver(self._layout.begin)
+        self._check_fit(self.settings)
         self._advised = False
 
     def __repr__(self) -> str:
@@ -114,7 +110,6 @@ class Engine:
         """
         return self.generate_batch([prompt], observer=observer)[0]
 
-    @torch.inference_mode()
     def generate_batch(
         self,
         prompts: Prompts,
@@ -124,8 +119,8 @@ class Engine:
     ) -> list[Result]:
         """Decode prompts of any lengths together; each gives the tokens it would give alone.
 
-        Every request is at its own block and step. One that is done leaves its place in the batch
-        to the next prompt.
+        Every request is at its own block and step. One that is done leaves its slot to the next
+        prompt; one that ends with an error leaves the others alone.
 
         Args:
             prompts: each as ``generate`` takes it; or ids [B, L].
@@ -138,38 +133,131 @@ class Engine:
             ConfigError: the batch size is not a positive number.
             StalledError: the unmask policy never commits anything.
             NotFiniteError: a number is not finite; the message names the request and the layer,
-                ``finished`` has the results of the prompts that were done by then.
+                ``finished`` has the results of the other prompts.
         """
         given = several(prompts)
         batch_size = cast("int | None", checked("batch_size", batch_size, int | None))
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {shown(batch_size)}, must be at least 1")
+        said = _idle_places(batch_size, len(given))
+        size = None if batch_size is None else min(batch_size, len(given))
         alone = len(given) == 1
-        ids = [
-            self._encode(prompt, "the prompt" if alone else f"prompt {i}")
+        handles = [
+            self._handle(
+                self._request(prompt, "the prompt" if alone else f"prompt {i}", self.settings, i),
+                observer=observer,
+                batch_size=size,
+                notes=(*(self.model.text.notes if isinstance(prompt, str) else ()), *said),
+            )
             for i, prompt in enumerate(given)
         ]
-        places = min(batch_size or len(ids), len(ids))
-        self._advise(places, max(map(len, ids)) + self.settings.gen_length)
+        self._advise(size or len(given), max(h.request.length for h in handles))
+        return self._decode(handles, observer)
+
+    def submit(
+        self, prompt: Prompt, *, stop_ids: Sequence[int] = (), **changes: Unpack[SettingsFields]
+    ) -> Handle:
+        """Begin to decode a prompt beside whatever is being decoded, and return at once.
+
+        Any thread may submit. Requests are decoded together, first come, first served; each gives
+        the tokens that it gives alone. They may differ in all settings but ``skip``: one with
+        another skip policy waits until those before it are done.
+
+        Args:
+            prompt: as ``generate`` takes it.
+            stop_ids: ids that end the answer as EOS does, where nothing left of one is masked.
+            changes: settings of this request; the others are the engine's.
+
+        Returns:
+            What waits for the result, gives commits as they happen, and can cancel the request.
+
+        Raises:
+            PromptError: the prompt cannot be used.
+            ConfigError: a setting is unknown or does not fit the model.
+        """
+        settings = self.settings.replace(**changes)
+        if settings.skip != self.settings.skip:
+            self._check_fit(settings)
+        notes = self.model.text.notes if isinstance(prompt, str) else ()
+        request = self._request(prompt, "the prompt", settings)
+        if stop_ids:
+            self._check_ids(stop_ids, "stop_ids")
+            request = replace(request, stop_ids=with_stops(request.stop_ids, stop_ids))
+        handle = self._handle(request, notes=notes, joined=True)
+        self._driver.submit(handle)
+        return handle
+
+    def stream(
+        self, prompt: Prompt, *, stop_ids: Sequence[int] = (), **changes: Unpack[SettingsFields]
+    ) -> Iterator[Commit]:
+        """Decode a prompt, and give each token as it is decided, wherever that is.
+
+        Whoever stops reading cancels the request.
+
+        Args:
+            prompt: as ``generate`` takes it.
+            stop_ids: as ``submit`` takes them.
+            changes: settings of this request.
+
+        Yields:
+            Position among the new tokens, token, and the final text so far.
+
+        Raises:
+            As ``submit`` and ``Handle.result``.
+        """
+        return _read(self.submit(prompt, stop_ids=stop_ids, **changes))
+
+    def edit(
+        self, canvas: Prompt, *, observer: Observer | None = None, **changes: Unpack[SettingsFields]
+    ) -> Result:
+        """Fill in the masks of a canvas, wherever they are; all other tokens stay as they are.
+
+        Args:
+            canvas: ids with the model's mask id where tokens are to be found: a list, or an array
+                or tensor [L] or [1, L].
+            observer: shown every step.
+            changes: settings. Nothing ends at an EOS that was given: ``eos_stop`` is off unless it
+                is asked for. ``gen_length`` is what lies from the first mask on.
+
+        Returns:
+            ``tokens`` are all from the first mask on; ``prompt_tokens`` are those before it.
+
+        Raises:
+            PromptError: there is no mask, or the ids are none of this model.
+            ConfigError: a setting is unknown or does not fit.
+        """
+        if "gen_length" in changes or "max_new_tokens" in changes:
+            raise ConfigError("edit decodes the masks that there are: leave gen_length out")
+        mask_id = self.model.config.mask_id
+        ids = encode(canvas, self.model.text, "the canvas", self.model.config.max_length)
+        self._check_ids(ids, "the canvas")
+        if mask_id not in ids:
+            raise PromptError(f"the canvas has no mask to fill in: put id {mask_id} where one is")
+        first = ids.index(mask_id)
+        own = SettingsFields(eos_stop=False) | changes
+        own["gen_length"] = len(ids) - first
+        settings = self.settings.replace(**own)
+        request = self._request_of(ids[:first], ids[first:], settings)
+        return self._decode([self._handle(request, observer=observer)], observer)[0]
+
+    def _decode(self, handles: Sequence[Handle], observer: Observer | None) -> list[Result]:
+        """Decode these requests, and wait for all of them."""
         started = time.perf_counter()
-        run = self.start(ids, observer, batch_size=places, graphs=self._graphs)
         if observer is not None:
-            observer.on_start(self.model, self.settings, ids)
-        said = _idle_places(batch_size, len(given))
-        notes = [
-            (*(self.model.text.notes if isinstance(prompt, str) else ()), *said) for prompt in given
-        ]
-        try:
-            run.decode()
-        except NotFiniteError as error:
-            if alone:
-                raise
-            finished = self._results(run, time.perf_counter() - started, notes)
-            message = f"{error}; {len(finished)} of {len(given)} prompts were finished"
-            raise NotFiniteError(message, finished) from None
-        if isinstance(run.runner.layers, GraphLayers):
-            self._kept = run.runner.layers
-        results = list(self._results(run, time.perf_counter() - started, notes).values())
+            settings = handles[0].request.settings
+            observer.on_start(self.model, settings, [h.request.prompt for h in handles])
+        self._driver.run(handles)
+        seconds = time.perf_counter() - started
+        finished = {
+            h.request.sample: h.result() for h in handles if h.done() and h.exception() is None
+        }
+        generated = sum(result.stats.generated for result in finished.values())
+        for sample, result in finished.items():
+            stats = replace(result.stats, seconds=seconds, run_generated=generated)
+            finished[sample] = replace(result, stats=stats)
+        for handle in handles:
+            _raise(handle.exception(), finished, len(handles))
+        results = list(finished.values())
         if observer is not None:
             observer.on_end(results)
         return results
@@ -181,39 +269,63 @@ class Engine:
             self._advised = True
             warnings.warn(message, stacklevel=4)
 
-    def _check_fit(self) -> None:
+    def _check_fit(self, settings: Settings) -> None:
         """Let the skip policy refuse this model now rather than at the first prompt."""
-        network = self.model.network
-        config = network.config
-        self.settings.skip.start(
-            Geometry(
-                batch=0,
-                length=0,
-                gen_length=0,
-                num_layers=config.num_layers,
-                width=config.width,
-                dtype=network.dtype,
-                device=network.device,
-                seeds=(),
-            )
-        )
+        settings.skip.start(geometry_of(self.model.network, 0, 0, 0))
 
-    def _encode(self, prompt: object, where: str) -> list[int]:
-        """Ids of a prompt that fits the model; ``where`` names it in errors."""
-        config, gen_length = self.model.config, self.settings.gen_length
+    def _request(self, prompt: object, where: str, settings: Settings, sample: int = 0) -> Request:
+        """A prompt that fits the model, to be decoded; ``where`` names it in errors."""
+        config, gen_length = self.model.config, settings.gen_length
         ids = encode(prompt, self.model.text, where, config.max_length)
-        for token in ids:
-            if not 0 <= token < config.vocab_size:
-                raise PromptError(
-                    f"{where} holds id {shown(token)}, outside the model's vocabulary of "
-                    f"{config.vocab_size} (0 to {config.vocab_size - 1})"
-                )
+        self._check_ids(ids, where)
         if len(ids) + gen_length > config.max_length:
             raise PromptError(
                 f"{where} has {len(ids)} tokens and gen_length is {gen_length}: together "
                 f"{len(ids) + gen_length}, more than the model's {config.max_length}; shorten one"
             )
-        return ids
+        return self._request_of(ids, [config.mask_id] * gen_length, settings, sample)
+
+    def _request_of(
+        self, prompt: Sequence[int], region: Sequence[int], settings: Settings, sample: int = 0
+    ) -> Request:
+        config = self.model.config
+        return Request(
+            prompt=tuple(prompt),
+            region=tuple(region),
+            mask_id=config.mask_id,
+            settings=settings,
+            stop_ids=(config.eos_id,) if settings.eos_stop else (),
+            sample=sample,
+        )
+
+    def _check_ids(self, ids: Sequence[int], where: str) -> None:
+        vocab_size = self.model.config.vocab_size
+        for token in ids:
+            if not 0 <= token < vocab_size:
+                raise PromptError(
+                    f"{where} holds id {shown(token)}, outside the model's vocabulary of "
+                    f"{vocab_size} (0 to {vocab_size - 1})"
+                )
+
+    def _handle(
+        self,
+        request: Request,
+        *,
+        observer: Observer | None = None,
+        batch_size: int | None = None,
+        joined: bool = False,
+        notes: Sequence[str] = (),
+    ) -> Handle:
+        text, eos_id = self.model.text, self.model.config.eos_id
+        finish = partial(result_of, text=text, eos_id=eos_id, notes=tuple(notes))
+        return Handle(
+            request,
+            text,
+            finish,
+            observer=observer,
+            batch_size=batch_size,
+            joined=joined,
+        )
 
     def start(
         self,
@@ -222,124 +334,41 @@ class Engine:
         *,
         batch_size: int | None = None,
         graphs: bool = False,
-    ) -> Run:
-        """Everything that one run remembers, freshly made; ``decode`` or ``step`` drives it."""
-        network, settings = self.model.network, self.settings
-        config = network.config
-        places = batch_size or len(ids)
-        lengths = [len(prompt) + settings.gen_length for prompt in ids]
-        canvas = Canvas.start(
-            ids[:places],
-            settings.gen_length,
-            config.mask_id,
-            network.device,
-            length=max(lengths),
-        )
-        geometry = Geometry(
-            batch=canvas.batch,
-            length=canvas.ids_BL.shape[1],
-            gen_length=settings.gen_length,
-            num_layers=config.num_layers,
-            width=config.width,
-            dtype=network.dtype,
-            device=network.device,
-            seeds=(settings.seed or 0,) * canvas.batch,
-        )
-        layers = self._layers(geometry, graphs=graphs)
-        run = Run(
-            settings=settings,
-            config=config,
-            canvas=canvas,
-            runner=Runner(network, settings.skip.start(geometry), layers),
-            scorer=Scorer(network, geometry, settings.temperature),
-            unmask=settings.unmask.start(geometry),
-            observer=observer,
-            taps=observer.taps if observer is not None else Taps(),
-            host=HostCanvas(*canvas.read().wait()),
-            committed_BL=torch.zeros_like(canvas.status_BL, dtype=torch.bool),
-            seats=[Seat(sample, len(prompt)) for sample, prompt in enumerate(ids[:places])],
-            waiting=deque(enumerate(ids[places:], start=places)),
-            ages=Ages.start(canvas) if observer is not None else None,
-            # A CPU computes while it launches.
-            ahead=1 if canvas.ids_BL.is_cuda and self._may_fly(canvas.batch, observer) else 0,
-        )
-        if isinstance(layers, GraphLayers):
-            layers.warm_up(run.runner.spans())
-        if canvas.ids_BL.is_cuda and run.runner.skip is not None:
-            run.runner.packs = self._packs(run)
-        return run
+    ) -> Loop:
+        """A loop of its own for some prompts, the first of which are in their slots already.
 
-    def _packs(self, run: Run) -> bool:
-        """Whether a card should pack away the rows that leave."""
-        cached = self.settings.cache.rows(run.together(run.blocks[0], 1, 1))
-        # Noise is drawn for each row that is scored: not for those that are computed in vain.
-        return self.settings.temperature > 0 or cached.num_rows > MOST_UNPACKED
-
-    def _may_fly(self, batch: int, observer: Observer | None) -> bool:
-        """Whether a step may be launched before the one before it has landed.
-
-        Where a request may leave a batch at EOS, the others would be computed beside rows that a
-        waiting run does not have, and round differently.
+        For whoever leads a run step by step; ``decode`` drives it to its end.
         """
-        settings = self.settings
-        leaves = settings.eos_stop and batch > 1
-        # Whoever wants states or logits looks at them before anything overwrites them.
-        tapped = observer is not None and bool(observer.taps)
-        return not (tapped or settings.temperature > 0 or leaves)
-
-    def _layers(self, geometry: Geometry, *, graphs: bool) -> Layers:
-        """Layers over a store; with all graphs that earlier runs captured, if it has room."""
-        network, kept = self.model.network, self._kept
-        if graphs and kept is not None and kept.store.fits(geometry):
-            # Not at hand for a run that starts before this one has ended.
-            self._kept = None
-            return kept
-        slots, length = geometry.batch, geometry.length
-        if graphs and network.device.type == "cuda":
-            # What is captured lies over this memory: it has room for the longest prompt at once.
-            self._kept = None
-            length = network.config.max_length
-        store = KVStore(network.config, slots, length, geometry.dtype, geometry.device)
-        return GraphLayers(network, store) if graphs else EagerLayers(network, store)
-
-    def _results(
-        self, run: Run, seconds: float, notes: Sequence[tuple[str, ...]]
-    ) -> dict[int, Result]:
-        """By index of the prompt, in order; ``notes`` are what is to be said of each besides."""
-        done = sorted(run.done, key=lambda one: one.sample)
-        generated = [_generated(one, self.model.config.eos_id) for one in done]
-        results = dict[int, Result]()
-        for one, count in zip(done, generated, strict=True):
-            masked_G = one.status_G == Status.MASK
-            tokens, masks = tuple(one.ids_G.tolist()), int(masked_G.sum())
-            stats = Stats(
-                steps=tuple(one.stats),
-                seconds=seconds,
-                generated=count,
-                run_generated=sum(generated),
+        handles = [
+            self._handle(
+                self._request_of(
+                    prompt, [self.model.config.mask_id] * self.settings.gen_length, self.settings, i
+                ),
+                observer=observer,
+                batch_size=batch_size,
             )
-            results[one.sample] = Result(
-                text=self.model.text.decode(tokens, masked_G.tolist()),
-                tokens=tokens,
-                length=_length(one, self.model.config.eos_id),
-                prompt_tokens=one.prompt_length,
-                masks_left=masks,
-                stats=stats,
-                settings=self.settings,
-                notes=(*_notes(self.settings, stats, masks), *notes[one.sample]),
-            )
-        return results
+            for i, prompt in enumerate(ids)
+        ]
+        loop = self._layout.lay_out(handles, deque(handles), graphs=graphs)
+        loop.admit()
+        return loop
 
 
-def _length(done: Done, eos_id: int) -> int:
-    """New positions before the first EOS."""
-    ended_G = (done.ids_G == eos_id) & (done.status_G != Status.MASK)
-    return int(ended_G.argmax()) if ended_G.any() else ended_G.size
+def _read(handle: Handle) -> Iterator[Commit]:
+    try:
+        yield from handle
+    finally:
+        handle.cancel()
 
 
-def _generated(done: Done, eos_id: int) -> int:
-    """New tokens up to the first EOS; masks are not counted."""
-    return int((done.status_G[: _length(done, eos_id)] != Status.MASK).sum())
+def _raise(error: BaseException | None, finished: Mapping[int, Result], prompts: int) -> None:
+    """Raise the error of one of several prompts, with what the others gave."""
+    if error is None:
+        return
+    if isinstance(error, NotFiniteError) and prompts > 1:
+        message = f"{error}; {len(finished)} of {prompts} prompts were finished"
+        raise NotFiniteError(message, finished) from None
+    raise error
 
 
 def _idle_places(batch_size: int | None, count: int) -> tuple[str, ...]:
@@ -348,32 +377,3 @@ def _idle_places(batch_size: int | None, count: int) -> tuple[str, ...]:
         return ()
     whole = "the only prompt" if count == 1 else f"the {count} prompts: all are decoded at once"
     return (f"batch_size={shown(batch_size)} has no effect: it is more than {whole}",)
-
-
-def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]:
-    """What was set or switched on and did nothing, and what is missing from the answer."""
-    notes = list(settings.idle())
-    if masks_left:
-        notes.append(
-            f"{masks_left} of {settings.gen_length} new tokens are still masks: the step budget "
-            f"ended first (budget=stop); budget=finish decodes them"
-        )
-    if not isinstance(settings.skip, NoSkip) and stats.skip_share == 0:
-        could = sum(step.skippable_row_layers for step in stats.steps)
-        skip = policies.SKIP.spell(settings.skip, brief=True)
-        notes.append(f"skip is on ({skip}) and skipped nothing: 0 of {could} row-layers")
-    interval = getattr(settings.cache, "refresh_every", 0)
-    if interval and not any(step.refresh and step.step for step in stats.steps):
-        notes.append(
-            f"refresh_every={interval} never came due: no block took more than {interval} steps"
-        )
-    if stats.num_refreshes == stats.num_forwards and stats.num_forwards:
-        cache = policies.CACHE.spell(settings.cache, brief=True)
-        forwards = stats.num_forwards
-        why = (
-            f"all {forwards} forwards were refreshes"
-            if forwards > 1
-            else "the only forward was a refresh"
-        )
-        notes.append(f"cache is on ({cache}) and saved nothing: {why}")
-    return tuple(notes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -34,27 +35,39 @@ class Scored(NamedTuple):
     """Their logits, if somebody wants them."""
 
 
+class _Draws(NamedTuple):
+    """What a request draws with."""
+
+    temperature: float
+    generator: torch.Generator
+
+    def noise(self, rows: int, vocab: int, device: torch.device) -> Tensor:
+        """Gumbel noise times temperature: float64 [rows, vocab]."""
+        shape = (rows, vocab)
+        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=device)
+        return -self.temperature * torch.log(-torch.log(uniform))
+
+
 class Scorer:
     """Keeps the board: the latest token and confidence of every offset."""
 
-    def __init__(self, network: Network, geometry: Geometry, temperature: float) -> None:
+    def __init__(self, network: Network, geometry: Geometry) -> None:
         """Start with nothing scored."""
         self._network = network
-        self._temperature = temperature
-        self._seeds = geometry.seeds
-        self._generators = [torch.Generator(geometry.device) for _ in geometry.seeds]
+        self._draws = dict[int, _Draws]()
         shape = (geometry.batch, geometry.gen_length)
         zeros = torch.zeros(shape, dtype=torch.int64, device=geometry.device)
         empty = torch.full(shape, -torch.inf, dtype=torch.float64, device=geometry.device)
         self.board = Board(zeros, empty, zeros.clone(), empty.clone(), zeros - 1)
-        for request in range(geometry.batch):
-            self.forget(request)
 
-    def forget(self, request: int) -> None:
-        """Know nothing of a request, and draw from the beginning: another one takes its place."""
-        self.board.scored_at_BG[request].fill_(-1)
-        self.board.confidence_BG[request].fill_(-torch.inf)
-        self._generators[request].manual_seed(self._seeds[request])
+    def admit(self, slot: int, temperature: float, seed: int) -> None:
+        """Know nothing of a request yet, and draw from the beginning."""
+        self.board.scored_at_BG[slot].fill_(-1)
+        self.board.confidence_BG[slot].fill_(-torch.inf)
+        self._draws.pop(slot, None)
+        if temperature > 0:
+            generator = torch.Generator(self.board.token_BG.device).manual_seed(seed)
+            self._draws[slot] = _Draws(temperature, generator)
 
     def score(self, done: Pass, moment: Moment, host: HostCanvas, *, want_logits: bool) -> Scored:
         """Score the finished rows that are masks of their block or left of it. Changes the board.
@@ -73,25 +86,33 @@ class Scorer:
             return Scored(None, None)
         # Nobody skips any more, so what may not skip needs no index on the device.
         rows = replace(done.computed, fresh_N=None).take(index)
-        index_N = to_device(index, rows.device)
-        kept = list[Tensor]()
-        for part in self._parts(rows.num_rows):
-            whole = part == slice(0, rows.num_rows)
-            part_rows = rows if whole else rows.take(np.arange(rows.num_rows)[part])
-            logits_NV = self._logits(done.x_ND[index_N[part]])
-            self._write(part_rows, logits_NV, index_N[part], done, moment)
-            if want_logits:
-                kept.append(logits_NV)
+        kept = [self._score_part(part, rows, index, done, moment) for part in self._parts(rows)]
         return Scored(rows, torch.cat(kept) if want_logits else None)
+
+    def _score_part(
+        self, part: slice, rows: Rows, index: np.ndarray, done: Pass, moment: Moment
+    ) -> Tensor:
+        """Score a part of ``rows``, which are those at ``index`` of the forward: their logits."""
+        whole = part == slice(0, rows.num_rows)
+        part_rows = rows if whole else rows.take(np.arange(rows.num_rows)[part])
+        index_N = to_device(index[part], rows.device)
+        logits_NV = self._logits(done.x_ND[index_N])
+        self._write(part_rows, logits_NV, index_N, done, moment)
+        return logits_NV
 
     def _logits(self, x_ND: Tensor) -> Tensor:
         return self._network.head(self._network.final_norm(x_ND))
 
-    def _parts(self, num_rows: int) -> Iterator[slice]:
-        """Rows whose logits are made together."""
+    def _parts(self, rows: Rows) -> Iterator[slice]:
+        """Rows whose logits are made together: not too many, and none that draw beside others."""
         most = max(1, _PIECE_BYTES // (8 * self._network.config.vocab_size))
-        for first in range(0, num_rows, most):
-            yield slice(first, min(first + most, num_rows))
+        draws = [request in self._draws for request in rows.requests]
+        start = 0
+        for _, group in groupby(zip(draws, rows.counts, strict=True), key=lambda pair: pair[0]):
+            stop = start + sum(count for _, count in group)
+            for first in range(start, stop, most):
+                yield slice(first, min(first + most, stop))
+            start = stop
 
     def _write(
         self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, moment: Moment
@@ -104,19 +125,15 @@ class Scorer:
 
     def _noise(self, rows: Rows) -> Tensor | None:
         """Gumbel noise times temperature, drawn for each request by its own generator."""
-        if self._temperature == 0:
+        if not self._draws.keys() & set(rows.requests):
             return None
         vocab = self._network.config.vocab_size
-        uniform = [
-            torch.rand(
-                (count, vocab),
-                generator=self._generators[request],
-                dtype=torch.float64,
-                device=rows.device,
-            )
-            for request, count in zip(rows.requests, rows.counts, strict=True)
-        ]
-        return -self._temperature * torch.log(-torch.log(torch.cat(uniform)))
+        return torch.cat(
+            [
+                self._draws[request].noise(count, vocab, rows.device)
+                for request, count in zip(rows.requests, rows.counts, strict=True)
+            ]
+        )
 
     def eligible(self, done: Pass, rows: Rows, moment: Moment) -> Scores:
         """What this step may commit: fresh scores, and an old one only if it is the best of all.

@@ -112,6 +112,16 @@ class Settings:
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {shown(self.seed)}, must be between 0 and 2**63 - 1")
 
+    @property
+    def may_overlap(self) -> bool:
+        """Whether a step may be launched before it is known what the one before decided.
+
+        If the block turns out to be done, such a step must change nothing: nothing may be drawn in
+        it, and no mask left of the block be committed by it.
+        """
+        said = (getattr(p, "pure", False) for p in (self.cache, self.unmask, self.skip))
+        return all(said) and self.temperature == 0 and self.budget == "finish"
+
     def idle(self) -> tuple[str, ...]:
         """What is set and has no effect beside the other settings, a sentence each."""
         said = list[str]()

@@ -487,8 +487,7 @@ def commit(
         confidence_BG: float64, -inf where nothing may be committed.
         token_BG: int64.
         moment: where each request is.
-        eos_id: where it is decided and nothing left of it is masked, the rest is filled with it;
-            None never stops.
+        eos_id: what requests are filled with that end at one of their stop ids; None: none ends.
     """
     canvas, before_BL = moment.canvas, moment.committed_BL
     broken_BG = confidence_BG.isnan()
@@ -497,7 +496,7 @@ def commit(
     new_BL = torch.zeros_like(before_BL).scatter_(1, canvas.region_BG, commit_BG)
     committed_BL = torch.where(moment.forward_B1 >= 0, new_BL, before_BL)
     if eos_id is not None:
-        canvas.stop_at(eos_id)
+        canvas.stop(eos_id)
     region_2BG = canvas.generated_2BG()
     region_2BG[1].masked_fill_(broken_BG, Status.BROKEN)
     return Committed(commit_BG, committed_BL, region_2BG)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from skipstone.canvas import Moment, Status
+from skipstone.canvas import MOST_STOP_IDS, Moment, Status
 from skipstone.ops.reference import Committed, Scored
 from skipstone.rows import Rows
 
@@ -251,6 +251,7 @@ def _commit_kernel(
     token_ptr,
     before_ptr,
     forward_ptr,
+    stop_ptr,
     commit_ptr,
     committed_ptr,
     region_out_ptr,
@@ -258,11 +259,13 @@ def _commit_kernel(
     length,
     gen_length,
     eos_id,
+    PAD: tl.constexpr,
     MASK: tl.constexpr,
     COMMITTED: tl.constexpr,
     FILLED: tl.constexpr,
     BROKEN: tl.constexpr,
     STOPS: tl.constexpr,
+    IDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One program commits for its request, and stops it if it has ended."""
@@ -278,6 +281,7 @@ def _commit_kernel(
     token_ptr += region_row
     mask_at, eos_at = gen_length, gen_length
     if STOPS:
+        stop = tl.load(stop_ptr + request * IDS + tl.arange(0, IDS))
         for first in range(0, gen_length, BLOCK):
             at = first + tl.arange(0, BLOCK)
             inside = at < gen_length
@@ -285,7 +289,8 @@ def _commit_kernel(
                 ids_ptr, status_ptr, chosen_ptr, confidence_ptr, token_ptr, at, inside, COMMITTED
             )
             masked = status == MASK
-            ended = inside & (masked == 0) & (token == eos_id)
+            stops = tl.max((token[:, None] == stop[None, :]).to(tl.int32), axis=1) != 0
+            ended = inside & (masked == 0) & (status != PAD) & stops
             mask_at = tl.minimum(mask_at, tl.min(tl.where(masked, at, gen_length), axis=0))
             eos_at = tl.minimum(eos_at, tl.min(tl.where(ended, at, gen_length), axis=0))
     filled = tl.where(eos_at < mask_at, gen_length, 0)
@@ -435,6 +440,7 @@ def commit(
         token_BG.contiguous(),
         moment.committed_BL.contiguous(),
         moment.forward_B1,
+        canvas.stop_BK,
         commit_BG,
         committed_BL,
         region_2BG,
@@ -442,11 +448,13 @@ def commit(
         length,
         canvas.gen_length,
         0 if eos_id is None else eos_id,
+        PAD=int(Status.PAD),
         MASK=int(Status.MASK),
         COMMITTED=int(Status.COMMITTED),
         FILLED=int(Status.FILLED),
         BROKEN=int(Status.BROKEN),
         STOPS=eos_id is not None,
+        IDS=MOST_STOP_IDS,
         BLOCK=_piece(length),
         num_warps=4,
     )

@@ -89,7 +89,11 @@ class SkipSession(Protocol):
 
 @runtime_checkable
 class SkipPolicy(Protocol):
-    """A frozen dataclass whose fields are its settings."""
+    """A frozen dataclass whose fields are its settings.
+
+    It may say that it is ``pure``: that a step in which a block has no masks left changes nothing
+    in the blocks after it. Then steps may be launched ahead.
+    """
 
     def start(self, geometry: Geometry) -> SkipSession | None:
         """Memory for one run; None if this policy never skips.

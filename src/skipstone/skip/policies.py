@@ -20,6 +20,11 @@ SimilarityDtype = Literal["bfloat16", "float32", "float64"]
 class NoSkip:
     """Every row goes through every layer."""
 
+    @property
+    def pure(self) -> bool:
+        """Nothing is remembered."""
+        return True
+
     def start(self, geometry: Geometry) -> None:
         """Nothing to remember."""
 
@@ -60,6 +65,11 @@ class CosineSkip:
             value = getattr(self, name)
             if not -1.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is {value}, must be a cosine between -1 and 1")
+
+    @property
+    def pure(self) -> bool:
+        """What is remembered of a block ends with it: its rows are compared with their own."""
+        return True
 
     def start(self, geometry: Geometry) -> CosineSession:
         """Memory for one run: the reference states of every position."""

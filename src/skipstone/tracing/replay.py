@@ -24,7 +24,7 @@ from skipstone.canvas import Block, Geometry, HostCanvas, Moment
 from skipstone.diagnosis.experiment import STRAIGHT, Choice, Hidden, Patch, Turn, Variation
 from skipstone.engine import Engine, Settings
 from skipstone.engine.ages import Ages
-from skipstone.engine.loop import Run
+from skipstone.engine.batch import Batch
 from skipstone.engine.observe import Observer
 from skipstone.errors import TraceError
 from skipstone.models.load import Model
@@ -70,13 +70,13 @@ def replay(
     with _varied(lead.variation):
         replayer = Replayer(model, settings, record, lead, observer)
         # A run that broke is followed to see how, and a NaN may be what is put in.
-        replayer.run.stops_at_nan = False
+        replayer.batch.stops_at_nan = False
         for step in replayer.steps():
             replayer.take(step)
 
 
 class Replayer:
-    """A run that is led step by step; ``run`` is the engine's own."""
+    """A run that is led step by step; ``batch`` is the engine's own."""
 
     def __init__(
         self,
@@ -106,22 +106,27 @@ class Replayer:
         self._network = PatchedNetwork(model.network, lambda: self._at.step.forward, done)
         self._model = Model(model.name, self._network, model.text)
         self._prompts = _prompts(record, lead)
-        self.run = Engine(self._model, settings).start(self._prompts)
-        self.run.ages = Ages.start(self.run.canvas)
-        self.run.scorer = PatchedScorer(self.run.scorer, lead.patches)
+        self.settings = settings
+        self.stepper = Engine(self._model, settings).start(self._prompts).stepper
+        self.batch.ages = Ages.start(self.batch.canvas)
+        self.batch.scorer = PatchedScorer(self.batch.scorer, lead.patches)
         if observer is not None:
             self.watch(observer)
 
+    @property
+    def batch(self) -> Batch:
+        """The request that is led, and those beside it."""
+        return self.stepper.batch
+
     def watch(self, observer: Observer) -> None:
         """Show the steps from here on to an observer."""
-        self.run.observer, self.run.taps = observer, observer.taps
-        self.run.ahead = 0
-        observer.on_start(self._model, self.run.settings, self._prompts)
+        self.stepper.observer, self.stepper.overlaps = observer, False
+        observer.on_start(self._model, self.settings, self._prompts)
 
     def steps(self) -> Sequence[StepRecord]:
         """The recorded steps to take, from where the K/V store can be built up."""
         first, last = self._lead.forwards
-        first = _origin(self.record, first, self.run.settings)
+        first = _origin(self.record, first, self.settings)
         return [s for s in self.record.steps if first <= s.forward <= last]
 
     @torch.inference_mode()
@@ -131,16 +136,16 @@ class Replayer:
         Raises:
             TraceError: it holds ids that the model does not have.
         """
-        run = self.run
         self._at.step = step
         _check_ids(step, self._model.network.config.vocab_size)
-        place(run, step, self._at.committed_before)
+        place(self.batch, step, self._at.committed_before)
         start = step.prompt_length
         block = Block(step.block, step.block_start - start, step.block_stop - start)
         if step.forward >= self._lead.forwards[0]:
             self._at.padding_seen = self._lead.hidden == "padding seen"
-            _hide(run, block, self._lead.hidden, self._lead.seen)
-        run.step(run.together(block, step.step, step.forward), recovery=step.recovery)
+            _hide(self.batch, block, self._lead.hidden, self._lead.seen)
+        moment = self.batch.together(block, step.step, step.forward)
+        self.stepper.step(moment, recovery=step.recovery)
 
 
 def _check_ids(step: StepRecord, vocab_size: int) -> None:
@@ -153,26 +158,26 @@ def _check_ids(step: StepRecord, vocab_size: int) -> None:
         )
 
 
-def place(run: Run, step: StepRecord, committed: Sequence[int]) -> None:
+def place(batch: Batch, step: StepRecord, committed: Sequence[int]) -> None:
     """Put the canvas of every request into the state before a recorded step."""
-    batch, device = run.canvas.batch, run.canvas.device
+    slots, device = batch.canvas.batch, batch.canvas.device
     host = HostCanvas(
-        ids_BG=np.repeat(step.ids_before[None].astype(np.int64), batch, axis=0),
-        status_BG=np.repeat(step.status_before[None].astype(np.int64), batch, axis=0),
+        ids_BG=np.repeat(step.ids_before[None].astype(np.int64), slots, axis=0),
+        status_BG=np.repeat(step.status_before[None].astype(np.int64), slots, axis=0),
     )
-    committed_BL = torch.zeros_like(run.committed_BL)
-    for b, length in enumerate(run.canvas.prompt_lengths):
+    committed_BL = torch.zeros_like(batch.committed_BL)
+    for b, length in enumerate(batch.canvas.prompt_lengths):
         shift = length - step.prompt_length
         committed_BL[b, torch.tensor([p + shift for p in committed], dtype=torch.int64)] = True
-    run.place(host, committed_BL.to(device))
+    batch.place(host, committed_BL.to(device))
 
 
-def _hide(run: Run, block: Block, hidden: Hidden, seen: tuple[int, int] | None) -> None:
+def _hide(batch: Batch, block: Block, hidden: Hidden, seen: tuple[int, int] | None) -> None:
     """Change what rows may see, for this step."""
     if hidden in ("", "padding seen") and seen is None:
         return
-    visible_BL = torch.ones_like(run.canvas.ids_BL, dtype=torch.bool)
-    for b, start in enumerate(run.canvas.prompt_lengths):
+    visible_BL = torch.ones_like(batch.canvas.ids_BL, dtype=torch.bool)
+    for b, start in enumerate(batch.canvas.prompt_lengths):
         if hidden == "prompt":
             visible_BL[b, :start] = False
         if hidden == "left":
@@ -182,13 +187,13 @@ def _hide(run: Run, block: Block, hidden: Hidden, seen: tuple[int, int] | None) 
         if hidden == "first":
             visible_BL[b, 0] = False
         if hidden == "last":
-            visible_BL[b, run.canvas.length_of(b) - 1] = False
+            visible_BL[b, batch.canvas.length_of(b) - 1] = False
         if hidden in ("suffix", "outside"):
             visible_BL[b, start + block.stop :] = False
         if seen is not None:
             visible_BL[b, : seen[0]] = False
             visible_BL[b, seen[1] :] = False
-    run.runner.store.visible_BL = visible_BL
+    batch.runner.store.visible_BL = visible_BL
 
 
 class _At:

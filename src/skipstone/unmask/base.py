@@ -54,28 +54,12 @@ class UnmaskSession(Protocol):
 
 
 @runtime_checkable
-class Scheduled(Protocol):
-    """A session that commits a number which does not depend on what the model says.
-
-    The host then knows how many masks are left without waiting for the device.
-    """
-
-    def due(self, left: int, place: Place) -> int:
-        """How many masks ``select`` commits of a request, if it may choose among all.
-
-        Args:
-            left: masks of the block before this step.
-            place: where the request is.
-
-        Returns:
-            At least 1 and at most ``left``, if there are any; more for more masks.
-        """
-        ...
-
-
-@runtime_checkable
 class UnmaskPolicy(Protocol):
-    """A frozen dataclass whose fields are its settings."""
+    """A frozen dataclass whose fields are its settings.
+
+    It may say that it is ``pure``: that what it selects depends on the scores and the step alone,
+    and that it selects something wherever it may. Then steps of it may be launched ahead.
+    """
 
     @property
     def uses_steps(self) -> bool:

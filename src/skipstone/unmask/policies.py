@@ -17,6 +17,7 @@ from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from skipstone.canvas import Geometry, Moment, Place
@@ -56,6 +57,11 @@ class Fixed:
         """Only a random order draws numbers."""
         return self.order == "random"
 
+    @property
+    def pure(self) -> bool:
+        """Nothing but the scores and the schedule decides, unless the order is drawn."""
+        return self.order == "confidence"
+
     def start(self, geometry: Geometry) -> UnmaskSession:
         """Generators for a random order, one for each request."""
         return _RandomFixed(geometry) if self.order == "random" else self
@@ -63,10 +69,6 @@ class Fixed:
     def select(self, scores: Scores, moment: Moment) -> Tensor:
         """The share of this step, most confident first."""
         return _share(scores.confidence_BG, scores.confidence_BG, moment)
-
-    def due(self, left: int, place: Place) -> int:
-        """The share of this step."""
-        return math.ceil(left / place.steps_left)
 
     def bound(self, rank_C: np.ndarray, place: Place) -> None:
         """The schedule decides how many, not a bound."""
@@ -79,20 +81,17 @@ class _RandomFixed:
     """A fixed schedule whose places are drawn by one generator for each request."""
 
     def __init__(self, geometry: Geometry) -> None:
-        import torch
-
-        self._seeds = [seed ^ _ORDER_STREAM for seed in geometry.seeds]
-        self._generators = [torch.Generator(geometry.device) for _ in self._seeds]
-        for request in range(geometry.batch):
-            self.forget(request)
+        self._device = geometry.device
+        self._generators: dict[int, torch.Generator] = {}
 
     def select(self, scores: Scores, moment: Moment) -> Tensor:
         """The share of this step, at random places."""
         confidence_BG = scores.confidence_BG
         draw_BG = confidence_BG.new_zeros(confidence_BG.shape)
         # Only requests that take part draw, so that each draws what it would draw alone.
-        for b in moment.active:
-            draw_BG[b].uniform_(generator=self._generators[b])
+        for place in moment.places:
+            own = moment.canvas.gen_lengths[place.request]
+            draw_BG[place.request, :own].uniform_(generator=self._generator(place))
         key_BG = confidence_BG.where(confidence_BG.isneginf(), draw_BG)
         return _share(key_BG, confidence_BG, moment)
 
@@ -101,7 +100,16 @@ class _RandomFixed:
 
     def forget(self, request: int) -> None:
         """Draw from the beginning again."""
-        self._generators[request].manual_seed(self._seeds[request])
+        self._generators.pop(request, None)
+
+    def _generator(self, place: Place) -> torch.Generator:
+        """The one of a request."""
+        import torch
+
+        if place.request not in self._generators:
+            generator = torch.Generator(self._device).manual_seed(place.seed ^ _ORDER_STREAM)
+            self._generators[place.request] = generator
+        return self._generators[place.request]
 
 
 def _share(key_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
@@ -137,6 +145,11 @@ class Threshold:
     def uses_seed(self) -> bool:
         """Nothing is drawn."""
         return False
+
+    @property
+    def pure(self) -> bool:
+        """Nothing but the scores decides."""
+        return True
 
     def start(self, geometry: Geometry) -> UnmaskSession:
         """Nothing to remember."""
@@ -181,6 +194,11 @@ class Factor:
     def uses_seed(self) -> bool:
         """Nothing is drawn."""
         return False
+
+    @property
+    def pure(self) -> bool:
+        """Nothing but the scores decides."""
+        return True
 
     def start(self, geometry: Geometry) -> UnmaskSession:
         """Nothing to remember."""

@@ -1,0 +1,81 @@
+"""What was decoded of a request, as the caller sees it: tokens, text, work, and notes.
+
+Shape letters: G generation length.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone import policies
+from skipstone.canvas import Status
+from skipstone.engine.request import Done
+from skipstone.engine.result import Result, Stats
+from skipstone.engine.settings import Settings
+from skipstone.skip import NoSkip
+from skipstone.text import Text
+
+
+def result_of(
+    done: Done, seconds: float, *, text: Text, eos_id: int, notes: tuple[str, ...]
+) -> Result:
+    """The result of a request that has left.
+
+    Args:
+        done: what was decoded.
+        seconds: from when it was submitted.
+        text: of the model.
+        eos_id: of the model.
+        notes: what is to be said besides.
+    """
+    settings, masked_G = done.request.settings, done.status_G == Status.MASK
+    tokens, masks = tuple(done.ids_G.tolist()), int(masked_G.sum())
+    length = _length(done, eos_id)
+    generated = int((done.status_G[:length] != Status.MASK).sum())
+    stats = Stats(tuple(done.stats), seconds, generated, generated)
+    return Result(
+        text=text.decode(tokens[:length], masked_G[:length].tolist()),
+        tokens=tokens,
+        length=length,
+        prompt_tokens=done.prompt_length,
+        masks_left=masks,
+        stats=stats,
+        settings=settings,
+        notes=(*_notes(settings, stats, masks), *notes),
+    )
+
+
+def _length(done: Done, eos_id: int) -> int:
+    """New positions before the first EOS, or whatever ends the request."""
+    ended_G = np.isin(done.ids_G, [eos_id, *done.request.stop_ids])
+    ended_G &= done.status_G != Status.MASK
+    return int(ended_G.argmax()) if ended_G.any() else ended_G.size
+
+
+def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]:
+    """What was set or switched on and did nothing, and what is missing from the answer."""
+    notes = list(settings.idle())
+    if masks_left:
+        notes.append(
+            f"{masks_left} of {settings.gen_length} new tokens are still masks: the step budget "
+            f"ended first (budget=stop); budget=finish decodes them"
+        )
+    if not isinstance(settings.skip, NoSkip) and stats.skip_share == 0:
+        could = sum(step.skippable_row_layers for step in stats.steps)
+        skip = policies.SKIP.spell(settings.skip, brief=True)
+        notes.append(f"skip is on ({skip}) and skipped nothing: 0 of {could} row-layers")
+    interval = getattr(settings.cache, "refresh_every", 0)
+    if interval and not any(step.refresh and step.step for step in stats.steps):
+        notes.append(
+            f"refresh_every={interval} never came due: no block took more than {interval} steps"
+        )
+    if stats.num_refreshes == stats.num_forwards and stats.num_forwards:
+        cache = policies.CACHE.spell(settings.cache, brief=True)
+        forwards = stats.num_forwards
+        why = (
+            f"all {forwards} forwards were refreshes"
+            if forwards > 1
+            else "the only forward was a refresh"
+        )
+        notes.append(f"cache is on ({cache}) and saved nothing: {why}")
+    return tuple(notes)

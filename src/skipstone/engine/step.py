@@ -1,0 +1,273 @@
+"""One step: launched on the device, and completed when the host has read what it committed.
+
+The cache policies name rows, the runner computes them together, the scorer reads them, the unmask
+policies commit. Between launch and completion the device may be given more to do.
+
+Shape letters: B requests, L canvas length, G generation length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from skipstone.canvas import HostCanvas, Moment, Place, Status
+from skipstone.engine.ages import Ages
+from skipstone.engine.batch import Batch
+from skipstone.engine.finite import not_finite
+from skipstone.engine.observe import Board, Observer, StepView, Taps
+from skipstone.engine.request import RequestState
+from skipstone.engine.result import StepStats
+from skipstone.engine.runner import Pass
+from skipstone.engine.scoring import Scored
+from skipstone.errors import NotFiniteError
+from skipstone.ops import dispatch as ops
+from skipstone.rows import Arriving, Rows, to_host
+from skipstone.skip import SkipSession
+from skipstone.unmask import Scores
+
+# On a card a step of so few rows takes about as long as reading the weights, and so would fewer.
+MOST_UNPACKED = 192
+
+
+class InFlightStep(NamedTuple):
+    """A step that the device was told to do, and what the host must know to see it completed."""
+
+    moment: Moment
+    states: tuple[RequestState, ...]
+    """The requests that take part."""
+    rows: Rows
+    done: Pass
+    recovery: bool
+    scored: Scored
+    scores: Scores
+    board: Board
+    commit_BG: Tensor
+    region: Arriving
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What became of a step."""
+
+    empty: list[RequestState] = field(default_factory=list)
+    """Requests of which nothing was committed."""
+    broken: list[tuple[RequestState, NotFiniteError]] = field(default_factory=list)
+    """Requests with a number that is not finite, and where it comes from."""
+
+
+@dataclass(eq=False)
+class Stepper:
+    """Launches and completes the steps of a batch."""
+
+    batch: Batch
+    observer: Observer | None = None
+    overlaps: bool = False
+    """Whether a step may be launched before the one before it is completed."""
+
+    @property
+    def taps(self) -> Taps:
+        """What the observer wants beyond decisions."""
+        return self.observer.taps if self.observer is not None else Taps()
+
+    def step(self, moment: Moment, *, recovery: bool = False) -> Completed:
+        """One step, waited for."""
+        return self.complete(self.launch(moment, recovery=recovery))
+
+    def launch(
+        self, moment: Moment, rows: Rows | None = None, *, recovery: bool = False
+    ) -> InFlightStep:
+        """One forward and its commit, on the device alone unless rows are packed away.
+
+        Args:
+            moment: where the requests are.
+            rows: what to compute, if that is known.
+            recovery: compute all rows, whatever the cache policies say.
+        """
+        batch, taps = self.batch, self.taps
+        if rows is None:
+            rows = moment.all_rows(refresh=True) if recovery else batch.rows(moment)
+        fresh, _ = moment.split(lambda p: p.step == 0 or p.request in rows.refreshed)
+        if batch.runner.skip is not None and fresh.places:
+            self._expect(batch.runner.skip, fresh)
+        if batch.geometry.device.type == "cuda":
+            # Noise is drawn for each row that is scored: not for those that are computed in vain.
+            draws = any(batch.settings(slot).temperature > 0 for slot in moment.active)
+            batch.runner.packs = draws or rows.num_rows > MOST_UNPACKED
+        done = batch.runner.forward(rows, moment, fresh=fresh.active, taps=taps)
+        scored = batch.scorer.score(done, moment, batch.host, want_logits=taps.logits)
+        scores = batch.scorer.eligible(done, rows, moment)
+        committed = self.commit(scores, moment)
+        states = tuple(batch.state(place.request) for place in moment.places)
+        for state, place in zip(states, moment.places, strict=True):
+            state.launched(place)
+        # What an observer sees when the step is completed, the next one must not have overwritten.
+        overtaken = self.observer is not None and self.overlaps
+        return InFlightStep(
+            moment=moment,
+            states=states,
+            rows=rows,
+            done=done,
+            recovery=recovery,
+            scored=scored,
+            scores=scores,
+            board=batch.scorer.board.copy() if overtaken else batch.scorer.board,
+            commit_BG=committed.commit_BG,
+            region=to_host(committed.region_2BG),
+        )
+
+    def commit(self, scores: Scores, moment: Moment) -> ops.Committed:
+        """Choose, write the commit, remember it for the next step, stop where it has ended."""
+        batch = self.batch
+        chosen_BG = batch.select(scores, moment)
+        confidence_BG = scores.confidence_BG
+        if not batch.stops_at_nan:
+            confidence_BG = confidence_BG.nan_to_num(nan=0.0, neginf=-math.inf)
+        fill = batch.config.eos_id if batch.stops else None
+        committed = ops.commit(chosen_BG, confidence_BG, scores.token_BG, moment, fill)
+        batch.committed_BL = committed.committed_BL
+        return committed
+
+    def complete(self, flight: InFlightStep) -> Completed:
+        """Read what a step committed, and tell.
+
+        A request that is not in its slot any more takes nothing from it, nor does one whose block
+        had no masks left: the step was launched before that was known, and changed nothing.
+        """
+        batch, before, found = self.batch, self.batch.host, Completed()
+        region = HostCanvas(*flight.region.wait())
+        flight = self._without_dropped(flight, before)
+        if not flight.states:
+            return found
+        batch.host = after = _taken(before, region, flight.moment.active)
+        decided_BG = (after.status_BG == Status.COMMITTED) & (before.status_BG == Status.MASK)
+        broken = (region.status_BG == Status.BROKEN).any(1)
+        pairs = list(zip(flight.states, flight.moment.places, strict=True))
+        self._count(flight, pairs, decided_BG)
+        for state, place in pairs:
+            offsets = np.flatnonzero(decided_BG[place.request])
+            if broken[place.request]:
+                found.broken.append((state, self._not_finite(flight, before, place)))
+            elif not offsets.size:
+                found.empty.append(state)
+            elif state.handle is not None:
+                state.handle.committed(offsets, after.ids_BG[place.request, offsets])
+        if batch.ages is not None:
+            self._show(_without(flight, [state for state, _ in found.broken]), before, batch.ages)
+        return found
+
+    def _show(self, flight: InFlightStep, before: HostCanvas, ages: Ages) -> None:
+        """Let the observer see a step."""
+        if not flight.states:
+            return
+        finished = flight.done.finished()
+        ages.note(flight.moment, flight.rows, finished)
+        if self.observer is not None:
+            self.observer.on_step(self.view(flight, before, ages, finished))
+
+    def _expect(self, skip: SkipSession, fresh: Moment) -> None:
+        """Tell the skip which rows it may be asked about after this step, if any."""
+        coming = self.batch.rows(fresh.later())
+        judged = coming.take(np.flatnonzero(~np.isin(coming.request, coming.refreshed)))
+        if judged.num_rows:
+            skip.expect(judged)
+
+    def _without_dropped(self, flight: InFlightStep, before: HostCanvas) -> InFlightStep:
+        """The step without requests that have left, or that it changed nothing of."""
+        gone = list[RequestState]()
+        for state, place in zip(flight.states, flight.moment.places, strict=True):
+            if self.batch.slots[place.request] is not state:
+                gone.append(state)
+            elif self.overlaps and not before.masks(place.request, place.block):
+                state.dropped(place)
+                gone.append(state)
+        return _without(flight, gone)
+
+    def _not_finite(self, flight: InFlightStep, before: HostCanvas, place: Place) -> NotFiniteError:
+        """Compute the forward of a step again, to say where a number is the first not finite."""
+        canvas, runner = self.batch.canvas, self.batch.runner
+        whose = f"prompt {place.sample}, block {place.block.index}, step {place.step}"
+        # The others go on from where they are.
+        now = replace(canvas, ids_BL=canvas.ids_BL.clone(), status_BL=canvas.status_BL.clone())
+        now.place(before)
+        rows = flight.rows.take(np.flatnonzero(flight.rows.request == place.request))
+        return not_finite(runner.network, runner.store, now.ids_BL, rows, whose)
+
+    def _count(
+        self,
+        flight: InFlightStep,
+        pairs: Sequence[tuple[RequestState, Place]],
+        decided_BG: np.ndarray,
+    ) -> None:
+        """Add this forward to the statistics of the requests that took part."""
+        batch = self.batch
+        layers = batch.config.num_layers
+        skippable, skipped = flight.done.row_layers(batch.canvas.batch, layers)
+        for (state, place), rows in zip(pairs, flight.rows.counts, strict=True):
+            state.completed(
+                StepStats(
+                    block=place.block.index,
+                    step=place.step,
+                    rows=rows,
+                    refresh=place.request in flight.rows.refreshed,
+                    recovery=flight.recovery,
+                    committed=int(decided_BG[place.request].sum()),
+                    skippable_row_layers=int(skippable[place.request]),
+                    skipped_row_layers=int(skipped[place.request]),
+                )
+            )
+
+    def view(
+        self, flight: InFlightStep, before: HostCanvas, ages: Ages, finished: Rows | None
+    ) -> StepView:
+        """What an observer sees of a step."""
+        batch = self.batch
+        return StepView(
+            moment=flight.moment,
+            recovery=flight.recovery,
+            before=before,
+            after=batch.host,
+            commit_BG=flight.commit_BG,
+            allowed_BG=flight.scores.confidence_BG,
+            unmask=batch.session(batch.settings(flight.moment.active[0]).unmask),
+            board=flight.board,
+            rows=flight.rows,
+            finished=finished,
+            skip=flight.done.skip,
+            store=batch.runner.store,
+            # Copies: whoever writes them down may do so while the run goes on.
+            entered_at_BL=ages.entered_at_BL.copy(),
+            finished_at_BL=ages.finished_at_BL.copy(),
+            states=flight.done.states,
+            scored=flight.scored.rows,
+            logits_NV=flight.scored.logits_NV,
+        )
+
+
+def _without(flight: InFlightStep, gone: Sequence[RequestState]) -> InFlightStep:
+    """A step as the other requests see it."""
+    if not gone:
+        return flight
+    pairs = zip(flight.states, flight.moment.places, strict=True)
+    kept = [(state, place) for state, place in pairs if state not in gone]
+    slots = [place.request for _, place in kept]
+    return flight._replace(
+        states=tuple(state for state, _ in kept),
+        moment=replace(flight.moment, places=tuple(place for _, place in kept)),
+        rows=flight.rows.take(np.flatnonzero(np.isin(flight.rows.request, slots))),
+    )
+
+
+def _taken(before: HostCanvas, region: HostCanvas, slots: Sequence[int]) -> HostCanvas:
+    """The canvas after a step that only some requests took part in."""
+    if len(slots) == len(before.ids_BG):
+        return region
+    ids_BG, status_BG = before.ids_BG.copy(), before.status_BG.copy()
+    taken = list(slots)
+    ids_BG[taken], status_BG[taken] = region.ids_BG[taken], region.status_BG[taken]
+    return HostCanvas(ids_BG, status_BG)
