@@ -75,9 +75,10 @@ class Layout:
     def _layers(self, geometry: Geometry, *, graphs: bool) -> Layers:
         """Layers over a store; with all graphs that were captured before, if it has room."""
         network, kept = self._network, self._kept
-        if graphs and kept is not None and kept.store.fits(geometry):
+        # No request is longer than the model allows, however wide the canvas is.
+        slots, length = geometry.batch, min(geometry.length, network.config.max_length)
+        if graphs and kept is not None and kept.store.fits(slots, length):
             return kept
-        slots, length = geometry.batch, geometry.length
         if graphs and network.device.type == "cuda":
             # What is captured lies over this memory: it has room for the longest prompt at once.
             self._kept = kept = None

@@ -12,7 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Geometry
 from skipstone.ops import dispatch as ops
 from skipstone.rows import Rows
 
@@ -84,9 +83,9 @@ class KVStore:
         """L, positions for which each of them has room."""
         return self.keys.shape[2]
 
-    def fits(self, geometry: Geometry) -> bool:
-        """Whether this store has room for another run."""
-        return self.slots >= geometry.batch and self.length >= geometry.length
+    def fits(self, slots: int, length: int) -> bool:
+        """Whether this store has room for so many requests of so many positions."""
+        return self.slots >= slots and self.length >= length
 
     def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
         """Overwrite the keys and values of ``rows`` in one layer. Changes the store.
