@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from skipstone.record.behind import Behind
 from skipstone.record.schema import Event, Header, Outcome, RunRecord, StepRecord
 from skipstone.record.tensors import TensorKey, TensorRows, with_provenance
 
@@ -76,7 +79,7 @@ class MemoryTrace:
         self._tensors = dict[tuple[int, TensorKey], tuple[np.ndarray, np.ndarray]]()
         # Made again only after the run went on: readers ask for a record with every tensor.
         self._made: list[RunRecord] | None = None
-        self._coming: Iterable[Taken] = ()
+        self._behind = Behind()
 
     def __repr__(self) -> str:
         self._settle()
@@ -105,7 +108,9 @@ class MemoryTrace:
 
     def begin(self, headers: Sequence[Header], level: str) -> None:
         """Forget the run before."""
-        self._coming = ()
+        with suppress(Exception):
+            # What went wrong in the run before is no matter of this one.
+            self._behind.finish()
         self.level, self._made = level, None
         self._headers = list(headers)
         self._steps = [[] for _ in headers]
@@ -116,21 +121,22 @@ class MemoryTrace:
     def step(self, sample: int, record: StepRecord, tensors: Tensors) -> None:
         """Keep a step."""
         self._settle()
-        self._made = None
-        self._steps[sample].append(record)
-        for key, rows in tensors.items():
-            self._tensors[sample, key] = rows
+        self._keep([(sample, record, tensors)])
 
     def later(self, steps: Iterable[Taken]) -> None:
-        """Keep steps once they are asked for, or others follow: their tensors may be on the way."""
-        self._settle()
-        self._coming = steps
+        """Keep steps that a thread puts into records now, while the run goes on."""
+        self._behind.add(partial(self._keep, steps))
+
+    def _keep(self, steps: Iterable[Taken]) -> None:
+        for sample, record, tensors in steps:
+            self._made = None
+            self._steps[sample].append(record)
+            for key, rows in tensors.items():
+                self._tensors[sample, key] = rows
 
     def _settle(self) -> None:
-        """Draw what is to be kept."""
-        coming, self._coming = self._coming, ()
-        for taken in coming:
-            self.step(*taken)
+        """Wait until all that was handed over is kept."""
+        self._behind.wait()
 
     def lengthen(self, headers: Sequence[Header], steps: Sequence[tuple[int, StepRecord]]) -> None:
         """The canvas of the run grew: keep headers and steps anew; tensors stay."""
@@ -147,6 +153,6 @@ class MemoryTrace:
 
     def end(self, outcomes: Sequence[Outcome]) -> None:
         """Close the records."""
-        self._settle()
+        self._behind.finish()
         self._made = None
         self._outcomes = list(outcomes)
