@@ -125,8 +125,9 @@ def test_a_fault_that_does_nothing_is_not_counted() -> None:
 
 
 def test_a_fault_ends_with_its_context() -> None:
-    first = record(FAULTS[5], PROMPTS[0], FAULTS[5].pairs[0])
-    second = record(FAULTS[6], PROMPTS[0], FAULTS[6].pairs[0])
+    silu = next(fault for fault in FAULTS if fault.name == "silu")
+    first = record(silu, PROMPTS[0], silu.pairs[0])
+    second = record(FAULTS[5], PROMPTS[0], silu.pairs[0])
     a, b, again = (runs.records[0].steps[0].candidates for runs in (first.a, first.b, second.a))
     np.testing.assert_array_equal(a.confidence, again.confidence)
     assert not np.allclose(a.confidence, b.confidence)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -440,3 +442,13 @@ def test_edit_refuses_what_has_no_masks(model: Model) -> None:
 
 def test_the_budget_of_rows_is_the_schedulers() -> None:
     assert Scheduler().budget == 2048
+
+
+def test_a_process_that_ends_while_others_are_decoded_ends_well() -> None:
+    code = (
+        "import skipstone\n"
+        "e = skipstone.Engine(skipstone.load('pebble'), unmask='fixed', eos_stop=False)\n"
+        "print([e.submit('Who is Newton, physics?') for _ in range(3)][0].done())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "False\n", "")

@@ -8,8 +8,10 @@ of all others.
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
@@ -22,6 +24,19 @@ from skipstone.engine.request import Handle
 
 # How long a waiting thread sleeps at most before it looks whether it can be interrupted.
 _NAP_SECONDS = 0.2
+
+
+# A thread that is killed in the middle of a step may take the process down with it.
+_background = weakref.WeakSet[threading.Thread]()
+_ending = threading.Event()
+
+
+@atexit.register
+def _end() -> None:
+    """Let background threads end their step, before the interpreter goes."""
+    _ending.set()
+    for thread in tuple(_background):
+        thread.join()
 
 
 class Driver:
@@ -65,7 +80,7 @@ class Driver:
 
     def _drive(self) -> None:
         """Turn the loop until nothing is left to decode."""
-        while True:
+        while not _ending.is_set():
             if self._turn():
                 continue
             with self._lock:
@@ -99,7 +114,9 @@ class Driver:
         self._driven = True
         # Whatever holds where the request was submitted holds where it is decoded.
         drive = partial(contextvars.copy_context().run, self._drive)
-        threading.Thread(target=drive, name="skipstone", daemon=True).start()
+        thread = threading.Thread(target=drive, name="skipstone", daemon=True)
+        _background.add(thread)
+        thread.start()
 
     @torch.inference_mode()
     def _turn(self) -> bool:
