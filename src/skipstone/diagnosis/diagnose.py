@@ -15,6 +15,7 @@ from skipstone.diagnosis.number_of_keys import other_keys
 from skipstone.diagnosis.overwritten import over_prompt
 from skipstone.diagnosis.rules import RULES
 from skipstone.diagnosis.unjudged import Unjudged
+from skipstone.diagnosis.weights import other_weights
 from skipstone.diff.compare import tokens_differ
 from skipstone.record import StoredTrace
 from skipstone.record.weights import same_weights
@@ -146,7 +147,7 @@ def diagnose(case: Case) -> Diagnosis:
         # A loop may do so because it was given a quota that does not fit, for example.
         causes = *_given_otherwise(case), written
         return replace(_closed(case, causes[0]), summary=_summary(case), findings=causes)
-    for asked in (other_ids, other_keys):
+    for asked in (other_weights, other_ids, other_keys):
         with unjudged.within("other-inputs"):
             known = known or asked(case)
     if known is not None:

@@ -56,6 +56,9 @@ class Header:
     """What may change the last bit: threads, attention backend, determinism flags."""
     stated: dict[str, str] = field(default_factory=dict)
     """What the user said was run (a label, a configuration), as far as it is known."""
+    tensors: dict[str, str] = field(default_factory=dict)
+    """Dtype, shape and fingerprint of each weight of other people's model, by its name; empty for
+    ours, of which ``weights`` tells."""
 
     def __repr__(self) -> str:
         settings = " ".join(f"{name}={value}" for name, value in self.settings.items())

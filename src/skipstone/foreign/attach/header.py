@@ -11,6 +11,7 @@ from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.given import configuration
 from skipstone.foreign.attach.run import ForeignRun
 from skipstone.foreign.attach.wanted import Wanted
+from skipstone.foreign.attach.weights import fingerprints
 from skipstone.record import LOOP_WAS_GIVEN, WITHIN, Header
 from skipstone.tracing.recorder import environment
 from skipstone.version import __version__
@@ -65,4 +66,5 @@ def header_of(
         | dict(zip(("random before", "random after"), chance, strict=True))
         | configuration(model),
         stated=wanted.stated,
+        tensors=fingerprints(model),
     )

@@ -290,10 +290,8 @@ class Recording:
         logits_CNV = forward.end(output, self._wanted.mask_id, self._axis.known)
         if logits_CNV is not None:
             self.watch.logits.add(logits_CNV)
-        if forward.unseen:
-            self._say(unseen(forward.unseen, forward.number, run.source))
-        if forward.unlocated:
-            self._say(unlocated(forward.unlocated, self._model, None, run.source, forward.number))
+        for event in unseen(forward, self._model, run.source):
+            self._say(event)
         if forward.rows_lost:
             run.event(Event("skipped_rows_unknown", forward.rows_lost, forward=forward.number))
 
@@ -352,7 +350,7 @@ class Recording:
                 keys = kind_of_keys(first, done.number, seen.before == self._wanted.mask_id)
                 run.begin(self._header(run, done, keys), self._wanted.stated)
             run.add(b, seen, tensors)
-        self._step_began = now
+        self._step_began = time.perf_counter()
 
     def _close(self, run: ForeignRun, *, ended: bool) -> None:
         """Write what is left of a run; its outcome only if it ended by itself."""

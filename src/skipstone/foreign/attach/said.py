@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from torch import nn
 
+from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.rows.behind import given_old
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed
@@ -29,9 +32,12 @@ def unlocated(
     return Event("rows_not_located", problem, source, forward=forward)
 
 
-def unseen(message: str, forward: int, source: str) -> Event:
-    """Something that a call did not show."""
-    return Event("not_recorded", message, source, forward=forward)
+def unseen(forward: Forward, model: nn.Module, source: str) -> Iterator[Event]:
+    """What a call did not show."""
+    if forward.unseen:
+        yield Event("not_recorded", forward.unseen, source, forward=forward.number)
+    if forward.unlocated:
+        yield unlocated(forward.unlocated, model, None, source, forward.number)
 
 
 def attention_unseen(layer: int, problem: str, forward: int, source: str) -> Event:
