@@ -12,6 +12,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.ids_behind import other_ids
 from skipstone.diagnosis.number_of_keys import other_keys
+from skipstone.diagnosis.other_region import other_region
 from skipstone.diagnosis.overwritten import over_prompt
 from skipstone.diagnosis.rules import RULES
 from skipstone.diagnosis.unjudged import Unjudged
@@ -140,12 +141,15 @@ def diagnose(case: Case) -> Diagnosis:
     if other is not None:
         return _closed(case, other)
     unjudged = Unjudged()
-    written, known = None, None
+    written, elsewhere, known = None, None, None
     with unjudged.within("commit-rule"):
         written = over_prompt(case)
-    if written is not None and written.proof >= Proof.CONSISTENT:
-        # A loop may do so because it was given a quota that does not fit, for example.
-        causes = *_given_otherwise(case), written
+    with unjudged.within("region-boundaries"):
+        elsewhere = other_region(case)
+    sure = written if written is not None and written.proof >= Proof.CONSISTENT else elsewhere
+    if sure is not None:
+        # A loop may do so because it was given other blocks, or a quota that does not fit.
+        causes = *_given_otherwise(case), sure
         return replace(_closed(case, causes[0]), summary=_summary(case), findings=causes)
     for asked in (other_weights, other_ids, other_keys):
         with unjudged.within("other-inputs"):

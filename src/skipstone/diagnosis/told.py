@@ -49,11 +49,11 @@ def told(message: str) -> Sentence:
     return Sentence("{quoted}", quoted=Code(message))
 
 
-_WRITES = ("setitem", "index_put", "index_copy", "scatter", "masked_scatter", "copy")
+_WRITES = ("setitem", "index_put", "index_copy", "scatter", "masked_scatter", "copy", "where")
 
 
 def writes(message: str) -> bool:
-    """Whether rows were seen in an operation that stores them, not one that compares them."""
+    """Whether rows were seen in an operation that stores or chooses them, not one that compares."""
     return message.partition(" ")[0].rstrip("_") in _WRITES
 
 

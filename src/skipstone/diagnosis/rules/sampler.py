@@ -86,7 +86,8 @@ def _other_token(case: Case) -> Finding | None:
         # What foreign code does to its logits, to shift or guide them, is not seen.
         return None
     deviation = case.expected.first_of("token")
-    if case.loops.difference is not None:
+    # Foreign draws are not replayed: only a run of ours that gives A's tokens tells.
+    if case.loops.difference is not None or (case.foreign and case.proof.fault_removed is not True):
         return None
     if deviation is None or case.expected.first_of("rows", "skip") or deviation.expected is None:
         return None
