@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
-
 import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import place
-from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Sentence
-
-# Share of a block that is left masked by who goes beyond it; a block that is left early has fewer.
-_UNTOUCHED = 0.75
 
 
 def other_region(case: Case) -> Finding | None:
-    """From one canvas the steps part by their blocks: B goes beyond one that is hardly begun."""
-    first = case.divergence.first
-    if first is None or first.kind != "stop":
+    """In the first step of all, which is behind no block that was left early, B goes beyond A's."""
+    first, steps_a, steps_b = case.divergence.first, case.record_a.steps, case.record_b.steps
+    if first is None or first.kind != "stop" or not steps_a or not steps_b:
         return None
-    pairs = zip(case.record_a.steps, case.record_b.steps, strict=False)
-    same = takewhile(lambda pair: np.array_equal(pair[0].ids_before, pair[1].ids_before), pairs)
-    parted = next((b.forward for a, b in same if a.block != b.block), None)
-    if parted is None:
+    a, b = steps_a[0], steps_b[0]
+    if a.block == b.block or not np.array_equal(a.ids_before, b.ids_before):
         return None
-    step_b = next(step for step in case.record_b.steps if step.forward == parted)
-    later = (step for step in case.record_b.steps if step.forward >= parted)
-    found = next((seen for step in later if (seen := _beyond(case, step)) is not None), None)
-    if found is None:
+    start, stop = a.block_start, a.block_stop
+    within = b.ids_after[max(0, start - a.prompt_length) : stop - a.prompt_length]
+    behind = min((p for p in b.committed if p >= stop), default=None)
+    if behind is None or not (within == case.record_b.header.mask_id).any():
         return None
-    block, behind = found
-    start, stop = block
     return Finding(
         rule="region-boundaries",
         number=16,
-        what=Sentence("B commits behind a block of A's that is hardly begun"),
-        where=place(step_b, None, next(iter(step_b.committed), behind)),
+        what=Sentence("B begins behind the block that A begins with"),
+        where=place(b, None, behind),
         evidence=Sentence(
             "A decodes positions {start} to {last} as a block, B commits position {position} and "
-            "leaves most of these masked",
+            "leaves masks there",
             start=start,
             last=stop - 1,
             position=behind,
@@ -50,15 +40,3 @@ def other_region(case: Case) -> Finding | None:
         remedy=Sentence("begin the blocks of each prompt where its own prompt ends"),
         positions=(behind,),
     )
-
-
-def _beyond(case: Case, step: StepRecord) -> tuple[tuple[int, int], int] | None:
-    """A block of A's, and a position behind it that a step commits while the block is masked."""
-    masked = step.ids_after == case.record_b.header.mask_id
-    for start, stop in sorted({(a.block_start, a.block_stop) for a in case.record_a.steps}):
-        first = max(0, start - step.prompt_length)
-        within = masked[first : stop - step.prompt_length]
-        behind = [position for position in step.committed if position >= stop]
-        if behind and within.size and within.mean() >= _UNTOUCHED:
-            return (start, stop), min(behind)
-    return None

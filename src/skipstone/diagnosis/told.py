@@ -49,12 +49,17 @@ def told(message: str) -> Sentence:
     return Sentence("{quoted}", quoted=Code(message))
 
 
-_WRITES = ("setitem", "index_put", "index_copy", "scatter", "masked_scatter", "copy", "where")
+_WRITES = ("setitem", "index_put", "index_copy", "scatter", "masked_scatter", "copy")
 
 
 def writes(message: str) -> bool:
-    """Whether rows were seen in an operation that stores or chooses them, not one that compares."""
+    """Whether rows were seen in an operation that stores them, not one that compares them."""
     return message.partition(" ")[0].rstrip("_") in _WRITES
+
+
+def chooses(message: str) -> bool:
+    """Whether rows were seen in an operation that takes one or the other: no more is known."""
+    return message.partition(" ")[0] == "where"
 
 
 @cache

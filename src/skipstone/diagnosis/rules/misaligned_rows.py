@@ -8,7 +8,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_skip
 from skipstone.diagnosis.similarity import Replayed, replayed
-from skipstone.diagnosis.told import told, writes
+from skipstone.diagnosis.told import chooses, told, writes
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Code, Sentence
 
@@ -17,7 +17,7 @@ def examine(case: Case) -> Answer:
     """Look for references of another position: on the label, in foreign code, or in the numbers."""
     event = case.told("misaligned_rows")
     # Where the call itself puts its rows elsewhere, that is the cause.
-    compared = event is not None and not writes(event.message)
+    compared = event is not None and not (writes(event.message) or chooses(event.message))
     if event is not None and compared and case.told("positions_disagree") is None:
         return Finding(
             rule=RULE.name,
