@@ -9,15 +9,51 @@ from skipstone.diagnosis.decide import implied_threshold, skip_threshold
 from skipstone.diagnosis.experiment import Follow
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.kept import kept
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
 from skipstone.diagnosis.skip_reference import old_reference
 from skipstone.record import StepRecord
-from skipstone.sentence import Sentence, listed
+from skipstone.sentence import NOTHING, Sentence, listed
 
 
 def examine(case: Case) -> Answer:
     """A row that may not skip did; or the skip setting explains the difference."""
-    return _old_states(case) or _broken_rule(case) or _old_logits(case) or _by_setting(case)
+    return (
+        _old_states(case)
+        or _broken_rule(case)
+        or _old_logits(case)
+        or _old_contribution(case)
+        or _by_setting(case)
+    )
+
+
+def _old_contribution(case: Case) -> Finding | None:
+    """A layer adds to rows what it added to them in an earlier forward, where A's computes."""
+    found = kept(case)
+    if found is None:
+        return None
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("a layer adds to rows what it has kept of an earlier forward"),
+        where=place(found.step, found.layer, int(found.positions[0])),
+        evidence=Sentence(
+            "layer {layer} adds to {rows} of the {wrong} wrong rows, which have changed, what it "
+            "added in forward {forward}; A computes these again, and keeps {renewed} that B "
+            "computes",
+            layer=found.layer,
+            rows=found.positions.size,
+            wrong=found.wrong,
+            forward=found.forward,
+            renewed=found.renewed,
+        ),
+        experiment=NOTHING,
+        proof=Proof.CONSISTENT,
+        remedy=Sentence(
+            "renew what is kept of these rows when A does: compare how both choose, or how often"
+        ),
+        positions=tuple(found.positions.tolist()),
+    )
 
 
 def _old_states(case: Case) -> Finding | None:
