@@ -280,6 +280,15 @@ def test_zeros_constants_and_a_handful_of_values_are_on_no_grid(values: tuple[fl
     assert grid(few, "bfloat16") is None
 
 
+def test_rows_that_are_almost_equal_are_on_no_grid_but_that_of_their_dtype() -> None:
+    random = np.random.default_rng(0)
+    row = random.normal(size=(1, 48))
+    almost = (row + 0.02 * random.normal(size=(12, 48))).astype(ml_dtypes.bfloat16)
+    assert grid(almost.astype(np.float64), "bfloat16") is None
+    twice = np.repeat(random.normal(size=(2, 48)).astype(ml_dtypes.bfloat16), 6, axis=0)
+    assert grid(twice.astype(np.float64), "bfloat16") is None
+
+
 def test_an_asymmetric_grid_and_short_floats_are_recognised() -> None:
     values = rows(24, 32) + 3
     low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)

@@ -53,6 +53,8 @@ def grid(values_NW: np.ndarray, dtype: str) -> str | None:
         dtype: in which they were recorded; a grid that is no coarser than it says nothing.
     """
     digits = ml_dtypes.finfo(np.dtype(dtype)).nmant
+    # What is there twice, as rows of equal masks, is no more evidence than once.
+    values_NW = np.unique(values_NW, axis=0)
     some_NW = values_NW[:: max(1, len(values_NW) // _ROWS)]
     if not some_NW.size or not np.isfinite(some_NW).all():
         return None
@@ -103,14 +105,20 @@ def _on_steps(values_GV: np.ndarray, bits: int, roundoff: float) -> bool:
     # The largest value of these rows, where the scale was made from others as well.
     least = levels // bits
 
-    def off(values_GV: np.ndarray, step_G1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ratio_GV = values_GV / step_G1
-        level_GV = np.round(ratio_GV)
-        return np.abs(ratio_GV - level_GV), _SLACK + 3 * roundoff * np.abs(level_GV)
+    def off_from(least_G1: np.ndarray) -> Off:
+        """Distances for values that were made smaller by this much after they were rounded."""
 
-    above_GV = values_GV - values_GV.min(1, keepdims=True)
-    return _fits(values_GV, range(levels, least - 1, -1), off) or _fits(
-        above_GV, range(2 * levels - 1, 2 * least - 1, -1), off
+        def off(values_GV: np.ndarray, step_G1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            ratio_GV = values_GV / step_G1
+            whole_GV = np.abs(values_GV + least_G1[: len(values_GV)])
+            within_GV = _SLACK + 3 * roundoff * np.round(whole_GV / step_G1)
+            return np.abs(ratio_GV - np.round(ratio_GV)), within_GV
+
+        return off
+
+    least_G1 = values_GV.min(1, keepdims=True)
+    return _fits(values_GV, range(levels, least - 1, -1), off_from(0 * least_G1)) or _fits(
+        values_GV - least_G1, range(2 * levels - 1, 2 * least - 1, -1), off_from(least_G1)
     )
 
 

@@ -8,6 +8,7 @@ from skipstone.diagnosis.attention.difference import Difference
 from skipstone.diagnosis.attention.words import named
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.loop import evidence_of
+from skipstone.record import LAST_UNSEEN
 from skipstone.sentence import Code, Sentence, listed
 
 
@@ -58,6 +59,13 @@ def _stopped(case: Case) -> Iterator[Sentence]:
     first = case.divergence.first
     for name, record in (("A", case.record_a), ("B", case.record_b)):
         if record.outcome is None and first is not None and first.kind == "stop":
+            if any(e.kind == "not_recorded" and e.message == LAST_UNSEEN for e in record.events):
+                yield Sentence(
+                    "what the last of {steps} steps of {side} committed was not seen",
+                    side=name,
+                    steps=len(record.steps),
+                )
+                continue
             yield Sentence(
                 "{side} did not end by itself: it was stopped after {steps} steps",
                 side=name,

@@ -4,6 +4,7 @@ from skipstone.record.attention import AttentionNumbers, of_call
 from skipstone.record.reader import StoredTrace, open_trace
 from skipstone.record.schema import (
     ASSIGNED,
+    LAST_UNSEEN,
     LOOP_WAS_GIVEN,
     WITHIN,
     Candidate,
@@ -23,6 +24,7 @@ from skipstone.record.writer import TraceWriter
 
 __all__ = [
     "ASSIGNED",
+    "LAST_UNSEEN",
     "LOOP_WAS_GIVEN",
     "OF_ATTENTION",
     "WITHIN",

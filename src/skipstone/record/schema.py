@@ -19,6 +19,11 @@ import numpy as np
 
 ASSIGNED = " (assigned)"
 """Ends the name of a setting that a loop has set itself since it was called."""
+LAST_UNSEEN = (
+    "the canvas that the loop made of its last call was not seen: what that call committed is not "
+    "known"
+)
+"""What a run says that ended by itself, and whose last canvas is not known."""
 WITHIN = "given."
 """Begins what an environment has of plain values within the objects that a loop was given."""
 LOOP_WAS_GIVEN = "loop was given"

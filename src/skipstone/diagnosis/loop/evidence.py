@@ -119,6 +119,9 @@ class Evidence:
         record = trace.records[sample]
         # A step that is done again over all rows was not decided by the rule of the loop.
         steps = [s for s in record.steps if s.masks_before or s.committed]
+        if record.outcome is None and steps and not steps[-1].committed:
+            # The canvas after the last call was not seen, nor what was committed then.
+            steps.pop()
         idle = _idle(steps)
         steps = [s for s in steps if s.step >= idle.get(s.block, 0)]
         last = record.header.num_layers

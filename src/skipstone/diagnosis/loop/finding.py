@@ -56,7 +56,14 @@ _FEW = 3
 
 
 def _proof(found: Difference) -> Proof:
-    """Few decisions show what a loop did, not by what rule it did it."""
+    """Few decisions show what a loop did, not by what rule it did it; chance would explain any.
+
+    That A's rule decides B's scores as A shows no more than that B follows another one.
+    """
+    if found.fit_b is not None and found.fit_b.rule.confidence.kind == "any":
+        return Proof.OBSERVED
+    if found.fit_b is not None and not found.fit_b.rule.predicts:
+        return Proof.CONSISTENT
     sides = ((found.a, found.fit_a), (found.b, found.fit_b))
     few = any(
         fit is not None and fit.explains.size < _FEW and not side.stated.states(fit.rule)

@@ -305,7 +305,7 @@ _KINDS = {
     "least probable": "the least probable first",
     "left to right": "from left to right",
     "right to left": "from right to left",
-    "any": "in an order that the scores do not give, as a random one",
+    "any": "in an order that no score tried here gives",
 }
 _AXES = {
     "vocabulary": "the vocabulary",

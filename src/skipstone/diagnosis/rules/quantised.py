@@ -45,7 +45,7 @@ def examine(case: Case) -> Answer:
             evidence=Sentence(
                 "all values of {layers} layers lie on the {format} grid although the run is in "
                 "{dtype}; error {error:.2g} (floor {floor:.1g})",
-                layers=len(same),
+                layers=len({d.layer for d in same}),
                 format=name,
                 dtype=rows.dtype,
                 error=deviation.size,

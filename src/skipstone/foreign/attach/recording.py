@@ -370,7 +370,7 @@ class Recording:
         if run.begun:
             for event in costs(run, self._layers, sanitized=self._wanted.sanitize):
                 run.event(event)
-            run.end(final_BL if ended else None, self.texts)
+            run.end(final_BL, self.texts, ended=ended)
         else:
             run.close()
         self._finder.forget()

@@ -32,7 +32,7 @@ from skipstone.foreign.attach.steps import Assembler
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.shared.calls import Call
 from skipstone.foreign.shared.source import place, whole_numbers, written_at
-from skipstone.record import Event, Header, MemoryTrace, Outcome, StepRecord
+from skipstone.record import LAST_UNSEEN, Event, Header, MemoryTrace, Outcome, StepRecord
 from skipstone.record.writer import TraceWriter
 
 # What loops call the confidence that they ask for.
@@ -208,8 +208,8 @@ class ForeignRun:
             return None
         return block_length_from_rows(rows, self._origin, length)
 
-    def end(self, final_BL: np.ndarray | None, texts: Sequence[str]) -> None:
-        """Write what still waits, and the outcome if the last canvas is known."""
+    def end(self, final_BL: np.ndarray | None, texts: Sequence[str], *, ended: bool) -> None:
+        """Write what still waits, and the outcome of a run that ended, if its canvas is known."""
         if self._waiting:
             first = [seen for sample, seen, _ in self._waiting if sample == 0]
             length = self._likely_length
@@ -217,7 +217,10 @@ class ForeignRun:
                 length = block_length_from_run(first, self._origin, self._mask_id)
                 self.event(_inferred(length))
             self._write(length)
-        if final_BL is None:
+        if final_BL is None and ended:
+            unknown = Event("not_recorded", LAST_UNSEEN, self.source, forward=self.forwards - 1)
+            self.event(unknown)
+        if final_BL is None or not ended:
             self.close()
             return
         outcomes = [self._outcome(ids, b, texts) for b, ids in enumerate(final_BL)]
