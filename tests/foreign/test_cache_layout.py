@@ -6,6 +6,7 @@ Shape letters: B batch, N rows, L positions, H heads, W width of a head, V vocab
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +141,17 @@ def test_a_cache_that_is_a_row_short_is_still_named_in_either_layout(
     net = Net(heads, heads_first=first)
     a, b = recorded(net), recorded(net, short=1)
     assert diagnose(a, b).verdict in {"visible-set", "position-encoding", "wrong-cache-row"}
+
+
+def test_what_a_user_prints_says_what_it_holds(tmp_path: Path) -> None:
+    net = Net(4, heads_first=False)
+    with sanitize(net, mask_id=MASK) as report:
+        write(net)
+    assert str(report) == report.text()
+    assert repr(report) == "<Report of 13 forwards, findings: none>"
+    with attach(net, mask_id=MASK) as recorder:
+        write(net)
+    assert repr(recorder) == "<Attached to Net: 1 run>"
+    with attach(net, mask_id=MASK, path=tmp_path / "run") as recorder:
+        write(net)
+    assert repr(recorder) == f"<Attached to Net: 1 run, kept in {str(tmp_path / 'run')!r}>"

@@ -109,6 +109,30 @@ def test_what_the_bad_run_raises_is_said_and_its_steps_are_diagnosed() -> None:
     assert found.verdict == "wrong-cache-row"
 
 
+def test_an_error_is_the_cause_where_nothing_else_is() -> None:
+    net = network()
+    calls = list[int]()
+
+    def bad() -> Tensor:
+        def count(module: nn.Module, args: object) -> None:
+            calls.append(1)
+            if len(calls) % 6 == 0:
+                raise IndexError("row 4 of 3")
+
+        calls.clear()
+        hook = net.register_forward_pre_hook(count)
+        try:
+            return decode.dual_cache(net, torch.tensor([PROMPT]))
+        finally:
+            hook.remove()
+
+    found = explained(net, bad)
+    lines = found.lines()
+    assert found.diagnosis.cause is None
+    assert "cause: bad raised an error, and nothing else needs to explain it" in lines
+    assert any(line.startswith("raised: bad after") and "row 4 of 3" in line for line in lines)
+
+
 def test_a_run_that_raises_at_once_or_never_calls_the_model_is_named() -> None:
     net = network()
     with pytest.raises(ConfigError, match=r"bad: nothing of .* was recorded: .*never called"):

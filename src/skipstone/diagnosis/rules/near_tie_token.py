@@ -21,9 +21,10 @@ def examine(case: Case) -> Answer:
     at = (step.candidates.position == first.position).nonzero()[0]
     gap = float(logit_gap(step.candidates)[at[0]]) if at.size else float("inf")
     if abs(gap) > case.noise.floor.gap:
+        # B may take another token than the best: the best is as far from it, on the other side.
         why = Sentence(
             "the runner-up is {gap:.3g} logits away, noise reaches {noise:.2g}",
-            gap=gap,
+            gap=abs(gap),
             noise=case.noise.floor.gap,
         )
         return RuledOut(RULE.name, why)

@@ -21,6 +21,7 @@ from skipstone.foreign.shared.compiled import active, compiled_of
 from skipstone.foreign.shared.forwards import hook_forward
 from skipstone.foreign.shared.methods import PICKS, READS, told
 from skipstone.record import MemoryTrace, RunRecord
+from skipstone.sentence import counted
 
 
 class Attached:
@@ -31,6 +32,11 @@ class Attached:
         self._model, self._layers, self._wanted = model, layers, wanted
         self._recording = Recording(model, layers, wanted)
         self._on = ExitStack()
+
+    def __repr__(self) -> str:
+        where = "" if self._wanted.path is None else f", kept in {str(self.path)!r}"
+        runs = self._recording.runs
+        return f"<Attached to {type(self._model).__name__}: {counted(runs, 'run')}{where}>"
 
     @property
     def traces(self) -> list[MemoryTrace]:

@@ -100,7 +100,11 @@ class Explanation:
         after = [line for line in told if line.startswith("next:")]
         spare = [line for line in told if line.startswith(_GIVES_WAY)]
         kept = [line for line in told if line not in after and line not in spare]
-        own = [*self._errors(), *self._line(), *self._seen(), *self._notes()]
+        errors = self._errors()
+        if errors and self.sides[1].error and self.diagnosis.cause is None:
+            why = "cause: bad raised an error, and nothing else needs to explain it"
+            kept = [why if line.startswith("cause: ") else line for line in kept]
+        own = [*errors, *self._line(), *self._seen(), *self._notes()]
         after.append(self._cost())
         room = max(0, _LINES - len(kept) - len(own) - len(after))
         return [*kept, *own, *spare[:room], *after][:_LINES]

@@ -41,6 +41,13 @@ class Report:
         """The mask token that is looked for at the end; None if it is not known."""
         self._sanitizer = sanitizer
 
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(dict.fromkeys(event.kind for event in self.events)) or "none"
+        return f"<Report of {self.forwards} forwards, findings: {kinds}>"
+
     @property
     def findings(self) -> Findings:
         """What was found, by kind and line."""
