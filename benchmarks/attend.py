@@ -28,8 +28,8 @@ import click
 import torch
 from torch import Tensor
 
-from skipstone.ops import reference, triton_attend, triton_rows
-from skipstone.ops.triton_attend import Tiles
+from skipstone.ops import attention_work, reference, triton_attend, triton_rows
+from skipstone.ops.attention_work import Tiles
 from skipstone.outputs import write_whole
 from skipstone.rows import Rows
 
@@ -68,7 +68,9 @@ class Case:
 
     def packed(self, device: torch.device) -> Rows:
         """Rows that see the whole context."""
-        return Rows.spans(self.spans, device, lengths=[self.context] * len(self.spans))
+        lengths = [self.context] * len(self.spans)
+        bases = [request * self.context for request, _, _ in self.spans]
+        return Rows.spans(self.spans, device, lengths=lengths, bases=bases)
 
     @property
     def least_us(self) -> float:
@@ -114,10 +116,8 @@ class Timing:
 def chosen(case: Case) -> Tiles:
     """What ``attend`` takes by itself."""
     rows = case.packed(torch.device("cpu"))
-    far = triton_attend.splits(rows)
-    return triton_attend.tiles_for(
-        len(rows.requests), rows.num_rows, HEADS, HEADS, WIDTH, 2, far=far
-    )
+    far = attention_work.splits(rows)
+    return attention_work.tiles_for(rows.num_rows, HEADS, 1, WIDTH, 2, far=far)
 
 
 def variants(case: Case) -> list[Tiles]:
@@ -147,12 +147,12 @@ def variants(case: Case) -> list[Tiles]:
 
 
 def inputs(case: Case, layers: int) -> tuple[Tensor, Tensor, Rows, Tensor | None]:
-    """Queries [N, H, E], K/V [2, S, B, L, U, E], rows and what is visible."""
+    """Queries [N, H, E], K/V [2, S, C, U, E], rows and what is visible."""
     device = torch.device("cuda")
     rows = case.packed(device).own()
     like = {"dtype": torch.bfloat16, "device": device}
     q_NHE = torch.randn(rows.num_rows, HEADS, WIDTH, **like)
-    kv = torch.empty(2, layers, case.batch, case.context, HEADS, WIDTH, **like)
+    kv = torch.empty(2, layers, case.batch * case.context, HEADS, WIDTH, **like)
     for part in kv.flatten(0, 1):
         part.normal_()
     visible_BL = None
@@ -204,9 +204,9 @@ def replayed(work: Callable[[], object]) -> float:
 def timed(case: Case) -> Iterator[Timing]:
     """All variants of one case."""
     q_NHE, kv, rows, visible_BL = inputs(case, LAYERS)
-    key_BLUE, value_BLUE = kv[:, 0].double()
-    exact = reference.attend(q_NHE.double(), key_BLUE, value_BLUE, rows, visible_BL)
-    del key_BLUE, value_BLUE
+    key_CUE, value_CUE = kv[:, 0].double()
+    exact = reference.attend(q_NHE.double(), key_CUE, value_CUE, rows, visible_BL)
+    del key_CUE, value_CUE
     works: dict[str, Attend] = {"torch": reference.attend}
     works |= {described(tiles): cut(tiles) for tiles in variants(case)}
     for name, attend in works.items():
@@ -250,10 +250,10 @@ def written(num_rows: int, before: ModuleType | None) -> Iterator[Timing]:
     qkv_NHE = torch.randn(num_rows, 3 * HEADS, WIDTH, device=device).bfloat16()
     angles_2NE = reference.rotary_tables(128, WIDTH, 5e5, device)[:, rows.position_N]
 
-    def old(key_BLUE: Tensor, value_BLUE: Tensor) -> None:
+    def old(key_CUE: Tensor, value_CUE: Tensor) -> None:
         assert before is not None
         turned = before.rotate(qkv_NHE[:, : 2 * HEADS], angles_2NE)
-        before.write_rows(key_BLUE, value_BLUE, rows, turned[:, HEADS:], qkv_NHE[:, 2 * HEADS :])
+        before.write_rows(key_CUE, value_CUE, rows, turned[:, HEADS:], qkv_NHE[:, 2 * HEADS :])
 
     fused = triton_rows.rotate_and_write
     works: dict[str, Callable[[Tensor, Tensor], object]] = {
@@ -265,8 +265,8 @@ def written(num_rows: int, before: ModuleType | None) -> Iterator[Timing]:
     for name, work in works.items():
 
         def layers(work: Callable[[Tensor, Tensor], object] = work) -> None:
-            for key_BLUE, value_BLUE in stores:
-                work(key_BLUE, value_BLUE)
+            for key_CUE, value_CUE in stores:
+                work(key_CUE, value_CUE)
 
         try:
             yield Timing(f"{num_rows} rows", name, replayed(layers) / LAYERS * 1e6)

@@ -20,7 +20,8 @@ from skipstone.engine import Result, Settings, scoring
 from skipstone.engine.observe import StepView
 from skipstone.engine.request import Done
 from skipstone.engine.settings import Budget
-from skipstone.rows import Rows
+from skipstone.ops import reference
+from skipstone.rows import Alike, Rows
 from skipstone.skip import SkipPolicy
 from skipstone.tracing import Recorder
 from skipstone.unmask import Factor, Scores, Threshold, UnmaskPolicy
@@ -309,15 +310,14 @@ def test_padding_is_never_attended(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = engine.generate(short).tokens
     assert engine.generate_batch([long, short])[1].tokens == alone
 
-    # The control: keys of zeros are attended like any others once nothing hides them.
-    attend = torch.nn.functional.scaled_dot_product_attention
+    # The control: a request whose rows see further than its end sees the next one's keys.
+    attend_alike = reference._attend_alike
 
-    def unhidden(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: object, enable_gqa: bool) -> Tensor:
-        return attend(q, k, v, enable_gqa=enable_gqa)
+    def further(q: Tensor, k: Tensor, v: Tensor, rows: Rows, part: Alike, shown: None) -> Tensor:
+        return attend_alike(q, k, v, rows, part._replace(bound=part.bound + 8), shown)
 
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", unhidden)
-    assert engine.generate(short).tokens == alone
-    assert engine.generate_batch([long, short])[1].tokens != alone
+    monkeypatch.setattr(reference, "_attend_alike", further)
+    assert engine.generate_batch([short, long])[0].tokens != alone
 
 
 def test_random_order_is_that_of_the_prompt_alone_when_requests_take_more_steps() -> None:

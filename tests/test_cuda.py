@@ -26,6 +26,8 @@ from skipstone.cache import CachePolicy
 from skipstone.engine import step as step_module
 from skipstone.engine.engine import RunnerName
 from skipstone.engine.loop import Loop
+from skipstone.errors import NoRoomError
+from skipstone.memory.store import cell_bytes
 from skipstone.models.load import Model
 from skipstone.record import TraceWriter, open_trace
 from skipstone.rows import Arriving
@@ -175,3 +177,45 @@ def test_float16_that_overflows_is_an_error_that_names_the_layer(
     assert all(weight.isfinite().all() for weight in weights.values())
     with pytest.raises(NotFiniteError, match=r"layer 5 of 32 is the first .* float16 reaches"):
         engine.generate(PROMPTS[0])
+
+
+@pytest.mark.parametrize("skip", [NoSkip(), SKIP], ids=["no-skip", "skip"])
+@pytest.mark.parametrize("unmask", [Fixed(), Threshold(0.9)], ids=repr)
+def test_law_13_no_length_batch_or_mix_captures_or_compiles_anything(
+    pebble: Model, unmask: UnmaskPolicy, skip: SkipPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from triton import knobs
+
+    done, begin = list[str](), torch.cuda.CUDAGraph.capture_begin
+
+    def captured(graph: torch.cuda.CUDAGraph, *args: object, **options: object) -> None:
+        done.append("captured")
+        begin(graph, *args, **options)  # pyrefly: ignore
+
+    def compiled(*, fn: object, **_: object) -> None:
+        done.append(f"compiled {fn}")
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", captured)
+    monkeypatch.setattr(knobs.runtime, "jit_post_compile_hook", compiled)
+    settings = Settings(unmask=unmask, skip=skip, gen_length=32, block_length=16)
+    engine = Engine(pebble, settings, memory="1GB")
+    engine.generate([5] * 21)
+    assert "captured" in done
+    done.clear()
+    for lengths in ((22,), (1,), (40, 7), (99, 3, 64), (200,), (16,) * 9, (150, 31, 8, 77, 20)):
+        engine.generate_batch([[3 + i, *[5] * (n - 1)] for i, n in enumerate(lengths)])
+    assert not done
+
+
+def test_requests_wait_for_room_on_a_card(pebble: Model) -> None:
+    asked = [[3 + i] * n for i, n in enumerate((40, 7, 99, 3, 64, 150, 31))]
+    settings = Settings(gen_length=32, block_length=16)
+    room = 256 * cell_bytes(pebble.config, pebble.network.dtype)
+    engine = Engine(pebble, settings, memory=f"{room}b")
+    found = [result.tokens for result in engine.generate_batch(asked)]
+    if pebble.network.dtype == torch.float32:
+        assert found == [engine.generate(ids).tokens for ids in asked]
+    with pytest.raises(NoRoomError, match="the prompt has 262 positions"):
+        engine.generate([5] * 230)
+    with pytest.raises(NoRoomError, match="memory='900TB' is more than there is on cuda"):
+        Engine(pebble, settings, memory="900TB").generate([5])

@@ -19,7 +19,7 @@ from skipstone.engine import Result
 from skipstone.engine.eager import EagerLayers
 from skipstone.engine.observe import Taps
 from skipstone.engine.runner import Pass, Runner
-from skipstone.models.base import KVStore
+from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
 from tests.conftest import moment_at
 
@@ -134,7 +134,7 @@ class Forwards:
         )
         self.canvas.ids_BL.copy_(ids_BL)
         length, dtype = ids_BL.shape[1], model.network.dtype
-        store = KVStore(config, 1, length, dtype, device)
+        store = KVStore(config, length, dtype, device)
         self.runner = Runner(model.network, None, EagerLayers(model.network, store))
         self.moment = moment_at(self.canvas, BLOCK, 0, BLOCK.length)
 

@@ -45,8 +45,8 @@ def tokens(engine: Engine, prompts: list[list[int]]) -> list[tuple[int, ...]]:
 
 
 def captured(engine: Engine) -> int:
-    assert engine._layout._kept is not None
-    return len(engine._layout._kept._graphs)
+    assert engine._arena.kept is not None
+    return len(engine._arena.kept._graphs)
 
 
 @pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache(), DualCache(3)], ids=repr)
@@ -67,22 +67,21 @@ def test_graphs_give_the_tokens_of_the_eager_path(
 def test_a_second_run_uses_what_the_first_captured(model: Model) -> None:
     engine = Engine(model, BASE, runner="graph")
     engine.generate(PROMPTS[0])
-    first, kept = captured(engine), engine._layout._kept
+    first, kept = captured(engine), engine._arena.kept
     engine.generate(PROMPTS[0][::-1])
-    assert engine._layout._kept is kept
+    assert engine._arena.kept is kept
     assert captured(engine) == first
-    engine.generate(PROMPTS[1])
-    assert engine._layout._kept is kept
-    engine.generate(PROMPTS[2])
-    assert engine._layout._kept is not kept
+    for prompts in ([PROMPTS[1]], [PROMPTS[2]], PROMPTS):
+        engine.generate_batch(prompts)
+        assert engine._arena.kept is kept
 
 
 def test_a_second_run_reads_nothing_of_the_first(model: Model) -> None:
     engine = Engine(model, BASE, runner="graph")
     engine.generate(PROMPTS[0])
-    assert engine._layout._kept is not None
+    assert engine._arena.kept is not None
     with torch.inference_mode():
-        engine._layout._kept.store.keys.fill_(torch.nan)
+        engine._arena.kept.store.keys.fill_(torch.nan)
     other = [2, 7, 1, 8, 2]
     assert tokens(engine, [other]) == tokens(Engine(model, BASE, runner="eager"), [other])
 

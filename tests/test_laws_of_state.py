@@ -25,7 +25,7 @@ from skipstone.cache import CachePolicy
 from skipstone.canvas import Moment
 from skipstone.engine import Settings
 from skipstone.engine.observe import Observers, StepView, Taps
-from skipstone.models.base import KVStore
+from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
 from skipstone.unmask import Factor, UnmaskPolicy
 from tests.watching import BASE, CACHES, LOW, Looking, places, prompt_of, uneven_model, watch
@@ -291,8 +291,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
         made = empty(*args, **kwargs)  # pyrefly: ignore
         return made.fill_(torch.nan if made.is_floating_point() else -(1 << 40))
 
-    def poisoned_store(store: KVStore, *args: object) -> None:
-        start(store, *args)  # pyrefly: ignore
+    def poisoned_store(store: KVStore, *args: object, **options: object) -> None:
+        start(store, *args, **options)  # pyrefly: ignore
         store.keys.fill_(torch.nan)
         store.values.fill_(torch.nan)
 

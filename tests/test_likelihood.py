@@ -10,7 +10,7 @@ import torch
 
 from skipstone.engine.likelihood import MonteCarlo, Question, log_likelihoods
 from skipstone.errors import ConfigError, PromptError
-from skipstone.models.base import KVStore
+from skipstone.memory.store import KVStore
 from skipstone.models.load import Model, load
 from skipstone.rows import Rows
 from tests.checkpoints import MASK, VOCAB, write_checkpoint
@@ -39,7 +39,7 @@ def masked_log_probability(model: Model, question: Question, spots: tuple[int, .
     shown = canvas.clone()
     shown[positions] = MASK
     rows = Rows.spans([(0, 0, len(canvas))], network.device)
-    store = KVStore(config, 1, len(canvas), network.dtype, network.device)
+    store = KVStore(config, len(canvas), network.dtype, network.device)
     x_LD = network.embed(shown)
     for layer in range(config.num_layers):
         x_LD = network.layer(layer, x_LD, network.angles(rows), rows, store)

@@ -18,7 +18,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Choice, Follow, Lab, Patch, Unavailable
 from skipstone.diagnosis.patching import Spot, decisive
 from skipstone.engine import Engine
-from skipstone.models.base import KVStore
+from skipstone.memory.store import KVStore
 from skipstone.models.llada import LLaDA
 from skipstone.record import Candidates, Judgements, MemoryTrace, StepRecord, Tap, TensorKey, Trace
 from skipstone.rows import Rows

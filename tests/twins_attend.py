@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from skipstone.ops import dispatch, reference, triton_attend
-from skipstone.ops.triton_attend import Tiles
+from skipstone.ops import attention_work, dispatch, reference, triton_attend
+from skipstone.ops.attention_work import Tiles
 from skipstone.rows import Rows
 from tests.twins import DEVICE, DTYPES, assert_equal, drawn
 
@@ -37,12 +37,21 @@ def _poisoned_workspaces(monkeypatch: pytest.MonkeyPatch) -> None:
 def case(
     spans: Spans, shape: tuple[int, int, int, int, int], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Rows]:
-    """Queries, keys and values of B requests, L positions, H and U heads of width E."""
+    """Queries, keys and values of B requests, L positions, H and U heads of width E.
+
+    Request b begins in cell b L.
+    """
     batch, length, heads, kv_heads, width = shape
-    rows = Rows.spans(spans, torch.device(DEVICE))
+    rows = placed(spans, length)
     q = drawn(rows.num_rows, heads, width, dtype=dtype)
-    key = drawn(batch, length, kv_heads, width, dtype=dtype, seed=1)
-    return q, key, drawn(batch, length, kv_heads, width, dtype=dtype, seed=2), rows
+    key = drawn(batch * length, kv_heads, width, dtype=dtype, seed=1)
+    return q, key, drawn(batch * length, kv_heads, width, dtype=dtype, seed=2), rows
+
+
+def placed(spans: Spans, length: int) -> Rows:
+    """Rows of requests of one length, each behind the other."""
+    bases = [request * length for request, _, _ in spans]
+    return Rows.spans(spans, torch.device(DEVICE), lengths=[length] * len(spans), bases=bases)
 
 
 def exactly(q: Tensor, key: Tensor, value: Tensor, rows: Rows, visible: Tensor | None) -> Tensor:
@@ -101,17 +110,18 @@ def test_what_is_hidden_counts_nothing(parts: int, dtype: torch.dtype) -> None:
     found = triton_attend.attend(q, key, value, rows, visible, tiles=tiles)
     close(found, exactly(q, key, value, rows, visible))
     far = torch.finfo(dtype).max
-    key[~visible], value[~visible] = 3.0, far
+    hidden = ~visible.flatten()
+    key[hidden], value[hidden] = 3.0, far
     assert_equal(triton_attend.attend(q, key, value, rows, visible, tiles=tiles), found)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
 def test_strided_stores_and_queries(parts: int) -> None:
-    rows = Rows.spans([(0, 0, 5), (1, 2, 21)], torch.device(DEVICE))
+    rows = placed([(0, 0, 5), (1, 2, 21)], 50)
     q = drawn(rows.num_rows, 5, 16, dtype=torch.float32)[:, 1:3]
-    # Canvas before batch; and heads before both, in every second position.
-    key = drawn(50, 2, 2, 16, dtype=torch.float32, seed=1).transpose(0, 1)
-    value = drawn(2, 2, 100, 16, dtype=torch.float32, seed=2).permute(1, 2, 0, 3)[:, ::2]
+    # Heads before cells, of which every second one is used.
+    key = drawn(100, 3, 16, dtype=torch.float32, seed=1)[:, 1:]
+    value = drawn(2, 200, 16, dtype=torch.float32, seed=2).transpose(0, 1)[::2]
     visible = drawn(2, 100, dtype=torch.float32, seed=3)[:, ::2] > 0
     found = triton_attend.attend(q, key, value, rows, visible, tiles=Tiles(32, 16, parts, 4, 2))
     close(found, exactly(q, key, value, rows, visible))
@@ -120,51 +130,72 @@ def test_strided_stores_and_queries(parts: int) -> None:
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("counts", [(20, 0, 3), (0, 17, 0), (0, 0, 0)])
 def test_rows_of_a_replay(counts: tuple[int, int, int], parts: int) -> None:
-    # A graph for 60 rows of three requests, of which a replay has fewer: the tensors alone say so.
-    spans = [(b, 0, 20) for b in (0, 1, 3)]
-    q, key, value, rows = case(spans, (4, 40, 1, 1, 16), torch.float32)
+    # A graph for 60 rows, of which a replay has fewer: the tensors alone say so.
     used = sum(counts)
-    rows = replace(rows, writes_N=torch.arange(60, device=DEVICE) < used).own()
-    rows.offset_A1.copy_(torch.tensor([0, *counts]).cumsum(0))
-    q[used:] = torch.nan
-    found = triton_attend.attend(q, key, value, rows, None, tiles=Tiles(16, 16, parts, 4, 2))
+    spans = [(b, 0, n) for b, n in zip((0, 1, 3), counts, strict=True) if n]
+    q, key, value, rows = case(spans, (4, 40, 1, 1, 16), torch.float32)
+    tiles = Tiles(16, 16, parts, 4, 2, least_keys=16)
+    static = Rows.static(60, 40, 9, torch.device(DEVICE))
+    static.where_4N[:, :used] = rows.where_4N
+    assert static.work_W8 is not None
+    work = attention_work.pieces(rows, tiles, 1, 1, num_rows=60, room=9)
+    static.work_W8.copy_(torch.from_numpy(work))
+    q = torch.cat([q, torch.full((60 - used, 1, 16), torch.nan, device=DEVICE)])
+    found = triton_attend.attend(q, key, value, static, None, tiles=tiles)
     assert not found[used:].any()
-    now = [(b, 0, n) for b, n in zip((0, 1, 3), counts, strict=True) if n]
-    if now:
-        alone = Rows.spans(now, rows.device)
-        close(found[:used], exactly(q[:used], key, value, alone, None))
+    close(found[:used], exactly(q[:used], key, value, rows, None))
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("group", [1, 2, 16])
+def test_pieces_cover_every_row_and_every_key_that_it_sees_once(group: int, parts: int) -> None:
+    random = np.random.default_rng(parts)
+    for _ in range(30):
+        starts = random.integers(0, 40, size=random.integers(1, 9))
+        spans = [(b, int(s), int(s + random.integers(1, 90))) for b, s in enumerate(starts)]
+        lengths = [stop + int(random.integers(0, 300)) for _, _, stop in spans]
+        rows = Rows.spans(
+            spans, torch.device("cpu"), lengths=lengths, bases=[7 * b for b in starts]
+        )
+        num_rows = rows.num_rows + int(random.integers(0, 70))
+        tiles = Tiles(32, 16, parts, 4, 2)
+        found = attention_work.pieces(rows, tiles, group, group, num_rows=num_rows, room=800)
+        seen = np.zeros((num_rows, max(lengths)), int)
+        for first, stop, base, begin, end, nearest, part, of in found:
+            assert stop - first <= 32 // group
+            assert part < max(1, of) <= parts
+            seen[first:stop, begin:end] += 1
+            mine = slice(first, min(stop, rows.num_rows))
+            assert (rows.base[mine] == base).all()
+            assert not part or end - begin >= 16
+            assert first == stop or rows.num_rows <= first or nearest == rows.horizon[mine].min()
+        inside = (
+            np.arange(max(lengths)) < np.pad(rows.horizon, (0, num_rows - rows.num_rows))[:, None]
+        )
+        assert (seen == inside).all()
+
+
+@pytest.mark.parametrize("horizon", [[3, 9, 9, 17], [40, 1, 2, 3]])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_rows_of_a_request_may_see_differently_far(horizon: list[int], parts: int) -> None:
+    q, key, value, rows = case([(0, 1, 5), (1, 0, 3)], (2, 40, 2, 1, 16), torch.float32)
+    rows = replace(rows, horizon=np.array([*horizon, 8, 8, 8]))
+    key[8 + 40 :], value[8 + 40 :] = torch.nan, torch.nan
+    value[max(horizon) : 40] = torch.nan
+    tiles = Tiles(16, 16, parts, 4, 2, least_keys=16)
+    found = triton_attend.attend(q, key, value, rows, None, tiles=tiles)
+    alone = [exactly(q[n : n + 1], key, value, rows.take(np.array([n])), None) for n in range(7)]
+    close(found, torch.cat(alone))
+    close(reference.attend(q, key, value, rows), torch.cat(alone))
 
 
 def test_no_number_is_hidden() -> None:
     q, key, value, rows = case([(0, 0, 3), (1, 0, 3)], (2, 40, 2, 2, 16), torch.float32)
-    key[1, 7, 0] = torch.nan
+    key[40 + 7, 0] = torch.nan
     for parts in (1, 3):
         found = triton_attend.attend(q, key, value, rows, None, tiles=Tiles(16, 16, parts, 4, 2))
         broken = found.isnan().unflatten(1, (2, 16)).all(-1)
         assert broken.tolist() == [[False, False]] * 3 + [[True, False]] * 3
-
-
-def test_the_order_of_a_sum_depends_on_shapes_alone() -> None:
-    assert triton_attend.tiles_for(1, 32, 32, 32, 128, 2, far=True).parts > 1
-    assert triton_attend.tiles_for(64, 2048, 32, 32, 128, 2, far=True).parts == 1
-    assert triton_attend.tiles_for(1, 32, 32, 32, 128, 2, far=False).parts == 1
-
-
-@pytest.mark.parametrize(
-    ("requests", "widest", "far", "best"),
-    [
-        (1, 32, False, Tiles(16, 64, 1, 4, 3)),
-        (1, 32, True, Tiles(32, 64, 4, 4, 3)),
-        (8, 64, False, Tiles(64, 32, 1, 4, 3)),
-        (32, 32, False, Tiles(32, 64, 1, 4, 2)),
-        (32, 8, False, Tiles(16, 64, 1, 4, 2)),
-        (8, 512, False, Tiles(64, 64, 1, 4, 3)),
-        (1, 1280, False, Tiles(64, 64, 1, 4, 3)),
-    ],
-)
-def test_what_measured_best_is_taken(requests: int, widest: int, far: bool, best: Tiles) -> None:
-    rows = requests * widest
-    assert triton_attend.tiles_for(requests, rows, 32, 32, 128, 2, far=far) == best
 
 
 @pytest.mark.parametrize(
@@ -174,7 +205,10 @@ def test_keys_are_split_where_rows_are_few_and_see_far(
     num_rows: int, length: int, far: bool
 ) -> None:
     rows = Rows.spans([(0, 0, num_rows)], torch.device(DEVICE), lengths=[length])
-    assert triton_attend.splits(rows) == far
+    assert attention_work.splits(rows) == far
+    tiles = attention_work.tiles_for(num_rows, 32, 1, 128, 2, far=far)
+    work = attention_work.pieces(rows, tiles, 1, 32, num_rows=num_rows)
+    assert (work[:, 7].max() > 1) == far
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from faults.engine.instead import Fault, instead
 from skipstone.canvas import Moment
 from skipstone.engine.observe import StepView
 from skipstone.engine.step import Stepper
-from skipstone.models.base import KVStore
+from skipstone.memory.store import KVStore
 from skipstone.models.llada import Layer, LLaDA
 from skipstone.ops import reference as ops
 from skipstone.rows import Rows
@@ -168,10 +168,10 @@ def eight_bit_values() -> Generator[None, None, None]:
     write = ops.write_rows
 
     def wrong(
-        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+        key_CUE: Tensor, value_CUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
     ) -> None:
         value_NUE = _rounded(value_NUE.flatten(1), 127).view_as(value_NUE)
-        write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+        write(key_CUE, value_CUE, rows, key_NUE, value_NUE)
 
     with instead(ops, "write_rows", wrong):
         yield
@@ -183,9 +183,9 @@ def four_bit_keys() -> Generator[None, None, None]:
     write = ops.write_rows
 
     def wrong(
-        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+        key_CUE: Tensor, value_CUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
     ) -> None:
-        write(key_BLUE, value_BLUE, rows, _rounded(key_NUE, 7), value_NUE)
+        write(key_CUE, value_CUE, rows, _rounded(key_NUE, 7), value_NUE)
 
     with instead(ops, "write_rows", wrong):
         yield
@@ -203,10 +203,10 @@ def half_precision_keys() -> Generator[None, None, None]:
     write = ops.write_rows
 
     def wrong(
-        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+        key_CUE: Tensor, value_CUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
     ) -> None:
         kind = key_NUE.dtype
-        write(key_BLUE, value_BLUE, rows, key_NUE.half().to(kind), value_NUE.half().to(kind))
+        write(key_CUE, value_CUE, rows, key_NUE.half().to(kind), value_NUE.half().to(kind))
 
     with instead(ops, "write_rows", wrong):
         yield
@@ -251,7 +251,7 @@ def recording_moves_the_keys() -> Generator[None, None, None]:
     def wrong(self: Stepper, *arguments: object) -> StepView:
         seen = cast("StepView", view(self, *arguments))  # pyrefly: ignore[bad-argument-type]
         keys = self.batch.runner.store.keys
-        keys.copy_(keys.roll(1, 2))
+        keys.copy_(keys.roll(1, 1))
         return seen
 
     with instead(Stepper, "view", wrong):

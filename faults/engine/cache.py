@@ -16,15 +16,16 @@ from faults.engine.instead import Fault, instead
 from skipstone.cache.policies import DualCache
 from skipstone.canvas import Block, Moment, blocks
 from skipstone.engine import loop
-from skipstone.models.base import KVStore, ModelConfig
+from skipstone.memory.store import KVStore
+from skipstone.models.base import ModelConfig
 from skipstone.models.llada import LLaDA
 from skipstone.ops import reference as ops
 from skipstone.rows import Rows
 
 
-def _everything(key_BLUE: Tensor, rows: Rows) -> bool:
-    """Whether rows are a whole canvas, as in a refresh."""
-    return rows.num_rows >= key_BLUE.shape[1]
+def _everything(rows: Rows) -> bool:
+    """Whether rows are whole canvases, as in a refresh."""
+    return rows.num_rows >= sum(part.bound * len(part.requests) for part in rows.alike)
 
 
 # --- old keys and values --------------------------------------------------------------------------
@@ -48,13 +49,13 @@ def write_lost() -> Generator[None, None, None]:
     write = ops.write_rows
 
     def wrong(
-        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+        key_CUE: Tensor, value_CUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
     ) -> None:
-        if _everything(key_BLUE, rows):
-            write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+        if _everything(rows):
+            write(key_CUE, value_CUE, rows, key_NUE, value_NUE)
             return
         late = np.arange(min(4, rows.num_rows - 1), rows.num_rows)
-        write(key_BLUE, value_BLUE, rows.take(late), key_NUE[late], value_NUE[late])
+        write(key_CUE, value_CUE, rows.take(late), key_NUE[late], value_NUE[late])
 
     with instead(ops, "write_rows", wrong):
         yield
@@ -67,21 +68,21 @@ def writes_one_step_late() -> Generator[None, None, None]:
     waiting = list[tuple[Tensor, Tensor, Rows, Tensor, Tensor]]()
 
     def hold(
-        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+        key_CUE: Tensor, value_CUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
     ) -> None:
-        if _everything(key_BLUE, rows):
-            write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+        if _everything(rows):
+            write(key_CUE, value_CUE, rows, key_NUE, value_NUE)
         else:
-            waiting.append((key_BLUE, value_BLUE, rows, key_NUE, value_NUE))
+            waiting.append((key_CUE, value_CUE, rows, key_NUE, value_NUE))
 
     def wrong(
         q_NHE: Tensor,
-        key_BLUE: Tensor,
-        value_BLUE: Tensor,
+        key_CUE: Tensor,
+        value_CUE: Tensor,
         rows: Rows,
         visible_BL: Tensor | None,
     ) -> Tensor:
-        out = attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+        out = attend(q_NHE, key_CUE, value_CUE, rows, visible_BL)
         while waiting:
             write(*waiting.pop())
         return out
@@ -98,12 +99,13 @@ def refresh_stops_half_way() -> Generator[None, None, None]:
     def wrong(self: KVStore, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
         stores = (self.keys[layer], self.values[layer])
         first = not stores[0].any()
-        before = [store[0, :8].clone() for store in stores]
+        prompt = slice(self.base(0), self.base(0) + 8)
+        before = [store[prompt].clone() for store in stores]
         q_NHE = write(self, layer, rows, qkv_NHE, angles_2NE)
         late = layer >= self.keys.shape[0] // 2
-        if late and not first and _everything(stores[0], rows):
+        if late and not first and _everything(rows):
             for store, old in zip(stores, before, strict=True):
-                store[0, :8] = old
+                store[prompt] = old
         return q_NHE
 
     with instead(KVStore, "write", wrong):
@@ -119,14 +121,13 @@ def write_one_position_off() -> Generator[None, None, None]:
     write = ops.write_rows
 
     def wrong(
-        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+        key_CUE: Tensor, value_CUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
     ) -> None:
-        if _everything(key_BLUE, rows):
-            write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+        if _everything(rows):
+            write(key_CUE, value_CUE, rows, key_NUE, value_NUE)
             return
-        where_N = rows.position_N - 1
-        key_BLUE[rows.request_N, where_N] = key_NUE
-        value_BLUE[rows.request_N, where_N] = value_NUE
+        cell_N = rows.cell_N - 1
+        key_CUE[cell_N], value_CUE[cell_N] = key_NUE, value_NUE
 
     with instead(ops, "write_rows", wrong):
         yield
@@ -138,12 +139,12 @@ def values_backwards() -> Generator[None, None, None]:
     write = ops.write_rows
 
     def wrong(
-        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+        key_CUE: Tensor, value_CUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
     ) -> None:
-        if not _everything(key_BLUE, rows):
+        if not _everything(rows):
             # Both together would change nothing: attention does not mind the order of its keys.
             value_NUE = value_NUE.flip(0)
-        write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+        write(key_CUE, value_CUE, rows, key_NUE, value_NUE)
 
     with instead(ops, "write_rows", wrong):
         yield
@@ -155,13 +156,13 @@ def keys_of_the_other_request() -> Generator[None, None, None]:
     write = ops.write_rows
 
     def wrong(
-        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+        key_CUE: Tensor, value_CUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
     ) -> None:
-        write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
-        if rows.counts == (rows.counts[0],) * 2 and rows.num_rows < key_BLUE.shape[1]:
-            mine, theirs = (rows.position_N[rows.request_N == b][:4] for b in (0, 1))
-            for store_BLUE in (key_BLUE, value_BLUE):
-                store_BLUE[0, mine] = store_BLUE[1, theirs]
+        write(key_CUE, value_CUE, rows, key_NUE, value_NUE)
+        if rows.counts == (rows.counts[0],) * 2 and not _everything(rows):
+            mine, theirs = (rows.cell_N[rows.request_N == b][:4] for b in (0, 1))
+            for store_CUE in (key_CUE, value_CUE):
+                store_CUE[mine] = store_CUE[theirs]
 
     with instead(ops, "write_rows", wrong):
         yield
@@ -174,12 +175,13 @@ def prompt_from_the_request_before(skipped: int) -> Fault:
     def dirty(
         self: KVStore,
         config: ModelConfig,
-        batch: int,
-        length: int,
+        cells: int,
         dtype: torch.dtype,
         device: torch.device,
+        *,
+        most: int | None = None,
     ) -> None:
-        init(self, config, batch, length, dtype, device)
+        init(self, config, cells, dtype, device, most=most)
         generator = torch.Generator().manual_seed(3)
         for store in (self.keys, self.values):
             store.copy_(torch.randn(store.shape, generator=generator))
@@ -188,7 +190,8 @@ def prompt_from_the_request_before(skipped: int) -> Fault:
         right = rows(self, moment)
         if moment.place.block.index or moment.place.step:
             return right
-        return Rows.spans([(0, skipped, right.num_rows)], right.device)
+        length = right.num_rows
+        return Rows.spans([(0, skipped, length)], right.device, lengths=[length])
 
     @contextmanager
     def fault() -> Generator[None, None, None]:
@@ -207,11 +210,11 @@ def values_not_written() -> Generator[None, None, None]:
     write = ops.write_rows
 
     def wrong(
-        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+        key_CUE: Tensor, value_CUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
     ) -> None:
-        if not _everything(key_BLUE, rows):
-            value_NUE = value_BLUE[rows.request_N, rows.position_N]
-        write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+        if not _everything(rows):
+            value_NUE = value_CUE[rows.cell_N]
+        write(key_CUE, value_CUE, rows, key_NUE, value_NUE)
 
     with instead(ops, "write_rows", wrong):
         yield
@@ -223,11 +226,11 @@ def keys_and_values_swapped() -> Generator[None, None, None]:
     write = ops.write_rows
 
     def wrong(
-        key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
+        key_CUE: Tensor, value_CUE: Tensor, rows: Rows, key_NUE: Tensor, value_NUE: Tensor
     ) -> None:
-        if not _everything(key_BLUE, rows):
+        if not _everything(rows):
             key_NUE, value_NUE = value_NUE, key_NUE
-        write(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+        write(key_CUE, value_CUE, rows, key_NUE, value_NUE)
 
     with instead(ops, "write_rows", wrong):
         yield
@@ -298,7 +301,8 @@ def block_rows_one_short() -> Generator[None, None, None]:
         if right.refresh:
             return right
         start, stop = int(right.position[0]), int(right.position[-1])
-        return Rows.spans([(0, start - 1, stop)], right.device)
+        length = int(right.horizon[0])
+        return Rows.spans([(0, start - 1, stop)], right.device, lengths=[length])
 
     with instead(DualCache, "rows", wrong):
         yield

@@ -5,7 +5,8 @@ Shape letters: B requests, L canvas length, N packed rows, H heads, U key/value 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
+from skipstone.memory.store import KVStore
 from skipstone.ops import reference as ops
 from skipstone.rows import Rows
+
+# More than any prompt of the bench with what is decoded.
+_LONGEST = 512
 
 Sight = Callable[[Tensor, Rows], Tensor]
 """From what may be seen, bool [B, L], and the rows, to what is seen instead."""
@@ -27,16 +32,17 @@ def _seeing(change: Sight) -> Fault:
 
     def wrong(
         q_NHE: Tensor,
-        key_BLUE: Tensor,
-        value_BLUE: Tensor,
+        key_CUE: Tensor,
+        value_CUE: Tensor,
         rows: Rows,
         visible_BL: Tensor | None,
     ) -> Tensor:
-        if rows.num_rows < key_BLUE.shape[0] * key_BLUE.shape[1]:
+        if rows.num_rows < sum(part.bound * len(part.requests) for part in rows.alike):
             if visible_BL is None:
-                visible_BL = torch.ones(key_BLUE.shape[:2], dtype=torch.bool)
+                longest = int(rows.horizon.max())
+                visible_BL = torch.ones(max(rows.requests) + 1, longest, dtype=torch.bool)
             visible_BL = change(visible_BL.clone(), rows)
-        return attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+        return attend(q_NHE, key_CUE, value_CUE, rows, visible_BL)
 
     return lambda: instead(ops, "attend", wrong)
 
@@ -74,19 +80,27 @@ def window(reach: int) -> Fault:
 
 def padding_seen() -> Fault:
     """The padding of shorter requests is attended; only a ragged batch has any."""
-    attend = ops.attend
+    attend, admit = ops.attend, KVStore.admit
+
+    def with_padding(self: KVStore, slot: int, length: int) -> int | None:
+        return admit(self, slot, max(length, _LONGEST))
 
     def wrong(
         q_NHE: Tensor,
-        key_BLUE: Tensor,
-        value_BLUE: Tensor,
+        key_CUE: Tensor,
+        value_CUE: Tensor,
         rows: Rows,
         visible_BL: Tensor | None,
     ) -> Tensor:
-        seen = replace(rows, horizon=np.full(rows.num_rows, key_BLUE.shape[1]))
-        return attend(q_NHE, key_BLUE, value_BLUE, seen, visible_BL)
+        seen = replace(rows, horizon=np.full(rows.num_rows, rows.horizon.max()))
+        return attend(q_NHE, key_CUE, value_CUE, seen, visible_BL)
 
-    return lambda: instead(ops, "attend", wrong)
+    @contextmanager
+    def fault() -> Generator[None, None, None]:
+        with instead(KVStore, "admit", with_padding), instead(ops, "attend", wrong):
+            yield
+
+    return fault
 
 
 def causal() -> Fault:
@@ -94,17 +108,18 @@ def causal() -> Fault:
 
     def wrong(
         q_NHE: Tensor,
-        key_BLUE: Tensor,
-        value_BLUE: Tensor,
+        key_CUE: Tensor,
+        value_CUE: Tensor,
         rows: Rows,
         visible_BL: Tensor | None,
     ) -> Tensor:
-        place_L = torch.arange(key_BLUE.shape[1])
+        mine = slice(int(rows.base[0]), int(rows.base[0] + rows.horizon[0]))
+        place_L = torch.arange(rows.horizon[0])
         mask_NL = place_L[None] <= rows.position_N[:, None]
         out_HNE = F.scaled_dot_product_attention(
             q_NHE.transpose(0, 1),
-            key_BLUE[0].transpose(0, 1),
-            value_BLUE[0].transpose(0, 1),
+            key_CUE[mine].transpose(0, 1),
+            value_CUE[mine].transpose(0, 1),
             attn_mask=mask_NL,
         )
         return out_HNE.transpose(0, 1).flatten(1)

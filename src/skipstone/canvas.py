@@ -98,6 +98,8 @@ class Canvas:
     prompt_lengths: list[int]
     gen_lengths: list[int]
     """New positions of each request, at most G."""
+    bases: list[int]
+    """The cell of the K/V store in which each request begins."""
 
     @classmethod
     def start(
@@ -138,6 +140,7 @@ class Canvas:
             stop_BK=torch.full((slots, MOST_STOP_IDS), -1, dtype=torch.int64, device=device),
             prompt_lengths=[0] * slots,
             gen_lengths=[0] * slots,
+            bases=[0] * slots,
         )
 
     def admit(
@@ -371,6 +374,7 @@ class Moment:
             [(p.request, *span(p)) for p in self.places],
             self.canvas.device,
             lengths=[self.canvas.length_of(p.request) for p in self.places],
+            bases=[self.canvas.bases[p.request] for p in self.places],
             refresh=refresh,
         )
 

@@ -46,6 +46,10 @@ class PromptError(SkipstoneError, ValueError):
     """A prompt is empty, too long, or holds ids that the model does not have."""
 
 
+class NoRoomError(SkipstoneError):
+    """Keys and values would need more memory than there is, or than the engine may take."""
+
+
 class StalledError(SkipstoneError):
     """Two steps in a row committed nothing, the second one over all rows without skip."""
 

@@ -1,14 +1,15 @@
 """Rows: the positions of a canvas that one forward recomputes.
 
 Everything that travels through the layers is packed: row ``n`` is position ``position_N[n]`` of
-request ``request_N[n]``, and sees what stands left of its horizon, ``horizon_N[n]``. Nothing is
-ever compared, scattered or stored by row number.
+request ``request_N[n]``, and sees what stands left of its horizon, ``horizon_N[n]``. Its keys and
+values lie in cell ``base_N[n] + position_N[n]`` of the K/V store. Nothing is ever compared,
+scattered or stored by row number.
 
 The host's arrays say what a step computes; kernels read the tensors alone. Those of a captured
 graph are overwritten before each replay: then a request may have fewer rows than the host says, or
 none, and rows beyond ``offset_A1[-1]`` are padding.
 
-Shape letters: N packed rows, R rows of one request (the largest), A requests with rows.
+Shape letters: N packed rows, A requests with rows, W pieces of the work of attention.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -68,6 +70,24 @@ def write_at(table_BL: Tensor, where: tuple[Tensor, Tensor], value: int) -> None
     table_BL.index_put_(where, torch.full((), value, dtype=table_BL.dtype, device=table_BL.device))
 
 
+class Alike(NamedTuple):
+    """Requests that lie alike: as many rows each, which see as far, and bases as far apart."""
+
+    first: int
+    """Their first row; the others follow."""
+    requests: tuple[int, ...]
+    count: int
+    """Rows of each."""
+    base: int
+    """Of the first."""
+    apart: int
+    """From one base to the next; 0 where there is one request."""
+    bound: int
+    """As far as any of these rows sees."""
+    even: bool
+    """Whether all of them see as far."""
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Packed rows, sorted by request and then by position. The host knows them all."""
@@ -82,6 +102,8 @@ class Rows:
     """int64 [N], on the host: the absolute position of each row in the canvas of its request."""
     horizon: np.ndarray
     """int64 [N], on the host: the first position of its request that each row may not see."""
+    base: np.ndarray
+    """int64 [N], on the host: the cell of the store in which position 0 of its request lies."""
     device: torch.device
     refreshed: tuple[int, ...] = ()
     """Requests that are refreshed: every layer of each of their rows is renewed, none may skip."""
@@ -89,6 +111,9 @@ class Rows:
     """bool [N], on the device: rows that a skip policy may not drop; None if it may drop any."""
     writes_N: Tensor | None = None
     """bool [N], on the device: rows whose K/V are written and whose states count; None: all."""
+    work_W8: Tensor | None = None
+    """int32 [W, 8], on the device: how attention cuts up its work, where a captured graph is told
+    so before each replay; None: as the host's arrays say."""
 
     @classmethod
     def spans(
@@ -97,6 +122,7 @@ class Rows:
         device: torch.device,
         *,
         lengths: Sequence[int] | None = None,
+        bases: Sequence[int] | None = None,
         refresh: bool = False,
     ) -> Rows:
         """Rows of the spans ``(request, first position, last position + 1)``; none is empty.
@@ -104,10 +130,15 @@ class Rows:
         Args:
             spans: one for each request, ascending.
             device: where the rows will be needed.
-            lengths: of these requests, of which every row sees all; None: all that a store holds.
+            lengths: of these requests, of which every row sees all; None: they end with the span.
+            bases: cells in which these requests begin; None: all of them in the first one, for who
+                needs no store or has one request.
             refresh: whether the requests are refreshed.
         """
-        return _spans(tuple(spans), None if lengths is None else tuple(lengths), device, refresh)
+        spans = tuple(spans)
+        ends = tuple(stop for _, _, stop in spans) if lengths is None else tuple(lengths)
+        starts = (0,) * len(spans) if bases is None else tuple(bases)
+        return _spans(spans, ends, starts, device, refresh)
 
     @classmethod
     def join(cls, *parts: Rows) -> Rows:
@@ -130,34 +161,43 @@ class Rows:
         return self.position.shape[0]
 
     @property
-    def uniform(self) -> bool:
-        """Whether all requests have the same number of rows, so that packed is also dense."""
-        return len(set(self.counts)) == 1
-
-    @property
     def widest(self) -> int:
-        """R, rows of the largest request."""
+        """Rows of the largest request."""
         return max(self.counts, default=0)
 
     @cached_property
-    def where_3N(self) -> Tensor:
-        """int64 [3, N]: ``request``, ``position``, ``horizon`` on the device, after one copy."""
-        return to_device(np.stack([self.request, self.position, self.horizon]), self.device)
+    def where_4N(self) -> Tensor:
+        """int64 [4, N]: request, position, horizon and base on the device, after one copy."""
+        return to_device(np.stack(self._where), self.device)
+
+    @property
+    def _where(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        return self.request, self.position, self.horizon, self.base
 
     @cached_property
     def request_N(self) -> Tensor:
         """int64 [N]: ``request`` on the device."""
-        return self.where_3N[0]
+        return self.where_4N[0]
 
     @cached_property
     def position_N(self) -> Tensor:
         """int64 [N]: ``position`` on the device."""
-        return self.where_3N[1]
+        return self.where_4N[1]
 
     @cached_property
     def horizon_N(self) -> Tensor:
         """int64 [N]: ``horizon`` on the device."""
-        return self.where_3N[2]
+        return self.where_4N[2]
+
+    @cached_property
+    def base_N(self) -> Tensor:
+        """int64 [N]: ``base`` on the device."""
+        return self.where_4N[3]
+
+    @property
+    def cell_N(self) -> Tensor:
+        """int64 [N]: where the keys and values of each row lie; computed, as a replay needs it."""
+        return self.base_N + self.position_N
 
     @cached_property
     def request_A(self) -> Tensor:
@@ -170,46 +210,44 @@ class Rows:
         ends = np.cumsum((0, *self.counts), dtype=np.int32)
         return to_device(ends, self.device)
 
-    @cached_property
-    def padded_N(self) -> Tensor:
-        """int64 [N]: where each packed row lies in a dense tensor of A x R rows, flattened."""
-        slots = [np.arange(count) + i * self.widest for i, count in enumerate(self.counts)]
-        return to_device(np.concatenate(slots), self.device)
-
     @classmethod
-    def static(cls, batch: int, num_rows: int, horizon: int, device: torch.device) -> Rows:
+    def static(cls, num_rows: int, horizon: int, pieces: int, device: torch.device) -> Rows:
         """Rows for a captured graph, whose tensors are filled later: all padding as yet.
 
         Args:
-            batch: A, requests that may have rows, as many each as there are.
             num_rows: N, padding included.
             horizon: as far as any of them may see, for who cuts up the work.
+            pieces: W, of the work of attention.
             device: where the tensors lie.
         """
         nowhere = np.zeros(num_rows, np.int64)
-        rows = cls(
-            requests=tuple(range(batch)),
-            counts=(num_rows,) * batch,
+        return cls(
+            requests=(0,),
+            counts=(num_rows,),
             request=nowhere,
             position=nowhere,
             horizon=np.full(num_rows, horizon, np.int64),
+            base=nowhere,
             device=device,
             writes_N=torch.zeros(num_rows, dtype=torch.bool, device=device),
+            work_W8=torch.zeros(pieces, 8, dtype=torch.int32, device=device),
         )
-        rows.offset_A1.zero_()
-        return rows
 
     @cached_property
-    def alike(self) -> list[tuple[Rows, Tensor]]:
-        """Parts whose requests have about as many rows, at most twice as many, and their index.
-
-        Empty where all of them have.
-        """
-        sizes = [count.bit_length() for count in self.counts]
-        if len(set(sizes)) < 2:
-            return []
-        size = np.repeat(sizes, self.counts)
-        return [self.pack(np.flatnonzero(size == one)) for one in np.unique(size)]
+    def alike(self) -> list[Alike]:
+        """All requests with rows, in order, those together that lie alike."""
+        found, first = list[Alike](), 0
+        for request, count in zip(self.requests, self.counts, strict=True):
+            horizon, base = self.horizon[first : first + count], int(self.base[first])
+            bound = int(horizon.max())
+            one = Alike(first, (request,), count, base, 0, bound, bool((horizon == bound).all()))
+            joined = _joined(found[-1], one) if found else None
+            if joined is None:
+                found.append(one)
+            else:
+                found[-1] = joined
+            first += count
+        return found
 
     def own(self) -> Rows:
         """A copy with device tensors of its own, all of them made."""
@@ -218,9 +256,8 @@ class Rows:
             writes_N=None if self.writes_N is None else self.writes_N.clone(),
             fresh_N=None if self.fresh_N is None else self.fresh_N.clone(),
         )
-        for part in (rows, *(part for part, _ in rows.alike)):
-            for name in ("where_3N", "request_A", "offset_A1", "padded_N"):
-                getattr(part, name)
+        for name in ("where_4N", "request_A", "offset_A1"):
+            getattr(rows, name)
         return rows
 
     def take(self, index: np.ndarray) -> Rows:
@@ -245,6 +282,7 @@ class Rows:
             request=request,
             position=self.position[index],
             horizon=self.horizon[index],
+            base=self.base[index],
             device=self.device,
             refreshed=tuple(r for r in self.refreshed if counts[r : r + 1].any()),
         )
@@ -252,12 +290,11 @@ class Rows:
     def pack(self, index: np.ndarray) -> tuple[Rows, Tensor]:
         """The rows at ``index``, and the index on the device: all of it after one copy."""
         rows = self._at(index)
-        packed = np.stack([index, rows.request, rows.position, rows.horizon])
-        packed_4N = to_device(packed, self.device)
-        vars(rows)["where_3N"] = packed_4N[1:]
+        packed_5N = to_device(np.stack([index, *rows._where]), self.device)
+        vars(rows)["where_4N"] = packed_5N[1:]
         if self.fresh_N is not None:
-            rows = rows._with(fresh_N=self.fresh_N[packed_4N[0]])
-        return rows, packed_4N[0]
+            rows = rows._with(fresh_N=self.fresh_N[packed_5N[0]])
+        return rows, packed_5N[0]
 
     def protect(self, requests: Sequence[int]) -> Rows:
         """The same rows, none of which may be dropped of some requests."""
@@ -281,25 +318,33 @@ class Rows:
         return marked_BL
 
 
-# Beyond any length; a store ends earlier.
-_EVERYTHING = np.iinfo(np.int32).max
 _PLACES = (
-    "where_3N",
+    "where_4N",
     "request_N",
     "position_N",
     "horizon_N",
+    "base_N",
     "request_A",
     "offset_A1",
-    "padded_N",
     "alike",
 )
+
+
+def _joined(left: Alike, right: Alike) -> Alike | None:
+    """Both as one, if they lie alike; ``right`` is a single request."""
+    apart = right.base - left.base - left.apart * (len(left.requests) - 1)
+    fits = apart > 0 and left.apart in (0, apart) and left.even and right.even
+    if not fits or (left.count, left.bound) != (right.count, right.bound):
+        return None
+    return left._replace(requests=(*left.requests, *right.requests), apart=apart)
 
 
 # Steps of a block have the same rows: what is on the device need not be copied again.
 @lru_cache(maxsize=64)
 def _spans(
     spans: tuple[tuple[int, int, int], ...],
-    lengths: tuple[int, ...] | None,
+    lengths: tuple[int, ...],
+    bases: tuple[int, ...],
     device: torch.device,
     refresh: bool,
 ) -> Rows:
@@ -311,7 +356,8 @@ def _spans(
         counts=counts,
         request=np.repeat(np.array(requests, np.int64), counts),
         position=np.concatenate([nothing, *(np.arange(start, stop) for _, start, stop in spans)]),
-        horizon=np.repeat(np.array(lengths or (_EVERYTHING,) * len(spans), np.int64), counts),
+        horizon=np.repeat(np.array(lengths, np.int64), counts),
+        base=np.repeat(np.array(bases, np.int64), counts),
         device=device,
         refreshed=requests if refresh else (),
     )
@@ -329,6 +375,7 @@ def _join(parts: tuple[Rows, ...]) -> Rows:
         request=request[order],
         position=np.concatenate([part.position for part in parts])[order],
         horizon=np.concatenate([part.horizon for part in parts])[order],
+        base=np.concatenate([part.base for part in parts])[order],
         device=parts[0].device,
         refreshed=tuple(sorted(request for part in parts for request in part.refreshed)),
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from skipstone import DualCache, Engine, Fixed, Model, NoCache, PrefixCache, Threshold
 from skipstone.cache import CachePolicy
-from skipstone.models.base import KVStore
+from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
 from tests.conftest import EOS, MASK, random_model
 from tests.foreign import bare, decode, hf_style, llada_style
@@ -37,7 +37,7 @@ def our_states(model: Model, ids: Tensor) -> list[Tensor]:
     network = model.network
     length = ids.shape[1]
     rows = Rows.spans([(0, 0, length)], ids.device)
-    store = KVStore(network.config, 1, length, network.dtype, ids.device)
+    store = KVStore(network.config, length, network.dtype, ids.device)
     angles = network.angles(rows)
     states = [network.embed(ids[0])]
     for layer in range(network.config.num_layers):

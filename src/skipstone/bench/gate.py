@@ -107,11 +107,12 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
     gate_up_NM, qkv_NHE = values(33, 2 * 12288), values(33, 96, 128)
     angles_2NE = rotary_tables(33, 128, 500000.0, device)
     # Two requests with unequal numbers of rows, in stores that both paths fill alike.
-    rows = Rows.spans([(0, 64, 96), (1, 7, 8)], device)
-    key_BLUE, value_BLUE = values(2, 300, 32, 128), values(2, 300, 32, 128)
+    spans = [(0, 64, 96), (1, 7, 8)]
+    rows = Rows.spans(spans, device, lengths=[300, 290], bases=[0, 304])
+    key_CUE, value_CUE = values(600, 32, 128), values(600, 32, 128)
 
     def rotated() -> Sequence[Tensor]:
-        key, value = key_BLUE.clone(), value_BLUE.clone()
+        key, value = key_CUE.clone(), value_CUE.clone()
         return dispatch.rotate_and_write(qkv_NHE, angles_2NE, key, value, rows), key, value
 
     alone, held = Rows.spans([(0, 0, 33)], device), _references(delta_ND + 4 * x_ND)
@@ -124,7 +125,7 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
         "add_rms_norm": lambda: dispatch.add_rms_norm(x_ND, delta_ND, weight_D, 1e-5),
         "swiglu": lambda: [dispatch.swiglu(gate_up_NM)],
         "rotate_and_write": rotated,
-        "attend": lambda: [dispatch.attend(qkv_NHE[:, :32], key_BLUE, value_BLUE, rows, None)],
+        "attend": lambda: [dispatch.attend(qkv_NHE[:, :32], key_CUE, value_CUE, rows, None)],
         "linear": lambda: [dispatch.linear(x_ND, weight_DD)],
         "linear_swiglu": lambda: [dispatch.linear_swiglu(x_ND, up_MD)],
         "linear_add": lambda: [dispatch.linear_add(delta_ND, x_ND, weight_DD)],

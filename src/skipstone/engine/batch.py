@@ -81,8 +81,16 @@ class Batch:
         start, new = len(request.prompt), len(request.region)
         return new <= self.geometry.gen_length and start + new <= self.geometry.length
 
+    def reserve(self, slot: int, request: Request) -> bool:
+        """Get room for the keys and values of a request; False if there is none now."""
+        base = self.runner.store.admit(slot, request.length)
+        if base is None:
+            return False
+        self.canvas.bases[slot] = base
+        return True
+
     def admit(self, slot: int, request: Request) -> RequestState:
-        """Put a request into a free slot; nothing there may speak of the one before."""
+        """Put a request into a slot that is reserved; nothing there may speak of the one before."""
         settings, config = request.settings, self.config
         self.canvas.admit(slot, request.prompt, request.region, config.mask_id, request.stop_ids)
         # A copy: what an observer saw last may still be on its way to a disk.
@@ -111,6 +119,7 @@ class Batch:
         ids_G = self.host.ids_BG[state.slot, :new].copy()
         status_G = self.host.status_BG[state.slot, :new].copy()
         self.slots[state.slot] = None
+        self.runner.store.release(state.slot)
         return Done(state.request, state.stats, ids_G, status_G)
 
     def session(self, policy: UnmaskPolicy) -> UnmaskSession:

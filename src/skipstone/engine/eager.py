@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from skipstone.models.base import KVStore, Network
+from skipstone.memory.store import KVStore
+from skipstone.models.base import Network
 from skipstone.rows import Rows
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal, Never, Unpack, cast, get_args
 
 from skipstone.checks import checked
+from skipstone.engine.arena import MOST_SLOTS, Arena
 from skipstone.engine.driver import Driver
 from skipstone.engine.finish import result_of
-from skipstone.engine.layout import MOST_SLOTS, Layout, geometry_of
+from skipstone.engine.layout import Layout, geometry_of
 from skipstone.engine.loop import Loop
 from skipstone.engine.observe import Observer
 from skipstone.engine.prompts import Prompt, Prompts, encode, several
@@ -23,6 +24,7 @@ from skipstone.engine.result import Result
 from skipstone.engine.roofline import advice
 from skipstone.engine.settings import Settings, SettingsFields
 from skipstone.errors import ConfigError, NotFiniteError, PromptError, nearest
+from skipstone.memory.limit import MemoryLimit
 from skipstone.models.load import Model
 from skipstone.quoting import shown
 
@@ -50,6 +52,7 @@ class Engine:
         *misplaced: Never,
         runner: RunnerName = "auto",
         slots: int = 16,
+        memory: float | str | None = None,
         **changes: Unpack[SettingsFields],
     ) -> None:
         """Take settings as one value, as keywords, or as a value with some keywords changed.
@@ -61,6 +64,9 @@ class Engine:
             runner: ``eager``, or ``graph`` to replay captured CUDA graphs; ``auto`` does that on
                 a GPU. On a CPU, ``graph`` runs the same code without capturing, for tests.
             slots: how many requests are decoded at once where they are submitted one by one.
+            memory: what their keys and values may take: a share of the memory that is free, or
+                bytes like ``"40GB"``. None: on a GPU half of what is free, taken at the first
+                generation; on a CPU what they need. Requests for which there is no room wait.
             changes: settings by name.
 
         Raises:
@@ -84,7 +90,10 @@ class Engine:
         graphs = runner == "graph" or (runner == "auto" and model.network.device.type == "cuda")
         if not 1 <= cast("int", checked("slots", slots, int)) <= MOST_SLOTS:
             raise ConfigError(f"slots is {shown(slots)}, must be between 1 and {MOST_SLOTS}")
-        self._layout = Layout(model.network, slots, self.settings.gen_length, graphs=graphs)
+        self._arena = Arena(model.network, MemoryLimit.of(memory))
+        self._layout = Layout(
+            model.network, self._arena, slots, self.settings.gen_length, graphs=graphs
+        )
         self._driver = Driver(self._layout.begin)
         self._check_fit(self.settings)
         self._advised = False
@@ -105,6 +114,8 @@ class Engine:
         Raises:
             PromptError: the prompt is none, empty, too long, or has ids that the model does not
                 have.
+            NoRoomError: its keys and values would never fit, or more memory is asked for than there
+                is.
             StalledError: the unmask policy never commits anything.
             NotFiniteError: a number is not finite; the message names the request and the layer.
         """
@@ -130,6 +141,7 @@ class Engine:
 
         Raises:
             PromptError: there is no prompt, or one cannot be used; the message says which.
+            NoRoomError: the keys and values of one would never fit.
             ConfigError: the batch size is not a positive number.
             StalledError: the unmask policy never commits anything.
             NotFiniteError: a number is not finite; the message names the request and the layer,
@@ -173,6 +185,7 @@ class Engine:
 
         Raises:
             PromptError: the prompt cannot be used.
+            NoRoomError: its keys and values would never fit.
             ConfigError: a setting is unknown or does not fit the model.
         """
         settings = self.settings.replace(**changes)
@@ -237,7 +250,7 @@ class Engine:
         own = SettingsFields(eos_stop=False) | changes
         own["gen_length"] = len(ids) - first
         settings = self.settings.replace(**own)
-        request = self._request_of(ids[:first], ids[first:], settings)
+        request = self._request_of(ids[:first], ids[first:], settings, where="the canvas")
         return self._decode([self._handle(request, observer=observer)], observer)[0]
 
     def _decode(self, handles: Sequence[Handle], observer: Observer | None) -> list[Result]:
@@ -283,12 +296,18 @@ class Engine:
                 f"{where} has {len(ids)} tokens and gen_length is {gen_length}: together "
                 f"{len(ids) + gen_length}, more than the model's {config.max_length}; shorten one"
             )
-        return self._request_of(ids, [config.mask_id] * gen_length, settings, sample)
+        return self._request_of(ids, [config.mask_id] * gen_length, settings, sample, where)
 
     def _request_of(
-        self, prompt: Sequence[int], region: Sequence[int], settings: Settings, sample: int = 0
+        self,
+        prompt: Sequence[int],
+        region: Sequence[int],
+        settings: Settings,
+        sample: int = 0,
+        where: str = "the prompt",
     ) -> Request:
         config = self.model.config
+        self._arena.check(len(prompt) + len(region), where)
         return Request(
             prompt=tuple(prompt),
             region=tuple(region),

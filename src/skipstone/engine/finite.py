@@ -14,7 +14,8 @@ from torch import Tensor
 
 from skipstone.engine.eager import EagerLayers
 from skipstone.errors import NotFiniteError
-from skipstone.models.base import KVStore, Network
+from skipstone.memory.store import KVStore
+from skipstone.models.base import Network
 from skipstone.rows import Rows
 
 # Rows whose logits are looked at together.

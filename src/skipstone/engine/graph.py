@@ -1,15 +1,17 @@
 """Layers computed as captured CUDA graphs: hundreds of small launches become one.
 
 A graph repeats the same kernels on the same memory, so everything that changes from step to step
-lies in static tensors: the states that go in, and which rows they are. What is captured is the very
-code of the eager path. Rows are padded to a bucket, so that few graphs serve every number of rows,
-however it is spread over the requests; padding writes nothing.
+lies in static tensors: the states that go in, which rows they are, and how the work of attention is
+cut up. What is captured is the very code of the eager path. Rows are padded to a bucket, so that
+few graphs serve every number of rows, of any requests; padding writes nothing.
 
-Shape letters: N packed rows (padded), D width, L canvas length, B requests.
+Shape letters: N packed rows (padded), D width, W pieces of the work of attention.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,15 +21,20 @@ import torch
 from torch import Tensor
 
 from skipstone.engine.eager import EagerLayers
-from skipstone.models.base import KVStore, Network
+from skipstone.memory.store import KVStore
+from skipstone.models.base import Network
 from skipstone.ops import dispatch as ops
 from skipstone.rows import Rows, upload
 
 if TYPE_CHECKING:
     from torch.cuda.graphs import _POOL_HANDLE
 
+_log = logging.getLogger(__name__)
+
 # Above this, launches hide behind the arithmetic, and the states of a graph would take memory.
 MOST_ROWS = 2048
+# So many have kernels of their own.
+_FEW_ROWS = 64
 # Where the states of every layer are kept, they take as much for each.
 _MOST_ROWS_OF_EVERY = 1024
 
@@ -46,9 +53,9 @@ class Shape(NamedTuple):
     """N, the size of the bucket."""
     splits: bool
     """Whether attention may split the keys that rows see."""
-    spread: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool] | None
-    """Requests, rows of each, how far they see, and whether some do not write, where attention does
-    not read all that from the device."""
+    spread: tuple[tuple[int, ...], tuple[int, ...], bytes, bytes, bool] | None
+    """Requests, rows of each, how far they see, where their keys lie, and whether some do not
+    write, where attention does not read all that from the device."""
 
 
 @dataclass(eq=False)
@@ -61,6 +68,8 @@ class Graph:
     """Static: the states that go in."""
     compute: Callable[[], list[tuple[int, Tensor]]]
     """Launches everything, and gives the states that come out."""
+    attention: ops.CapturedAttention | None
+    """Cuts up its work, where that is read from the device."""
     held: Rows | None = None
     """What ``static`` says at present."""
     seen: bool = False
@@ -74,13 +83,10 @@ class Graph:
         if rows is self.held:
             return
         self._take_writes(rows)
-        held = self.held
-        if held is None or held.where_3N is not rows.where_3N:
-            self.static.where_3N[:, : rows.num_rows].copy_(rows.where_3N)
-        if held is None or (held.requests, held.counts) != (rows.requests, rows.counts):
-            requests = [*self.static.requests, np.iinfo(np.int64).max]
-            starts = np.searchsorted(rows.request, requests)
-            upload(self.static.offset_A1, starts.astype(np.int32))
+        if self.held is None or self.held.where_4N is not rows.where_4N:
+            self.static.where_4N[:, : rows.num_rows].copy_(rows.where_4N)
+            if self.attention is not None and self.static.work_W8 is not None:
+                upload(self.static.work_W8, self.attention.pieces(rows))
         self.held = rows
 
     def _take_writes(self, rows: Rows) -> None:
@@ -116,8 +122,9 @@ class GraphLayers:
     def __init__(self, network: Network, store: KVStore) -> None:
         """Capture over a store, whose memory never moves."""
         self.store = store
+        self._network = network
         self._eager = EagerLayers(network, store)
-        self._width = network.config.width
+        self._width, self._heads = network.config.width, network.config.num_heads
         self._input_ND: Tensor | None = None
         self._graphs = dict[Shape, Graph]()
         self._pool = torch.cuda.graph_pool_handle() if store.keys.is_cuda else None
@@ -126,10 +133,10 @@ class GraphLayers:
         self, first: int, last: int, x_ND: Tensor, rows: Rows, *, every: bool
     ) -> Iterator[tuple[int, Tensor]]:
         """Layers ``first`` to ``last``; see ``Layers``."""
-        if rows.num_rows > _most_rows(every=every):
+        shape = self._shape(first, last, rows, every=every)
+        if shape is None:
             yield from self._eager.run(first, last, x_ND, rows, every=every)
             return
-        shape = self._shape(first, last, rows, every=every)
         if shape not in self._graphs:
             self._graphs[shape] = self._prepare(shape, rows)
         graph, count = self._graphs[shape], rows.num_rows
@@ -140,40 +147,91 @@ class GraphLayers:
     def warm_up(self, spans: Sequence[Span]) -> None:
         """Capture all that any rows may need, so that nothing is captured later.
 
-        Every bucket is computed twice over padding alone, which writes nothing.
+        What is computed is padding alone, which writes nothing.
         """
         if self._pool is None or not ops.attends_by_tensors(self.store.keys):
             return
-        for first, last, every in spans:
-            # The largest first: what it needs in between serves the others, too.
-            for num_rows in reversed(list(buckets(_most_rows(every=every)))):
-                for shape in self._shapes_of(first, last, num_rows, every=every):
-                    self._graphs[shape] = graph = self._prepare(shape, None)
-                    graph.run(self._pool)
-                    graph.run(self._pool)
+        # The largest first: what it needs in between serves the others, too.
+        shapes = [
+            shape
+            for span in spans
+            for num_rows in reversed(list(buckets(_most_rows(every=span[2]))))
+            for shape in self._shapes_of(span, num_rows)
+        ]
+        if not shapes:
+            return
+        # A warning, so that it is on stderr unless somebody wants it elsewhere.
+        _log.warning("skipstone: preparing %d CUDA graphs, once for this engine", len(shapes))
+        for shape in shapes:
+            self._graphs[shape] = graph = self._prepare(shape, None)
+            # Kernels are loaded by their first launch, which must not be captured; those of one
+            # layer are those of all.
+            layer = self._eager.run(shape.first, shape.first, graph.x_ND, graph.static, every=False)
+            deque(layer, maxlen=0)
+            graph.seen = True
+            graph.run(self._pool)
+        self._load_head()
+        self._load_many()
 
-    def _shape(self, first: int, last: int, rows: Rows, *, every: bool) -> Shape:
-        if ops.attends_by_tensors(self.store.keys):
-            splits = ops.splits_keys(rows)
-            return Shape(first, last, every, bucket(rows.num_rows), splits, None)
-        horizon = tuple(rows.horizon.tolist())
-        spread = (rows.requests, rows.counts, horizon, rows.writes_N is not None)
-        return Shape(first, last, every, rows.num_rows, False, spread)
+    def _load_many(self) -> None:
+        """Load the kernels of more rows than a graph has, while nobody uses the store."""
+        # Of unequal lengths: what is dense is left to the library.
+        long = min(MOST_ROWS, self._network.config.max_length)
+        lengths = [*[long] * (MOST_ROWS // long), long - 1, 2]
+        bases = np.cumsum([0, *lengths[:-1]]).tolist()
+        if self.store.cells < sum(lengths) or not self.store.unused:
+            return
+        spans = [(b, 0, length) for b, length in enumerate(lengths)]
+        rows = Rows.spans(spans, self.store.keys.device, lengths=lengths, bases=bases)
+        x_ND = self.store.keys.new_zeros(rows.num_rows, self._width)
+        deque(self._eager.run(1, 1, x_ND, rows, every=False), maxlen=0)
 
-    def _shapes_of(self, first: int, last: int, num_rows: int, *, every: bool) -> list[Shape]:
+    def _load_head(self) -> None:
+        """Load the kernels that score few rows: no step is to be the first that needs one."""
+        assert self._input_ND is not None
+        network = self._network
+        for num_rows in buckets(_FEW_ROWS):
+            logits_NV = network.head(network.final_norm(self._input_ND[:num_rows]))
+            ops.score(logits_NV, network.config.mask_id, None)
+
+    def _shape(self, first: int, last: int, rows: Rows, *, every: bool) -> Shape | None:
+        """The graph that computes these rows; None if they, or their requests, are too many."""
+        most = _most_rows(every=every)
+        if rows.num_rows > most:
+            return None
+        if not ops.attends_by_tensors(self.store.keys):
+            where = (rows.horizon.tobytes(), rows.base.tobytes(), rows.writes_N is not None)
+            spread = (rows.requests, rows.counts, *where)
+            return Shape(first, last, every, rows.num_rows, False, spread)
+        far, num_rows = ops.splits_keys(rows), bucket(rows.num_rows)
+        while num_rows <= most:
+            shape = Shape(first, last, every, num_rows, far and ops.may_split(num_rows), None)
+            if self._attention(shape).holds(rows):
+                return shape
+            num_rows = bucket(num_rows + 1)
+        return None
+
+    def _attention(self, shape: Shape) -> ops.CapturedAttention:
+        keys, size = self.store.keys, self.store.keys.element_size()
+        kv_heads, width = keys.shape[2:]
+        return ops.CapturedAttention(
+            self._heads, kv_heads, width, size, shape.num_rows, far=shape.splits
+        )
+
+    def _shapes_of(self, span: Span, num_rows: int) -> list[Shape]:
         """Those of a bucket that were not captured yet."""
-        whole = Rows.static(1, num_rows, self.store.length, torch.device("cpu"))
-        both = (False, True) if ops.splits_keys(whole) else (False,)
-        shapes = [Shape(first, last, every, num_rows, splits, None) for splits in both]
+        both = (False, True) if ops.may_split(num_rows) else (False,)
+        shapes = [Shape(*span, num_rows, splits, None) for splits in both]
         return [shape for shape in shapes if shape not in self._graphs]
 
     def _prepare(self, shape: Shape, rows: Rows | None) -> Graph:
         keys = self.store.keys
         if shape.spread is None or rows is None:
-            sees = self.store.length if shape.splits else 0
-            static = Rows.static(self.store.slots, shape.num_rows, sees, keys.device)
+            attention = self._attention(shape)
+            sees = ops.FAR if shape.splits else 0
+            static = Rows.static(shape.num_rows, sees, attention.room, keys.device)
         else:
-            static = rows.own()
+            attention, static = None, rows.own()
         # All graphs read their input from the same memory: one runs at a time.
         if self._input_ND is None or len(self._input_ND) < shape.num_rows:
             most = max(shape.num_rows, MOST_ROWS if keys.is_cuda else 0)
@@ -185,12 +243,13 @@ class GraphLayers:
         def compute() -> list[tuple[int, Tensor]]:
             return list(eager.run(shape.first, shape.last, x_ND, static, every=shape.every))
 
-        return Graph(static, x_ND, compute)
+        return Graph(static, x_ND, compute, attention)
 
 
 def bucket(count: int) -> int:
     """A number of rows that many are padded to: at most a quarter more, where that matters."""
-    step = 16 if count <= 64 else 32 if count <= 256 else 64 if count <= 1024 else 128
+    # Each of them is captured before the first step: 32 graphs in all.
+    step = 16 if count <= 64 else 32 if count <= 128 else 64 if count <= 1024 else 256
     return -(-count // step) * step
 
 

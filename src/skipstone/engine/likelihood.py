@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice, product
 from math import comb
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,9 @@ from skipstone.engine.engine import Engine
 from skipstone.engine.finite import not_finite
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, PromptError
-from skipstone.models.base import KVStore, Network
+from skipstone.memory.ranges import rounded
+from skipstone.memory.store import KVStore
+from skipstone.models.base import Network
 from skipstone.models.load import Model
 from skipstone.rows import Rows, to_device
 from skipstone.unmask import Fixed
@@ -194,8 +196,9 @@ def _forward(network: Network, batch: Sequence[_Copy]) -> list[float]:
         ids_BL[b, :length] = [*copy.question.context, *copy.question.answer]
         masked_BL[b, len(copy.question.context) : length] = copy.masked_A
     spans = [(b, 0, int(n)) for b, n in enumerate(lengths)]
-    rows = Rows.spans(spans, network.device, lengths=lengths.tolist())
-    store = KVStore(config, len(batch), longest, network.dtype, network.device)
+    store = KVStore(config, sum(map(rounded, lengths.tolist())), network.dtype, network.device)
+    bases = [cast("int", store.admit(b, n)) for b, n in enumerate(lengths.tolist())]
+    rows = Rows.spans(spans, network.device, lengths=lengths.tolist(), bases=bases)
     shown_BL = to_device(np.where(masked_BL, config.mask_id, ids_BL), network.device)
     x_ND = network.embed(shown_BL[rows.request_N, rows.position_N])
     layers = EagerLayers(network, store)

@@ -92,17 +92,19 @@ class Loop:
     def admit(self) -> None:
         """Give free slots to those that wait and may share this batch."""
         for slot in self.batch.free:
-            handle = self._next_waiting()
+            handle = self._next_waiting(slot)
             if handle is None:
                 return
             try:
                 state = self.batch.admit(slot, handle.request)
             except BaseException as error:
+                self.batch.runner.store.release(slot)
                 handle.fail(error)
                 raise
             state.handle = handle
 
-    def _next_waiting(self) -> Handle | None:
+    def _next_waiting(self, slot: int) -> Handle | None:
+        """The first that waits, with room reserved for it."""
         while self.queue:
             handle = self.queue[0]
             if handle.done():
@@ -110,6 +112,9 @@ class Loop:
                 continue
             if not (handle.shares_with(self.takes) and self.batch.fits(handle.request)):
                 # It waits until this batch is done; so do those behind it, to keep their order.
+                return None
+            if not self.batch.reserve(slot, handle.request):
+                # Others will leave and make room.
                 return None
             return self.queue.popleft()
         return None

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from skipstone.canvas import HostCanvas, Moment
 from skipstone.engine.settings import Settings
-from skipstone.models.base import KVStore
+from skipstone.memory.store import KVStore
 from skipstone.models.load import Model
 from skipstone.rows import Rows
 from skipstone.skip import SkipScores

@@ -19,7 +19,8 @@ from torch import Tensor
 from skipstone.canvas import Moment
 from skipstone.engine.eager import EagerLayers
 from skipstone.engine.observe import TappedStates, Taps
-from skipstone.models.base import KVStore, Network
+from skipstone.memory.store import KVStore
+from skipstone.models.base import Network
 from skipstone.rows import Arriving, Rows, to_device, to_host
 from skipstone.skip import SkipScores, SkipSession
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from skipstone.ops import dispatch as ops
+from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
 
 
@@ -47,60 +47,6 @@ class ModelConfig:
     def head_width(self) -> int:
         """E, the width of one attention head."""
         return self.width // self.num_heads
-
-
-class KVStore:
-    """Keys and values of every position of every request, addressed by absolute position.
-
-    A forward overwrites the rows it computes; every other position keeps what it has. Keys are
-    stored rotated, so nothing is rotated twice. Each request has room for ``length`` positions, of
-    which it may need fewer: what a row sees ends at its horizon.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        batch: int,
-        length: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        """Allocate an empty store."""
-        shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_width)
-        # What no row sees is never attended, but 0 x NaN is NaN: what SDPA masks must be finite.
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.visible_BL: Tensor | None = None
-        """bool: False where a position is hidden from all rows; None hides nothing."""
-
-    @property
-    def slots(self) -> int:
-        """B, requests that have room at once."""
-        return self.keys.shape[1]
-
-    @property
-    def length(self) -> int:
-        """L, positions for which each of them has room."""
-        return self.keys.shape[2]
-
-    def fits(self, slots: int, length: int) -> bool:
-        """Whether this store has room for so many requests of so many positions."""
-        return self.slots >= slots and self.length >= length
-
-    def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
-        """Overwrite the keys and values of ``rows`` in one layer. Changes the store.
-
-        Args:
-            layer: counted from 0.
-            rows: whose they are.
-            qkv_NHE: H + 2 U heads: queries, keys and values, none of them rotated yet.
-            angles_2NE: cosine and sine at the positions of the rows.
-
-        Returns:
-            Rotated queries [N, H, E].
-        """
-        keys, values = self.keys[layer], self.values[layer]
-        return ops.rotate_and_write(qkv_NHE, angles_2NE, keys, values, rows)
 
 
 class Network(Protocol):

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skipstone.models.base import KVStore, ModelConfig
+from skipstone.memory.store import KVStore
+from skipstone.models.base import ModelConfig
 from skipstone.ops import dispatch as ops
 from skipstone.rows import Rows
 

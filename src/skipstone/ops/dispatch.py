@@ -14,19 +14,21 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.canvas import Moment
-from skipstone.ops import reference
+from skipstone.ops import attention_work, reference
 from skipstone.ops.reference import Bars, Committed, Judged, References, Scored, rotary_tables
 from skipstone.rows import Rows
 
 __all__ = [
     "Bars",
+    "CapturedAttention",
     "Committed",
     "Judged",
     "References",
@@ -179,14 +181,14 @@ def linear_add_rms_norm(
 
 
 def rotate_and_write(
-    qkv_NHE: Tensor, angles_2NE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows
+    qkv_NHE: Tensor, angles_2NE: Tensor, key_CUE: Tensor, value_CUE: Tensor, rows: Rows
 ) -> Tensor:
     """See ``reference.rotate_and_write``."""
     if refusal(qkv_NHE):
-        return reference.rotate_and_write(qkv_NHE, angles_2NE, key_BLUE, value_BLUE, rows)
+        return reference.rotate_and_write(qkv_NHE, angles_2NE, key_CUE, value_CUE, rows)
     from skipstone.ops import triton_rows
 
-    return triton_rows.rotate_and_write(qkv_NHE, angles_2NE, key_BLUE, value_BLUE, rows)
+    return triton_rows.rotate_and_write(qkv_NHE, angles_2NE, key_CUE, value_CUE, rows)
 
 
 def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
@@ -200,27 +202,76 @@ def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
 
 def attend(
     q_NHE: Tensor,
-    key_BLUE: Tensor,
-    value_BLUE: Tensor,
+    key_CUE: Tensor,
+    value_CUE: Tensor,
     rows: Rows,
     visible_BL: Tensor | None = None,
 ) -> Tensor:
-    """See ``reference.attend``; rows beyond ``rows.offset_A1[-1]`` give zeros."""
+    """See ``reference.attend``; padding rows of a captured graph give zeros."""
     if not attends_by_tensors(q_NHE) or left_to_torch(rows, visible_BL):
-        return reference.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+        return reference.attend(q_NHE, key_CUE, value_CUE, rows, visible_BL)
     from skipstone.ops import triton_attend
 
-    return triton_attend.attend(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
+    return triton_attend.attend(q_NHE, key_CUE, value_CUE, rows, visible_BL)
 
 
 def splits_keys(rows: Rows) -> bool:
-    """Whether attention that finds its rows through tensors may split the keys that they see.
+    """Whether attention may split the keys that these rows see.
 
     This is all that a captured graph must know of lengths.
     """
-    from skipstone.ops import triton_attend
+    return attention_work.splits(rows)
 
-    return triton_attend.splits(rows)
+
+def may_split(num_rows: int) -> bool:
+    """Whether attention of so many rows, padding included, may split keys."""
+    return num_rows <= attention_work.MOST_ROWS_OF_SPLIT
+
+
+FAR = 2 * attention_work.LEAST_KEYS
+"""Who sees so many keys sees far."""
+
+
+class CapturedAttention(NamedTuple):
+    """Attention in a captured graph: what is cut into pieces, and for how many there is room."""
+
+    heads: int
+    """Of the queries."""
+    kv_heads: int
+    width: int
+    itemsize: int
+    """Bytes of a number."""
+    num_rows: int
+    """Of the graph, padding included."""
+    far: bool
+    """Whether keys may be split."""
+
+    @property
+    def room(self) -> int:
+        """W, the most pieces."""
+        return attention_work.pieces_of(self.num_rows)
+
+    @property
+    def _group(self) -> int:
+        from skipstone.ops import triton_attend
+
+        return triton_attend.group_of(self.heads, self.kv_heads)
+
+    @property
+    def _tiles(self) -> attention_work.Tiles:
+        shape = (self.num_rows, self.heads, self._group, self.width, self.itemsize)
+        return attention_work.tiles_for(*shape, far=self.far)
+
+    def holds(self, rows: Rows) -> bool:
+        """Whether there is room for all pieces of these rows; many requests have many."""
+        tile = self._tiles.slots // self._group
+        padding = -(-(self.num_rows - rows.num_rows) // tile)
+        return padding >= 0 and attention_work.count(rows, tile) + padding <= self.room
+
+    def pieces(self, rows: Rows) -> np.ndarray:
+        """int32 [W, 8], as ``attention_work.pieces`` gives it."""
+        shape = (self._tiles, self._group, self.heads)
+        return attention_work.pieces(rows, *shape, num_rows=self.num_rows, room=self.room)
 
 
 def attends_by_tensors(keys: Tensor) -> bool:
@@ -234,10 +285,10 @@ def attends_by_tensors(keys: Tensor) -> bool:
 
 def left_to_torch(rows: Rows, visible_BL: Tensor | None) -> bool:
     """Whether PyTorch's attention is faster for these rows."""
-    # With ``writes_N`` there may be padding, of which the host's counts know nothing.
-    dense = rows.uniform and visible_BL is None and rows.writes_N is None
-    alike = dense and rows.num_rows > 0 and (rows.horizon == rows.horizon[0]).all()
-    return bool(alike) and rows.widest > MOST_ROWS_OF_KERNEL
+    # A captured graph may be given other rows, of which the host's counts know nothing.
+    dense = rows.work_W8 is None and rows.writes_N is None and visible_BL is None
+    one = len(rows.alike) == 1 and rows.alike[0].even
+    return dense and one and rows.widest > MOST_ROWS_OF_KERNEL
 
 
 def similarity(

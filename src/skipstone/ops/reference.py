@@ -1,7 +1,7 @@
 """Reference operations: readable, in fp32 or better where it decides something, never optimised.
 
-Shape letters: N packed rows, D width, V vocabulary, A requests with rows, R rows of the widest
-request, L canvas length, H query heads, U key/value heads, E head width, S compared layers,
+Shape letters: N packed rows, D width, V vocabulary, A requests that lie alike, R rows of each of
+them, C cells, L canvas length, H query heads, U key/value heads, E head width, S compared layers,
 B requests, W reference slots of a request, G generation length; of products K inner width, O
 outputs, M gate and up together.
 """
@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.canvas import Moment, Status
-from skipstone.rows import Rows
+from skipstone.rows import Alike, Rows
 
 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -81,55 +80,55 @@ def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
 
 
 def write_rows(
-    key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, new_key_NUE: Tensor, new_value_NUE: Tensor
+    key_CUE: Tensor, value_CUE: Tensor, rows: Rows, new_key_NUE: Tensor, new_value_NUE: Tensor
 ) -> None:
     """Overwrite keys and values at the positions of ``rows``. Changes the first two.
 
     Rows that are not among ``rows.writes_N`` leave everything as it was.
     """
-    request_N, position_N, writes_N = rows.request_N, rows.position_N, rows.writes_N
+    cell_N, writes_N = rows.cell_N, rows.writes_N
     if writes_N is not None:
         # A row that must not write repeats one that does: the place of padding may be taken.
         own_N = torch.arange(writes_N.shape[0], device=writes_N.device)
         source_N = torch.where(writes_N, own_N, writes_N.int().argmax())
-        request_N, position_N = request_N[source_N], position_N[source_N]
+        cell_N = cell_N[source_N]
         # Without any such row all of them repeat what is there.
         any_N11 = writes_N[source_N][:, None, None]
         new_key_NUE, new_value_NUE = (
-            torch.where(any_N11, new[source_N], old[request_N, position_N])
-            for new, old in ((new_key_NUE, key_BLUE), (new_value_NUE, value_BLUE))
+            torch.where(any_N11, new[source_N], old[cell_N])
+            for new, old in ((new_key_NUE, key_CUE), (new_value_NUE, value_CUE))
         )
-    key_BLUE[request_N, position_N] = new_key_NUE
-    value_BLUE[request_N, position_N] = new_value_NUE
+    key_CUE[cell_N] = new_key_NUE
+    value_CUE[cell_N] = new_value_NUE
 
 
 def rotate_and_write(
-    qkv_NHE: Tensor, angles_2NE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows
+    qkv_NHE: Tensor, angles_2NE: Tensor, key_CUE: Tensor, value_CUE: Tensor, rows: Rows
 ) -> Tensor:
     """Rotate queries and keys of ``rows``, and overwrite their keys and values in the store.
 
     Args:
         qkv_NHE: H + 2 U heads: queries, keys and values of the rows.
         angles_2NE: cosine and sine at the positions of the rows.
-        key_BLUE: keys of all requests, stored rotated. Changed.
-        value_BLUE: values of all requests. Changed.
+        key_CUE: keys of all cells, stored rotated. Changed.
+        value_CUE: values of all cells. Changed.
         rows: whose they are.
 
     Returns:
         Rotated queries [N, H, E], contiguous.
     """
-    kv_heads = key_BLUE.shape[2]
+    kv_heads = key_CUE.shape[1]
     turned, value_NUE = qkv_NHE.tensor_split([qkv_NHE.shape[1] - kv_heads], dim=1)
     turned = rotate(turned, angles_2NE)
     q_NHE, key_NUE = turned.tensor_split([turned.shape[1] - kv_heads], dim=1)
-    write_rows(key_BLUE, value_BLUE, rows, key_NUE, value_NUE)
+    write_rows(key_CUE, value_CUE, rows, key_NUE, value_NUE)
     return q_NHE.contiguous()
 
 
 def attend(
     q_NHE: Tensor,
-    key_BLUE: Tensor,
-    value_BLUE: Tensor,
+    key_CUE: Tensor,
+    value_CUE: Tensor,
     rows: Rows,
     visible_BL: Tensor | None = None,
 ) -> Tensor:
@@ -137,77 +136,61 @@ def attend(
 
     Args:
         q_NHE: rotated queries of the rows.
-        key_BLUE: keys of all requests, stored rotated.
-        value_BLUE: values of all requests.
+        key_CUE: keys of all cells, stored rotated.
+        value_CUE: values of all cells.
         rows: whose queries these are.
         visible_BL: bool, False where a position is hidden from all rows; None hides nothing.
 
     Returns:
         [N, H*E] in the dtype of the queries.
     """
-    if not rows.alike:
-        return _attend_padded(q_NHE, key_BLUE, value_BLUE, rows, visible_BL)
-    # Requests of few rows are not padded to one that computes its whole canvas.
-    out = q_NHE.new_empty(q_NHE.shape[0], q_NHE[0].numel())
-    for part, index_N in rows.alike:
-        out[index_N] = _attend_padded(q_NHE[index_N], key_BLUE, value_BLUE, part, visible_BL)
+    if len(rows.alike) == 1:
+        return _attend_alike(q_NHE, key_CUE, value_CUE, rows, rows.alike[0], visible_BL)
+    out = q_NHE.new_empty(q_NHE.shape[0], q_NHE.shape[1] * q_NHE.shape[2])
+    for part in rows.alike:
+        mine = slice(part.first, part.first + part.count * len(part.requests))
+        out[mine] = _attend_alike(q_NHE[mine], key_CUE, value_CUE, rows, part, visible_BL)
     return out
 
 
-def _attend_padded(
-    q_NHE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows, visible_BL: Tensor | None
+def _attend_alike(
+    q_NHE: Tensor,
+    key_CUE: Tensor,
+    value_CUE: Tensor,
+    rows: Rows,
+    part: Alike,
+    visible_BL: Tensor | None,
 ) -> Tensor:
+    """Attention of the rows of requests that lie alike, over a view of their keys."""
     _, heads, width = q_NHE.shape
-    requests = len(rows.requests)
-    # A slice is a view; nothing beyond the farthest horizon is read.
-    bound = min(key_BLUE.shape[1], int(rows.horizon.max(initial=0)))
-    key_BLUE, value_BLUE = key_BLUE[:, :bound], value_BLUE[:, :bound]
-    visible_BL = None if visible_BL is None else visible_BL[:, :bound]
-    if requests < key_BLUE.shape[0]:
-        whose = _consecutive(rows)
-        key_BLUE, value_BLUE = key_BLUE[whose], value_BLUE[whose]
-        visible_BL = None if visible_BL is None else visible_BL[whose]
-    mask = _mask(rows, bound, visible_BL)
-    if rows.uniform:
-        q_ARHE = q_NHE.view(requests, -1, heads, width)
-    else:
-        # Unused slots of shorter requests attend like any row; their output is never read.
-        q_ARHE = q_NHE.new_zeros(requests * rows.widest, heads, width)
-        q_ARHE[rows.padded_N] = q_NHE
-        q_ARHE = q_ARHE.view(requests, -1, heads, width)
-    out_AHRE = F.scaled_dot_product_attention(
-        q_ARHE.transpose(1, 2),
-        key_BLUE.transpose(1, 2),
-        value_BLUE.transpose(1, 2),
-        attn_mask=mask,
-        enable_gqa=heads != key_BLUE.shape[2],
+    requests = len(part.requests)
+    key_ALUE, value_ALUE = (
+        whole.as_strided(
+            (requests, part.bound, *whole.shape[1:]),
+            (part.apart * whole.stride(0), *whole.stride()),
+            whole.storage_offset() + part.base * whole.stride(0),
+        )
+        for whole in (key_CUE, value_CUE)
     )
-    out = out_AHRE.transpose(1, 2).reshape(-1, heads * width)
-    return out if rows.uniform else out[rows.padded_N]
+    out_AHRE = F.scaled_dot_product_attention(
+        q_NHE.view(requests, part.count, heads, width).transpose(1, 2),
+        key_ALUE.transpose(1, 2),
+        value_ALUE.transpose(1, 2),
+        attn_mask=_mask(rows, part, visible_BL),
+        enable_gqa=heads != key_CUE.shape[1],
+    )
+    return out_AHRE.transpose(1, 2).reshape(-1, heads * width)
 
 
-def _consecutive(rows: Rows) -> slice | Tensor:
-    """Which requests have rows: as a slice, which copies nothing, where they stand together."""
-    first, last = rows.requests[0], rows.requests[-1]
-    whole = last - first + 1 == len(rows.requests)
-    return slice(first, last + 1) if whole else rows.request_A
-
-
-def _mask(rows: Rows, bound: int, visible_BL: Tensor | None) -> Tensor | None:
-    """Bool [A, 1, 1 or R, L]: what is seen of the first ``bound`` positions; None if all is."""
-    shown = None if visible_BL is None else visible_BL[:, None, None, :]
-    if (rows.horizon >= bound).all():
+def _mask(rows: Rows, part: Alike, visible_BL: Tensor | None) -> Tensor | None:
+    """Bool [A, 1, 1 or R, L]: what is seen of the first L positions; None if all is."""
+    shown = None
+    if visible_BL is not None:
+        shown = visible_BL[list(part.requests), None, None, : part.bound]
+    if part.even:
         return shown
-    first = np.cumsum((0, *rows.counts[:-1]))
-    horizon_A = rows.horizon[first]
-    if (np.repeat(horizon_A, rows.counts) == rows.horizon).all():
-        horizon = torch.from_numpy(horizon_A).to(rows.device)[:, None, None, None]
-    else:
-        # Unused slots see everything, so that no row sees nothing.
-        horizon = torch.full((len(rows.counts) * rows.widest,), bound, device=rows.device)
-        horizon[rows.padded_N] = rows.horizon_N
-        horizon = horizon.view(len(rows.counts), 1, -1, 1)
-    inside = torch.arange(bound, device=rows.device) < horizon
+    horizon_R = rows.horizon_N[part.first : part.first + part.count]
+    inside = torch.arange(part.bound, device=rows.device) < horizon_R[None, None, :, None]
     return inside if shown is None else inside & shown
 
 

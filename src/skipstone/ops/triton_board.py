@@ -24,6 +24,10 @@ from skipstone.rows import Rows
 _ROWS = 128
 _RANKED = 16
 _PIECE = 256
+# Of a request, whatever its length: a kernel for each length would be compiled when it comes.
+_OFFSETS = 512
+# So many at once are looked through in one go; a batch has no more.
+_REQUESTS = 256
 
 
 @triton.jit
@@ -51,7 +55,8 @@ def _rank_kernel(key_ptr, rank_ptr, gen_length, BLOCK: tl.constexpr, PIECE: tl.c
     tl.store(rank_ptr + at, rank.to(tl.int64), mask=at < gen_length)
 
 
-@triton.jit(do_not_specialize=["length", "gen_length"])
+# A row of a table may begin anywhere: nothing is to be compiled for where it does.
+@triton.jit(do_not_specialize=["start_ptr", "stop_ptr", "steps_ptr", "length", "gen_length"])
 def _share_kernel(
     rank_ptr,
     confidence_ptr,
@@ -87,7 +92,19 @@ def _share_kernel(
         tl.store(out_ptr + row + at, chosen, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_rows", "gen_length"])
+@triton.jit(
+    do_not_specialize=[
+        "new_token_ptr",
+        "new_confidence_ptr",
+        "new_runner_up_ptr",
+        "new_runner_up_confidence_ptr",
+        "request_ptr",
+        "position_ptr",
+        "forward_ptr",
+        "num_rows",
+        "gen_length",
+    ]
+)
 def _note_kernel(
     token_ptr,
     confidence_ptr,
@@ -167,7 +184,7 @@ def _leader(
     return tl.where(broken_at < gen_length, broken_at, best_at)
 
 
-@triton.jit(do_not_specialize=["requests", "length", "gen_length"])
+@triton.jit(do_not_specialize=["forward_ptr", "position_ptr", "requests", "length", "gen_length"])
 def _offer_kernel(
     status_ptr,
     region_ptr,
@@ -241,7 +258,7 @@ def _written(
     return commit, token, tl.where(commit, COMMITTED, status), broken
 
 
-@triton.jit(do_not_specialize=["batch", "length", "gen_length", "eos_id"])
+@triton.jit(do_not_specialize=["forward_ptr", "batch", "length", "gen_length", "eos_id"])
 def _commit_kernel(
     ids_ptr,
     status_ptr,
@@ -316,18 +333,13 @@ def _commit_kernel(
         tl.store(committed_ptr + row + position, old, mask=position < length)
 
 
-def _piece(size: int, most: int = 1024) -> int:
-    """How much of a request a program takes at a time."""
-    return min(most, triton.next_power_of_2(size))
-
-
 def rank(key_BG: Tensor) -> Tensor:
     """As ``reference.rank``."""
     key_BG = key_BG.contiguous()
     batch, gen_length = key_BG.shape
     rank_BG = torch.empty_like(key_BG, dtype=torch.int64)
     _rank_kernel[(batch, triton.cdiv(gen_length, _RANKED))](
-        key_BG, rank_BG, gen_length, BLOCK=_RANKED, PIECE=_piece(gen_length, _PIECE), num_warps=4
+        key_BG, rank_BG, gen_length, BLOCK=_RANKED, PIECE=_PIECE, num_warps=4
     )
     return rank_BG
 
@@ -348,7 +360,7 @@ def share(rank_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
         canvas.ids_BL.shape[1],
         canvas.gen_length,
         MASK=int(Status.MASK),
-        BLOCK=_piece(canvas.gen_length),
+        BLOCK=_OFFSETS,
         num_warps=4,
     )
     return chosen_BG
@@ -411,8 +423,8 @@ def offer(
         canvas.gen_length,
         MASK=int(Status.MASK),
         LEADS=requests > 0,
-        REQUESTS=triton.next_power_of_2(max(1, requests)),
-        BLOCK=_piece(canvas.gen_length),
+        REQUESTS=max(_REQUESTS, triton.next_power_of_2(requests)),
+        BLOCK=_OFFSETS,
         num_warps=4,
     )
     return offered_BG
@@ -455,7 +467,7 @@ def commit(
         BROKEN=int(Status.BROKEN),
         STOPS=eos_id is not None,
         IDS=MOST_STOP_IDS,
-        BLOCK=_piece(length),
+        BLOCK=_OFFSETS,
         num_warps=4,
     )
     return Committed(commit_BG, committed_BL, region_2BG)

@@ -65,22 +65,20 @@ def _swiglu_kernel(
     tl.store(out_ptr + row * WIDTH + column, out.to(gate.dtype), mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["base_ptr", "position_ptr", "writes_ptr", "num_rows"])
 def _rotate_and_write_kernel(
     qkv_ptr,
     angles_ptr,
     q_ptr,
     key_ptr,
     value_ptr,
-    request_ptr,
+    base_ptr,
     position_ptr,
     writes_ptr,
     row_stride,
-    key_stride_b,
-    key_stride_l,
+    key_stride_c,
     key_stride_u,
-    value_stride_b,
-    value_stride_l,
+    value_stride_c,
     value_stride_u,
     num_rows,
     HEADS: tl.constexpr,
@@ -121,15 +119,15 @@ def _rotate_and_write_kernel(
     written = inside
     if not ALL_WRITE:
         written &= tl.load(writes_ptr + tl.broadcast_to(row, (1, 1))) != 0
-    request, position = tl.load(request_ptr + row), tl.load(position_ptr + row)
+    cell = tl.load(base_ptr + row) + tl.load(position_ptr + row)
     is_key = written & (head >= HEADS) & (head < TURNED)
-    to_ptr = key_ptr + request * key_stride_b + position * key_stride_l
+    to_ptr = key_ptr + cell * key_stride_c
     to_ptr += (head - HEADS) * key_stride_u + lane
     tl.store(to_ptr, new_x, mask=is_key)
     tl.store(to_ptr + HALF, new_y, mask=is_key)
 
     is_value = written & (head >= TURNED)
-    to_ptr = value_ptr + request * value_stride_b + position * value_stride_l
+    to_ptr = value_ptr + cell * value_stride_c
     to_ptr += (head - TURNED) * value_stride_u + lane
     tl.store(to_ptr, left, mask=is_value)
     tl.store(to_ptr + HALF, right, mask=is_value)
@@ -192,35 +190,31 @@ def swiglu(gate_up_NM: Tensor) -> Tensor:
 
 
 def rotate_and_write(
-    qkv_NHE: Tensor, angles_2NE: Tensor, key_BLUE: Tensor, value_BLUE: Tensor, rows: Rows
+    qkv_NHE: Tensor, angles_2NE: Tensor, key_CUE: Tensor, value_CUE: Tensor, rows: Rows
 ) -> Tensor:
     """As ``reference.rotate_and_write``, for float32 and shorter; a store may be a strided view."""
-    assert key_BLUE.stride(-1) == value_BLUE.stride(-1) == 1
+    assert key_CUE.stride(-1) == value_CUE.stride(-1) == 1
     num_rows, all_heads, width = qkv_NHE.shape
     if qkv_NHE.stride()[1:] != (width, 1):
         qkv_NHE = qkv_NHE.contiguous()
-    kv_heads = key_BLUE.shape[2]
+    kv_heads = key_CUE.shape[1]
     heads = all_heads - 2 * kv_heads
     q_NHE = qkv_NHE.new_empty(num_rows, heads, width)
-    key_stride_b, key_stride_l, key_stride_u, _ = key_BLUE.stride()
-    value_stride_b, value_stride_l, value_stride_u, _ = value_BLUE.stride()
     block_heads = 16
     _rotate_and_write_kernel[(num_rows, triton.cdiv(all_heads, block_heads))](
         qkv_NHE,
         angles_2NE.contiguous(),
         q_NHE,
-        key_BLUE,
-        value_BLUE,
-        rows.request_N,
+        key_CUE,
+        value_CUE,
+        rows.base_N,
         rows.position_N,
-        rows.request_N if rows.writes_N is None else rows.writes_N.view(torch.int8),
+        rows.base_N if rows.writes_N is None else rows.writes_N.view(torch.int8),
         qkv_NHE.stride(0),
-        key_stride_b,
-        key_stride_l,
-        key_stride_u,
-        value_stride_b,
-        value_stride_l,
-        value_stride_u,
+        key_CUE.stride(0),
+        key_CUE.stride(1),
+        value_CUE.stride(0),
+        value_CUE.stride(1),
         num_rows,
         HEADS=heads,
         KV_HEADS=kv_heads,

@@ -39,7 +39,7 @@ def _state(address_ptr, layer, like_ptr, ALIGNED: tl.constexpr):
     return state_ptr
 
 
-@triton.jit(do_not_specialize=["num_rows", "batch", "length", "slots"])
+@triton.jit(do_not_specialize=["position_ptr", "num_rows", "batch", "length", "slots"])
 def _similarity_kernel(
     address_ptr,
     reference_ptr,
@@ -81,7 +81,7 @@ def _similarity_kernel(
     tl.store(out_ptr + layer * num_rows + row, cosine.to(tl.float64))
 
 
-@triton.jit(do_not_specialize=["num_rows", "batch", "length", "slots"])
+@triton.jit(do_not_specialize=["position_ptr", "fresh_ptr", "num_rows", "batch", "length", "slots"])
 def _judge_kernel(
     similarity_ptr,
     slot_ptr,
@@ -149,7 +149,9 @@ def _judge_kernel(
     tl.store(found_ptr + num_rows + row, forward, mask=inside)
 
 
-@triton.jit(do_not_specialize=["batch", "length", "slots"])
+@triton.jit(
+    do_not_specialize=["position_ptr", "keep_ptr", "forward_ptr", "batch", "length", "slots"]
+)
 def _replace_kernel(
     address_ptr,
     reference_ptr,

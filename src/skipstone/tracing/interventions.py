@@ -18,7 +18,8 @@ from skipstone.canvas import Moment
 from skipstone.diagnosis.experiment import STRAIGHT, Pairs, Patch, Turn
 from skipstone.engine.runner import Pass
 from skipstone.engine.scoring import Scorer
-from skipstone.models.base import KVStore, ModelConfig, Network
+from skipstone.memory.store import KVStore
+from skipstone.models.base import ModelConfig, Network
 from skipstone.ops import reference as ops
 from skipstone.record import Tap
 from skipstone.rows import Rows
@@ -171,9 +172,13 @@ class _TurnedStore(KVStore):
     """Writes through to a store, with queries and keys rotated otherwise."""
 
     def __init__(self, inner: KVStore, rotation: _Rotation) -> None:
-        self._rotation = rotation
+        self._inner, self._rotation = inner, rotation
         self.keys, self.values = inner.keys, inner.values
         self.visible_BL = inner.visible_BL
+
+    def base(self, slot: int) -> int:
+        """As it is."""
+        return self._inner.base(slot)
 
     def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
@@ -204,7 +209,7 @@ class _PatchedStore(KVStore):
             if patch is not None:
                 where = torch.from_numpy(patch.positions.astype(np.int64)).to(store.device)
                 new = torch.from_numpy(patch.values.astype(np.float64)).to(store)
-                store[layer, 0, where] = new.unflatten(-1, store.shape[-2:])
+                store[layer, self._inner.base(0) + where] = new.unflatten(-1, store.shape[-2:])
 
 
 class PatchedScorer(Scorer):

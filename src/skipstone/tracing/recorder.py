@@ -165,9 +165,10 @@ def _stored(view: StepView, place: Place) -> Rowed:
     """Keys and values of every position of one request, layer by layer."""
     length = place.prompt_length + view.moment.canvas.gen_length
     positions, taken = np.arange(length, dtype=np.int32), Rowed()
+    base = view.moment.canvas.bases[place.request]
     for tap, store in ((Tap.KEY, view.store.keys), (Tap.VALUE, view.store.values)):
         for layer in range(store.shape[0]):
-            values = to_numpy(store[layer, place.request, :length].flatten(1))
+            values = to_numpy(store[layer, base : base + length].flatten(1))
             taken[TensorKey(place.forward, tap, layer + 1)] = (positions, values)
     return taken
 

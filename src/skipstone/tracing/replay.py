@@ -108,6 +108,8 @@ class Replayer:
         self._prompts = _prompts(record, lead)
         self.settings = settings
         self.stepper = Engine(self._model, settings).start(self._prompts).stepper
+        if lead.hidden == "padding seen":
+            _reserve_padding(self.batch)
         self.batch.ages = Ages.start(self.batch.canvas)
         self.batch.scorer = PatchedScorer(self.batch.scorer, lead.patches)
         if observer is not None:
@@ -146,6 +148,17 @@ class Replayer:
             _hide(self.batch, block, self._lead.hidden, self._lead.seen)
         moment = self.batch.together(block, step.step, step.forward)
         self.stepper.step(moment, recovery=step.recovery)
+
+
+def _reserve_padding(batch: Batch) -> None:
+    """Give every request cells for the whole canvas, so that there is padding to be seen."""
+    store, canvas = batch.runner.store, batch.canvas
+    for state in batch.states:
+        store.release(state.slot)
+    for state in batch.states:
+        base = store.admit(state.slot, canvas.ids_BL.shape[1])
+        assert base is not None, "a store for a replay grows"
+        canvas.bases[state.slot] = base
 
 
 def _check_ids(step: StepRecord, vocab_size: int) -> None:
@@ -257,6 +270,7 @@ class _LedCache:
             request=np.repeat(np.array(moment.active), positions.size),
             position=np.concatenate([_shifted(positions, step, starts[b]) for b in moment.active]),
             horizon=np.repeat([moment.canvas.length_of(b) for b in moment.active], positions.size),
+            base=np.repeat([moment.canvas.bases[b] for b in moment.active], positions.size),
             device=moment.canvas.device,
             refreshed=moment.active if step.refresh else (),
         )

@@ -1,0 +1,153 @@
+"""The K/V store: one arena of cells for the keys and values of all requests.
+
+Shape letters: N packed rows, C cells, H query heads, U key/value heads, E head width, B requests,
+L canvas length.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from skipstone.memory.ranges import Ranges, rounded
+from skipstone.ops import dispatch as ops
+from skipstone.rows import Rows
+
+
+class KVConfig(Protocol):
+    """What a store must know of a model."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers, each of which has keys and values of its own."""
+        ...
+
+    @property
+    def num_kv_heads(self) -> int:
+        """U."""
+        ...
+
+    @property
+    def head_width(self) -> int:
+        """E."""
+        ...
+
+
+def cell_bytes(config: KVConfig, dtype: torch.dtype) -> int:
+    """What one position of one request takes, in all layers."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_width * dtype.itemsize
+
+
+class KVStore:
+    """Keys and values of every position of every request.
+
+    A request has a range of cells while it is in its slot: position ``p`` is in cell ``base + p``.
+    A forward overwrites the rows it computes; every other position keeps what it has. Keys are
+    stored rotated, so nothing is rotated twice. What a released range holds stays there until the
+    next request writes over it: that sees nothing that it did not write, for it sees no further
+    than its horizon.
+    """
+
+    def __init__(
+        self,
+        config: KVConfig,
+        cells: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        most: int | None = None,
+    ) -> None:
+        """Allocate an empty store.
+
+        Args:
+            config: shapes.
+            cells: C, positions for which there is room at first.
+            dtype: of keys and values.
+            device: where they lie.
+            most: cells up to which the store grows, by copying; None: it never moves, as captured
+                graphs that point into it need.
+        """
+        cells = rounded(cells)
+        shape = (config.num_layers, cells, config.num_kv_heads, config.head_width)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.visible_BL: Tensor | None = None
+        """bool: False where a position is hidden from all rows; None hides nothing."""
+        self._most = cells if most is None else max(cells, most)
+        self._ranges = Ranges(cells)
+
+    @property
+    def cells(self) -> int:
+        """C, positions for which there is room at present."""
+        return self.keys.shape[1]
+
+    @property
+    def most(self) -> int:
+        """Cells that there may ever be."""
+        return self._most
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody has a range."""
+        return self._ranges.end == 0
+
+    def fits(self, length: int) -> bool:
+        """Whether a request of so many positions could ever be admitted."""
+        return rounded(length) <= self._most
+
+    def admit(self, slot: int, length: int) -> int | None:
+        """Give a range to a request.
+
+        Args:
+            slot: whose it is, until ``release``.
+            length: of the request, with all that it will decode.
+
+        Returns:
+            Its base, the cell of its position 0; None if there is no room now.
+        """
+        base = self._ranges.take(slot, length)
+        if base is None and self._grow(self._ranges.end + rounded(length)):
+            base = self._ranges.take(slot, length)
+        return base
+
+    def release(self, slot: int) -> None:
+        """Take the range of a slot back; nothing happens if it has none."""
+        self._ranges.release(slot)
+
+    def base(self, slot: int) -> int:
+        """The cell of position 0 of the request in a slot."""
+        return self._ranges.start(slot)
+
+    def _grow(self, needed: int) -> bool:
+        """Make room for so many cells in all; False if that is more than there may be."""
+        if needed > self._most:
+            return False
+        # At least twice as many, so that what is copied in all is no more than what there is.
+        cells = min(self._most, max(needed, 2 * self.cells))
+        self._ranges.capacity = cells
+        self.keys, self.values = _grown(self.keys, cells), _grown(self.values, cells)
+        return True
+
+    def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+        """Overwrite the keys and values of ``rows`` in one layer. Changes the store.
+
+        Args:
+            layer: counted from 0.
+            rows: whose they are.
+            qkv_NHE: H + 2 U heads: queries, keys and values, none of them rotated yet.
+            angles_2NE: cosine and sine at the positions of the rows.
+
+        Returns:
+            Rotated queries [N, H, E].
+        """
+        keys, values = self.keys[layer], self.values[layer]
+        return ops.rotate_and_write(qkv_NHE, angles_2NE, keys, values, rows)
+
+
+def _grown(old: Tensor, cells: int) -> Tensor:
+    """The same keys or values, with room for so many cells."""
+    new = old.new_zeros((old.shape[0], cells, *old.shape[2:]))
+    new[:, : old.shape[1]] = old
+    return new

@@ -1,0 +1,203 @@
+"""Where keys and values lie: ranges of an arena, and how much memory it may take.
+
+Shape letters as in ``skipstone.memory.store``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skipstone import CosineSkip, DualCache, Engine, NoCache, PrefixCache, Settings, Threshold
+from skipstone.errors import ConfigError, NoRoomError
+from skipstone.memory import limit
+from skipstone.memory.limit import MemoryLimit
+from skipstone.memory.ranges import GRAIN, Ranges, rounded
+from skipstone.memory.store import KVStore, cell_bytes
+from skipstone.models.load import Model
+from tests.conftest import random_model
+
+CPU = torch.device("cpu")
+SHAPE = SimpleNamespace(num_layers=2, num_kv_heads=1, head_width=4)
+BASE = Settings(gen_length=12, block_length=6, eos_stop=False)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return random_model()
+
+
+def prompts(*lengths: int) -> list[list[int]]:
+    return [[(7 * i + 3 * at) % 11 for at in range(n)] for i, n in enumerate(lengths)]
+
+
+def alone(model: Model, settings: Settings, asked: Sequence[list[int]]) -> list[tuple[int, ...]]:
+    return [Engine(model, settings, runner="eager").generate(ids).tokens for ids in asked]
+
+
+# Ranges.
+
+
+@settings(deadline=None)
+@given(st.integers(0, 40), st.lists(st.tuples(st.integers(0, 9), st.integers(1, 90)), max_size=60))
+def test_ranges_never_overlap_never_leak_and_join_when_they_are_free(
+    grains: int, moves: list[tuple[int, int]]
+) -> None:
+    ranges, held = Ranges(grains * GRAIN), dict[int, range]()
+    for holder, length in moves:
+        if holder in held:
+            ranges.release(holder)
+            del held[holder]
+            continue
+        start = ranges.take(holder, length)
+        taken = {cell for cells in held.values() for cell in cells}
+        free = [all(at + i not in taken for i in range(rounded(length))) for at in range(640)]
+        room = [at for at in range(grains * GRAIN - rounded(length) + 1) if free[at]]
+        # The first gap that is long enough, whoever made it.
+        assert start == (room[0] if room else None)
+        if start is not None:
+            held[holder] = range(start, start + rounded(length))
+            assert ranges.start(holder) == start
+        assert ranges.end == max((cells.stop for cells in held.values()), default=0)
+    for holder in held:
+        ranges.release(holder)
+    assert ranges.end == 0
+    assert grains == 0 or ranges.take(0, grains * GRAIN) == 0
+
+
+def test_a_store_grows_up_to_what_it_may_take_and_keeps_what_it_holds() -> None:
+    store = KVStore(SHAPE, 16, torch.float32, CPU, most=96)
+    assert store.admit(0, 10) == 0
+    store.keys[:, :10] = 3.0
+    assert store.admit(1, 30) == 16
+    assert store.cells == 48
+    assert (store.keys[:, :10] == 3.0).all()
+    assert not store.keys[:, 16:].any()
+    assert store.admit(2, 50) is None
+    assert store.fits(96)
+    assert not store.fits(97)
+    store.release(1)
+    assert store.admit(2, 80) == 16
+    assert store.cells == 96
+    assert store.base(2) == 16
+
+
+def test_a_store_that_graphs_point_into_never_moves() -> None:
+    store = KVStore(SHAPE, 64, torch.float32, CPU)
+    where = store.keys.data_ptr()
+    assert store.admit(0, 64) == 0
+    assert store.admit(1, 1) is None
+    assert store.keys.data_ptr() == where
+
+
+# How much memory.
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [("40GB", 40 * 10**9), ("1.5 MiB", 3 << 19), ("7b", 7), (" 2kB ", 2000), ("1tb", 10**12)],
+)
+def test_bytes_are_read_as_people_write_them(asked: str, count: int) -> None:
+    assert MemoryLimit.of(asked).bytes == count
+
+
+@pytest.mark.parametrize(
+    "asked", ["", "GB", "-1GB", "40", "0.5", "1 GB 2", 0, 0.0, 1.1, -0.5, True, float("nan"), [1]]
+)
+def test_what_is_neither_a_share_nor_bytes_is_refused(model: Model, asked: object) -> None:
+    with pytest.raises(ConfigError, match=r"memory is .*, must be a share .* or bytes like '40GB'"):
+        Engine(model, memory=asked)  # type: ignore[arg-type]
+
+
+def test_memory_is_a_share_of_what_is_free_or_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = cell_bytes(SHAPE, torch.float32)
+    assert each == 2 * 2 * 4 * 4
+
+    def free(device: torch.device) -> int:
+        return 1000 * each
+
+    monkeypatch.setattr(limit, "_free", free)
+    asked = (SHAPE, torch.float32, torch.device("cuda"), 10**6)
+    assert MemoryLimit.of(0.9).cells(*asked) == 896
+    assert MemoryLimit.of(None).cells(*asked) == 496
+    assert MemoryLimit.of(f"{100 * each}b").cells(*asked) == 96
+    assert MemoryLimit.of(1).cells(*asked[:3], 100) == 112
+    assert MemoryLimit.of(None).cells(SHAPE, torch.float32, CPU, 100) == 112
+    with pytest.raises(NoRoomError, match="memory='1TB' is more than there is on cuda: 64 kB"):
+        MemoryLimit.of("1TB").cells(*asked)
+
+
+def test_a_prompt_that_never_fits_is_refused_at_once(model: Model) -> None:
+    each = cell_bytes(model.config, model.network.dtype)
+    engine = Engine(model, BASE, memory=f"{32 * each}b")
+    (short, long) = prompts(20, 21)
+    assert engine.generate(short).tokens
+    said = r"prompt 1 has 33 positions .* keys and values take .*, and there is room for .*memory="
+    with pytest.raises(NoRoomError, match=said):
+        engine.generate_batch([short, long])
+    with pytest.raises(NoRoomError, match="the prompt has 33 positions"):
+        engine.submit(long)
+
+
+# Requests.
+
+
+@pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache(), DualCache(2)], ids=repr)
+@pytest.mark.parametrize("runner", ["eager", "graph"])
+def test_requests_wait_for_room_and_give_what_they_give_alone(
+    model: Model, cache: NoCache | PrefixCache | DualCache, runner: str
+) -> None:
+    settings = BASE.replace(cache=cache, unmask=Threshold(0.3))
+    asked = prompts(4, 17, 1, 30, 9, 2, 25, 3, 3, 11)
+    each = cell_bytes(model.config, model.network.dtype)
+    # Two or three of them at once, though there are slots for all.
+    engine = Engine(model, settings, runner=runner, memory=f"{80 * each}b")  # type: ignore[arg-type]
+    most, admit = [0], KVStore.admit
+
+    def noted(store: KVStore, slot: int, length: int) -> int | None:
+        base = admit(store, slot, length)
+        most[0] = max(most[0], store.cells)
+        return base
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KVStore, "admit", noted)
+        found = [result.tokens for result in engine.generate_batch(asked)]
+    assert found == alone(model, settings, asked)
+    assert most[0] <= 80
+
+
+@pytest.mark.parametrize("skip", [None, CosineSkip(3, 0.9)])
+def test_what_a_request_leaves_behind_reaches_no_other(
+    model: Model, skip: CosineSkip | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = BASE if skip is None else BASE.replace(skip=skip)
+    asked = prompts(4, 17, 1, 30, 9, 2, 25, 3, 3, 11)
+    release = KVStore.release
+
+    def poisoned(store: KVStore, slot: int) -> None:
+        base = store.base(slot)
+        store.keys[:, base:][:, :GRAIN] = torch.nan
+        store.values[:, base:][:, :GRAIN] = torch.nan
+        release(store, slot)
+
+    monkeypatch.setattr(KVStore, "release", poisoned)
+    engine = Engine(model, settings)
+    found = [result.tokens for result in engine.generate_batch(asked, batch_size=3)]
+    monkeypatch.undo()
+    assert found == alone(model, settings, asked)
+
+
+def test_nothing_is_left_in_the_store_when_all_have_left(model: Model) -> None:
+    engine = Engine(model, BASE, runner="graph")
+    engine.generate_batch(prompts(4, 17, 1), batch_size=2)
+    handle = engine.submit(prompts(9)[0])
+    handle.cancel()
+    engine.generate(prompts(3)[0])
+    kept = engine._arena.kept
+    assert kept is not None
+    assert kept.store.unused
