@@ -20,6 +20,9 @@ def examine(case: Case) -> Answer:
         return None
     at = (step.candidates.position == first.position).nonzero()[0]
     gap = float(logit_gap(step.candidates)[at[0]]) if at.size else float("inf")
+    if gap != gap:
+        # The scores of this row were not recorded: nothing says that they are close.
+        return None
     if abs(gap) > case.noise.floor.gap:
         # B may take another token than the best: the best is as far from it, on the other side.
         why = Sentence(
