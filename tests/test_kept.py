@@ -83,7 +83,7 @@ def test_a_last_canvas_that_nobody_saw_is_said_as_that_and_hides_no_rule() -> No
         for at in range(7, 15):
             ids[at] = int(net(torch.tensor([ids])).logits[0, at].argmax())
     (record,) = recorder.trace.records
-    told = [e.message for e in record.events if e.kind == "not_recorded"]
+    told = [e.message for e in record.events if e.kind == "end_not_seen"]
     assert record.outcome is None
     assert LAST_UNSEEN in told
     # What the last call committed is not known, which is not that it committed nothing.

@@ -29,6 +29,7 @@ from skipstone.record import Event, MemoryTrace
 REMARKS = frozenset(
     {
         "blocks_inferred",
+        "end_not_seen",
         "given",
         "guidance",
         "host_reads",

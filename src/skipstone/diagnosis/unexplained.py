@@ -8,7 +8,6 @@ from skipstone.diagnosis.attention.difference import Difference
 from skipstone.diagnosis.attention.words import named
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.loop import evidence_of
-from skipstone.record import LAST_UNSEEN
 from skipstone.sentence import Code, Sentence, listed
 
 
@@ -59,7 +58,7 @@ def _stopped(case: Case) -> Iterator[Sentence]:
     first = case.divergence.first
     for name, record in (("A", case.record_a), ("B", case.record_b)):
         if record.outcome is None and first is not None and first.kind == "stop":
-            if any(e.kind == "not_recorded" and e.message == LAST_UNSEEN for e in record.events):
+            if any(e.kind == "end_not_seen" for e in record.events):
                 yield Sentence(
                     "what the last of {steps} steps of {side} committed was not seen",
                     side=name,

@@ -218,7 +218,7 @@ class ForeignRun:
                 self.event(_inferred(length))
             self._write(length)
         if final_BL is None and ended:
-            unknown = Event("not_recorded", LAST_UNSEEN, self.source, forward=self.forwards - 1)
+            unknown = Event("end_not_seen", LAST_UNSEEN, self.source, forward=self.forwards - 1)
             self.event(unknown)
         if final_BL is None or not ended:
             self.close()
