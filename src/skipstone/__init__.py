@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from skipstone.errors import (
         CheckpointError,
         ConfigError,
+        NoRoomError,
         NotFiniteError,
         OutputError,
         PromptError,
@@ -46,6 +47,7 @@ _HOMES = {
     "Model": "models.load",
     "NoCache": "cache",
     "NoSkip": "skip",
+    "NoRoomError": "errors",
     "NotFiniteError": "errors",
     "PrefixCache": "cache",
     "OutputError": "errors",
@@ -81,6 +83,7 @@ __all__ = [
     "Fixed",
     "Model",
     "NoCache",
+    "NoRoomError",
     "NoSkip",
     "NotFiniteError",
     "OutputError",
