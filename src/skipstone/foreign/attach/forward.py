@@ -387,11 +387,10 @@ class Forward:
                 self._keep_logits(b, Tap.UNGUIDED, logits_CNV[int(hidden[b])], index)
 
     def _keep_logits(self, b: int, tap: Tap, logits_NV: Tensor, masks: np.ndarray) -> None:
-        rows = logits_NV.shape[0]
         kept = rows_kept(logits_NV, masks)
-        if kept.size < rows:
+        if some := kept.size < logits_NV.shape[0]:
             logits_NV = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
-        copy = self._tensors.take(logits_NV, own=kept.size < rows)
+        copy = self._tensors.take(logits_NV, own=some)
         key = TensorKey(self.number, tap, self._layers)
         self._kept[b].append(KeptTensor(key, self.placed.positions_BN[b][kept], copy, ()))
 

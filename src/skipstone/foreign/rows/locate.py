@@ -391,9 +391,10 @@ class _Search:
         return placed if placed is not None and placed.positions_BN.max() < length else None
 
     def _of_samples(self, placed: Placed | None) -> Placed | None:
-        if placed is None or len(placed.positions_BN) == len(self.samples.chosen):
+        chosen = self.samples.chosen
+        if placed is None or len(placed.positions_BN) == len(chosen):
             return placed
-        return Placed(placed.positions_BN[self.samples.chosen], placed.source)
+        return Placed(placed.positions_BN[chosen], placed.source)
 
     def _written(self, canvas_BL: np.ndarray, placed: Placed) -> np.ndarray:
         """The canvas with the ids of the call in it, made longer where they go beyond it."""
