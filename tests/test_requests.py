@@ -34,6 +34,7 @@ from skipstone import (
     Threshold,
 )
 from skipstone.canvas import Geometry, Moment
+from skipstone.engine.observe import StepView
 from skipstone.engine.request import Commit, Handle
 from skipstone.engine.scheduler import Scheduler
 from skipstone.models.load import Model
@@ -454,3 +455,22 @@ def test_a_process_that_ends_while_others_are_decoded_ends_well() -> None:
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=90
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "False\n", "")
+
+
+def test_an_observer_may_ask_the_engine_that_it_watches(model: Model) -> None:
+    engine = Engine(model, BASE)
+    twins = [Engine(model, BASE).generate(prompt_of(n, 6)).tokens for n in range(3)]
+
+    class Asking(Recorder):
+        asked: tuple[Result, Result] | None = None
+
+        def on_step(self, view: StepView) -> None:
+            super().on_step(view)
+            if self.asked is None:
+                submitted = engine.submit(prompt_of(1, 6))
+                self.asked = engine.generate(prompt_of(2, 6)), submitted.result(60)
+
+    asking = Asking()
+    assert engine.generate(prompt_of(0, 6), observer=asking).tokens == twins[0]
+    assert asking.asked is not None
+    assert [one.tokens for one in asking.asked] == [twins[2], twins[1]]

@@ -50,9 +50,15 @@ class Driver:
         self._lock = threading.Lock()
         self._driven = False
         """Whether a thread turns the loop."""
+        self._turning: int | None = None
+        """Which thread it is, while it does."""
 
     def submit(self, handle: Handle) -> None:
         """Decode it in the background, beside whatever is being decoded."""
+        if self._turning == threading.get_ident():
+            # An observer or a policy asks, in the middle of a step: it may wait for the answer.
+            Driver(self._begin).submit(handle)
+            return
         with self._lock:
             self._queue.append(handle)
             if not self._driven:
@@ -63,6 +69,9 @@ class Driver:
 
         However it ends, none of them is left in the engine.
         """
+        if self._turning == threading.get_ident():
+            Driver(self._begin).run(handles)
+            return
         with self._lock:
             self._queue.extend(handles)
             mine, self._driven = not self._driven, True
@@ -124,11 +133,14 @@ class Driver:
         loop = self._loop
         if loop is None:
             return self._begin_next()
+        self._turning = threading.get_ident()
         try:
             if loop.turn():
                 return True
         except Exception as error:  # raised where its requests are waited for
             self._abandon(error)
+        finally:
+            self._turning = None
         self._loop = None
         return True
 
