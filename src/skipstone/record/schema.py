@@ -396,6 +396,5 @@ class RunRecord:
         """All new ids as far as the run went."""
         if self.outcome is not None:
             return self.outcome.tokens
-        if self.steps:
-            return tuple(self.steps[-1].ids_after.tolist())
-        return (self.header.mask_id,) * self.header.gen_length
+        nothing = [self.header.mask_id] * self.header.gen_length
+        return tuple(self.steps[-1].ids_after.tolist() if self.steps else nothing)

@@ -30,6 +30,8 @@ from skipstone.foreign.attach.said import (
     attention_unseen,
     behind,
     disagree,
+    guided_apart,
+    guided_together,
     overwritten,
     unlocated,
     unseen,
@@ -258,10 +260,7 @@ class Recording:
         run.count_call(call.arguments, call.shape)
         if not run.guided:
             run.guided = True
-            message = (
-                "the model is called twice a step: the calls with a hidden prompt are no steps"
-            )
-            run.event(Event("guidance", message, source, forward=run.forwards - 1))
+            run.event(guided_apart(run.forwards - 1, source))
 
     def _note(self, run: ForeignRun, call: Call, located: Located, source: str) -> None:
         """Say what is odd about a call."""
@@ -275,11 +274,7 @@ class Recording:
         run.behind = source
         if not located.samples.all and not run.guided:
             run.guided = True
-            message = (
-                "each call computes the prompts more than once (guidance): states and logits are "
-                "recorded of those that are not hidden"
-            )
-            run.event(Event("guidance", message, source, forward=run.forwards))
+            run.event(guided_together(run.forwards, source))
         if located.problem:
             self._say(unlocated(located.problem, self._model, call, source, run.forwards))
         if located.said is not None and source not in run.disagreed:

@@ -93,3 +93,18 @@ def behind(located: Located, forward: int, source: str) -> Event:
     """A call was given ids that the loop had gone on from."""
     message, positions = given_old(located)
     return Event("ids_behind", message, source, forward=forward, positions_a=positions)
+
+
+def guided_apart(forward: int, source: str) -> Event:
+    """A step takes two calls, one of them with the prompt hidden."""
+    message = "the model is called twice a step: the calls with a hidden prompt are no steps"
+    return Event("guidance", message, source, forward=forward)
+
+
+def guided_together(forward: int, source: str) -> Event:
+    """A call computes both halves of the guidance."""
+    message = (
+        "each call computes the prompts more than once (guidance): states and logits are "
+        "recorded of those that are not hidden"
+    )
+    return Event("guidance", message, source, forward=forward)

@@ -95,3 +95,10 @@ def _hidden(other: np.ndarray, canvas: np.ndarray, given: np.ndarray, mask_id: i
 
 def _tokens(ids: np.ndarray, mask_id: int) -> int:
     return int((ids != mask_id).sum())
+
+
+def is_part(ids_CN: np.ndarray, now_BL: np.ndarray) -> bool:
+    """Whether a call computes some samples of the batch, whole, and leaves the others out."""
+    if len(ids_CN) >= len(now_BL) or ids_CN.shape[1] != now_BL.shape[1]:
+        return False
+    return bool((ids_CN[:, None] == now_BL[None]).all(2).any(1).all())

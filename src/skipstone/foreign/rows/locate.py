@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skipstone.foreign.rows import placed as ways
 from skipstone.foreign.rows.cache_axis import likeliest
-from skipstone.foreign.rows.guidance import Samples, samples_of
+from skipstone.foreign.rows.guidance import Samples, is_part, samples_of
 from skipstone.foreign.rows.placed import Numbers, Placed
 from skipstone.foreign.shared.calls import Call, host_ids
 
@@ -84,7 +84,7 @@ def locate(
     if ids is None:
         return _without_ids(call, known)
     ids_CN = host_ids(ids)
-    if known is not None and _is_part(ids_CN, known.now_BL):
+    if known is not None and is_part(ids_CN, known.now_BL):
         return _of_some(known, len(ids_CN))
     now_BL, given_BL = (None, None) if known is None else (known.now_BL, known.given_BL)
     samples = samples_of(ids_CN, now_BL, given_BL, mask_id)
@@ -100,13 +100,6 @@ def _trimmed(located: Located, length: int) -> Located:
     rows_BN = located.placed.positions_BN
     length = max(length, int(rows_BN.max(initial=-1)) + 1)
     return dataclasses.replace(located, canvas_BL=located.canvas_BL[:, :length])
-
-
-def _is_part(ids_CN: np.ndarray, now_BL: np.ndarray) -> bool:
-    """Whether a call computes some samples of the batch, whole, and leaves the others out."""
-    if len(ids_CN) >= len(now_BL) or ids_CN.shape[1] != now_BL.shape[1]:
-        return False
-    return bool((ids_CN[:, None] == now_BL[None]).all(2).any(1).all())
 
 
 def _of_some(known: Known, batch: int) -> Located:
