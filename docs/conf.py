@@ -33,6 +33,10 @@ nitpicky = True
 nitpick_ignore = [
     ("py:class", "nn.Module"),
     ("py:class", "skipstone.foreign.explain.evidence.Evidence"),
+    ("py:class", "skipstone.engine.loop.Loop"),
+    ("py:class", "skipstone.rows.Alike"),
+    ("py:class", "SettingsFields"),
+    ("py:exc", "CancelledError"),
 ]
 
 autosummary_generate = False

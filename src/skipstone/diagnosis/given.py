@@ -147,6 +147,9 @@ def _found(case: Case, found: Sequence[Difference]) -> Finding:
     proof, experiment = _proved(case, d)
     step = _step(case)
     position = case.divergence.first.position if case.divergence.first is not None else None
+    if d.name == "dtype" and case.record_b.steps:
+        # It acts in every number, from the first on; what it turns first is an accident.
+        step, position = case.record_b.steps[0], None
     name = _names(found)
     return Finding(
         rule=d.meaning.rule,

@@ -216,7 +216,10 @@ class Engine:
             Position among the new tokens, token, and the final text so far.
 
         Raises:
-            As ``submit`` and ``Handle.result``.
+            PromptError: the prompt cannot be used.
+            ConfigError: a setting is unknown or does not fit the model.
+            StalledError: the unmask policy never commits anything.
+            NotFiniteError: a number is not finite; the message names the layer.
         """
         return _read(self.submit(prompt, stop_ids=stop_ids, **changes))
 
