@@ -34,8 +34,9 @@ from skipstone import (
     Threshold,
 )
 from skipstone.canvas import Geometry, Moment
+from skipstone.engine.commits import Commit
 from skipstone.engine.observe import StepView
-from skipstone.engine.request import Commit, Handle
+from skipstone.engine.request import Handle
 from skipstone.engine.scheduler import Scheduler
 from skipstone.models.load import Model
 from skipstone.tracing import Recorder
@@ -97,7 +98,7 @@ def test_a_request_gives_what_it_gives_alone(
     engine = Engine(model, BASE, slots=3)
     # Turned by hand, so that arrivals happen at the steps that were drawn.
     driver, handles, taken = engine._driver, list[Handle](), 0
-    driver._driven = True
+    driver._owner = threading.current_thread()
     for (prompt, chosen), pause, _ in arrivals:
         request = engine._request(prompt, "the prompt", chosen)
         handles.append(engine._handle(request, joined=True))
@@ -120,7 +121,7 @@ def test_a_request_gives_what_it_gives_alone(
 def test_requests_with_other_settings_are_decoded_in_one_step(model: Model) -> None:
     engine, seen = Engine(model, BASE, slots=4), set[int]()
     driver = engine._driver
-    driver._driven = True
+    driver._owner = threading.current_thread()
     chosen = [
         BASE,
         BASE.replace(unmask="fixed", steps=4, gen_length=8),
@@ -172,7 +173,7 @@ def test_many_threads_on_one_engine_get_what_each_gets_alone(model: Model) -> No
     for n, result in found.items():
         assert_same(result, Engine(model, BASE).generate(prompt_of(n, 3 + 4 * n)))
     assert len(found) == 8
-    assert not engine._driver._driven
+    assert engine._driver._owner is None
 
 
 # --- what a handle can do

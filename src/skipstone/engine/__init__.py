@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from skipstone.engine.settings import Settings, parse_settings, parse_spec
 
 if TYPE_CHECKING:
+    from skipstone.engine.commits import Commit
     from skipstone.engine.engine import Engine
-    from skipstone.engine.request import Commit, Handle
+    from skipstone.engine.request import Handle
     from skipstone.engine.result import Result, Stats, StepStats
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 
 # Settings are read and checked without torch, so what needs it is imported when it is first used.
 _HOMES = {
-    "Commit": "request",
+    "Commit": "commits",
     "Engine": "engine",
     "Handle": "request",
     "Result": "result",

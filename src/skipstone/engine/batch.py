@@ -113,13 +113,16 @@ class Batch:
         self.slots[slot] = state = RequestState(request, slot)
         return state
 
-    def release(self, state: RequestState) -> Done:
-        """Let a request leave: what was decoded of it."""
+    def release(self, state: RequestState) -> None:
+        """Let a request leave."""
+        self.slots[state.slot] = None
+        self.runner.store.release(state.slot)
+
+    def decoded(self, state: RequestState) -> Done:
+        """What was decoded of a request."""
         new = len(state.request.region)
         ids_G = self.host.ids_BG[state.slot, :new].copy()
         status_G = self.host.status_BG[state.slot, :new].copy()
-        self.slots[state.slot] = None
-        self.runner.store.release(state.slot)
         return Done(state.request, state.stats, ids_G, status_G)
 
     def session(self, policy: UnmaskPolicy) -> UnmaskSession:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextvars
+import os
 import threading
 import weakref
 from collections import deque
@@ -29,6 +30,7 @@ _NAP_SECONDS = 0.2
 # A thread that is killed in the middle of a step may take the process down with it.
 _background = weakref.WeakSet[threading.Thread]()
 _ending = threading.Event()
+_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
 
 
 @atexit.register
@@ -37,6 +39,15 @@ def _end() -> None:
     _ending.set()
     for thread in tuple(_background):
         thread.join()
+
+
+def _forked() -> None:
+    for driver in tuple(_drivers):
+        driver.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Driver:
@@ -48,10 +59,11 @@ class Driver:
         self._queue = deque[Handle]()
         self._loop: Loop | None = None
         self._lock = threading.Lock()
-        self._driven = False
-        """Whether a thread turns the loop."""
+        self._owner: threading.Thread | None = None
+        """The thread that turns the loop."""
         self._turning: int | None = None
-        """Which thread it is, while it does."""
+        """Which thread is in the middle of a turn."""
+        _drivers.add(self)
 
     def submit(self, handle: Handle) -> None:
         """Decode it in the background, beside whatever is being decoded."""
@@ -59,10 +71,14 @@ class Driver:
             # An observer or a policy asks, in the middle of a step: it may wait for the answer.
             Driver(self._begin).submit(handle)
             return
-        with self._lock:
-            self._queue.append(handle)
-            if not self._driven:
-                self._drive_in_background()
+        try:
+            with self._lock:
+                self._queue.append(handle)
+                if self._owner is None:
+                    self._drive_in_background()
+        except BaseException:
+            handle.cancel()
+            raise
 
     def run(self, handles: Sequence[Handle]) -> None:
         """Decode these, in this thread if no other one decodes; return when all are done.
@@ -72,60 +88,90 @@ class Driver:
         if self._turning == threading.get_ident():
             Driver(self._begin).run(handles)
             return
-        with self._lock:
-            self._queue.extend(handles)
-            mine, self._driven = not self._driven, True
         try:
-            if mine:
+            if self._claim(handles):
                 self._drive_until(handles)
             else:
                 for handle in handles:
                     while not handle.wait(_NAP_SECONDS):
                         pass
+            self._hand_over()
         finally:
-            # Nothing to cancel unless the wait was interrupted.
+            # There is something left to do only if it was interrupted, at whatever line.
             for handle in handles:
                 handle.cancel()
+            self._hand_over()
+
+    def forked(self) -> None:
+        """In the child of a fork nobody decodes any more: that thread is the parent's."""
+        lost = [*self._queue, *(self._loop.handles if self._loop is not None else ())]
+        self._queue.clear()
+        self._loop, self._lock, self._owner = None, threading.Lock(), None
+        for handle in lost:
+            handle.lose(CancelledError("submitted before the fork: the parent process decodes it"))
+
+    def _claim(self, handles: Sequence[Handle]) -> bool:
+        """Put these into the queue; whether this thread turns the loop from now on."""
+        with self._lock:
+            self._queue.extend(handles)
+            if self._owner is None:
+                self._owner = threading.current_thread()
+                return True
+        return False
+
+    def _owns(self) -> bool:
+        with self._lock:
+            return self._owner is threading.current_thread()
 
     def _drive(self) -> None:
         """Turn the loop until nothing is left to decode."""
-        while not _ending.is_set():
-            if self._turn():
-                continue
+        while self._owns():
+            try:
+                worked = self._turn()
+            except BaseException as error:  # raised where its requests are waited for
+                self._abandon(error)
+                worked = True
             with self._lock:
-                if not self._queue:
-                    self._driven = False
-                    return
+                if _ending.is_set():
+                    self._abandon(CancelledError("the process ends"), everyone=True)
+                if _ending.is_set() or not (worked or self._queue):
+                    self._owner = None
 
     def _drive_until(self, handles: Sequence[Handle]) -> None:
-        """Turn the loop until these are done, then leave it to another thread if others are not."""
+        """Turn the loop until these are done."""
         try:
             for handle in handles:
                 while not handle.done():
                     self._turn()
-        except BaseException:
+        except BaseException as error:
             # Interrupted in the middle of a step: nothing of this batch can be trusted any more.
-            self._abandon(CancelledError("another thread was interrupted while it decoded this"))
+            if self._loop is not None:
+                self._abandon(error)
             raise
-        finally:
-            self._hand_over()
 
     def _hand_over(self) -> None:
+        """Leave the loop to another thread, if there is anything left to decode."""
         with self._lock:
-            waits = bool(self._queue) or not (self._loop is None or self._loop.idle)
-            self._driven = False
-            if waits:
+            if self._owner is not threading.current_thread():
+                return
+            if self._queue or not (self._loop is None or self._loop.idle):
                 self._drive_in_background()
             else:
-                self._loop = None
+                self._loop = self._owner = None
 
     def _drive_in_background(self) -> None:
-        self._driven = True
         # Whatever holds where the request was submitted holds where it is decoded.
         drive = partial(contextvars.copy_context().run, self._drive)
         thread = threading.Thread(target=drive, name="skipstone", daemon=True)
         _background.add(thread)
-        thread.start()
+        before = self._owner
+        try:
+            self._owner = thread
+            thread.start()
+        except BaseException:
+            # If it runs all the same, it sees that it does not own the loop.
+            self._owner = before
+            raise
 
     @torch.inference_mode()
     def _turn(self) -> bool:
@@ -136,6 +182,7 @@ class Driver:
         self._turning = threading.get_ident()
         try:
             if loop.turn():
+                loop.done.clear()  # their handles have it
                 return True
         except Exception as error:  # raised where its requests are waited for
             self._abandon(error)
@@ -154,17 +201,25 @@ class Driver:
         try:
             self._loop = self._begin(waiting, self._queue)
         except Exception as error:  # raised where the request is waited for
-            self._queue.remove(waiting[0])
             waiting[0].fail(error)
         return True
 
-    def _abandon(self, error: BaseException) -> None:
-        """End all that is being decoded, and those that wait for the same observer."""
+    def _abandon(self, error: BaseException, *, everyone: bool = False) -> None:
+        """End all that is being decoded, and those that wait for the same observer.
+
+        Where nothing was being decoded, it was the first of the queue that could not begin.
+
+        Args:
+            error: why.
+            everyone: end all that wait as well.
+        """
         loop, self._loop = self._loop, None
-        if loop is None:
-            return
-        loop.fail(error)
-        if loop.takes.observer is not None:
-            for handle in tuple(self._queue):
-                if handle.observer is loop.takes.observer:
-                    handle.fail(error)
+        waiting = tuple(self._queue)
+        if loop is not None:
+            observer = loop.takes.observer
+            loop.fail(error)
+            ended = [h for h in waiting if observer is not None and h.observer is observer]
+        else:
+            ended = [h for h in waiting if not h.done()][:1]
+        for handle in waiting if everyone else ended:
+            handle.fail(error)

@@ -13,13 +13,14 @@ from typing import Literal, Never, Unpack, cast, get_args
 
 from skipstone.checks import checked
 from skipstone.engine.arena import MOST_SLOTS, Arena
+from skipstone.engine.commits import Commit
 from skipstone.engine.driver import Driver
 from skipstone.engine.finish import result_of
 from skipstone.engine.layout import Layout, geometry_of
 from skipstone.engine.loop import Loop
 from skipstone.engine.observe import Observer
-from skipstone.engine.prompts import Prompt, Prompts, encode, several
-from skipstone.engine.request import Commit, Handle, Request, with_stops
+from skipstone.engine.prompts import Prompt, Prompts, encode, ids_of, several
+from skipstone.engine.request import Handle, Request, with_stops
 from skipstone.engine.result import Result
 from skipstone.engine.roofline import advice
 from skipstone.engine.settings import Settings, SettingsFields
@@ -193,9 +194,8 @@ class Engine:
             self._check_fit(settings)
         notes = self.model.text.notes if isinstance(prompt, str) else ()
         request = self._request(prompt, "the prompt", settings)
-        if stop_ids:
-            self._check_ids(stop_ids, "stop_ids")
-            request = replace(request, stop_ids=with_stops(request.stop_ids, stop_ids))
+        self._check_ids(stops := ids_of(stop_ids, "stop_ids"), "stop_ids")
+        request = replace(request, stop_ids=with_stops(request.stop_ids, stops))
         handle = self._handle(request, notes=notes, joined=True)
         self._driver.submit(handle)
         return handle
@@ -244,9 +244,10 @@ class Engine:
         """
         if "gen_length" in changes or "max_new_tokens" in changes:
             raise ConfigError("edit decodes the masks that there are: leave gen_length out")
-        mask_id = self.model.config.mask_id
-        ids = encode(canvas, self.model.text, "the canvas", self.model.config.max_length)
-        self._check_ids(ids, "the canvas")
+        mask_id, most = self.model.config.mask_id, self.model.config.max_length
+        self._check_ids(ids := encode(canvas, self.model.text, "the canvas", most), "the canvas")
+        if len(ids) > most:
+            raise PromptError(f"the canvas has more than the model's {most} tokens; shorten it")
         if mask_id not in ids:
             raise PromptError(f"the canvas has no mask to fill in: put id {mask_id} where one is")
         first = ids.index(mask_id)

@@ -50,6 +50,11 @@ class Loop:
         """Whether nobody is being decoded."""
         return not self.batch.states and not self._flying
 
+    @property
+    def handles(self) -> list[Handle]:
+        """Of all that are being decoded."""
+        return [state.handle for state in self.batch.states if state.handle is not None]
+
     def turn(self) -> bool:
         """Let requests leave and come, and take a step; False if there is nothing to do."""
         self._release()
@@ -75,19 +80,20 @@ class Loop:
             if state.handle is not None and state.handle.cancelled():
                 self._leave(state)
             elif self._is_done(state, flies=state.slot in flying):
-                done = self._leave(state)
+                done = self.batch.decoded(state)
                 self.done.append(done)
                 if state.handle is not None:
                     state.handle.finish(done)
+                self._leave(state)
 
     def _is_done(self, state: RequestState, *, flies: bool) -> bool:
         host = self.batch.host
         # What flies has not reached the end of its block yet, or there is nothing after it.
         return not state.has_masks(host) if flies else state.next_place(host) is None
 
-    def _leave(self, state: RequestState) -> Done:
+    def _leave(self, state: RequestState) -> None:
         self.scheduler.release(state.slot)
-        return self.batch.release(state)
+        self.batch.release(state)
 
     def admit(self) -> None:
         """Give free slots to those that wait and may share this batch."""
@@ -102,9 +108,11 @@ class Loop:
                 handle.fail(error)
                 raise
             state.handle = handle
+            # Only now: wherever it is interrupted, whoever waits is in the queue or in a slot.
+            self.queue.popleft()
 
     def _next_waiting(self, slot: int) -> Handle | None:
-        """The first that waits, with room reserved for it."""
+        """The first that waits, with room reserved for it; it is in the queue still."""
         while self.queue:
             handle = self.queue[0]
             if handle.done():
@@ -116,7 +124,7 @@ class Loop:
             if not self.batch.reserve(slot, handle.request):
                 # Others will leave and make room.
                 return None
-            return self.queue.popleft()
+            return handle
         return None
 
     def _may_launch(self) -> bool:

@@ -64,6 +64,19 @@ def encode(prompt: object, text: Text, where: str, most: int) -> list[int]:
     return _ids(items, where, most)
 
 
+def ids_of(ids: object, where: str) -> list[int]:
+    """Single ids, none of them in doubt; ``where`` names them.
+
+    Raises:
+        PromptError: they are no list of whole numbers.
+    """
+    if isinstance(ids, Tensor | np.ndarray):
+        ids = _row(ids, where)
+    if isinstance(ids, (str, bytes, Mapping)) or not isinstance(ids, Iterable):
+        raise PromptError(f"{where} is {shown(ids)}; give a list of token ids")
+    return [_whole(token, where) for token in ids]
+
+
 def several(prompts: object) -> list[object]:
     """The prompts of a batch.
 
@@ -141,20 +154,21 @@ def _row(ids: Tensor | np.ndarray | np.generic, where: str) -> list[object]:
 
 def _ids(ids: Iterable[object], where: str, most: int) -> list[int]:
     """Ids as plain integers, whatever kind of integer they were given as."""
-    found = list[int]()
-    for token in islice(ids, most + 1):
-        if isinstance(token, bool | np.bool_) or not isinstance(token, SupportsIndex):
-            raise PromptError(f"{where} holds {shown(token)}; token ids are whole numbers")
-        try:
-            found.append(operator.index(token))
-        # A tensor of one number is an index only if it is a whole one.
-        except TypeError:
-            raise PromptError(
-                f"{where} holds {shown(token)}; token ids are whole numbers"
-            ) from None
+    found = [_whole(token, where) for token in islice(ids, most + 1)]
     if not found:
         raise PromptError(f"{where} is empty; give at least one token id")
     return found
+
+
+def _whole(token: object, where: str) -> int:
+    wrong = PromptError(f"{where} holds {shown(token)}; token ids are whole numbers")
+    if isinstance(token, bool | np.bool_) or not isinstance(token, SupportsIndex):
+        raise wrong
+    try:
+        return operator.index(token)
+    # A tensor of one number is an index only if it is a whole one.
+    except TypeError:
+        raise wrong from None
 
 
 def _peeked(items: Iterable[object]) -> tuple[object, Iterator[object]]:

@@ -10,14 +10,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from skipstone.canvas import MOST_STOP_IDS, Block, HostCanvas, Place, blocks
+from skipstone.engine.commits import Commit, Reader, Told
 from skipstone.engine.result import Result, StepStats
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError
@@ -180,23 +182,6 @@ class Done:
         return len(self.request.prompt)
 
 
-class Commit(NamedTuple):
-    """One token that was decided."""
-
-    position: int
-    """Its offset among the new tokens."""
-    token: int
-    text: str
-    """Final text so far: of all tokens before the first mask, or before EOS."""
-
-
-class _Told(NamedTuple):
-    """What a step decided of a request."""
-
-    offsets: np.ndarray
-    tokens: np.ndarray
-
-
 class Handle:
     """A request that was submitted: wait for it, watch it, or cancel it.
 
@@ -226,7 +211,7 @@ class Handle:
         self._submitted = time.perf_counter()
         self._text, self._finish = text, finish
         self._future = Future[Done]()
-        self._told = list[_Told]()
+        self._told = list[Told]()
         self._changed = threading.Condition()
         self._listeners = list[Callable[[], None]]()
 
@@ -286,7 +271,7 @@ class Handle:
 
     def __iter__(self) -> Iterator[Commit]:
         """Each commit as it happens; the end of the request ends it, or its error is raised."""
-        reader = _Reader(self.request, self._text)
+        reader = self._reader()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: reader.read < len(self._told) or self.done())
@@ -298,11 +283,12 @@ class Handle:
 
     async def __aiter__(self) -> AsyncIterator[Commit]:
         """The same in an event loop."""
-        reader, loop, news = _Reader(self.request, self._text), asyncio.get_running_loop(), None
-        news = asyncio.Event()
+        reader, loop, news = self._reader(), asyncio.get_running_loop(), asyncio.Event()
 
         def told() -> None:
-            loop.call_soon_threadsafe(news.set)
+            # A loop may have been closed while somebody was reading.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(news.set)
 
         self._listeners.append(told)
         try:
@@ -321,65 +307,57 @@ class Handle:
             self._future.result()
 
     def __await__(self) -> Generator[object, None, Result]:
-        """The result, in an event loop."""
-        done = yield from asyncio.wrap_future(self._future).__await__()
+        """The result, in an event loop; a task that is cancelled while it waits cancels it."""
+        try:
+            done = yield from asyncio.wrap_future(self._future).__await__()
+        finally:
+            # Whoever is cancelled here has cancelled the request.
+            self._tell()
         return self._finish(done, self.seconds)
 
     # --- for the loop that decodes it ------------------------------------------------------------
 
     def committed(self, offsets: np.ndarray, tokens: np.ndarray) -> None:
         """A step decided these offsets."""
-        self._told.append(_Told(offsets, tokens))
+        self._told.append(Told(offsets, tokens))
         self._tell()
 
     def finish(self, done: Done) -> None:
         """It is decoded."""
         self.seconds = time.perf_counter() - self._submitted
-        if self._future.set_running_or_notify_cancel():
+        if self._ends():
             self._future.set_result(done)
         self._tell()
 
     def fail(self, error: BaseException) -> None:
-        """It ends with an error."""
-        if not self.done() and self._future.set_running_or_notify_cancel():
+        """It ends with an error.
+
+        What tells a thread to stop, as Ctrl-C does, is that thread's alone.
+        """
+        if not isinstance(error, Exception):
+            error = CancelledError(f"the thread that decoded this was ended by {error!r}")
+        if self._ends():
             self._future.set_exception(error)
         self._tell()
+
+    def lose(self, error: Exception) -> None:
+        """It ends here with an error, whoever held its locks when this process was forked."""
+        self._future, self._changed = Future[Done](), threading.Condition()
+        self.fail(error)
+
+    def _ends(self) -> bool:
+        """Whether it may end now: it has not, and was not cancelled. Nobody can cancel it then."""
+        if self.done():
+            return False
+        # It runs if its end was interrupted.
+        return self._future.running() or self._future.set_running_or_notify_cancel()
+
+    def _reader(self) -> Reader:
+        request = self.request
+        return Reader(request.region, request.mask_id, request.stop_ids, self._text)
 
     def _tell(self) -> None:
         with self._changed:
             self._changed.notify_all()
         for listener in tuple(self._listeners):
             listener()
-
-
-class _Reader:
-    """Makes commits of what steps decided."""
-
-    def __init__(self, request: Request, text: Text) -> None:
-        self.read = 0
-        self._text, self._stops = text, frozenset(request.stop_ids)
-        self._ids = np.array(request.region)
-        self._decided = np.array([token != request.mask_id for token in request.region])
-        self._settled, self._shown = 0, ""
-
-    def news(self, told: Sequence[_Told]) -> Iterator[Commit]:
-        """The commits that were not read yet."""
-        while self.read < len(told):
-            offsets, tokens = told[self.read]
-            self.read += 1
-            self._ids[offsets], self._decided[offsets] = tokens, True
-            self._advance()
-            for offset, token in zip(offsets.tolist(), tokens.tolist(), strict=True):
-                yield Commit(offset, token, self._shown)
-
-    def _advance(self) -> None:
-        """Read on what has become final."""
-        left = np.flatnonzero(~self._decided)
-        settled = int(left[0]) if left.size else self._ids.size
-        if settled == self._settled:
-            return
-        self._settled = settled
-        ids = self._ids[:settled].tolist()
-        end = next((i for i, token in enumerate(ids) if token in self._stops), settled)
-        # Half of a character may be still to come.
-        self._shown = self._text.decode(ids[:end]).rstrip("\ufffd")
