@@ -101,7 +101,7 @@ def moments() -> list[int]:
         for n in (first[line], last[line])
         if line[0] == "driver.py" or line[1] in ours
     }
-    return sorted(chosen | set(range(1, len(seen.lines), len(seen.lines) // 50)))
+    return sorted(chosen | set(range(1, len(seen.lines), len(seen.lines) // 20)))
 
 
 def test_an_interruption_at_any_line_leaves_nobody_waiting() -> None:
