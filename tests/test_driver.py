@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import linecache
 import os
 import subprocess
@@ -261,6 +262,24 @@ def test_a_task_that_is_cancelled_wakes_those_who_read_the_same_request() -> Non
 
 
 # --- what is kept, and what is refused
+
+
+def test_a_stream_that_nobody_begins_to_read_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, handles = threading.Event(), list[Handle]()
+    engine = gated(gate)
+    submit = engine._driver.submit
+
+    def noted(handle: Handle) -> None:
+        handles.append(handle)
+        submit(handle)
+
+    monkeypatch.setattr(engine._driver, "submit", noted)
+    stream = engine.stream(PROMPTS[0])
+    assert not handles[0].done()
+    del stream
+    gc.collect()
+    assert handles[0].cancelled()
+    gate.set()
 
 
 def test_a_loop_that_never_rests_keeps_nothing_of_those_that_left() -> None:

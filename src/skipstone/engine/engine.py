@@ -20,7 +20,7 @@ from skipstone.engine.layout import Layout, geometry_of
 from skipstone.engine.loop import Loop
 from skipstone.engine.observe import Observer
 from skipstone.engine.prompts import Prompt, Prompts, encode, ids_of, several
-from skipstone.engine.request import Handle, Request, with_stops
+from skipstone.engine.request import Handle, Request, read_or_cancel, with_stops
 from skipstone.engine.result import Result
 from skipstone.engine.roofline import advice
 from skipstone.engine.settings import Settings, SettingsFields
@@ -221,7 +221,7 @@ class Engine:
             StalledError: the unmask policy never commits anything.
             NotFiniteError: a number is not finite; the message names the layer.
         """
-        return _read(self.submit(prompt, stop_ids=stop_ids, **changes))
+        return read_or_cancel(self.submit(prompt, stop_ids=stop_ids, **changes))
 
     def edit(
         self, canvas: Prompt, *, observer: Observer | None = None, **changes: Unpack[SettingsFields]
@@ -375,13 +375,6 @@ class Engine:
         loop = self._layout.lay_out(handles, deque(handles), graphs=graphs)
         loop.admit()
         return loop
-
-
-def _read(handle: Handle) -> Iterator[Commit]:
-    try:
-        yield from handle
-    finally:
-        handle.cancel()
 
 
 def _raise(error: BaseException | None, finished: Mapping[int, Result], prompts: int) -> None:

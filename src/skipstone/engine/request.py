@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -361,3 +362,18 @@ class Handle:
             self._changed.notify_all()
         for listener in tuple(self._listeners):
             listener()
+
+
+def read_or_cancel(handle: Handle) -> Iterator[Commit]:
+    """Its commits as they happen; whoever stops reading, or never begins, cancels it."""
+    commits = _read(handle)
+    # What a generator does at its end, one that was never begun does not do.
+    weakref.finalize(commits, handle.cancel)
+    return commits
+
+
+def _read(handle: Handle) -> Iterator[Commit]:
+    try:
+        yield from handle
+    finally:
+        handle.cancel()
