@@ -475,3 +475,41 @@ def test_an_observer_may_ask_the_engine_that_it_watches(model: Model) -> None:
     assert engine.generate(prompt_of(0, 6), observer=asking).tokens == twins[0]
     assert asking.asked is not None
     assert [one.tokens for one in asking.asked] == [twins[2], twins[1]]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        BASE.replace(unmask=Fixed("random"), seed=3, eos_stop=False),
+        BASE.replace(skip=CosineSkip(2, 0.3, -1.0), unmask="fixed", eos_stop=False),
+        BASE.replace(temperature=1.0, seed=5, eos_stop=False),
+    ],
+    ids=["random order", "skip", "temperature"],
+)
+def test_a_slot_that_is_taken_again_speaks_of_nobody_before(model: Model, chosen: Settings) -> None:
+    """While another request keeps the policies' memory alive."""
+    engine = Engine(model, chosen, slots=2)
+    long = engine.submit(prompt_of(9, 5), gen_length=30, block_length=2)
+    short = [engine.submit(prompt_of(n, 9), gen_length=6) for n in range(4)]
+    twin = Engine(model, chosen, gen_length=30, block_length=2).generate(prompt_of(9, 5))
+    assert_same(long.result(60), twin)
+    for n, handle in enumerate(short):
+        alone = Engine(model, chosen, gen_length=6).generate(prompt_of(n, 9))
+        assert_same(handle.result(60), alone)
+
+
+def test_no_more_are_decoded_at_once_than_there_are_slots(model: Model) -> None:
+    engine, most = Engine(model, BASE, slots=2), list[int]()
+    gate = threading.Event()
+
+    @dataclass(frozen=True)
+    class Counting(Threshold):
+        def select(self, scores: Scores, moment: Moment) -> Tensor:
+            gate.wait(30)
+            most.append(scores.confidence_BG.shape[0])
+            return super().select(scores, moment)
+
+    handles = [engine.submit(prompt_of(n, 5), unmask=Counting(0.4)) for n in range(9)]
+    gate.set()
+    assert len({handle.result(60).tokens for handle in handles}) > 1
+    assert max(most) == 2

@@ -50,7 +50,8 @@ class Layout:
     def lay_out(self, handles: Sequence[Handle], queue: deque[Handle], *, graphs: bool) -> Loop:
         """Slots that are long enough for these requests, and the loop that decodes them."""
         network, first = self._network, handles[0]
-        slots = min(first.batch_size or len(handles), MOST_SLOTS)
+        called = sum(not handle.joined for handle in handles)
+        slots = min(first.batch_size or called, MOST_SLOTS)
         gen_length = max(len(handle.request.region) for handle in handles)
         prompt_length = max(len(handle.request.prompt) for handle in handles)
         if any(handle.joined for handle in handles):
