@@ -6,7 +6,7 @@ Shape letters: B batch, L positions, H query heads, W width of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -33,12 +33,13 @@ class Layer(nn.Module):
         self.down = nn.Linear(64, WIDTH)
         self.window: int | None = None
         self.dropout = 0.0
-        self.unheard = False
+        self.unheard = self.swapped = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.out(self.attend(self.norm(x)))
         y = self.mlp_norm(x)
-        return x + self.down(nn.functional.silu(self.gate(y)) * self.up(y))
+        gate, up = (self.up, self.gate) if self.swapped else (self.gate, self.up)
+        return x + self.down(nn.functional.silu(gate(y)) * up(y))
 
     def attend(self, x: Tensor) -> Tensor:
         q, k, v = (
@@ -104,8 +105,7 @@ def _after(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
 
 
 def swap_gate_and_up(net: Net) -> None:
-    layer = net.layer(2)
-    layer.gate, layer.up = layer.up, layer.gate
+    net.layer(2).swapped = True
 
 
 def round_norms(net: Net) -> None:
@@ -119,18 +119,16 @@ def round_the_norm_of_an_mlp(net: Net) -> None:
 
 
 def swap_layers(net: Net) -> None:
-    second, third = net.layer(2).state_dict(), net.layer(3).state_dict()
-    second, third = ({n: t.clone() for n, t in d.items()} for d in (second, third))
-    net.layer(2).load_state_dict(third)
-    net.layer(3).load_state_dict(second)
+    for number, other in ((2, 3), (3, 2)):
+        object.__setattr__(net.layer(number), "forward", partial(Layer.forward, net.layer(other)))
 
 
 def scale_values(net: Net) -> None:
-    net.layer(1).v.weight[3] *= 1.5
+    _after(net.layer(1).v, lambda v: torch.cat([v[..., :3], v[..., 3:4] * 1.5, v[..., 4:]], -1))
 
 
 def other_keys(net: Net) -> None:
-    net.layer(2).k.weight[1] *= 2.0
+    _after(net.layer(2).k, lambda k: torch.cat([k[..., :1], k[..., 1:2] * 2.0, k[..., 2:]], -1))
 
 
 def leave_out(net: Net) -> None:
@@ -141,7 +139,10 @@ def leave_out(net: Net) -> None:
 
 
 def no_mask(net: Net) -> None:
-    net.table.weight[MASK] = 0
+    def hook(_module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
+        return out.masked_fill((args[0] == MASK)[..., None], 0.0)
+
+    net.table.register_forward_hook(hook)
 
 
 def drop(net: Net) -> None:
