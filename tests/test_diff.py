@@ -24,6 +24,7 @@ from skipstone.diff import (
     diff,
     estimated_floor,
     floor_from,
+    states,
     tensor_pairs,
 )
 from skipstone.diff.margins import closeness
@@ -706,3 +707,11 @@ def test_traces_are_compared_without_torch(model: Model, full: MemoryTrace, tmp_
     assert done.stdout.endswith("code 1\n"), done.stderr
     assert "first state     block" in done.stdout
     assert "noise is not measured" in done.stderr
+
+
+def test_tensors_without_a_row_in_common_are_no_crash() -> None:
+    none = np.empty((0, 4), np.float32)
+    assert states._bits_differ(none, none).tolist() == []
+    rows = np.array([[1.0, 2.0], [0.0, 3.0]])
+    assert states._bits_differ(rows, np.array([[1.0, 2.0], [-0.0, 3.0]])).tolist() == [False, True]
+    assert states._bits_differ(rows, rows[:, :1]).tolist() == [True, True]

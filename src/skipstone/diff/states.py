@@ -173,8 +173,8 @@ def _rows(tensor: TensorRows, index: np.ndarray) -> TensorRows:
 
 def _bits_differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of each row, [N]; rows of another width differ."""
-    if a.shape != b.shape:
-        return np.ones(a.shape[0], dtype=bool)
+    if a.shape != b.shape or not a.size:
+        return np.full(a.shape[0], a.shape != b.shape)
     raw = [np.ascontiguousarray(x).view(np.uint8).reshape(x.shape[0], -1) for x in (a, b)]
     return (raw[0] != raw[1]).any(1)
 
