@@ -29,6 +29,7 @@ torch.set_num_threads(1)
 
 
 LONGEST = (
+    "test_trace_attacks.py",
     "test_readme.py",
     "test_docs.py",
     "test_kernels.py",
@@ -43,12 +44,13 @@ LONGEST = (
     "test_sweep.py",
     "test_pebble_model.py",
 )
-"""Files that take half a minute and more."""
+"""Files that take half a minute and more, about the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files start first, so that no worker is left alone with one of them."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session")
