@@ -150,7 +150,7 @@ class Canvas:
         region: Sequence[int],
         mask_id: int,
         stop_ids: Sequence[int] = (),
-    ) -> None:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Put a request into a slot, whoever had it before.
 
         Args:
@@ -160,6 +160,9 @@ class Canvas:
             mask_id: what stands at a mask.
             stop_ids: where one of them is decided, and nothing left of it is masked, the rest is
                 not decoded.
+
+        Returns:
+            Ids and status of its generation region, int64 [G] each, as they lie on the host.
         """
         length, gen_length = self.ids_BL.shape[1], self.gen_length
         ids = np.full((1, length + gen_length + MOST_STOP_IDS), mask_id, dtype=np.int64)
@@ -175,6 +178,8 @@ class Canvas:
         for table, row in zip(tables, packed.split([t.shape[1] for t in tables]), strict=True):
             table[slot].copy_(row)
         self.prompt_lengths[slot], self.gen_lengths[slot] = start, len(region)
+        laid = slice(start, start + gen_length)
+        return ids[0, laid], status[0, laid]
 
     @property
     def batch(self) -> int:

@@ -8,8 +8,9 @@ Shape letters: B requests, L canvas length, G generation length.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from skipstone.engine.settings import Settings
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Rows
 from skipstone.unmask import Scores, UnmaskPolicy, UnmaskSession
+
+P = TypeVar("P")
 
 
 @dataclass(eq=False)
@@ -92,14 +95,11 @@ class Batch:
     def admit(self, slot: int, request: Request) -> RequestState:
         """Put a request into a slot that is reserved; nothing there may speak of the one before."""
         settings, config = request.settings, self.config
-        self.canvas.admit(slot, request.prompt, request.region, config.mask_id, request.stop_ids)
         # A copy: what an observer saw last may still be on its way to a disk.
         self.host = HostCanvas(self.host.ids_BG.copy(), self.host.status_BG.copy())
-        ids_G, status_G = self.host.ids_BG[slot], self.host.status_BG[slot]
-        ids_G[:], status_G[:] = config.mask_id, Status.PAD
-        region, new = np.array(request.region), len(request.region)
-        ids_G[:new] = region
-        status_G[:new] = np.where(region == config.mask_id, Status.MASK, Status.PROMPT)
+        self.host.ids_BG[slot], self.host.status_BG[slot] = self.canvas.admit(
+            slot, request.prompt, request.region, config.mask_id, request.stop_ids
+        )
         self.committed_BL = self.committed_BL.clone()
         self.committed_BL[slot].zero_()
         for table_BL in self.ages or ():
@@ -136,25 +136,33 @@ class Batch:
 
     def rows(self, moment: Moment) -> Rows:
         """What the cache policies of the requests recompute in a step."""
-        parts, others = list[Rows](), moment
-        while others.places:
-            policy = self.settings(others.places[0].request).cache
-            same, others = others.split(lambda p, c=policy: self.settings(p.request).cache == c)
-            parts.append(policy.rows(same))
-        return Rows.join(*parts)
+        alike = self._alike(moment, lambda settings: settings.cache)
+        return Rows.join(*(policy.rows(same) for policy, same in alike))
 
     def select(self, scores: Scores, moment: Moment) -> Tensor:
         """What the unmask policies of the requests commit: bool [B, G]."""
-        chosen_BG, others = None, moment
-        while others.places:
-            policy = self.settings(others.places[0].request).unmask
-            same, others = others.split(lambda p, u=policy: self.settings(p.request).unmask == u)
+        (policy, same), *others = self._alike(moment, lambda settings: settings.unmask)
+        chosen_BG = self.session(policy).select(scores, same)
+        for policy, same in others:
             mine_BG = self.session(policy).select(scores, same)
             # Of requests that another policy serves, it says nothing.
-            takes_part = same.forward_B1 >= 0
-            chosen_BG = mine_BG if chosen_BG is None else mine_BG.where(takes_part, chosen_BG)
-        assert chosen_BG is not None
+            chosen_BG = mine_BG.where(same.forward_B1 >= 0, chosen_BG)
         return chosen_BG
+
+    def _alike(
+        self, moment: Moment, policy_of: Callable[[Settings], P]
+    ) -> Iterator[tuple[P, Moment]]:
+        """Each policy of the requests, and those that have it.
+
+        Where all have the same, that is the moment itself, with what it holds on the device.
+        """
+        while moment.places:
+            policy = policy_of(self.settings(moment.places[0].request))
+            same, others = moment.split(
+                lambda p, of=policy: policy_of(self.settings(p.request)) == of
+            )
+            yield policy, same if others.places else moment
+            moment = others
 
     def state(self, slot: int) -> RequestState:
         """The request in a slot."""
