@@ -44,7 +44,7 @@ def printed(notebook: Any, text: str) -> str:
     ["shapes_b", "commits_difference", "errors", "candidates", "top", "histogram", "similarity_b"],
 )
 def test_every_chart_is_drawn_inline(run: Any, view: str) -> None:
-    shown = [o for o in outputs(run, f'view("{view}")') if "data" in o]
+    shown = [o for o in outputs(run, f'view(study, "{view}")') if "data" in o]
     assert any(o.data.get("image/svg+xml", "").startswith("<svg") for o in shown)
 
 

@@ -151,10 +151,10 @@ def committed_rows_skip() -> Generator[None, None, None]:
     judge = CosineSession._judge
 
     def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
-        stated = self._policy
-        self._policy = replace(stated, keep_committed=False, keep_neighbours=False)
+        stated = self._bars
+        self._bars = stated._replace(committed=False, neighbours=False)
         mask_N = judge(self, states, rows, moment)
-        self._policy = stated
+        self._bars = stated
         return mask_N
 
     with instead(CosineSession, "_judge", wrong):
@@ -169,7 +169,7 @@ def skip_by_the_best_layer() -> Generator[None, None, None]:
     def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
         judge(self, states, rows, moment)
         assert self.scores is not None
-        stable_N = self.scores.similarity_SN.amax(0) > self._policy.skip_threshold
+        stable_N = self.scores.similarity_SN.amax(0) > self._bars.threshold
         self.scores = replace(self.scores, stable_N=stable_N)
         return ~stable_N | self.scores.forced_N
 
@@ -182,10 +182,10 @@ def other_skip_threshold(threshold: float) -> Fault:
     judge = CosineSession._judge
 
     def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
-        stated = self._policy
-        self._policy = replace(stated, skip_threshold=threshold)
+        stated = self._bars
+        self._bars = stated._replace(threshold=threshold)
         mask_N = judge(self, states, rows, moment)
-        self._policy = stated
+        self._bars = stated
         return mask_N
 
     return lambda: instead(CosineSession, "_judge", wrong)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from skipstone.foreign.positions.sanitize import sanitize
     from skipstone.models.load import Model, load
     from skipstone.record import TraceWriter, open_trace
+    from skipstone.report.notebook import view
     from skipstone.report.report import write_report
     from skipstone.report.study import study
     from skipstone.skip import CosineSkip, NoSkip
@@ -70,6 +71,7 @@ _HOMES = {
     "run_sweep": "sweep",
     "sanitize": "foreign.positions.sanitize",
     "study": "report.study",
+    "view": "report.notebook",
     "write_report": "report.report",
 }
 
@@ -107,6 +109,7 @@ __all__ = [
     "run_sweep",
     "sanitize",
     "study",
+    "view",
     "write_report",
 ]
 

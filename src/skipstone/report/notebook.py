@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import shown
 from skipstone.report.facts import verdict
+from skipstone.report.runs import Study
 from skipstone.report.theme import config, painted
 from skipstone.report.words import Text, in_language, words
-
-if TYPE_CHECKING:
-    from skipstone.report.study import Study
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,24 @@ class Figure:
         return self.svg
 
 
-def figure(
+def view(
     study: Study, name: str, *, step: int | None = None, position: int | None = None
 ) -> Figure:
-    """Draw a view; see ``Study.view``."""
+    """Draw one chart of the report, for a notebook.
+
+    Args:
+        study: what it is about, from ``skipstone.study``.
+        name: of ``skipstone.report.views.VIEWS``, such as ``commits_difference``, ``errors``,
+            ``candidates`` or ``histogram``.
+        step: index among ``study.steps``; the first decision that differs if None.
+        position: absolute; the one of that decision if None.
+
+    Raises:
+        ConfigError: no such view or step, or a package for drawing is missing.
+
+    Example:
+        ``skipstone.view(skipstone.study([a.trace, b.trace]), "errors")``
+    """
     import vl_convert
 
     from skipstone.report.views import VIEWS

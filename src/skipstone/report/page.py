@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from skipstone.report.facts import chain, effort, tables, verdict
 from skipstone.report.payload import payload
-from skipstone.report.study import Study
+from skipstone.report.runs import Study
 from skipstone.report.theme import style_sheet
 from skipstone.report.views import VIEWS
 from skipstone.report.words import LANGUAGES, Say, Text, in_language, say, template, words

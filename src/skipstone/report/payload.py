@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipstone.report.study import Study
+from skipstone.report.runs import Study
 from skipstone.report.theme import COLOURS, config
 from skipstone.report.views import VIEWS, View
 from skipstone.report.words import LANGUAGES, words

@@ -12,7 +12,8 @@ from skipstone.extras import missing
 from skipstone.kinds import of_kind
 from skipstone.outputs import check_output, write_whole
 from skipstone.record.recorded import Given
-from skipstone.report.study import Token, study
+from skipstone.report.runs import Token
+from skipstone.report.study import study
 from skipstone.report.words import words
 
 _DRAWING = ("altair", "vl_convert")

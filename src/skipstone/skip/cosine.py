@@ -6,7 +6,6 @@ Shape letters: N packed rows, D width, S compared layers (K-1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,25 +16,40 @@ from skipstone.rows import Rows
 from skipstone.skip.base import SkipScores
 from skipstone.skip.references import ReferenceStore
 
-if TYPE_CHECKING:
-    from skipstone.skip.policies import CosineSkip
-
 
 class CosineSession:
     """Reference states by absolute position, and the judgement of each step."""
 
-    def __init__(self, policy: CosineSkip, geometry: Geometry) -> None:
-        """Start with no reference; the forward after the first ``expect`` gives some."""
+    def __init__(
+        self,
+        geometry: Geometry,
+        bars: ops.Bars,
+        *,
+        layers: int,
+        dtype: torch.dtype,
+        renewed: bool,
+    ) -> None:
+        """Start with no reference; the forward after the first ``expect`` gives some.
+
+        Args:
+            geometry: of the run.
+            bars: what a stable row must reach.
+            layers: S, how many states of a row are compared: those after layers 1..S.
+            dtype: that the cosine is computed in.
+            renewed: whether only a row that goes all the way gets a new reference.
+        """
         self.scores: SkipScores | None = None
-        self._policy = policy
-        self._dtype = getattr(torch, policy.similarity_dtype)
-        self._store = ReferenceStore(policy.skip_layer_k - 1, geometry)
+        self._bars = bars
+        self._layers = layers
+        self._dtype = dtype
+        self._renewed = renewed
+        self._store = ReferenceStore(layers, geometry)
         self._states = list[Tensor]()
 
     @property
     def decides_after(self) -> tuple[int, ...]:
         """The last compared layer."""
-        return (self._policy.skip_layer_k - 1,)
+        return (self._layers,)
 
     def expect(self, rows: Rows) -> None:
         """Give these rows, and no others of their requests, a place for their reference."""
@@ -44,7 +58,7 @@ class CosineSession:
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
         """Take the states of rows that go all the way as their reference, where expected."""
         self.scores = None
-        if layer < self._policy.skip_layer_k:
+        if layer <= self._layers:
             # Layer by layer: a refresh has too many rows for its states to be collected.
             held = self._store.layer(layer)
             ops.replace([x_ND.contiguous()], held, rows, None, moment.forward_B1)
@@ -54,29 +68,23 @@ class CosineSession:
         self._store.forget(request)
 
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
-        """Collect states up to layer K-1, then judge all rows and layers at once."""
+        """Collect the compared states, then judge all rows and layers at once."""
         if layer == 1:
             self._states.clear()
-        if layer >= self._policy.skip_layer_k:
+        if layer > self._layers:
             return None
         self._states.append(x_ND.contiguous())
-        if layer < self._policy.skip_layer_k - 1:
+        if layer < self._layers:
             return None
         keep_N = self._judge(self._states, rows, moment)
         self._states.clear()
         return keep_N
 
     def _judge(self, states: Sequence[Tensor], rows: Rows, moment: Moment) -> Tensor:
-        policy, held = self._policy, self._store.held
-        bars = ops.Bars(
-            outlier=policy.skip_outlier,
-            threshold=policy.skip_threshold,
-            committed=policy.keep_committed,
-            neighbours=policy.keep_neighbours,
-        )
+        held = self._store.held
         similarity_SN = ops.similarity(states, held, rows, self._dtype)
-        judged = ops.judge(similarity_SN, held, rows, moment.committed_BL, bars)
-        renewed_N = judged.keep_N if policy.reference == "last_computed" else None
+        judged = ops.judge(similarity_SN, held, rows, moment.committed_BL, self._bars)
+        renewed_N = judged.keep_N if self._renewed else None
         ops.replace(states, held, rows, renewed_N, moment.forward_B1)
         self.scores = SkipScores(
             rows=rows,

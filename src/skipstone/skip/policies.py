@@ -78,6 +78,22 @@ class CosineSkip:
                 f"skip_layer_k is {self.skip_layer_k}, beyond the {geometry.num_layers} layers of "
                 f"this model; use 2 to {geometry.num_layers}"
             )
-        from skipstone.skip.cosine import CosineSession  # the settings are read without torch
+        # The settings are read without torch.
+        import torch
 
-        return CosineSession(self, geometry)
+        from skipstone.ops import dispatch as ops
+        from skipstone.skip.cosine import CosineSession
+
+        bars = ops.Bars(
+            outlier=self.skip_outlier,
+            threshold=self.skip_threshold,
+            committed=self.keep_committed,
+            neighbours=self.keep_neighbours,
+        )
+        return CosineSession(
+            geometry,
+            bars,
+            layers=self.skip_layer_k - 1,
+            dtype=getattr(torch, self.similarity_dtype),
+            renewed=self.reference == "last_computed",
+        )

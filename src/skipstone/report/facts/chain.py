@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from skipstone.diff.tensor_search import Provenance, TensorDivergence
 from skipstone.digits import told_apart
 from skipstone.report.facts.spot import Spot, commit_spots, spot_of
-from skipstone.report.study import Run, Study
+from skipstone.report.runs import Run, Study
 from skipstone.report.words import Say, Text, say
 from skipstone.sentence import Code
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipstone.record import Header, RunRecord, StepRecord
-from skipstone.report.study import Study
+from skipstone.report.runs import Study
 from skipstone.report.words import Say, Text, say
 
 # Of a usual transformer: four projections of width^2, and an MLP of eight.

@@ -9,7 +9,7 @@ from skipstone.diagnosis.finding import Finding
 from skipstone.diff import Comparison
 from skipstone.record import Experiment, StoredTrace
 from skipstone.report.facts.spot import Spot
-from skipstone.report.study import Study
+from skipstone.report.runs import Study
 from skipstone.report.words import Say, Text, say
 from skipstone.sentence import Code, Sentence
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from skipstone.diagnosis.finding import Finding
 from skipstone.record import StoredTrace
 from skipstone.report.facts.spot import Spot, commit_spots, said_place, spot_of
-from skipstone.report.study import Run, Study
+from skipstone.report.runs import Run, Study
 from skipstone.report.words import Say, Text, say
 from skipstone.sentence import Code
 

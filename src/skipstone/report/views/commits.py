@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 
 from skipstone.record import RunRecord, StepRecord
-from skipstone.report.study import Run, Study
+from skipstone.report.runs import Run, Study
 from skipstone.report.table import Table, Word, coded, named, precise, whole
 from skipstone.report.theme import RAMP
 from skipstone.report.views.view import (

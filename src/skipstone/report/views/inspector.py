@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 
 from skipstone.record import Candidates, StepRecord, Tap, TensorKey
-from skipstone.report.study import Run, Study
+from skipstone.report.runs import Run, Study
 from skipstone.report.table import Table, Word, coded, ends_of, lettered, named, precise, whole
 from skipstone.report.views.view import (
     Chart,

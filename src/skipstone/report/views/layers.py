@@ -12,7 +12,7 @@ import numpy as np
 
 from skipstone.diff import tensor_pairs
 from skipstone.record import Source, StepRecord, Tap
-from skipstone.report.study import Run, Study
+from skipstone.report.runs import Run, Study
 from skipstone.report.table import Axis, Table, Word, coarse, coded, whole
 from skipstone.report.theme import HEAT, RAMP
 from skipstone.report.views.view import (

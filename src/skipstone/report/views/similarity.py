@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from skipstone.record import Judgements
-from skipstone.report.study import Run, Study
+from skipstone.report.runs import Run, Study
 from skipstone.report.table import (
     Table,
     Word,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import altair as alt
 
 from skipstone.record import StepRecord
-from skipstone.report.study import Study
+from skipstone.report.runs import Study
 from skipstone.report.table import Table, Word
 
 ROWS = alt.NamedData("rows")

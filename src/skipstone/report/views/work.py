@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 
 from skipstone.record import StepRecord
-from skipstone.report.study import Study
+from skipstone.report.runs import Study
 from skipstone.report.table import Table, Word, coded, exact, lettered, whole
 from skipstone.report.views.commits import height
 from skipstone.report.views.view import (
