@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
-from tests.foreign import bare, hf_style, llada_style
-from tests.foreign.llada_style import LLaDABlock, LLaDAModel, LLaDAModelLM
-from tests.foreign.parts import angles, rotate
+from specimens import bare, hf_style, llada_style
+from specimens.llada_style import LLaDABlock, LLaDAModel, LLaDAModelLM
+from specimens.parts import angles, rotate
 
 KeyValue = tuple[Tensor, Tensor]
 

@@ -20,10 +20,10 @@ from faults.engine.instead import instead
 from skipstone.foreign.attach.layers import find_layers
 from skipstone.models.load import Model
 from skipstone.skip import CosineSkip
+from specimens import bare, decode, hf_style, llada_style
+from specimens.parts import rotate
 from tests.conftest import random_model
-from tests.foreign import bare, decode, hf_style, llada_style
-from tests.foreign.parts import rotate
-from tests.watching import head_of, uneven_model
+from tests.helpers.watching import head_of, uneven_model
 
 Style = Literal["llada", "hf", "bare"]
 

@@ -1,6 +1,6 @@
 """What can be wrong with a loop around forwards that are right: tokens, order, number, region.
 
-Each is entered around the loop alone, in every style: the loops of ``tests/foreign/decode.py`` take
+Each is entered around the loop alone, in every style: the loops of ``specimens/decode.py`` take
 their tokens and commits from ``choose``, and their numbers from ``share_of``.
 
 Shape letters: B batch (1), R rows of the call, V vocabulary.
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from faults.engine.instead import Fault, instead
 from faults.foreign_code import Job, Loop
 from skipstone.diagnosis.loop.number import shares
+from specimens import decode
 from tests.conftest import EOS
-from tests.foreign import decode
 
 Confidence = Callable[[Tensor, Tensor], Tensor]
 """From logits [B, R, V] and tokens [B, R] to what the order goes by [B, R]."""

@@ -29,20 +29,20 @@ torch.set_num_threads(1)
 
 
 LONGEST = (
-    "test_trace_attacks.py",
-    "test_readme.py",
-    "test_docs.py",
-    "test_kernels.py",
-    "test_loops.py",
-    "test_kill.py",
-    "test_notebook.py",
-    "test_golden.py",
-    "test_terminal.py",
-    "test_faults.py",
-    "test_foreign_diagnosis.py",
-    "test_report_reading.py",
-    "test_sweep.py",
-    "test_pebble_model.py",
+    "tests/record/test_attacks.py",
+    "tests/docs/test_readme.py",
+    "tests/docs/test_docs.py",
+    "tests/ops/test_kernels.py",
+    "faults/tests/test_loops.py",
+    "tests/kill/test_kill.py",
+    "tests/docs/test_notebook.py",
+    "tests/laws/test_golden.py",
+    "tests/cli/test_terminal.py",
+    "faults/tests/test_bench.py",
+    "faults/tests/test_foreign.py",
+    "tests/report/test_reading.py",
+    "tests/sweep/test_sweep.py",
+    "tests/pebble/test_model.py",
 )
 """Files that take half a minute and more, about the longest first."""
 
@@ -50,7 +50,7 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files start first, so that no worker is left alone with one of them."""
     place = {name: i for i, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    items.sort(key=lambda item: place.get(item.path.relative_to(ROOT).as_posix(), len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -26,10 +26,10 @@ from skipstone.outputs import (
     whole_folder,
     write_whole,
 )
-from tests import synthetic_trace as made_up
-from tests.checkpoints import write_checkpoint
 from tests.conftest import ROOT
-from tests.test_store import as_nobody
+from tests.helpers import synthetic_trace as made_up
+from tests.helpers.checkpoints import write_checkpoint
+from tests.record.test_store import as_nobody
 
 WRITES = """
 import sys, time

@@ -14,7 +14,7 @@ from skipstone.diff import compare, diff
 from skipstone.diff.floor import estimated_floor
 from skipstone.record.settings import plain_settings
 from skipstone.sentence import after_end, counted
-from tests import synthetic_trace as made_up
+from tests.helpers import synthetic_trace as made_up
 
 
 @pytest.fixture(scope="module")

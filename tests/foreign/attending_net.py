@@ -18,7 +18,7 @@ import skipstone as st
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.record import MemoryTrace
-from tests.foreign.decode import one_by_one
+from specimens.decode import one_by_one
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 """Of queries, keys and values [B, H, L, W], a mask that is true where a key is seen, a scale."""

@@ -19,8 +19,8 @@ from pathlib import Path
 from tests.conftest import ROOT
 from tests.fuzz import sound
 from tests.fuzz.every import KINDS
+from tests.fuzz.known import Known
 from tests.fuzz.workers import Case, Found, carry_out, perform
-from tests.known import Known
 
 STORE = ROOT / "build" / "fuzz"
 

@@ -23,7 +23,7 @@ import numpy as np
 from skipstone.record import Header, Outcome, StepRecord, Tap, TensorKey, TraceWriter
 from skipstone.record.checksum import Checksums, Value
 from skipstone.record.manifest import read_manifest
-from tests import synthetic_trace as made_up
+from tests.helpers import synthetic_trace as made_up
 
 T = TypeVar("T")
 

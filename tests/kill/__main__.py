@@ -22,12 +22,12 @@ from random import Random
 from typing import Any
 
 from skipstone.outputs import is_part
-from tests.checkpoints import write_checkpoint
 from tests.conftest import ROOT
 from tests.fuzz import sound as fuzz_sound
+from tests.fuzz.known import Known
+from tests.helpers.checkpoints import write_checkpoint
 from tests.kill.process import Ended, Moment, cold, warm
 from tests.kill.writers import WRITERS, Broken, Writer, demand
-from tests.known import Known
 
 STORE = ROOT / "build" / "kill"
 _COLD = 0.05
@@ -97,7 +97,7 @@ def _inputs(sound: Path, tell: object) -> int:
     fuzz_sound.build(sound)
     write_checkpoint(sound / "long", config={"max_sequence_length": 512})
     (sound / "many.txt").write_text("".join(f"prompt {i}\n" for i in range(12)))
-    from tests import synthetic_trace
+    from tests.helpers import synthetic_trace
 
     synthetic_trace.write(sound / "long.trace", forwards=200, samples=2, level="decisions")
     return 0

@@ -10,7 +10,7 @@ import pytest
 
 from skipstone.errors import CheckpointError
 from skipstone.text import Text, sandbox
-from tests.checkpoints import EOS, MASK, byte_tokenizer
+from tests.helpers.checkpoints import EOS, MASK, byte_tokenizer
 from tests.text.attacked import ATTACKS
 
 SECONDS, MEGABYTES = 1.0, 64

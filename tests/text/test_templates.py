@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from skipstone.text import Text
-from tests.checkpoints import EOS, MASK, byte_tokenizer
+from tests.helpers.checkpoints import EOS, MASK, byte_tokenizer
 from tests.text.record import expected, rendered
 from tests.text.templates import CASES, SPECIAL
 

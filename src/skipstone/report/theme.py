@@ -2,7 +2,7 @@
 
 A chart names *roles* such as ``@a``, and the theme gives each of them a colour: charts are made
 once and drawn on either ground. Text has a contrast of at least 4.5 to 1 with its ground, and a
-mark that carries meaning one of 3 to 1; ``tests/test_report_contrast.py`` measures both.
+mark that carries meaning one of 3 to 1; ``tests/report/test_reading.py`` measures both.
 """
 
 from __future__ import annotations

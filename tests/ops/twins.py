@@ -1,0 +1,230 @@
+"""Each kernel against its twin at odd sizes: run by ``test_kernels`` with TRITON_INTERPRET=1.
+
+On a machine with a GPU: ``python -m pytest tests/ops/twins.py`` runs the compiled kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from skipstone import Engine, Fixed, Settings
+from skipstone.memory.store import KVStore
+from skipstone.models.base import ModelConfig
+from skipstone.models.llada import LLaDA
+from skipstone.ops import dispatch, reference
+from skipstone.rows import Rows
+from tests.conftest import random_model
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = [torch.float32, torch.bfloat16]
+EPS = 1e-5
+
+
+def close(found: torch.Tensor, twin: torch.Tensor) -> None:
+    # The twin may round once more than the kernel where it makes a tensor in between.
+    step = torch.finfo(twin.dtype).eps
+    torch.testing.assert_close(found, twin, rtol=2 * step, atol=2 * step)
+
+
+def assert_equal(found: torch.Tensor, twin: torch.Tensor) -> None:
+    assert torch.equal(found, twin)
+
+
+def drawn(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator).to(dtype).to(DEVICE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "width"), [(1, 32), (3, 100), (33, 257), (7, 4096)])
+def test_norms(rows: int, width: int, dtype: torch.dtype) -> None:
+    x, delta = drawn(rows, width, dtype=dtype), drawn(rows, width, dtype=dtype, seed=1)
+    weight = drawn(width, dtype=dtype, seed=2)
+    with dispatch.served_by("triton"):
+        normed = dispatch.rms_norm(x, weight, EPS)
+        total, both = dispatch.add_rms_norm(x, delta, weight, EPS)
+    close(normed, reference.rms_norm(x, weight, EPS))
+    twin_total, twin = reference.add_rms_norm(x, delta, weight, EPS)
+    # The interpreter cuts bfloat16 off where a GPU rounds it.
+    close(total, twin_total) if DEVICE == "cpu" else assert_equal(total, twin_total)
+    close(both, twin)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "width"), [(1, 16), (3, 50), (5, 2049)])
+def test_swiglu(rows: int, width: int, dtype: torch.dtype) -> None:
+    gate_up = drawn(rows, 2 * width, dtype=dtype)
+    with dispatch.served_by("triton"):
+        found = dispatch.swiglu(gate_up)
+    close(found, reference.swiglu(gate_up))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("writes", [None, (True, False, True, True, False), (False,) * 5])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(1, 1, 8), (6, 3, 24), (17, 1, 128)])
+def test_rotation_and_write(
+    heads: int, kv_heads: int, width: int, writes: tuple[bool, ...] | None, dtype: torch.dtype
+) -> None:
+    spans = [(0, 2, 5), (2, 0, 1), (3, 6, 7)]
+    rows = Rows.spans(spans, torch.device(DEVICE), bases=[7, 0, 14])
+    if writes is not None:
+        rows = replace(rows, writes_N=torch.tensor(writes, device=DEVICE))
+    # A slice of a wider tensor, and stores that are neither dense nor alike.
+    qkv = drawn(rows.num_rows, heads + 2 * kv_heads + 1, width, dtype=dtype)[:, :-1]
+    angles = reference.rotary_tables(9, width, 10000.0, rows.device)[:, rows.position_N]
+    shape = (28, kv_heads, width)
+    keys = [torch.full((5, *shape), 7.0, dtype=dtype, device=DEVICE) for _ in "ab"]
+    values = [torch.full((kv_heads, 28, width), 7.0, dtype=dtype, device=DEVICE) for _ in "ab"]
+    with dispatch.served_by("triton"):
+        q = dispatch.rotate_and_write(qkv, angles, keys[0][2], values[0].transpose(0, 1), rows)
+    twin = reference.rotate_and_write(qkv, angles, keys[1][2], values[1].transpose(0, 1), rows)
+    assert q.is_contiguous()
+    close(q, twin)
+    close(*keys)
+    assert_equal(*values)
+    written = (values[0] != 7).any(-1).any(0).sum()
+    assert written == (5 if writes is None else sum(writes))
+
+
+def test_padding_may_stand_where_a_row_writes() -> None:
+    rows = Rows.spans([(0, 0, 2)], torch.device(DEVICE))
+    rows = replace(rows, writes_N=torch.tensor([False, True], device=DEVICE)).own()
+    rows.position_N.fill_(1)
+    for mode in ("reference", "triton"):
+        store, new = torch.zeros(2, 2, 1, 16, device=DEVICE), drawn(2, 3, 16, dtype=DTYPES[0])
+        angles = reference.rotary_tables(2, 16, 10000.0, rows.device)
+        with dispatch.served_by(mode):
+            dispatch.rotate_and_write(new, angles, store[0], store[1], rows)
+        assert_equal(store[1, 1], new[1, 2:])
+        assert not store[:, 0].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 5), (3, 1000), (5, 20011)])
+def test_score(rows: int, vocab: int, dtype: torch.dtype) -> None:
+    logits = 4 * drawn(rows, vocab, dtype=dtype)
+    mask_id = int(logits[0].argmax())
+    with dispatch.served_by("triton"):
+        found = dispatch.score(logits, mask_id, None)
+    twin = reference.score(logits, mask_id, None)
+    assert_equal(found.token_N, twin.token_N)
+    torch.testing.assert_close(found.confidence_N, twin.confidence_N, rtol=1e-5, atol=1e-12)
+    best = found.runner_up_confidence_N
+    torch.testing.assert_close(best, twin.runner_up_confidence_N, rtol=1e-5, atol=1e-12)
+    # Which of several equal runners-up is named is open; that it is one of the best is not.
+    assert_equal(
+        logits.gather(1, found.runner_up_N[:, None]), logits.gather(1, twin.runner_up_N[:, None])
+    )
+
+
+def test_the_lowest_id_of_equals_is_chosen_and_the_next_is_the_runner_up() -> None:
+    logits = torch.zeros(2, 20000, device=DEVICE)
+    logits[0, [4, 9000, 19999]] = 3.0
+    with dispatch.served_by("triton"):
+        found = dispatch.score(logits, 0, None)
+    assert found.token_N.tolist() == [4, 1]
+    assert found.runner_up_N.tolist() == [9000, 2]
+    assert_equal(found.confidence_N, found.runner_up_confidence_N)
+
+
+# NumPy, which the interpreter uses, warns where a GPU computes a NaN.
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_broken_logits_show_in_the_confidence(broken: float) -> None:
+    logits = drawn(3, 9000, dtype=torch.float32)
+    logits[1, 8500] = broken
+    with dispatch.served_by("triton"):
+        found = dispatch.score(logits, 0, None)
+    assert found.confidence_N.isnan().tolist() == [False, True, False]
+    assert found.token_N[1] == 8500
+    assert_equal(found.token_N, reference.score(logits, 0, None).token_N)
+
+
+@pytest.mark.skipif(
+    DEVICE != "cpu", reason="tests/engine/test_cuda.py runs the kernels in whole runs"
+)
+def test_a_run_with_kernels_gives_the_tokens_of_the_reference() -> None:
+    # Two heads of width 16: attention has no kernel for narrower ones.
+    model = random_model(1, num_heads=2, num_kv_heads=2, dtype=torch.float32)
+    engine = Engine(model, Settings(gen_length=8, block_length=4, unmask=Fixed()))
+    plain = engine.generate([5, 6, 7])
+    with dispatch.served_by("triton"):
+        assert engine.generate([5, 6, 7]).tokens == plain.tokens
+
+
+def test_what_no_kernel_computes_stays_with_the_reference() -> None:
+    with dispatch.served_by("triton"):
+        assert dispatch.refusal(torch.zeros(1, dtype=torch.float64)).startswith("no kernel")
+        assert dispatch.refusal(torch.zeros(1, dtype=torch.bfloat16)) == ""
+    with dispatch.served_by("reference"):
+        assert dispatch.refusal(torch.zeros(1)) == "kernels are switched off"
+    if DEVICE == "cpu":
+        assert dispatch.refusal(torch.zeros(1)) == "kernels need a CUDA device"
+
+
+def wide_network() -> LLaDA:
+    """Wide enough for programs of a product to ask for their first tiles before they wait."""
+    config = ModelConfig(
+        width=2048,
+        num_layers=4,
+        num_heads=16,
+        num_kv_heads=16,
+        mlp_width=4096,
+        vocab_size=1024,
+        max_length=512,
+        rope_theta=10000.0,
+        norm_eps=EPS,
+        tied_head=False,
+        mask_id=1,
+        eos_id=2,
+    )
+    network = LLaDA(config, torch.bfloat16, torch.device(DEVICE))
+    torch.manual_seed(0)
+    for weight in network.parameters():
+        weight.data.normal_(std=0.02) if weight.ndim > 1 else weight.data.fill_(1.0)
+    return network
+
+
+def stepped(network: LLaDA, ids: torch.Tensor, rows: Rows, store: KVStore) -> torch.Tensor:
+    """Logits of one step."""
+    x, angles = network.embed(ids), network.angles(rows)
+    for index in range(network.config.num_layers):
+        x = network.layer(index, x, angles, rows, store)
+    return network.head(network.final_norm(x))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU here")
+# With 64 rows or fewer, products are kernels of ours; with more, the library's stand between.
+@pytest.mark.parametrize("num_rows", [32, 80])
+def test_kernels_that_start_early_compute_the_same(num_rows: int) -> None:
+    from skipstone.ops.triton_early import served_early
+
+    device, dtype = torch.device(DEVICE), torch.bfloat16
+    network = wide_network()
+    rows = Rows.spans([(0, 200, 200 + num_rows)], device, lengths=[512])
+    rows = replace(rows, writes_N=torch.ones(num_rows, dtype=torch.bool, device=device)).own()
+    ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
+    found = list[list[torch.Tensor]]()
+    for allowed in (False, True):
+        store = KVStore(network.config, 512, dtype, device)
+        work = partial(stepped, network, ids, rows, store)
+        with served_early(allowed):
+            eager = [work()]
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                logits = work()
+        outs = list[torch.Tensor]()
+        for seed in range(20):
+            ids.copy_(torch.arange(seed, seed + num_rows) * 7 % 1024)
+            graph.replay()
+            outs.append(logits.clone())
+        found.append([*eager, *outs, store.keys, store.values])
+        ids.zero_()
+    for late, early in zip(*found, strict=True):
+        assert early.isfinite().all()
+        assert_equal(early, late)

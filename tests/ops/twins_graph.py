@@ -1,0 +1,138 @@
+"""Graphs by bucket on a CPU: padded rows and static tensors, computed by the interpreted kernels.
+
+Run as ``twins.py`` is. Without a GPU nothing is captured, but what goes into a graph, and what of
+it is padding, is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from skipstone import CosineSkip, Engine, Fixed, NoSkip, Settings
+from skipstone.engine.graph import MOST_ROWS, Graph, GraphLayers, bucket, buckets
+from skipstone.engine.loop import Loop
+from skipstone.models.load import Model
+from skipstone.ops import dispatch
+from skipstone.rows import Rows
+from skipstone.skip import SkipPolicy
+from tests.conftest import random_model
+from tests.ops.twins import DEVICE
+
+pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="tests/engine/test_cuda.py captures graphs")
+
+PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5, 8, 9, 7]]
+SKIP = CosineSkip(skip_layer_k=2, skip_threshold=0.8, skip_outlier=0.0)
+BASE = Settings(unmask=Fixed(), gen_length=4, block_length=4, eos_stop=False)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    # Heads of 16: what the kernel of attention takes at least.
+    return random_model(2, num_layers=2, num_heads=2, num_kv_heads=2, dtype=torch.float32)
+
+
+@torch.inference_mode()
+def decoded(model: Model, settings: Settings, *, packs: bool, graphs: bool) -> Loop:
+    engine = Engine(model, settings, runner="graph" if graphs else "eager")
+    run = engine.start(PROMPTS, batch_size=2, graphs=graphs)
+    run.batch.runner.packs = packs
+    run.decode()
+    return run
+
+
+def tokens(run: Loop) -> dict[int, list[int]]:
+    return {one.sample: one.ids_G.tolist() for one in run.done}
+
+
+@pytest.fixture
+def padded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
+    """Rows and bucket of each replay; what padding leaves behind is poison for the next one."""
+    seen, take = list[tuple[int, int]](), Graph.take
+
+    def noted(self: Graph, rows: Rows, x_ND: torch.Tensor) -> None:
+        self.x_ND.fill_(torch.nan)
+        take(self, rows, x_ND)
+        seen.append((rows.num_rows, self.x_ND.shape[0]))
+
+    monkeypatch.setattr(Graph, "take", noted)
+    yield seen
+    assert all(size == bucket(rows) for rows, size in seen)
+
+
+@pytest.mark.parametrize(
+    ("skip", "packs"), [(NoSkip(), True), (SKIP, True), (SKIP, False)], ids=["no", "packs", "masks"]
+)
+def test_padded_rows_give_the_tokens_of_the_eager_path(
+    model: Model, padded: list[tuple[int, int]], skip: SkipPolicy, packs: bool
+) -> None:
+    settings = BASE.replace(skip=skip)
+    eager = decoded(model, settings, packs=True, graphs=False)
+    with dispatch.served_by("triton"):
+        graphed = decoded(model, settings, packs=packs, graphs=True)
+    assert tokens(graphed) == tokens(eager)
+    assert [one.stats for one in graphed.done] == [one.stats for one in eager.done]
+    skipped = sum(step.skipped_row_layers for one in eager.done for step in one.stats)
+    assert (skipped > 0) == (skip is SKIP)
+    assert any(rows < size for rows, size in padded)
+    layers = graphed.batch.runner.layers
+    assert isinstance(layers, GraphLayers)
+    # One graph serves requests however rows are spread over them.
+    assert len(layers._graphs) < len(padded)
+
+
+def test_buckets_hold_what_is_put_in_and_not_much_more() -> None:
+    assert all(count <= bucket(count) < count + 256 for count in range(1, 2049))
+    # Below, a step takes as long as reading the weights.
+    assert all(bucket(count) <= 1.25 * count for count in range(257, 2049))
+    assert sorted({bucket(count) for count in range(1, 65)}) == [16, 32, 48, 64]
+
+
+def test_law_13_no_length_batch_or_mix_needs_another_graph(model: Model) -> None:
+    engine = Engine(model, BASE, runner="graph")
+    with dispatch.served_by("triton"):
+        engine.generate(PROMPTS[0])
+        layers = engine._arena.kept
+        assert layers is not None
+        (span,) = {shape[:3] for shape in layers._graphs}
+        # On a GPU, these are captured before the first step.
+        ready = {shape for n in buckets(MOST_ROWS) for shape in layers._shapes_of(span, n)}
+        ready |= set(layers._graphs)
+        assert len(ready) <= 32
+        for lengths in ((7,), (40,), (3, 50), (1, 1, 1, 1), (64, 2, 31), (250,)):
+            engine.generate_batch([[i, *[5] * (n - 1)] for i, n in enumerate(lengths)])
+            assert engine._arena.kept is layers
+    assert set(layers._graphs) <= ready
+
+
+def test_law_13_a_graph_for_each_length_shows(model: Model) -> None:
+    """The control: without the kernels a graph knows lengths, and others are none of those."""
+    engine = Engine(model, BASE, runner="graph")
+    engine.generate(PROMPTS[0])
+    layers = engine._arena.kept
+    assert layers is not None
+    before = set(layers._graphs)
+    engine.generate(PROMPTS[1])
+    assert set(layers._graphs) > before
+
+
+def test_rows_of_too_many_requests_take_a_larger_graph_or_none(model: Model) -> None:
+    engine = Engine(model, BASE, runner="graph")
+    with dispatch.served_by("triton"):
+        engine.generate(PROMPTS[0])
+        layers = engine._arena.kept
+        assert layers is not None
+
+        def size(requests: int, count: int) -> int | None:
+            spans = [(b, 0, count) for b in range(requests)]
+            shape = layers._shape(1, 2, Rows.spans(spans, layers.store.keys.device), every=False)
+            return None if shape is None else shape.num_rows
+
+        assert size(1, 16) == 16
+        assert size(5, 3) == 16
+        assert size(16, 1) == 192
+        assert size(300, 1) is None
+        assert size(2, 1024) == 2048
+        assert size(1, 2049) is None

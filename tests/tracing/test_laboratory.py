@@ -1,0 +1,171 @@
+"""Experiments: made once, within a time limit, and told apart by their names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+
+from skipstone import DualCache, Fixed, NoCache, Threshold
+from skipstone.diagnosis.diagnose import Diagnosis, diagnose
+from skipstone.diagnosis.experiment import (
+    Experiment,
+    Follow,
+    Rerun,
+    Rescore,
+    Spent,
+    Turn,
+    Unavailable,
+    Unobserved,
+)
+from skipstone.record import Trace
+from skipstone.sentence import Sentence
+from skipstone.tracing import experiments
+from skipstone.tracing.experiment_names import as_request, key_of
+from skipstone.tracing.experiments import Laboratory, Subject
+from tests.helpers.recorded import case_of, trace_of
+from tests.helpers.watching import BASE, uneven_model
+
+PLAIN = BASE.replace(cache=NoCache(), unmask=Fixed())
+# What B does otherwise, and the rule that says so.
+CAUSES = {
+    "stale-kv": PLAIN.replace(cache=DualCache()),
+    "over-parallel": PLAIN.replace(unmask=Threshold(0.3)),
+}
+# What decisions alone say of them, replayed without any experiment: less, and true.
+REPLAYED = {"stale-kv": "inconclusive", "over-parallel": "commit-rule"}
+
+
+class Clock:
+    """A time that stands still until it is moved."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    standing = Clock()
+    monkeypatch.setattr(experiments, "time", standing)
+    return standing
+
+
+def laboratory(*, time_limit: float = 60.0, told: list[str] | None = None) -> Laboratory:
+    a = Subject(trace_of(PLAIN))
+    tell = None if told is None else told.append
+    return Laboratory(a, a, uneven_model(1), time_limit=time_limit, progress=tell)
+
+
+def test_a_question_is_answered_once(clock: Clock) -> None:
+    told = list[str]()
+    lab = laboratory(told=told)
+    first = lab.ask(Follow("a", "a", (0, 1)))
+    assert lab.ask(Follow("a", "a", (0, 1))) is first
+    assert lab.ask(Follow("a", "a", (0, 2))) is not first
+    assert len(told) == len(lab.done) == 2
+
+
+def test_nothing_is_started_after_the_limit_and_what_is_known_stays_known(clock: Clock) -> None:
+    lab = laboratory()
+    first = lab.ask(Follow("a", "a", (0, 1)))
+    clock.now += 60.0
+    lab.ask(Follow("a", "a", (0, 2)))
+    clock.now += 0.1
+    with pytest.raises(Spent, match="the time limit is reached"):
+        lab.ask(Follow("a", "a", (0, 3)))
+    assert lab.ask(Follow("a", "a", (0, 1))) is first
+    assert len(lab.done) == 2
+
+
+def test_what_cannot_be_made_is_said_and_takes_no_part(clock: Clock) -> None:
+    subject = Subject(trace_of(PLAIN))
+    for lab, asked, reason in (
+        (laboratory(), Rerun("b"), "side B cannot be run again: only its trace is here"),
+        (laboratory(), Unobserved("a"), "side A cannot be run again"),
+        (Laboratory(subject, subject, None), Follow("a", "a", (0, 1)), "the model is not here"),
+        (laboratory(), Follow("a", "a", (0, 1), (("cahce", "dual"),)), "did you mean 'cache'"),
+    ):
+        with pytest.raises(Unavailable, match=reason) as error:
+            lab.ask(asked)
+        assert not isinstance(error.value, Spent)
+        assert lab.done == []
+
+
+def test_experiments_that_differ_in_anything_are_kept_apart() -> None:
+    follow = Follow("a", "a", (0, 1))
+    asked: list[Experiment] = [
+        follow,
+        replace(follow, forwards=(1, 1)),
+        replace(follow, led=frozenset(("rows",))),
+        replace(follow, led=frozenset(("rows", "skip"))),
+        replace(follow, tensors=False),
+        replace(follow, unskip=(3,)),
+        replace(follow, variation="batch"),
+        replace(follow, turn=Turn(queries=1)),
+        replace(follow, turn=Turn(keys=1)),
+        replace(follow, turn=Turn(stretch=0.5)),
+        replace(follow, turn=Turn(pairs="neighbours")),
+        replace(follow, turn=Turn(width_power=0.5)),
+        replace(follow, keys="unrotated"),
+        Rerun("a"),
+        Rerun("a", attempt=1),
+        Rerun("a", until=3),
+        Rescore("a", (1, 2), (5,)),
+        Rescore("a", (1, 3), (5,)),
+        Unobserved("a"),
+    ]
+    keys = [key_of(experiment) for experiment in asked]
+    assert len(set(keys)) == len(asked)
+    assert keys == [key_of(experiment) for experiment in asked]
+    assert all(json.loads(json.dumps(as_request(e)))["kind"] for e in asked)
+
+
+# --- a diagnosis that runs out of time
+
+
+@dataclass
+class Limited:
+    """Answers a number of questions; then the time is over."""
+
+    lab: Laboratory
+    limit: int
+
+    def ask(self, experiment: Experiment) -> Trace:
+        if len(self.lab.done) < self.limit:
+            return self.lab.ask(experiment)
+        raise Spent(Sentence("the time limit is reached"))
+
+
+def diagnosed(name: str, limit: int) -> tuple[Diagnosis, int]:
+    """The diagnosis after so many experiments, and how many were made."""
+    case = case_of(PLAIN, CAUSES[name])
+    assert isinstance(case.inquiry.lab, Laboratory)
+    lab = case.inquiry.lab
+    case.inquiry.lab = Limited(lab, limit)
+    return diagnose(case), len(lab.done)
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_with_less_time_a_diagnosis_says_less_and_nothing_false(name: str) -> None:
+    full, made = diagnosed(name, 1000)
+    assert full.cause is not None
+    assert (full.verdict, full.unavailable) == (name, ())
+    verdicts = list[str]()
+    for limit in (0, 1, 4, 12, 17, made - 1):
+        short, _ = diagnosed(name, limit)
+        verdicts.append(short.verdict)
+        assert short.unavailable == ("the time limit is reached",)
+        assert "not tried: the time limit is reached" in short.lines()
+        assert len(short.lines()) <= 10
+        assert len(short.ruled_out) < len(full.ruled_out)
+        assert {r.rule for r in short.ruled_out} <= {r.rule for r in full.ruled_out}
+        if short.cause is None:
+            assert any(line.startswith("cause: NOT FINISHED") for line in short.lines())
+        else:
+            assert short.verdict in (name, REPLAYED[name])
+            assert short.cause.proof <= full.cause.proof
+    assert verdicts[0] == REPLAYED[name]
+    assert verdicts[-1] == name
