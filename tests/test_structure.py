@@ -1,11 +1,20 @@
-"""The shape of the package: which module knows which."""
+"""The shape of the package: which module knows which, and how much stands in one place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+import ast
+from collections.abc import Iterator, Mapping, Set
 from graphlib import CycleError, TopologicalSorter
 
 import grimp
+
+from tests.conftest import ROOT
+
+SOURCES = sorted((ROOT / "src" / "skipstone").rglob("*.py"))
+KERNELS = "ops"  # a kernel is one function, and stands beside its launcher
+# Eighteen arguments, each with its line in the signature and its description, are longer than a
+# screen by themselves; of these functions the code alone is counted.
+DOCUMENTED = {"foreign.explain.explain.explain"}
 
 
 def imports() -> dict[str, set[str]]:
@@ -32,3 +41,33 @@ def test_an_import_back_is_a_circle() -> None:
     assert "skipstone.report.runs" in edges["skipstone.report.study"]
     edges["skipstone.report.runs"].add("skipstone.report.study")  # as `study.view` once did
     assert "skipstone.report.runs" in circle(edges)
+
+
+def functions(source: str) -> Iterator[tuple[str, int, int]]:
+    """Name, lines, and lines without signature and docstring of every function."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            code = node.body[1 if ast.get_docstring(node) is not None else 0 :]
+            lines = node.end_lineno - code[0].lineno + 1 if code else 0
+            yield node.name, node.end_lineno - node.lineno + 1, lines
+
+
+def test_functions_fit_on_a_screen_and_files_can_be_read() -> None:
+    longest = dict[str, int]()
+    for path in SOURCES:
+        module = ".".join(path.relative_to(ROOT / "src" / "skipstone").with_suffix("").parts)
+        if module.startswith(KERNELS):
+            continue
+        source = path.read_text(encoding="utf-8")
+        assert source.count("\n") <= 400, module
+        for name, lines, code in functions(source):
+            full = f"{module}.{name}"
+            longest[full] = code if full in DOCUMENTED else lines
+    assert [name for name, lines in longest.items() if lines > 60] == []
+    assert longest.keys() >= DOCUMENTED
+
+
+def test_lines_of_a_function_are_counted_whole_and_without_its_head() -> None:
+    source = 'def f(\n    a: int,\n) -> int:\n    """Says."""\n    a += 1\n    return a\n'
+    assert list(functions(source)) == [("f", 6, 2)]

@@ -98,8 +98,7 @@ def sweep_command(
     """
     rate = parse_rate(bound, "--bound")
     check_budget(rate, 0.95)
-    if limit is not None and limit < 1:
-        raise ConfigError(f"--limit is {limit}, must be at least 1")
+    _check_limit(limit)
     base = run_spec(given(options))
     from skipstone.sweep.chart import check_charts
     from skipstone.sweep.executors import parse_executor
@@ -116,10 +115,8 @@ def sweep_command(
     questions = read_questions(path, "--prompts", rule)
     planned = Judged([], [Setting(BASELINE, trusted), *points.settings], level, rate)
     say_idle_settings(trusted, *(setting.settings for setting in points.settings))
-    for text in points.notes:
-        note(text)
-    if planned.needed > len(questions[:limit]):
-        note(f"a bound of {bound} takes at least {planned.needed} prompts")
+    _say_notes(points.notes)
+    _say_too_few(planned.needed, len(questions[:limit]), bound)
     with progress() as moved:
         sweep = run_sweep(
             base.load(),
@@ -136,9 +133,24 @@ def sweep_command(
     _write(sweep, judged, report)
     if as_json:
         say_json(report)
-    else:
-        _print(judged)
-        aside((f"[written: {output}]", "label"))
+        return
+    _print(judged)
+    aside((f"[written: {output}]", "label"))
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit is {limit}, must be at least 1")
+
+
+def _say_notes(notes: Sequence[str]) -> None:
+    for text in notes:
+        note(text)
+
+
+def _say_too_few(needed: int, prompts: int, bound: str) -> None:
+    if needed > prompts:
+        note(f"a bound of {bound} takes at least {needed} prompts")
 
 
 def _report(sweep: Sweep, judged: Judged) -> dict[str, object]:

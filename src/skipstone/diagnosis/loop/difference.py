@@ -23,30 +23,11 @@ from skipstone.diagnosis.loop.rule import SCHEDULES, Draw, Region, Rule
 from skipstone.diagnosis.loop.sheet import confidences
 from skipstone.diagnosis.loop.unknown import unlike
 
-Part = Literal[
-    "offset",
-    "without",
-    "raised",
-    "late",
-    "ids",
-    "penalty",
-    "guidance",
-    "drawn",
-    "axis",
-    "kind",
-    "dtype",
-    "last",
-    "region",
-    "block length",
-    "number",
-    "value",
-    "of canvas",
-    "forced",
-    "nothing",
-    "opening",
-    "tokens",
-    "order",
-]
+DrawPart = Literal["offset", "without", "raised", "late", "ids", "penalty", "guidance", "drawn"]
+ConfidencePart = Literal["axis", "kind", "dtype", "last"]
+RegionPart = Literal["region", "block length"]
+SelectionPart = Literal["number", "value", "of canvas", "forced", "nothing", "opening"]
+Part = DrawPart | ConfidencePart | RegionPart | SelectionPart | Literal["tokens", "order"]
 
 # One rule for both must not need more luck than two rules: a thousandth is no chance.
 _LUCK = 10.0

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from math import inf
 
-from skipstone.diagnosis.loop.difference import Difference, Part
+from skipstone.diagnosis.loop.difference import (
+    ConfidencePart,
+    Difference,
+    DrawPart,
+    Part,
+    RegionPart,
+    SelectionPart,
+)
 from skipstone.diagnosis.loop.fit import Fit
 from skipstone.diagnosis.loop.rule import (
     THRESHOLDS,
+    Confidence,
     Draw,
     Interval,
     Number,
@@ -76,62 +84,98 @@ def differs(found: Difference, part: Part) -> Sentence:
         )
     a, b = found.fit_a.rule, found.fit_b.rule
     match part:
+        case "offset" | "without" | "raised" | "late" | "ids" | "penalty" | "guidance" | "drawn":
+            return _draw_differs(part, a.draw, b.draw, found.b.evidence.record.header.mask_id)
+        case "axis" | "kind" | "dtype" | "last":
+            return _confidence_differs(part, a.confidence, b.confidence)
+        case "region" | "block length":
+            return _region_differs(found, part, a, b)
+        case "number" | "value" | "of canvas" | "forced" | "nothing" | "opening":
+            return _selection_differs(found, part, a, b)
+
+
+def explained(fit: Fit, rival: Fit | None) -> Sentence:
+    """How well a rule explains its run."""
+    return Sentence(
+        "explains {count} of {steps} steps; the next best explains {rival}",
+        count=fit.count,
+        steps=fit.explains.size,
+        rival=0 if rival is None else rival.count,
+    )
+
+
+def _draw_differs(part: DrawPart, a: Draw, b: Draw, mask_id: int) -> Sentence:
+    """How the tokens and their scores come about."""
+    match part:
         case "offset":
             return Sentence(
                 "B scores a position by {b}, A by {a}",
-                a=Sentence(_ROWS[a.draw.offset]),
-                b=Sentence(_ROWS[b.draw.offset]),
+                a=Sentence(_ROWS[a.offset]),
+                b=Sentence(_ROWS[b.offset]),
             )
         case "without":
-            return _left_out(a.draw, b.draw, found.b.evidence.record.header.mask_id)
+            return _left_out(a, b, mask_id)
         case "raised":
-            return _raised(a.draw, b.draw)
+            return _raised(a, b)
         case "late":
-            return _late(a.draw, b.draw)
+            return _late(a, b)
         case "ids":
-            return _ids(a.draw, b.draw)
+            return _ids(a, b)
         case "penalty":
-            return _penalty(a.draw, b.draw)
+            return _penalty(a, b)
         case "guidance":
-            return _guidance(a.draw.guidance, b.draw.guidance)
+            return _guidance(a.guidance, b.guidance)
         case "drawn":
             return Sentence(
                 "B takes the best token, A draws it at random"
-                if b.draw.greedy
+                if b.greedy
                 else "B draws tokens at random, A takes the best"
             )
+
+
+def _confidence_differs(part: ConfidencePart, a: Confidence, b: Confidence) -> Sentence:
+    """By what masks are compared."""
+    match part:
         case "axis":
             return Sentence(
                 "B takes the softmax over {b}, A over {a}",
-                a=Sentence(_AXES[a.confidence.axis]),
-                b=Sentence(_AXES[b.confidence.axis]),
+                a=Sentence(_AXES[a.axis]),
+                b=Sentence(_AXES[b.axis]),
             )
         case "kind":
             return Sentence(
                 "B commits {b}, A {a}",
-                a=Sentence(_KINDS[a.confidence.kind]),
-                b=Sentence(_KINDS[b.confidence.kind]),
+                a=Sentence(_KINDS[a.kind]),
+                b=Sentence(_KINDS[b.kind]),
             )
         case "dtype":
-            return Sentence("the confidence is computed in {dtype}", dtype=Code(b.confidence.dtype))
+            return Sentence("the confidence is computed in {dtype}", dtype=Code(b.dtype))
         case "last":
-            ids = b.confidence.last or a.confidence.last
+            ids = b.last or a.last
             return Sentence(
                 "B commits token {token} last"
-                if b.confidence.last
+                if b.last
                 else "A commits token {token} last, B does not",
                 token=ids[0],
             )
-        case "block length" if found.block_a != found.block_b:
-            return Sentence(
-                "B's block is positions {first} to {last}, A's {first_a} to {last_a}",
-                first=found.block_b[0],
-                last=found.block_b[1],
-                first_a=found.block_a[0],
-                last_a=found.block_a[1],
-            )
-        case "region" | "block length":
-            return Sentence("B commits within {b}, A within {a}", a=region(a), b=region(b))
+
+
+def _region_differs(found: Difference, part: RegionPart, a: Rule, b: Rule) -> Sentence:
+    """Which masks may be committed."""
+    if part == "block length" and found.block_a != found.block_b:
+        return Sentence(
+            "B's block is positions {first} to {last}, A's {first_a} to {last_a}",
+            first=found.block_b[0],
+            last=found.block_b[1],
+            first_a=found.block_a[0],
+            last_a=found.block_a[1],
+        )
+    return Sentence("B commits within {b}, A within {a}", a=region(a), b=region(b))
+
+
+def _selection_differs(found: Difference, part: SelectionPart, a: Rule, b: Rule) -> Sentence:
+    """How many are committed, and what is done where none may be."""
+    match part:
         case "number" | "value":
             return Sentence(
                 "B commits by {b}, A by {a}",
@@ -165,16 +209,6 @@ def differs(found: Difference, part: Part) -> Sentence:
                 if b.selection.opening
                 else "A commits the first position of a block in its first step, B the best"
             )
-
-
-def explained(fit: Fit, rival: Fit | None) -> Sentence:
-    """How well a rule explains its run."""
-    return Sentence(
-        "explains {count} of {steps} steps; the next best explains {rival}",
-        count=fit.count,
-        steps=fit.explains.size,
-        rival=0 if rival is None else rival.count,
-    )
 
 
 def _late(a: Draw, b: Draw) -> Sentence:

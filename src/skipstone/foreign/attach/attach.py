@@ -66,6 +66,30 @@ def attach(
         ConfigError: the mask id or the layers are not known, or an argument is wrong.
         OutputError: there is something at ``path``.
     """
+    _check(model, level, layers, function_name, sanitize=sanitize)
+    _check_window(level, window)
+    known = _mask_id(model, mask_id)
+    eos = _special_id(model, "eos_token_id", eos_id)
+    found = find_layers(model, layers)
+    wanted = Wanted(
+        mask_id=known,
+        eos_id=-1 if eos is None else eos,
+        num_layers=len(found),
+        level=level,
+        window=window,
+        prompt_length=_prompt_length(prompt_length),
+        path=_free(path),
+        stated=_settings(stated),
+        function_name=function_name,
+        sanitize=sanitize,
+    )
+    return Attached(model, found, wanted)
+
+
+def _check(
+    model: object, level: object, layers: object, function_name: object, *, sanitize: object
+) -> None:
+    """Refuse arguments of another kind."""
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"model is a {type(model).__name__}; attach needs the torch.nn.Module that the loop "
@@ -75,36 +99,24 @@ def attach(
     checked("layers", layers, str | None)
     checked("function_name", function_name, str)
     checked("sanitize", sanitize, bool)
-    if (level == "window") != (window is not None):
-        raise ConfigError(
-            f"level is {shown(level)} and window is {shown(window)}; a window "
-            f"belongs to level='window'"
-        )
-    _check_window(window)
-    known = _special_id(model, "mask_token_id", mask_id)
+
+
+def _mask_id(model: nn.Module, given: int | None) -> int:
+    """The id of the mask, which must be known."""
+    known = _special_id(model, "mask_token_id", given)
     if known is None:
         raise ConfigError(
             f"{type(model).__name__} does not say which id its mask has (config.mask_token_id); "
             f"pass mask_id=..."
         )
-    eos = _special_id(model, "eos_token_id", eos_id)
-    found = find_layers(model, layers)
-    checked("prompt_length", prompt_length, int | None)
-    if prompt_length is not None and prompt_length < 0:
-        raise ConfigError(f"prompt_length is {prompt_length}, must be at least 0")
-    wanted = Wanted(
-        mask_id=known,
-        eos_id=-1 if eos is None else eos,
-        num_layers=len(found),
-        level=level,
-        window=window,
-        path=_free(path),
-        stated=_settings(stated),
-        prompt_length=prompt_length,
-        function_name=function_name,
-        sanitize=sanitize,
-    )
-    return Attached(model, found, wanted)
+    return known
+
+
+def _prompt_length(given: int | None) -> int | None:
+    checked("prompt_length", given, int | None)
+    if given is not None and given < 0:
+        raise ConfigError(f"prompt_length is {given}, must be at least 0")
+    return given
 
 
 def _special_id(model: nn.Module, name: str, given: int | None) -> int | None:
@@ -119,8 +131,13 @@ def _special_id(model: nn.Module, name: str, given: int | None) -> int | None:
     return number
 
 
-def _check_window(window: Window | None) -> None:
-    """Refuse what is not a first and a last (block, step)."""
+def _check_window(level: AttachLevel, window: Window | None) -> None:
+    """Refuse what is not a first and a last (block, step), or belongs to no level."""
+    if (level == "window") != (window is not None):
+        raise ConfigError(
+            f"level is {shown(level)} and window is {shown(window)}; a window "
+            f"belongs to level='window'"
+        )
     if window is None:
         return
     try:

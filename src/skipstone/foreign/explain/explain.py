@@ -10,22 +10,20 @@ from typing import TypeAlias
 from torch import nn
 
 from skipstone.checks import checked
-from skipstone.engine import Engine, Settings, parse_settings, parse_spec
+from skipstone.diagnosis.diagnose import Diagnosis
+from skipstone.engine import Engine, Settings
 from skipstone.engine.prompts import Prompt
 from skipstone.errors import ConfigError
-from skipstone.foreign.attach.attached import Attached
 from skipstone.foreign.attach.wanted import AttachLevel
-from skipstone.foreign.explain.engine_side import EngineSide
-from skipstone.foreign.explain.evidence import Depth, Evidence, RecordedSide, Side
+from skipstone.foreign.explain.evidence import Depth, Evidence, Side
 from skipstone.foreign.explain.explanation import Explanation
-from skipstone.foreign.explain.function_side import Attaching, FunctionSide
 from skipstone.foreign.explain.pairing import Pair, depth_for, paired
+from skipstone.foreign.explain.sides import Sides
 from skipstone.foreign.explain.told import tell
 from skipstone.kinds import of_kind
 from skipstone.models.load import Model
-from skipstone.quoting import shown
-from skipstone.record import MemoryTrace, Trace
-from skipstone.record.recorded import Given, single, stands_for_run, trace_of
+from skipstone.record import MemoryTrace
+from skipstone.record.recorded import Given, single, stands_for_run
 from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments import Subject
 from skipstone.tracing.recorder import Window
@@ -98,31 +96,13 @@ def explain(
     began = time.perf_counter()
     if bad is None and good is not None and stands_for_run(model):
         model, good, bad = None, model, good  # pyrefly: ignore[bad-assignment]
-    for name, side in (("good", good), ("bad", bad)):
-        if side is None:
-            raise ConfigError(f"{name} is missing; give a function, an engine, or a recorded run")
-    if level is not None:
-        checked("level", level, AttachLevel)
-    checked("seed", seed, int)
-    checked("time_limit", time_limit, float)
-    of_kind("reference", reference, Model, "what skipstone.load gave", optional=True)
-    checked("sanitize", sanitize, bool)
-    checked("sample", sample, int | None)
-    of_kind("stated", stated, Mapping, "a dictionary of settings by their names", optional=True)
+    _check_there(good=good, bad=bad)
+    _check(level, stated, sample, reference, sanitize=sanitize, seed=seed, time_limit=time_limit)
     depth = Depth(level or "decisions", window)
-
-    def side_of(name: str, given: object, meant: Mapping[str, object]) -> Side:
-        if isinstance(given, (Engine, Settings)) or isinstance(model, (Engine, Model)):
-            return _engine_side(name, given, model, prompt, depth)
-        if callable(given) and not stands_for_run(given):
-            if not isinstance(model, nn.Module):
-                raise ConfigError(_no_model(name, model))
-            attaching = Attaching(model, depth, mask_id, eos_id, layers, prompt_length, meant)
-            wanted = sanitize and name == "bad"
-            return FunctionSide(name, given, attaching, seed=seed, sanitize=wanted)
-        return _recorded_side(name, given)
-
-    first, second = side_of("good", good, {}), side_of("bad", bad, stated or {})
+    sides = Sides(
+        model, prompt, depth, mask_id, eos_id, layers, prompt_length, sanitize=sanitize, seed=seed
+    )
+    first, second = sides.good(good), sides.bad(bad, stated or {})
     found = _Found(first.observed(), second.observed())
     if level is None:
         found = _deeper(found, first, second, sample)
@@ -131,19 +111,35 @@ def explain(
     diagnosis = examined(
         found.good_subject(pair), found.bad_subject(pair), reference, time_limit=time_limit
     )
-    engine = found.good.engine or found.bad.engine
-    if engine is not None:
-        diagnosis = diagnosis.naming(engine.model.text.token)
-    return Explanation(
-        diagnosis=diagnosis,
-        comparison=pair.comparison,
-        good=found.good.traces[pair.run_a],
-        bad=found.bad.traces[pair.run_b],
-        sample=pair.sample,
-        notes=(*found.good.notes, *found.bad.notes, *found.counts(pair)),
-        sides=(found.good, found.bad),
-        seconds=time.perf_counter() - began,
-    )
+    return found.explained(pair, diagnosis, began)
+
+
+def _check_there(**sides: object) -> None:
+    """Refuse a side that was not given."""
+    for name, side in sides.items():
+        if side is None:
+            raise ConfigError(f"{name} is missing; give a function, an engine, or a recorded run")
+
+
+def _check(
+    level: object,
+    stated: object,
+    sample: object,
+    reference: object,
+    *,
+    sanitize: object,
+    seed: object,
+    time_limit: object,
+) -> None:
+    """Refuse arguments of another kind."""
+    if level is not None:
+        checked("level", level, AttachLevel)
+    checked("seed", seed, int)
+    checked("time_limit", time_limit, float)
+    of_kind("reference", reference, Model, "what skipstone.load gave", optional=True)
+    checked("sanitize", sanitize, bool)
+    checked("sample", sample, int | None)
+    of_kind("stated", stated, Mapping, "a dictionary of settings by their names", optional=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +166,22 @@ class _Found:
     def bad_subject(self, pair: Pair) -> Subject:
         """The bad run, for experiments."""
         return _subject(self.bad, pair.run_b, pair.sample)
+
+    def explained(self, pair: Pair, diagnosis: Diagnosis, began: float) -> Explanation:
+        """The answer, with tokens by their text where the model is ours."""
+        engine = self.good.engine or self.bad.engine
+        if engine is not None:
+            diagnosis = diagnosis.naming(engine.model.text.token)
+        return Explanation(
+            diagnosis=diagnosis,
+            comparison=pair.comparison,
+            good=self.good.traces[pair.run_a],
+            bad=self.bad.traces[pair.run_b],
+            sample=pair.sample,
+            notes=(*self.good.notes, *self.bad.notes, *self.counts(pair)),
+            sides=(self.good, self.bad),
+            seconds=time.perf_counter() - began,
+        )
 
     def counts(self, pair: Pair) -> list[str]:
         """Which runs were taken, where a side made several."""
@@ -198,51 +210,3 @@ def _subject(side: Evidence, run: int, sample: int) -> Subject:
     repeats = [traces[run] for traces in side.repeats if run < len(traces)]
     alone = [single(t, sample) for t in repeats if sample < len(t.records)]
     return Subject(side.traces[run], sample, side.engine, repeats=tuple(alone))
-
-
-def _engine_side(
-    name: str, given: object, model: object, prompt: Prompt | None, depth: Depth
-) -> Side:
-    """An engine, or settings for one."""
-    if stands_for_run(given) and not isinstance(given, str):
-        return _recorded_side(name, given)
-    if callable(given):
-        raise ConfigError(
-            f"{name} is a function; for a model of ours give an engine, settings, or their text, "
-            f"and prompt=..."
-        )
-    if prompt is None:
-        raise ConfigError("prompt is missing; engines need one to decode: prompt='...'")
-    if isinstance(given, Engine):
-        return EngineSide(name, given, prompt, depth)
-    base = model.settings if isinstance(model, Engine) else Settings()
-    network = model.model if isinstance(model, Engine) else model
-    if not isinstance(network, Model):
-        raise ConfigError(
-            f"model is {shown(network)}; settings need a model of ours, as skipstone.load gives it"
-        )
-    if isinstance(given, str):
-        return EngineSide(
-            name, Engine(network, parse_settings(parse_spec(given), base)), prompt, depth
-        )
-    if isinstance(given, Settings):
-        return EngineSide(name, Engine(network, given), prompt, depth)
-    raise ConfigError(
-        f"{name} is {shown(given)} ({type(given).__name__}); for a model of ours give an engine, "
-        f"settings, or their text, and prompt=..."
-    )
-
-
-def _recorded_side(name: str, given: object) -> Side:
-    """A run that is there already; of an attached recorder all its runs."""
-    if isinstance(given, Attached) and given.traces:
-        return RecordedSide(given.traces, given.source)
-    trace: Trace = trace_of(given, name)
-    return RecordedSide([trace])
-
-
-def _no_model(name: str, model: object) -> str:
-    return (
-        f"{name} is a function, and model is {shown(model)}; give the torch.nn.Module that it "
-        f"calls: explain(model, good, bad)"
-    )
