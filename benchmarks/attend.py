@@ -1,13 +1,13 @@
 """Attention of packed rows at LLaDA-8B's heads: PyTorch's against the kernel, cut up in many ways.
 
-    git show cacc1fb:src/skipstone/ops/triton_rows.py > /tmp/rows_before.py
+    git show cacc1fb:src/skipstone/ops/model/triton_rows.py > /tmp/rows_before.py
     python -m benchmarks.attend --rows-before /tmp/rows_before.py -o out.json
 
 Every variant is captured over the K/V of 16 layers, so that none is found in a cache, and compared
 with float64. With ``--rows-before``, the module as it was when rotation and the write of K/V were
 two kernels, that pair is timed too.
 
-Shape letters as in ``skipstone.ops.reference``; S layers.
+Shape letters as in ``skipstone.ops.model.reference``; S layers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import click
 import torch
 from torch import Tensor
 
-from skipstone.ops import attention_work, reference, triton_attend, triton_rows
-from skipstone.ops.attention_work import Tiles
+from skipstone.ops.model import attention_work, reference, triton_attend, triton_rows
+from skipstone.ops.model.attention_work import Tiles
 from skipstone.outputs import write_whole
 from skipstone.rows import Rows
 

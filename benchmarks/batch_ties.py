@@ -24,7 +24,7 @@ from skipstone.diff.margins import closeness
 from skipstone.outputs import write_whole
 from skipstone.record import RunRecord, StepRecord
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments import noise_floor
+from skipstone.tracing.experiments.runner import noise_floor
 
 SETTINGS = (
     Settings(unmask=Fixed(), gen_length=96),

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from skipstone.engine.roofline import measure
 from skipstone.models.shapes import LLADA_8B
-from skipstone.ops import reference, triton_attend, triton_linear, triton_rows
+from skipstone.ops.model import reference, triton_attend, triton_linear, triton_rows
+from skipstone.ops.model.triton_linear import Config
 from skipstone.ops.triton_early import served_early
-from skipstone.ops.triton_linear import Config
 from skipstone.outputs import write_whole
 from skipstone.rows import Rows
 

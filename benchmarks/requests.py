@@ -29,7 +29,7 @@ from skipstone.engine.request import Handle
 from skipstone.engine.step import InFlightStep, Stepper
 from skipstone.models.llada import LLaDA
 from skipstone.models.shapes import LLADA_8B
-from skipstone.ops import dispatch as ops
+from skipstone.ops.model import dispatch as ops
 from skipstone.outputs import write_whole
 from skipstone.rows import Rows
 from skipstone.tracing import Recorder

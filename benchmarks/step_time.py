@@ -23,11 +23,11 @@ from skipstone.bench.random_model import random_model
 from skipstone.engine.engine import RunnerName
 from skipstone.engine.roofline import Card, Work, bound, measure
 from skipstone.models.shapes import LLADA_8B
-from skipstone.ops import dispatch
+from skipstone.ops import backend
 from skipstone.outputs import write_whole
 
 SHAPES = ((19, 128), (1024, 256))
-SIDES: tuple[tuple[RunnerName, dispatch.Mode], ...] = (
+SIDES: tuple[tuple[RunnerName, backend.Mode], ...] = (
     ("eager", "reference"),
     ("graph", "reference"),
     ("graph", "auto"),
@@ -70,7 +70,7 @@ def timed(engine: Engine, prompt: list[int], repeats: int) -> list[float]:
 
 def measured(
     model: Model,
-    side: tuple[RunnerName, dispatch.Mode],
+    side: tuple[RunnerName, backend.Mode],
     shape: tuple[int, int],
     card: Card,
     repeats: int,
@@ -82,7 +82,7 @@ def measured(
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     settings = Settings(unmask=Fixed(), gen_length=new, eos_stop=False)
-    with dispatch.served_by(ops):
+    with backend.served_by(ops):
         few, many = (
             timed(Engine(model, settings.replace(steps=steps), runner=runner), prompt, repeats)
             for steps in (new // 4, new // 2)

@@ -35,7 +35,7 @@ from skipstone.models.shapes import LLADA_8B
 from skipstone.outputs import write_whole
 from skipstone.record import TraceWriter
 from skipstone.tracing import Recorder
-from skipstone.tracing.recorder import Level
+from skipstone.tracing.record.recorder import Level
 from skipstone.unmask import Fixed
 
 LEVELS = cast("tuple[Level, ...]", get_args(Level))

@@ -34,7 +34,7 @@ from skipstone.foreign.attach.attach import attach
 from skipstone.record import MemoryTrace, RunRecord
 from skipstone.skip import NoSkip
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments import Laboratory, Subject
+from skipstone.tracing.experiments.runner import Laboratory, Subject
 from tests.conftest import EOS, MASK
 
 Against = Literal["engine", "code"]

@@ -18,7 +18,7 @@ from skipstone.diff import compare
 from skipstone.engine import Engine
 from skipstone.record import MemoryTrace, RunRecord
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments import Laboratory, Subject
+from skipstone.tracing.experiments.runner import Laboratory, Subject
 
 NOISE = frozenset(
     ("same", "near-tie-token", "commit-tie", "threshold-in-band", "batch-effect", "backend-noise")

@@ -356,7 +356,7 @@ def test_every_command_tests_its_path_before_it_decodes(
 
 def test_a_log_that_was_killed_at_its_first_line_is_begun_again(tmp_path: Path) -> None:
     """The head is there as a whole, or the file is not there."""
-    from skipstone.tracing.audit import Log
+    from skipstone.audit.run import Log
 
     path = tmp_path / "log.jsonl"
     (tmp_path / ".log.jsonl.part").write_text('{"format": "skip')

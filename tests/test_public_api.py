@@ -56,7 +56,7 @@ def test_records_their_comparison_and_their_diagnosis_open_without_torch() -> No
     assert len(opened) > 50
     assert {"skipstone.record.store", "skipstone.diff.align", "skipstone.diagnosis.rules"} < opened
     # Control: what runs the engine does not.
-    control = "import sys; sys.modules['torch'] = None; import skipstone.tracing.replay"
+    control = "import sys; sys.modules['torch'] = None; import skipstone.tracing.replay.replay"
     done = subprocess.run([sys.executable, "-c", control], capture_output=True, check=False)
     assert b"import of torch halted" in done.stderr
 

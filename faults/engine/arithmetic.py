@@ -20,7 +20,8 @@ from skipstone.engine.observe import StepView
 from skipstone.engine.step import Stepper
 from skipstone.memory.store import KVStore
 from skipstone.models.llada import Layer, LLaDA
-from skipstone.ops import reference as ops
+from skipstone.ops.decide import reference as decide
+from skipstone.ops.model import reference as ops
 from skipstone.rows import Rows
 from skipstone.unmask import Scores
 
@@ -103,7 +104,7 @@ def _unstopped() -> AbstractContextManager[object]:
     """What is not a number is committed like any other, as engines without a check do."""
     commit = Stepper.commit
 
-    def wrong(self: Stepper, scores: Scores, moment: Moment) -> ops.Committed:
+    def wrong(self: Stepper, scores: Scores, moment: Moment) -> decide.Committed:
         self.batch.stops_at_nan = False
         return commit(self, scores, moment)
 

@@ -19,7 +19,7 @@ from skipstone.engine import loop
 from skipstone.memory.store import KVStore
 from skipstone.models.base import ModelConfig
 from skipstone.models.llada import LLaDA
-from skipstone.ops import reference as ops
+from skipstone.ops.model import reference as ops
 from skipstone.rows import Rows
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from faults.engine.instead import Fault, instead
 from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Place, Status
 from skipstone.engine.request import Request, RequestState
-from skipstone.engine.scoring import Scorer
-from skipstone.ops import reference as ops
+from skipstone.engine.score.scorer import Scorer
+from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
 from skipstone.unmask import Scores
 from skipstone.unmask import policies as unmask

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.memory.store import KVStore
-from skipstone.ops import reference as ops
+from skipstone.ops.model import reference as ops
 from skipstone.rows import Rows
 
 # More than any prompt of the bench with what is decoded.

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.canvas import HostCanvas, Moment
+from skipstone.engine.forward.runner import Pass, Runner
 from skipstone.engine.observe import Taps
-from skipstone.engine.runner import Pass, Runner
-from skipstone.engine.scoring import Scored, Scorer
-from skipstone.ops import reference as ops
+from skipstone.engine.score.scorer import Scored, Scorer
+from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
 from skipstone.skip.cosine import CosineSession
 

@@ -22,13 +22,13 @@ from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job, Rig, in_turn
 from skipstone.cli.main import run
 from skipstone.engine.ages import Ages
+from skipstone.engine.forward.runner import Pass, Runner
 from skipstone.engine.prompts import Prompt
 from skipstone.engine.roofline import Card, Work, bound
-from skipstone.engine.runner import Pass, Runner
 from skipstone.errors import ConfigError
 from skipstone.models.load import Model
 from skipstone.models.shapes import LLADA_8B
-from skipstone.ops import dispatch
+from skipstone.ops import backend
 from skipstone.skip import NoSkip
 from tests.conftest import random_model
 from tests.engine.test_graph import stale_positions
@@ -82,7 +82,7 @@ def test_a_kernel_may_round_but_not_err(*, factor: float, passed: bool) -> None:
     x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
 
     def work() -> list[torch.Tensor]:
-        return [x if "switched off" in dispatch.refusal(x) else x * factor]
+        return [x if "switched off" in backend.refusal(x) else x * factor]
 
     assert gate._near("toy", work, torch.finfo(torch.float32).eps).passed == passed
 

@@ -42,7 +42,7 @@ from skipstone.record import (
 )
 from skipstone.record.sketch import sketch_rows
 from skipstone.tracing import Recorder
-from skipstone.tracing.recorder import Level
+from skipstone.tracing.record.recorder import Level
 from tests.conftest import EOS, MASK, ROOT, random_model
 
 PROMPT = [5, 9, 2, 30, 7]
@@ -666,7 +666,7 @@ def test_noise_is_measured_around_the_first_decision(
         asked.append(around)
         return floor_from(trace, [("again", trace)], sample)
 
-    monkeypatch.setattr("skipstone.tracing.experiments.noise_floor", measure)
+    monkeypatch.setattr("skipstone.tracing.experiments.runner.noise_floor", measure)
     other = recorded(model, BASE.replace(skip=SKIP), "full")
     a, b = stored(tmp_path / "a", full), stored(tmp_path / "b", other)
     first = compare(full.records[0], other.records[0]).first

@@ -20,7 +20,7 @@ from skipstone.engine import Result, Settings, scoring
 from skipstone.engine.observe import StepView
 from skipstone.engine.request import Done
 from skipstone.engine.settings import Budget
-from skipstone.ops import reference
+from skipstone.ops.model import reference
 from skipstone.rows import Alike, Rows
 from skipstone.skip import SkipPolicy
 from skipstone.tracing import Recorder

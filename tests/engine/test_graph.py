@@ -21,7 +21,7 @@ from skipstone import (
     Threshold,
 )
 from skipstone.cache import CachePolicy
-from skipstone.engine.graph import Graph
+from skipstone.engine.forward.graph import Graph
 from skipstone.errors import ConfigError
 from skipstone.models.load import Model
 from skipstone.rows import Rows

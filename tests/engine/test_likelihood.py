@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from skipstone.engine.likelihood import MonteCarlo, Question, log_likelihoods
+from skipstone.engine.score.likelihood import MonteCarlo, Question, log_likelihoods
 from skipstone.errors import ConfigError, PromptError
 from skipstone.memory.store import KVStore
 from skipstone.models.load import Model, load

@@ -27,7 +27,7 @@ from skipstone import (
 from skipstone.canvas import Geometry, Moment, Place
 from skipstone.cli.main import run
 from skipstone.engine import Settings
-from skipstone.engine.likelihood import MonteCarlo, Question, log_likelihoods
+from skipstone.engine.score.likelihood import MonteCarlo, Question, log_likelihoods
 from skipstone.models.llada import Layer, LLaDA
 from skipstone.models.load import Model
 from skipstone.unmask import Scores

@@ -16,9 +16,9 @@ from skipstone import DualCache, Engine, Fixed, Model, NoCache, PrefixCache, Thr
 from skipstone.cache import CachePolicy
 from skipstone.canvas import Block, Canvas, Moment
 from skipstone.engine import Result
-from skipstone.engine.eager import EagerLayers
+from skipstone.engine.forward.eager import EagerLayers
+from skipstone.engine.forward.runner import Pass, Runner
 from skipstone.engine.observe import Taps
-from skipstone.engine.runner import Pass, Runner
 from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
 from tests.conftest import moment_at

@@ -15,7 +15,10 @@ from skipstone import Engine, Fixed, Settings
 from skipstone.memory.store import KVStore
 from skipstone.models.base import ModelConfig
 from skipstone.models.llada import LLaDA
-from skipstone.ops import dispatch, reference
+from skipstone.ops import backend
+from skipstone.ops.decide import dispatch as decide
+from skipstone.ops.decide import reference as decided
+from skipstone.ops.model import dispatch, reference
 from skipstone.rows import Rows
 from tests.conftest import random_model
 
@@ -44,7 +47,7 @@ def drawn(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
 def test_norms(rows: int, width: int, dtype: torch.dtype) -> None:
     x, delta = drawn(rows, width, dtype=dtype), drawn(rows, width, dtype=dtype, seed=1)
     weight = drawn(width, dtype=dtype, seed=2)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         normed = dispatch.rms_norm(x, weight, EPS)
         total, both = dispatch.add_rms_norm(x, delta, weight, EPS)
     close(normed, reference.rms_norm(x, weight, EPS))
@@ -58,7 +61,7 @@ def test_norms(rows: int, width: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("rows", "width"), [(1, 16), (3, 50), (5, 2049)])
 def test_swiglu(rows: int, width: int, dtype: torch.dtype) -> None:
     gate_up = drawn(rows, 2 * width, dtype=dtype)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         found = dispatch.swiglu(gate_up)
     close(found, reference.swiglu(gate_up))
 
@@ -79,7 +82,7 @@ def test_rotation_and_write(
     shape = (28, kv_heads, width)
     keys = [torch.full((5, *shape), 7.0, dtype=dtype, device=DEVICE) for _ in "ab"]
     values = [torch.full((kv_heads, 28, width), 7.0, dtype=dtype, device=DEVICE) for _ in "ab"]
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         q = dispatch.rotate_and_write(qkv, angles, keys[0][2], values[0].transpose(0, 1), rows)
     twin = reference.rotate_and_write(qkv, angles, keys[1][2], values[1].transpose(0, 1), rows)
     assert q.is_contiguous()
@@ -97,7 +100,7 @@ def test_padding_may_stand_where_a_row_writes() -> None:
     for mode in ("reference", "triton"):
         store, new = torch.zeros(2, 2, 1, 16, device=DEVICE), drawn(2, 3, 16, dtype=DTYPES[0])
         angles = reference.rotary_tables(2, 16, 10000.0, rows.device)
-        with dispatch.served_by(mode):
+        with backend.served_by(mode):
             dispatch.rotate_and_write(new, angles, store[0], store[1], rows)
         assert_equal(store[1, 1], new[1, 2:])
         assert not store[:, 0].any()
@@ -108,9 +111,9 @@ def test_padding_may_stand_where_a_row_writes() -> None:
 def test_score(rows: int, vocab: int, dtype: torch.dtype) -> None:
     logits = 4 * drawn(rows, vocab, dtype=dtype)
     mask_id = int(logits[0].argmax())
-    with dispatch.served_by("triton"):
-        found = dispatch.score(logits, mask_id, None)
-    twin = reference.score(logits, mask_id, None)
+    with backend.served_by("triton"):
+        found = decide.score(logits, mask_id, None)
+    twin = decided.score(logits, mask_id, None)
     assert_equal(found.token_N, twin.token_N)
     torch.testing.assert_close(found.confidence_N, twin.confidence_N, rtol=1e-5, atol=1e-12)
     best = found.runner_up_confidence_N
@@ -124,8 +127,8 @@ def test_score(rows: int, vocab: int, dtype: torch.dtype) -> None:
 def test_the_lowest_id_of_equals_is_chosen_and_the_next_is_the_runner_up() -> None:
     logits = torch.zeros(2, 20000, device=DEVICE)
     logits[0, [4, 9000, 19999]] = 3.0
-    with dispatch.served_by("triton"):
-        found = dispatch.score(logits, 0, None)
+    with backend.served_by("triton"):
+        found = decide.score(logits, 0, None)
     assert found.token_N.tolist() == [4, 1]
     assert found.runner_up_N.tolist() == [9000, 2]
     assert_equal(found.confidence_N, found.runner_up_confidence_N)
@@ -137,11 +140,11 @@ def test_the_lowest_id_of_equals_is_chosen_and_the_next_is_the_runner_up() -> No
 def test_broken_logits_show_in_the_confidence(broken: float) -> None:
     logits = drawn(3, 9000, dtype=torch.float32)
     logits[1, 8500] = broken
-    with dispatch.served_by("triton"):
-        found = dispatch.score(logits, 0, None)
+    with backend.served_by("triton"):
+        found = decide.score(logits, 0, None)
     assert found.confidence_N.isnan().tolist() == [False, True, False]
     assert found.token_N[1] == 8500
-    assert_equal(found.token_N, reference.score(logits, 0, None).token_N)
+    assert_equal(found.token_N, decided.score(logits, 0, None).token_N)
 
 
 @pytest.mark.skipif(
@@ -152,18 +155,18 @@ def test_a_run_with_kernels_gives_the_tokens_of_the_reference() -> None:
     model = random_model(1, num_heads=2, num_kv_heads=2, dtype=torch.float32)
     engine = Engine(model, Settings(gen_length=8, block_length=4, unmask=Fixed()))
     plain = engine.generate([5, 6, 7])
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         assert engine.generate([5, 6, 7]).tokens == plain.tokens
 
 
 def test_what_no_kernel_computes_stays_with_the_reference() -> None:
-    with dispatch.served_by("triton"):
-        assert dispatch.refusal(torch.zeros(1, dtype=torch.float64)).startswith("no kernel")
-        assert dispatch.refusal(torch.zeros(1, dtype=torch.bfloat16)) == ""
-    with dispatch.served_by("reference"):
-        assert dispatch.refusal(torch.zeros(1)) == "kernels are switched off"
+    with backend.served_by("triton"):
+        assert backend.refusal(torch.zeros(1, dtype=torch.float64)).startswith("no kernel")
+        assert backend.refusal(torch.zeros(1, dtype=torch.bfloat16)) == ""
+    with backend.served_by("reference"):
+        assert backend.refusal(torch.zeros(1)) == "kernels are switched off"
     if DEVICE == "cpu":
-        assert dispatch.refusal(torch.zeros(1)) == "kernels need a CUDA device"
+        assert backend.refusal(torch.zeros(1)) == "kernels need a CUDA device"
 
 
 def wide_network() -> LLaDA:

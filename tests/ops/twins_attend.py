@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from skipstone.ops import attention_work, dispatch, reference, triton_attend
-from skipstone.ops.attention_work import Tiles
+from skipstone.ops import backend
+from skipstone.ops.model import attention_work, dispatch, reference, triton_attend
+from skipstone.ops.model.attention_work import Tiles
 from skipstone.rows import Rows
 from tests.ops.twins import DEVICE, DTYPES, assert_equal, drawn
 
@@ -93,7 +94,7 @@ def test_tiles_that_are_chosen(
     many = ([(0, 0, 70)], (1, 70, 1, 1, 16))
     q, key, value, rows = case(*SHAPES.get(name, many), dtype)
     monkeypatch.setattr(dispatch, "MOST_ROWS_OF_KERNEL", 1000)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         found = dispatch.attend(q, key, value, rows, None)
     close(found, exactly(q, key, value, rows, None))
 
@@ -241,7 +242,7 @@ def test_whom_attention_is_left_to(
         asked.append(args)
 
     monkeypatch.setattr(triton_attend, "attend", noted)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         dispatch.attend(q, key, value, rows, visible)
     assert len(asked) == (not left)
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Factor, Fixed, Settings, Threshold
 from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Place, Status
-from skipstone.ops import dispatch, reference
-from skipstone.ops.reference import Committed, Scored
+from skipstone.ops import backend
+from skipstone.ops.decide import dispatch, reference
+from skipstone.ops.decide.reference import Committed, Scored
 from skipstone.rows import Rows, to_device
 from skipstone.unmask import UnmaskPolicy
 from tests.conftest import random_model
@@ -123,7 +124,7 @@ def plain_rank(confidence_BG: Tensor) -> Tensor:
 def test_rank(batch: int, gen_length: int, values: np.ndarray) -> None:
     for seed in range(1 if gen_length > 100 else 3):
         key_BG = drawn_from(values, batch, gen_length, seed=seed)
-        with dispatch.served_by("triton"):
+        with backend.served_by("triton"):
             exactly(dispatch.rank(key_BG), plain_rank(key_BG))
         exactly(reference.rank(key_BG), plain_rank(key_BG))
 
@@ -131,11 +132,11 @@ def test_rank(batch: int, gen_length: int, values: np.ndarray) -> None:
 def test_rank_of_equals_is_their_order() -> None:
     for value in (-INF, 0.25, NAN):
         key_BG = torch.full((2, 30), value, dtype=torch.float64, device=DEVICE)
-        with dispatch.served_by("triton"):
+        with backend.served_by("triton"):
             assert dispatch.rank(key_BG).tolist() == [list(range(30))] * 2
     # float32 knows no difference between these.
     key_BG = torch.tensor([[0.5, 0.5 + 1e-12, 0.5]], dtype=torch.float64, device=DEVICE)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         assert dispatch.rank(key_BG).tolist() == [[1, 0, 2]]
         assert dispatch.rank(key_BG.expand(2, 3)).tolist() == [[1, 0, 2]] * 2
 
@@ -149,7 +150,7 @@ def test_share(batch: int, gen_length: int, seed: int, whole: bool) -> None:
     share_B1 = (left_B1 + moment.steps_left_B1 - 1) // moment.steps_left_B1
     truth = (rank_BG < share_B1) & ~confidence_BG.isneginf()
     for mode in ("triton", "reference"):
-        with dispatch.served_by(mode):
+        with backend.served_by(mode):
             assert_equal(dispatch.share(rank_BG, confidence_BG, moment), truth)
 
 
@@ -178,7 +179,7 @@ def test_note(batch: int, gen_length: int, seed: int, whole: bool, some: bool) -
         table_BG[where] = torch.where(takes_N, new_N, table_BG[where])
     for mode in ("triton", "reference"):
         found = [table_BG.clone() for table_BG in case.tables]
-        with dispatch.served_by(mode):
+        with backend.served_by(mode):
             dispatch.note(found, scored, rows, to_device(index, CPU_OR_GPU), kept_N, moment)
         for a, b in zip(found, truth, strict=True):
             exactly(a, b)
@@ -207,7 +208,7 @@ def test_offer(
     rows = case.some_rows() if leads else None
     truth = plain_offer(case, confidence_BG, rows)
     for mode in ("triton", "reference"):
-        with dispatch.served_by(mode):
+        with backend.served_by(mode):
             exactly(dispatch.offer(case.tables[4], confidence_BG, rows, case.moment), truth)
 
 
@@ -221,7 +222,7 @@ def test_an_old_score_leads_only_if_it_is_the_best_of_the_rows() -> None:
     later = rows.take(np.arange(4, 1050))
     none = Rows.spans([], CPU_OR_GPU)
     for mode in ("triton", "reference"):
-        with dispatch.served_by(mode):
+        with backend.served_by(mode):
             offered = [
                 dispatch.offer(case.tables[4], case.tables[1], led_by, case.moment)
                 for led_by in (rows, later, none, None)
@@ -269,7 +270,7 @@ def commit_all_ways(case: Case, chosen_BG: Tensor, *, stops: bool) -> Canvas:
     for mode in ("triton", "reference"):
         again = replace(start, ids_BL=start.ids_BL.clone(), status_BL=start.status_BL.clone())
         moment = replace(case.moment, canvas=again)
-        with dispatch.served_by(mode):
+        with backend.served_by(mode):
             found = dispatch.commit(
                 chosen_BG, confidence_BG, case.tables[0], moment, EOS if stops else None
             )
@@ -357,7 +358,7 @@ def test_a_run_gives_the_tokens_of_the_reference(unmask: UnmaskPolicy) -> None:
     settings = Settings(cache=DualCache(), skip=skip, gen_length=8, block_length=4, unmask=unmask)
     engine, prompts = Engine(model, settings), [[5, 6, 7], [8, 9]]
     plain = [result.tokens for result in engine.generate_batch(prompts)]
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         assert [result.tokens for result in engine.generate_batch(prompts)] == plain
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from skipstone import CosineSkip, Engine, Fixed, NoSkip, Settings
-from skipstone.engine.graph import MOST_ROWS, Graph, GraphLayers, bucket, buckets
+from skipstone.engine.forward.graph import MOST_ROWS, Graph, GraphLayers, bucket, buckets
 from skipstone.engine.loop import Loop
 from skipstone.models.load import Model
-from skipstone.ops import dispatch
+from skipstone.ops import backend
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy
 from tests.conftest import random_model
@@ -70,7 +70,7 @@ def test_padded_rows_give_the_tokens_of_the_eager_path(
 ) -> None:
     settings = BASE.replace(skip=skip)
     eager = decoded(model, settings, packs=True, graphs=False)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         graphed = decoded(model, settings, packs=packs, graphs=True)
     assert tokens(graphed) == tokens(eager)
     assert [one.stats for one in graphed.done] == [one.stats for one in eager.done]
@@ -92,7 +92,7 @@ def test_buckets_hold_what_is_put_in_and_not_much_more() -> None:
 
 def test_law_13_no_length_batch_or_mix_needs_another_graph(model: Model) -> None:
     engine = Engine(model, BASE, runner="graph")
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         engine.generate(PROMPTS[0])
         layers = engine._arena.kept
         assert layers is not None
@@ -120,7 +120,7 @@ def test_law_13_a_graph_for_each_length_shows(model: Model) -> None:
 
 def test_rows_of_too_many_requests_take_a_larger_graph_or_none(model: Model) -> None:
     engine = Engine(model, BASE, runner="graph")
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         engine.generate(PROMPTS[0])
         layers = engine._arena.kept
         assert layers is not None

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Settings
-from skipstone.ops import dispatch, reference
-from skipstone.ops.reference import Bars, References
+from skipstone.ops import backend
+from skipstone.ops.decide import dispatch, reference
+from skipstone.ops.decide.reference import Bars, References
 from skipstone.rows import Rows, to_device
 from tests.conftest import random_model
 from tests.ops.twins import DEVICE, DTYPES, assert_equal, drawn
@@ -65,7 +66,7 @@ def near(references: References, rows: Rows, dtype: torch.dtype) -> list[Tensor]
 def test_similarity(layers: int, batch: int, width: int, dtype: torch.dtype) -> None:
     rows, references = some_rows(batch), some_references(layers, batch, width, dtype)
     states = near(references, rows, dtype)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         found = dispatch.similarity(states, references, rows, torch.float32)
     twin = reference.similarity(states, references, rows, torch.float32)
     assert found.dtype == twin.dtype == torch.float64
@@ -84,7 +85,7 @@ def test_similarity_of_zeros_and_nans() -> None:
     references.stamp_2BW[0, :, :4] = to_device(np.array([4, 3, 2, 1]), rows.device)
     x = drawn(4, 64, dtype=torch.float32)
     x[0], x[2, 5] = 0.0, torch.inf
-    with dispatch.served_by("triton"), np.errstate(invalid="ignore"):
+    with backend.served_by("triton"), np.errstate(invalid="ignore"):
         found = dispatch.similarity([x], references, rows, torch.float32)
     twin = reference.similarity([x], references, rows, torch.float32)
     assert found.isnan().tolist() == [[False, True, True, False]] == twin.isnan().tolist()
@@ -103,7 +104,7 @@ def judge_twice(
 ) -> reference.Judged:
     """What the kernel says, after it was compared with its twin."""
     committed_BL = committed_BL.to(DEVICE)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         found = dispatch.judge(similarity_SN, references, rows, committed_BL, bars)
     twin = reference.judge(similarity_SN, references, rows, committed_BL, bars)
     for name, mine, yours in zip(found._fields, found, twin, strict=True):
@@ -160,7 +161,7 @@ def test_replace(layers: int, batch: int, width: int, every: bool, dtype: torch.
     found, twin = (some_references(layers, batch, width, dtype) for _ in "ab")
     states = [drawn(rows.num_rows, width, dtype=dtype, seed=s) for s in range(layers)]
     keep_N = None if every else rows.position_N % 2 == 0
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         dispatch.replace(states, found, rows, keep_N, forwards(1, batch))
     reference.replace(states, twin, rows, keep_N, forwards(1, batch))
     # The twin alone writes to the spare.
@@ -175,7 +176,7 @@ def test_replace(layers: int, batch: int, width: int, every: bool, dtype: torch.
 def test_states_need_not_be_aligned() -> None:
     rows, references = some_rows(1), some_references(1, 1, 33, torch.float32)
     x = drawn(rows.num_rows + 1, 33, dtype=torch.float32)[1:]
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         found = dispatch.similarity([x], references, rows, torch.float32)
         dispatch.replace([x], references, rows, None, forwards(5, 1))
     torch.testing.assert_close(
@@ -195,7 +196,7 @@ def test_a_run_that_skips_gives_the_tokens_of_the_reference() -> None:
     skip = CosineSkip(skip_layer_k=2, skip_threshold=0.5, skip_outlier=0.0)
     settings = Settings(cache=DualCache(), skip=skip, gen_length=8, block_length=8, unmask=Fixed())
     plain = Engine(model, settings).generate([5, 6, 7])
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         again = Engine(model, settings).generate([5, 6, 7])
     assert (again.tokens, again.stats.skip_share) == (plain.tokens, plain.stats.skip_share)
     assert plain.stats.skip_share > 0
@@ -224,7 +225,7 @@ def test_a_graph_can_capture_them_and_nobody_waits() -> None:
     with torch.cuda.graph(graph):
         judged = step(found)
     graph.replay()
-    with dispatch.served_by("reference"):
+    with backend.served_by("reference"):
         plain = step(twin)
     assert_equal(judged.keep_N, plain.keep_N)
     for references in (first, found):

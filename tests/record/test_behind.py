@@ -20,7 +20,7 @@ from skipstone.record import TraceWriter, open_trace
 from skipstone.record.behind import Behind
 from skipstone.record.trace import Taken
 from skipstone.tracing import Recorder
-from skipstone.tracing.decisions import Decisions
+from skipstone.tracing.record.decisions import Decisions
 from skipstone.unmask import Factor, Threshold
 from tests.helpers import synthetic_trace as made_up
 from tests.helpers.watching import BASE, LOW, Looking, prompt_of

@@ -19,7 +19,7 @@ from skipstone.cache import CachePolicy
 from skipstone.canvas import Block, Canvas, Geometry
 from skipstone.engine import Result, Settings
 from skipstone.engine.observe import StepView, Taps
-from skipstone.ops import reference as ops
+from skipstone.ops.decide import reference as ops
 from skipstone.skip import SkipPolicy
 from tests.conftest import moment_at
 from tests.helpers.watching import places, prompt_of, uneven_model

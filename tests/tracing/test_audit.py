@@ -19,6 +19,7 @@ from skipstone import (
     Settings,
     Threshold,
 )
+from skipstone.audit.run import Log, audit, describe
 from skipstone.cli.audit import audit_command
 from skipstone.cli.junit import junit_xml
 from skipstone.cli.options import parse_rate
@@ -33,7 +34,6 @@ from skipstone.diff.agreement import (
     known_answers,
 )
 from skipstone.diff.judges import contains
-from skipstone.tracing.audit import Log, audit, describe
 from tests.conftest import random_model
 
 BASE = Settings(unmask=Threshold(0.3), gen_length=16, block_length=8, eos_stop=False)

@@ -22,8 +22,10 @@ from skipstone.engine import Engine, Settings
 from skipstone.engine.engine import RunnerName
 from skipstone.engine.prompts import Prompt
 from skipstone.models.load import Model
-from skipstone.ops import dispatch
-from skipstone.ops.reference import rotary_tables
+from skipstone.ops import backend
+from skipstone.ops.decide import dispatch as decide
+from skipstone.ops.model import dispatch
+from skipstone.ops.model.reference import rotary_tables
 from skipstone.rows import Rows
 from skipstone.skip import CosineSkip
 from skipstone.unmask import Fixed, Threshold
@@ -88,9 +90,9 @@ def _same(name: str, found: Tokens, expected: Tokens) -> Check:
 
 def _kernels_in_a_run(model: Model, prompts: Sequence[Prompt], eager: Tokens) -> Check:
     name = "kernels give the tokens of the plain operations"
-    if reason := dispatch.refusal(model.network.published()["model.transformer.ln_f.weight"]):
+    if reason := backend.refusal(model.network.published()["model.transformer.ln_f.weight"]):
         return Check(name, True, f"nothing to compare: {reason}")
-    with dispatch.served_by("reference"):
+    with backend.served_by("reference"):
         return _same(name, eager, _decoded(model, prompts, "eager"))
 
 
@@ -102,7 +104,7 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
         return torch.randn(shape, generator=generator, device=device).to(dtype)
 
     x_ND, delta_ND, weight_D = values(33, 4096), values(33, 4096), values(4096)
-    if dispatch.refusal(x_ND):
+    if backend.refusal(x_ND):
         return []
     gate_up_NM, qkv_NHE = values(33, 2 * 12288), values(33, 96, 128)
     angles_2NE = rotary_tables(33, 128, 500000.0, device)
@@ -118,7 +120,7 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
     alone, held = Rows.spans([(0, 0, 33)], device), _references(delta_ND + 4 * x_ND)
     similarity_SN = values(17, 33).double()
     committed_BL = torch.zeros(1, 33, dtype=torch.bool, device=device)
-    bars = dispatch.Bars(0.7, 0.9, committed=True, neighbours=True)
+    bars = decide.Bars(0.7, 0.9, committed=True, neighbours=True)
     weight_DD, up_MD = values(4096, 4096) / 64, values(2048, 4096) / 64
     works: dict[str, Callable[[], Sequence[Tensor]]] = {
         "rms_norm": lambda: [dispatch.rms_norm(x_ND, weight_D, 1e-5)],
@@ -132,18 +134,18 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
         "linear_add_rms_norm": lambda: dispatch.linear_add_rms_norm(
             delta_ND, x_ND, weight_DD, weight_D, 1e-5
         ),
-        "score": lambda: [dispatch.score(gate_up_NM, 0, None).confidence_N],
-        "similarity": lambda: [dispatch.similarity([x_ND], held, alone, torch.float32)],
-        "judge": lambda: [dispatch.judge(similarity_SN, held, alone, committed_BL, bars).mean_N],
+        "score": lambda: [decide.score(gate_up_NM, 0, None).confidence_N],
+        "similarity": lambda: [decide.similarity([x_ND], held, alone, torch.float32)],
+        "judge": lambda: [decide.judge(similarity_SN, held, alone, committed_BL, bars).mean_N],
         "note, offer, rank, share and commit": lambda: _decisions(gate_up_NM, alone),
     }
     return [_near(name, work, torch.finfo(dtype).eps) for name, work in works.items()]
 
 
-def _references(x_ND: Tensor) -> dispatch.References:
+def _references(x_ND: Tensor) -> decide.References:
     """The states of one layer and one request as references, each in the slot of its position."""
     position_1L = torch.arange(x_ND.shape[0], device=x_ND.device)[None]
-    return dispatch.References(x_ND[None, None], position_1L, torch.stack([position_1L] * 2))
+    return decide.References(x_ND[None, None], position_1L, torch.stack([position_1L] * 2))
 
 
 def _decisions(logits_NV: Tensor, rows: Rows) -> Sequence[Tensor]:
@@ -153,22 +155,22 @@ def _decisions(logits_NV: Tensor, rows: Rows) -> Sequence[Tensor]:
     place = Place(0, 0, 0, Block(0, 0, masks), step=1, step_budget=4, forward=1)
     nothing_BL = torch.zeros_like(canvas.ids_BL, dtype=torch.bool)
     moment = Moment(canvas, (place,), nothing_BL)
-    with dispatch.served_by("reference"):
-        scored = dispatch.score(logits_NV, 0, None)
+    with backend.served_by("reference"):
+        scored = decide.score(logits_NV, 0, None)
     ids_BG, numbers_BG = torch.zeros_like(canvas.ids_BL), torch.zeros_like(canvas.ids_BL).double()
     tables = [ids_BG, numbers_BG, ids_BG.clone(), numbers_BG.clone(), ids_BG.clone()]
-    dispatch.note(tables, scored, rows, rows.position_N, rows.position_N % 2 == 0, moment)
-    offered_BG = dispatch.offer(tables[-1], tables[1], rows, moment)
-    rank_BG = dispatch.rank(offered_BG)
-    chosen_BG = dispatch.share(rank_BG, offered_BG, moment)
-    committed = dispatch.commit(chosen_BG, offered_BG, tables[0], moment, int(scored.token_N[0]))
+    decide.note(tables, scored, rows, rows.position_N, rows.position_N % 2 == 0, moment)
+    offered_BG = decide.offer(tables[-1], tables[1], rows, moment)
+    rank_BG = decide.rank(offered_BG)
+    chosen_BG = decide.share(rank_BG, offered_BG, moment)
+    committed = decide.commit(chosen_BG, offered_BG, tables[0], moment, int(scored.token_N[0]))
     return [*tables, rank_BG, *committed]
 
 
 def _near(name: str, work: Callable[[], Sequence[Tensor]], eps: float) -> Check:
     """Whether a kernel is within a few roundings of its twin."""
     allowed = _ROUNDINGS_OF_ATTENTION if name == "attend" else _ROUNDINGS
-    with dispatch.served_by("reference"):
+    with backend.served_by("reference"):
         plain = work()
     far = max(
         ((a.double() - b.double()).abs().max() / b.double().abs().max()).item() / eps

@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 from skipstone.models.base import ModelConfig
 from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
-from skipstone.ops import ahead
+from skipstone.ops import prefetch
 from skipstone.text import Text
 
 
@@ -25,7 +25,7 @@ def random_model(
         dtype: of the weights.
         seed: of the weights.
     """
-    ahead.fetch(device)
+    prefetch.fetch(device)
     network = LLaDA(config, dtype, device)
     generator = torch.Generator(device).manual_seed(seed)
     weights = network.published()

@@ -105,7 +105,7 @@ def audit_command(
     _check_outputs(path, output, junit, sarif)
     questions = _unrepeated(read_questions(path, "--prompts", rule))
     specs = _run_specs(baseline, candidate, given(options))
-    from skipstone.tracing.audit import describe
+    from skipstone.audit.run import describe
 
     engines = _engines(*specs)
     _check_prompts(engines, questions, path)
@@ -248,8 +248,8 @@ def _run_specs(baseline: str, candidate: str, shared: dict[str, str]) -> tuple[R
 
 def _engines(a: RunSpec, b: RunSpec) -> tuple[Engine, Engine]:
     """Both engines; they share a model if they can."""
+    from skipstone.audit.run import describe
     from skipstone.engine import Engine
-    from skipstone.tracing.audit import describe
 
     model = a.load()
     first = Engine(model, a.settings)
@@ -290,7 +290,7 @@ def _run(
     engines: tuple[Engine, Engine], questions: Sequence[Question], batch: int, output: Path | None
 ) -> list[Row]:
     """Every row, from the log where it is there."""
-    from skipstone.tracing.audit import Log, audit, describe
+    from skipstone.audit.run import Log, audit, describe
 
     log = Log(output, describe(*engines))
     left = [question.prompt for question in questions if question.prompt not in log]

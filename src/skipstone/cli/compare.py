@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from skipstone.engine.prompts import Prompt
     from skipstone.models.load import Model
     from skipstone.tracing import Recorder
-    from skipstone.tracing.recorder import Level
+    from skipstone.tracing.record.recorder import Level
 
 _SHOWN_POSITIONS = 12
 
@@ -80,7 +80,7 @@ def compare(
     if page is not None:
         from skipstone.cli.specs import Pair
         from skipstone.engine import Engine
-        from skipstone.tracing.experiments import Subject
+        from skipstone.tracing.experiments.runner import Subject
 
         subject_a = Subject(recorder_a.trace, 0, Engine(models[0], a.settings))
         subject_b = Subject(recorder_b.trace, 0, Engine(models[1], b.settings))

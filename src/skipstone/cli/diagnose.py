@@ -29,7 +29,7 @@ from skipstone.record import Experiment, StoredTrace, open_trace
 if TYPE_CHECKING:
     from skipstone.cli.specs import Pair
     from skipstone.engine.prompts import Prompt
-    from skipstone.tracing.experiments import Laboratory
+    from skipstone.tracing.experiments.runner import Laboratory
 
 # What is found, and the text of a token where its tokenizer is here.
 Told = tuple[Diagnosis, Callable[[int], str] | None]
@@ -153,7 +153,7 @@ def parse_seconds(text: str | None) -> float:
 
 def explained(pair: Pair, time_limit: float = math.inf, *, keep: bool = False) -> Diagnosis:
     """Ask every rule; if that is asked for, keep what the experiments found in the trace of B."""
-    from skipstone.tracing.experiments import Laboratory
+    from skipstone.tracing.experiments.runner import Laboratory
 
     with status("looking at the traces") as tell:
         lab = Laboratory(pair.a, pair.b, pair.reference, time_limit=time_limit, progress=tell)
@@ -170,7 +170,7 @@ def explained(pair: Pair, time_limit: float = math.inf, *, keep: bool = False) -
 
 def _keep(trace: StoredTrace, lab: Laboratory, diagnosis: Diagnosis) -> None:
     """Write experiments and verdict into the trace."""
-    from skipstone.tracing.experiment_names import as_request, key_of
+    from skipstone.tracing.experiments.names import as_request, key_of
 
     kept = [
         Experiment(

@@ -97,7 +97,7 @@ def measured_floor(
     around = None if first is None or first.forward_a < 0 else first.forward_a
     try:
         # Needs torch and the model; all else does not.
-        from skipstone.tracing.experiments import noise_floor
+        from skipstone.tracing.experiments.runner import noise_floor
 
         return noise_floor(a, sample, model=model, around=around)
     except (SkipstoneError, ImportError) as error:

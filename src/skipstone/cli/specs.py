@@ -17,8 +17,8 @@ from skipstone.quoting import shown
 from skipstone.record import Header, StoredTrace, Trace
 from skipstone.record.weights import same_weights
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments import Subject, settings_of
-from skipstone.tracing.recorded_model import recorded_model
+from skipstone.tracing.experiments.runner import Subject, settings_of
+from skipstone.tracing.replay.recorded_model import recorded_model
 
 
 def parse_at(text: str) -> tuple[int, int]:

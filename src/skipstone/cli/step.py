@@ -17,7 +17,7 @@ from skipstone.record import RunRecord, StoredTrace, open_trace
 
 if TYPE_CHECKING:
     from skipstone.models.load import Model
-    from skipstone.tracing.stepping import StepDifference, Stepped
+    from skipstone.tracing.replay.stepping import StepDifference, Stepped
 
 
 @click.command()
@@ -50,7 +50,7 @@ def step(
     Exits with 0 if all of them commit the same tokens, 1 if not, 2 on an error.
     """
     from skipstone.cli.specs import parse_at
-    from skipstone.tracing.stepping import difference, step_under
+    from skipstone.tracing.replay.stepping import difference, step_under
 
     tried, at = specs or ("",), parse_at(place)
     with open_trace(Path(trace)) as opened:
@@ -82,7 +82,7 @@ def _to_run_again(trace: StoredTrace, sample: int, name: str | None) -> tuple[Ru
 
 
 def _settings(record: RunRecord, spec: str) -> Settings:
-    from skipstone.tracing.experiments import settings_of
+    from skipstone.tracing.experiments.runner import settings_of
 
     texts = {name.replace("-", "_"): text for name, text in parse_spec(spec).items()}
     return parse_settings(texts, settings_of(record, {}))

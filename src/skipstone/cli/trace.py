@@ -23,7 +23,7 @@ from skipstone.record.summary import trace_bytes
 if TYPE_CHECKING:
     from skipstone.engine import Result
     from skipstone.engine.observe import Observer
-    from skipstone.tracing.recorder import Level, Window
+    from skipstone.tracing.record.recorder import Level, Window
 
 
 @click.command()

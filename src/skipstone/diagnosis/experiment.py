@@ -1,4 +1,4 @@
-"""Experiments as data: what a rule may ask for. ``tracing/experiments.py`` carries them out.
+"""Experiments as data: what a rule may ask for. ``tracing/experiments/runner.py`` carries them out.
 
 Every experiment gives a trace, so that its result is read like any recorded run.
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from skipstone.engine.eager import EagerLayers
-from skipstone.engine.graph import GraphLayers
-from skipstone.engine.runner import Layers
+from skipstone.engine.forward.eager import EagerLayers
+from skipstone.engine.forward.graph import GraphLayers
+from skipstone.engine.forward.runner import Layers
 from skipstone.errors import NoRoomError
 from skipstone.memory.limit import MemoryLimit, spelled
 from skipstone.memory.ranges import rounded

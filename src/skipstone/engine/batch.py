@@ -18,9 +18,9 @@ from torch import Tensor
 
 from skipstone.canvas import Block, Canvas, Geometry, HostCanvas, Moment, Status
 from skipstone.engine.ages import Ages
+from skipstone.engine.forward.runner import Runner
 from skipstone.engine.request import Done, Request, RequestState
-from skipstone.engine.runner import Runner
-from skipstone.engine.scoring import Scorer
+from skipstone.engine.score.scorer import Scorer
 from skipstone.engine.settings import Settings
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Rows

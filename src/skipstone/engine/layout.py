@@ -10,11 +10,11 @@ from skipstone.canvas import Geometry
 from skipstone.engine.ages import Ages
 from skipstone.engine.arena import MOST_SLOTS, Arena
 from skipstone.engine.batch import Batch
-from skipstone.engine.graph import GraphLayers
+from skipstone.engine.forward.graph import GraphLayers
+from skipstone.engine.forward.runner import Runner
 from skipstone.engine.loop import Loop
 from skipstone.engine.request import Handle
-from skipstone.engine.runner import Runner
-from skipstone.engine.scoring import Scorer
+from skipstone.engine.score.scorer import Scorer
 from skipstone.engine.step import Stepper
 from skipstone.models.base import Network
 

@@ -19,14 +19,14 @@ from torch import Tensor
 from skipstone.canvas import HostCanvas, Moment, Place, Status
 from skipstone.engine.ages import Ages
 from skipstone.engine.batch import Batch
-from skipstone.engine.finite import not_finite
+from skipstone.engine.forward.finite import not_finite
+from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board, Observer, StepView, Taps
 from skipstone.engine.request import RequestState
 from skipstone.engine.result import StepStats
-from skipstone.engine.runner import Pass
-from skipstone.engine.scoring import Scored
+from skipstone.engine.score.scorer import Scored
 from skipstone.errors import NotFiniteError
-from skipstone.ops import dispatch as ops
+from skipstone.ops.decide import dispatch as ops
 from skipstone.rows import Arriving, Rows, to_host
 from skipstone.skip import SkipSession
 from skipstone.unmask import Scores

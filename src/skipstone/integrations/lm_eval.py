@@ -7,8 +7,8 @@ The harness finds models by an import, so either run its command line through th
 or import this module before calling ``lm_eval.simple_evaluate(model="skipstone", ...)``.
 
 Generation runs the engine under the settings given. Likelihoods need no decoding: they are
-estimated as ``skipstone.engine.likelihood`` says, and the greedy flag says whether decoding one
-token a step without cache, the most confident first, gives the answer (LLaDA's rule).
+estimated as ``skipstone.engine.score.likelihood`` says, and the greedy flag says whether decoding
+one token a step without cache, the most confident first, gives the answer (LLaDA's rule).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from skipstone.engine import Engine, Settings
-from skipstone.engine.likelihood import Question, batches, greedy_flags, log_likelihoods
+from skipstone.engine.score.likelihood import Question, batches, greedy_flags, log_likelihoods
 from skipstone.errors import ConfigError, PromptError, SkipstoneError, nearest
 from skipstone.extras import missing
 from skipstone.integrations.model_args import read_model_args

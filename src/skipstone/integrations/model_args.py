@@ -9,7 +9,7 @@ from typing import Any
 
 from skipstone import policies
 from skipstone.engine import Settings, parse_settings
-from skipstone.engine.likelihood import MonteCarlo
+from skipstone.engine.score.likelihood import MonteCarlo
 from skipstone.engine.settings import ALIASES, canonical
 from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import shown

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from skipstone.memory.ranges import Ranges, rounded
-from skipstone.ops import dispatch as ops
+from skipstone.ops.model import dispatch as ops
 from skipstone.rows import Rows
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skipstone.memory.store import KVStore
 from skipstone.models.base import ModelConfig
-from skipstone.ops import dispatch as ops
+from skipstone.ops.model import dispatch as ops
 from skipstone.rows import Rows
 
 # The MLP is six times as wide as the states: of more rows at once it would take most of the memory.

@@ -15,7 +15,7 @@ from skipstone.models.base import ModelConfig, Network
 from skipstone.models.checkpoint import load_network, stored_dtype
 from skipstone.models.config import read_config
 from skipstone.models.fingerprint import fingerprint
-from skipstone.ops import ahead
+from skipstone.ops import prefetch
 from skipstone.quoting import cut, shown
 from skipstone.text import Text
 
@@ -96,7 +96,7 @@ def load(
     if kind is None:
         stored = stored_dtype(directory)
         kind = torch.float32 if place.type == "cpu" else stored
-    ahead.fetch(place)
+    prefetch.fetch(place)
     text = Text.read(directory, config.mask_id, config.eos_id, config.vocab_size)
     network = load_network(directory, config, kind, place)
     return Model(str(name_or_dir), network, text)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import Geometry, Moment
-from skipstone.ops import dispatch as ops
+from skipstone.ops.decide import dispatch as ops
 from skipstone.rows import Rows
 from skipstone.skip.base import SkipScores
 from skipstone.skip.references import ReferenceStore

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import Geometry
-from skipstone.ops.reference import References
+from skipstone.ops.decide.reference import References
 from skipstone.rows import Rows, to_device, write_at
 
 

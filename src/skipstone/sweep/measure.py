@@ -15,7 +15,7 @@ from skipstone.models.base import ModelConfig
 from skipstone.models.load import Model, load
 from skipstone.record.schema import RunRecord
 from skipstone.sweep.grid import BASELINE, Setting
-from skipstone.tracing.recorder import Recorder
+from skipstone.tracing.record.recorder import Recorder
 
 
 @dataclass(frozen=True)

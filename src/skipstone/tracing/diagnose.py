@@ -15,7 +15,7 @@ from skipstone.kinds import of_kind
 from skipstone.models.load import Model
 from skipstone.quoting import shown
 from skipstone.record.recorded import Given, trace_of
-from skipstone.tracing.experiments import Laboratory, Subject
+from skipstone.tracing.experiments.runner import Laboratory, Subject
 
 _ENGINE = "a skipstone.Engine with the settings of the run"
 

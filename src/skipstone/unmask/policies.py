@@ -31,7 +31,7 @@ _ORDER_STREAM = 0x5EED
 
 def rank_BG(confidence_BG: Tensor) -> Tensor:
     """Rank of each offset, 0 for the most confident; equal confidence: lowest position first."""
-    from skipstone.ops import dispatch as ops  # the settings are read without torch
+    from skipstone.ops.decide import dispatch as ops  # the settings are read without torch
 
     return ops.rank(confidence_BG)
 
@@ -118,7 +118,7 @@ def _share(key_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
     Counting from what is left gives LLaDA's schedule when every step commits its share, and cannot
     drift when one does not.
     """
-    from skipstone.ops import dispatch as ops
+    from skipstone.ops.decide import dispatch as ops
 
     return ops.share(rank_BG(key_BG), confidence_BG, moment)
 

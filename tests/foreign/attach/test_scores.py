@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skipstone.foreign.attach.scoring import _scored
-from skipstone.ops import reference
+from skipstone.ops.decide import reference
 
 MASK = 7
 

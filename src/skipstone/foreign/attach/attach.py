@@ -24,7 +24,7 @@ from skipstone.foreign.attach.layers import find_layers
 from skipstone.foreign.attach.wanted import AttachLevel, Wanted
 from skipstone.foreign.shared.calls import as_text
 from skipstone.quoting import shown
-from skipstone.tracing.recorder import Window
+from skipstone.tracing.record.recorder import Window
 
 
 def attach(

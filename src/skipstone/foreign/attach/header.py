@@ -13,7 +13,7 @@ from skipstone.foreign.attach.run import ForeignRun
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.attach.weights import fingerprints
 from skipstone.record import LOOP_WAS_GIVEN, WITHIN, Header
-from skipstone.tracing.recorder import environment
+from skipstone.tracing.record.recorder import environment
 from skipstone.version import __version__
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.tracing.recorder import to_numpy
+from skipstone.tracing.record.recorder import to_numpy
 
 # Fewer bytes are unpacked sooner than another thread is told to.
 _LARGE = 1 << 20

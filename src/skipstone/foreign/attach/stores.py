@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from skipstone.foreign.attach.snapshot import Carriers, Copy, Snapshot, Values
-from skipstone.tracing.recorder import to_numpy
+from skipstone.tracing.record.recorder import to_numpy
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from skipstone.tracing.recorder import Window
+from skipstone.tracing.record.recorder import Window
 
 AttachLevel = Literal["decisions", "sketches", "window", "full"]
 

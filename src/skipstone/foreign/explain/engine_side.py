@@ -9,7 +9,7 @@ from skipstone.engine import Engine, Result
 from skipstone.engine.prompts import Prompt
 from skipstone.foreign.explain.evidence import Cost, Depth, Evidence
 from skipstone.record import Trace
-from skipstone.tracing.recorder import Recorder
+from skipstone.tracing.record.recorder import Recorder
 
 
 class EngineSide:

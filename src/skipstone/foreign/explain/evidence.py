@@ -9,7 +9,7 @@ from typing import Protocol
 from skipstone.engine import Engine
 from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.record import Event, Trace
-from skipstone.tracing.recorder import Window
+from skipstone.tracing.record.recorder import Window
 
 
 @dataclass(frozen=True)

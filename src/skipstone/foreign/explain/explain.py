@@ -25,8 +25,8 @@ from skipstone.models.load import Model
 from skipstone.record import MemoryTrace
 from skipstone.record.recorded import Given, single, stands_for_run
 from skipstone.tracing.diagnose import examined
-from skipstone.tracing.experiments import Subject
-from skipstone.tracing.recorder import Window
+from skipstone.tracing.experiments.runner import Subject
+from skipstone.tracing.record.recorder import Window
 
 Run: TypeAlias = "Callable[..., object] | Engine | Settings | Given"
 """One side: a function, an engine or its settings, or a run that was recorded."""

@@ -34,11 +34,11 @@ from skipstone.record import Candidates, MemoryTrace, RunRecord, StepRecord, Tra
 from skipstone.record.weights import same_weights
 from skipstone.sentence import Code, Sentence
 from skipstone.skip import NoSkip
-from skipstone.tracing.experiment_names import describe
-from skipstone.tracing.recorded_model import recorded_model
-from skipstone.tracing.recorder import Recorder, outcome
-from skipstone.tracing.replay import Lead, replay
-from skipstone.tracing.unrotated import Unrotated, rotated
+from skipstone.tracing.experiments.names import describe
+from skipstone.tracing.experiments.unrotated import Unrotated, rotated
+from skipstone.tracing.record.recorder import Recorder, outcome
+from skipstone.tracing.replay.recorded_model import recorded_model
+from skipstone.tracing.replay.replay import Lead, replay
 
 BUDGET = 500
 """Experiments of one diagnosis. Most need fewer than 50; bisecting the rows of a cache, more."""

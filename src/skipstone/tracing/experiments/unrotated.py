@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skipstone.diagnosis.experiment import Patch
 from skipstone.models.base import ModelConfig
-from skipstone.ops import reference as ops
+from skipstone.ops.model import reference as ops
 from skipstone.record import RunRecord, Tap, TensorKey, TensorRows, Trace
 
 

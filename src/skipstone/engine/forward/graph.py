@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.engine.eager import EagerLayers
+from skipstone.engine.forward.eager import EagerLayers
 from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
-from skipstone.ops import dispatch as ops
+from skipstone.ops.decide import dispatch as decide
+from skipstone.ops.model import dispatch as ops
 from skipstone.rows import Rows, upload
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ class GraphLayers:
         network = self._network
         for num_rows in buckets(_FEW_ROWS):
             logits_NV = network.head(network.final_norm(self._input_ND[:num_rows]))
-            ops.score(logits_NV, network.config.mask_id, None)
+            decide.score(logits_NV, network.config.mask_id, None)
 
     def _shape(self, first: int, last: int, rows: Rows, *, every: bool) -> Shape | None:
         """The graph that computes these rows; None if they, or their requests, are too many."""

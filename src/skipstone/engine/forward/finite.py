@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.engine.eager import EagerLayers
+from skipstone.engine.forward.eager import EagerLayers
 from skipstone.errors import NotFiniteError
 from skipstone.memory.store import KVStore
 from skipstone.models.base import Network

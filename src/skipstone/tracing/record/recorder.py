@@ -37,7 +37,7 @@ from skipstone.record import (
     TraceWriter,
 )
 from skipstone.rows import Rows
-from skipstone.tracing.decisions import Decisions
+from skipstone.tracing.record.decisions import Decisions
 
 Level = Literal["decisions", "sketches", "window", "full"]
 

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from skipstone.canvas import MOST_STOP_IDS, Moment, Status
-from skipstone.ops.reference import Committed, Scored
+from skipstone.ops.decide.reference import Committed, Scored
 from skipstone.rows import Rows
 
 _ROWS = 128

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from skipstone.ops.reference import Scored
+from skipstone.ops.decide.reference import Scored
 
 _PIECE = 8192
 

@@ -20,8 +20,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from skipstone.ops import attention_work, triton_early
-from skipstone.ops.attention_work import Tiles
+from skipstone.ops import triton_early
+from skipstone.ops.model import attention_work
+from skipstone.ops.model.attention_work import Tiles
 from skipstone.ops.triton_early import wait_for_inputs
 from skipstone.rows import Rows, to_device
 

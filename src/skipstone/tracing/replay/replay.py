@@ -31,7 +31,7 @@ from skipstone.models.load import Model
 from skipstone.record import RunRecord, StepRecord
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy, SkipScores, SkipSession
-from skipstone.tracing.interventions import Intervention, PatchedNetwork, PatchedScorer
+from skipstone.tracing.experiments.interventions import Intervention, PatchedNetwork, PatchedScorer
 
 # A companion that is longer than the sample changes its padding and every kernel's shape.
 _COMPANION_EXTRA = 7

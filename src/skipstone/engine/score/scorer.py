@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import Geometry, HostCanvas, Moment, Status
+from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board
-from skipstone.engine.runner import Pass
 from skipstone.models.base import Network
-from skipstone.ops import dispatch as ops
+from skipstone.ops.decide import dispatch as ops
 from skipstone.rows import Rows, to_device
 from skipstone.unmask import Scores
 

@@ -22,7 +22,7 @@ from skipstone.outputs import check_append, write_whole
 from skipstone.quoting import shown
 from skipstone.record.plain import from_json, to_json
 from skipstone.record.schema import RunRecord
-from skipstone.tracing.recorder import Recorder
+from skipstone.tracing.record.recorder import Recorder
 
 _FORMAT = {"format": "skipstone-audit", "schema": 2}
 _CHECKED = re.compile(rb'\{"crc": (\d{1,10}), "row": (.*)\}')

@@ -15,8 +15,8 @@ from skipstone.engine import Settings
 from skipstone.errors import ConfigError
 from skipstone.models.load import Model
 from skipstone.record import MemoryTrace, RunRecord, StepRecord, TensorRows
-from skipstone.tracing.recorder import Recorder
-from skipstone.tracing.replay import Lead, Replayer
+from skipstone.tracing.record.recorder import Recorder
+from skipstone.tracing.replay.replay import Lead, Replayer
 
 
 @dataclass(frozen=True, eq=False)

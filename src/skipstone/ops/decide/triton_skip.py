@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from skipstone.ops.reference import Bars, Judged, References
+from skipstone.ops.decide.reference import Bars, Judged, References
 from skipstone.rows import Rows, to_device
 
 _ALIGNED = 16

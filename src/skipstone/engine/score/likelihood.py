@@ -24,9 +24,9 @@ from torch import Tensor
 
 from skipstone.cache import NoCache
 from skipstone.checks import check_fields
-from skipstone.engine.eager import EagerLayers
 from skipstone.engine.engine import Engine
-from skipstone.engine.finite import not_finite
+from skipstone.engine.forward.eager import EagerLayers
+from skipstone.engine.forward.finite import not_finite
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, PromptError
 from skipstone.memory.ranges import rounded

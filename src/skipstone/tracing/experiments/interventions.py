@@ -16,11 +16,11 @@ from torch import Tensor
 
 from skipstone.canvas import Moment
 from skipstone.diagnosis.experiment import STRAIGHT, Pairs, Patch, Turn
-from skipstone.engine.runner import Pass
-from skipstone.engine.scoring import Scorer
+from skipstone.engine.forward.runner import Pass
+from skipstone.engine.score.scorer import Scorer
 from skipstone.memory.store import KVStore
 from skipstone.models.base import ModelConfig, Network
-from skipstone.ops import reference as ops
+from skipstone.ops.model import reference as ops
 from skipstone.record import Tap
 from skipstone.rows import Rows
 

@@ -1,97 +1,47 @@
-"""Who computes each operation: the plain reference, or a Triton kernel with the same signature.
-
-The model calls the operations here. A CPU is served by the reference, and so is a CUDA device
-without Triton, and every dtype that the kernels do not know. Kernels read nothing on the host and
-allocate by shape alone, so a CUDA graph can capture them.
+"""The operations of layers, as models call them: each is computed by whoever is fastest here.
 
 Shape letters as in ``reference``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
-from importlib.util import find_spec
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipstone.canvas import Moment
-from skipstone.ops import attention_work, reference
-from skipstone.ops.reference import Bars, Committed, Judged, References, Scored, rotary_tables
+from skipstone.ops.backend import refusal
+from skipstone.ops.model import attention_work, reference
+from skipstone.ops.model.reference import rotary_tables
 from skipstone.rows import Rows
 
 __all__ = [
-    "Bars",
+    "FAR",
+    "MOST_ROWS_OF_KERNEL",
     "CapturedAttention",
-    "Committed",
-    "Judged",
-    "References",
-    "Scored",
     "add_rms_norm",
     "attend",
-    "commit",
-    "judge",
+    "attends_by_tensors",
+    "left_to_torch",
     "linear",
     "linear_add",
     "linear_add_rms_norm",
     "linear_swiglu",
-    "note",
-    "offer",
-    "rank",
-    "replace",
+    "may_split",
     "rms_norm",
     "rotary_tables",
     "rotate_and_write",
-    "score",
-    "share",
-    "similarity",
+    "splits_keys",
     "swiglu",
 ]
 
-Mode = Literal["auto", "reference", "triton"]
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # From here on PyTorch's attention is faster, if it can take rows as they lie and nothing is hidden.
 MOST_ROWS_OF_KERNEL = 64
 # What the kernels of few rows take at most; with more, libraries do as well.
 _FEW_ROWS = 64
-_mode: ContextVar[Mode] = ContextVar("mode", default="auto")
-
-
-@contextmanager
-def served_by(mode: Mode) -> Generator[None]:
-    """Within it, ``reference`` switches all kernels off.
-
-    ``triton`` takes them on any device, for tests under Triton's interpreter; what no kernel can
-    compute, such as float64, stays with the reference.
-    """
-    token = _mode.set(mode)
-    try:
-        yield
-    finally:
-        _mode.reset(token)
-
-
-def refusal(x: Tensor) -> str:
-    """Why the reference computes on ``x``; empty if a kernel does."""
-    if reason := _absence(x):
-        return reason
-    return "" if x.dtype in _DTYPES else f"no kernel computes {x.dtype}"
-
-
-def _absence(x: Tensor) -> str:
-    """Why there are no kernels where ``x`` is; empty if there are. Decisions ask no more."""
-    mode = _mode.get()
-    if mode == "reference":
-        return "kernels are switched off"
-    if mode == "auto" and not x.is_cuda:
-        return "kernels need a CUDA device"
-    return "" if _has_triton() else "triton is not installed"
 
 
 def _few(x_NK: Tensor) -> bool:
@@ -108,16 +58,11 @@ def _is_hopper(device: torch.device) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) == (9, 0)
 
 
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """See ``reference.rms_norm``."""
     if refusal(x_ND):
         return reference.rms_norm(x_ND, weight_D, eps)
-    from skipstone.ops import triton_rows
+    from skipstone.ops.model import triton_rows
 
     return triton_rows.rms_norm(x_ND, weight_D, eps)
 
@@ -128,7 +73,7 @@ def add_rms_norm(
     """See ``reference.add_rms_norm``."""
     if refusal(x_ND):
         return reference.add_rms_norm(x_ND, delta_ND, weight_D, eps)
-    from skipstone.ops import triton_rows
+    from skipstone.ops.model import triton_rows
 
     return triton_rows.add_rms_norm(x_ND, delta_ND, weight_D, eps)
 
@@ -137,7 +82,7 @@ def swiglu(gate_up_NM: Tensor) -> Tensor:
     """See ``reference.swiglu``."""
     if refusal(gate_up_NM):
         return reference.swiglu(gate_up_NM)
-    from skipstone.ops import triton_rows
+    from skipstone.ops.model import triton_rows
 
     return triton_rows.swiglu(gate_up_NM)
 
@@ -146,7 +91,7 @@ def linear(x_NK: Tensor, weight_OK: Tensor) -> Tensor:
     """See ``reference.linear``."""
     if not _few(x_NK):
         return reference.linear(x_NK, weight_OK)
-    from skipstone.ops import triton_linear
+    from skipstone.ops.model import triton_linear
 
     return triton_linear.linear(x_NK, weight_OK)
 
@@ -155,7 +100,7 @@ def linear_swiglu(x_NK: Tensor, gate_up_MK: Tensor) -> Tensor:
     """See ``reference.linear_swiglu``."""
     if not _few(x_NK):
         return swiglu(F.linear(x_NK, gate_up_MK))
-    from skipstone.ops import triton_linear
+    from skipstone.ops.model import triton_linear
 
     return triton_linear.linear_swiglu(x_NK, gate_up_MK)
 
@@ -164,7 +109,7 @@ def linear_add(x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor) -> Tensor:
     """See ``reference.linear_add``."""
     if not _few(x_ND):
         return reference.linear_add(x_ND, input_NK, weight_DK)
-    from skipstone.ops import triton_linear
+    from skipstone.ops.model import triton_linear
 
     return triton_linear.linear_add(x_ND, input_NK, weight_DK)
 
@@ -175,7 +120,7 @@ def linear_add_rms_norm(
     """See ``reference.linear_add_rms_norm``."""
     if not _few(x_ND):
         return add_rms_norm(x_ND, F.linear(input_NK, weight_DK), norm_D, eps)
-    from skipstone.ops import triton_linear
+    from skipstone.ops.model import triton_linear
 
     return triton_linear.linear_add_rms_norm(x_ND, input_NK, weight_DK, norm_D, eps)
 
@@ -186,18 +131,9 @@ def rotate_and_write(
     """See ``reference.rotate_and_write``."""
     if refusal(qkv_NHE):
         return reference.rotate_and_write(qkv_NHE, angles_2NE, key_CUE, value_CUE, rows)
-    from skipstone.ops import triton_rows
+    from skipstone.ops.model import triton_rows
 
     return triton_rows.rotate_and_write(qkv_NHE, angles_2NE, key_CUE, value_CUE, rows)
-
-
-def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
-    """See ``reference.score``; the kernel decides in float32, and draws nothing."""
-    if gumbel_NV is not None or refusal(logits_NV):
-        return reference.score(logits_NV, mask_id, gumbel_NV)
-    from skipstone.ops import triton_score
-
-    return triton_score.score(logits_NV, mask_id)
 
 
 def attend(
@@ -210,7 +146,7 @@ def attend(
     """See ``reference.attend``; padding rows of a captured graph give zeros."""
     if not attends_by_tensors(q_NHE) or left_to_torch(rows, visible_BL):
         return reference.attend(q_NHE, key_CUE, value_CUE, rows, visible_BL)
-    from skipstone.ops import triton_attend
+    from skipstone.ops.model import triton_attend
 
     return triton_attend.attend(q_NHE, key_CUE, value_CUE, rows, visible_BL)
 
@@ -253,7 +189,7 @@ class CapturedAttention(NamedTuple):
 
     @property
     def _group(self) -> int:
-        from skipstone.ops import triton_attend
+        from skipstone.ops.model import triton_attend
 
         return triton_attend.group_of(self.heads, self.kv_heads)
 
@@ -289,102 +225,3 @@ def left_to_torch(rows: Rows, visible_BL: Tensor | None) -> bool:
     dense = rows.work_W8 is None and rows.writes_N is None and visible_BL is None
     one = len(rows.alike) == 1 and rows.alike[0].even
     return dense and one and rows.widest > MOST_ROWS_OF_KERNEL
-
-
-def similarity(
-    states: Sequence[Tensor], references: References, rows: Rows, dtype: torch.dtype
-) -> Tensor:
-    """See ``reference.similarity``; the kernel computes in float32 only."""
-    if dtype != torch.float32 or refusal(states[0]):
-        return reference.similarity(states, references, rows, dtype)
-    from skipstone.ops import triton_skip
-
-    return triton_skip.similarity(states, references, rows)
-
-
-def judge(
-    similarity_SN: Tensor, references: References, rows: Rows, committed_BL: Tensor, bars: Bars
-) -> Judged:
-    """See ``reference.judge``."""
-    if refusal(references.states_SBWD):
-        return reference.judge(similarity_SN, references, rows, committed_BL, bars)
-    from skipstone.ops import triton_skip
-
-    return triton_skip.judge(similarity_SN, references, rows, committed_BL, bars)
-
-
-def replace(
-    states: Sequence[Tensor],
-    references: References,
-    rows: Rows,
-    keep_N: Tensor | None,
-    forward_B1: Tensor,
-) -> None:
-    """See ``reference.replace``."""
-    if refusal(states[0]):
-        reference.replace(states, references, rows, keep_N, forward_B1)
-        return
-    from skipstone.ops import triton_skip
-
-    triton_skip.replace(states, references, rows, keep_N, forward_B1)
-
-
-def rank(key_BG: Tensor) -> Tensor:
-    """See ``reference.rank``."""
-    if _absence(key_BG) or key_BG.dtype != torch.float64:
-        return reference.rank(key_BG)
-    from skipstone.ops import triton_board
-
-    return triton_board.rank(key_BG)
-
-
-def share(rank_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
-    """See ``reference.share``."""
-    if _absence(confidence_BG):
-        return reference.share(rank_BG, confidence_BG, moment)
-    from skipstone.ops import triton_board
-
-    return triton_board.share(rank_BG, confidence_BG, moment)
-
-
-def note(
-    tables: Sequence[Tensor],
-    scored: Scored,
-    rows: Rows,
-    index_N: Tensor,
-    kept_N: Tensor | None,
-    moment: Moment,
-) -> None:
-    """See ``reference.note``."""
-    if _absence(index_N):
-        reference.note(tables, scored, rows, index_N, kept_N, moment)
-        return
-    from skipstone.ops import triton_board
-
-    triton_board.note(tables, scored, rows, index_N, kept_N, moment)
-
-
-def offer(
-    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, moment: Moment
-) -> Tensor:
-    """See ``reference.offer``."""
-    if _absence(confidence_BG):
-        return reference.offer(scored_at_BG, confidence_BG, led_by, moment)
-    from skipstone.ops import triton_board
-
-    return triton_board.offer(scored_at_BG, confidence_BG, led_by, moment)
-
-
-def commit(
-    chosen_BG: Tensor,
-    confidence_BG: Tensor,
-    token_BG: Tensor,
-    moment: Moment,
-    eos_id: int | None,
-) -> Committed:
-    """See ``reference.commit``."""
-    if _absence(confidence_BG):
-        return reference.commit(chosen_BG, confidence_BG, token_BG, moment, eos_id)
-    from skipstone.ops import triton_board
-
-    return triton_board.commit(chosen_BG, confidence_BG, token_BG, moment, eos_id)

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from skipstone.canvas import Moment
-from skipstone.engine.eager import EagerLayers
+from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.observe import TappedStates, Taps
 from skipstone.memory.store import KVStore
 from skipstone.models.base import Network

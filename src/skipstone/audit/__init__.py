@@ -1,0 +1,1 @@
+"""Two engines on the same prompts, as a gate for CI."""

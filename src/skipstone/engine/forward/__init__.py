@@ -1,0 +1,1 @@
+"""One forward: the runner, and layers computed eagerly or as captured graphs."""

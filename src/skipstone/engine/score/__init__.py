@@ -1,0 +1,1 @@
+"""From final states to scores, and to likelihoods."""

@@ -1,0 +1,1 @@
+"""The arithmetic of scores, commits and skips, in plain PyTorch and in Triton."""

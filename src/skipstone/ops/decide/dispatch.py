@@ -1,0 +1,142 @@
+"""The operations of decisions, as scorer and policies call them: each by whoever is fastest here.
+
+Shape letters as in ``reference``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from skipstone.canvas import Moment
+from skipstone.ops.backend import absence, refusal
+from skipstone.ops.decide import reference
+from skipstone.ops.decide.reference import Bars, Committed, Judged, References, Scored
+from skipstone.rows import Rows
+
+__all__ = [
+    "Bars",
+    "Committed",
+    "Judged",
+    "References",
+    "Scored",
+    "commit",
+    "judge",
+    "note",
+    "offer",
+    "rank",
+    "replace",
+    "score",
+    "share",
+    "similarity",
+]
+
+
+def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
+    """See ``reference.score``; the kernel decides in float32, and draws nothing."""
+    if gumbel_NV is not None or refusal(logits_NV):
+        return reference.score(logits_NV, mask_id, gumbel_NV)
+    from skipstone.ops.decide import triton_score
+
+    return triton_score.score(logits_NV, mask_id)
+
+
+def similarity(
+    states: Sequence[Tensor], references: References, rows: Rows, dtype: torch.dtype
+) -> Tensor:
+    """See ``reference.similarity``; the kernel computes in float32 only."""
+    if dtype != torch.float32 or refusal(states[0]):
+        return reference.similarity(states, references, rows, dtype)
+    from skipstone.ops.decide import triton_skip
+
+    return triton_skip.similarity(states, references, rows)
+
+
+def judge(
+    similarity_SN: Tensor, references: References, rows: Rows, committed_BL: Tensor, bars: Bars
+) -> Judged:
+    """See ``reference.judge``."""
+    if refusal(references.states_SBWD):
+        return reference.judge(similarity_SN, references, rows, committed_BL, bars)
+    from skipstone.ops.decide import triton_skip
+
+    return triton_skip.judge(similarity_SN, references, rows, committed_BL, bars)
+
+
+def replace(
+    states: Sequence[Tensor],
+    references: References,
+    rows: Rows,
+    keep_N: Tensor | None,
+    forward_B1: Tensor,
+) -> None:
+    """See ``reference.replace``."""
+    if refusal(states[0]):
+        reference.replace(states, references, rows, keep_N, forward_B1)
+        return
+    from skipstone.ops.decide import triton_skip
+
+    triton_skip.replace(states, references, rows, keep_N, forward_B1)
+
+
+def rank(key_BG: Tensor) -> Tensor:
+    """See ``reference.rank``."""
+    if absence(key_BG) or key_BG.dtype != torch.float64:
+        return reference.rank(key_BG)
+    from skipstone.ops.decide import triton_board
+
+    return triton_board.rank(key_BG)
+
+
+def share(rank_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
+    """See ``reference.share``."""
+    if absence(confidence_BG):
+        return reference.share(rank_BG, confidence_BG, moment)
+    from skipstone.ops.decide import triton_board
+
+    return triton_board.share(rank_BG, confidence_BG, moment)
+
+
+def note(
+    tables: Sequence[Tensor],
+    scored: Scored,
+    rows: Rows,
+    index_N: Tensor,
+    kept_N: Tensor | None,
+    moment: Moment,
+) -> None:
+    """See ``reference.note``."""
+    if absence(index_N):
+        reference.note(tables, scored, rows, index_N, kept_N, moment)
+        return
+    from skipstone.ops.decide import triton_board
+
+    triton_board.note(tables, scored, rows, index_N, kept_N, moment)
+
+
+def offer(
+    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, moment: Moment
+) -> Tensor:
+    """See ``reference.offer``."""
+    if absence(confidence_BG):
+        return reference.offer(scored_at_BG, confidence_BG, led_by, moment)
+    from skipstone.ops.decide import triton_board
+
+    return triton_board.offer(scored_at_BG, confidence_BG, led_by, moment)
+
+
+def commit(
+    chosen_BG: Tensor,
+    confidence_BG: Tensor,
+    token_BG: Tensor,
+    moment: Moment,
+    eos_id: int | None,
+) -> Committed:
+    """See ``reference.commit``."""
+    if absence(confidence_BG):
+        return reference.commit(chosen_BG, confidence_BG, token_BG, moment, eos_id)
+    from skipstone.ops.decide import triton_board
+
+    return triton_board.commit(chosen_BG, confidence_BG, token_BG, moment, eos_id)

@@ -1,0 +1,1 @@
+"""The arithmetic of layers, in plain PyTorch and in Triton."""

@@ -1,0 +1,1 @@
+"""Carries out the experiments that diagnosis asks for."""
