@@ -68,7 +68,7 @@ class Counting:
     def on_step(self, view: StepView) -> None:
         """Count."""
         self.steps += 1
-        self.places += len(view.moment.places)
+        self.places += len(view.context.requests)
 
     def on_end(self, results: Sequence[Result]) -> None:
         """Nothing to add."""

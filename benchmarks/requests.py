@@ -24,7 +24,7 @@ import torch
 
 from skipstone import Engine, Fixed, Model, Settings, Threshold
 from skipstone.bench.random_model import random_model
-from skipstone.canvas import Moment
+from skipstone.canvas import StepContext
 from skipstone.engine.request import Handle
 from skipstone.engine.step import InFlightStep, Stepper
 from skipstone.models.llada import LLaDA
@@ -122,8 +122,8 @@ def at_once(model: Model, slots: int, count: int, repeats: int) -> AtOnce:
     engine, asked = Engine(model, BASE), prompts(count, 3)
     launch, rows = Stepper.launch, Counter[tuple[int, int]]()
 
-    def noted(self: Stepper, moment: Moment, computed: Rows) -> InFlightStep:
-        flight = launch(self, moment, computed)
+    def noted(self: Stepper, context: StepContext, computed: Rows) -> InFlightStep:
+        flight = launch(self, context, computed)
         scored = flight.scored.rows.num_rows if flight.scored.rows is not None else 0
         rows[flight.rows.num_rows, scored] += 1
         return flight

@@ -34,7 +34,7 @@ from skipstone.foreign.attach.attach import attach
 from skipstone.record import MemoryTrace, RunRecord
 from skipstone.skip import NoSkip
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import Laboratory, Subject
+from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
 from tests.conftest import EOS, MASK
 
 Against = Literal["engine", "code"]
@@ -135,7 +135,7 @@ class Recorded:
 
     a: MemoryTrace
     b: MemoryTrace
-    lab: Laboratory | None
+    lab: ExperimentRunner | None
 
     def diagnosis(self) -> Diagnosis:
         """Why B is not A."""
@@ -155,7 +155,7 @@ def record(trial: Encounter) -> Recorded:
     else:
         engine = Engine(ours, stranger.settings(job))
         a = decoded(engine, job)
-    lab = Laboratory(Subject(a, 0, engine), Subject(b), ours) if trial.reference else None
+    lab = ExperimentRunner(Subject(a, 0, engine), Subject(b), ours) if trial.reference else None
     return Recorded(a, b, lab)
 
 

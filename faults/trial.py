@@ -18,7 +18,7 @@ from skipstone.diff import compare
 from skipstone.engine import Engine
 from skipstone.record import MemoryTrace, RunRecord
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import Laboratory, Subject
+from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
 
 NOISE = frozenset(
     ("same", "near-tie-token", "commit-tie", "threshold-in-band", "batch-effect", "backend-noise")
@@ -144,7 +144,7 @@ def examine(trial: Trial, runs: Recorded) -> Diagnosis:
         a, b = _decisions(a), _decisions(b)
     ours = Subject(a, 0, runs.engine_a)
     theirs = Subject(b) if trial.alone else Subject(b, 0, runs.engine_b, fault)
-    return diagnose(Case(a, b, Laboratory(ours, theirs, runs.engine_a.model)))
+    return diagnose(Case(a, b, ExperimentRunner(ours, theirs, runs.engine_a.model)))
 
 
 def _decisions(full: MemoryTrace) -> MemoryTrace:

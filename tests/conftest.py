@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from skipstone.canvas import Block, Canvas, Moment, Place
+from skipstone.canvas import Block, Canvas, RequestStep, StepContext
 from skipstone.models.base import ModelConfig
 from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
@@ -111,17 +111,17 @@ def word_text() -> Text:
     return Text(tokenizer, template=None, special={}, mask_id=MASK, eos_id=EOS, source="words")
 
 
-def moment_at(
+def context_at(
     canvas: Canvas, block: Block, step: int, step_budget: int, seeds: Sequence[int] = ()
-) -> Moment:
+) -> StepContext:
     """Every request at the same step of the same block; nothing was committed before."""
     places = [
-        Place(request, request, length, block, step, step_budget, step, seed)
+        RequestStep(request, request, length, block, step, step_budget, step, seed)
         for request, (length, seed) in enumerate(
             zip(canvas.prompt_lengths, seeds or [0] * canvas.batch, strict=True)
         )
     ]
-    return Moment(canvas, tuple(places), torch.zeros_like(canvas.ids_BL, dtype=torch.bool))
+    return StepContext(canvas, tuple(places), torch.zeros_like(canvas.ids_BL, dtype=torch.bool))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Outputs are whole or absent: at any moment, after a kill, on a full disk, and beside others."""
+"""Outputs are whole or absent: at any context, after a kill, on a full disk, and beside others."""
 
 from __future__ import annotations
 

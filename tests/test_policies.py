@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 from skipstone import ConfigError, Engine
-from skipstone.canvas import Geometry, Moment, Place
+from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.cli.main import run
 from skipstone.models.load import Model
 from skipstone.policies import GROUP, SKIP, UNMASK
@@ -36,10 +36,10 @@ class Everything:
     def start(self, geometry: Geometry) -> Everything:
         return self
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         return scores.confidence_BG >= self.least
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> None:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
         return None
 
     def forget(self, request: int) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
-from skipstone.canvas import Moment
+from skipstone.canvas import StepContext
 from skipstone.engine.observe import StepView
 from skipstone.engine.step import Stepper
 from skipstone.memory.store import KVStore
@@ -104,9 +104,9 @@ def _unstopped() -> AbstractContextManager[object]:
     """What is not a number is committed like any other, as engines without a check do."""
     commit = Stepper.commit
 
-    def wrong(self: Stepper, scores: Scores, moment: Moment) -> decide.Committed:
+    def wrong(self: Stepper, scores: Scores, context: StepContext) -> decide.Committed:
         self.batch.stops_at_nan = False
-        return commit(self, scores, moment)
+        return commit(self, scores, context)
 
     return instead(Stepper, "commit", wrong)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.cache.policies import DualCache
-from skipstone.canvas import Block, Moment, blocks
+from skipstone.canvas import Block, StepContext, blocks
 from skipstone.engine import loop
 from skipstone.memory.store import KVStore
 from skipstone.models.base import ModelConfig
@@ -36,8 +36,8 @@ def no_refresh_at_the_second_block() -> Generator[None, None, None]:
     """Only the first block starts with a refresh."""
     rows = DualCache.rows
 
-    def wrong(self: DualCache, moment: Moment) -> Rows:
-        return rows(self, moment) if moment.place.block.index == 0 else moment.block_rows()
+    def wrong(self: DualCache, context: StepContext) -> Rows:
+        return rows(self, context) if context.only.block.index == 0 else context.block_rows()
 
     with instead(DualCache, "rows", wrong):
         yield
@@ -186,9 +186,9 @@ def prompt_from_the_request_before(skipped: int) -> Fault:
         for store in (self.keys, self.values):
             store.copy_(torch.randn(store.shape, generator=generator))
 
-    def wrong(self: DualCache, moment: Moment) -> Rows:
-        right = rows(self, moment)
-        if moment.place.block.index or moment.place.step:
+    def wrong(self: DualCache, context: StepContext) -> Rows:
+        right = rows(self, context)
+        if context.only.block.index or context.only.step:
             return right
         length = right.num_rows
         return Rows.spans([(0, skipped, length)], right.device, lengths=[length])
@@ -296,8 +296,8 @@ def block_rows_one_short() -> Generator[None, None, None]:
     """The cached rows of a block start one position too early, and end one too early."""
     rows = DualCache.rows
 
-    def wrong(self: DualCache, moment: Moment) -> Rows:
-        right = rows(self, moment)
+    def wrong(self: DualCache, context: StepContext) -> Rows:
+        right = rows(self, context)
         if right.refresh:
             return right
         start, stop = int(right.position[0]), int(right.position[-1])
@@ -325,8 +325,8 @@ def blocks_start_late() -> Generator[None, None, None]:
 def cache_never_used() -> Generator[None, None, None]:
     """Every row is computed in every step although a cache was asked for."""
 
-    def wrong(self: DualCache, moment: Moment) -> Rows:
-        return moment.all_rows(refresh=True)
+    def wrong(self: DualCache, context: StepContext) -> Rows:
+        return context.all_rows(refresh=True)
 
     with instead(DualCache, "rows", wrong):
         yield

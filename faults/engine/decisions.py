@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
-from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Place, Status
+from skipstone.canvas import Block, Canvas, HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.request import Request, RequestState
 from skipstone.engine.score.scorer import Scorer
 from skipstone.ops.decide import reference as ops
@@ -91,10 +91,10 @@ def half_the_steps() -> Generator[None, None, None]:
 def share_rounded_down() -> Generator[None, None, None]:
     """The share of a step is rounded down, so that the last step gets the remainder."""
 
-    def wrong(self: Fixed, scores: Scores, moment: Moment) -> Tensor:
-        confidence_BG, block = scores.confidence_BG, moment.place.block
-        left_B1 = moment.canvas.masked_BG()[:, block.start : block.stop].sum(-1, keepdim=True)
-        share_B1 = left_B1 // max(1, moment.place.step_budget - moment.place.step)
+    def wrong(self: Fixed, scores: Scores, context: StepContext) -> Tensor:
+        confidence_BG, block = scores.confidence_BG, context.only.block
+        left_B1 = context.canvas.masked_BG()[:, block.start : block.stop].sum(-1, keepdim=True)
+        share_B1 = left_B1 // max(1, context.only.step_budget - context.only.step)
         return (unmask.rank_BG(confidence_BG) < share_B1) & ~confidence_BG.isneginf()
 
     with instead(Fixed, "select", wrong):
@@ -106,13 +106,13 @@ def leftmost_first() -> Generator[None, None, None]:
     """The schedule commits from left to right, whatever the confidence."""
     select = Fixed.select
 
-    def wrong(self: Fixed, scores: Scores, moment: Moment) -> Tensor:
+    def wrong(self: Fixed, scores: Scores, context: StepContext) -> Tensor:
         falling_BG = (
             -torch.arange(scores.confidence_BG.shape[1]).double().expand_as(scores.confidence_BG)
         )
         none_BG = scores.confidence_BG.isneginf()
         return select(
-            self, Scores(scores.token_BG, falling_BG.masked_fill(none_BG, -torch.inf)), moment
+            self, Scores(scores.token_BG, falling_BG.masked_fill(none_BG, -torch.inf)), context
         )
 
     with instead(Fixed, "select", wrong):
@@ -122,7 +122,7 @@ def leftmost_first() -> Generator[None, None, None]:
 def threshold_too_low(value: float) -> Fault:
     """The threshold that is compared with is lower than the one that was set."""
 
-    def wrong(self: Threshold, scores: Scores, moment: Moment) -> Tensor:
+    def wrong(self: Threshold, scores: Scores, context: StepContext) -> Tensor:
         confidence_BG = scores.confidence_BG
         best_BG = unmask.rank_BG(confidence_BG) == 0
         return ((confidence_BG >= value) | best_BG) & ~confidence_BG.isneginf()
@@ -134,7 +134,7 @@ def threshold_too_low(value: float) -> Fault:
 def factor_without_rank() -> Generator[None, None, None]:
     """The bound of the factor rule does not rise with the number of commits."""
 
-    def wrong(self: Factor, scores: Scores, moment: Moment) -> Tensor:
+    def wrong(self: Factor, scores: Scores, context: StepContext) -> Tensor:
         confidence_BG = scores.confidence_BG
         best_BG = unmask.rank_BG(confidence_BG) == 0
         enough_BG = confidence_BG >= 1.0 - self.value / 2.0
@@ -151,9 +151,9 @@ def empty_choice_of(each: int) -> Fault:
     def fault() -> Generator[None, None, None]:
         select, calls = Fixed.select, [0]
 
-        def wrong(self: Fixed, scores: Scores, moment: Moment) -> Tensor:
+        def wrong(self: Fixed, scores: Scores, context: StepContext) -> Tensor:
             calls[0] += 1
-            return select(self, scores, moment) & bool(calls[0] % each)
+            return select(self, scores, context) & bool(calls[0] % each)
 
         with instead(Fixed, "select", wrong):
             yield
@@ -165,11 +165,11 @@ def empty_choice_of(each: int) -> Fault:
 def never_the_best_alone() -> Generator[None, None, None]:
     """A step in which nothing reaches the threshold commits nothing, until it is repeated."""
 
-    def wrong(self: Threshold, scores: Scores, moment: Moment) -> Tensor:
+    def wrong(self: Threshold, scores: Scores, context: StepContext) -> Tensor:
         confidence_BG = scores.confidence_BG
         # The engine repeats an empty step under the same number.
-        again = asked[-1:] == [(moment.place.block.index, moment.place.step)]
-        asked.append((moment.place.block.index, moment.place.step))
+        again = asked[-1:] == [(context.only.block.index, context.only.step)]
+        asked.append((context.only.block.index, context.only.step))
         best_BG = (unmask.rank_BG(confidence_BG) == 0) & again
         return ((confidence_BG >= self.value) | best_BG) & ~confidence_BG.isneginf()
 
@@ -207,13 +207,13 @@ def eos_never_stops() -> Generator[None, None, None]:
 def block_left_early() -> Generator[None, None, None]:
     """A block is left after a quarter of its steps, masks or not."""
 
-    def wrong(self: RequestState, host: HostCanvas) -> Place | None:
+    def wrong(self: RequestState, host: HostCanvas) -> RequestStep | None:
         if self.step >= max(1, self.request.settings.block_length // 4):
             self.block, self.step = self.block + 1, 0
         return following(self, host)
 
-    following = RequestState.next_place
-    with instead(RequestState, "next_place", wrong):
+    following = RequestState.next_step
+    with instead(RequestState, "next_step", wrong):
         yield
 
 

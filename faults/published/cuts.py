@@ -21,7 +21,7 @@ from skipstone.record import RunRecord, StepRecord
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class StepContext:
     """One step, as the loop's own variables say it when the model is called."""
 
     canvas_BL: np.ndarray
@@ -39,13 +39,13 @@ class Moment:
 
 Variables = Mapping[str, Any]
 """Local variables of the function that decodes."""
-Reader = Callable[[Variables, Tensor], Moment | None]
+Reader = Callable[[Variables, Tensor], StepContext | None]
 """What they say, beside the ids of the call; None if the call decides nothing."""
 
 
 def truth(
     model: nn.Module, run: Callable[[], Tensor], function: str, read: Reader
-) -> tuple[list[Moment], Tensor]:
+) -> tuple[list[StepContext], Tensor]:
     """Run a loop without a recorder, and ask its variables at each call.
 
     Args:
@@ -54,7 +54,7 @@ def truth(
         function: name of the function that has the variables.
         read: what these say.
     """
-    moments = list[Moment]()
+    moments = list[StepContext]()
 
     def ask(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         ids = args[0] if args else kwargs["input_ids"]
@@ -78,13 +78,15 @@ def _variables(function: str) -> Variables:
     return frame.f_locals
 
 
-def _numbered(moments: Sequence[Moment]) -> Iterator[Moment]:
+def _numbered(moments: Sequence[StepContext]) -> Iterator[StepContext]:
     """Count the steps of each block."""
     number, block = 0, -1
     for moment in moments:
         number = number + 1 if moment.block == block else 0
         block = moment.block
-        yield Moment(moment.canvas_BL, moment.rows_BN, block, moment.starts, moment.stops, number)
+        yield StepContext(
+            moment.canvas_BL, moment.rows_BN, block, moment.starts, moment.stops, number
+        )
 
 
 def host(ids: Tensor) -> np.ndarray:
@@ -98,7 +100,7 @@ def span(batch: int, start: int, stop: int) -> np.ndarray:
 
 
 def differences(
-    records: Sequence[RunRecord], moments: Sequence[Moment], last_BL: np.ndarray
+    records: Sequence[RunRecord], moments: Sequence[StepContext], last_BL: np.ndarray
 ) -> list[str]:
     """What a trace says otherwise than the loop; empty if nothing."""
     if not moments:
@@ -114,7 +116,7 @@ def differences(
 
 
 def _of_sample(
-    record: RunRecord, moments: Sequence[Moment], last_BL: np.ndarray, b: int
+    record: RunRecord, moments: Sequence[StepContext], last_BL: np.ndarray, b: int
 ) -> Iterator[str]:
     if record.prompt_length != moments[0].starts[b]:
         yield f"the prompt ends at {record.prompt_length}, really at {moments[0].starts[b]}"
@@ -129,7 +131,7 @@ def _of_sample(
 
 
 def _of_step(
-    record: RunRecord, step: StepRecord, moment: Moment, after: np.ndarray, b: int
+    record: RunRecord, step: StepRecord, moment: StepContext, after: np.ndarray, b: int
 ) -> Iterator[str]:
     before, prompt = moment.canvas_BL[b], record.prompt_length
     mask = record.header.mask_id

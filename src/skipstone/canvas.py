@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.rows import Arriving, Rows, to_device, to_host
+from skipstone.rows import HostCopy, Rows, to_device, to_host
 
 MOST_STOP_IDS = 8
 """K: so many ids may end a request, EOS among them."""
@@ -218,12 +218,12 @@ class Canvas:
                 1, self.region_BG, torch.where(commit_BG, new_BG, self.region(values_BL))
             )
 
-    def place(self, host: HostCanvas) -> None:
+    def put(self, host: HostCanvas) -> None:
         """Overwrite the generation region of every request, ids and status."""
         for values_BL, new_BG in ((self.ids_BL, host.ids_BG), (self.status_BL, host.status_BG)):
             values_BL.scatter_(1, self.region_BG, to_device(new_BG, self.device))
 
-    def read(self) -> Arriving:
+    def read(self) -> HostCopy:
         """Begin to copy ids and status of the generation region: int64 [2, B, G]."""
         return to_host(self.generated_2BG())
 
@@ -245,10 +245,10 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one request is."""
+class RequestStep:
+    """The step that one request takes."""
 
-    request: int
+    slot: int
     """Its row of the batch."""
     sample: int
     """Which of the prompts it is."""
@@ -280,7 +280,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class StepContext:
     """Where every request is, for policies and observers. Read-only.
 
     Requests are at their own block and step. What policies compute with is on the device, one value
@@ -288,7 +288,7 @@ class Moment:
     """
 
     canvas: Canvas
-    places: tuple[Place, ...]
+    requests: tuple[RequestStep, ...]
     """Requests that take part in this step, ascending."""
     committed_BL: Tensor
     """bool [B, L]: positions that requests committed in their last step."""
@@ -296,25 +296,25 @@ class Moment:
     @property
     def active(self) -> tuple[int, ...]:
         """Requests that take part."""
-        return tuple(place.request for place in self.places)
+        return tuple(at.slot for at in self.requests)
 
     @property
-    def place(self) -> Place:
+    def only(self) -> RequestStep:
         """Where the only request is; for those who know that there is one."""
-        (place,) = self.places
-        return place
+        (at,) = self.requests
+        return at
 
-    def place_of(self, request: int) -> Place:
+    def of(self, request: int) -> RequestStep:
         """Where a request is that takes part."""
-        return next(place for place in self.places if place.request == request)
+        return next(at for at in self.requests if at.slot == request)
 
     @cached_property
     def _numbers_5B1(self) -> Tensor:
         # Nothing was ever scored in forward -2: who takes no part has no fresh scores.
         numbers_5B = np.tile(np.array([[0], [0], [0], [1], [-2]]), (1, self.canvas.batch))
-        for p in self.places:
+        for p in self.requests:
             block = p.block
-            numbers_5B[:, p.request] = block.start, block.stop, p.step, p.steps_left, p.forward
+            numbers_5B[:, p.slot] = block.start, block.stop, p.step, p.steps_left, p.forward
         return to_device(numbers_5B[:, :, None], self.canvas.device)
 
     @property
@@ -348,38 +348,40 @@ class Moment:
         offset_G = torch.arange(self.canvas.gen_length, device=self.canvas.device)
         return (offset_G >= self._numbers_5B1[0]) & (offset_G < self._numbers_5B1[1])
 
-    def split(self, wanted: Callable[[Place], bool]) -> tuple[Moment, Moment]:
+    def split(self, wanted: Callable[[RequestStep], bool]) -> tuple[StepContext, StepContext]:
         """The requests that are wanted, and the others."""
         sides = ([], [])
-        for place in self.places:
-            sides[not wanted(place)].append(place)
-        chosen, others = (replace(self, places=tuple(side)) for side in sides)
+        for at in self.requests:
+            sides[not wanted(at)].append(at)
+        chosen, others = (replace(self, requests=tuple(side)) for side in sides)
         return chosen, others
 
-    def later(self) -> Moment:
+    def later(self) -> StepContext:
         """The same requests one step on, if they stay in their blocks."""
-        ahead = (replace(p, step=p.step + 1, forward=p.forward + 1) for p in self.places)
-        return replace(self, places=tuple(ahead))
+        ahead = (replace(p, step=p.step + 1, forward=p.forward + 1) for p in self.requests)
+        return replace(self, requests=tuple(ahead))
 
     def all_rows(self, *, refresh: bool = False) -> Rows:
         """Every position of every active request."""
-        return self._rows(lambda p: (0, self.canvas.length_of(p.request)), refresh=refresh)
+        return self._rows(lambda p: (0, self.canvas.length_of(p.slot)), refresh=refresh)
 
     def rows_from_block(self) -> Rows:
         """The block and everything right of it."""
-        return self._rows(lambda p: (p.start, self.canvas.length_of(p.request)))
+        return self._rows(lambda p: (p.start, self.canvas.length_of(p.slot)))
 
     def block_rows(self) -> Rows:
         """The block alone."""
         return self._rows(lambda p: (p.start, p.stop))
 
-    def _rows(self, span: Callable[[Place], tuple[int, int]], *, refresh: bool = False) -> Rows:
+    def _rows(
+        self, span: Callable[[RequestStep], tuple[int, int]], *, refresh: bool = False
+    ) -> Rows:
         """A span of every active request; its rows see the whole request."""
         return Rows.spans(
-            [(p.request, *span(p)) for p in self.places],
+            [(p.slot, *span(p)) for p in self.requests],
             self.canvas.device,
-            lengths=[self.canvas.length_of(p.request) for p in self.places],
-            bases=[self.canvas.bases[p.request] for p in self.places],
+            lengths=[self.canvas.length_of(p.slot) for p in self.requests],
+            bases=[self.canvas.bases[p.slot] for p in self.requests],
             refresh=refresh,
         )
 

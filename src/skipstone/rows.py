@@ -33,7 +33,7 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Arriving:
+class HostCopy:
     """Values on their way to the host, while the device may go on."""
 
     values: np.ndarray
@@ -48,15 +48,15 @@ class Arriving:
         return self.values
 
 
-def to_host(values: Tensor) -> Arriving:
+def to_host(values: Tensor) -> HostCopy:
     """Begin to copy values, as they are now, to the host."""
     if not values.is_cuda:
-        return Arriving(values.detach().clone().numpy(), None)
+        return HostCopy(values.detach().clone().numpy(), None)
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     host.copy_(values, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()
-    return Arriving(host.numpy(), arrived)
+    return HostCopy(host.numpy(), arrived)
 
 
 def upload(into: Tensor, values: np.ndarray) -> None:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, NoSkip, PrefixCache
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Geometry, Moment, Place
+from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.diff import compare
-from skipstone.engine import Result, Settings, scoring
+from skipstone.engine import Result, Settings
 from skipstone.engine.observe import StepView
 from skipstone.engine.request import Done
+from skipstone.engine.score import scorer
 from skipstone.engine.settings import Budget
 from skipstone.ops.model import reference
 from skipstone.rows import Alike, Rows
@@ -147,10 +148,10 @@ class Careless:
     def forget(self, request: int) -> None:
         pass
 
-    def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> None:
         pass
 
-    def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
         return torch.zeros(rows.num_rows, dtype=torch.bool) if layer == 2 else None
 
 
@@ -187,7 +188,7 @@ def test_a_place_that_is_free_is_taken_while_others_go_on() -> None:
 
     class Watching(Recorder):
         def on_step(self, view: StepView) -> None:
-            seen.append(tuple((p.sample, p.block.index) for p in view.moment.places))
+            seen.append(tuple((p.sample, p.block.index) for p in view.context.requests))
             super().on_step(view)
 
     recorder = Watching()
@@ -220,16 +221,16 @@ class HesitantSession:
 
     refused_B: Tensor
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
-        canvas = moment.canvas
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
+        canvas = context.canvas
         active_B = torch.zeros(canvas.batch, dtype=torch.bool)
-        active_B[list(moment.active)] = True
+        active_B[list(context.active)] = True
         size_B = canvas.masked_BG().sum(1) + torch.tensor(canvas.prompt_lengths)
         refuse_B = (size_B % 3 == 0) & ~self.refused_B
         self.refused_B = torch.where(active_B, refuse_B, self.refused_B)
-        return Threshold(0.5).select(scores, moment) & ~refuse_B[:, None]
+        return Threshold(0.5).select(scores, context) & ~refuse_B[:, None]
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> None:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
         pass
 
     def forget(self, request: int) -> None:
@@ -300,7 +301,7 @@ def test_scoring_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     prompts = [prompt_of(seed, 3 + 5 * seed) for seed in range(4)]
     whole = [result.tokens for result in engine.generate_batch(prompts)]
     bytes_of_a_row = 8 * engine.model.config.vocab_size
-    monkeypatch.setattr(scoring, "_PIECE_BYTES", 3 * bytes_of_a_row)
+    monkeypatch.setattr(scorer, "_PIECE_BYTES", 3 * bytes_of_a_row)
     assert [result.tokens for result in engine.generate_batch(prompts)] == whole
 
 

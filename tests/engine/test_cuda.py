@@ -30,7 +30,7 @@ from skipstone.errors import NoRoomError
 from skipstone.memory.store import cell_bytes
 from skipstone.models.load import Model
 from skipstone.record import TraceWriter, open_trace
-from skipstone.rows import Arriving
+from skipstone.rows import HostCopy
 from skipstone.skip import SkipPolicy
 from skipstone.tracing import Recorder
 from skipstone.unmask import UnmaskPolicy
@@ -74,14 +74,14 @@ def test_a_step_waits_for_the_gpu_once(
     engine = Engine(pebble, settings, skip=skip)
     for _ in range(2):
         engine.generate(PROMPTS[0])
-    waits, wait = list[int](), Arriving.wait
+    waits, wait = list[int](), HostCopy.wait
 
-    def counted(arriving: Arriving) -> np.ndarray:
+    def counted(arriving: HostCopy) -> np.ndarray:
         if arriving.arrived is not None and not arriving.arrived.query():
             waits.append(1)
         return wait(arriving)
 
-    monkeypatch.setattr(Arriving, "wait", counted)
+    monkeypatch.setattr(HostCopy, "wait", counted)
     torch.cuda.set_sync_debug_mode("error")
     try:
         result = engine.generate(PROMPTS[0])

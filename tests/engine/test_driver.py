@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from skipstone import Engine, PromptError, Settings, Threshold
-from skipstone.canvas import Moment
+from skipstone.canvas import StepContext
 from skipstone.engine.loop import Loop
 from skipstone.engine.request import Handle
 from skipstone.unmask import Scores
@@ -129,10 +129,10 @@ class Fatal(Threshold):
 
     error: type[BaseException] = SystemExit
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
-        if any(place.prompt_length == 5 for place in moment.places):
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
+        if any(place.prompt_length == 5 for place in context.requests):
             raise self.error
-        return super().select(scores, moment)
+        return super().select(scores, context)
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
@@ -225,10 +225,10 @@ def gated(gate: threading.Event) -> Engine:
 
     @dataclass(frozen=True)
     class Gated(Threshold):
-        def select(self, scores: Scores, moment: Moment) -> Tensor:
-            if any(place.forward for place in moment.places):
+        def select(self, scores: Scores, context: StepContext) -> Tensor:
+            if any(place.forward for place in context.requests):
                 gate.wait(30)
-            return super().select(scores, moment)
+            return super().select(scores, context)
 
     return Engine(MODEL, BASE.replace(unmask=Gated(0.4)), slots=2)
 

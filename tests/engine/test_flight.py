@@ -20,12 +20,12 @@ from skipstone import (
     Threshold,
 )
 from skipstone.cache import CachePolicy
-from skipstone.canvas import HostCanvas, Moment
+from skipstone.canvas import HostCanvas, StepContext
 from skipstone.engine.loop import Loop
 from skipstone.engine.request import RequestState
 from skipstone.engine.step import Stepper
 from skipstone.models.load import Model
-from skipstone.rows import Arriving, Rows
+from skipstone.rows import HostCopy, Rows
 from skipstone.unmask import UnmaskPolicy
 from tests.conftest import random_model
 
@@ -181,17 +181,17 @@ def test_what_draws_or_may_leave_masks_or_remembers_is_waited_for(
 def test_a_step_is_launched_before_the_one_before_is_read(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order, wait, launch = list[str](), Arriving.wait, Stepper.launch
+    order, wait, launch = list[str](), HostCopy.wait, Stepper.launch
 
-    def waited(self: Arriving) -> np.ndarray:
+    def waited(self: HostCopy) -> np.ndarray:
         order.append("wait")
         return wait(self)
 
-    def launched(self: Stepper, moment: Moment, rows: Rows) -> object:
+    def launched(self: Stepper, context: StepContext, rows: Rows) -> object:
         order.append("launch")
-        return launch(self, moment, rows)
+        return launch(self, context, rows)
 
-    monkeypatch.setattr(Arriving, "wait", waited)
+    monkeypatch.setattr(HostCopy, "wait", waited)
     monkeypatch.setattr(Stepper, "launch", launched)
     flown(model, replace(BASE, gen_length=8, steps=4), PROMPTS[:1], 1)
     assert order == ["launch", "wait", "launch", "launch", "wait", "launch", "wait", "wait"]

@@ -33,7 +33,7 @@ from skipstone import (
     StalledError,
     Threshold,
 )
-from skipstone.canvas import Geometry, Moment
+from skipstone.canvas import Geometry, StepContext
 from skipstone.engine.commits import Commit
 from skipstone.engine.observe import StepView
 from skipstone.engine.request import Handle
@@ -184,10 +184,10 @@ def slow_engine(model: Model, gate: threading.Event) -> Engine:
 
     @dataclass(frozen=True)
     class Gated(Threshold):
-        def select(self, scores: Scores, moment: Moment) -> Tensor:
-            if any(place.forward for place in moment.places):
+        def select(self, scores: Scores, context: StepContext) -> Tensor:
+            if any(at.forward for at in context.requests):
                 gate.wait(30)
-            return super().select(scores, moment)
+            return super().select(scores, context)
 
     return Engine(model, BASE.replace(unmask=Gated(0.4)), slots=2)
 
@@ -264,10 +264,10 @@ def test_a_request_that_is_done_returns_at_once(model: Model) -> None:
 
     @dataclass(frozen=True)
     class Late(Threshold):
-        def select(self, scores: Scores, moment: Moment) -> Tensor:
-            if any(place.block.index for place in moment.places):
+        def select(self, scores: Scores, context: StepContext) -> Tensor:
+            if any(at.block.index for at in context.requests):
                 gate.wait(30)
-            return super().select(scores, moment)
+            return super().select(scores, context)
 
     engine = Engine(model, BASE.replace(unmask=Late(0.4)), slots=2)
     short, long = engine.submit([1, 2], gen_length=6), engine.submit([3, 4], gen_length=12)
@@ -287,11 +287,11 @@ class NeverBeyond(Threshold):
     def start(self, geometry: Geometry) -> NeverBeyond:
         return self
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
-        chosen_BG = super().select(scores, moment)
-        for place in moment.places:
-            if place.prompt_length == 5:
-                chosen_BG[place.request] = False
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
+        chosen_BG = super().select(scores, context)
+        for at in context.requests:
+            if at.prompt_length == 5:
+                chosen_BG[at.slot] = False
         return chosen_BG
 
 
@@ -504,10 +504,10 @@ def test_no_more_are_decoded_at_once_than_there_are_slots(model: Model) -> None:
 
     @dataclass(frozen=True)
     class Counting(Threshold):
-        def select(self, scores: Scores, moment: Moment) -> Tensor:
+        def select(self, scores: Scores, context: StepContext) -> Tensor:
             gate.wait(30)
             most.append(scores.confidence_BG.shape[0])
-            return super().select(scores, moment)
+            return super().select(scores, context)
 
     handles = [engine.submit(prompt_of(n, 5), unmask=Counting(0.4)) for n in range(9)]
     gate.set()

@@ -59,13 +59,13 @@ class Watcher:
 
     def on_step(self, view: StepView) -> None:
         committed = self.here(view.commit_BG)
-        old = view.commit_BG & (view.board.scored_at_BG != view.moment.place.forward)
+        old = view.commit_BG & (view.board.scored_at_BG != view.context.only.forward)
         entered = places(view.rows)
         self.steps.append(
             Seen(
-                block=view.moment.place.block.index,
-                step=view.moment.place.step,
-                forward=view.moment.place.forward,
+                block=view.context.only.block.index,
+                step=view.context.only.step,
+                forward=view.context.only.forward,
                 recovery=view.recovery,
                 rows=entered,
                 skipped=entered - places(view.finished),

@@ -24,7 +24,7 @@ from skipstone import (
     Threshold,
     load,
 )
-from skipstone.canvas import Geometry, Moment, Place
+from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.cli.main import run
 from skipstone.engine import Settings
 from skipstone.engine.score.likelihood import MonteCarlo, Question, log_likelihoods
@@ -191,10 +191,10 @@ class Sure:
     def start(self, geometry: Geometry) -> Sure:
         return self
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         return scores.confidence_BG >= 0
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> None:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
         return None
 
     def forget(self, request: int) -> None:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from skipstone import DualCache, Engine, Fixed, Model, NoCache, PrefixCache, Threshold, load
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Block, Canvas, Moment
+from skipstone.canvas import Block, Canvas, StepContext
 from skipstone.engine import Result
 from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.forward.runner import Pass, Runner
 from skipstone.engine.observe import Taps
 from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
-from tests.conftest import moment_at
+from tests.conftest import context_at
 
 pytestmark = pytest.mark.golden
 
@@ -104,10 +104,10 @@ def test_recorded_tokens_tell_the_caches_apart(recorded: Recorded) -> None:
 class NeverRefreshed:
     """A wrong cache: only the very first step sees the whole canvas."""
 
-    def rows(self, moment: Moment) -> Rows:
-        if moment.place.forward == 0:
-            return moment.all_rows(refresh=True)
-        return moment.block_rows()
+    def rows(self, context: StepContext) -> Rows:
+        if context.only.forward == 0:
+            return context.all_rows(refresh=True)
+        return context.block_rows()
 
 
 @pytest.mark.parametrize("group", list(NUM_CASES))
@@ -136,10 +136,10 @@ class Forwards:
         length, dtype = ids_BL.shape[1], model.network.dtype
         store = KVStore(config, length, dtype, device)
         self.runner = Runner(model.network, None, EagerLayers(model.network, store))
-        self.moment = moment_at(self.canvas, BLOCK, 0, BLOCK.length)
+        self.context = context_at(self.canvas, BLOCK, 0, BLOCK.length)
 
     def forward(self, rows: Rows) -> Pass:
-        return self.runner.forward(rows, self.moment, fresh=(0,), taps=Taps(states=(1,)))
+        return self.runner.forward(rows, self.context, fresh=(0,), taps=Taps(states=(1,)))
 
     def logits(self, done: Pass) -> Tensor:
         return self.model.network.head(self.model.network.final_norm(done.x_ND))
@@ -155,13 +155,13 @@ def worst(found: Tensor, expected: Tensor) -> float:
 def test_logits_and_states_are_the_recorded_ones(recorded: Recorded, group: str) -> None:
     expected, model = recorded.expected[group], recorded.models[group]
     forwards = Forwards(model, expected["full_ids"])
-    full = forwards.forward(forwards.moment.all_rows())
+    full = forwards.forward(forwards.context.all_rows())
     assert worst(full.states[1].x_ND, expected["hidden_1"]) < TOLERANCE
     assert worst(model.network.final_norm(full.x_ND), expected["hidden_last_normed"]) < TOLERANCE
     assert worst(forwards.logits(full), expected["full_logits"]) < TOLERANCE
 
     forwards.canvas.ids_BL[:, PROMPT : PROMPT + BLOCK.length] = expected["block_ids"]
-    cached = forwards.forward(forwards.moment.block_rows())
+    cached = forwards.forward(forwards.context.block_rows())
     assert worst(forwards.logits(cached), expected["block_logits"]) < TOLERANCE
 
 
@@ -172,6 +172,6 @@ def test_block_logits_depend_on_the_kept_keys_and_values(recorded: Recorded, gro
     ids_BL = expected["full_ids"].clone()
     ids_BL[:, PROMPT : PROMPT + BLOCK.length] = expected["block_ids"]
     forwards = Forwards(recorded.models[group], ids_BL)
-    recomputed = forwards.logits(forwards.forward(forwards.moment.all_rows()))
+    recomputed = forwards.logits(forwards.forward(forwards.context.all_rows()))
     block = recomputed[PROMPT : PROMPT + BLOCK.length]
     assert worst(block, expected["block_logits"]) > 100 * TOLERANCE

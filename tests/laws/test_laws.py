@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, PrefixCache
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Geometry, Moment, Place
+from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.engine import Settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import StalledError
@@ -56,7 +56,7 @@ def test_law_1_similarity_compares_equal_positions() -> None:
 
     def look(view: StepView) -> None:
         states = [view.states[layer].x_ND for layer in (1, 2)]
-        if view.skip is not None and view.moment.place.step == 1:
+        if view.skip is not None and view.context.only.step == 1:
             # The step before computed the whole canvas, this one the block alone.
             pos = view.rows.position.tolist()
             aligned = torch.stack(
@@ -216,12 +216,12 @@ class ShySession:
     never: bool
     calls: int = 0
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         self.calls += 1
-        best_BG = Fixed().select(scores, moment)
+        best_BG = Fixed().select(scores, context)
         return best_BG & (not self.never and self.calls % 2 == 0)
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> None:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
         pass
 
     def forget(self, request: int) -> None:

@@ -22,7 +22,7 @@ from skipstone import (
     Threshold,
 )
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Moment
+from skipstone.canvas import StepContext
 from skipstone.engine import Settings
 from skipstone.engine.observe import Observers, StepView, Taps
 from skipstone.memory.store import KVStore
@@ -90,7 +90,7 @@ def test_law_8_an_observer_error_stops_the_run() -> None:
     seen = list[int]()
 
     def look(view: StepView) -> None:
-        seen.append(view.moment.place.forward)
+        seen.append(view.context.only.forward)
         if len(seen) == 3:
             raise ZeroDivisionError("on purpose")
 
@@ -111,7 +111,7 @@ def freely() -> CosineSkip:
 @each_cache
 def test_law_9_a_block_begins_with_all_rows_in_all_layers(cache: CachePolicy) -> None:
     def look(view: StepView) -> None:
-        if view.moment.place.step == 0:
+        if view.context.only.step == 0:
             assert view.skip is None
             assert places(view.finished) == places(view.rows)
             assert len(places(view.rows)) == 7 + 18
@@ -130,7 +130,7 @@ def test_law_9_ages_count_the_forwards_since_a_row_last_went_all_the_way(
     ages = set[int]()
 
     def look(view: StepView) -> None:
-        now = {place.request: place.forward for place in view.moment.places}
+        now = {at.slot: at.forward for at in view.context.requests}
         for place in places(view.rows):
             entered[place] = now[place[0]]
         for place in places(view.finished):
@@ -171,9 +171,9 @@ def test_law_9_a_skipped_row_keeps_its_deep_keys_values_and_logits(
         }
         for _, position in entered - finished:
             offset = position - 7
-            if 0 <= offset < view.moment.place.block.stop:
+            if 0 <= offset < view.context.only.block.stop:
                 assert guesses[offset] == before[offset]
-                assert int(board.scored_at_BG[0, offset]) < view.moment.place.forward
+                assert int(board.scored_at_BG[0, offset]) < view.context.only.forward
                 kept.append(offset)
         before.update(guesses)
 
@@ -211,7 +211,7 @@ def test_law_9_old_logits_are_committed_only_when_they_are_the_best_of_all(
 
     def look(view: StepView) -> None:
         nonlocal old_commits, passed_over
-        start, stop = 7, 7 + view.moment.place.block.stop
+        start, stop = 7, 7 + view.context.only.block.stop
         masked = [p for p in range(start, stop) if view.before.status_BG[0, p - start] == 2]
         entered = {p for _, p in places(view.rows)}
         fresh = {p for _, p in places(view.finished)}
@@ -313,11 +313,11 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 class Forgetful:
     """A wrong cache: the first step of all computes the prompt and the first block, no more."""
 
-    def rows(self, moment: Moment) -> Rows:
-        if moment.place.forward == 0:
-            everything = moment.all_rows(refresh=True)
-            return everything.take(np.arange(7 + moment.place.block.stop))
-        return moment.block_rows()
+    def rows(self, context: StepContext) -> Rows:
+        if context.only.forward == 0:
+            everything = context.all_rows(refresh=True)
+            return everything.take(np.arange(7 + context.only.block.stop))
+        return context.block_rows()
 
 
 @each_cache

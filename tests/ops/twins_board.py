@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Factor, Fixed, Settings, Threshold
-from skipstone.canvas import Block, Canvas, HostCanvas, Moment, Place, Status
+from skipstone.canvas import Block, Canvas, HostCanvas, RequestStep, Status, StepContext
 from skipstone.ops import backend
 from skipstone.ops.decide import dispatch, reference
 from skipstone.ops.decide.reference import Committed, Scored
@@ -84,10 +84,10 @@ class Case:
         committed_BL = drawn_from(
             np.array([False, True]), *self.canvas.ids_BL.shape, seed=self.seed
         )
-        self.moment = Moment(
+        self.context = StepContext(
             self.canvas,
             tuple(
-                Place(b, b, self.canvas.prompt_lengths[b], self.block, b, 3 + b, 3 - b % 3)
+                RequestStep(b, b, self.canvas.prompt_lengths[b], self.block, b, 3 + b, 3 - b % 3)
                 for b in range(self.batch)
                 if self.all_take_part or b % 2
             ),
@@ -95,13 +95,13 @@ class Case:
         )
 
     def place(self, ids: np.ndarray, status: np.ndarray) -> None:
-        self.canvas.place(HostCanvas(ids.astype(np.int64), status.astype(np.int64)))
+        self.canvas.put(HostCanvas(ids.astype(np.int64), status.astype(np.int64)))
 
     def some_rows(self) -> Rows:
         """From the last position of the prompt to the end of the block, and no more."""
         spans = [
-            (p.request, p.prompt_length - 1, p.prompt_length + self.block.stop)
-            for p in self.moment.places
+            (p.slot, p.prompt_length - 1, p.prompt_length + self.block.stop)
+            for p in self.context.requests
         ]
         return Rows.spans(spans, CPU_OR_GPU)
 
@@ -144,21 +144,21 @@ def test_rank_of_equals_is_their_order() -> None:
 @pytest.mark.parametrize(("batch", "gen_length", "seed", "whole"), CASES)
 def test_share(batch: int, gen_length: int, seed: int, whole: bool) -> None:
     case = Case(batch, gen_length, seed, whole)
-    confidence_BG, moment = case.tables[1], case.moment
+    confidence_BG, context = case.tables[1], case.context
     rank_BG = plain_rank(confidence_BG)
-    left_B1 = (case.canvas.masked_BG() & moment.block_BG).sum(-1, keepdim=True)
-    share_B1 = (left_B1 + moment.steps_left_B1 - 1) // moment.steps_left_B1
+    left_B1 = (case.canvas.masked_BG() & context.block_BG).sum(-1, keepdim=True)
+    share_B1 = (left_B1 + context.steps_left_B1 - 1) // context.steps_left_B1
     truth = (rank_BG < share_B1) & ~confidence_BG.isneginf()
     for mode in ("triton", "reference"):
         with backend.served_by(mode):
-            assert_equal(dispatch.share(rank_BG, confidence_BG, moment), truth)
+            assert_equal(dispatch.scheduled(rank_BG, confidence_BG, context), truth)
 
 
 @pytest.mark.parametrize("some", [False, True])
 @pytest.mark.parametrize(("batch", "gen_length", "seed", "whole"), CASES)
 def test_note(batch: int, gen_length: int, seed: int, whole: bool, some: bool) -> None:
     case = Case(batch, gen_length, seed, whole)
-    rows, moment = case.some_rows(), case.moment
+    rows, context = case.some_rows(), case.context
     # Only rows of the generation region have scores.
     offset = rows.position - np.array(case.canvas.prompt_lengths)[rows.request]
     index = np.flatnonzero(offset >= 0)[:: 1 + seed]
@@ -174,20 +174,22 @@ def test_note(batch: int, gen_length: int, seed: int, whole: bool, some: bool) -
 
     where = (to_device(rows.request[index], CPU_OR_GPU), to_device(offset[index], CPU_OR_GPU))
     truth = [table_BG.clone() for table_BG in case.tables]
-    for table_BG, new_N in zip(truth, (*scored, moment.forward_B1[where[0], 0]), strict=True):
+    for table_BG, new_N in zip(truth, (*scored, context.forward_B1[where[0], 0]), strict=True):
         takes_N = to_device(kept[index], CPU_OR_GPU) if some else torch.ones_like(new_N) > 0
         table_BG[where] = torch.where(takes_N, new_N, table_BG[where])
     for mode in ("triton", "reference"):
         found = [table_BG.clone() for table_BG in case.tables]
         with backend.served_by(mode):
-            dispatch.note(found, scored, rows, to_device(index, CPU_OR_GPU), kept_N, moment)
+            dispatch.write_scores(
+                found, scored, rows, to_device(index, CPU_OR_GPU), kept_N, context
+            )
         for a, b in zip(found, truth, strict=True):
             exactly(a, b)
 
 
 def plain_offer(case: Case, confidence_BG: Tensor, rows: Rows | None) -> Tensor:
     masked_BG = case.canvas.masked_BG()
-    allowed_BG = masked_BG & (case.tables[4] == case.moment.forward_B1)
+    allowed_BG = masked_BG & (case.tables[4] == case.context.forward_B1)
     if rows is not None:
         candidate_BG = masked_BG & case.canvas.region(rows.mark(case.canvas.ids_BL))
         all_BG = confidence_BG.masked_fill(~candidate_BG, -torch.inf)
@@ -209,7 +211,7 @@ def test_offer(
     truth = plain_offer(case, confidence_BG, rows)
     for mode in ("triton", "reference"):
         with backend.served_by(mode):
-            exactly(dispatch.offer(case.tables[4], confidence_BG, rows, case.moment), truth)
+            exactly(dispatch.eligible(case.tables[4], confidence_BG, rows, case.context), truth)
 
 
 def test_an_old_score_leads_only_if_it_is_the_best_of_the_rows() -> None:
@@ -224,7 +226,7 @@ def test_an_old_score_leads_only_if_it_is_the_best_of_the_rows() -> None:
     for mode in ("triton", "reference"):
         with backend.served_by(mode):
             offered = [
-                dispatch.offer(case.tables[4], case.tables[1], led_by, case.moment)
+                dispatch.eligible(case.tables[4], case.tables[1], led_by, case.context)
                 for led_by in (rows, later, none, None)
             ]
         found = [o_BG[0].isfinite().nonzero()[:, 0].tolist() for o_BG in offered]
@@ -233,15 +235,15 @@ def test_an_old_score_leads_only_if_it_is_the_best_of_the_rows() -> None:
 
 def plain_commit(case: Case, chosen_BG: Tensor, confidence_BG: Tensor, stops: bool) -> Committed:
     """As it was before there was a kernel."""
-    canvas, moment = case.canvas, case.moment
+    canvas, context = case.canvas, case.context
     broken_BG = confidence_BG.isnan()
     commit_BG = chosen_BG & ~confidence_BG.isneginf() & ~broken_BG
     canvas.commit(commit_BG, case.tables[0], Status.COMMITTED)
-    new_BL = torch.zeros_like(moment.committed_BL)
+    new_BL = torch.zeros_like(context.committed_BL)
     new_BL.scatter_(1, canvas.region_BG, commit_BG)
-    if len(moment.places) < canvas.batch:
-        index_A = to_device(np.array(moment.active, np.int64), canvas.device)
-        new_BL = moment.committed_BL.index_copy(0, index_A, new_BL.index_select(0, index_A))
+    if len(context.requests) < canvas.batch:
+        index_A = to_device(np.array(context.active, np.int64), canvas.device)
+        new_BL = context.committed_BL.index_copy(0, index_A, new_BL.index_select(0, index_A))
     if stops:
         stop_at(canvas, EOS)
     told_BG = torch.where(broken_BG, int(Status.BROKEN), canvas.region(canvas.status_BL))
@@ -269,10 +271,10 @@ def commit_all_ways(case: Case, chosen_BG: Tensor, *, stops: bool) -> Canvas:
     truth, canvas = plain_commit(case, chosen_BG, confidence_BG, stops), case.canvas
     for mode in ("triton", "reference"):
         again = replace(start, ids_BL=start.ids_BL.clone(), status_BL=start.status_BL.clone())
-        moment = replace(case.moment, canvas=again)
+        context = replace(case.context, canvas=again)
         with backend.served_by(mode):
             found = dispatch.commit(
-                chosen_BG, confidence_BG, case.tables[0], moment, EOS if stops else None
+                chosen_BG, confidence_BG, case.tables[0], context, EOS if stops else None
             )
         for a, b in zip(found, truth, strict=True):
             exactly(a, b)
@@ -366,18 +368,18 @@ def test_a_run_gives_the_tokens_of_the_reference(unmask: UnmaskPolicy) -> None:
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_graph_can_capture_them_and_nobody_waits() -> None:
     case = Case(2, 257, 0)
-    rows, moment, index_N = case.some_rows(), case.moment, torch.arange(1, 9, device=DEVICE)
+    rows, context, index_N = case.some_rows(), case.context, torch.arange(1, 9, device=DEVICE)
     scored = Scored(*(drawn_from(VALUES, 8, seed=n) for n in range(4)))
     scored = scored._replace(token_N=index_N + 30, runner_up_N=index_N + 60)
     # What is copied to the device is there before a graph is made.
-    made = (rows.request_N, rows.position_N, rows.request_A, rows.offset_A1, moment.forward_B1)
+    made = (rows.request_N, rows.position_N, rows.request_A, rows.offset_A1, context.forward_B1)
     assert all(tensor.is_cuda for tensor in made)
 
     def step() -> Committed:
-        dispatch.note(case.tables, scored, rows, index_N, None, moment)
-        offered_BG = dispatch.offer(case.tables[4], case.tables[1], rows, moment)
-        chosen_BG = dispatch.share(dispatch.rank(offered_BG), offered_BG, moment)
-        return dispatch.commit(chosen_BG, offered_BG, case.tables[0], moment, EOS)
+        dispatch.write_scores(case.tables, scored, rows, index_N, None, context)
+        offered_BG = dispatch.eligible(case.tables[4], case.tables[1], rows, context)
+        chosen_BG = dispatch.scheduled(dispatch.rank(offered_BG), offered_BG, context)
+        return dispatch.commit(chosen_BG, offered_BG, case.tables[0], context, EOS)
 
     start = (case.canvas.ids_BL.clone(), case.canvas.status_BL.clone())
     torch.cuda.set_sync_debug_mode("error")

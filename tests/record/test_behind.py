@@ -196,7 +196,7 @@ def test_a_run_that_is_stopped_loses_no_step(tmp_path: Path, model: Model) -> No
     memory, path = Recorder(), tmp_path / "run.trace"
 
     def stop(view: StepView) -> None:
-        if view.moment.place.forward == 7:
+        if view.context.only.forward == 7:
             raise Stopped
 
     with TraceWriter(path) as sink:

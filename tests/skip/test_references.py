@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, NoCache, PrefixCache
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Block, Canvas, Geometry, Moment, Place
+from skipstone.canvas import Block, Canvas, Geometry, RequestStep, StepContext
 from skipstone.rows import Rows
 from skipstone.skip.cosine import CosineSession
 from skipstone.skip.policies import Reference
@@ -39,11 +39,11 @@ def session_of(reference: Reference = "last_computed", *, bar: float = 0.999) ->
     )
 
 
-def at(forward: int) -> Moment:
+def at(forward: int) -> StepContext:
     canvas = Canvas.start([[1, 2]] * BATCH, LENGTH - 2, 0, CPU)
     block = Block(0, 0, LENGTH - 2)
-    places = [Place(b, b, 2, block, 1, LENGTH, forward) for b in range(BATCH)]
-    return Moment(canvas, tuple(places), torch.zeros_like(canvas.ids_BL, dtype=torch.bool))
+    places = [RequestStep(b, b, 2, block, 1, LENGTH, forward) for b in range(BATCH)]
+    return StepContext(canvas, tuple(places), torch.zeros_like(canvas.ids_BL, dtype=torch.bool))
 
 
 def rows_of(*spans: tuple[int, int, int]) -> Rows:
@@ -231,10 +231,10 @@ def test_where_every_step_refreshes_nothing_is_kept() -> None:
 
 def test_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     session, rows = session_of(), rows_of((0, 3, 6))
-    moment = at(0)
+    context = at(0)
     x_ND = states(rows, 1)
     with counted_reads(monkeypatch) as reads:
         for span in ((0, 3, 6), (0, 2, 9), (0, 4, 5)):
             session.expect(rows_of(span))
-            session.learn(1, x_ND, rows, moment)
+            session.learn(1, x_ND, rows, context)
     assert not reads

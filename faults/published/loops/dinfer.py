@@ -15,7 +15,7 @@ from torch import Tensor
 from faults.published import code
 from faults.published.bases.dinfer import DINFER
 from faults.published.checkouts import FOLDER, present
-from faults.published.cuts import Moment, Variables, host, span
+from faults.published.cuts import StepContext, Variables, host, span
 from faults.published.loops.tiny import prompts
 from faults.published.right import Job, Right
 from faults.published.weights import EOS, MASK
@@ -88,13 +88,13 @@ def _canvas(ready: code.Code, asked: code.Job) -> Tensor:
     return done
 
 
-def _read(now: Variables, ids: Tensor, look: int) -> Moment:
+def _read(now: Variables, ids: Tensor, look: int) -> StepContext:
     """A partial call begins at its block, or as many rows before it as its window has."""
     array, place = now["orig_x"], now["block_loc"]
     canvas, prompt = host(array.data), array.prompt.shape[1]
     batch = len(canvas)
     first = 0 if ids.shape[1] == canvas.shape[1] else max(0, place.start - look)
-    return Moment(
+    return StepContext(
         canvas,
         span(batch, first, first + ids.shape[1]),
         now["block_id"],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from faults.published.checkouts import load
-from faults.published.cuts import Moment, Variables, host, span
+from faults.published.cuts import StepContext, Variables, host, span
 from faults.published.loops.tiny import EOS, LLADA, MASK, padded, weights
 from faults.published.right import Job, Right
 
@@ -59,7 +59,7 @@ def _job(lengths: tuple[int, ...] = (7,), dtype: Any = torch.float32, **setting:
     )
 
 
-def _read(now: Variables, ids: Tensor) -> Moment:
+def _read(now: Variables, ids: Tensor) -> StepContext:
     """Rows are those that were not known two steps ago."""
     canvas = host(now["x"])
     batch, length = canvas.shape
@@ -68,4 +68,4 @@ def _read(now: Variables, ids: Tensor) -> Moment:
         rows = rows[~host(now["prv_transfer_idx"]).astype(bool)].reshape(batch, -1)
     start = now["prompt"].shape[1] + now["num_block"] * now["block_length"]
     stop = start + now["block_length"]
-    return Moment(canvas, rows, now["num_block"], (start,) * batch, (stop,) * batch)
+    return StepContext(canvas, rows, now["num_block"], (start,) * batch, (stop,) * batch)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from faults.published.checkouts import load
-from faults.published.cuts import Moment, Variables, host, span
+from faults.published.cuts import StepContext, Variables, host, span
 from faults.published.loops.llada import model_of
 from faults.published.loops.tiny import (
     DREAM,
@@ -134,13 +134,13 @@ def _fast(lengths: tuple[int, ...] = (7,), dtype: Any = torch.float32, **setting
     )
 
 
-def _blocks(now: Variables, ids: Tensor) -> Moment:
+def _blocks(now: Variables, ids: Tensor) -> StepContext:
     """Blocks are counted by ``b`` from the end of each sample's own prompt."""
     canvas, size = host(now["x"]), now["block_size"]
     starts = [length + now["b"] * size for length in now["prompt_lens"]]
     ends = [length + now["max_new_tokens"] for length in now["prompt_lens"]]
     first = 0 if ids.shape[1] == canvas.shape[1] else starts[0]
-    return Moment(
+    return StepContext(
         canvas,
         span(len(canvas), first, first + ids.shape[1]),
         now["b"],
@@ -167,12 +167,12 @@ def _dream(lengths: tuple[int, ...] = (7,), dtype: Any = torch.float32, **settin
     )
 
 
-def _right(now: Variables, ids: Tensor) -> Moment:
+def _right(now: Variables, ids: Tensor) -> StepContext:
     """All answers end at the right edge, and there are no blocks."""
     canvas = host(now["x"])
     start, stop = canvas.shape[1] - now["max_new_tokens"], canvas.shape[1]
     batch = len(canvas)
-    return Moment(canvas, span(batch, 0, stop), 0, (start,) * batch, (stop,) * batch)
+    return StepContext(canvas, span(batch, 0, stop), 0, (start,) * batch, (stop,) * batch)
 
 
 def _fast_dream(lengths: tuple[int, ...] = (7,), **setting: Any) -> Job:
@@ -200,14 +200,14 @@ def _fast_dream(lengths: tuple[int, ...] = (7,), **setting: Any) -> Job:
     )
 
 
-def _cached(now: Variables, ids: Tensor) -> Moment:
+def _cached(now: Variables, ids: Tensor) -> StepContext:
     """Without a cache as above; with one, blocks have bounds of their own."""
     if "num_block" not in now:
         return _right(now, ids)
     canvas, start = host(now["x"]), now["current_block_start"]
     batch = len(canvas)
     first = 0 if ids.shape[1] == canvas.shape[1] else start
-    return Moment(
+    return StepContext(
         canvas,
         span(batch, first, first + ids.shape[1]),
         now["num_block"],
@@ -250,7 +250,7 @@ class Growing:
         """No call yet."""
         self._calls = 0
 
-    def __call__(self, now: Variables, ids: Tensor) -> Moment | None:
+    def __call__(self, now: Variables, ids: Tensor) -> StepContext | None:
         """Of two calls of guidance, the second decides nothing by itself."""
         self._calls += 1
         if now["cfg_scale"] > 0 and self._calls % 2 == 0:
@@ -261,7 +261,7 @@ class Growing:
         whole[:, : canvas.shape[1]] = canvas
         start = prompt + block * size
         first = start if "x_block" in now and ids is now["x_block"] else 0
-        return Moment(
+        return StepContext(
             whole,
             span(len(canvas), first, first + ids.shape[1]),
             block,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from faults.published.checkouts import load, present
-from faults.published.cuts import Moment, Variables, host, span
+from faults.published.cuts import StepContext, Variables, host, span
 from faults.published.loops.llada import model_of
 from faults.published.loops.tiny import EOS, MASK, padded
 from faults.published.right import Job, Right
@@ -59,10 +59,10 @@ def _whole(loop: Any, prompt: Tensor, real: Tensor, model: Any, named: dict[str,
     return torch.cat([prompt, answer[:, -16:]], 1)
 
 
-def _read(now: Variables, ids: Tensor) -> Moment:
+def _read(now: Variables, ids: Tensor) -> StepContext:
     canvas = host(now["x"])
     batch = len(canvas)
-    return Moment(
+    return StepContext(
         canvas,
         span(batch, 0, canvas.shape[1]),
         now["num_block"],

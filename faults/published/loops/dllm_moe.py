@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from faults.published.checkouts import load
-from faults.published.cuts import Moment, Variables, host, span
+from faults.published.cuts import StepContext, Variables, host, span
 from faults.published.loops.tiny import EOS, MASK, PAD, VOCABULARY, Tokenizer, prompts, weights
 from faults.published.right import Job, Right
 
@@ -79,12 +79,12 @@ def _job(
     return Job(model, lambda: sampler.sample(prompts(*lengths), config), "sample", _read, MASK, EOS)
 
 
-def _read(now: Variables, ids: Tensor) -> Moment:
+def _read(now: Variables, ids: Tensor) -> StepContext:
     """Blocks lie on a grid over the whole canvas: the first has a part of the prompt in it."""
     canvas = host(now["x"])
     batch, stop = len(canvas), now["window_end"]
     start = max(now["prompt_len"], stop - now["block_size"])
-    return Moment(
+    return StepContext(
         canvas,
         span(batch, 0, ids.shape[1]),
         now["blk"] - now["prompt_blocks"],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from faults.published.checkouts import load, present
-from faults.published.cuts import Moment, Variables, host
+from faults.published.cuts import StepContext, Variables, host
 from faults.published.loops.llada import model_of
 from faults.published.loops.tiny import DREAM, EOS, MASK, padded, weights
 from faults.published.right import Job, Right
@@ -109,11 +109,11 @@ def with_ids(function: Callable[..., Any], ids: dict[int, int]) -> Callable[...,
     return torch.no_grad()(copy)
 
 
-def _read(now: Variables, ids: Tensor, offset: int) -> Moment:
+def _read(now: Variables, ids: Tensor, offset: int) -> StepContext:
     """Logits of Dream are of the next position, so its blocks begin one further on."""
     canvas = host(now["x"])[:, : now["max_length"]]
     batch = len(canvas)
-    return Moment(
+    return StepContext(
         canvas,
         host(now["pos"])[:batch],
         now["num_block"],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from faults.published.checkouts import load
-from faults.published.cuts import Moment, Variables, host, span
+from faults.published.cuts import StepContext, Variables, host, span
 from faults.published.loops.tiny import EOS, LLADA, MASK, padded, weights
 from faults.published.right import Job, Right
 
@@ -56,12 +56,12 @@ def _job(loop: str, dtype: torch.dtype = torch.float32, **setting: Any) -> Job:
     )
 
 
-def read(now: Variables, ids: Tensor) -> Moment:
+def read(now: Variables, ids: Tensor) -> StepContext:
     """Blocks are counted by ``num_block``; partial calls begin at the block."""
     canvas = host(now["x"])
     start = now["prompt"].shape[1] + now["num_block"] * now["block_length"]
     first = 0 if ids.shape[1] == canvas.shape[1] else start
-    return Moment(
+    return StepContext(
         canvas,
         span(len(canvas), first, first + ids.shape[1]),
         now["num_block"],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from faults.published.checkouts import load
-from faults.published.cuts import Moment, Variables, host, span
+from faults.published.cuts import StepContext, Variables, host, span
 from faults.published.loops.tiny import DREAM, EOS, MASK, padded, weights
 from faults.published.right import Job, Right
 
@@ -76,12 +76,12 @@ def _job(
     )
 
 
-def read(now: Variables, ids: Tensor) -> Moment:
+def read(now: Variables, ids: Tensor) -> StepContext:
     """Blocks have bounds of their own; without blocks the whole answer is one."""
     canvas, begin = host(now["x"]), now["input_ids"].shape[1]
     start = now.get("current_block_start", begin)
     first = 0 if ids.shape[1] == canvas.shape[1] else start
-    return Moment(
+    return StepContext(
         canvas,
         span(len(canvas), first, first + ids.shape[1]),
         now.get("num_block", 0),

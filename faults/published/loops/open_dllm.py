@@ -12,7 +12,7 @@ from torch import Tensor
 from faults.published.bases.open_dllm import generation, give_loop
 from faults.published.bases.sdar import modelling, qwen
 from faults.published.checkouts import present
-from faults.published.cuts import Moment, Variables, host, span
+from faults.published.cuts import StepContext, Variables, host, span
 from faults.published.loops.tiny import EOS, MASK, QWEN, padded, weights
 from faults.published.right import Job, Right
 
@@ -65,7 +65,7 @@ def _job(lengths: tuple[int, ...] = (7,), dtype: Any = torch.float32, **setting:
     )
 
 
-def _read(now: Variables, ids: Tensor, prompt: int) -> Moment:
+def _read(now: Variables, ids: Tensor, prompt: int) -> StepContext:
     canvas = host(now["x"])
     batch, length = canvas.shape
-    return Moment(canvas, span(batch, 0, length), 0, (prompt,) * batch, (length,) * batch)
+    return StepContext(canvas, span(batch, 0, length), 0, (prompt,) * batch, (length,) * batch)

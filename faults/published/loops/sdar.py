@@ -14,7 +14,7 @@ from torch import Tensor
 
 from faults.published.bases.sdar import Storing, modelling, qwen
 from faults.published.checkouts import load, present
-from faults.published.cuts import Moment, Variables, host
+from faults.published.cuts import StepContext, Variables, host
 from faults.published.loops.tiny import EOS, MASK, QWEN, padded, weights
 from faults.published.right import Job, Right
 
@@ -60,7 +60,7 @@ def _job(length: int = 11, dtype: torch.dtype = torch.float32, **setting: Any) -
     )
 
 
-def _read(now: Variables, ids: Tensor) -> Moment:
+def _read(now: Variables, ids: Tensor) -> StepContext:
     """The prefix is a call of its own; the canvas has a block once the block is done."""
     canvas, size = host(now["x"]), now["block_length"]
     first = now.get("num_block", 0) * size
@@ -69,6 +69,6 @@ def _read(now: Variables, ids: Tensor) -> Moment:
     block = max(0, now.get("num_block", 0) - now["prefill_blocks"])
     start = max(now["prompt_length"], (now["prefill_blocks"] + block) * size)
     rows = torch.arange(first, first + ids.shape[1])[None]
-    return Moment(
+    return StepContext(
         canvas, host(rows), block, (start,), ((now["prefill_blocks"] + block + 1) * size,)
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skipstone.bench.timing import unadvised
 from skipstone.cache import DualCache, PrefixCache
-from skipstone.canvas import Block, Canvas, Moment, Place
+from skipstone.canvas import Block, Canvas, RequestStep, StepContext
 from skipstone.engine import Engine, Settings
 from skipstone.engine.engine import RunnerName
 from skipstone.engine.prompts import Prompt
@@ -137,7 +137,7 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> list[Check]:
         "score": lambda: [decide.score(gate_up_NM, 0, None).confidence_N],
         "similarity": lambda: [decide.similarity([x_ND], held, alone, torch.float32)],
         "judge": lambda: [decide.judge(similarity_SN, held, alone, committed_BL, bars).mean_N],
-        "note, offer, rank, share and commit": lambda: _decisions(gate_up_NM, alone),
+        "write_scores, eligible, rank, scheduled and commit": lambda: _decisions(gate_up_NM, alone),
     }
     return [_near(name, work, torch.finfo(dtype).eps) for name, work in works.items()]
 
@@ -152,18 +152,18 @@ def _decisions(logits_NV: Tensor, rows: Rows) -> Sequence[Tensor]:
     """All that follows the layers: scores of a request without a prompt, and what is committed."""
     masks = rows.num_rows
     canvas = Canvas.start([[]], masks, 0, rows.device)
-    place = Place(0, 0, 0, Block(0, 0, masks), step=1, step_budget=4, forward=1)
+    place = RequestStep(0, 0, 0, Block(0, 0, masks), step=1, step_budget=4, forward=1)
     nothing_BL = torch.zeros_like(canvas.ids_BL, dtype=torch.bool)
-    moment = Moment(canvas, (place,), nothing_BL)
+    context = StepContext(canvas, (place,), nothing_BL)
     with backend.served_by("reference"):
         scored = decide.score(logits_NV, 0, None)
     ids_BG, numbers_BG = torch.zeros_like(canvas.ids_BL), torch.zeros_like(canvas.ids_BL).double()
     tables = [ids_BG, numbers_BG, ids_BG.clone(), numbers_BG.clone(), ids_BG.clone()]
-    decide.note(tables, scored, rows, rows.position_N, rows.position_N % 2 == 0, moment)
-    offered_BG = decide.offer(tables[-1], tables[1], rows, moment)
+    decide.write_scores(tables, scored, rows, rows.position_N, rows.position_N % 2 == 0, context)
+    offered_BG = decide.eligible(tables[-1], tables[1], rows, context)
     rank_BG = decide.rank(offered_BG)
-    chosen_BG = decide.share(rank_BG, offered_BG, moment)
-    committed = decide.commit(chosen_BG, offered_BG, tables[0], moment, int(scored.token_N[0]))
+    chosen_BG = decide.scheduled(rank_BG, offered_BG, context)
+    committed = decide.commit(chosen_BG, offered_BG, tables[0], context, int(scored.token_N[0]))
     return [*tables, rank_BG, *committed]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from skipstone.canvas import Geometry, Moment
+from skipstone.canvas import Geometry, StepContext
 from skipstone.errors import ConfigError
 from skipstone.rows import Rows, to_device
 from skipstone.skip import CosineSkip, SkipScores, SkipSession
@@ -59,20 +59,20 @@ class SpacedSession:
         """Let the cosine skip keep what it will compare with."""
         self._inner.expect(rows)
 
-    def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> None:
         """Let the cosine skip see the states."""
-        self._inner.learn(layer, x_ND, rows, moment)
+        self._inner.learn(layer, x_ND, rows, context)
 
     def forget(self, request: int) -> None:
         """Tell the cosine skip."""
         self._inner.forget(request)
 
-    def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
         """A mask when the cosine skip has one; other rows go on in the next step."""
-        if self._inner.keep(layer, x_ND, rows, moment) is None:
+        if self._inner.keep(layer, x_ND, rows, context) is None:
             return None
         count = math.ceil(rows.num_rows * self._going)
-        shift = moment.places[0].step % (rows.num_rows // count)
+        shift = context.requests[0].step % (rows.num_rows // count)
         key = (rows.num_rows, shift)
         if key not in self._masks:
             keep = np.zeros(rows.num_rows, dtype=bool)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Geometry, Moment, Place
+from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.unmask import Fixed, Scores
 
 
@@ -71,12 +71,12 @@ class StampedFixed:
         """Nothing to remember but the stamps."""
         return self
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         """What the schedule chooses."""
         self.stamps.note()
-        return self.inner.select(scores, moment)
+        return self.inner.select(scores, context)
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> None:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
         """The schedule decides how many, not a bound."""
 
     def forget(self, request: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from skipstone.canvas import Moment
+    from skipstone.canvas import StepContext
     from skipstone.rows import Rows
 
 
@@ -17,10 +17,10 @@ class CachePolicy(Protocol):
     launched ahead.
     """
 
-    def rows(self, moment: Moment) -> Rows:
+    def rows(self, context: StepContext) -> Rows:
         """The rows of this step, for the active requests. Changes nothing.
 
         Step 0 of a block must recompute every row that the block will attend to and that may have
-        changed; ``moment.all_rows(refresh=True)`` does.
+        changed; ``context.all_rows(refresh=True)`` does.
         """
         ...

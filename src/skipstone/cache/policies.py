@@ -13,7 +13,7 @@ from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skipstone.canvas import Moment, Place
+    from skipstone.canvas import RequestStep, StepContext
     from skipstone.rows import Rows
 
 
@@ -26,9 +26,9 @@ class NoCache:
         """The step alone decides."""
         return True
 
-    def rows(self, moment: Moment) -> Rows:
+    def rows(self, context: StepContext) -> Rows:
         """All rows."""
-        return moment.all_rows()
+        return context.all_rows()
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class PrefixCache:
         """The step alone decides."""
         return True
 
-    def rows(self, moment: Moment) -> Rows:
+    def rows(self, context: StepContext) -> Rows:
         """All rows when a refresh is due, else the rows from the block's start on."""
-        due, others = moment.split(lambda place: _refresh_due(place, self.refresh_every))
+        due, others = context.split(lambda place: _refresh_due(place, self.refresh_every))
         return due.all_rows(refresh=True).beside(others.rows_from_block())
 
 
@@ -71,14 +71,14 @@ class DualCache:
         """The step alone decides."""
         return True
 
-    def rows(self, moment: Moment) -> Rows:
+    def rows(self, context: StepContext) -> Rows:
         """All rows when a refresh is due, else the block's rows."""
-        due, others = moment.split(lambda place: _refresh_due(place, self.refresh_every))
+        due, others = context.split(lambda place: _refresh_due(place, self.refresh_every))
         return due.all_rows(refresh=True).beside(others.block_rows())
 
 
-def _refresh_due(place: Place, every: int) -> bool:
-    return place.step == 0 or (every > 0 and place.step % every == 0)
+def _refresh_due(at: RequestStep, every: int) -> bool:
+    return at.step == 0 or (every > 0 and at.step % every == 0)
 
 
 def _check_interval(every: int) -> None:

@@ -29,7 +29,7 @@ from skipstone.record import Experiment, StoredTrace, open_trace
 if TYPE_CHECKING:
     from skipstone.cli.specs import Pair
     from skipstone.engine.prompts import Prompt
-    from skipstone.tracing.experiments.runner import Laboratory
+    from skipstone.tracing.experiments.runner import ExperimentRunner
 
 # What is found, and the text of a token where its tokenizer is here.
 Told = tuple[Diagnosis, Callable[[int], str] | None]
@@ -153,10 +153,10 @@ def parse_seconds(text: str | None) -> float:
 
 def explained(pair: Pair, time_limit: float = math.inf, *, keep: bool = False) -> Diagnosis:
     """Ask every rule; if that is asked for, keep what the experiments found in the trace of B."""
-    from skipstone.tracing.experiments.runner import Laboratory
+    from skipstone.tracing.experiments.runner import ExperimentRunner
 
     with status("looking at the traces") as tell:
-        lab = Laboratory(pair.a, pair.b, pair.reference, time_limit=time_limit, progress=tell)
+        lab = ExperimentRunner(pair.a, pair.b, pair.reference, time_limit=time_limit, progress=tell)
         case = Case(pair.a.trace, pair.b.trace, lab, pair.a.sample, pair.b.sample)
         diagnosis = explain(case)
     if keep and isinstance(pair.b.trace, StoredTrace):
@@ -168,7 +168,7 @@ def explained(pair: Pair, time_limit: float = math.inf, *, keep: bool = False) -
     return diagnosis
 
 
-def _keep(trace: StoredTrace, lab: Laboratory, diagnosis: Diagnosis) -> None:
+def _keep(trace: StoredTrace, lab: ExperimentRunner, diagnosis: Diagnosis) -> None:
     """Write experiments and verdict into the trace."""
     from skipstone.tracing.experiments.names import as_request, key_of
 

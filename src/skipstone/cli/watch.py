@@ -62,11 +62,11 @@ class CanvasView:
         """Draw the canvas."""
         assert self._model is not None
         # The first place of the batch is another prompt's once the first is done.
-        if all((place.request, place.sample) != (0, 0) for place in view.moment.places):
+        if all((at.slot, at.sample) != (0, 0) for at in view.context.requests):
             return
         fresh = view.before.status_BG[0] != view.after.status_BG[0]
-        place = view.moment.place_of(0)
-        title = f"block {place.block.index}  step {place.step}\n"
+        at = view.context.of(0)
+        title = f"block {at.block.index}  step {at.step}\n"
         canvas = _draw(self._model, view.after, fresh.tolist())
         self._live.update(Styled(title, style="dim").append_text(canvas), refresh=True)
 

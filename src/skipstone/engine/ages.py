@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skipstone.canvas import Canvas, Moment
+from skipstone.canvas import Canvas, StepContext
 from skipstone.rows import Rows
 
 
@@ -27,10 +27,10 @@ class Ages(NamedTuple):
         never_BL = np.full(canvas.ids_BL.shape, -1)
         return cls(never_BL, never_BL.copy())
 
-    def note(self, moment: Moment, rows: Rows, finished: Rows | None) -> None:
+    def note(self, context: StepContext, rows: Rows, finished: Rows | None) -> None:
         """A step computed ``rows``, and ``finished`` to the end."""
-        now_B = np.full(moment.canvas.batch, -1)
-        now_B[list(moment.active)] = [place.forward for place in moment.places]
+        now_B = np.full(context.canvas.batch, -1)
+        now_B[list(context.active)] = [at.forward for at in context.requests]
         for table_BL, seen in ((self.entered_at_BL, rows), (self.finished_at_BL, finished)):
             if seen is not None:
                 table_BL[seen.request, seen.position] = now_B[seen.request]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Block, Canvas, Geometry, HostCanvas, Moment, Status
+from skipstone.canvas import Block, Canvas, Geometry, HostCanvas, Status, StepContext
 from skipstone.engine.ages import Ages
 from skipstone.engine.forward.runner import Runner
 from skipstone.engine.request import Done, Request, RequestState
@@ -134,14 +134,14 @@ class Batch:
         self._sessions.append((policy, session))
         return session
 
-    def rows(self, moment: Moment) -> Rows:
+    def rows(self, context: StepContext) -> Rows:
         """What the cache policies of the requests recompute in a step."""
-        alike = self._alike(moment, lambda settings: settings.cache)
+        alike = self._alike(context, lambda settings: settings.cache)
         return Rows.join(*(policy.rows(same) for policy, same in alike))
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         """What the unmask policies of the requests commit: bool [B, G]."""
-        (policy, same), *others = self._alike(moment, lambda settings: settings.unmask)
+        (policy, same), *others = self._alike(context, lambda settings: settings.unmask)
         chosen_BG = self.session(policy).select(scores, same)
         for policy, same in others:
             mine_BG = self.session(policy).select(scores, same)
@@ -150,19 +150,19 @@ class Batch:
         return chosen_BG
 
     def _alike(
-        self, moment: Moment, policy_of: Callable[[Settings], P]
-    ) -> Iterator[tuple[P, Moment]]:
+        self, context: StepContext, policy_of: Callable[[Settings], P]
+    ) -> Iterator[tuple[P, StepContext]]:
         """Each policy of the requests, and those that have it.
 
-        Where all have the same, that is the moment itself, with what it holds on the device.
+        Where all have the same, that is the context itself, with what it holds on the device.
         """
-        while moment.places:
-            policy = policy_of(self.settings(moment.places[0].request))
-            same, others = moment.split(
-                lambda p, of=policy: policy_of(self.settings(p.request)) == of
+        while context.requests:
+            policy = policy_of(self.settings(context.requests[0].slot))
+            same, others = context.split(
+                lambda p, of=policy: policy_of(self.settings(p.slot)) == of
             )
-            yield policy, same if others.places else moment
-            moment = others
+            yield policy, same if others.requests else context
+            context = others
 
     def state(self, slot: int) -> RequestState:
         """The request in a slot."""
@@ -174,19 +174,19 @@ class Batch:
         """How the request in a slot is decoded."""
         return self.state(slot).request.settings
 
-    def moment(self, states: Iterable[RequestState]) -> Moment | None:
+    def context(self, states: Iterable[RequestState]) -> StepContext | None:
         """Where these requests go next, those that are done left out; None if all are."""
-        places = [place for state in states if (place := state.next_place(self.host))]
-        return Moment(self.canvas, tuple(places), self.committed_BL) if places else None
+        places = [at for state in states if (at := state.next_step(self.host))]
+        return StepContext(self.canvas, tuple(places), self.committed_BL) if places else None
 
-    def together(self, block: Block, step: int, forward: int) -> Moment:
+    def together(self, block: Block, step: int, forward: int) -> StepContext:
         """Every request at the same step of the same block: how a run is led."""
-        places = (replace(s.place(block, step), forward=forward) for s in self.states)
-        return Moment(self.canvas, tuple(places), self.committed_BL)
+        places = (replace(s.at(block, step), forward=forward) for s in self.states)
+        return StepContext(self.canvas, tuple(places), self.committed_BL)
 
-    def place(self, host: HostCanvas, committed_BL: Tensor) -> None:
+    def put(self, host: HostCanvas, committed_BL: Tensor) -> None:
         """Put the canvas into the state in which a step that committed ``committed_BL`` left it."""
-        self.canvas.place(host)
+        self.canvas.put(host)
         self.host, self.committed_BL = host, committed_BL
 
     @property

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from skipstone.canvas import Moment
+from skipstone.canvas import StepContext
 from skipstone.engine.batch import Batch
 from skipstone.engine.request import Done, Handle, RequestState
 from skipstone.engine.scheduler import Scheduler
@@ -89,7 +89,7 @@ class Loop:
     def _is_done(self, state: RequestState, *, flies: bool) -> bool:
         host = self.batch.host
         # What flies has not reached the end of its block yet, or there is nothing after it.
-        return not state.has_masks(host) if flies else state.next_place(host) is None
+        return not state.has_masks(host) if flies else state.next_step(host) is None
 
     def _leave(self, state: RequestState) -> None:
         self.scheduler.release(state.slot)
@@ -149,16 +149,16 @@ class Loop:
     def _launch(self) -> bool:
         """Launch a step for those whose turn it is; False if nobody has one to take."""
         batch = self.batch
-        moment = batch.moment(batch.states)
-        if moment is None:
+        context = batch.context(batch.states)
+        if context is None:
             return False
-        rows = batch.rows(moment)
-        if len(moment.places) > 1 and rows.num_rows > self.scheduler.budget:
+        rows = batch.rows(context)
+        if len(context.requests) > 1 and rows.num_rows > self.scheduler.budget:
             chosen = self.scheduler.choose(dict(zip(rows.requests, rows.counts, strict=True)))
-            moment, others = moment.split(lambda place: place.request in chosen)
-            if others.places:
-                rows = batch.rows(moment)
-        self._flying.append(self.stepper.launch(moment, rows))
+            context, others = context.split(lambda at: at.slot in chosen)
+            if others.requests:
+                rows = batch.rows(context)
+        self._flying.append(self.stepper.launch(context, rows))
         return True
 
     def _complete_oldest(self) -> None:
@@ -180,18 +180,18 @@ class Loop:
     def _recover(self, states: Sequence[RequestState]) -> None:
         """Repeat an empty step over all rows; progress is the engine's duty, not a policy's."""
         batch = self.batch
-        places = [state.last_place() for state in states]
-        moment = Moment(batch.canvas, tuple(places), batch.committed_BL)
-        completed = self.stepper.step(moment, recovery=True)
+        places = [state.last_step() for state in states]
+        context = StepContext(batch.canvas, tuple(places), batch.committed_BL)
+        completed = self.stepper.step(context, recovery=True)
         for state, error in completed.broken:
             self._end(state, error)
         for state in completed.empty:
-            place = state.last_place()
+            at = state.last_step()
             unmask = state.request.settings.unmask
             self._end(
                 state,
                 StalledError(
-                    f"block {place.block.index}, step {place.step}: nothing was committed, not "
+                    f"block {at.block.index}, step {at.step}: nothing was committed, not "
                     f"even over all rows without skip; the unmask policy {unmask!r} never chooses "
                     f"a mask"
                 ),

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import HostCanvas, Moment
+from skipstone.canvas import HostCanvas, StepContext
 from skipstone.engine.settings import Settings
 from skipstone.memory.store import KVStore
 from skipstone.models.load import Model
@@ -89,7 +89,7 @@ class TappedStates:
 class StepView:
     """One step, seen after its commit."""
 
-    moment: Moment
+    context: StepContext
     """Where the loop was; its canvas is the one after the commit."""
     recovery: bool
     """This forward repeats a step that committed nothing, over all rows and without skip."""

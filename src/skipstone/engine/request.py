@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skipstone.canvas import MOST_STOP_IDS, Block, HostCanvas, Place, blocks
+from skipstone.canvas import MOST_STOP_IDS, Block, HostCanvas, RequestStep, blocks
 from skipstone.engine.commits import Commit, Reader, Told
 from skipstone.engine.result import Result, StepStats
 from skipstone.engine.settings import Settings
@@ -96,7 +96,7 @@ class RequestState:
     stats: list[StepStats] = field(default_factory=list)
     _paces: deque[int] = field(default_factory=lambda: deque[int](maxlen=_REMEMBERED))
 
-    def next_place(self, host: HostCanvas) -> Place | None:
+    def next_step(self, host: HostCanvas) -> RequestStep | None:
         """Where it goes next; None if it is done. Moves it on to its next block.
 
         Args:
@@ -107,15 +107,15 @@ class RequestState:
             block = request.blocks[self.block]
             within = request.settings.budget == "finish" or self.step < request.budget(block)
             if within and host.masks(self.slot, block):
-                return self.place(block, self.step)
+                return self.at(block, self.step)
             self.block, self.step = self.block + 1, 0
         return None
 
-    def place(self, block: Block, step: int) -> Place:
+    def at(self, block: Block, step: int) -> RequestStep:
         """Where it is, in policies' words."""
         request = self.request
-        return Place(
-            request=self.slot,
+        return RequestStep(
+            slot=self.slot,
             sample=request.sample,
             prompt_length=len(request.prompt),
             block=block,
@@ -125,22 +125,22 @@ class RequestState:
             seed=request.settings.seed or 0,
         )
 
-    def last_place(self) -> Place:
+    def last_step(self) -> RequestStep:
         """Where its last step was, for one more at the same place."""
-        return self.place(self.request.blocks[self.block], self.step - 1)
+        return self.at(self.request.blocks[self.block], self.step - 1)
 
     def has_masks(self, host: HostCanvas) -> bool:
         """Whether anything of it is not decoded yet."""
         blocks = self.request.blocks
         return host.masks(self.slot, Block(0, 0, blocks[-1].stop)) > 0
 
-    def launched(self, place: Place) -> None:
+    def launched(self, at: RequestStep) -> None:
         """A step of it is on its way."""
-        self.block, self.step, self.forward = place.block.index, place.step + 1, place.forward + 1
+        self.block, self.step, self.forward = at.block.index, at.step + 1, at.forward + 1
 
-    def dropped(self, place: Place) -> None:
+    def dropped(self, at: RequestStep) -> None:
         """A step of it found its block decoded already, and changed nothing."""
-        self.forward = place.forward
+        self.forward = at.forward
 
     def completed(self, stats: StepStats) -> None:
         """A step of it is done."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from skipstone.canvas import HostCanvas, Moment, Place, Status
+from skipstone.canvas import HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.ages import Ages
 from skipstone.engine.batch import Batch
 from skipstone.engine.forward.finite import not_finite
@@ -27,7 +27,7 @@ from skipstone.engine.result import StepStats
 from skipstone.engine.score.scorer import Scored
 from skipstone.errors import NotFiniteError
 from skipstone.ops.decide import dispatch as ops
-from skipstone.rows import Arriving, Rows, to_host
+from skipstone.rows import HostCopy, Rows, to_host
 from skipstone.skip import SkipSession
 from skipstone.unmask import Scores
 
@@ -38,7 +38,7 @@ MOST_UNPACKED = 192
 class InFlightStep(NamedTuple):
     """A step that the device was told to do, and what the host must know to see it completed."""
 
-    moment: Moment
+    context: StepContext
     states: tuple[RequestState, ...]
     """The requests that take part."""
     rows: Rows
@@ -48,7 +48,7 @@ class InFlightStep(NamedTuple):
     scores: Scores
     board: Board
     commit_BG: Tensor
-    region: Arriving
+    region: HostCopy
 
 
 @dataclass(frozen=True)
@@ -75,41 +75,41 @@ class Stepper:
         """What the observer wants beyond decisions."""
         return self.observer.taps if self.observer is not None else Taps()
 
-    def step(self, moment: Moment, *, recovery: bool = False) -> Completed:
+    def step(self, context: StepContext, *, recovery: bool = False) -> Completed:
         """One step, waited for."""
-        return self.complete(self.launch(moment, recovery=recovery))
+        return self.complete(self.launch(context, recovery=recovery))
 
     def launch(
-        self, moment: Moment, rows: Rows | None = None, *, recovery: bool = False
+        self, context: StepContext, rows: Rows | None = None, *, recovery: bool = False
     ) -> InFlightStep:
         """One forward and its commit, on the device alone unless rows are packed away.
 
         Args:
-            moment: where the requests are.
+            context: where the requests are.
             rows: what to compute, if that is known.
             recovery: compute all rows, whatever the cache policies say.
         """
         batch, taps = self.batch, self.taps
         if rows is None:
-            rows = moment.all_rows(refresh=True) if recovery else batch.rows(moment)
-        fresh, _ = moment.split(lambda p: p.step == 0 or p.request in rows.refreshed)
-        if batch.runner.skip is not None and fresh.places:
+            rows = context.all_rows(refresh=True) if recovery else batch.rows(context)
+        fresh, _ = context.split(lambda p: p.step == 0 or p.slot in rows.refreshed)
+        if batch.runner.skip is not None and fresh.requests:
             self._expect(batch.runner.skip, fresh)
         if batch.geometry.device.type == "cuda":
             # Noise is drawn for each row that is scored: not for those that are computed in vain.
-            draws = any(batch.settings(slot).temperature > 0 for slot in moment.active)
+            draws = any(batch.settings(slot).temperature > 0 for slot in context.active)
             batch.runner.packs = draws or rows.num_rows > MOST_UNPACKED
-        done = batch.runner.forward(rows, moment, fresh=fresh.active, taps=taps)
-        scored = batch.scorer.score(done, moment, batch.host, want_logits=taps.logits)
-        scores = batch.scorer.eligible(done, rows, moment)
-        committed = self.commit(scores, moment)
-        states = tuple(batch.state(place.request) for place in moment.places)
-        for state, place in zip(states, moment.places, strict=True):
-            state.launched(place)
+        done = batch.runner.forward(rows, context, fresh=fresh.active, taps=taps)
+        scored = batch.scorer.score(done, context, batch.host, want_logits=taps.logits)
+        scores = batch.scorer.eligible(done, rows, context)
+        committed = self.commit(scores, context)
+        states = tuple(batch.state(at.slot) for at in context.requests)
+        for state, at in zip(states, context.requests, strict=True):
+            state.launched(at)
         # What an observer sees when the step is completed, the next one must not have overwritten.
         overtaken = self.observer is not None and self.overlaps
         return InFlightStep(
-            moment=moment,
+            context=context,
             states=states,
             rows=rows,
             done=done,
@@ -121,15 +121,15 @@ class Stepper:
             region=to_host(committed.region_2BG),
         )
 
-    def commit(self, scores: Scores, moment: Moment) -> ops.Committed:
+    def commit(self, scores: Scores, context: StepContext) -> ops.Committed:
         """Choose, write the commit, remember it for the next step, stop where it has ended."""
         batch = self.batch
-        chosen_BG = batch.select(scores, moment)
+        chosen_BG = batch.select(scores, context)
         confidence_BG = scores.confidence_BG
         if not batch.stops_at_nan:
             confidence_BG = confidence_BG.nan_to_num(nan=0.0, neginf=-math.inf)
         fill = batch.config.eos_id if batch.stops else None
-        committed = ops.commit(chosen_BG, confidence_BG, scores.token_BG, moment, fill)
+        committed = ops.commit(chosen_BG, confidence_BG, scores.token_BG, context, fill)
         batch.committed_BL = committed.committed_BL
         return committed
 
@@ -144,19 +144,19 @@ class Stepper:
         flight = self._without_dropped(flight, before)
         if not flight.states:
             return found
-        batch.host = after = _taken(before, region, flight.moment.active)
+        batch.host = after = _taken(before, region, flight.context.active)
         decided_BG = (after.status_BG == Status.COMMITTED) & (before.status_BG == Status.MASK)
         broken = (region.status_BG == Status.BROKEN).any(1)
-        pairs = list(zip(flight.states, flight.moment.places, strict=True))
+        pairs = list(zip(flight.states, flight.context.requests, strict=True))
         self._count(flight, pairs, decided_BG)
-        for state, place in pairs:
-            offsets = np.flatnonzero(decided_BG[place.request])
-            if broken[place.request]:
-                found.broken.append((state, self._not_finite(flight, before, place)))
+        for state, at in pairs:
+            offsets = np.flatnonzero(decided_BG[at.slot])
+            if broken[at.slot]:
+                found.broken.append((state, self._not_finite(flight, before, at)))
             elif not offsets.size:
                 found.empty.append(state)
             elif state.handle is not None:
-                state.handle.committed(offsets, after.ids_BG[place.request, offsets])
+                state.handle.committed(offsets, after.ids_BG[at.slot, offsets])
         if batch.ages is not None:
             self._show(_without(flight, [state for state, _ in found.broken]), before, batch.ages)
         return found
@@ -166,11 +166,11 @@ class Stepper:
         if not flight.states:
             return
         finished = flight.done.finished()
-        ages.note(flight.moment, flight.rows, finished)
+        ages.note(flight.context, flight.rows, finished)
         if self.observer is not None:
             self.observer.on_step(self.view(flight, before, ages, finished))
 
-    def _expect(self, skip: SkipSession, fresh: Moment) -> None:
+    def _expect(self, skip: SkipSession, fresh: StepContext) -> None:
         """Tell the skip which rows it may be asked about after this step, if any."""
         coming = self.batch.rows(fresh.later())
         judged = coming.take(np.flatnonzero(~np.isin(coming.request, coming.refreshed)))
@@ -180,45 +180,47 @@ class Stepper:
     def _without_dropped(self, flight: InFlightStep, before: HostCanvas) -> InFlightStep:
         """The step without requests that have left, or that it changed nothing of."""
         gone = list[RequestState]()
-        for state, place in zip(flight.states, flight.moment.places, strict=True):
-            if self.batch.slots[place.request] is not state:
+        for state, at in zip(flight.states, flight.context.requests, strict=True):
+            if self.batch.slots[at.slot] is not state:
                 gone.append(state)
-            elif self.overlaps and not before.masks(place.request, place.block):
-                state.dropped(place)
+            elif self.overlaps and not before.masks(at.slot, at.block):
+                state.dropped(at)
                 gone.append(state)
         return _without(flight, gone)
 
-    def _not_finite(self, flight: InFlightStep, before: HostCanvas, place: Place) -> NotFiniteError:
+    def _not_finite(
+        self, flight: InFlightStep, before: HostCanvas, at: RequestStep
+    ) -> NotFiniteError:
         """Compute the forward of a step again, to say where a number is the first not finite."""
         canvas, runner = self.batch.canvas, self.batch.runner
-        whose = f"prompt {place.sample}, block {place.block.index}, step {place.step}"
+        whose = f"prompt {at.sample}, block {at.block.index}, step {at.step}"
         # The others go on from where they are.
         now = replace(canvas, ids_BL=canvas.ids_BL.clone(), status_BL=canvas.status_BL.clone())
-        now.place(before)
-        rows = flight.rows.take(np.flatnonzero(flight.rows.request == place.request))
+        now.put(before)
+        rows = flight.rows.take(np.flatnonzero(flight.rows.request == at.slot))
         return not_finite(runner.network, runner.store, now.ids_BL, rows, whose)
 
     def _count(
         self,
         flight: InFlightStep,
-        pairs: Sequence[tuple[RequestState, Place]],
+        pairs: Sequence[tuple[RequestState, RequestStep]],
         decided_BG: np.ndarray,
     ) -> None:
         """Add this forward to the statistics of the requests that took part."""
         batch = self.batch
         layers = batch.config.num_layers
         skippable, skipped = flight.done.row_layers(batch.canvas.batch, layers)
-        for (state, place), rows in zip(pairs, flight.rows.counts, strict=True):
+        for (state, at), rows in zip(pairs, flight.rows.counts, strict=True):
             state.completed(
                 StepStats(
-                    block=place.block.index,
-                    step=place.step,
+                    block=at.block.index,
+                    step=at.step,
                     rows=rows,
-                    refresh=place.request in flight.rows.refreshed,
+                    refresh=at.slot in flight.rows.refreshed,
                     recovery=flight.recovery,
-                    committed=int(decided_BG[place.request].sum()),
-                    skippable_row_layers=int(skippable[place.request]),
-                    skipped_row_layers=int(skipped[place.request]),
+                    committed=int(decided_BG[at.slot].sum()),
+                    skippable_row_layers=int(skippable[at.slot]),
+                    skipped_row_layers=int(skipped[at.slot]),
                 )
             )
 
@@ -228,13 +230,13 @@ class Stepper:
         """What an observer sees of a step."""
         batch = self.batch
         return StepView(
-            moment=flight.moment,
+            context=flight.context,
             recovery=flight.recovery,
             before=before,
             after=batch.host,
             commit_BG=flight.commit_BG,
             allowed_BG=flight.scores.confidence_BG,
-            unmask=batch.session(batch.settings(flight.moment.active[0]).unmask),
+            unmask=batch.session(batch.settings(flight.context.active[0]).unmask),
             board=flight.board,
             rows=flight.rows,
             finished=finished,
@@ -253,12 +255,12 @@ def _without(flight: InFlightStep, gone: Sequence[RequestState]) -> InFlightStep
     """A step as the other requests see it."""
     if not gone:
         return flight
-    pairs = zip(flight.states, flight.moment.places, strict=True)
-    kept = [(state, place) for state, place in pairs if state not in gone]
-    slots = [place.request for _, place in kept]
+    pairs = zip(flight.states, flight.context.requests, strict=True)
+    kept = [(state, at) for state, at in pairs if state not in gone]
+    slots = [at.slot for _, at in kept]
     return flight._replace(
         states=tuple(state for state, _ in kept),
-        moment=replace(flight.moment, places=tuple(place for _, place in kept)),
+        context=replace(flight.context, requests=tuple(at for _, at in kept)),
         rows=flight.rows.take(np.flatnonzero(np.isin(flight.rows.request, slots))),
     )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipstone.canvas import Geometry, Moment
+    from skipstone.canvas import Geometry, StepContext
     from skipstone.rows import Rows
 
 
@@ -66,7 +66,7 @@ class SkipSession(Protocol):
         """
         ...
 
-    def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
         """Which rows go on after ``layer`` (counted from 1).
 
         Called after every layer up to the last of ``decides_after`` (after all if that is empty)
@@ -78,7 +78,7 @@ class SkipSession(Protocol):
         """
         ...
 
-    def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> None:
         """See the states after ``layer`` in a step where every row goes all the way."""
         ...
 

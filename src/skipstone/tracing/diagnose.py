@@ -15,7 +15,7 @@ from skipstone.kinds import of_kind
 from skipstone.models.load import Model
 from skipstone.quoting import shown
 from skipstone.record.recorded import Given, trace_of
-from skipstone.tracing.experiments.runner import Laboratory, Subject
+from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
 
 _ENGINE = "a skipstone.Engine with the settings of the run"
 
@@ -97,5 +97,5 @@ def examined(
             )
     if model is None and a.engine is not None:
         model = a.engine.model
-    lab = Laboratory(a, b, model, time_limit=time_limit, progress=progress)
+    lab = ExperimentRunner(a, b, model, time_limit=time_limit, progress=progress)
     return examine(Case(a.trace, b.trace, lab, a.sample, b.sample))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from skipstone.canvas import Geometry, Moment, Place
+    from skipstone.canvas import Geometry, RequestStep, StepContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Scores:
 class UnmaskSession(Protocol):
     """What an unmask policy remembers during one run."""
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         """Which offsets are committed now: bool [B, G]. Equal confidence: lowest position first.
 
         No host read, no boolean indexing, no shape that depends on values: the same code runs
@@ -36,12 +36,12 @@ class UnmaskSession(Protocol):
         """
         ...
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray | None:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> np.ndarray | None:
         """What ``select`` asks of offsets, for those who record it, on the host.
 
         Args:
             rank_C: int32 [C], ranks by confidence, 0 for the surest.
-            place: where the request is.
+            at: where the request is.
 
         Returns:
             float64 [C], the confidence that each must reach; None if there is no such bound.

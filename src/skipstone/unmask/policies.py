@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from skipstone.canvas import Geometry, Moment, Place
+    from skipstone.canvas import Geometry, RequestStep, StepContext
     from skipstone.unmask.base import Scores, UnmaskSession
 
 Order = Literal["confidence", "random"]
@@ -66,11 +66,11 @@ class Fixed:
         """Generators for a random order, one for each request."""
         return _RandomFixed(geometry) if self.order == "random" else self
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         """The share of this step, most confident first."""
-        return _share(scores.confidence_BG, scores.confidence_BG, moment)
+        return _share(scores.confidence_BG, scores.confidence_BG, context)
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> None:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
         """The schedule decides how many, not a bound."""
 
     def forget(self, request: int) -> None:
@@ -84,35 +84,35 @@ class _RandomFixed:
         self._device = geometry.device
         self._generators: dict[int, torch.Generator] = {}
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         """The share of this step, at random places."""
         confidence_BG = scores.confidence_BG
         draw_BG = confidence_BG.new_zeros(confidence_BG.shape)
         # Only requests that take part draw, so that each draws what it would draw alone.
-        for place in moment.places:
-            own = moment.canvas.gen_lengths[place.request]
-            draw_BG[place.request, :own].uniform_(generator=self._generator(place))
+        for at in context.requests:
+            own = context.canvas.gen_lengths[at.slot]
+            draw_BG[at.slot, :own].uniform_(generator=self._generator(at))
         key_BG = confidence_BG.where(confidence_BG.isneginf(), draw_BG)
-        return _share(key_BG, confidence_BG, moment)
+        return _share(key_BG, confidence_BG, context)
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> None:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
         """The schedule decides how many, not a bound."""
 
     def forget(self, request: int) -> None:
         """Draw from the beginning again."""
         self._generators.pop(request, None)
 
-    def _generator(self, place: Place) -> torch.Generator:
+    def _generator(self, at: RequestStep) -> torch.Generator:
         """The one of a request."""
         import torch
 
-        if place.request not in self._generators:
-            generator = torch.Generator(self._device).manual_seed(place.seed ^ _ORDER_STREAM)
-            self._generators[place.request] = generator
-        return self._generators[place.request]
+        if at.slot not in self._generators:
+            generator = torch.Generator(self._device).manual_seed(at.seed ^ _ORDER_STREAM)
+            self._generators[at.slot] = generator
+        return self._generators[at.slot]
 
 
-def _share(key_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
+def _share(key_BG: Tensor, confidence_BG: Tensor, context: StepContext) -> Tensor:
     """The best by ``key_BG``: masks left in the block over steps left, rounded up.
 
     Counting from what is left gives LLaDA's schedule when every step commits its share, and cannot
@@ -120,7 +120,7 @@ def _share(key_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
     """
     from skipstone.ops.decide import dispatch as ops
 
-    return ops.share(rank_BG(key_BG), confidence_BG, moment)
+    return ops.scheduled(rank_BG(key_BG), confidence_BG, context)
 
 
 @dataclass(frozen=True)
@@ -155,13 +155,13 @@ class Threshold:
         """Nothing to remember."""
         return self
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         """All at or above the threshold, and the best."""
         confidence_BG = scores.confidence_BG
         best_BG = rank_BG(confidence_BG) == 0
         return ((confidence_BG >= self.value) | best_BG) & (confidence_BG != -math.inf)
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> np.ndarray:
         """The threshold, whatever the rank."""
         return np.full(rank_C.shape, self.value)
 
@@ -204,7 +204,7 @@ class Factor:
         """Nothing to remember."""
         return self
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         """The longest run of the ranking that keeps the doubt within bounds."""
         confidence_BG = scores.confidence_BG
         ranks_BG = rank_BG(confidence_BG)
@@ -212,7 +212,7 @@ class Factor:
         enough_BG = (confidence_BG >= bound_BG) | (ranks_BG == 0)
         return enough_BG & (confidence_BG != -math.inf)
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> np.ndarray:
         """1 - value/(n+1) for the n masks that are committed together with this rank.
 
         The bound rises with the rank while confidence falls, so what is committed has no holes.

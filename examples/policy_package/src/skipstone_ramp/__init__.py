@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from skipstone import ConfigError
-from skipstone.canvas import Geometry, Moment, Place
+from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.unmask import Scores
 
 
@@ -50,19 +50,19 @@ class Ramp:
         """Memory for one run: there is none to keep, so the policy is its own session."""
         return self
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
         """Masks that reach the threshold of their step, and always the most confident one."""
         # Every request is at a step of its own.
-        fall_B1 = (moment.step_B1 / self.over).clamp(max=1.0)
+        fall_B1 = (context.step_B1 / self.over).clamp(max=1.0)
         threshold_B1 = self.first - fall_B1 * (self.first - self.last)
         confidence_BG = scores.confidence_BG
         best_B1 = confidence_BG.argmax(-1, keepdim=True)
         is_best_BG = torch.zeros_like(confidence_BG, dtype=torch.bool).scatter_(1, best_B1, True)
         return (is_best_BG | (confidence_BG >= threshold_B1)) & ~confidence_BG.isneginf()
 
-    def bound(self, rank_C: np.ndarray, place: Place) -> np.ndarray:
+    def bound(self, rank_C: np.ndarray, at: RequestStep) -> np.ndarray:
         """The threshold that was held against every mask; traces and reports show it."""
-        fall = min(1.0, place.step / self.over)
+        fall = min(1.0, at.step / self.over)
         return np.full(rank_C.shape, self.first - fall * (self.first - self.last))
 
     def forget(self, request: int) -> None:

@@ -16,12 +16,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
-from skipstone.canvas import Moment
+from skipstone.canvas import StepContext
 from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.observe import TappedStates, Taps
 from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
-from skipstone.rows import Arriving, Rows, to_device, to_host
+from skipstone.rows import HostCopy, Rows, to_device, to_host
 from skipstone.skip import SkipScores, SkipSession
 
 
@@ -57,7 +57,7 @@ class Exit(NamedTuple):
     rows: Rows
     """The rows that it judged."""
     layer: int
-    kept: Arriving
+    kept: HostCopy
     """bool [N]: those that go on."""
     fresh: Sequence[int]
     """Requests that could not lose a row."""
@@ -121,17 +121,19 @@ class Runner:
         """Keys and values of all positions."""
         return self.layers.store
 
-    def forward(self, rows: Rows, moment: Moment, *, fresh: Sequence[int], taps: Taps) -> Pass:
+    def forward(
+        self, rows: Rows, context: StepContext, *, fresh: Sequence[int], taps: Taps
+    ) -> Pass:
         """Recompute ``rows``; overwrites their K/V in every layer that they reach.
 
         Args:
             rows: what to compute.
-            moment: where the requests are.
+            context: where the requests are.
             fresh: requests whose rows may not skip in this step.
             taps: what an observer wants.
         """
         network, num_layers = self.network, self.network.config.num_layers
-        x_ND = network.embed(moment.canvas.ids_BL[rows.request_N, rows.position_N])
+        x_ND = network.embed(context.canvas.ids_BL[rows.request_N, rows.position_N])
         states = {0: TappedStates(rows, x_ND)} if 0 in taps.states else {}
         # Whoever keeps states must own them.
         layers = EagerLayers(network, self.store) if taps.states else self.layers
@@ -145,7 +147,7 @@ class Runner:
                 if layer in taps.states:
                     states[layer] = _kept_states(going, x_ND, kept_N)
                 if shown:
-                    said_N = self._show(layer, x_ND, going, moment, judges=judges)
+                    said_N = self._show(layer, x_ND, going, context, judges=judges)
                 if said_N is not None:
                     break
             if said_N is None:
@@ -185,15 +187,15 @@ class Runner:
         return last, not stops or layer < stops[-1]
 
     def _show(
-        self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment, *, judges: bool
+        self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext, *, judges: bool
     ) -> Tensor | None:
         """Show states to the skip policy; which rows go on, if it says."""
         if self.skip is None or layer == self.network.config.num_layers:
             return None
         if not judges:
-            self.skip.learn(layer, x_ND, rows, moment)
+            self.skip.learn(layer, x_ND, rows, context)
             return None
-        kept_N = self.skip.keep(layer, x_ND, rows, moment)
+        kept_N = self.skip.keep(layer, x_ND, rows, context)
         # Whatever a policy says of rows that may not skip.
         return kept_N if kept_N is None or rows.fresh_N is None else kept_N | rows.fresh_N
 

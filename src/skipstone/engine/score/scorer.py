@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Geometry, HostCanvas, Moment, Status
+from skipstone.canvas import Geometry, HostCanvas, Status, StepContext
 from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board
 from skipstone.models.base import Network
@@ -69,35 +69,37 @@ class Scorer:
             generator = torch.Generator(self.board.token_BG.device).manual_seed(seed)
             self._draws[slot] = _Draws(temperature, generator)
 
-    def score(self, done: Pass, moment: Moment, host: HostCanvas, *, want_logits: bool) -> Scored:
+    def score(
+        self, done: Pass, context: StepContext, host: HostCanvas, *, want_logits: bool
+    ) -> Scored:
         """Score the finished rows that are masks of their block or left of it. Changes the board.
 
         Args:
             done: the forward.
-            moment: its step.
+            context: its step.
             host: the canvas before the step, or somewhat earlier: what has been filled meanwhile is
                 scored in vain.
             want_logits: keep them.
         """
         if done.computed is None:
             return Scored(None, None)
-        index = _undecided(done.computed, moment, host)
+        index = _undecided(done.computed, context, host)
         if index.size == 0:
             return Scored(None, None)
         # Nobody skips any more, so what may not skip needs no index on the device.
         rows = replace(done.computed, fresh_N=None).take(index)
-        kept = [self._score_part(part, rows, index, done, moment) for part in self._parts(rows)]
+        kept = [self._score_part(part, rows, index, done, context) for part in self._parts(rows)]
         return Scored(rows, torch.cat(kept) if want_logits else None)
 
     def _score_part(
-        self, part: slice, rows: Rows, index: np.ndarray, done: Pass, moment: Moment
+        self, part: slice, rows: Rows, index: np.ndarray, done: Pass, context: StepContext
     ) -> Tensor:
         """Score a part of ``rows``, which are those at ``index`` of the forward: their logits."""
         whole = part == slice(0, rows.num_rows)
         part_rows = rows if whole else rows.take(np.arange(rows.num_rows)[part])
         index_N = to_device(index[part], rows.device)
         logits_NV = self._logits(done.x_ND[index_N])
-        self._write(part_rows, logits_NV, index_N, done, moment)
+        self._write(part_rows, logits_NV, index_N, done, context)
         return logits_NV
 
     def _logits(self, x_ND: Tensor) -> Tensor:
@@ -115,13 +117,13 @@ class Scorer:
             start = stop
 
     def _write(
-        self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, moment: Moment
+        self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, context: StepContext
     ) -> None:
         """Score ``rows``, which are those at ``index_N`` of the forward. Changes the board."""
         assert done.computed is not None
         scored = ops.score(logits_NV, self._network.config.mask_id, self._noise(rows))
         # The rows of the forward are on the device; those of the scores need not be.
-        ops.note(self.board.tables, scored, done.computed, index_N, done.kept_N, moment)
+        ops.write_scores(self.board.tables, scored, done.computed, index_N, done.kept_N, context)
 
     def _noise(self, rows: Rows) -> Tensor | None:
         """Gumbel noise times temperature, drawn for each request by its own generator."""
@@ -135,22 +137,22 @@ class Scorer:
             ]
         )
 
-    def eligible(self, done: Pass, rows: Rows, moment: Moment) -> Scores:
+    def eligible(self, done: Pass, rows: Rows, context: StepContext) -> Scores:
         """What this step may commit: fresh scores, and an old one only if it is the best of all.
 
         A masked row that skipped keeps its old scores: it saw neither its new neighbours nor the
         new tokens, so it may not join others, but it may lead.
         """
         board, led_by = self.board, rows if done.exits else None
-        confidence_BG = ops.offer(board.scored_at_BG, board.confidence_BG, led_by, moment)
+        confidence_BG = ops.eligible(board.scored_at_BG, board.confidence_BG, led_by, context)
         return Scores(board.token_BG, confidence_BG)
 
 
-def _undecided(rows: Rows, moment: Moment, host: HostCanvas) -> np.ndarray:
+def _undecided(rows: Rows, context: StepContext, host: HostCanvas) -> np.ndarray:
     """Which of ``rows`` stand on a mask that their block may commit."""
-    canvas = moment.canvas
+    canvas = context.canvas
     stop = np.zeros(canvas.batch, np.int64)
-    stop[list(moment.active)] = [place.block.stop for place in moment.places]
+    stop[list(context.active)] = [at.block.stop for at in context.requests]
     offset = rows.position - np.array(canvas.prompt_lengths)[rows.request]
     inside = (offset >= 0) & (offset < stop[rows.request])
     status = host.status_BG[rows.request, np.where(inside, offset, 0)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Moment
+from skipstone.canvas import StepContext
 from skipstone.ops.backend import absence, refusal
 from skipstone.ops.decide import reference
 from skipstone.ops.decide.reference import Bars, Committed, Judged, References, Scored
@@ -23,14 +23,14 @@ __all__ = [
     "References",
     "Scored",
     "commit",
+    "eligible",
     "judge",
-    "note",
-    "offer",
     "rank",
     "replace",
+    "scheduled",
     "score",
-    "share",
     "similarity",
+    "write_scores",
 ]
 
 
@@ -90,53 +90,53 @@ def rank(key_BG: Tensor) -> Tensor:
     return triton_board.rank(key_BG)
 
 
-def share(rank_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
-    """See ``reference.share``."""
+def scheduled(rank_BG: Tensor, confidence_BG: Tensor, context: StepContext) -> Tensor:
+    """See ``reference.scheduled``."""
     if absence(confidence_BG):
-        return reference.share(rank_BG, confidence_BG, moment)
+        return reference.scheduled(rank_BG, confidence_BG, context)
     from skipstone.ops.decide import triton_board
 
-    return triton_board.share(rank_BG, confidence_BG, moment)
+    return triton_board.scheduled(rank_BG, confidence_BG, context)
 
 
-def note(
+def write_scores(
     tables: Sequence[Tensor],
     scored: Scored,
     rows: Rows,
     index_N: Tensor,
     kept_N: Tensor | None,
-    moment: Moment,
+    context: StepContext,
 ) -> None:
-    """See ``reference.note``."""
+    """See ``reference.write_scores``."""
     if absence(index_N):
-        reference.note(tables, scored, rows, index_N, kept_N, moment)
+        reference.write_scores(tables, scored, rows, index_N, kept_N, context)
         return
     from skipstone.ops.decide import triton_board
 
-    triton_board.note(tables, scored, rows, index_N, kept_N, moment)
+    triton_board.write_scores(tables, scored, rows, index_N, kept_N, context)
 
 
-def offer(
-    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, moment: Moment
+def eligible(
+    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, context: StepContext
 ) -> Tensor:
-    """See ``reference.offer``."""
+    """See ``reference.eligible``."""
     if absence(confidence_BG):
-        return reference.offer(scored_at_BG, confidence_BG, led_by, moment)
+        return reference.eligible(scored_at_BG, confidence_BG, led_by, context)
     from skipstone.ops.decide import triton_board
 
-    return triton_board.offer(scored_at_BG, confidence_BG, led_by, moment)
+    return triton_board.eligible(scored_at_BG, confidence_BG, led_by, context)
 
 
 def commit(
     chosen_BG: Tensor,
     confidence_BG: Tensor,
     token_BG: Tensor,
-    moment: Moment,
+    context: StepContext,
     eos_id: int | None,
 ) -> Committed:
     """See ``reference.commit``."""
     if absence(confidence_BG):
-        return reference.commit(chosen_BG, confidence_BG, token_BG, moment, eos_id)
+        return reference.commit(chosen_BG, confidence_BG, token_BG, context, eos_id)
     from skipstone.ops.decide import triton_board
 
-    return triton_board.commit(chosen_BG, confidence_BG, token_BG, moment, eos_id)
+    return triton_board.commit(chosen_BG, confidence_BG, token_BG, context, eos_id)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipstone.canvas import Moment, Status
+from skipstone.canvas import Status, StepContext
 from skipstone.rows import Rows
 
 
@@ -212,29 +212,29 @@ def rank(key_BG: Tensor) -> Tensor:
     return torch.empty_like(order_BG).scatter_(-1, order_BG, place_G.expand_as(order_BG))
 
 
-def share(rank_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
+def scheduled(rank_BG: Tensor, confidence_BG: Tensor, context: StepContext) -> Tensor:
     """The first by rank: masks left in the block over steps left, rounded up.
 
     Args:
         rank_BG: int64, 0 for the first.
         confidence_BG: float64, -inf where nothing may be chosen.
-        moment: where each request is.
+        context: where each request is.
 
     Returns:
         bool [B, G].
     """
-    left_B1 = (moment.canvas.masked_BG() & moment.block_BG).sum(-1, keepdim=True)
+    left_B1 = (context.canvas.masked_BG() & context.block_BG).sum(-1, keepdim=True)
     # In whole numbers this is rank < ceil(left / steps).
-    return (rank_BG * moment.steps_left_B1 < left_B1) & (confidence_BG != -torch.inf)
+    return (rank_BG * context.steps_left_B1 < left_B1) & (confidence_BG != -torch.inf)
 
 
-def note(
+def write_scores(
     tables: Sequence[Tensor],
     scored: Scored,
     rows: Rows,
     index_N: Tensor,
     kept_N: Tensor | None,
-    moment: Moment,
+    context: StepContext,
 ) -> None:
     """Put scores on the board, where they are to be taken. Changes the tables.
 
@@ -244,16 +244,16 @@ def note(
         rows: what was computed.
         index_N: int64, which of ``rows`` were scored.
         kept_N: bool, of which of ``rows`` the scores are taken; None takes all.
-        moment: in which forward of each request that was.
+        context: in which forward of each request that was.
     """
     request_N, takes_N = rows.request_N[index_N], None if kept_N is None else kept_N[index_N]
-    where = (request_N, rows.position_N[index_N] - moment.canvas.region_BG[request_N, 0])
-    for table_BG, new_N in zip(tables, (*scored, moment.forward_B1[request_N, 0]), strict=True):
+    where = (request_N, rows.position_N[index_N] - context.canvas.region_BG[request_N, 0])
+    for table_BG, new_N in zip(tables, (*scored, context.forward_B1[request_N, 0]), strict=True):
         table_BG[where] = new_N if takes_N is None else torch.where(takes_N, new_N, table_BG[where])
 
 
-def offer(
-    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, moment: Moment
+def eligible(
+    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, context: StepContext
 ) -> Tensor:
     """What may be committed: masks with a fresh score, and one with an old one if it is the best.
 
@@ -261,14 +261,14 @@ def offer(
         scored_at_BG: int64, the forward in which an offset was scored.
         confidence_BG: float64.
         led_by: among the masks of these rows, the first by ``rank`` may have an old score.
-        moment: where each request is.
+        context: where each request is.
 
     Returns:
         float64 [B, G]: confidence, and -inf where nothing may be committed.
     """
-    canvas = moment.canvas
+    canvas = context.canvas
     masked_BG = canvas.masked_BG()
-    allowed_BG = masked_BG & (scored_at_BG == moment.forward_B1)
+    allowed_BG = masked_BG & (scored_at_BG == context.forward_B1)
     if led_by is not None:
         candidate_BG = masked_BG & canvas.region(led_by.mark(canvas.ids_BL))
         all_BG = confidence_BG.masked_fill(~candidate_BG, -torch.inf)
@@ -280,7 +280,7 @@ def commit(
     chosen_BG: Tensor,
     confidence_BG: Tensor,
     token_BG: Tensor,
-    moment: Moment,
+    context: StepContext,
     eos_id: int | None,
 ) -> Committed:
     """Write tokens where they are chosen and may be committed, then stop at EOS.
@@ -292,15 +292,15 @@ def commit(
         chosen_BG: bool.
         confidence_BG: float64, -inf where nothing may be committed.
         token_BG: int64.
-        moment: where each request is.
+        context: where each request is.
         eos_id: what requests are filled with that end at one of their stop ids; None: none ends.
     """
-    canvas, before_BL = moment.canvas, moment.committed_BL
+    canvas, before_BL = context.canvas, context.committed_BL
     broken_BG = confidence_BG.isnan()
     commit_BG = chosen_BG & ~(confidence_BG.isneginf() | broken_BG)
     canvas.commit(commit_BG, token_BG, Status.COMMITTED)
     new_BL = torch.zeros_like(before_BL).scatter_(1, canvas.region_BG, commit_BG)
-    committed_BL = torch.where(moment.forward_B1 >= 0, new_BL, before_BL)
+    committed_BL = torch.where(context.forward_B1 >= 0, new_BL, before_BL)
     if eos_id is not None:
         canvas.stop(eos_id)
     region_2BG = canvas.generated_2BG()

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from skipstone.canvas import MOST_STOP_IDS, Moment, Status
+from skipstone.canvas import MOST_STOP_IDS, Status, StepContext
 from skipstone.ops.decide.reference import Committed, Scored
 from skipstone.rows import Rows
 
@@ -57,7 +57,7 @@ def _rank_kernel(key_ptr, rank_ptr, gen_length, BLOCK: tl.constexpr, PIECE: tl.c
 
 # A row of a table may begin anywhere: nothing is to be compiled for where it does.
 @triton.jit(do_not_specialize=["start_ptr", "stop_ptr", "steps_ptr", "length", "gen_length"])
-def _share_kernel(
+def _scheduled_kernel(
     rank_ptr,
     confidence_ptr,
     status_ptr,
@@ -105,7 +105,7 @@ def _share_kernel(
         "gen_length",
     ]
 )
-def _note_kernel(
+def _write_scores_kernel(
     token_ptr,
     confidence_ptr,
     runner_up_ptr,
@@ -185,7 +185,7 @@ def _leader(
 
 
 @triton.jit(do_not_specialize=["forward_ptr", "position_ptr", "requests", "length", "gen_length"])
-def _offer_kernel(
+def _eligible_kernel(
     status_ptr,
     region_ptr,
     scored_at_ptr,
@@ -344,18 +344,18 @@ def rank(key_BG: Tensor) -> Tensor:
     return rank_BG
 
 
-def share(rank_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
-    """As ``reference.share``."""
-    canvas = moment.canvas
+def scheduled(rank_BG: Tensor, confidence_BG: Tensor, context: StepContext) -> Tensor:
+    """As ``reference.scheduled``."""
+    canvas = context.canvas
     chosen_BG = torch.empty_like(canvas.region_BG, dtype=torch.bool)
-    _share_kernel[(canvas.batch,)](
+    _scheduled_kernel[(canvas.batch,)](
         rank_BG.contiguous(),
         confidence_BG.contiguous(),
         canvas.status_BL,
         canvas.region_BG,
-        moment.block_start_B1,
-        moment.block_stop_B1,
-        moment.steps_left_B1,
+        context.block_start_B1,
+        context.block_stop_B1,
+        context.steps_left_B1,
         chosen_BG,
         canvas.ids_BL.shape[1],
         canvas.gen_length,
@@ -366,18 +366,18 @@ def share(rank_BG: Tensor, confidence_BG: Tensor, moment: Moment) -> Tensor:
     return chosen_BG
 
 
-def note(
+def write_scores(
     tables: Sequence[Tensor],
     scored: Scored,
     rows: Rows,
     index_N: Tensor,
     kept_N: Tensor | None,
-    moment: Moment,
+    context: StepContext,
 ) -> None:
-    """As ``reference.note``."""
+    """As ``reference.write_scores``."""
     num_rows = index_N.shape[0]
     token_BG, confidence_BG, runner_up_BG, runner_up_confidence_BG, scored_at_BG = tables
-    _note_kernel[(triton.cdiv(num_rows, _ROWS),)](
+    _write_scores_kernel[(triton.cdiv(num_rows, _ROWS),)](
         token_BG,
         confidence_BG,
         runner_up_BG,
@@ -391,29 +391,29 @@ def note(
         rows.position_N,
         index_N.contiguous(),
         index_N if kept_N is None else kept_N.contiguous(),
-        moment.canvas.region_BG,
-        moment.forward_B1,
+        context.canvas.region_BG,
+        context.forward_B1,
         num_rows,
-        moment.canvas.gen_length,
+        context.canvas.gen_length,
         KEPT=kept_N is not None,
         BLOCK=_ROWS,
         num_warps=4,
     )
 
 
-def offer(
-    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, moment: Moment
+def eligible(
+    scored_at_BG: Tensor, confidence_BG: Tensor, led_by: Rows | None, context: StepContext
 ) -> Tensor:
-    """As ``reference.offer``."""
-    canvas = moment.canvas
+    """As ``reference.eligible``."""
+    canvas = context.canvas
     requests = 0 if led_by is None else len(led_by.requests)
     offered_BG = torch.empty_like(confidence_BG)
-    _offer_kernel[(canvas.batch,)](
+    _eligible_kernel[(canvas.batch,)](
         canvas.status_BL,
         canvas.region_BG,
         scored_at_BG,
         confidence_BG,
-        moment.forward_B1,
+        context.forward_B1,
         canvas.region_BG if led_by is None else led_by.request_A,
         canvas.region_BG if led_by is None else led_by.offset_A1,
         canvas.region_BG if led_by is None else led_by.position_N,
@@ -434,11 +434,11 @@ def commit(
     chosen_BG: Tensor,
     confidence_BG: Tensor,
     token_BG: Tensor,
-    moment: Moment,
+    context: StepContext,
     eos_id: int | None,
 ) -> Committed:
     """As ``reference.commit``."""
-    canvas = moment.canvas
+    canvas = context.canvas
     batch, length = canvas.ids_BL.shape
     commit_BG = torch.empty_like(canvas.region_BG, dtype=torch.bool)
     committed_BL = torch.empty_like(canvas.ids_BL, dtype=torch.bool)
@@ -450,8 +450,8 @@ def commit(
         chosen_BG.contiguous(),
         confidence_BG.contiguous(),
         token_BG.contiguous(),
-        moment.committed_BL.contiguous(),
-        moment.forward_B1,
+        context.committed_BL.contiguous(),
+        context.forward_B1,
         canvas.stop_BK,
         commit_BG,
         committed_BL,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Moment
+from skipstone.canvas import StepContext
 from skipstone.diagnosis.experiment import STRAIGHT, Pairs, Patch, Turn
 from skipstone.engine.forward.runner import Pass
 from skipstone.engine.score.scorer import Scorer
@@ -221,9 +221,9 @@ class PatchedScorer(Scorer):
         self._patches = {p.forward: p for p in patches if p.tap is Tap.LOGITS}
 
     def _write(
-        self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, moment: Moment
+        self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, context: StepContext
     ) -> None:
-        patch = self._patches.get(moment.place_of(0).forward)
+        patch = self._patches.get(context.of(0).forward)
         if patch is not None:
             logits_NV.copy_(_replaced(logits_NV, rows, patch))
-        super()._write(rows, logits_NV, index_N, done, moment)
+        super()._write(rows, logits_NV, index_N, done, context)

@@ -38,7 +38,7 @@ from skipstone.tracing.experiments.names import describe
 from skipstone.tracing.experiments.unrotated import Unrotated, rotated
 from skipstone.tracing.record.recorder import Recorder, outcome
 from skipstone.tracing.replay.recorded_model import recorded_model
-from skipstone.tracing.replay.replay import Lead, replay
+from skipstone.tracing.replay.replay import ReplayPlan, replay
 
 BUDGET = 500
 """Experiments of one diagnosis. Most need fewer than 50; bisecting the rows of a cache, more."""
@@ -73,7 +73,7 @@ class Done:
     """One line."""
 
 
-class Laboratory:
+class ExperimentRunner:
     """Answers experiments with traces; each question is answered once.
 
     What side B *should* do is computed with the model of side A, the reference, so that a fault in
@@ -183,7 +183,7 @@ class Laboratory:
         trace = self.sides[experiment.along].trace
         unrotated = experiment.keys == "unrotated"
         config, patches = model.network.config, experiment.patches
-        lead = Lead(
+        lead = ReplayPlan(
             experiment.forwards,
             experiment.led,
             tuple(rotated(p, config) for p in patches) if unrotated else patches,
@@ -218,7 +218,7 @@ class Laboratory:
         step = _made_up(record, experiment)
         settings = settings_of(record, {}).replace(cache=NoCache(), skip=NoSkip())
         recorder = Recorder()
-        lead = Lead((0, 0))
+        lead = ReplayPlan((0, 0))
         replay(model, settings, replace(record, steps=(step,)), lead, recorder)
         return recorder.trace
 
@@ -243,7 +243,7 @@ class _Until:
 
     def on_step(self, view: StepView) -> None:
         """Leave if this was the last forward that matters."""
-        if view.moment.place_of(0).forward >= self.forward:
+        if view.context.of(0).forward >= self.forward:
             raise _EnoughError
 
     def on_end(self, results: Sequence[Result]) -> None:
@@ -271,13 +271,13 @@ def noise_floor(
     middle = min(3, last) if around is None else around
     forwards = (max(0, middle - 1), min(middle + 1, last))
     subject = Subject(trace, sample)
-    lab = Laboratory(subject, subject, model)
+    lab = ExperimentRunner(subject, subject, model)
     plain = lab.ask(Follow("a", "a", forwards))
     return floor_from(plain, variations(lab, "a", forwards))
 
 
 def variations(
-    lab: Laboratory, side: Side, forwards: tuple[int, int]
+    lab: ExperimentRunner, side: Side, forwards: tuple[int, int]
 ) -> list[tuple[Variation, Trace]]:
     """One side again, led along its own canvases, under every change that should not matter."""
     return [(v, lab.ask(Follow(side, side, forwards, variation=v))) for v in VARIATIONS]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Place, Status
+from skipstone.canvas import RequestStep, Status
 from skipstone.engine.observe import StepView
 from skipstone.record import Candidates, Judgements, StepRecord
 from skipstone.rows import Rows
@@ -46,8 +46,8 @@ class Decisions:
         if self.copied is not None:
             self.copied.synchronize()
         board = _HostBoard.unpack(self.columns.numpy(), self.view)
-        for place in self.view.moment.places:
-            yield place.sample, _record(self, board, place, seconds)
+        for at in self.view.context.requests:
+            yield at.sample, _record(self, board, at, seconds)
 
 
 def _columns(view: StepView) -> list[Tensor]:
@@ -96,21 +96,21 @@ class _HostBoard:
         )
 
 
-def _record(decisions: Decisions, board: _HostBoard, place: Place, seconds: float) -> StepRecord:
-    view, request = decisions.view, place.request
-    length = place.prompt_length + view.moment.canvas.gen_length
+def _record(decisions: Decisions, board: _HostBoard, at: RequestStep, seconds: float) -> StepRecord:
+    view, request = decisions.view, at.slot
+    length = at.prompt_length + view.context.canvas.gen_length
     at_2L = np.stack([view.entered_at_BL[request], view.finished_at_BL[request]])[:, :length]
-    age_2L = np.where(at_2L < 0, -1, place.forward - at_2L).astype(np.int32)
+    age_2L = np.where(at_2L < 0, -1, at.forward - at_2L).astype(np.int32)
     rows = _positions(view.rows, request)
     finished = rows if view.finished is view.rows else _positions(view.finished, request)
     return StepRecord(
-        forward=place.forward,
-        block=place.block.index,
-        step=place.step,
+        forward=at.forward,
+        block=at.block.index,
+        step=at.step,
         recovery=view.recovery,
         refresh=request in view.rows.refreshed,
-        block_start=place.start,
-        block_stop=place.stop,
+        block_start=at.start,
+        block_stop=at.stop,
         ids_before=view.before.ids_BG[request].astype(np.int32),
         ids_after=view.after.ids_BG[request].astype(np.int32),
         status_before=view.before.status_BG[request].astype(np.uint8),
@@ -119,7 +119,7 @@ def _record(decisions: Decisions, board: _HostBoard, place: Place, seconds: floa
         finished=finished,
         entered_age=age_2L[0],
         finished_age=age_2L[1],
-        candidates=_candidates(decisions, board, place),
+        candidates=_candidates(decisions, board, at),
         judgements=_judgements(view.skip, board, request),
         skip_layer=0 if finished.size == rows.size else _skip_layer(view),
         seconds=seconds,
@@ -137,26 +137,26 @@ def _skip_layer(view: StepView) -> int:
     return 0 if view.skip is None else view.skip.similarity_SN.shape[0] + 1
 
 
-def _candidates(decisions: Decisions, board: _HostBoard, place: Place) -> Candidates:
+def _candidates(decisions: Decisions, board: _HostBoard, at: RequestStep) -> Candidates:
     """The masks that have scores in this block or left of it, in order of position."""
-    view, request = decisions.view, place.request
+    view, request = decisions.view, at.slot
     scores_KG = board.scores_KBG[:, request]
     known = (view.before.status_BG[request] == Status.MASK) & (scores_KG[2] >= 0)
-    offset = np.flatnonzero(known[: place.block.stop])
+    offset = np.flatnonzero(known[: at.block.stop])
     scores_KC = scores_KG.take(offset, axis=1)
     counts_KC = scores_KC[:4].astype(np.int32)
     confidence_C, runner_up_C, allowed_C = scores_KC[4:].view(np.float64)
     rank_C = _ranks(scores_KG[6].view(np.float64))[offset]
-    bound_C = view.unmask.bound(rank_C, place)
+    bound_C = view.unmask.bound(rank_C, at)
     return Candidates(
-        position=(place.prompt_length + offset).astype(np.int32),
+        position=(at.prompt_length + offset).astype(np.int32),
         token=counts_KC[0],
         confidence=confidence_C,
         runner_up=counts_KC[1],
         runner_up_confidence=runner_up_C,
         rank=rank_C,
         bound=np.full(offset.size, np.nan) if bound_C is None else bound_C,
-        age=place.forward - counts_KC[2],
+        age=at.forward - counts_KC[2],
         eligible=np.isfinite(allowed_C),
         committed=counts_KC[3].astype(bool),
     )

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Place
+from skipstone.canvas import RequestStep
 from skipstone.checks import checked
 from skipstone.engine.observe import StepView, Taps
 from skipstone.engine.result import Result
@@ -111,10 +111,10 @@ class Recorder:
         now = time.perf_counter()
         decisions = Decisions.copy(view)
         records = decisions.records(now - self._last)
-        if any(self._wanted(place) for place in view.moment.places):
+        if any(self._wanted(at) for at in view.context.requests):
             # At once: tensors that wait for a slow disk would fill the memory.
-            for place, (sample, record) in zip(view.moment.places, records, strict=True):
-                tensors = self._tensors(view, place) if self._wanted(place) else {}
+            for at, (sample, record) in zip(view.context.requests, records, strict=True):
+                tensors = self._tensors(view, at) if self._wanted(at) else {}
                 self._sink.step(sample, record, tensors)
         else:
             self._sink.later((sample, record, {}) for sample, record in records)
@@ -124,15 +124,15 @@ class Recorder:
         """Close the records."""
         self._sink.end([outcome(result) for result in results])
 
-    def _wanted(self, place: Place) -> bool:
+    def _wanted(self, at: RequestStep) -> bool:
         """Whether the tensors of this step are kept."""
         if self.level == "window" and self._window is not None:
             first, last = self._window
-            return first <= (place.block.index, place.step) <= last
+            return first <= (at.block.index, at.step) <= last
         return self.level != "decisions"
 
-    def _tensors(self, view: StepView, place: Place) -> Rowed:
-        forward, request = place.forward, place.request
+    def _tensors(self, view: StepView, at: RequestStep) -> Rowed:
+        forward, request = at.forward, at.slot
         states = {
             TensorKey(forward, Tap.STATE, layer): (tapped.rows, tapped.x_ND)
             for layer, tapped in view.states.items()
@@ -145,9 +145,9 @@ class Recorder:
                 for key, (positions, values) in _of(request, states).items()
             }
         if view.logits_NV is not None and view.scored is not None:
-            last = self._headers[place.sample].num_layers
+            last = self._headers[at.sample].num_layers
             states[TensorKey(forward, Tap.LOGITS, last)] = (view.scored, view.logits_NV)
-        return _of(request, states) | _stored(view, place)
+        return _of(request, states) | _stored(view, at)
 
 
 def _of(request: int, tapped: dict[TensorKey, tuple[Rows, Tensor]]) -> Rowed:
@@ -161,15 +161,15 @@ def _of(request: int, tapped: dict[TensorKey, tuple[Rows, Tensor]]) -> Rowed:
     return taken
 
 
-def _stored(view: StepView, place: Place) -> Rowed:
+def _stored(view: StepView, at: RequestStep) -> Rowed:
     """Keys and values of every position of one request, layer by layer."""
-    length = place.prompt_length + view.moment.canvas.gen_length
+    length = at.prompt_length + view.context.canvas.gen_length
     positions, taken = np.arange(length, dtype=np.int32), Rowed()
-    base = view.moment.canvas.bases[place.request]
+    base = view.context.canvas.bases[at.slot]
     for tap, store in ((Tap.KEY, view.store.keys), (Tap.VALUE, view.store.values)):
         for layer in range(store.shape[0]):
             values = to_numpy(store[layer, base : base + length].flatten(1))
-            taken[TensorKey(place.forward, tap, layer + 1)] = (positions, values)
+            taken[TensorKey(at.forward, tap, layer + 1)] = (positions, values)
     return taken
 
 

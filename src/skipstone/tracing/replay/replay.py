@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Block, Geometry, HostCanvas, Moment
+from skipstone.canvas import Block, Geometry, HostCanvas, StepContext
 from skipstone.diagnosis.experiment import STRAIGHT, Choice, Hidden, Patch, Turn, Variation
 from skipstone.engine import Engine, Settings
 from skipstone.engine.ages import Ages
@@ -38,7 +38,7 @@ _COMPANION_EXTRA = 7
 
 
 @dataclass(frozen=True)
-class Lead:
+class ReplayPlan:
     """How a run is led."""
 
     forwards: tuple[int, int]
@@ -59,7 +59,7 @@ class Lead:
 
 
 def replay(
-    model: Model, settings: Settings, record: RunRecord, lead: Lead, observer: Observer
+    model: Model, settings: Settings, record: RunRecord, lead: ReplayPlan, observer: Observer
 ) -> None:
     """Run the recorded steps again, each from its recorded canvas, and show them to an observer.
 
@@ -83,7 +83,7 @@ class Replayer:
         model: Model,
         settings: Settings,
         record: RunRecord,
-        lead: Lead,
+        lead: ReplayPlan,
         observer: Observer | None,
     ) -> None:
         """Start a run of the recorded prompt with led policies and a network that can be patched.
@@ -140,14 +140,14 @@ class Replayer:
         """
         self._at.step = step
         _check_ids(step, self._model.network.config.vocab_size)
-        place(self.batch, step, self._at.committed_before)
+        put(self.batch, step, self._at.committed_before)
         start = step.prompt_length
         block = Block(step.block, step.block_start - start, step.block_stop - start)
         if step.forward >= self._lead.forwards[0]:
             self._at.padding_seen = self._lead.hidden == "padding seen"
             _hide(self.batch, block, self._lead.hidden, self._lead.seen)
-        moment = self.batch.together(block, step.step, step.forward)
-        self.stepper.step(moment, recovery=step.recovery)
+        context = self.batch.together(block, step.step, step.forward)
+        self.stepper.step(context, recovery=step.recovery)
 
 
 def _reserve_padding(batch: Batch) -> None:
@@ -171,7 +171,7 @@ def _check_ids(step: StepRecord, vocab_size: int) -> None:
         )
 
 
-def place(batch: Batch, step: StepRecord, committed: Sequence[int]) -> None:
+def put(batch: Batch, step: StepRecord, committed: Sequence[int]) -> None:
     """Put the canvas of every request into the state before a recorded step."""
     slots, device = batch.canvas.batch, batch.canvas.device
     host = HostCanvas(
@@ -182,7 +182,7 @@ def place(batch: Batch, step: StepRecord, committed: Sequence[int]) -> None:
     for b, length in enumerate(batch.canvas.prompt_lengths):
         shift = length - step.prompt_length
         committed_BL[b, torch.tensor([p + shift for p in committed], dtype=torch.int64)] = True
-    batch.place(host, committed_BL.to(device))
+    batch.put(host, committed_BL.to(device))
 
 
 def _hide(batch: Batch, block: Block, hidden: Hidden, seen: tuple[int, int] | None) -> None:
@@ -224,12 +224,12 @@ class _At:
         """Whether this step is not led."""
         return self.step.forward == self._free
 
-    def led(self, moment: Moment) -> StepRecord | None:
-        """The recorded step that leads a moment: this one, or one that the run looks ahead to.
+    def led(self, context: StepContext) -> StepRecord | None:
+        """The recorded step that leads a context: this one, or one that the run looks ahead to.
 
         None if nothing leads it.
         """
-        step, asked = self.step, moment.places[0].step
+        step, asked = self.step, context.requests[0].step
         if asked != step.step:
             step = self._numbered.get((step.block, asked))
         return None if step is None or step.forward == self._free else step
@@ -252,27 +252,29 @@ class _LedCache:
     at: _At
     led: bool
 
-    def rows(self, moment: Moment) -> Rows:
+    def rows(self, context: StepContext) -> Rows:
         """The rows of every request; the record speaks for all, shifted to their prompts."""
-        rows = self._rows(moment)
+        rows = self._rows(context)
         if not self.at.padding_seen:
             return rows
-        return replace(rows, horizon=np.full(rows.num_rows, moment.canvas.ids_BL.shape[1]))
+        return replace(rows, horizon=np.full(rows.num_rows, context.canvas.ids_BL.shape[1]))
 
-    def _rows(self, moment: Moment) -> Rows:
-        step, starts = self.at.led(moment), moment.canvas.prompt_lengths
+    def _rows(self, context: StepContext) -> Rows:
+        step, starts = self.at.led(context), context.canvas.prompt_lengths
         if not self.led or step is None:
-            return self.inner.rows(moment)
+            return self.inner.rows(context)
         positions = np.sort(step.rows).astype(np.int64)
         return Rows(
-            requests=moment.active,
-            counts=(positions.size,) * len(moment.active),
-            request=np.repeat(np.array(moment.active), positions.size),
-            position=np.concatenate([_shifted(positions, step, starts[b]) for b in moment.active]),
-            horizon=np.repeat([moment.canvas.length_of(b) for b in moment.active], positions.size),
-            base=np.repeat([moment.canvas.bases[b] for b in moment.active], positions.size),
-            device=moment.canvas.device,
-            refreshed=moment.active if step.refresh else (),
+            requests=context.active,
+            counts=(positions.size,) * len(context.active),
+            request=np.repeat(np.array(context.active), positions.size),
+            position=np.concatenate([_shifted(positions, step, starts[b]) for b in context.active]),
+            horizon=np.repeat(
+                [context.canvas.length_of(b) for b in context.active], positions.size
+            ),
+            base=np.repeat([context.canvas.bases[b] for b in context.active], positions.size),
+            device=context.canvas.device,
+            refreshed=context.active if step.refresh else (),
         )
 
 
@@ -322,11 +324,11 @@ class _LedSession:
         if self._inner is not None:
             self._inner.expect(rows)
 
-    def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
         """Rows that the record says went on past this layer."""
         free_N = None
         if self._inner is not None:
-            free_N = self._inner.keep(layer, x_ND, rows, moment)
+            free_N = self._inner.keep(layer, x_ND, rows, context)
         step = self._at.step
         if step.forward in self._unskip:
             return None
@@ -334,14 +336,14 @@ class _LedSession:
             return free_N
         if not step.skip_layer or layer != step.skip_layer - 1:
             return None
-        starts = np.array(moment.canvas.prompt_lengths)[rows.request]
+        starts = np.array(context.canvas.prompt_lengths)[rows.request]
         kept = np.isin(rows.position - starts + step.prompt_length, step.finished)
         return torch.from_numpy(kept).to(x_ND.device)
 
-    def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> None:
         """Hand on to the policy."""
         if self._inner is not None:
-            self._inner.learn(layer, x_ND, rows, moment)
+            self._inner.learn(layer, x_ND, rows, context)
 
     def forget(self, request: int) -> None:
         """Hand on to the policy."""
@@ -365,7 +367,7 @@ def _origin(record: RunRecord, first: int, settings: Settings) -> int:
     return max(starts, default=record.steps[0].forward)
 
 
-def _prompts(record: RunRecord, lead: Lead) -> list[list[int]]:
+def _prompts(record: RunRecord, lead: ReplayPlan) -> list[list[int]]:
     prompt = list(record.header.prompt_ids)
     if lead.hidden == "padding seen":
         return [prompt, *map(list, lead.others)]

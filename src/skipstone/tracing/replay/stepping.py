@@ -16,7 +16,7 @@ from skipstone.errors import ConfigError
 from skipstone.models.load import Model
 from skipstone.record import MemoryTrace, RunRecord, StepRecord, TensorRows
 from skipstone.tracing.record.recorder import Recorder
-from skipstone.tracing.replay.replay import Lead, Replayer
+from skipstone.tracing.replay.replay import Replayer, ReplayPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,9 @@ def _stepped(model: Model, record: RunRecord, target: StepRecord, settings: Sett
             f"{record.header.gen_length} new positions; leave it out"
         )
     recorder = Recorder("full")
-    lead = Lead((target.forward, target.forward), frozenset(("rows", "skip")), free=target.forward)
+    lead = ReplayPlan(
+        (target.forward, target.forward), frozenset(("rows", "skip")), free=target.forward
+    )
     replayer = Replayer(model, settings, record, lead, None)
     for step in replayer.steps():
         if step is target:
