@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
-from skipstone.canvas import HostCanvas, Moment
+from skipstone.canvas import HostCanvas, StepContext
 from skipstone.engine.forward.runner import Pass, Runner
 from skipstone.engine.observe import Taps
 from skipstone.engine.score.scorer import Scored, Scorer
@@ -45,14 +45,14 @@ def misaligned_reference() -> Generator[None, None, None]:
     """The reference of the first cached step of a block is taken by row number."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
-        if moment.place.step != 1:
-            return judge(self, states, rows, moment)
+    def wrong(self: CosineSession, states: States, rows: Rows, context: StepContext) -> Tensor:
+        if context.only.step != 1:
+            return judge(self, states, rows, context)
         kept_SBWD = self._store.held.states_SBWD
         wrong_SBWD = kept_SBWD.clone()
         wrong_SBWD[:, :, rows.position_N] = kept_SBWD[:, :, : rows.num_rows]
         self._store.held = self._store.held._replace(states_SBWD=wrong_SBWD)
-        mask_N = judge(self, states, rows, moment)
+        mask_N = judge(self, states, rows, context)
         kept_SBWD[:, :, rows.position_N] = wrong_SBWD[:, :, rows.position_N]
         self._store.held = self._store.held._replace(states_SBWD=kept_SBWD)
         return mask_N
@@ -66,13 +66,13 @@ def reference_of_the_neighbour() -> Generator[None, None, None]:
     """Every row is compared with the position left of it; its label says so."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
+    def wrong(self: CosineSession, states: States, rows: Rows, context: StepContext) -> Tensor:
         kept, now_SND = self._store.held, torch.stack(list(states))
         # The session would not compare what is labelled so: the label comes afterwards.
         self._store.held = kept._replace(
             states_SBWD=kept.states_SBWD.roll(1, 2), stamp_2BW=kept.stamp_2BW.clone()
         )
-        mask_N = judge(self, states, rows, moment)
+        mask_N = judge(self, states, rows, context)
         self._store.held = kept
         where = (slice(None), rows.request_N, rows.position_N)
         before_SND = kept.states_SBWD[where]
@@ -90,8 +90,8 @@ def reference_written_backwards() -> Generator[None, None, None]:
     """The references are scattered in reverse order of rows, from the first cached step on."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
-        mask_N = judge(self, states, rows, moment)
+    def wrong(self: CosineSession, states: States, rows: Rows, context: StepContext) -> Tensor:
+        mask_N = judge(self, states, rows, context)
         states_SBWD = self._store.held.states_SBWD
         where = (slice(None), rows.request_N, rows.position_N)
         states_SBWD[where] = states_SBWD[where].flip(1)
@@ -130,11 +130,11 @@ def similarity_divides_by_zero() -> Generator[None, None, None]:
     """The similarity of the first row is 0/0 in one layer, from the third step of a block on."""
     judge, cosine = CosineSession._judge, ops.cosine
 
-    def late(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
-        if moment.place.step < 2:
-            return judge(self, states, rows, moment)
+    def late(self: CosineSession, states: States, rows: Rows, context: StepContext) -> Tensor:
+        if context.only.step < 2:
+            return judge(self, states, rows, context)
         with instead(ops, "cosine", wrong):
-            return judge(self, states, rows, moment)
+            return judge(self, states, rows, context)
 
     def wrong(now_SND: Tensor, before_SND: Tensor, dtype: torch.dtype) -> Tensor:
         similarity_SN = cosine(now_SND, before_SND, dtype)
@@ -150,10 +150,10 @@ def committed_rows_skip() -> Generator[None, None, None]:
     """Rows just committed, and their neighbours, may skip."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
+    def wrong(self: CosineSession, states: States, rows: Rows, context: StepContext) -> Tensor:
         stated = self._bars
         self._bars = stated._replace(committed=False, neighbours=False)
-        mask_N = judge(self, states, rows, moment)
+        mask_N = judge(self, states, rows, context)
         self._bars = stated
         return mask_N
 
@@ -166,8 +166,8 @@ def skip_by_the_best_layer() -> Generator[None, None, None]:
     """A row leaves if one of its layers is above the threshold; the rule asks for the mean."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
-        judge(self, states, rows, moment)
+    def wrong(self: CosineSession, states: States, rows: Rows, context: StepContext) -> Tensor:
+        judge(self, states, rows, context)
         assert self.scores is not None
         stable_N = self.scores.similarity_SN.amax(0) > self._bars.threshold
         self.scores = replace(self.scores, stable_N=stable_N)
@@ -181,10 +181,10 @@ def other_skip_threshold(threshold: float) -> Fault:
     """The threshold that rows are held against is not the one that was set."""
     judge = CosineSession._judge
 
-    def wrong(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
+    def wrong(self: CosineSession, states: States, rows: Rows, context: StepContext) -> Tensor:
         stated = self._bars
         self._bars = stated._replace(threshold=threshold)
-        mask_N = judge(self, states, rows, moment)
+        mask_N = judge(self, states, rows, context)
         self._bars = stated
         return mask_N
 
@@ -197,9 +197,9 @@ def skip_never_asked() -> Generator[None, None, None]:
     forward = Runner.forward
 
     def wrong(
-        self: Runner, rows: Rows, moment: Moment, *, fresh: Sequence[int], taps: Taps
+        self: Runner, rows: Rows, context: StepContext, *, fresh: Sequence[int], taps: Taps
     ) -> Pass:
-        return forward(self, rows, moment, fresh=rows.requests, taps=taps)
+        return forward(self, rows, context, fresh=rows.requests, taps=taps)
 
     with instead(Runner, "forward", wrong):
         yield
@@ -211,20 +211,20 @@ def exit_state_is_scored() -> Generator[None, None, None]:
     judge, score = CosineSession._judge, Scorer.score
     left = list[tuple[Rows, Tensor]]()
 
-    def remember(self: CosineSession, states: States, rows: Rows, moment: Moment) -> Tensor:
-        keep_N = judge(self, states, rows, moment)
+    def remember(self: CosineSession, states: States, rows: Rows, context: StepContext) -> Tensor:
+        keep_N = judge(self, states, rows, context)
         index = np.flatnonzero(~keep_N.numpy())
         left[:] = [(rows.take(index), states[-1][index])] if index.size else []
         return keep_N
 
     def wrong(
-        self: Scorer, done: Pass, moment: Moment, host: HostCanvas, *, want_logits: bool
+        self: Scorer, done: Pass, context: StepContext, host: HostCanvas, *, want_logits: bool
     ) -> Scored:
         if left:
             rows, x_ND = left.pop()
             early = replace(done, computed=rows, x_ND=x_ND)
-            score(self, early, moment, host, want_logits=False)
-        return score(self, done, moment, host, want_logits=want_logits)
+            score(self, early, context, host, want_logits=False)
+        return score(self, done, context, host, want_logits=want_logits)
 
     with instead(CosineSession, "_judge", remember), instead(Scorer, "score", wrong):
         yield

@@ -21,7 +21,7 @@ from skipstone.diagnosis.grids import grid
 from skipstone.diagnosis.rules.non_finite import no_numbers
 from skipstone.record import Candidates, StepRecord
 from skipstone.unmask import Scores, UnmaskPolicy
-from tests.conftest import moment_at
+from tests.conftest import context_at
 from tests.helpers.recorded import steps_of, trace_of
 from tests.helpers.watching import BASE, LOW
 
@@ -122,9 +122,9 @@ def test_a_replayed_decision_is_the_policys(
     if unmask.uses_steps:
         chosen = chosen.replace(steps=min(steps, length))
     canvas = Canvas.start([[1] * prompt_length], length, 0, torch.device("cpu"))
-    moment = moment_at(canvas, Block(0, 0, length), step, chosen.steps or length)
+    context = context_at(canvas, Block(0, 0, length), step, chosen.steps or length)
     offered = Scores(torch.zeros_like(canvas.region_BG), torch.tensor([row], dtype=torch.float64))
-    picked = unmask.start(GEOMETRY).select(offered, moment)[0].nonzero()[:, 0] + prompt_length
+    picked = unmask.start(GEOMETRY).select(offered, context)[0].nonzero()[:, 0] + prompt_length
     rule = Rule.of(chosen.as_text())
     assert rule is not None
     assert commits(rule, step_before(canvas, row, step)) == tuple(picked.tolist())

@@ -17,7 +17,7 @@ from skipstone.diagnosis.differing import _differ
 from skipstone.foreign.attach.plain import plain_fields
 from skipstone.record import MemoryTrace
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments import Laboratory, Subject, lifted
+from skipstone.tracing.experiments.runner import ExperimentRunner, Subject, lifted
 from specimens import decode, hf_style
 from tests.conftest import MASK
 from tests.helpers.watching import uneven_model
@@ -203,7 +203,7 @@ def traced(engine: Engine) -> MemoryTrace:
 
 @pytest.fixture(scope="module")
 def engines() -> tuple[Engine, Engine]:
-    from skipstone.tracing.experiments import _copied
+    from skipstone.tracing.experiments.runner import _copied
 
     fine, coarse = _copied(MODEL, torch.float32), _copied(MODEL, torch.bfloat16)
     settings = {"cache": NoCache(), "gen_length": 16, "block_length": 8}
@@ -214,7 +214,7 @@ def test_two_dtypes_are_a_difference_in_what_was_given(engines: tuple[Engine, En
     a, b = (traced(engine) for engine in engines)
     assert a.records[0].tokens != b.records[0].tokens
     # What is at hand is A's model: the wrong subject for B.
-    lab = Laboratory(Subject(a, 0, engines[0]), Subject(b, 0, engines[0]), engines[0].model)
+    lab = ExperimentRunner(Subject(a, 0, engines[0]), Subject(b, 0, engines[0]), engines[0].model)
     found = diagnose(Case(a, b, lab))
     assert found.cause is not None
     assert found.cause.evidence == "dtype: float32 against bfloat16"
@@ -224,7 +224,7 @@ def test_two_dtypes_are_a_difference_in_what_was_given(engines: tuple[Engine, En
 
 def test_the_same_with_both_at_hand(engines: tuple[Engine, Engine]) -> None:
     a, b = (traced(engine) for engine in engines)
-    lab = Laboratory(Subject(a, 0, engines[0]), Subject(b, 0, engines[1]), engines[0].model)
+    lab = ExperimentRunner(Subject(a, 0, engines[0]), Subject(b, 0, engines[1]), engines[0].model)
     found = diagnose(Case(a, b, lab))
     assert found.cause is not None
     assert found.cause.evidence == "dtype: float32 against bfloat16"

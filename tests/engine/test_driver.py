@@ -130,7 +130,7 @@ class Fatal(Threshold):
     error: type[BaseException] = SystemExit
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
-        if any(place.prompt_length == 5 for place in context.requests):
+        if any(at.prompt_length == 5 for at in context.requests):
             raise self.error
         return super().select(scores, context)
 
@@ -226,7 +226,7 @@ def gated(gate: threading.Event) -> Engine:
     @dataclass(frozen=True)
     class Gated(Threshold):
         def select(self, scores: Scores, context: StepContext) -> Tensor:
-            if any(place.forward for place in context.requests):
+            if any(at.forward for at in context.requests):
                 gate.wait(30)
             return super().select(scores, context)
 

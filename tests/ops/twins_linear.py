@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from skipstone.ops import dispatch, reference, triton_linear
-from skipstone.ops.triton_linear import Config
+from skipstone.ops import backend
+from skipstone.ops.model import dispatch, reference, triton_linear
+from skipstone.ops.model.triton_linear import Config
 from tests.ops.twins import DEVICE, DTYPES, EPS, assert_equal, drawn
 
 SHAPES = [(1, 7, 40), (5, 130, 96), (17, 33, 257), (33, 64, 512), (64, 70, 129)]
@@ -56,7 +57,7 @@ def test_linear(
 ) -> None:
     x, weight = operands(rows, outputs, width, dtype)
     poisoned(monkeypatch)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         found = dispatch.linear(x, weight)
     close(found, reference.linear(x, weight))
 
@@ -68,7 +69,7 @@ def test_linear_swiglu(
 ) -> None:
     x, gate_up = operands(rows, 2 * outputs, width, dtype)
     poisoned(monkeypatch)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         found = dispatch.linear_swiglu(x, gate_up)
     close(found, reference.linear_swiglu(x, gate_up))
 
@@ -81,7 +82,7 @@ def test_linear_add(
     given, weight = operands(rows, outputs, width, dtype)
     x, norm = drawn(rows, outputs, dtype=dtype, seed=2), drawn(outputs, dtype=dtype, seed=3)
     poisoned(monkeypatch)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         alone = dispatch.linear_add(x, given, weight)
         total, normed = dispatch.linear_add_rms_norm(x, given, weight, norm, EPS)
     twin_total, twin = reference.linear_add_rms_norm(x, given, weight, norm, EPS)
@@ -114,7 +115,7 @@ def test_however_a_product_is_cut(
 
 def test_rows_need_not_lie_together() -> None:
     x, weight = operands(6, 20, 96, torch.bfloat16)
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         assert_equal(dispatch.linear(x[::2], weight), dispatch.linear(x, weight)[::2])
 
 
@@ -130,7 +131,7 @@ def test_descriptors_are_left_where_rows_do_not_suit_them(
 
 def test_many_rows_and_none_stay_with_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(triton_linear, "linear")
-    with dispatch.served_by("triton"):
+    with backend.served_by("triton"):
         for rows in (0, 65):
             x, weight = operands(rows, 20, 32, torch.bfloat16)
             assert_equal(dispatch.linear(x, weight), reference.linear(x, weight))

@@ -21,7 +21,7 @@ from skipstone.engine import Result, Settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.ops.decide import reference as ops
 from skipstone.skip import SkipPolicy
-from tests.conftest import moment_at
+from tests.conftest import context_at
 from tests.helpers.watching import places, prompt_of, uneven_model
 
 CACHES: list[CachePolicy] = [NoCache(), PrefixCache(), DualCache()]
@@ -221,19 +221,19 @@ def judge(
         device=canvas.device,
     )
     session = CosineSkip(layer_k, threshold, outlier).start(geometry)
-    moment = moment_at(canvas, Block(0, 0, rows_to_judge), 1, rows_to_judge)
-    rows = moment.block_rows()
+    context = context_at(canvas, Block(0, 0, rows_to_judge), 1, rows_to_judge)
+    rows = context.block_rows()
     session.expect(rows)
     # Powers of two, so that the cosine of equal states is 1 and not next to it.
     x_ND = 2.0 ** torch.randint(0, 2, (rows.num_rows, 1)).expand(-1, 16)
     for layer in range(1, layer_k):
-        session.learn(layer, x_ND, rows, moment)
+        session.learn(layer, x_ND, rows, context)
     with (
         pytest.MonkeyPatch.context() as patch,
         counted_reads(patch) as reads,
         Dispatched() as dispatched,
     ):
-        answers = [session.keep(layer, x_ND, rows, moment) for layer in range(1, layer_k)]
+        answers = [session.keep(layer, x_ND, rows, context) for layer in range(1, layer_k)]
     keep_N = answers.pop()
     assert keep_N is not None
     assert answers == [None] * (layer_k - 2)

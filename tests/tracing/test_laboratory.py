@@ -21,9 +21,9 @@ from skipstone.diagnosis.experiment import (
 )
 from skipstone.record import Trace
 from skipstone.sentence import Sentence
-from skipstone.tracing import experiments
-from skipstone.tracing.experiment_names import as_request, key_of
-from skipstone.tracing.experiments import Laboratory, Subject
+from skipstone.tracing.experiments import runner
+from skipstone.tracing.experiments.names import as_request, key_of
+from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
 from tests.helpers.recorded import case_of, trace_of
 from tests.helpers.watching import BASE, uneven_model
 
@@ -49,14 +49,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     standing = Clock()
-    monkeypatch.setattr(experiments, "time", standing)
+    monkeypatch.setattr(runner, "time", standing)
     return standing
 
 
-def laboratory(*, time_limit: float = 60.0, told: list[str] | None = None) -> Laboratory:
+def laboratory(*, time_limit: float = 60.0, told: list[str] | None = None) -> ExperimentRunner:
     a = Subject(trace_of(PLAIN))
     tell = None if told is None else told.append
-    return Laboratory(a, a, uneven_model(1), time_limit=time_limit, progress=tell)
+    return ExperimentRunner(a, a, uneven_model(1), time_limit=time_limit, progress=tell)
 
 
 def test_a_question_is_answered_once(clock: Clock) -> None:
@@ -85,7 +85,11 @@ def test_what_cannot_be_made_is_said_and_takes_no_part(clock: Clock) -> None:
     for lab, asked, reason in (
         (laboratory(), Rerun("b"), "side B cannot be run again: only its trace is here"),
         (laboratory(), Unobserved("a"), "side A cannot be run again"),
-        (Laboratory(subject, subject, None), Follow("a", "a", (0, 1)), "the model is not here"),
+        (
+            ExperimentRunner(subject, subject, None),
+            Follow("a", "a", (0, 1)),
+            "the model is not here",
+        ),
         (laboratory(), Follow("a", "a", (0, 1), (("cahce", "dual"),)), "did you mean 'cache'"),
     ):
         with pytest.raises(Unavailable, match=reason) as error:
@@ -130,7 +134,7 @@ def test_experiments_that_differ_in_anything_are_kept_apart() -> None:
 class Limited:
     """Answers a number of questions; then the time is over."""
 
-    lab: Laboratory
+    lab: ExperimentRunner
     limit: int
 
     def ask(self, experiment: Experiment) -> Trace:
@@ -142,7 +146,7 @@ class Limited:
 def diagnosed(name: str, limit: int) -> tuple[Diagnosis, int]:
     """The diagnosis after so many experiments, and how many were made."""
     case = case_of(PLAIN, CAUSES[name])
-    assert isinstance(case.inquiry.lab, Laboratory)
+    assert isinstance(case.inquiry.lab, ExperimentRunner)
     lab = case.inquiry.lab
     case.inquiry.lab = Limited(lab, limit)
     return diagnose(case), len(lab.done)

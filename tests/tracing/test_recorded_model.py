@@ -14,7 +14,7 @@ from skipstone.cli.main import run
 from skipstone.errors import CheckpointError
 from skipstone.record import Header, TraceWriter
 from skipstone.tracing import Recorder
-from skipstone.tracing.recorded_model import recorded_model
+from skipstone.tracing.replay.recorded_model import recorded_model
 from tests.helpers import synthetic_trace as made_up
 from tests.helpers.checkpoints import write_checkpoint
 

@@ -24,8 +24,8 @@ from skipstone.record import Candidates, Judgements, MemoryTrace, StepRecord, Ta
 from skipstone.rows import Rows
 from skipstone.skip import NoSkip
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments import Laboratory, Subject
-from skipstone.tracing.replay import Lead, replay
+from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
+from skipstone.tracing.replay.replay import ReplayPlan, replay
 from tests.helpers.recorded import alone, case_of, record, trace_of
 from tests.helpers.watching import BASE, CACHES, LOW, prompt_of, uneven_model
 from tests.laws.test_laws import Shy
@@ -149,7 +149,7 @@ def test_repeated_steps_are_led_too() -> None:
     Engine(model, settings).generate(prompt_of(1, 5), observer=a)
     (run,) = a.records
     assert any(step.recovery for step in run.steps)
-    replay(model, settings, run, Lead((0, run.steps[-1].forward)), again)
+    replay(model, settings, run, ReplayPlan((0, run.steps[-1].forward)), again)
     assert [apart(a.trace, again.trace, step.forward) for step in run.steps] == [
         [] for _ in run.steps
     ]
@@ -221,7 +221,7 @@ def test_a_wrong_state_is_sufficient_and_necessary(seed: int, layer: int, positi
     a, model = trace_of(settings, seed), uneven_model(seed)
     with wrong_state(layer, position):
         b = record(settings, seed)
-    case = Case(a, b, Laboratory(Subject(a), Subject(b), model))
+    case = Case(a, b, ExperimentRunner(Subject(a), Subject(b), model))
     forward = case.divergence.forward
     assert forward is not None
     window = (forward, forward)

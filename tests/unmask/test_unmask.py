@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipstone import Engine, Factor, Fixed, Threshold
-from skipstone.canvas import Block, Canvas, Geometry, Moment, Status
+from skipstone.canvas import Block, Canvas, Geometry, Status, StepContext
 from skipstone.unmask import Scores, UnmaskPolicy
-from tests.conftest import moment_at
+from tests.conftest import context_at
 from tests.helpers.watching import Place, prompt_of, uneven_model, watch
 
 CPU = torch.device("cpu")
@@ -38,8 +38,8 @@ def geometry(gen_length: int, batch: int = 1) -> Geometry:
     )
 
 
-def moment(canvas: Canvas, step: int, step_budget: int) -> Moment:
-    return moment_at(canvas, Block(0, 0, canvas.gen_length), step, step_budget)
+def context(canvas: Canvas, step: int, step_budget: int) -> StepContext:
+    return context_at(canvas, Block(0, 0, canvas.gen_length), step, step_budget)
 
 
 def scores(rows: list[list[float]]) -> Scores:
@@ -50,7 +50,7 @@ def scores(rows: list[list[float]]) -> Scores:
 def chosen(policy: UnmaskPolicy, row: list[float], step: int = 0, budget: int = 1) -> list[int]:
     canvas = Canvas.start([[1]], len(row), 0, CPU)
     session = policy.start(geometry(len(row)))
-    picked_BG = session.select(scores([row]), moment(canvas, step, budget))
+    picked_BG = session.select(scores([row]), context(canvas, step, budget))
     return picked_BG[0].nonzero()[:, 0].tolist()
 
 
@@ -75,7 +75,7 @@ def test_fixed_schedule_is_the_published_split(masks: int) -> None:
             confidence_BG = torch.rand(1, masks, dtype=torch.float64)
             confidence_BG = confidence_BG.masked_fill(~left_BG, -inf)
             offered = Scores(torch.ones(1, masks, dtype=torch.int64), confidence_BG)
-            picked_BG = Fixed().select(offered, moment(canvas, step, steps))
+            picked_BG = Fixed().select(offered, context(canvas, step, steps))
             counts.append(int(picked_BG.sum()))
             canvas.commit(picked_BG, offered.token_BG, Status.COMMITTED)
         assert counts == published_split(masks, steps), steps
@@ -127,7 +127,7 @@ def draws(rows: list[list[float]], budget: int, *seeds: int) -> Tensor:
     session = Fixed("random").start(geometry(len(rows[0]), len(rows)))
     canvas = Canvas.start([[1]] * len(rows), len(rows[0]), 0, CPU)
     whole = Block(0, 0, canvas.gen_length)
-    at = moment_at(canvas, whole, 0, budget, seeds)
+    at = context_at(canvas, whole, 0, budget, seeds)
     return torch.stack([session.select(scores(rows), at) for _ in range(3)])
 
 

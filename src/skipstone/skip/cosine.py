@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Geometry, Moment
+from skipstone.canvas import Geometry, StepContext
 from skipstone.ops.decide import dispatch as ops
 from skipstone.rows import Rows
 from skipstone.skip.base import SkipScores
@@ -55,19 +55,19 @@ class CosineSession:
         """Give these rows, and no others of their requests, a place for their reference."""
         self._store.expect(rows)
 
-    def learn(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> None:
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> None:
         """Take the states of rows that go all the way as their reference, where expected."""
         self.scores = None
         if layer <= self._layers:
             # Layer by layer: a refresh has too many rows for its states to be collected.
             held = self._store.layer(layer)
-            ops.replace([x_ND.contiguous()], held, rows, None, moment.forward_B1)
+            ops.replace([x_ND.contiguous()], held, rows, None, context.forward_B1)
 
     def forget(self, request: int) -> None:
         """References of another request are no references."""
         self._store.forget(request)
 
-    def keep(self, layer: int, x_ND: Tensor, rows: Rows, moment: Moment) -> Tensor | None:
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
         """Collect the compared states, then judge all rows and layers at once."""
         if layer == 1:
             self._states.clear()
@@ -76,16 +76,16 @@ class CosineSession:
         self._states.append(x_ND.contiguous())
         if layer < self._layers:
             return None
-        keep_N = self._judge(self._states, rows, moment)
+        keep_N = self._judge(self._states, rows, context)
         self._states.clear()
         return keep_N
 
-    def _judge(self, states: Sequence[Tensor], rows: Rows, moment: Moment) -> Tensor:
+    def _judge(self, states: Sequence[Tensor], rows: Rows, context: StepContext) -> Tensor:
         held = self._store.held
         similarity_SN = ops.similarity(states, held, rows, self._dtype)
-        judged = ops.judge(similarity_SN, held, rows, moment.committed_BL, self._bars)
+        judged = ops.judge(similarity_SN, held, rows, context.committed_BL, self._bars)
         renewed_N = judged.keep_N if self._renewed else None
-        ops.replace(states, held, rows, renewed_N, moment.forward_B1)
+        ops.replace(states, held, rows, renewed_N, context.forward_B1)
         self.scores = SkipScores(
             rows=rows,
             similarity_SN=similarity_SN,

@@ -81,7 +81,7 @@ class CosineSkip:
         # The settings are read without torch.
         import torch
 
-        from skipstone.ops import dispatch as ops
+        from skipstone.ops.decide import dispatch as ops
         from skipstone.skip.cosine import CosineSession
 
         bars = ops.Bars(

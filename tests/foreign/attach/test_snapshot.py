@@ -12,7 +12,7 @@ from skipstone.foreign.attach.snapshot import Carriers, Snapshot, Values
 from skipstone.foreign.attach.stores import Changed, Stores
 from skipstone.record import MemoryTrace, Tap, TensorKey
 from skipstone.record.trace import Taken
-from skipstone.tracing.recorder import to_numpy
+from skipstone.tracing.record.recorder import to_numpy
 from tests.helpers import synthetic_trace as made_up
 
 DEVICES = [
