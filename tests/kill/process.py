@@ -25,7 +25,7 @@ Act = Callable[[Told], int]
 
 
 @dataclass(frozen=True)
-class StepContext:
+class Moment:
     """When to kill."""
 
     seconds: float
@@ -46,7 +46,7 @@ class Ended:
     seconds: float
 
 
-def warm(act: Act, here: Path, moment: StepContext | None = None) -> Ended:
+def warm(act: Act, here: Path, moment: Moment | None = None) -> Ended:
     """Fork, act and exit with its code; killed at a moment if one is given."""
     read, write = os.pipe()
     before = _names(moment)
@@ -67,7 +67,7 @@ def warm(act: Act, here: Path, moment: StepContext | None = None) -> Ended:
     return _ended(os.waitstatus_to_exitcode(status), told, began)
 
 
-def cold(arguments: Sequence[str], here: Path, moment: StepContext | None = None) -> Ended:
+def cold(arguments: Sequence[str], here: Path, moment: Moment | None = None) -> Ended:
     """Start the command as a user does; killed at a moment if one is given."""
     before, began = _names(moment), time.monotonic()
     with (here.parent / f"{here.name}.err").open("wb") as errors:
@@ -86,7 +86,7 @@ def cold(arguments: Sequence[str], here: Path, moment: StepContext | None = None
 _LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
-def _names(moment: StepContext | None) -> set[str]:
+def _names(moment: Moment | None) -> set[str]:
     return set() if moment is None or moment.sign is None else _listed(moment.sign)
 
 
@@ -101,7 +101,7 @@ def _listed(folder: Path) -> set[str]:
     return {"something goes on"}
 
 
-def _wait_for(moment: StepContext, before: set[str], over: Callable[[], bool]) -> None:
+def _wait_for(moment: Moment, before: set[str], over: Callable[[], bool]) -> None:
     if moment.sign is not None:
         while _listed(moment.sign) == before and not over():
             time.sleep(0.001)

@@ -13,7 +13,7 @@ import pytest
 
 from skipstone.outputs import whole_folder
 from tests.conftest import ROOT
-from tests.kill.process import StepContext, Told, warm
+from tests.kill.process import Moment, Told, warm
 from tests.kill.writers import Broken, _absent_or_whole
 
 NAMES = ("steps", "candidates", "judgements", "tensors")
@@ -64,7 +64,7 @@ def test_a_folder_that_only_looks_finished_breaks_the_law(
     for number in range(5):
         here = tmp_path / f"{number}"
         here.mkdir()
-        assert warm(act, here, StepContext(0.01 + number * 0.01, here)).killed
+        assert warm(act, here, Moment(0.01 + number * 0.01, here)).killed
         try:
             law(here, whole, ())
         except Broken as error:
@@ -80,7 +80,7 @@ def test_what_was_told_before_a_kill_is_known_after_it(tmp_path: Path) -> None:
             time.sleep(0.01)
         return 0
 
-    ended = warm(tells, tmp_path, StepContext(0.0, words=5))
+    ended = warm(tells, tmp_path, Moment(0.0, words=5))
     assert ended.killed
     assert ended.told[:5] == ("0", "1", "2", "3", "4")
     assert len(ended.told) < 100
