@@ -22,10 +22,10 @@ from random import Random
 from typing import Any
 
 from skipstone.outputs import is_part
+from skipstone.testing.checkpoint import write_checkpoint
 from tests.conftest import ROOT
 from tests.fuzz import sound as fuzz_sound
 from tests.fuzz.known import Known
-from tests.helpers.checkpoints import write_checkpoint
 from tests.kill.process import Ended, Moment, cold, warm
 from tests.kill.writers import WRITERS, Broken, Writer, demand
 
