@@ -33,9 +33,9 @@ from skipstone.engine import Engine, Settings
 from skipstone.foreign.attach.attach import attach
 from skipstone.record import MemoryTrace, RunRecord
 from skipstone.skip import NoSkip
+from skipstone.testing.tiny import EOS, MASK
 from skipstone.tracing import Recorder
 from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
-from tests.conftest import EOS, MASK
 
 Against = Literal["engine", "code"]
 

@@ -20,10 +20,9 @@ from faults.engine.instead import instead
 from skipstone.foreign.attach.layers import find_layers
 from skipstone.models.load import Model
 from skipstone.skip import CosineSkip
+from skipstone.testing.tiny import tiny_model
 from specimens import bare, decode, hf_style, llada_style
 from specimens.parts import rotate
-from tests.conftest import random_model
-from tests.helpers.watching import head_of, uneven_model
 
 Style = Literal["llada", "hf", "bare"]
 
@@ -65,11 +64,11 @@ def model(name: str) -> Model:
     """
     if name == "pebble":
         return skipstone.load(name, device="cpu")
-    made = random_model() if name == "random" else uneven_model(4)
-    if name == "ending":
-        head_of(made)[made.config.eos_id] *= 2.5
+    if name == "random":
+        return tiny_model()
+    made = tiny_model(4, norm_noise=0.2, eos_scale=2.5 if name == "ending" else 1.0)
     if name == "certain":
-        head_of(made).mul_(60.0)
+        made.network.published()["model.transformer.ff_out.weight"].mul_(60.0)
     return made
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from faults.engine.instead import Fault, instead
 from faults.foreign_code import Job, Loop
 from skipstone.diagnosis.loop.number import shares
+from skipstone.testing.tiny import EOS
 from specimens import decode
-from tests.conftest import EOS
 
 Confidence = Callable[[Tensor, Tensor], Tensor]
 """From logits [B, R, V] and tokens [B, R] to what the order goes by [B, R]."""

@@ -1,4 +1,4 @@
-"""Shared by all tests: tiny random models, and where the recorded truth lies."""
+"""Shared by all tests: which start first, a model, and where the recorded truth lies."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from skipstone.canvas import Block, Canvas, RequestStep, StepContext
-from skipstone.models.base import ModelConfig
-from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
-from skipstone.text import Text
+from skipstone.testing.tiny import tiny_model
 
 ROOT = Path(__file__).parent.parent
-VOCAB, MASK, EOS = 64, 62, 63
 
 # Tests run beside each other, and threads that wait for each other cost more than they save: on two
 # busy cores a notebook's kernel took twenty times as long. The variable is for the processes that
@@ -62,55 +56,6 @@ def golden_dir() -> Path:
     return path
 
 
-def random_model(
-    seed: int = 0,
-    *,
-    num_layers: int = 4,
-    num_heads: int = 4,
-    num_kv_heads: int = 4,
-    sharpness: float = 4.0,
-    dtype: torch.dtype = torch.float64,
-) -> Model:
-    """A random LLaDA, in float64 so that rounding decides nothing.
-
-    Args:
-        sharpness: scale of the head; larger gives more confident, more varied choices.
-    """
-    config = ModelConfig(
-        width=32,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        mlp_width=48,
-        vocab_size=VOCAB,
-        max_length=256,
-        rope_theta=10000.0,
-        norm_eps=1e-5,
-        tied_head=False,
-        mask_id=MASK,
-        eos_id=EOS,
-    )
-    network = LLaDA(config, dtype, torch.device("cpu"))
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in network.published().items():
-        if "norm" in name or "ln_f" in name:
-            tensor.fill_(1.0)
-        else:
-            scale = sharpness if name == "model.transformer.ff_out.weight" else 1.0
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            tensor.copy_(noise * scale / tensor.shape[-1] ** 0.5)
-    return Model(f"random-{seed}", network, word_text())
-
-
-def word_text() -> Text:
-    """A tokenizer of words w0, w1, ... without a chat template."""
-    words = {f"w{i}": i for i in range(VOCAB - 2)} | {"<mask>": MASK, "<eos>": EOS}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    tokenizer.add_special_tokens(["<mask>", "<eos>"])
-    return Text(tokenizer, template=None, special={}, mask_id=MASK, eos_id=EOS, source="words")
-
-
 def context_at(
     canvas: Canvas, block: Block, step: int, step_budget: int, seeds: Sequence[int] = ()
 ) -> StepContext:
@@ -127,4 +72,4 @@ def context_at(
 @pytest.fixture(scope="session")
 def model() -> Model:
     """One random model for tests that need any."""
-    return random_model()
+    return tiny_model()

@@ -26,9 +26,9 @@ from skipstone.outputs import (
     whole_folder,
     write_whole,
 )
+from skipstone.testing.checkpoint import write_checkpoint
 from tests.conftest import ROOT
 from tests.helpers import synthetic_trace as made_up
-from tests.helpers.checkpoints import write_checkpoint
 from tests.record.test_store import as_nobody
 
 WRITES = """

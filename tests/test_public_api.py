@@ -23,7 +23,7 @@ from skipstone import (
 from skipstone.engine import parse_settings
 from skipstone.models.load import Model
 from skipstone.policies import KINDS
-from tests.conftest import random_model
+from skipstone.testing.tiny import tiny_model
 
 
 def test_every_public_name_can_be_imported() -> None:
@@ -114,7 +114,7 @@ def test_engine_takes_settings_keywords_or_both(model: Model) -> None:
 
 
 def test_a_batch_gives_one_result_a_prompt() -> None:
-    engine = Engine(random_model(3), gen_length=16, block_length=8)
+    engine = Engine(tiny_model(3), gen_length=16, block_length=8)
     results = engine.generate_batch(["w1 w2", [3, 4, 5]])
     assert [r.prompt_tokens for r in results] == [2, 3]
     assert all(len(r.tokens) == 16 for r in results)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from skipstone.models.base import ModelConfig
-from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
-from tests.conftest import word_text
+from skipstone.testing import tiny_model
 
 VOCAB = 160
 MASK, EOS = VOCAB - 1, VOCAB - 2
@@ -45,12 +45,13 @@ def tiny(seed: int, *, kv_heads: int = HEADS, ending: bool = False, sharp: bool 
         mask_id=MASK,
         eos_id=EOS,
     )
-    network = LLaDA(config, torch.float32, torch.device("cpu"))
+    made = tiny_model(seed, config=config, dtype=torch.float32)
+    weights = made.network.published()
     head = "model.transformer.ff_out.weight"
-    fill(network.published(), seed, head=head, ending=ending)
+    fill(weights, seed, head=head, ending=ending)
     if sharp:
-        network.published()[head].mul_(4)
-    return Model(f"tiny-{seed}", network, word_text())
+        weights[head].mul_(4)
+    return replace(made, name=f"tiny-{seed}")
 
 
 def fill(weights: dict[str, Tensor], seed: int, *, head: str, ending: bool = False) -> None:

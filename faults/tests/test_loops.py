@@ -24,8 +24,8 @@ from skipstone.diagnosis.loop.number import shares
 from skipstone.diagnosis.loop.rule import Interval
 from skipstone.foreign.attach.attach import attach
 from skipstone.record import MemoryTrace
+from skipstone.testing.tiny import EOS
 from specimens import decode
-from tests.conftest import EOS
 
 RULES: dict[str, Fault] = {
     "probability": faults.chosen_by(faults.probability),

@@ -30,7 +30,7 @@ from skipstone.models.load import Model
 from skipstone.models.shapes import LLADA_8B
 from skipstone.ops import backend
 from skipstone.skip import NoSkip
-from tests.conftest import random_model
+from skipstone.testing.tiny import tiny_model
 from tests.engine.test_graph import stale_positions
 
 CARD = Card("slow", 1e9, 1e9, "measured")
@@ -41,7 +41,7 @@ TOYS += ["--generation", "9+16/8@8,5+8/2x2@8", "--skip-layer-k", "2,18", "--goin
 
 @pytest.fixture(scope="module")
 def rig() -> Rig:
-    return Rig(random_model(), CARD, repeats=2)
+    return Rig(tiny_model(), CARD, repeats=2)
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def open_gate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_gate_passes_what_is_right() -> None:
-    checks = gate.gate(random_model(), PROMPTS, torch.float32)
+    checks = gate.gate(tiny_model(), PROMPTS, torch.float32)
     assert [check.passed for check in checks] == [True] * 3
     assert "kernels need a CUDA device" in checks[2].detail
 
 
 def test_a_broken_graph_closes_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     stale_positions(monkeypatch)
-    checks = gate.gate(random_model(), PROMPTS, torch.float32)
+    checks = gate.gate(tiny_model(), PROMPTS, torch.float32)
     assert [check.passed for check in checks] == [False, True, True]
 
 
@@ -91,7 +91,7 @@ def test_a_kernel_may_round_but_not_err(*, factor: float, passed: bool) -> None:
 def test_a_forced_share_really_drops_that_share(going: float) -> None:
     skip = SpacedSkip(CosineSkip(skip_layer_k=3), going)
     settings = Settings(unmask=Fixed(), skip=skip, gen_length=16, steps=16, eos_stop=False)
-    engine = Engine(random_model(), settings.replace(block_length=16, budget="stop"))
+    engine = Engine(tiny_model(), settings.replace(block_length=16, budget="stop"))
     for result in engine.generate_batch(PROMPTS):
         assert result.stats.num_forwards == 16
         assert result.stats.skip_share == 1.0 - going
@@ -100,7 +100,7 @@ def test_a_forced_share_really_drops_that_share(going: float) -> None:
 def test_other_rows_go_on_in_the_next_step_and_the_similarity_is_computed() -> None:
     skip = SpacedSkip(CosineSkip(skip_layer_k=3), 0.25)
     settings = Settings(unmask=Fixed(), skip=skip, gen_length=16, steps=8, eos_stop=False)
-    run = Engine(random_model(), settings.replace(block_length=16)).start(PROMPTS)
+    run = Engine(tiny_model(), settings.replace(block_length=16)).start(PROMPTS)
     run.batch.ages = Ages.start(run.batch.canvas)
     with torch.inference_mode():
         run.decode()

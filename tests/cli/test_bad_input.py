@@ -33,8 +33,7 @@ from skipstone.cli.main import run
 from skipstone.engine import parse_settings, parse_spec
 from skipstone.errors import SkipstoneError
 from skipstone.models.folder import INDEX
-from tests.helpers.busy import busy_seconds
-from tests.helpers.checkpoints import (
+from skipstone.testing.checkpoint import (
     LAYERS,
     TEMPLATE,
     VOCAB,
@@ -42,6 +41,7 @@ from tests.helpers.checkpoints import (
     write_checkpoint,
     write_json,
 )
+from tests.helpers.busy import busy_seconds
 
 SECONDS = 5
 NAN = float("nan")

@@ -18,7 +18,7 @@ from skipstone import Engine, Model, Result, load
 from skipstone.cli.main import run
 from skipstone.cli.prompts import read_questions
 from skipstone.errors import PromptError
-from tests.helpers.checkpoints import BOS, EOT, MASK, TEMPLATE, write_checkpoint
+from skipstone.testing.checkpoint import BOS, EOT, MASK, TEMPLATE, write_checkpoint
 
 IDS = [1, 2, 3]
 

@@ -26,7 +26,8 @@ from skipstone.models.load import Model
 from skipstone.record import Tap, TensorKey, TraceWriter, export, open_trace
 from skipstone.record.checksum import Checksums
 from skipstone.record.manifest import read_manifest
-from tests.conftest import ROOT, random_model
+from skipstone.testing.tiny import tiny_model
+from tests.conftest import ROOT
 from tests.helpers import synthetic_trace as made_up
 
 FAST = ["--gen-length", "16", "--block-length", "8"]
@@ -54,7 +55,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line decodes with a tiny random model."""
-    model = random_model(1)
+    model = tiny_model(1)
 
     def loaded(*arguments: object, **settings: object) -> Model:
         return model

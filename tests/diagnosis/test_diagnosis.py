@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from faults.engine.skip import misaligned_reference
 from skipstone import CosineSkip, DualCache, Fixed, NoCache
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import diagnose
@@ -18,7 +17,7 @@ from skipstone.diagnosis.rules import RULES
 from skipstone.diagnosis.similarity import replayed
 from skipstone.errors import TraceError
 from skipstone.record import MemoryTrace, StepRecord
-from tests.helpers.recorded import alone, case_of, record, trace_of
+from tests.helpers.recorded import alone, case_of, trace_of
 from tests.helpers.watching import BASE, LOW
 
 NOTHING = CosineSkip(skip_layer_k=3, skip_threshold=1.0)
@@ -104,23 +103,6 @@ def test_recorded_similarities_come_out_again(skip: CosineSkip) -> None:
         assert rolled.max() > 2.0**-6
         on_grid = rounded(step.judgements.similarity, "bfloat16") == step.judgements.similarity
         assert on_grid.all() == (skip.similarity_dtype == "bfloat16")
-
-
-def test_a_similarity_with_another_position_is_seen_with_that_position() -> None:
-    with misaligned_reference():
-        b = record(BASE.replace(unmask=Fixed(), skip=replace(LOW, skip_threshold=0.99)))
-    for step in judged(b):
-        case = alone(b)
-        case.tensors.focus = step.forward
-        found = replayed(case, step)
-        assert found is not None
-        assert step.judgements is not None
-        if step.step == 1:
-            wrong = np.arange(len(step.judgements)) != step.judgements.position
-            assert found.other[wrong].tolist() == np.flatnonzero(wrong).tolist()
-            assert found.crossed[wrong].mean() > 0.5
-        else:
-            assert not found.crossed.any()
 
 
 # --- a rule that raises

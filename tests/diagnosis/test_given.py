@@ -16,10 +16,10 @@ from skipstone.diagnosis.diagnose import Diagnosis, diagnose
 from skipstone.diagnosis.differing import _differ
 from skipstone.foreign.attach.plain import plain_fields
 from skipstone.record import MemoryTrace
+from skipstone.testing.tiny import MASK
 from skipstone.tracing import Recorder
 from skipstone.tracing.experiments.runner import ExperimentRunner, Subject, lifted
 from specimens import decode, hf_style
-from tests.conftest import MASK
 from tests.helpers.watching import uneven_model
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])

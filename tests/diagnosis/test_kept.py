@@ -12,8 +12,8 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis, diagnose
 from skipstone.diagnosis.loop import identified
 from skipstone.record import LAST_UNSEEN, MemoryTrace
+from skipstone.testing.tiny import MASK
 from specimens import decode, hf_style
-from tests.conftest import MASK
 from tests.helpers.watching import uneven_model
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])

@@ -25,8 +25,8 @@ from skipstone.diff import Divergence, compare
 from skipstone.diff.compare import first_apart
 from skipstone.models.load import Model
 from skipstone.record import Candidate, MemoryTrace, RunRecord, Tap, TensorKey
+from skipstone.testing.tiny import tiny_model
 from skipstone.tracing import Recorder
-from tests.conftest import random_model
 
 PROMPT = [5, 9, 2, 30, 7]
 BASE = Settings(unmask=Threshold(0.3), gen_length=40, block_length=16, eos_stop=False)
@@ -41,7 +41,7 @@ def record(model: Model, settings: Settings) -> RunRecord:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return random_model(1)
+    return tiny_model(1)
 
 
 def test_a_record_replays_to_the_answer(model: Model) -> None:

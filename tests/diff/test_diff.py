@@ -41,9 +41,10 @@ from skipstone.record import (
     TraceWriter,
 )
 from skipstone.record.sketch import sketch_rows
+from skipstone.testing.tiny import EOS, MASK, tiny_model
 from skipstone.tracing import Recorder
 from skipstone.tracing.record.recorder import Level
-from tests.conftest import EOS, MASK, ROOT, random_model
+from tests.conftest import ROOT
 
 PROMPT = [5, 9, 2, 30, 7]
 BASE = Settings(unmask=Threshold(0.3), gen_length=24, block_length=12, eos_stop=False)
@@ -53,7 +54,7 @@ SCHEMA = json.loads((ROOT / "docs" / "schema" / "diff.schema.json").read_text(en
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return random_model(1)
+    return tiny_model(1)
 
 
 @pytest.fixture(scope="module")
@@ -666,7 +667,7 @@ def test_noise_is_measured_around_the_first_decision(
         asked.append(around)
         return floor_from(trace, [("again", trace)], sample)
 
-    monkeypatch.setattr("skipstone.tracing.experiments.runner.noise_floor", measure)
+    monkeypatch.setattr("skipstone.tracing.experiments.noise_floor", measure)
     other = recorded(model, BASE.replace(skip=SKIP), "full")
     a, b = stored(tmp_path / "a", full), stored(tmp_path / "b", other)
     first = compare(full.records[0], other.records[0]).first

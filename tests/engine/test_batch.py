@@ -24,9 +24,9 @@ from skipstone.engine.settings import Budget
 from skipstone.ops.model import reference
 from skipstone.rows import Alike, Rows
 from skipstone.skip import SkipPolicy
+from skipstone.testing.tiny import EOS
 from skipstone.tracing import Recorder
 from skipstone.unmask import Factor, Scores, Threshold, UnmaskPolicy
-from tests.conftest import EOS
 from tests.helpers.watching import ending_model, prompt_of, uneven_model
 
 MODELS = [ending_model(0), ending_model(1), uneven_model(2), uneven_model(3, num_kv_heads=2)]

@@ -25,8 +25,8 @@ from skipstone import Engine, PromptError, Settings, Threshold
 from skipstone.canvas import StepContext
 from skipstone.engine.loop import Loop
 from skipstone.engine.request import Handle
+from skipstone.testing.tiny import MASK
 from skipstone.unmask import Scores
-from tests.conftest import MASK
 from tests.helpers.watching import prompt_of, uneven_model
 
 MODEL = uneven_model(2)

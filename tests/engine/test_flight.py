@@ -26,8 +26,8 @@ from skipstone.engine.request import RequestState
 from skipstone.engine.step import Stepper
 from skipstone.models.load import Model
 from skipstone.rows import HostCopy, Rows
+from skipstone.testing.tiny import tiny_model
 from skipstone.unmask import UnmaskPolicy
-from tests.conftest import random_model
 
 BASE = Settings(unmask=Fixed(), gen_length=24, block_length=8, eos_stop=False)
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7]]
@@ -36,7 +36,7 @@ CACHES: list[CachePolicy] = [NoCache(), PrefixCache(), DualCache(), DualCache(2)
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return random_model()
+    return tiny_model()
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from skipstone.errors import ConfigError
 from skipstone.models.load import Model
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy
+from skipstone.testing.tiny import tiny_model
 from skipstone.tracing import Recorder
 from skipstone.unmask import UnmaskPolicy
-from tests.conftest import random_model
 
 SKIP = CosineSkip(skip_layer_k=3, skip_threshold=0.9)
 BASE = Settings(gen_length=24, block_length=8, eos_stop=False)
@@ -37,7 +37,7 @@ PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7]]
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return random_model()
+    return tiny_model()
 
 
 def tokens(engine: Engine, prompts: list[list[int]]) -> list[tuple[int, ...]]:

@@ -13,7 +13,7 @@ from skipstone.errors import ConfigError, PromptError
 from skipstone.memory.store import KVStore
 from skipstone.models.load import Model, load
 from skipstone.rows import Rows
-from tests.helpers.checkpoints import MASK, VOCAB, write_checkpoint
+from skipstone.testing.checkpoint import MASK, VOCAB, write_checkpoint
 
 CONTEXT, ANSWER = (72, 101, 108, 108, 111), (33, 64, 200, 7)
 

@@ -39,9 +39,9 @@ from skipstone.engine.observe import StepView
 from skipstone.engine.request import Handle
 from skipstone.engine.scheduler import Scheduler
 from skipstone.models.load import Model
+from skipstone.testing.tiny import EOS, MASK
 from skipstone.tracing import Recorder
 from skipstone.unmask import Scores
-from tests.conftest import EOS, MASK
 from tests.helpers.watching import ending_model, prompt_of, uneven_model
 
 BASE = Settings(gen_length=12, block_length=6, unmask=Threshold(0.4))

@@ -15,7 +15,7 @@ from skipstone.cli.main import run
 from skipstone.engine import roofline as roof
 from skipstone.engine.roofline import CARDS, Card, Work, bound, pays_from, saving
 from skipstone.models.shapes import LLADA_8B
-from tests.conftest import random_model
+from skipstone.testing.tiny import tiny_model
 
 H100 = CARDS["h100"]
 
@@ -113,7 +113,7 @@ def test_bad_input_is_one_line(
 
 def test_the_engine_warns_once_where_a_skip_cannot_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roof, "card_of", _card(SLOW_TO_READ))
-    engine = Engine(random_model(), skip=CosineSkip(skip_layer_k=3), gen_length=8, block_length=4)
+    engine = Engine(tiny_model(), skip=CosineSkip(skip_layer_k=3), gen_length=8, block_length=4)
     with pytest.warns(UserWarning, match="cannot make this run faster"):
         engine.generate([3, 1, 4])
     with warnings.catch_warnings():
@@ -128,7 +128,7 @@ def test_it_is_silent_where_a_skip_can_pay_or_nothing_is_known(
     monkeypatch.setattr(roof, "card_of", _card(card))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Engine(random_model(), skip=CosineSkip(skip_layer_k=3), gen_length=8).generate([3, 1, 4])
+        Engine(tiny_model(), skip=CosineSkip(skip_layer_k=3), gen_length=8).generate([3, 1, 4])
 
 
 @pytest.mark.parametrize(

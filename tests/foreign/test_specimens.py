@@ -12,8 +12,8 @@ from skipstone import DualCache, Engine, Fixed, Model, NoCache, PrefixCache, Thr
 from skipstone.cache import CachePolicy
 from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
+from skipstone.testing.tiny import EOS, MASK, tiny_model
 from specimens import bare, decode, hf_style, llada_style
-from tests.conftest import EOS, MASK, random_model
 from tests.helpers.watching import head_of, uneven_model
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2]
@@ -61,7 +61,7 @@ def test_a_foreign_model_gives_our_logits(style: str, model: Model) -> None:
     logits = out if isinstance(out, Tensor) else out.logits
     expected = model.network.head(our_states(model, ids)[-1])
     torch.testing.assert_close(logits[0], expected, rtol=0, atol=1e-9)
-    other = random_model(7)
+    other = tiny_model(7)
     assert not torch.allclose(logits[0], other.network.head(our_states(other, ids)[-1]), atol=1.0)
 
 
@@ -152,7 +152,7 @@ def test_faults_of_the_budget_leave_masks() -> None:
 
 
 def test_breaking_at_the_first_eos_leaves_masks() -> None:
-    model = random_model(0)
+    model = tiny_model(0)
     head_of(model)[EOS] *= 4.0
     net = llada_style.from_model(model)
     assert (decode.dual_cache(net, prompt()) == EOS).any()
@@ -170,7 +170,7 @@ def test_wrong_position_ids_change_tokens() -> None:
 
 
 def test_a_confidence_in_bfloat16_changes_the_order() -> None:
-    nets = [bare.from_model(random_model(seed, sharpness=0.5)) for seed in range(4)]
+    nets = [bare.from_model(tiny_model(seed, sharpness=0.5)) for seed in range(4)]
     exact = [decode.plain(net, prompt(), MASK) for net in nets]
     coarse = [decode.plain(net, prompt(), MASK, confidence_dtype=torch.bfloat16) for net in nets]
     assert any(not torch.equal(a, b) for a, b in zip(exact, coarse, strict=True))

@@ -17,10 +17,10 @@ import torch
 
 from skipstone import Engine, load, open_trace
 from skipstone.record.store import DATABASE, SHARDS
+from skipstone.testing.checkpoint import random_weights, write_checkpoint
 from tests.fuzz.case import Act, Kind, Outcome, Scene, call, command
 from tests.fuzz.kinds.traces import contents
 from tests.fuzz.sound import LENGTHS
-from tests.helpers.checkpoints import random_weights, write_checkpoint
 
 Wanted = Literal["refused", "accepted", "either"]
 

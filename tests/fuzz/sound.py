@@ -14,8 +14,8 @@ from skipstone.diff.agreement import Question
 from skipstone.engine.settings import parse_settings, parse_spec
 from skipstone.sweep.grid import parse_grid
 from skipstone.sweep.run import exact
+from skipstone.testing.checkpoint import write_checkpoint
 from tests.helpers import synthetic_trace
-from tests.helpers.checkpoints import write_checkpoint
 
 LENGTHS = ("--gen-length", "8", "--block-length", "4")
 GRID = "unmask=threshold:0.2"

@@ -14,7 +14,7 @@ from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
 from skipstone.rows import Rows
 from skipstone.skip import CosineSkip
-from tests.conftest import EOS, random_model
+from skipstone.testing.tiny import EOS, tiny_model
 
 # Settings at which the caches differ, and a skip that acts, on the models below.
 LOW = CosineSkip(skip_layer_k=3, skip_threshold=0.7, skip_outlier=0.0)
@@ -125,20 +125,12 @@ def head_of(model: Model) -> torch.Tensor:
 
 def uneven_model(seed: int, *, num_layers: int = 4, num_kv_heads: int = 4) -> Model:
     """A random model whose norm weights are not all 1, so that a norm left out shows."""
-    model = random_model(seed, num_layers=num_layers, num_kv_heads=num_kv_heads)
-    generator = torch.Generator().manual_seed(seed + 1000)
-    for name, tensor in network_of(model).published().items():
-        if "norm" in name or "ln_f" in name:
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            tensor.copy_(1.0 + 0.2 * noise)
-    return model
+    return tiny_model(seed, num_layers=num_layers, num_kv_heads=num_kv_heads, norm_noise=0.2)
 
 
 def ending_model(seed: int) -> Model:
     """A random model that predicts EOS often, so that requests end at different steps."""
-    model = uneven_model(seed)
-    head_of(model)[EOS] *= 1.6
-    return model
+    return tiny_model(seed, norm_noise=0.2, eos_scale=1.6)
 
 
 def prompt_of(seed: int, length: int) -> list[int]:

@@ -19,9 +19,9 @@ from skipstone.errors import CheckpointError, ConfigError, PromptError
 from skipstone.integrations.lm_eval import SkipstoneLM
 from skipstone.integrations.model_args import read_model_args
 from skipstone.models.load import load
+from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.unmask import Threshold
 from tests.conftest import ROOT
-from tests.helpers.checkpoints import write_checkpoint
 
 QUESTIONS: list[dict[str, Any]] = [
     {

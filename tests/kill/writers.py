@@ -179,7 +179,7 @@ def _audit_arguments(sound: Path) -> list[str]:
 
 
 def _audit(sound: Path, tell: Told) -> int:
-    from skipstone.tracing.audit import Log
+    from skipstone.audit.run import Log
 
     add = Log.add
 

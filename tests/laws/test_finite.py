@@ -30,9 +30,9 @@ from skipstone.engine import Settings
 from skipstone.engine.score.likelihood import MonteCarlo, Question, log_likelihoods
 from skipstone.models.llada import Layer, LLaDA
 from skipstone.models.load import Model
+from skipstone.testing.checkpoint import random_weights, write_checkpoint
+from skipstone.testing.tiny import tiny_model
 from skipstone.unmask import Scores
-from tests.conftest import random_model
-from tests.helpers.checkpoints import random_weights, write_checkpoint
 
 BASE = Settings(gen_length=16, block_length=8)
 FP16_REMEDY = "float16 reaches no further than 65504: choose dtype='bfloat16' or 'float32'"
@@ -47,7 +47,7 @@ def layer_of(model: Model, index: int) -> Layer:
 
 def overflowing(layer: int, dtype: torch.dtype = torch.float16) -> Model:
     """Finite weights of which one layer makes more than float16 can hold."""
-    model = random_model(dtype=dtype)
+    model = tiny_model(dtype=dtype)
     layer_of(model, layer - 1).gate_up.data.mul_(100)
     layer_of(model, layer - 1).down.data.mul_(1000)
     assert all(weight.isfinite().all() for weight in model.network.published().values())
@@ -98,7 +98,7 @@ def test_the_same_weights_decode_where_they_fit() -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_broken_weights_in_memory_are_named(dtype: torch.dtype, value: float) -> None:
-    model = random_model(dtype=dtype)
+    model = tiny_model(dtype=dtype)
     layer_of(model, 1).down.data[3, 5] = value
     message = refusal(model, BASE)
     assert "layer 2 of 4 is the first" in message
@@ -106,13 +106,13 @@ def test_broken_weights_in_memory_are_named(dtype: torch.dtype, value: float) ->
 
 
 def test_a_broken_embedding_is_named_with_its_position() -> None:
-    model = random_model(dtype=torch.float32)
+    model = tiny_model(dtype=torch.float32)
     model.network.published()["model.transformer.wte.weight"][2, 0] = torch.nan
     assert "the embedding is not finite, at position 1" in refusal(model, BASE, [1, 2, 3])
 
 
 def test_a_broken_head_is_named() -> None:
-    model = random_model(dtype=torch.float32)
+    model = tiny_model(dtype=torch.float32)
     model.network.published()["model.transformer.ff_out.weight"][7, 0] = torch.inf
     message = refusal(model, BASE)
     assert "all layers are finite, the logits are not" in message
@@ -121,7 +121,7 @@ def test_a_broken_head_is_named() -> None:
 
 def broken_token(token: int) -> Model:
     """A model that breaks for those requests alone that hold a token."""
-    model = random_model(dtype=torch.float32)
+    model = tiny_model(dtype=torch.float32)
     model.network.published()["model.transformer.wte.weight"][token] = torch.inf
     head = model.network.published()["model.transformer.ff_out.weight"]
     # It is never predicted by the others.
@@ -219,7 +219,7 @@ def test_likelihoods_name_the_question_and_the_layer() -> None:
 
 
 def test_the_mask_token_has_no_probability_and_breaks_nothing() -> None:
-    model = random_model(dtype=torch.float32)
+    model = tiny_model(dtype=torch.float32)
     answer = (model.config.mask_id, 3)
     ((_, score),) = log_likelihoods(model, [Question((1,), answer)], MonteCarlo(mc_num=4))
     assert score == -torch.inf

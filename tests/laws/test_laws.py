@@ -19,8 +19,8 @@ from skipstone.engine import Settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import StalledError
 from skipstone.skip import NoSkip
+from skipstone.testing.tiny import MASK, tiny_model
 from skipstone.unmask import Factor, Scores, Threshold, UnmaskPolicy, policies
-from tests.conftest import MASK, random_model
 from tests.helpers.watching import (
     BASE,
     CACHES,
@@ -103,7 +103,7 @@ def half_run(skip: CosineSkip) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]
         told = view.board.confidence_BG[0, offsets]
         confidences.append((told, logits))
 
-    engine = Engine(random_model(2, dtype=torch.bfloat16), BASE, skip=skip)
+    engine = Engine(tiny_model(2, dtype=torch.bfloat16), BASE, skip=skip)
     engine.generate(prompt_of(2, 7), observer=Looking(look, Taps(logits=True)))
     return similarities, confidences
 
@@ -276,7 +276,7 @@ def test_law_5_skipping_every_row_still_ends() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
 def test_law_5_a_model_that_wants_the_mask_never_gets_it(temperature: float) -> None:
-    model = random_model(1, dtype=torch.float32)
+    model = tiny_model(1, dtype=torch.float32)
     head = head_of(model)
     generator = torch.Generator().manual_seed(7)
     head[MASK] = 20 * torch.randn(head.shape[1], generator=generator)

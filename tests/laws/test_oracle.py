@@ -14,8 +14,8 @@ from skipstone.engine import Result, Settings
 from skipstone.engine.settings import Budget
 from skipstone.skip import SkipPolicy
 from skipstone.skip.policies import Reference
+from skipstone.testing.tiny import MASK
 from skipstone.unmask import Factor, Threshold, UnmaskPolicy
-from tests.conftest import MASK
 from tests.helpers.watching import Watcher, ending_model, network_of, prompt_of, uneven_model, watch
 from tests.laws.cosine_skip import Done, Net, Oracle, Rules, SkipRule
 

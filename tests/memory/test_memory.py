@@ -20,7 +20,7 @@ from skipstone.memory.limit import MemoryLimit
 from skipstone.memory.ranges import GRAIN, Ranges, rounded
 from skipstone.memory.store import KVStore, cell_bytes
 from skipstone.models.load import Model
-from tests.conftest import random_model
+from skipstone.testing.tiny import tiny_model
 
 CPU = torch.device("cpu")
 SHAPE = SimpleNamespace(num_layers=2, num_kv_heads=1, head_width=4)
@@ -29,7 +29,7 @@ BASE = Settings(gen_length=12, block_length=6, eos_stop=False)
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return random_model()
+    return tiny_model()
 
 
 def prompts(*lengths: int) -> list[list[int]]:

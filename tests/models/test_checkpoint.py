@@ -16,7 +16,7 @@ from skipstone.models.checkpoint import load_network, published_shapes, stored_d
 from skipstone.models.config import read_config
 from skipstone.models.folder import INDEX, find_shards
 from skipstone.models.llada import Layer, LLaDA
-from tests.helpers.checkpoints import (
+from skipstone.testing.checkpoint import (
     EOS,
     LAYERS,
     MASK,

@@ -11,7 +11,7 @@ from skipstone.errors import CheckpointError
 from skipstone.models.base import ModelConfig
 from skipstone.models.config import read_config
 from skipstone.models.config_keys import HARMLESS, MISSING, READ, SPELLINGS, SUPPORTED
-from tests.helpers.checkpoints import EOS, HEADS, MASK, VOCAB, WIDTH, config_fields, write_json
+from skipstone.testing.checkpoint import EOS, HEADS, MASK, VOCAB, WIDTH, config_fields, write_json
 
 
 def read(directory: Path, *without: str, **changes: object) -> ModelConfig:

@@ -15,8 +15,8 @@ from skipstone import load
 from skipstone.models.fingerprint import fingerprint
 from skipstone.models.load import Model
 from skipstone.record.weights import same_weights
-from tests.conftest import random_model
-from tests.helpers.checkpoints import random_weights, write_checkpoint
+from skipstone.testing.checkpoint import random_weights, write_checkpoint
+from skipstone.testing.tiny import tiny_model
 
 
 def of_weights(directory: Path, weights: dict[str, torch.Tensor], shards: int = 1) -> str:
@@ -129,8 +129,8 @@ def test_a_process_that_was_forked_from_one_with_many_threads_has_the_same() -> 
 
 
 def test_a_network_without_files_has_one_too() -> None:
-    assert random_model(1).fingerprint == random_model(1).fingerprint
-    assert random_model(1).fingerprint != random_model(2).fingerprint
+    assert tiny_model(1).fingerprint == tiny_model(1).fingerprint
+    assert tiny_model(1).fingerprint != tiny_model(2).fingerprint
 
 
 def test_it_is_computed_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_it_is_computed_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) ->
         return "0" * 16
 
     monkeypatch.setattr("skipstone.models.load.fingerprint", count)
-    model: Model = replace(random_model(1))
+    model: Model = replace(tiny_model(1))
     assert not asked
     assert model.fingerprint == model.fingerprint
     assert asked == [1]

@@ -9,7 +9,7 @@ import pytest
 from skipstone import load
 from skipstone.errors import CheckpointError
 from skipstone.models.folder import CONFIG, SINGLE
-from tests.helpers.checkpoints import write_checkpoint, write_json
+from skipstone.testing.checkpoint import write_checkpoint, write_json
 
 
 def refusal(directory: Path) -> str:

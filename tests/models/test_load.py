@@ -17,8 +17,8 @@ from huggingface_hub import constants
 from skipstone import Engine, load
 from skipstone.errors import CheckpointError, ConfigError, SkipstoneError
 from skipstone.models.folder import INDEX
+from skipstone.testing.checkpoint import MASK, VOCAB, random_weights, write_checkpoint
 from tests.helpers.busy import busy_seconds
-from tests.helpers.checkpoints import MASK, VOCAB, random_weights, write_checkpoint
 
 HUB_NAME = "some-org/some-model"
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -20,7 +20,7 @@ from skipstone.ops.decide import dispatch as decide
 from skipstone.ops.decide import reference as decided
 from skipstone.ops.model import dispatch, reference
 from skipstone.rows import Rows
-from tests.conftest import random_model
+from skipstone.testing.tiny import tiny_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16]
@@ -152,7 +152,7 @@ def test_broken_logits_show_in_the_confidence(broken: float) -> None:
 )
 def test_a_run_with_kernels_gives_the_tokens_of_the_reference() -> None:
     # Two heads of width 16: attention has no kernel for narrower ones.
-    model = random_model(1, num_heads=2, num_kv_heads=2, dtype=torch.float32)
+    model = tiny_model(1, num_heads=2, num_kv_heads=2, dtype=torch.float32)
     engine = Engine(model, Settings(gen_length=8, block_length=4, unmask=Fixed()))
     plain = engine.generate([5, 6, 7])
     with backend.served_by("triton"):

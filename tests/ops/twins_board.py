@@ -16,8 +16,8 @@ from skipstone.ops import backend
 from skipstone.ops.decide import dispatch, reference
 from skipstone.ops.decide.reference import Committed, Scored
 from skipstone.rows import Rows, to_device
+from skipstone.testing.tiny import tiny_model
 from skipstone.unmask import UnmaskPolicy
-from tests.conftest import random_model
 from tests.ops.twins import DEVICE, assert_equal
 
 CPU_OR_GPU = torch.device(DEVICE)
@@ -355,7 +355,7 @@ def test_an_eos_that_is_committed_now_stops() -> None:
 )
 @pytest.mark.parametrize("unmask", [Fixed(), Threshold(0.05), Factor(1.5)], ids=repr)
 def test_a_run_gives_the_tokens_of_the_reference(unmask: UnmaskPolicy) -> None:
-    model = random_model(1, dtype=torch.float64)
+    model = tiny_model(1, dtype=torch.float64)
     skip = CosineSkip(skip_layer_k=2, skip_threshold=0.5, skip_outlier=0.0)
     settings = Settings(cache=DualCache(), skip=skip, gen_length=8, block_length=4, unmask=unmask)
     engine, prompts = Engine(model, settings), [[5, 6, 7], [8, 9]]

@@ -18,7 +18,7 @@ from skipstone.models.load import Model
 from skipstone.ops import backend
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy
-from tests.conftest import random_model
+from skipstone.testing.tiny import tiny_model
 from tests.ops.twins import DEVICE
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="tests/engine/test_cuda.py captures graphs")
@@ -31,7 +31,7 @@ BASE = Settings(unmask=Fixed(), gen_length=4, block_length=4, eos_stop=False)
 @pytest.fixture(scope="module")
 def model() -> Model:
     # Heads of 16: what the kernel of attention takes at least.
-    return random_model(2, num_layers=2, num_heads=2, num_kv_heads=2, dtype=torch.float32)
+    return tiny_model(2, num_layers=2, num_heads=2, num_kv_heads=2, dtype=torch.float32)
 
 
 @torch.inference_mode()

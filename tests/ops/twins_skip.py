@@ -14,7 +14,7 @@ from skipstone.ops import backend
 from skipstone.ops.decide import dispatch, reference
 from skipstone.ops.decide.reference import Bars, References
 from skipstone.rows import Rows, to_device
-from tests.conftest import random_model
+from skipstone.testing.tiny import tiny_model
 from tests.ops.twins import DEVICE, DTYPES, assert_equal, drawn
 
 LENGTH, SLOTS = 9, 5
@@ -192,7 +192,7 @@ def test_states_need_not_be_aligned() -> None:
     DEVICE != "cpu", reason="tests/engine/test_cuda.py runs the kernels in whole runs"
 )
 def test_a_run_that_skips_gives_the_tokens_of_the_reference() -> None:
-    model = random_model(1, dtype=torch.float32)
+    model = tiny_model(1, dtype=torch.float32)
     skip = CosineSkip(skip_layer_k=2, skip_threshold=0.5, skip_outlier=0.0)
     settings = Settings(cache=DualCache(), skip=skip, gen_length=8, block_length=8, unmask=Fixed())
     plain = Engine(model, settings).generate([5, 6, 7])

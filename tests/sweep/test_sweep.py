@@ -46,8 +46,8 @@ from skipstone.sweep.grid import BASELINE, Setting, parse_grid
 from skipstone.sweep.measure import Measurement, Plan, Unit
 from skipstone.sweep.run import Sweep, exact, run_sweep
 from skipstone.sweep.summary import Judged
-from tests.conftest import random_model
-from tests.helpers.checkpoints import write_checkpoint
+from skipstone.testing.checkpoint import write_checkpoint
+from skipstone.testing.tiny import tiny_model
 
 BASE = Settings(gen_length=24, block_length=8, eos_stop=False)
 EXACT = exact(BASE)
@@ -392,7 +392,7 @@ def test_each_worker_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan("m", "cuda", "bfloat16", 1, EXACT, ())
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ConfigError, match="needs as many GPUs, and there are 2"):
-        next(Local(3).run(random_model(), plan, [Unit(0, "a")]))
+        next(Local(3).run(tiny_model(), plan, [Unit(0, "a")]))
 
 
 def test_a_killed_worker_loses_nothing(

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from skipstone.errors import CheckpointError
+from skipstone.testing.checkpoint import EOS, MASK, byte_tokenizer
 from skipstone.text import Text, sandbox
-from tests.helpers.checkpoints import EOS, MASK, byte_tokenizer
 from tests.text.attacked import ATTACKS
 
 SECONDS, MEGABYTES = 1.0, 64

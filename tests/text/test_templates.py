@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 
+from skipstone.testing.checkpoint import EOS, MASK, byte_tokenizer
 from skipstone.text import Text
-from tests.helpers.checkpoints import EOS, MASK, byte_tokenizer
 from tests.text.record import expected, rendered
 from tests.text.templates import CASES, SPECIAL
 

@@ -12,9 +12,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 
 from skipstone.errors import CheckpointError, PromptError
-from skipstone.text import Text
-from tests.helpers.busy import busy_seconds
-from tests.helpers.checkpoints import (
+from skipstone.testing.checkpoint import (
     BOS,
     END,
     EOS,
@@ -28,6 +26,8 @@ from tests.helpers.checkpoints import (
     write_checkpoint,
     write_json,
 )
+from skipstone.text import Text
+from tests.helpers.busy import busy_seconds
 
 NAMED = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
 

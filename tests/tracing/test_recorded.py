@@ -11,10 +11,10 @@ import torch
 import skipstone as st
 from skipstone.errors import ConfigError, TraceError
 from skipstone.record.recorded import Given
+from skipstone.testing.tiny import tiny_model
 from specimens import decode, llada_style
-from tests.conftest import random_model
 
-MODEL = random_model()
+MODEL = tiny_model()
 PROMPT = [3, 1, 4, 1, 5, 9, 2]
 SHAPE = st.Settings(gen_length=16, block_length=8, eos_stop=False, cache=st.DualCache())
 

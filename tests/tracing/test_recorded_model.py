@@ -13,10 +13,10 @@ from skipstone import Engine, Settings, load
 from skipstone.cli.main import run
 from skipstone.errors import CheckpointError
 from skipstone.record import Header, TraceWriter
+from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.tracing import Recorder
 from skipstone.tracing.replay.recorded_model import recorded_model
 from tests.helpers import synthetic_trace as made_up
-from tests.helpers.checkpoints import write_checkpoint
 
 
 @pytest.fixture(scope="module")

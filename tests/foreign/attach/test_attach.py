@@ -22,11 +22,11 @@ from skipstone.foreign.attach.attached import Attached
 from skipstone.foreign.attach.layers import find_layers
 from skipstone.record import OF_ATTENTION, Event, RunRecord, StepRecord, Tap, Trace
 from skipstone.record.reader import open_trace
+from skipstone.testing.tiny import EOS, MASK, tiny_model
 from skipstone.tracing import Recorder
 from specimens import bare, decode, hf_style, llada_style
-from tests.conftest import EOS, MASK, random_model
 
-MODEL = random_model()
+MODEL = tiny_model()
 PROMPT = [3, 1, 4, 1, 5, 9, 2]
 IDS = torch.tensor([PROMPT])
 SHAPE = Settings(gen_length=16, block_length=8, eos_stop=False)
@@ -112,7 +112,7 @@ def test_states_and_logits_are_those_of_our_own_run(
     assert distance(recorder.trace, mine.trace, taps) < 1e-5
     # Control: a run of other weights is further away.
     other = Recorder("full")
-    Engine(random_model(1), settings).generate(PROMPT, observer=other)
+    Engine(tiny_model(1), settings).generate(PROMPT, observer=other)
     assert distance(recorder.trace, other.trace, taps) > 1e-2
 
 

@@ -17,8 +17,8 @@ from skipstone import attach, diagnose
 from skipstone.diagnosis.weights import differing
 from skipstone.foreign.attach.weights import fingerprints
 from skipstone.record import MemoryTrace
+from skipstone.testing.tiny import EOS, MASK
 from specimens import decode, llada_style
-from tests.conftest import EOS, MASK
 from tests.helpers.watching import uneven_model
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])

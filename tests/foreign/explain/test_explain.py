@@ -18,10 +18,10 @@ import skipstone as st
 from skipstone.errors import ConfigError
 from skipstone.foreign.explain import function_side
 from skipstone.foreign.explain.explanation import Explanation
+from skipstone.testing.tiny import tiny_model
 from specimens import decode, llada_style
-from tests.conftest import random_model
 
-MODEL = random_model()
+MODEL = tiny_model()
 PROMPT = [3, 1, 4, 1, 5, 9, 2]
 MASK = llada_style.from_model(MODEL, aligned=True).config.mask_token_id
 

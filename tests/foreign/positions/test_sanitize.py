@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from skipstone.errors import ConfigError
 from skipstone.foreign.positions.sanitize import Report, sanitize
 from skipstone.record import Event
+from skipstone.testing.tiny import MASK
 from specimens import bare, decode, hf_style, llada_style
-from tests.conftest import MASK
 from tests.helpers.watching import uneven_model
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])

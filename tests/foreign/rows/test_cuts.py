@@ -14,10 +14,10 @@ from skipstone.foreign.attach.attach import attach
 from skipstone.foreign.attach.blocks import block_length_from_run, lay_out, window_of
 from skipstone.foreign.attach.seen import Scores, Seen
 from skipstone.record import MemoryTrace, RunRecord
+from skipstone.testing.tiny import EOS, MASK, tiny_model
 from specimens import bare, hf_style
-from tests.conftest import EOS, MASK, random_model
 
-MODEL = random_model()
+MODEL = tiny_model()
 NET = bare.from_model(MODEL)
 HF = hf_style.from_model(MODEL)
 WORDS = [[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5], [8, 9, 7, 9, 3]]

@@ -12,10 +12,10 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import diagnose
 from skipstone.foreign.attach.attach import attach
 from skipstone.record import MemoryTrace, Tap
+from skipstone.testing.tiny import EOS, MASK, tiny_model
 from specimens import bare
-from tests.conftest import EOS, MASK, random_model
 
-NET = bare.from_model(random_model())
+NET = bare.from_model(tiny_model())
 PROMPT, NEW, BLOCK = [3, 1, 4, 1, 5], 16, 8
 
 Calls = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

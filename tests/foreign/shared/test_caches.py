@@ -18,8 +18,8 @@ from skipstone import attach, diagnose
 from skipstone.diagnosis.finding import Finding
 from skipstone.foreign.shared.caches import by_heads, key_values, returned
 from skipstone.record import MemoryTrace
+from skipstone.testing.tiny import EOS, MASK
 from specimens import decode, hf_style, llada_style
-from tests.conftest import EOS, MASK
 from tests.helpers.watching import uneven_model
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2]])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from random import Random
 
+from skipstone.testing.checkpoint import TEMPLATE
 from tests.fuzz.case import Kind, Outcome, Scene, command
 from tests.fuzz.mutate import ODD_JSON, broken_bytes, odd_text
 from tests.fuzz.sound import LENGTHS
-from tests.helpers.checkpoints import TEMPLATE
 
 _SUBJECTS = (
     *("messages", "messages[0]['content']", "bos_token", "''", "'x'", "[1, 2]", "{}", "none"),

@@ -1,4 +1,4 @@
-"""Writes tiny random LLaDA checkpoints in the published file layout, whole or damaged."""
+"""A tiny random LLaDA as a checkpoint is published: what tests of loading open, and damage."""
 
 from __future__ import annotations
 
@@ -128,17 +128,24 @@ def write_checkpoint(
     weights: dict[str, Tensor] | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write a whole checkpoint and return its directory.
+    """Write a random LLaDA as a checkpoint is published, and return its directory.
+
+    config.json, tokenizer.json (one token for each byte, and six special ones),
+    tokenizer_config.json with a chat template, and safetensors files. The model has two layers of
+    width 16, four heads and 264 tokens.
 
     Args:
         directory: made if it does not exist.
         dtype: of the stored tensors.
         tied: no head of its own.
         kv_heads: fewer than 4 for grouped queries.
-        shards: how many safetensors files.
+        shards: how many safetensors files; several have an index.
         template: ``chat_template`` of tokenizer_config.json; None leaves it out.
-        weights: instead of random ones.
+        weights: instead of random ones, by their published names; matrices are [out, in].
         config: fields of config.json to change.
+
+    Raises:
+        OSError: the directory cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_json(

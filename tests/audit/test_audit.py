@@ -34,7 +34,7 @@ from skipstone.diff.agreement import (
     known_answers,
 )
 from skipstone.diff.judges import contains
-from tests.conftest import random_model
+from skipstone.testing.tiny import tiny_model
 
 BASE = Settings(unmask=Threshold(0.3), gen_length=16, block_length=8, eos_stop=False)
 SKIP = BASE.replace(skip=CosineSkip(skip_layer_k=3, skip_threshold=0.8, skip_outlier=0.2))
@@ -44,7 +44,7 @@ LEVELS: tuple[Level, ...] = ("answer", "token", "decision")
 
 @pytest.fixture(scope="module")
 def engines() -> tuple[Engine, Engine]:
-    model = random_model(1)
+    model = tiny_model(1)
     return Engine(model, BASE), Engine(model, SKIP)
 
 
