@@ -38,7 +38,7 @@ _PART = 8.0
 
 
 @dataclass(frozen=True, eq=False)
-class Difference:
+class RuleDifference:
     """Two rules that are not the same: B's scores, decided by A's rule, give A's commits."""
 
     a: Identified
@@ -75,7 +75,7 @@ class Difference:
         return tuple(sorted(p for p in a.keys() | b.keys() if a.get(p) != b.get(p)))
 
 
-def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
+def difference(a: Identified, b: Identified, noise: float) -> RuleDifference | None:
     """How B's rule differs from A's, if that is why the runs part.
 
     Args:
@@ -133,7 +133,7 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         parts = ("region",)
     if not parts:
         parts = unlike(fit_a.rule, b.evidence, at_b, place_a, len(given_a.positions))
-    return Difference(a, b, fit_a, fit_b, parts, at_a, at_b, added)
+    return RuleDifference(a, b, fit_a, fit_b, parts, at_a, at_b, added)
 
 
 def _left_unfinished(mine: Decision, b: Evidence, at_b: int) -> bool:

@@ -6,10 +6,10 @@ from math import inf
 
 from skipstone.diagnosis.loop.difference import (
     ConfidencePart,
-    Difference,
     DrawPart,
     Part,
     RegionPart,
+    RuleDifference,
     SelectionPart,
 )
 from skipstone.diagnosis.loop.fit import Fit
@@ -70,7 +70,7 @@ def region(rule: Rule) -> Sentence:
     return Sentence("{region}, blocks of {length}", region=reach, length=rule.region.block_length)
 
 
-def differs(found: Difference, part: Part) -> Sentence:
+def differs(found: RuleDifference, part: Part) -> Sentence:
     """What B does otherwise than A, in one part of the rule."""
     if part == "tokens":
         return Sentence(
@@ -160,7 +160,7 @@ def _confidence_differs(part: ConfidencePart, a: Confidence, b: Confidence) -> S
             )
 
 
-def _region_differs(found: Difference, part: RegionPart, a: Rule, b: Rule) -> Sentence:
+def _region_differs(found: RuleDifference, part: RegionPart, a: Rule, b: Rule) -> Sentence:
     """Which masks may be committed."""
     if part == "block length" and found.block_a != found.block_b:
         return Sentence(
@@ -173,7 +173,7 @@ def _region_differs(found: Difference, part: RegionPart, a: Rule, b: Rule) -> Se
     return Sentence("B commits within {b}, A within {a}", a=region(a), b=region(b))
 
 
-def _selection_differs(found: Difference, part: SelectionPart, a: Rule, b: Rule) -> Sentence:
+def _selection_differs(found: RuleDifference, part: SelectionPart, a: Rule, b: Rule) -> Sentence:
     """How many are committed, and what is done where none may be."""
     match part:
         case "number" | "value":

@@ -15,7 +15,7 @@ from skipstone.engine import Engine, Settings
 from skipstone.engine.prompts import Prompt
 from skipstone.errors import ConfigError
 from skipstone.foreign.attach.wanted import AttachLevel
-from skipstone.foreign.explain.evidence import Depth, Evidence, Side
+from skipstone.foreign.explain.evidence import Depth, Observation, Side
 from skipstone.foreign.explain.explanation import Explanation
 from skipstone.foreign.explain.pairing import Pair, depth_for, paired
 from skipstone.foreign.explain.sides import Sides
@@ -146,8 +146,8 @@ def _check(
 class _Found:
     """Both sides."""
 
-    good: Evidence
-    bad: Evidence
+    good: Observation
+    bad: Observation
 
     def pair(self, sample: int | None) -> Pair:
         """The runs that are held against each other; the bad one has all events."""
@@ -206,7 +206,7 @@ def _deeper(found: _Found, first: Side, second: Side, sample: int | None) -> _Fo
     )
 
 
-def _subject(side: Evidence, run: int, sample: int) -> Subject:
+def _subject(side: Observation, run: int, sample: int) -> Subject:
     repeats = [traces[run] for traces in side.repeats if run < len(traces)]
     alone = [single(t, sample) for t in repeats if sample < len(t.records)]
     return Subject(side.traces[run], sample, side.engine, repeats=tuple(alone))

@@ -32,7 +32,7 @@ class Clash(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class TorchCall:
     """One torch function that has just run."""
 
     func: Callable[..., Any]

@@ -10,7 +10,7 @@ from itertools import chain, repeat
 import torch
 from torch import Tensor
 
-from skipstone.foreign.positions.calls import Call, Clash, outputs_of, tensors_in
+from skipstone.foreign.positions.calls import Clash, TorchCall, outputs_of, tensors_in
 from skipstone.foreign.positions.evidence import LOW_PRECISION, Findings
 from skipstone.foreign.positions.kinds import Kind, kind_of
 from skipstone.foreign.positions.memo import Memo, Places
@@ -61,9 +61,9 @@ class Follower:
         if not known:
             return
         answer = None if key is None else self._memo.find(key)
-        call: Call | None = None
+        call: TorchCall | None = None
         if answer is None or kind.similarity:
-            call = Call(
+            call = TorchCall(
                 func, kind.name, args, kwargs, out, kind.in_place, self.ledger, self._clashed
             )
             if kind.similarity and self._findings is not None:
@@ -78,7 +78,7 @@ class Follower:
             else:
                 self._note(kind, args, kwargs, output, places)
 
-    def _answer(self, call: Call, key: Hashable | None, kind: Kind) -> Places:
+    def _answer(self, call: TorchCall, key: Hashable | None, kind: Kind) -> Places:
         """What the rule of a call says about its outputs, as far as it can be true of them."""
         self._told = False
         # A call that cannot be followed must not stop the code that is watched.
@@ -121,7 +121,7 @@ class Follower:
             product = None if tag is None else tag.product
         ledger.note(out, Tag(places, base, canvas, product))
 
-    def _check_precision(self, call: Call, findings: Findings) -> None:
+    def _check_precision(self, call: TorchCall, findings: Findings) -> None:
         """A similarity in low precision: by its own function, or as a product over norms."""
         out = call.out
         if not isinstance(out, Tensor):
