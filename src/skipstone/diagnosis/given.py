@@ -31,7 +31,7 @@ _OF_THE_LOOP = frozenset((10, 16, 21, 22, 23, 24, 31))
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenDifferences:
     """What the sides were given, and not alike."""
 
     numbers: list[Finding]
@@ -44,7 +44,7 @@ class Given:
     """Those of the others that may act, to be told beside whatever is found."""
 
 
-def examine(case: Case) -> Given:
+def examine(case: Case) -> GivenDifferences:
     """Compare what both sides were given."""
     told = {e.message.partition(" ")[0] for e in case.events if e.kind == "stated_differs"}
     found = [d for d in differences(case) if d.name not in told]
@@ -60,7 +60,7 @@ def examine(case: Case) -> Given:
         kind.append(replace(finding, proof=Proof.OBSERVED) if d.derived and passed else finding)
     if beside and len(beside) <= _FEW and all(d.plain for d in beside):
         unknown = [_found(case, beside), *unknown]
-    return Given(numbers, known, unknown, beside)
+    return GivenDifferences(numbers, known, unknown, beside)
 
 
 def told_beside(seen: Finding, beside: Sequence[InputDifference]) -> Finding:

@@ -61,7 +61,7 @@ class Depth:
     window: Window | None = None
 
 
-class Side(Protocol):
+class RunSource(Protocol):
     """One of the two runs, or the means to make it."""
 
     def observed(self) -> Observation:
