@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from skipstone import CosineSkip, Model
 from skipstone.bench.cells import step_job
-from skipstone.bench.plan import Shape
+from skipstone.bench.plan import StepShape
 from skipstone.bench.random_model import random_model
 from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job
@@ -112,7 +112,9 @@ def main(batch: int, context: int, skip: str | None, show: int, out: Path | None
     if not torch.cuda.is_available():
         raise click.UsageError("there is no GPU here; a profile of kernels needs one")
     model = random_model("llada-8b", LLADA_8B, torch.device("cuda"), torch.bfloat16)
-    found = profiled(model, step_job(model.config, Shape(batch, context, ROWS), parse_skip(skip)))
+    found = profiled(
+        model, step_job(model.config, StepShape(batch, context, ROWS), parse_skip(skip))
+    )
     print(
         f"{found.steps} steps: {found.span_ms:.1f} ms, busy {found.busy_ms:.1f} ms; "
         f"{found.long_gaps} gaps over {LONG_US:.0f} us take {found.long_gaps_ms:.2f} ms, "

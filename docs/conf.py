@@ -32,7 +32,7 @@ nitpicky = True
 # torch has no index here; what is imported for its types alone keeps the name that it has there.
 nitpick_ignore = [
     ("py:class", "nn.Module"),
-    ("py:class", "skipstone.foreign.explain.evidence.Evidence"),
+    ("py:class", "skipstone.foreign.explain.evidence.Observation"),
     ("py:class", "skipstone.engine.loop.Loop"),
     ("py:class", "skipstone.rows.Alike"),
     ("py:class", "SettingsFields"),

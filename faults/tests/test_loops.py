@@ -21,7 +21,7 @@ from skipstone.diagnosis.finding import Proof
 from skipstone.diagnosis.loop import identified
 from skipstone.diagnosis.loop.fit import Fit
 from skipstone.diagnosis.loop.number import shares
-from skipstone.diagnosis.loop.rule import Interval
+from skipstone.diagnosis.loop.rule import ValueRange
 from skipstone.foreign.attach.attach import attach
 from skipstone.record import MemoryTrace
 from skipstone.testing.tiny import EOS
@@ -87,7 +87,7 @@ def test_a_stated_threshold_is_the_one_that_was_meant(reference: bool) -> None:
     found = run(trial)
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
     identified_a = identified(record(trial).a, 0)
-    assert {fit.rule.selection.value for fit in identified_a.complete} == {Interval(0.5, 0.5)}
+    assert {fit.rule.selection.value for fit in identified_a.complete} == {ValueRange(0.5, 0.5)}
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -217,12 +217,12 @@ def test_schedules_commit_every_mask_once() -> None:
 
 
 def test_intervals_meet() -> None:
-    reached, passed = Interval(0.5, 1.0, low_included=False), Interval(0.2, 0.5)
+    reached, passed = ValueRange(0.5, 1.0, low_included=False), ValueRange(0.2, 0.5)
     assert reached.meet(passed).empty
     assert 0.5 in passed
     assert 0.5 not in reached
-    met = Interval(0.0, 0.9).meet(Interval(0.5, 1.0, high_included=False))
+    met = ValueRange(0.0, 0.9).meet(ValueRange(0.5, 1.0, high_included=False))
     assert (met.low, met.high, met.high_included) == (0.5, 0.9, True)
     edges = np.linspace(0, 1, 5)
     for low, high in pairwise(edges):
-        assert (low + high) / 2 in Interval(float(low), float(high))
+        assert (low + high) / 2 in ValueRange(float(low), float(high))

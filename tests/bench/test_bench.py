@@ -16,7 +16,7 @@ from docs import benchmarks
 from skipstone import CosineSkip, Engine, Fixed, Settings
 from skipstone.bench import cells, gate, peer, stamped
 from skipstone.bench.gate import Check
-from skipstone.bench.plan import Generation, Shape, parse_generation
+from skipstone.bench.plan import Generation, StepShape, parse_generation
 from skipstone.bench.random_model import random_model as of_shape
 from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job, Rig, in_turn
@@ -140,7 +140,7 @@ def test_a_step_is_from_one_choice_to_the_next(rig: Rig, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Runner, "forward", slow)
     monkeypatch.setattr(stamped.time, "perf_counter", lambda: now[0])
-    found = cells.step(rig, Shape(2, 24, 8))
+    found = cells.step(rig, StepShape(2, 24, 8))
     assert found.step_ms == found.high_ms == pytest.approx(7.0)
     work = Work(2, 8, 24, scored=0.5)
     floor = bound(CARD, rig.model.config, work, weight_bytes=8).seconds * 1e3
@@ -148,7 +148,7 @@ def test_a_step_is_from_one_choice_to_the_next(rig: Rig, monkeypatch: pytest.Mon
 
 
 def test_every_cached_step_is_a_sample(rig: Rig) -> None:
-    job = cells.step_job(rig.model.config, Shape(2, 24, 8), NoSkip())
+    job = cells.step_job(rig.model.config, StepShape(2, 24, 8), NoSkip())
     assert len(Clock(rig.model).steps(job)) == 3
     assert [cells._turns(replace(rig, repeats=n), job) for n in (2, 3, 4, 20)] == [1, 1, 2, 7]
 
@@ -191,7 +191,7 @@ def test_a_skip_at_the_ideal_reaches_all_of_it(rig: Rig, monkeypatch: pytest.Mon
         return [bound(CARD, rig.model.config, work, weight_bytes=8).seconds] * 3
 
     monkeypatch.setattr(Clock, "steps", ideal)
-    (found,) = cells.skips(rig, Shape(1, 24, 8), (3,), (0.25,))
+    (found,) = cells.skips(rig, StepShape(1, 24, 8), (3,), (0.25,))
     assert found.going == 0.25
     assert found.times_faster == pytest.approx(found.ideal_times)
     assert found.share_of_ideal == pytest.approx(1.0)
@@ -290,7 +290,7 @@ def test_a_killed_bench_leaves_what_it_had_found(
 ) -> None:
     path, step = tmp_path / "out.json", cells.step
 
-    def second_time(rig: Rig, shape: Shape) -> cells.StepCell:
+    def second_time(rig: Rig, shape: StepShape) -> cells.StepCell:
         if shape.batch == 2:
             raise KeyboardInterrupt
         return step(rig, shape)
@@ -309,7 +309,7 @@ def test_a_cell_that_does_not_fit_is_named_and_the_others_are_measured(
 ) -> None:
     step = cells.step
 
-    def too_large(rig: Rig, shape: Shape) -> cells.StepCell:
+    def too_large(rig: Rig, shape: StepShape) -> cells.StepCell:
         if shape.batch == 1:
             raise torch.OutOfMemoryError
         return step(rig, shape)

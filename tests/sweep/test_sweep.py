@@ -43,9 +43,9 @@ from skipstone.extras import requirements
 from skipstone.sweep.chart import front
 from skipstone.sweep.executors import Local, Ray, Serial, parse_executor, visible_gpu
 from skipstone.sweep.grid import BASELINE, Setting, parse_grid
-from skipstone.sweep.measure import Measurement, Plan, Unit
+from skipstone.sweep.measure import Measurement, Unit, WorkerSetup
 from skipstone.sweep.run import Sweep, exact, run_sweep
-from skipstone.sweep.summary import Judged
+from skipstone.sweep.summary import Assessment
 from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.testing.tiny import tiny_model
 
@@ -257,7 +257,7 @@ def test_a_run_without_shortcuts_takes_the_operations_of_its_rows(whole: Sweep) 
 
 
 def test_settings_take_turns(settings: Sequence[Setting]) -> None:
-    plan = Plan("m", "cpu", "float32", 1, EXACT, tuple(settings))
+    plan = WorkerSetup("m", "cpu", "float32", 1, EXACT, tuple(settings))
     first = [plan.in_turn(i)[0].name for i in range(5)]
     assert len(set(first)) == 5
     assert all(set(plan.in_turn(i)) == set(plan.all) for i in range(5))
@@ -389,7 +389,7 @@ def test_each_worker_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [visible_gpu(i) for i in range(2)] == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
     assert [visible_gpu(i) for i in range(2)] == ["3", "GPU-5"]
-    plan = Plan("m", "cuda", "bfloat16", 1, EXACT, ())
+    plan = WorkerSetup("m", "cuda", "bfloat16", 1, EXACT, ())
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ConfigError, match="needs as many GPUs, and there are 2"):
         next(Local(3).run(tiny_model(), plan, [Unit(0, "a")]))
@@ -471,12 +471,12 @@ def planted(
     ]
 
 
-def judged(total: int, bound: float, **found: tuple[int, float]) -> Judged:
+def judged(total: int, bound: float, **found: tuple[int, float]) -> Assessment:
     names = [BASELINE, *found]
     rows = planted(BASELINE, total, 0, 1.0)
     for name, (differing, seconds) in found.items():
         rows += planted(name, total, differing, seconds, wrong=differing)
-    return Judged(rows, [Setting(n, Settings()) for n in names], "answer", bound)
+    return Assessment(rows, [Setting(n, Settings()) for n in names], "answer", bound)
 
 
 def test_the_fastest_setting_within_the_bound_is_recommended() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from skipstone import DualCache, Factor, Fixed, NoCache, PrefixCache, Settings, Threshold
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Choice, Follow, Lab, Patch, Unavailable
-from skipstone.diagnosis.patching import Spot, decisive
+from skipstone.diagnosis.patching import DecidingPart, decisive
 from skipstone.engine import Engine
 from skipstone.memory.store import KVStore
 from skipstone.models.llada import LLaDA
@@ -270,7 +270,7 @@ def test_the_cached_rows_that_decide_are_narrowed_down() -> None:
     step = case.step_b(case.divergence.forward or 0)
     assert step is not None
     spot = decisive(case, step)
-    assert isinstance(spot, Spot)
+    assert isinstance(spot, DecidingPart)
     assert spot.layer is not None
     assert 0 < len(spot.positions) < step.entered_age.size - step.rows.size
     assert not set(spot.positions) & set(step.rows.tolist())

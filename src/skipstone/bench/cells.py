@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from skipstone.bench.plan import Generation, Shape
+from skipstone.bench.plan import Generation, StepShape
 from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job, Prompts, Rig, Times, in_turn, release, tried
 from skipstone.cache import DualCache
@@ -108,7 +108,7 @@ class RefreshCell:
     share_of_matrix_rate: float
 
 
-def step(rig: Rig, shape: Shape) -> StepCell:
+def step(rig: Rig, shape: StepShape) -> StepCell:
     """Time a cached step."""
     release()
     job = step_job(rig.model.config, shape, NoSkip())
@@ -134,7 +134,7 @@ def step(rig: Rig, shape: Shape) -> StepCell:
 
 
 def skips(
-    rig: Rig, shape: Shape, layers: tuple[int, ...], shares: tuple[float, ...]
+    rig: Rig, shape: StepShape, layers: tuple[int, ...], shares: tuple[float, ...]
 ) -> Iterator[SkipCell]:
     """Time a step without skip and with each of some skips, all in turn."""
     release()
@@ -261,7 +261,7 @@ def _forced(new: int, block: int, steps: int, skip: SkipPolicy | None = None) ->
     )
 
 
-def step_job(config: ModelConfig, shape: Shape, skip: SkipPolicy) -> Job:
+def step_job(config: ModelConfig, shape: StepShape, skip: SkipPolicy) -> Job:
     """One block: a refresh, then cached steps that commit two tokens each."""
     asked = prompts(config, shape.batch, shape.context - shape.rows)
     return Job(_forced(shape.rows, shape.rows, shape.rows // 2, skip), asked)
@@ -273,7 +273,7 @@ def _turns(rig: Rig, job: Job) -> int:
     return math.ceil(rig.repeats / (job.settings.steps - 1))
 
 
-def _work(shape: Shape) -> Work:
+def _work(shape: StepShape) -> Work:
     return Work(shape.batch, shape.rows, shape.context, scored=_STILL_MASKS)
 
 

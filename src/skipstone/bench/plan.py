@@ -18,7 +18,7 @@ _NAME = re.compile(r"(\d+)\+(\d+)/(\d+)(?:x(\d+))?(?:@(\d+))?(?:~(\d+):(0?\.\d+|
 
 
 @dataclass(frozen=True)
-class Shape:
+class StepShape:
     """A cached step."""
 
     batch: int
@@ -99,7 +99,7 @@ class Plan:
     """All cells of a run."""
 
     sections: tuple[str, ...]
-    steps: tuple[Shape, ...]
+    steps: tuple[StepShape, ...]
     generations: tuple[Generation, ...]
     refreshes: tuple[int, ...]
     """Positions of each."""

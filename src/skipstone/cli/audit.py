@@ -20,8 +20,8 @@ from skipstone.cli.prompts import judge_option, read_questions
 from skipstone.cli.sarif import sarif_log
 from skipstone.cli.terminal import note, say, say_json
 from skipstone.diff.agreement import (
+    AnswerCounts,
     Judgement,
-    Known,
     Level,
     Question,
     Row,
@@ -111,7 +111,7 @@ def audit_command(
     _check_prompts(engines, questions, path)
     rows = _run(engines, questions, batch, output)
     count = sum(row.disagrees(level) for row in rows)
-    report = Report(path, level, questions, rows, judge(count, len(rows), rate, confidence))
+    report = AuditReport(path, level, questions, rows, judge(count, len(rows), rate, confidence))
     report.write(junit, sarif)
     if as_json:
         say_json(report.as_json() | describe(*engines))
@@ -122,7 +122,7 @@ def audit_command(
 
 
 @dataclass(frozen=True)
-class Report:
+class AuditReport:
     """An audit that is done."""
 
     path: Path
@@ -132,7 +132,7 @@ class Report:
     judgement: Judgement
 
     @property
-    def known(self) -> Known | None:
+    def known(self) -> AnswerCounts | None:
         """Right and wrong answers, where the right ones are known."""
         return known_answers(self.questions, self.rows)
 
@@ -201,7 +201,7 @@ class Report:
             yield f"   and {len(found) - _SHOWN} more; --json has all"
 
 
-def _known(known: Known) -> str:
+def _known(known: AnswerCounts) -> str:
     return (
         f"answers    right of {known.total} known: baseline {known.both + known.only_a}, candidate "
         f"{known.both + known.only_b}; only one of them: {known.only_a} and {known.only_b}, "

@@ -84,7 +84,7 @@ def bench(
     from skipstone.bench.page import Page
     from skipstone.bench.peer import parse_peer
     from skipstone.bench.run import measure
-    from skipstone.cli.bench_subject import Subject
+    from skipstone.cli.bench_subject import BenchTarget
     from skipstone.cli.bench_tables import print_cells
 
     if repeats < 2:
@@ -93,7 +93,7 @@ def bench(
         check_output(output)
     sections = _sections(ctx, texts["only"], texts["peer"])
     peer = parse_peer(texts["peer"]) if texts["peer"] else None
-    subject = Subject.of(texts["model"], device, dtype)
+    subject = BenchTarget.of(texts["model"], device, dtype)
     plan = subject.plan(sections, texts)
     with status("checking that it is right") as told:
         tell = told or (lambda text: None)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from skipstone.bench.plan import Plan, Shape, parse_generation
+from skipstone.bench.plan import Plan, StepShape, parse_generation
 from skipstone.bench.random_model import random_model
 from skipstone.bench.timing import Rig, release
 from skipstone.checks import number
@@ -57,7 +57,7 @@ _CPU = Defaults(
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class BenchTarget:
     """The model to measure, by name, and the embedded one on the same device for the gate."""
 
     name: str
@@ -66,7 +66,7 @@ class Subject:
     defaults: Defaults
 
     @classmethod
-    def of(cls, name: str | None, device: str, dtype: str) -> Subject:
+    def of(cls, name: str | None, device: str, dtype: str) -> BenchTarget:
         """Choose by device what was not chosen.
 
         Raises:
@@ -108,7 +108,7 @@ def _plan(sections: tuple[str, ...], texts: dict[str, str]) -> Plan:
     batches = parse_numbers("--batch", texts["batch"], 1, _MOST)
     contexts = parse_numbers("--context", texts["context"], 1, _MOST)
     rows = parse_numbers("--rows", texts["rows"], 1, _MOST)
-    shapes = [Shape(*numbers) for numbers in itertools.product(batches, contexts, rows)]
+    shapes = [StepShape(*numbers) for numbers in itertools.product(batches, contexts, rows)]
     return Plan(
         sections=sections,
         steps=tuple(shapes),

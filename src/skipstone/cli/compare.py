@@ -78,13 +78,13 @@ def compare(
         tokens = tokens_of_model(models[0], ids=ids)
         _print(comparison, (result_a, result_b), (spec_a, spec_b), tokens, a, source)
     if page is not None:
-        from skipstone.cli.specs import Pair
+        from skipstone.cli.specs import SpecPair
         from skipstone.engine import Engine
         from skipstone.tracing.experiments.runner import Subject
 
         subject_a = Subject(recorder_a.trace, 0, Engine(models[0], a.settings))
         subject_b = Subject(recorder_b.trace, 0, Engine(models[1], b.settings))
-        report_pair(Pair(subject_a, subject_b, models[0]), page, (spec_a, spec_b))
+        report_pair(SpecPair(subject_a, subject_b, models[0]), page, (spec_a, spec_b))
     return 0 if comparison.identical else 1
 
 

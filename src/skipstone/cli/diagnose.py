@@ -27,7 +27,7 @@ from skipstone.quoting import shown
 from skipstone.record import Experiment, StoredTrace, open_trace
 
 if TYPE_CHECKING:
-    from skipstone.cli.specs import Pair
+    from skipstone.cli.specs import SpecPair
     from skipstone.engine.prompts import Prompt
     from skipstone.tracing.experiments.runner import ExperimentRunner
 
@@ -151,7 +151,7 @@ def parse_seconds(text: str | None) -> float:
     return value
 
 
-def explained(pair: Pair, time_limit: float = math.inf, *, keep: bool = False) -> Diagnosis:
+def explained(pair: SpecPair, time_limit: float = math.inf, *, keep: bool = False) -> Diagnosis:
     """Ask every rule; if that is asked for, keep what the experiments found in the trace of B."""
     from skipstone.tracing.experiments.runner import ExperimentRunner
 

@@ -21,7 +21,7 @@ from skipstone.report.study import closest_look
 from skipstone.report.words import words
 
 if TYPE_CHECKING:
-    from skipstone.cli.specs import Pair
+    from skipstone.cli.specs import SpecPair
 
 
 @click.command("report")
@@ -98,7 +98,7 @@ def report(
     return 0
 
 
-def report_pair(pair: Pair, path: Path, names: tuple[str, str]) -> None:
+def report_pair(pair: SpecPair, path: Path, names: tuple[str, str]) -> None:
     """Write a page about two runs that were decoded just now."""
     check_drawing()
     assert pair.reference is not None

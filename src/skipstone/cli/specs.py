@@ -91,7 +91,7 @@ def check_whole(trace: StoredTrace, sample: int) -> None:
 
 
 @dataclass(frozen=True)
-class Pair:
+class SpecPair:
     """Two sides and the reference model, if it is here."""
 
     a: Subject
@@ -99,7 +99,7 @@ class Pair:
     reference: Model | None
 
 
-def traced_pair(a: StoredTrace, b: StoredTrace, sample: int, model_name: str | None) -> Pair:
+def traced_pair(a: StoredTrace, b: StoredTrace, sample: int, model_name: str | None) -> SpecPair:
     """Two traces; our own code can run them again if their model is here."""
     for trace in (a, b):
         check_whole(trace, sample)
@@ -111,7 +111,7 @@ def traced_pair(a: StoredTrace, b: StoredTrace, sample: int, model_name: str | N
         note(f"nothing is run again: {error}")
         model = None
     own = _own_model(a, b, model, model_name)
-    return Pair(_subject(a, sample, model), _subject(b, sample, own), model)
+    return SpecPair(_subject(a, sample, model), _subject(b, sample, own), model)
 
 
 def _own_model(
@@ -138,7 +138,7 @@ def _subject(trace: Trace, sample: int, model: Model | None) -> Subject:
     return Subject(trace, sample, Engine(model, settings_of(record, {})))
 
 
-def decoded_pair(spec_a: str, spec_b: str, shared: dict[str, str], prompt: Prompt) -> Pair:
+def decoded_pair(spec_a: str, spec_b: str, shared: dict[str, str], prompt: Prompt) -> SpecPair:
     """Two run specs, decoded now; both can be run again."""
     specs = [run_spec({**shared, **parse_spec(spec)}) for spec in (spec_a, spec_b)]
     say_idle_settings(*(spec.settings for spec in specs))
@@ -146,7 +146,7 @@ def decoded_pair(spec_a: str, spec_b: str, shared: dict[str, str], prompt: Promp
     same = _model_key(specs[0]) == _model_key(specs[1])
     model_b = model_a if same else specs[1].load()
     a = _decoded(Engine(model_a, specs[0].settings), prompt)
-    return Pair(a, _decoded(Engine(model_b, specs[1].settings), prompt), model_a)
+    return SpecPair(a, _decoded(Engine(model_b, specs[1].settings), prompt), model_a)
 
 
 def _model_key(spec: RunSpec) -> tuple[str, str, str]:

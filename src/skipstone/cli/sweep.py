@@ -23,7 +23,7 @@ from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
     from skipstone.sweep.run import Sweep
-    from skipstone.sweep.summary import Judged, Level, Summary
+    from skipstone.sweep.summary import Assessment, Level, Summary
 
 
 @click.command("sweep")
@@ -105,7 +105,7 @@ def sweep_command(
     from skipstone.sweep.grid import BASELINE, Setting, parse_grid
     from skipstone.sweep.run import exact, run_sweep
     from skipstone.sweep.store import check_parquet
-    from skipstone.sweep.summary import Judged
+    from skipstone.sweep.summary import Assessment
 
     check_parquet()
     check_charts()
@@ -113,7 +113,7 @@ def sweep_command(
     trusted = parse_settings(parse_spec(baseline), exact(base.settings))
     points = parse_grid(grid, base.settings, trusted)
     questions = read_questions(path, "--prompts", rule)
-    planned = Judged([], [Setting(BASELINE, trusted), *points.settings], level, rate)
+    planned = Assessment([], [Setting(BASELINE, trusted), *points.settings], level, rate)
     say_idle_settings(trusted, *(setting.settings for setting in points.settings))
     _say_notes(points.notes)
     _say_too_few(planned.needed, len(questions[:limit]), bound)
@@ -128,7 +128,7 @@ def sweep_command(
             executor=executor,
             progress=moved,
         )
-    judged = Judged(sweep.measurements, planned.settings, level, rate)
+    judged = Assessment(sweep.measurements, planned.settings, level, rate)
     report = _report(sweep, judged)
     _write(sweep, judged, report)
     if as_json:
@@ -153,7 +153,7 @@ def _say_too_few(needed: int, prompts: int, bound: str) -> None:
         note(f"a bound of {bound} takes at least {needed} prompts")
 
 
-def _report(sweep: Sweep, judged: Judged) -> dict[str, object]:
+def _report(sweep: Sweep, judged: Assessment) -> dict[str, object]:
     return {
         "schema": 1,
         "prompts": len(sweep.questions),
@@ -163,7 +163,7 @@ def _report(sweep: Sweep, judged: Judged) -> dict[str, object]:
     }
 
 
-def _write(sweep: Sweep, judged: Judged, report: dict[str, object]) -> None:
+def _write(sweep: Sweep, judged: Assessment, report: dict[str, object]) -> None:
     from skipstone.sweep.chart import pareto_chart, save_html, save_png
 
     chart = pareto_chart(judged.summaries, judged.recommendation)
@@ -173,7 +173,7 @@ def _write(sweep: Sweep, judged: Judged, report: dict[str, object]) -> None:
     sweep.store.save("pareto.png", lambda path: save_png(chart, path))
 
 
-def _print(judged: Judged) -> None:
+def _print(judged: Assessment) -> None:
     """The report for people."""
     from skipstone.sweep.chart import grid_keys
 

@@ -176,7 +176,7 @@ def diagnose(case: Case) -> Diagnosis:
         elif not case.spent:
             # Without its experiments a rule that says nothing has ruled nothing out.
             ruled_out.append(RuledOut(rule.name, _NO_SIGN))
-    handed = given.Given([], [], [], [])
+    handed = given.GivenDifferences([], [], [], [])
     with unjudged.within("other-inputs"):
         handed = given.examine(case)
     return _weighed(case, findings, handed, ruled_out, unjudged)
@@ -259,7 +259,7 @@ def _closed(case: Case, finding: Finding) -> Diagnosis:
 def _weighed(
     case: Case,
     seen: list[Finding],
-    handed: given.Given,
+    handed: given.GivenDifferences,
     ruled_out: list[RuledOut],
     unjudged: Unjudged,
 ) -> Diagnosis:

@@ -23,7 +23,7 @@ _SHARED = frozenset(("block_length", "gen_length", "temperature"))
 
 
 @dataclass(frozen=True)
-class Difference:
+class InputDifference:
     """One thing that the sides were given, and not alike."""
 
     name: str
@@ -62,30 +62,30 @@ class Difference:
         return self.name.endswith(ASSIGNED)
 
 
-def differences(case: Case) -> list[Difference]:
+def differences(case: Case) -> list[InputDifference]:
     """What the sides were given, and not alike."""
     return [*_dtype(case), *_plain(case), *_tensors(case)]
 
 
-def _dtype(case: Case) -> Iterator[Difference]:
+def _dtype(case: Case) -> Iterator[InputDifference]:
     a, b = case.record_a.header, case.record_b.header
     if a.dtype == b.dtype:
         return
-    yield Difference("dtype", a.dtype, b.dtype, _called_at(case.record_b))
+    yield InputDifference("dtype", a.dtype, b.dtype, _called_at(case.record_b))
     # Rounded to another dtype, the same weights have another fingerprint.
     led = case.expected.led is not None
     if led and not case.expected.conforms and same_weights(a.weights, b.weights) is False:
-        yield Difference("weights", a.weights, b.weights)
+        yield InputDifference("weights", a.weights, b.weights)
 
 
-def _plain(case: Case) -> Iterator[Difference]:
+def _plain(case: Case) -> Iterator[InputDifference]:
     """Configuration, and arguments and fields of objects that both sides have by the same name."""
     a, b = case.record_a.header, case.record_b.header
     source = _called_at(case.record_b)
     for name in a.environment:
         x, y = a.environment[name], b.environment.get(name)
         if name.startswith("config.") and y is not None and _differ(name, x, y):
-            yield Difference(name, x, y, source)
+            yield InputDifference(name, x, y, source)
     if not case.foreign:
         return
     ours = a.source == "skipstone"
@@ -95,13 +95,13 @@ def _plain(case: Case) -> Iterator[Difference]:
         if x is not None and (name in _SHARED or not ours) and _differ(name, x, y):
             met.add((name.removesuffix(ASSIGNED), x, y))
             of_loop = name in arguments and _acts(name)
-            yield Difference(name, x, y, source, plain=True, loop=of_loop)
+            yield InputDifference(name, x, y, source, plain=True, loop=of_loop)
     for name, x, y in _within(a, b):
         # Objects hold what was passed on to them; it is said once.
         same = name.rpartition(".")[2], x, y
         if same not in met:
             met.add(same)
-            yield Difference(name, x, y, source, plain=True, loop=_acts(name))
+            yield InputDifference(name, x, y, source, plain=True, loop=_acts(name))
 
 
 def _within(a: Header, b: Header) -> Iterator[tuple[str, str, str]]:
@@ -146,7 +146,7 @@ def _differ(name: str, a: str, b: str) -> bool:
         return a != b
 
 
-def _tensors(case: Case) -> Iterator[Difference]:
+def _tensors(case: Case) -> Iterator[InputDifference]:
     """Tensor arguments of the first step that differs, beside those of the same step of A."""
     step = case.tensors.step
     if not case.foreign or step is None:
@@ -168,26 +168,26 @@ def _tensors(case: Case) -> Iterator[Difference]:
         a, b = "not given" if x is None else x.b, "not given" if y is None else y.b
         if a != b and not _sees_all(x) | _sees_all(y):
             source = _called_at(case.record_b) if y is None else y.source
-            yield Difference(name, a, b, source, None if y is None else y.visible)
+            yield InputDifference(name, a, b, source, None if y is None else y.visible)
 
 
-def _sees_all(given: Difference | None) -> bool:
+def _sees_all(given: InputDifference | None) -> bool:
     """Whether nothing was given, or a mask that hides nothing: the same by another name."""
     if given is None:
         return False
     return given.visible is not None and given.visible[0] == given.visible[1]
 
 
-def _given(record: RunRecord, forward: int) -> dict[str, Difference]:
+def _given(record: RunRecord, forward: int) -> dict[str, InputDifference]:
     """Tensor arguments of a forward, by name."""
-    found = dict[str, Difference]()
+    found = dict[str, InputDifference]()
     for event in record.events:
         if event.kind != "given" or event.forward > forward:
             continue
         name, _, text = event.message.partition(" is ")
         numbers = event.numbers
         seen = (numbers["visible"], numbers["total"]) if "visible" in numbers else None
-        found[name] = Difference(name, "every position", text, event.source, seen)
+        found[name] = InputDifference(name, "every position", text, event.source, seen)
     return {name: d for name, d in found.items() if d.b != "not given"}
 
 

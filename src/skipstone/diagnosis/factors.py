@@ -20,7 +20,7 @@ from skipstone.sentence import Code, Sentence
 
 
 @dataclass(frozen=True)
-class Factor:
+class ChangedSetting:
     """One thing that differs between the settings."""
 
     name: str
@@ -44,13 +44,13 @@ class Factor:
 class Swapped:
     """What swapping found."""
 
-    factors: tuple[Factor, ...]
+    factors: tuple[ChangedSetting, ...]
     """A smallest set that explains the difference."""
     removed: bool | None
     """Giving B the values of A for these alone restores A's decisions."""
     added: bool | None
     """Giving A the values of B for these alone reproduces B's."""
-    ruled_out: tuple[Factor, ...]
+    ruled_out: tuple[ChangedSetting, ...]
 
     @property
     def said(self) -> Sentence:
@@ -73,9 +73,9 @@ class Swapped:
         return Sentence(template, how=self.how)
 
 
-def factors_of(case: Case) -> tuple[Factor, ...]:
+def factors_of(case: Case) -> tuple[ChangedSetting, ...]:
     """Everything that differs, policies of the same name field by field."""
-    found = list[Factor]()
+    found = list[ChangedSetting]()
     for name, (a, b) in case.runs.settings_differ.items():
         policy_a, _, fields_a = a.partition(":")
         policy_b, _, fields_b = b.partition(":")
@@ -83,9 +83,9 @@ def factors_of(case: Case) -> tuple[Factor, ...]:
             mine, theirs = _fields(fields_a), _fields(fields_b)
             for field in mine:
                 if mine[field] != theirs.get(field):
-                    found.append(Factor(f"{name}.{field}", mine[field], theirs[field]))
+                    found.append(ChangedSetting(f"{name}.{field}", mine[field], theirs[field]))
         else:
-            found.append(Factor(name, a, b))
+            found.append(ChangedSetting(name, a, b))
     return tuple(found)
 
 
@@ -101,7 +101,7 @@ def swap(case: Case) -> Swapped | None:
     if len(single) > 1:
         # Several restore A alone: the one that also reproduces B comes first.
         single.sort(key=lambda f: not reproduces(case, (f,)))
-    chosen: tuple[Factor, ...] = tuple(single[:1])
+    chosen: tuple[ChangedSetting, ...] = tuple(single[:1])
     if not chosen:
         if restores(case, factors) is None:
             return None
@@ -114,7 +114,7 @@ def swap(case: Case) -> Swapped | None:
     )
 
 
-def restores(case: Case, factors: Sequence[Factor]) -> bool | None:
+def restores(case: Case, factors: Sequence[ChangedSetting]) -> bool | None:
     """Whether B with A's values of these decides as A does; None if it cannot be tried."""
     trace = case.ask(Rerun("b", changes(case, "b", factors), until=case.divergence.until))
     if trace is None and case.expected.conforms:
@@ -124,13 +124,15 @@ def restores(case: Case, factors: Sequence[Factor]) -> bool | None:
     return None if trace is None else _agrees(case, trace, "a")
 
 
-def reproduces(case: Case, factors: Sequence[Factor]) -> bool | None:
+def reproduces(case: Case, factors: Sequence[ChangedSetting]) -> bool | None:
     """Whether A with B's values of these decides as B does."""
     trace = case.ask(Rerun("a", changes(case, "a", factors), until=case.divergence.until))
     return None if trace is None else _agrees(case, trace, "b")
 
 
-def changes(case: Case, side: Side, factors: Sequence[Factor]) -> tuple[tuple[str, str], ...]:
+def changes(
+    case: Case, side: Side, factors: Sequence[ChangedSetting]
+) -> tuple[tuple[str, str], ...]:
     """The settings that give one side the other's values of some factors."""
     record = case.record_a if side == "a" else case.record_b
     texts = dict[str, str]()
@@ -151,7 +153,7 @@ def _agrees(case: Case, trace: Trace, side: Side) -> bool:
     return case.divergence.earlier(compare(record, trace.records[0]).first) is None
 
 
-def _smallest(case: Case, factors: tuple[Factor, ...]) -> tuple[Factor, ...]:
+def _smallest(case: Case, factors: tuple[ChangedSetting, ...]) -> tuple[ChangedSetting, ...]:
     """Drop what is not needed, one after the other, as long as A is still restored."""
     kept = list(factors)
     for factor in factors:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.decide import Rule as CommitRule
 from skipstone.diagnosis.decide import commits, draws
-from skipstone.diagnosis.differing import Difference, differences
+from skipstone.diagnosis.differing import InputDifference, differences
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.meanings import COMMIT
 from skipstone.diagnosis.rule import place, proof_of
@@ -31,7 +31,7 @@ _OF_THE_LOOP = frozenset((10, 16, 21, 22, 23, 24, 31))
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenDifferences:
     """What the sides were given, and not alike."""
 
     numbers: list[Finding]
@@ -40,11 +40,11 @@ class Given:
     """Arguments whose meaning is known."""
     unknown: list[Finding]
     """Others: they explain a difference only if nothing else does."""
-    beside: list[Difference]
+    beside: list[InputDifference]
     """Those of the others that may act, to be told beside whatever is found."""
 
 
-def examine(case: Case) -> Given:
+def examine(case: Case) -> GivenDifferences:
     """Compare what both sides were given."""
     told = {e.message.partition(" ")[0] for e in case.events if e.kind == "stated_differs"}
     found = [d for d in differences(case) if d.name not in told]
@@ -60,10 +60,10 @@ def examine(case: Case) -> Given:
         kind.append(replace(finding, proof=Proof.OBSERVED) if d.derived and passed else finding)
     if beside and len(beside) <= _FEW and all(d.plain for d in beside):
         unknown = [_found(case, beside), *unknown]
-    return Given(numbers, known, unknown, beside)
+    return GivenDifferences(numbers, known, unknown, beside)
 
 
-def told_beside(seen: Finding, beside: Sequence[Difference]) -> Finding:
+def told_beside(seen: Finding, beside: Sequence[InputDifference]) -> Finding:
     """A finding with what the sides were given otherwise, too, as far as that may act.
 
     What a rule has measured is where it acts, or how; whether code differs is not known then.
@@ -88,7 +88,7 @@ def told_beside(seen: Finding, beside: Sequence[Difference]) -> Finding:
     )
 
 
-def _names(found: Sequence[Difference]) -> Code:
+def _names(found: Sequence[InputDifference]) -> Code:
     return Code(", ".join(d.name for d in found))
 
 
@@ -141,7 +141,7 @@ def other_mask(case: Case) -> Finding | None:
     )
 
 
-def _found(case: Case, found: Sequence[Difference]) -> Finding:
+def _found(case: Case, found: Sequence[InputDifference]) -> Finding:
     """One difference, or all those that cannot be told apart by what they do."""
     d = found[0]
     proof, experiment = _proved(case, d)
@@ -180,7 +180,7 @@ def _step(case: Case) -> StepRecord | None:
     return None if case.divergence.forward is None else case.step_b(case.divergence.forward)
 
 
-def _proved(case: Case, d: Difference) -> tuple[Proof, Sentence]:
+def _proved(case: Case, d: InputDifference) -> tuple[Proof, Sentence]:
     """As far as an experiment, or a replay of the decision, goes."""
     if d.name == "dtype":
         return _proved_dtype(case, d)
@@ -191,7 +191,7 @@ def _proved(case: Case, d: Difference) -> tuple[Proof, Sentence]:
     return Proof.CONSISTENT, NOTHING
 
 
-def _can_matter(case: Case, d: Difference) -> bool:
+def _can_matter(case: Case, d: InputDifference) -> bool:
     """Whether the first thing that differs can follow from this."""
     if d.plain and not d.known and (not d.loop or _stopped(case)):
         return False
@@ -215,7 +215,7 @@ def _stopped(case: Case) -> bool:
     return first is not None and first.kind == "stop" and not ended
 
 
-def _proved_dtype(case: Case, d: Difference) -> tuple[Proof, Sentence]:
+def _proved_dtype(case: Case, d: InputDifference) -> tuple[Proof, Sentence]:
     """Each side does what its own dtype gives, where the model is here to say so."""
     if case.expected.led is None:
         return Proof.CONSISTENT, NOTHING
@@ -225,7 +225,7 @@ def _proved_dtype(case: Case, d: Difference) -> tuple[Proof, Sentence]:
     return Proof.SUFFICIENT, how
 
 
-def _proved_threshold(case: Case, d: Difference) -> tuple[Proof, Sentence]:
+def _proved_threshold(case: Case, d: InputDifference) -> tuple[Proof, Sentence]:
     """The parting decision replayed from B's own confidences with either value."""
     step = None if case.divergence.forward is None else case.step_b(case.divergence.forward)
     other = None if step is None else case.divergence.same_step(step)

@@ -13,7 +13,7 @@ from skipstone.sentence import Sentence
 
 
 @dataclass(frozen=True)
-class Spot:
+class DecidingPart:
     """A smallest part that decides."""
 
     layer: int | None
@@ -23,7 +23,7 @@ class Spot:
     experiment: Sentence
 
 
-def decisive(case: Case, step: StepRecord) -> Spot | None:
+def decisive(case: Case, step: StepRecord) -> DecidingPart | None:
     """Bisect the cached rows of a step down to those whose freshness decides its commits.
 
     None if fresh rows cannot be computed here, or do not change the decision.
@@ -39,7 +39,7 @@ def decisive(case: Case, step: StepRecord) -> Spot | None:
         return None
     positions = _halve(case, step, fresh, cached, layers)
     few = _halve_layers(case, step, fresh, positions, layers)
-    return Spot(
+    return DecidingPart(
         layer=few[0],
         positions=tuple(positions.tolist()),
         evidence=Sentence(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from skipstone.diagnosis.attention.difference import Difference
+from skipstone.diagnosis.attention.difference import AttentionDifference
 from skipstone.diagnosis.attention.words import named
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.loop import evidence_of
@@ -130,7 +130,7 @@ def _of_attention(case: Case) -> Iterator[Sentence]:
         )
 
 
-def _given(begins: Difference) -> Iterator[Sentence]:
+def _given(begins: AttentionDifference) -> Iterator[Sentence]:
     """Which parts of attention are A's, in the first layer that gives something else."""
     if not begins.differ:
         return

@@ -147,7 +147,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Known:
+class AnswerCounts:
     """Right and wrong answers of both sides, where the right one is known."""
 
     both: int
@@ -197,7 +197,7 @@ def check_budget(budget: float, confidence: float) -> None:
         raise ConfigError(f"confidence is {confidence:g}, must be above 0 and below 1, like 0.95")
 
 
-def known_answers(questions: Sequence[Question], rows: Sequence[Row]) -> Known | None:
+def known_answers(questions: Sequence[Question], rows: Sequence[Row]) -> AnswerCounts | None:
     """Compare both sides with the known answers; None if there are none.
 
     Args:
@@ -212,7 +212,7 @@ def known_answers(questions: Sequence[Question], rows: Sequence[Row]) -> Known |
     if not pairs:
         return None
     only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
-    return Known(
+    return AnswerCounts(
         both=pairs.count((True, True)),
         only_a=only_a,
         only_b=only_b,

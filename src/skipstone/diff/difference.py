@@ -23,7 +23,7 @@ from skipstone.record.trace import Trace
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingDifference:
     """Something about the two runs that is not the same; empty text where one does not state it."""
 
     name: str
@@ -61,7 +61,7 @@ class Difference:
     floor: Floor
     differing_positions: tuple[int, ...]
     """Absolute positions whose final tokens differ, as far as both runs went."""
-    settings: tuple[Setting, ...]
+    settings: tuple[SettingDifference, ...]
     """What is not the same about the runs themselves."""
 
     def __repr__(self) -> str:
@@ -129,7 +129,7 @@ class Difference:
             "limits": [*self.alignment.limits, *self.tensors.limits],
         }
 
-    def _plain(self, setting: Setting) -> dict[str, object]:
+    def _plain(self, setting: SettingDifference) -> dict[str, object]:
         """A setting of the decoding as number, bool or None; a fingerprint of digits stays text."""
         decoding = setting.name in {**self.a.header.settings, **self.b.header.settings}
         a, b = (plain(text) if decoding else text for text in (setting.a, setting.b))
@@ -252,12 +252,12 @@ def _ending(run: RunRecord) -> Ending:
     )
 
 
-def _settings(a: RunRecord, b: RunRecord) -> Iterable[Setting]:
+def _settings(a: RunRecord, b: RunRecord) -> Iterable[SettingDifference]:
     """Differences of the headers, the settings of the run first."""
     mine, theirs = _stated(a), _stated(b)
     for name in [*mine, *(name for name in theirs if name not in mine)]:
         if mine.get(name, "") != theirs.get(name, ""):
-            yield Setting(name, mine.get(name, ""), theirs.get(name, ""))
+            yield SettingDifference(name, mine.get(name, ""), theirs.get(name, ""))
 
 
 def _stated(run: RunRecord) -> dict[str, str]:

@@ -28,7 +28,7 @@ from skipstone.record.store import SHARDS, TABLES, Experiment, Manifest, TensorE
 from skipstone.record.tensors import TensorKey, TensorRows, with_provenance
 
 
-class Rows(Protocol):
+class StoredRows(Protocol):
     """What is asked of the database of a trace, whatever its schema."""
 
     def samples(self) -> list[tuple[str, str | None]]:
@@ -310,7 +310,7 @@ def _open(folder: Path, manifest: Manifest) -> Database:
     return open_for_reading(folder, TABLES_1 if manifest.schema == 1 else TABLES)
 
 
-def _rows(database: Database, manifest: Manifest) -> Rows:
+def _rows(database: Database, manifest: Manifest) -> StoredRows:
     return Rows1(database) if manifest.schema == 1 else Rows2(database, Checksums(manifest.run))
 
 

@@ -19,7 +19,7 @@ MOST = 100
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """What was read of a trace, and what is wrong with it."""
 
     steps: int
@@ -30,7 +30,7 @@ class Verdict:
     """One line each, up to ``MOST``; empty if everything is as it was recorded."""
 
 
-def verify(trace: StoredTrace) -> Verdict:
+def verify(trace: StoredTrace) -> Verification:
     """Read everything that is in a trace; nothing is raised for what is damaged."""
     sound, faults = Counter[Part](), dict[str, None]()
     samples = range(len(trace.headers))
@@ -41,7 +41,7 @@ def verify(trace: StoredTrace) -> Verdict:
             faults[str(error)] = None
         if len(faults) >= MOST:
             break
-    return Verdict(
+    return Verification(
         steps=sound["steps"],
         tensors=sound["tensors"],
         events=sound["events"],

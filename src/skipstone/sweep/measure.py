@@ -56,7 +56,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkerSetup:
     """What a worker needs to know to measure a prompt."""
 
     model: str
@@ -86,7 +86,7 @@ class Unit:
     text: str
 
 
-def measure(model: Model, plan: Plan, unit: Unit) -> list[Measurement]:
+def measure(model: Model, plan: WorkerSetup, unit: Unit) -> list[Measurement]:
     """Run one prompt under the baseline and every setting.
 
     Returns:
@@ -99,7 +99,7 @@ def measure(model: Model, plan: Plan, unit: Unit) -> list[Measurement]:
     return [_measurement(model, unit, setting, runs) for setting in plan.all]
 
 
-def warm_up(model: Model, plan: Plan, unit: Unit) -> None:
+def warm_up(model: Model, plan: WorkerSetup, unit: Unit) -> None:
     """Decode once without measuring: what is allocated on first use belongs to no setting."""
     Engine(model, plan.baseline).generate(unit.text)
 

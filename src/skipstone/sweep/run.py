@@ -20,7 +20,7 @@ from skipstone.quoting import shown
 from skipstone.skip import NoSkip
 from skipstone.sweep.executors import Executor, Serial
 from skipstone.sweep.grid import Setting
-from skipstone.sweep.measure import Measurement, Plan, Unit, mark
+from skipstone.sweep.measure import Measurement, Unit, WorkerSetup, mark
 from skipstone.sweep.store import Head, Store, digest
 from skipstone.unmask import Fixed
 from skipstone.version import __version__
@@ -111,9 +111,9 @@ def _check_kinds(
         of_kind("a setting", setting, Setting, "a Setting of skipstone.sweep")
 
 
-def _plan(model: Model, baseline: Settings, settings: Sequence[Setting]) -> Plan:
+def _plan(model: Model, baseline: Settings, settings: Sequence[Setting]) -> WorkerSetup:
     network = model.network
-    return Plan(
+    return WorkerSetup(
         model=_place(model.name),
         device=network.device.type,
         dtype=str(network.dtype).removeprefix("torch."),
@@ -129,7 +129,7 @@ def _place(name: str) -> str:
     return str(path.absolute()) if name != EMBEDDED and path.is_dir() else name
 
 
-def _check(model: Model, plan: Plan, questions: Sequence[Question]) -> None:
+def _check(model: Model, plan: WorkerSetup, questions: Sequence[Question]) -> None:
     """Refuse now what would fail after an hour."""
     if not questions:
         raise ConfigError("there are no prompts to run; give at least one")
@@ -159,7 +159,7 @@ def _check(model: Model, plan: Plan, questions: Sequence[Question]) -> None:
         first[question.prompt] = number
 
 
-def _head(model: Model, plan: Plan, questions: Sequence[Question]) -> Head:
+def _head(model: Model, plan: WorkerSetup, questions: Sequence[Question]) -> Head:
     """Everything that decides the measurements, but for their times."""
     return {
         "skipstone": __version__,

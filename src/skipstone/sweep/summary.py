@@ -94,7 +94,7 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Assessment:
     """Measurements held against a bound.
 
     Whoever picks the best of many settings picks lucky ones too. So the doubt is shared out among

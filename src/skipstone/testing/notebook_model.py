@@ -24,7 +24,7 @@ KeyValue = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Config:
+class NotebookConfig:
     """What the model needs to know."""
 
     width: int
@@ -50,10 +50,10 @@ class Output:
     """The embedding and the states after each layer, [B, N, D]."""
 
 
-class Block(nn.Module):
+class DecoderLayer(nn.Module):
     """One layer."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: NotebookConfig) -> None:
         """Allocate the weights."""
         super().__init__()
         width, mlp = config.width, config.mlp_width
@@ -100,11 +100,11 @@ class Block(nn.Module):
 class Body(nn.Module):
     """Embedding, layers, norm and head, under their published names."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: NotebookConfig) -> None:
         """Allocate the weights."""
         super().__init__()
         self.wte = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.ln_f = nn.RMSNorm(config.width, eps=1e-5)
         self.ff_out = nn.Linear(config.width, config.vocab_size, bias=False)
 
@@ -112,7 +112,7 @@ class Body(nn.Module):
 class NotebookModel(nn.Module):
     """The whole model."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: NotebookConfig) -> None:
         """Allocate the weights."""
         super().__init__()
         self.config = config
@@ -195,8 +195,8 @@ def from_pebble(*, repaired: bool, dtype: torch.dtype = torch.bfloat16) -> Noteb
     return model.to(dtype).requires_grad_(False).eval()
 
 
-def _config(config: ModelConfig, *, repaired: bool) -> Config:
-    return Config(
+def _config(config: ModelConfig, *, repaired: bool) -> NotebookConfig:
+    return NotebookConfig(
         width=config.width,
         heads=config.num_heads,
         layers=config.num_layers,

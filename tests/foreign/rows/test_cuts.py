@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skipstone import diagnose
 from skipstone.foreign.attach.attach import attach
 from skipstone.foreign.attach.blocks import block_length_from_run, lay_out, window_of
-from skipstone.foreign.attach.seen import Scores, Seen
+from skipstone.foreign.attach.seen import MaskScores, Seen
 from skipstone.record import MemoryTrace, RunRecord
 from skipstone.testing.tiny import EOS, MASK, tiny_model
 from specimens import bare, hf_style
@@ -289,7 +289,7 @@ def test_calls_that_begin_before_their_block_tell_its_length() -> None:
         ids, none, real = np.full(24, MASK), np.zeros(0, np.int32), np.zeros(0)
         rows = np.arange(start, stop, dtype=np.int32)
         whole = rows.size == ids.size
-        scores = Scores(none, none, real, none, real)
+        scores = MaskScores(none, none, real, none, real)
         return Seen(0, rows, whole, rows, 0, True, "", ids, ids, None, scores, 0.0)
 
     assert block_length_from_run([seen(0, 24), seen(6, 14), seen(14, 22)], 7, MASK) == 8

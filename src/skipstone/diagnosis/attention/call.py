@@ -17,7 +17,7 @@ HALF = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class AttentionCall:
     """What attention was given in one layer, and what it gave; all numbers in float64."""
 
     positions_N: np.ndarray
@@ -45,7 +45,7 @@ class Call:
     weighed: str = ""
     """The dtype that weights were rounded to before they were used; empty likewise."""
 
-    def at(self, rows: np.ndarray) -> Call:
+    def at(self, rows: np.ndarray) -> AttentionCall:
         """The same call for some of its rows, by index."""
         return replace(
             self,
@@ -67,7 +67,9 @@ class Call:
             return np.einsum("nhk,khw->nhw", _as(weight_NHK, self.weighed), value_KHW)
 
 
-def read(trace: Trace, sample: int, forward: int, layer: int, call: int = 0) -> Call | None:
+def read(
+    trace: Trace, sample: int, forward: int, layer: int, call: int = 0
+) -> AttentionCall | None:
     """A call of a layer; None if it was not recorded, or not as a whole."""
 
     def tensor(tap: Tap, cached: Tap | None = None, of: int = of_call(layer, call)) -> _Found:
@@ -103,7 +105,7 @@ def read(trace: Trace, sample: int, forward: int, layer: int, call: int = 0) -> 
         hidden_NK = np.triu(np.ones((rows, keys), bool), 1)
         bias_NHK = np.where(hidden_NK[:, None], -np.inf, bias_NHK)
     order_N, order_K = np.argsort(query.positions), np.argsort(key.positions)
-    return Call(
+    return AttentionCall(
         positions_N=query.positions[order_N],
         places_K=key.positions[order_K],
         query_NHW=_heads(query, heads)[order_N],

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from skipstone.diagnosis.attention.difference import Difference, Part, Tensor
+from skipstone.diagnosis.attention.difference import AttentionDifference, Part, Tensor
 from skipstone.diagnosis.attention.relation import TURNS, Relation, relation
 
 Name = Literal["visible-set", "position-encoding", "module-bug", "quantised", "nondeterminism"]
@@ -26,7 +26,7 @@ class Cause:
 
     name: Name
     """Of the diagnosis."""
-    found: Difference
+    found: AttentionDifference
     parts: tuple[Part, ...]
     """Whose exchange was tried: with A's, B's attention gives what A's gave."""
     relation: Relation | None = None
@@ -35,7 +35,7 @@ class Cause:
     """Whether only rows differ that were read from a cache."""
 
 
-def cause_of(found: Difference) -> Cause | None:
+def cause_of(found: AttentionDifference) -> Cause | None:
     """The cause that the parts of a difference tell."""
     if found.fewer_keys:
         return Cause("visible-set", found, ("visible",))
@@ -54,7 +54,7 @@ def cause_of(found: Difference) -> Cause | None:
     return _of_rows(found, rows) if len(rows) == len(parts) else None
 
 
-def _of_rows(found: Difference, rows: Sequence[Tensor]) -> Cause | None:
+def _of_rows(found: AttentionDifference, rows: Sequence[Tensor]) -> Cause | None:
     """Queries, keys or values that follow from A's in one way."""
     if set(rows) == {"queries", "keys"} and found.swapped:
         return Cause("module-bug", found, found.parts)
@@ -74,7 +74,7 @@ def _of_rows(found: Difference, rows: Sequence[Tensor]) -> Cause | None:
     return Cause("module-bug", found, found.parts, first)
 
 
-def _relation(found: Difference, part: Tensor) -> Relation | None:
+def _relation(found: AttentionDifference, part: Tensor) -> Relation | None:
     positions, a, b = found.pair(part)
     wrong = found.wrong(part)
     if wrong.size != positions.size:
@@ -86,7 +86,7 @@ def _relation(found: Difference, part: Tensor) -> Relation | None:
     return seen
 
 
-def _cached(found: Difference, part: Tensor) -> bool:
+def _cached(found: AttentionDifference, part: Tensor) -> bool:
     """Whether no row of a part that differs was computed in this step."""
     positions = found.pair(part)[0][found.wrong(part)]
     return part != "queries" and not np.isin(positions, found.step.rows).any()

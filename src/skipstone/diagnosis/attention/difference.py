@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from skipstone.diagnosis.attention.call import HALF, Call
+from skipstone.diagnosis.attention.call import HALF, AttentionCall
 from skipstone.record import StepRecord
 
 Tensor = Literal["queries", "keys", "values"]
@@ -29,15 +29,15 @@ _LOOKED_AT = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Difference:
+class AttentionDifference:
     """Attention of one layer, which got equal states in both runs and gave others."""
 
     step: StepRecord
     """B's."""
     layer: int
-    a: Call
+    a: AttentionCall
     """A's call, in the rows that both computed."""
-    b: Call
+    b: AttentionCall
     """B's call, in the same rows."""
     level: float
     """What noise can do to a row, relative."""
@@ -187,11 +187,11 @@ class Difference:
         return np.sort(order[:_LOOKED_AT])
 
     @cached_property
-    def _few_a(self) -> Call:
+    def _few_a(self) -> AttentionCall:
         return self.a.at(self._rows)
 
     @cached_property
-    def _few_b(self) -> Call:
+    def _few_b(self) -> AttentionCall:
         return self.b.at(self._rows)
 
     @property
@@ -200,7 +200,7 @@ class Difference:
         return self.level
 
 
-def _with(b: Call, a: Call, parts: tuple[Part, ...]) -> Call | None:
+def _with(b: AttentionCall, a: AttentionCall, parts: tuple[Part, ...]) -> AttentionCall | None:
     """B's call with parts of A's; None where they do not fit into it."""
     names = [name for part in parts for name in _FIELDS.get(part, ())]
     mixed = replace(b, **{name: getattr(a, name) for name in names})
@@ -225,7 +225,7 @@ _FIELDS: dict[Part, tuple[str, ...]] = {
 }
 
 
-def _rounding(call: Call, other: Call) -> tuple[str, str]:
+def _rounding(call: AttentionCall, other: AttentionCall) -> tuple[str, str]:
     """What scores and weights of a call are rounded to, where the other call shows it as well.
 
     Nobody sees that of attention in one function; but it keeps what its queries do.
@@ -236,7 +236,9 @@ def _rounding(call: Call, other: Call) -> tuple[str, str]:
     return scored, weighed
 
 
-def _taken(a: Call, b: Call, name: str, every: np.ndarray, *, first: bool) -> np.ndarray | None:
+def _taken(
+    a: AttentionCall, b: AttentionCall, name: str, every: np.ndarray, *, first: bool
+) -> np.ndarray | None:
     """Keys or values at every place: those of one call, and where it has none, of the other."""
     own, other = (a, b) if first else (b, a)
     mine, theirs = getattr(own, name), getattr(other, name)
@@ -250,7 +252,7 @@ def _taken(a: Call, b: Call, name: str, every: np.ndarray, *, first: bool) -> np
     return found
 
 
-def _spread(call: Call, every: np.ndarray) -> np.ndarray:
+def _spread(call: AttentionCall, every: np.ndarray) -> np.ndarray:
     """The bias over every place; what a call has no key for is hidden."""
     rows, heads, _ = call.bias_NHK.shape
     found = np.full((rows, heads, every.size), -np.inf)
@@ -258,11 +260,11 @@ def _spread(call: Call, every: np.ndarray) -> np.ndarray:
     return found
 
 
-def _hidden(call: Call, every: np.ndarray) -> np.ndarray:
+def _hidden(call: AttentionCall, every: np.ndarray) -> np.ndarray:
     return np.isneginf(_spread(call, every))
 
 
-def _same_bias(a: Call, b: Call) -> bool:
+def _same_bias(a: AttentionCall, b: AttentionCall) -> bool:
     if not np.array_equal(a.places_K, b.places_K):
         return False
     with np.errstate(invalid="ignore"):

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from skipstone.diagnosis.attention.difference import Difference, Tensor
+from skipstone.diagnosis.attention.difference import AttentionDifference, Tensor
 
 Stage = Literal["before", "attention", "after"]
 """The norm and the projections before attention; its arithmetic; what follows it."""
@@ -23,7 +23,7 @@ _ROWS: tuple[Tensor, ...] = ("queries", "keys", "values")
 _ALIKE = 1e-2
 
 
-def stage_of(found: Difference) -> Stage | None:
+def stage_of(found: AttentionDifference) -> Stage | None:
     """The part of a layer that is to blame; None where its attention's arguments do not tell.
 
     Args:
@@ -39,7 +39,7 @@ def stage_of(found: Difference) -> Stage | None:
     return "attention" if found.positions.size else "after"
 
 
-def computed_wrong(found: Difference) -> tuple[Tensor, ...]:
+def computed_wrong(found: AttentionDifference) -> tuple[Tensor, ...]:
     """Queries, keys and values that differ in a row that this step itself has computed."""
     return tuple(
         part
@@ -48,12 +48,12 @@ def computed_wrong(found: Difference) -> tuple[Tensor, ...]:
     )
 
 
-def _nothing_cached(found: Difference) -> bool:
+def _nothing_cached(found: AttentionDifference) -> bool:
     """Whether all keys are those of the rows: a cache may hold anything, also for new rows."""
     return np.array_equal(found.b.places_K, found.b.positions_N)
 
 
-def _resized(found: Difference, part: Tensor) -> bool:
+def _resized(found: AttentionDifference, part: Tensor) -> bool:
     """Whether heads have another length, by factors of their own: no rotation does that."""
     positions, a_MGW, b_MGW = found.pair(part)
     rows = found.wrong(part) & np.isin(positions, found.step.rows)

@@ -8,7 +8,7 @@ import numpy as np
 
 from skipstone.diagnosis.attention.call import HALF
 from skipstone.diagnosis.attention.cause import Cause
-from skipstone.diagnosis.attention.difference import Difference, Part
+from skipstone.diagnosis.attention.difference import AttentionDifference, Part
 from skipstone.diagnosis.attention.relation import Relation
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.sentence import NOTHING, Code, Sentence, listed
@@ -102,7 +102,7 @@ def _related(cause: Cause, relation: Relation) -> Sentence:
     return Sentence("a bias of {rows} is there in only one of the runs, or another", rows=rows)
 
 
-def _scaled(found: Difference, factor: float) -> Sentence:
+def _scaled(found: AttentionDifference, factor: float) -> Sentence:
     width = found.b.query_NHW.shape[-1]
     if np.isclose(factor, width**-0.5, rtol=1e-3):
         return _DIVIDED
@@ -111,7 +111,7 @@ def _scaled(found: Difference, factor: float) -> Sentence:
     return Sentence("the scores of attention are {factor:.4g} times A's", factor=factor)
 
 
-def _coarser(found: Difference) -> Sentence:
+def _coarser(found: AttentionDifference) -> Sentence:
     a, b = found.a, found.b
     if b.scored in HALF and a.scored != b.scored:
         return Sentence(
@@ -139,7 +139,7 @@ def _rows_of(cause: Cause) -> Sentence:
     return Sentence("cached keys") if cause.cached else named(cause.parts)
 
 
-def _which(found: Difference) -> Iterator[Sentence]:
+def _which(found: AttentionDifference) -> Iterator[Sentence]:
     if found.call:
         yield Sentence("it is call {call} of attention in the layer", call=found.call + 1)
 
@@ -182,7 +182,7 @@ def _turn(relation: Relation) -> Sentence:
     return Sentence("angles that no shift of positions gives: another base or scaling")
 
 
-def _visible(found: Difference) -> Iterator[Sentence]:
+def _visible(found: AttentionDifference) -> Iterator[Sentence]:
     """Which keys are hidden, or seen, in one run only."""
     if found.fewer_keys:
         yield Sentence("B has no keys of positions {places}", places=_spans(found.fewer_keys))
@@ -214,7 +214,7 @@ def _visible(found: Difference) -> Iterator[Sentence]:
         yield Sentence("B adds other numbers to the scores than A")
 
 
-def _sharing(found: Difference) -> Iterator[Sentence]:
+def _sharing(found: AttentionDifference) -> Iterator[Sentence]:
     for name, a, b in (
         (_PARTS["keys"], found.a.key_heads, found.b.key_heads),
         (_PARTS["values"], found.a.value_heads, found.b.value_heads),
@@ -228,7 +228,7 @@ def _sharing(found: Difference) -> Iterator[Sentence]:
             )
 
 
-def _size(found: Difference) -> Sentence:
+def _size(found: AttentionDifference) -> Sentence:
     return Sentence(
         "what attention gives differs by {error:.2g} (floor {floor:.1g}) at {positions} positions, "
         "from equal states",

@@ -11,9 +11,9 @@ from itertools import count
 import numpy as np
 
 from skipstone.checks import number
-from skipstone.diagnosis.attention.call import Call, read
+from skipstone.diagnosis.attention.call import AttentionCall, read
 from skipstone.diagnosis.attention.cause import Cause, cause_of
-from skipstone.diagnosis.attention.difference import Difference
+from skipstone.diagnosis.attention.difference import AttentionDifference
 from skipstone.diagnosis.attention.stage import Stage, stage_of
 from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.expected import Expected
@@ -35,7 +35,7 @@ class Attending:
     outcome: Expected
 
     @cached_property
-    def difference(self) -> Difference | None:
+    def difference(self) -> AttentionDifference | None:
         """The first layer of the first step whose attention is wrong; None if none is known."""
         return next((pair for _, pair in self._from_equal_states() if pair.positions.size), None)
 
@@ -45,7 +45,7 @@ class Attending:
         return None if self.difference is None else cause_of(self.difference)
 
     @cached_property
-    def begins(self) -> Difference | None:
+    def begins(self) -> AttentionDifference | None:
         """The first layer that gives other states from equal ones, in the first step that has one.
 
         None if none is known to: all layers before it have their attention recorded, and right.
@@ -79,7 +79,7 @@ class Attending:
             if other is not None:
                 yield other, step
 
-    def _from_equal_states(self) -> Iterator[tuple[StepRecord, Difference]]:
+    def _from_equal_states(self) -> Iterator[tuple[StepRecord, AttentionDifference]]:
         """Layers that equal states enter, with A's step; of each step up to what is not known."""
         if self.runs.record_a.header.dtype != self.runs.record_b.header.dtype:
             return
@@ -127,7 +127,7 @@ class Attending:
         error = np.where(apart == 0, 0.0, apart / np.where(size > 0, size, 1.0))
         return common, np.where(np.isnan(error), np.inf, error)
 
-    def _pairs(self, a: StepRecord, b: StepRecord, layer: int) -> Iterator[Difference]:
+    def _pairs(self, a: StepRecord, b: StepRecord, layer: int) -> Iterator[AttentionDifference]:
         """The calls of attention in a layer, in order."""
         for call in count():
             pair = self._pair(a, b, layer, call)
@@ -135,7 +135,9 @@ class Attending:
                 return
             yield pair
 
-    def _pair(self, a: StepRecord, b: StepRecord, layer: int, call: int) -> Difference | None:
+    def _pair(
+        self, a: StepRecord, b: StepRecord, layer: int, call: int
+    ) -> AttentionDifference | None:
         mine, right = self._call("b", b, layer, call), self._call("a", a, layer, call)
         if mine is None or right is None:
             return None
@@ -147,7 +149,7 @@ class Attending:
         level = self._level(layer)
         if not i.size:
             return None
-        return Difference(b, layer, right.at(i), mine.at(j), level, self._bases, call)
+        return AttentionDifference(b, layer, right.at(i), mine.at(j), level, self._bases, call)
 
     @cached_property
     def _bases(self) -> tuple[float, ...]:
@@ -159,7 +161,7 @@ class Attending:
             return tuple(dict.fromkeys(base for base in found if 1 < base < np.inf))
         return ()
 
-    def _call(self, side: str, step: StepRecord, layer: int, call: int = 0) -> Call | None:
+    def _call(self, side: str, step: StepRecord, layer: int, call: int = 0) -> AttentionCall | None:
         if side == "a":
             return read(self.runs.a, self.runs.sample_a, step.forward, layer, call)
         return read(self.runs.b, self.runs.sample_b, step.forward, layer, call)

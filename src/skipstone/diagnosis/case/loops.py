@@ -9,8 +9,8 @@ from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.runs import Runs
 from skipstone.diagnosis.loop import (
-    Difference,
     Identified,
+    RuleDifference,
     difference,
     identified,
     more_closely,
@@ -45,13 +45,13 @@ class Loops:
         return a, identified(self.runs.b, self.runs.sample_b, (first.forward_b,), plainly=True)
 
     @property
-    def difference(self) -> Difference | None:
+    def difference(self) -> RuleDifference | None:
         """How B's rule differs from A's, if that is why they part."""
         found = self.compared
         return found if found is not None and found.parts else None
 
     @cached_property
-    def compared(self) -> Difference | None:
+    def compared(self) -> RuleDifference | None:
         """The same, also where all that is known is that B's rule is not A's."""
         if self.divergence.first is None:
             return None

@@ -21,7 +21,7 @@ _SLACK_OF_SUMS = {"float64": 1e-9, "float32": 1e-5, "float16": 8e-3, "bfloat16":
 
 
 @dataclass(frozen=True)
-class Place:
+class BlockProgress:
     """Where a step stands in its block."""
 
     start: int
@@ -41,7 +41,7 @@ class Place:
     """Masks of the canvas before this step."""
 
     @property
-    def of_canvas(self) -> Place:
+    def of_canvas(self) -> BlockProgress:
         """The same, for a schedule that shares out the masks of the whole canvas."""
         return replace(self, began=self.canvas_began, left=self.canvas_left)
 
@@ -71,10 +71,10 @@ class Choice:
         return self.passed == -np.inf
 
 
-def places(decisions: Sequence[Decision], region: Region) -> list[Place]:
+def places(decisions: Sequence[Decision], region: Region) -> list[BlockProgress]:
     """Where each step stands, by the blocks of a region."""
     bounded = [bounds(d, region.block_length) for d in decisions]
-    steps, found = dict[int, list[int]](), list[Place]()
+    steps, found = dict[int, list[int]](), list[BlockProgress]()
     for number, (start, _) in enumerate(bounded):
         steps.setdefault(start, []).append(number)
     for number, (decision, (start, stop)) in enumerate(zip(decisions, bounded, strict=True)):
@@ -84,7 +84,7 @@ def places(decisions: Sequence[Decision], region: Region) -> list[Place]:
         took = max(decisions[mine[-1]].at + 1, len(mine))
         written = decision.position_C[decision.committed].tolist()
         found.append(
-            Place(
+            BlockProgress(
                 start,
                 stop,
                 at,
@@ -99,7 +99,7 @@ def places(decisions: Sequence[Decision], region: Region) -> list[Place]:
     return found
 
 
-def within(decision: Decision, place: Place, region: Region) -> np.ndarray:
+def within(decision: Decision, place: BlockProgress, region: Region) -> np.ndarray:
     """Bool [C]: the masks that a region allows to commit."""
     at = decision.position_C
     match region.reach:

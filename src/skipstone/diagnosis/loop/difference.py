@@ -14,12 +14,12 @@ import numpy as np
 
 from skipstone.diagnosis.dtypes import slack
 from skipstone.diagnosis.loop.chance import drawn_from_scores, ordered_by_chance
-from skipstone.diagnosis.loop.choice import Place, bounds, places, within
+from skipstone.diagnosis.loop.choice import BlockProgress, bounds, places, within
 from skipstone.diagnosis.loop.evidence import Decision, Evidence
 from skipstone.diagnosis.loop.fit import Fit, Identified
 from skipstone.diagnosis.loop.guidance import weighed_apart
-from skipstone.diagnosis.loop.replay import Given, gives
-from skipstone.diagnosis.loop.rule import SCHEDULES, Draw, Region, Rule
+from skipstone.diagnosis.loop.replay import StepCommits, gives
+from skipstone.diagnosis.loop.rule import SCHEDULES, CommitRule, Draw, Region
 from skipstone.diagnosis.loop.sheet import confidences
 from skipstone.diagnosis.loop.unknown import unlike
 
@@ -38,7 +38,7 @@ _PART = 8.0
 
 
 @dataclass(frozen=True, eq=False)
-class Difference:
+class RuleDifference:
     """Two rules that are not the same: B's scores, decided by A's rule, give A's commits."""
 
     a: Identified
@@ -70,12 +70,12 @@ class Difference:
     @property
     def positions(self) -> tuple[int, ...]:
         """Committed by one side only, or with another token."""
-        a = _by_position(Given.of(self.a.evidence, self.at_a))
-        b = _by_position(Given.of(self.b.evidence, self.at_b))
+        a = _by_position(StepCommits.of(self.a.evidence, self.at_a))
+        b = _by_position(StepCommits.of(self.b.evidence, self.at_b))
         return tuple(sorted(p for p in a.keys() | b.keys() if a.get(p) != b.get(p)))
 
 
-def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
+def difference(a: Identified, b: Identified, noise: float) -> RuleDifference | None:
     """How B's rule differs from A's, if that is why the runs part.
 
     Args:
@@ -103,7 +103,7 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         parts = () if fit_b is None else _parts(fit_a.rule, fit_b.rule, a, b, where)
     else:
         fit_a, fit_b, parts = a.complete[0], None, ()
-    given_a, given_b = Given.of(a.evidence, at_a), Given.of(b.evidence, at_b)
+    given_a, given_b = StepCommits.of(a.evidence, at_a), StepCommits.of(b.evidence, at_b)
     place_a = places(a.evidence.decisions, fit_a.rule.region)[at_a]
     outside = _outside(b.evidence.decisions[at_b], place_a, fit_a.rule.region)
     if fit_b is not None and fit_b.rule.selection.number == "some":
@@ -133,7 +133,7 @@ def difference(a: Identified, b: Identified, noise: float) -> Difference | None:
         parts = ("region",)
     if not parts:
         parts = unlike(fit_a.rule, b.evidence, at_b, place_a, len(given_a.positions))
-    return Difference(a, b, fit_a, fit_b, parts, at_a, at_b, added)
+    return RuleDifference(a, b, fit_a, fit_b, parts, at_a, at_b, added)
 
 
 def _left_unfinished(mine: Decision, b: Evidence, at_b: int) -> bool:
@@ -142,7 +142,7 @@ def _left_unfinished(mine: Decision, b: Evidence, at_b: int) -> bool:
     return theirs.block_start >= mine.step.block_stop and header.mask_id in b.record.tokens
 
 
-def differing(a: Rule, b: Rule) -> tuple[Part, ...]:
+def differing(a: CommitRule, b: CommitRule) -> tuple[Part, ...]:
     """The parts in which two rules are not the same."""
     pairs: tuple[tuple[Part, bool], ...] = (
         ("offset", a.draw.offset != b.draw.offset),
@@ -201,7 +201,7 @@ def _same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float, d
     return bool((same & tied)[both].all())
 
 
-def _values_part(a: Rule, b: Rule) -> bool:
+def _values_part(a: CommitRule, b: CommitRule) -> bool:
     if a.selection.number != b.selection.number:
         return False
     return a.selection.value.meet(b.selection.value).empty
@@ -238,12 +238,12 @@ def _both_draw(fit_a: Fit, fit_b: Fit | None, parts: tuple[Part, ...]) -> bool:
     return a.selection.number in planned and b.selection.number in planned
 
 
-def _outside(decision: Decision, place: Place, region: Region) -> bool:
+def _outside(decision: Decision, place: BlockProgress, region: Region) -> bool:
     """Whether a step commits where a region does not allow it."""
     return bool((decision.committed & ~within(decision, place, region)).any())
 
 
-def _known(evidence: Evidence, rule: Rule) -> bool:
+def _known(evidence: Evidence, rule: CommitRule) -> bool:
     """Whether a rule is more than another name for what is not known."""
     if not rule.draw.greedy:
         return evidence.complete and drawn_from_scores(evidence, rule.draw)
@@ -261,7 +261,7 @@ def parted(a: Evidence, b: Evidence) -> tuple[int, int] | None:
         i = by_canvas.get(decision.step.canvas) if i is None else i
         if i is None:
             return None
-        if Given.of(a, i) != Given.of(b, j):
+        if StepCommits.of(a, i) != StepCommits.of(b, j):
             return i, j
     return None
 
@@ -269,7 +269,7 @@ def parted(a: Evidence, b: Evidence) -> tuple[int, int] | None:
 def _one_rule(a: Identified, b: Identified, where: tuple[int, int]) -> bool:
     """Whether one rule may have made both runs."""
     plain = min(f.bits for f in a.complete) + min(f.bits for f in b.complete)
-    theirs = dict[Rule, list[Fit]]()
+    theirs = dict[CommitRule, list[Fit]]()
     for fit in b.complete:
         theirs.setdefault(fit.rule.form, []).append(fit)
     for mine in a.complete:
@@ -286,7 +286,9 @@ def _one_rule(a: Identified, b: Identified, where: tuple[int, int]) -> bool:
     return False
 
 
-def _stands_in_one_place(rule: Rule, a: Identified, b: Identified, where: tuple[int, int]) -> bool:
+def _stands_in_one_place(
+    rule: CommitRule, a: Identified, b: Identified, where: tuple[int, int]
+) -> bool:
     """Whether a rule gives B's commits from where A stands in its blocks.
 
     Up to here both did the same: if it were one loop, it would stand in one place.
@@ -294,11 +296,11 @@ def _stands_in_one_place(rule: Rule, a: Identified, b: Identified, where: tuple[
     if not rule.predicts or not _cut_otherwise(rule, rule, a, b, where):
         return True
     place = places(a.evidence.decisions, rule.region)[where[0]]
-    return gives(rule, b.evidence, where[1], Given.of(b.evidence, where[1]), place)
+    return gives(rule, b.evidence, where[1], StepCommits.of(b.evidence, where[1]), place)
 
 
 def _cut_otherwise(
-    mine: Rule, theirs: Rule, a: Identified, b: Identified, where: tuple[int, int]
+    mine: CommitRule, theirs: CommitRule, a: Identified, b: Identified, where: tuple[int, int]
 ) -> bool:
     """Whether the blocks in which the runs part do not lie alike, and the rules go by them."""
     if "canvas" in (mine.region.reach, theirs.region.reach):
@@ -308,7 +310,9 @@ def _cut_otherwise(
     return in_a != in_b
 
 
-def _decides_otherwise(rule: Rule, a: Identified, b: Identified, where: tuple[int, int]) -> bool:
+def _decides_otherwise(
+    rule: CommitRule, a: Identified, b: Identified, where: tuple[int, int]
+) -> bool:
     """Whether a rule that is no game of chance saw the same confidences, and chose otherwise.
 
     Only equal confidences allow that; and a loop breaks ties in one way.
@@ -343,7 +347,7 @@ def _closest(a: Identified, b: Identified, where: tuple[int, int]) -> tuple[Fit,
 
 
 def _parts(
-    mine: Rule, theirs: Rule, a: Identified, b: Identified, where: tuple[int, int]
+    mine: CommitRule, theirs: CommitRule, a: Identified, b: Identified, where: tuple[int, int]
 ) -> tuple[Part, ...]:
     """In which parts rules differ; blocks of other bounds are one, however they were known."""
     parts = differing(mine, theirs)
@@ -368,5 +372,5 @@ def _block(side: Identified, at: int, fit: Fit | None) -> tuple[int, int]:
     return start, stop - 1
 
 
-def _by_position(given: Given) -> dict[int, int]:
+def _by_position(given: StepCommits) -> dict[int, int]:
     return dict(zip(given.positions, given.tokens, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.finding import Finding, Place, Proof
-from skipstone.diagnosis.loop.difference import Difference, Part
+from skipstone.diagnosis.loop.difference import Part, RuleDifference
 from skipstone.diagnosis.loop.words import differs, explained, follows
 from skipstone.sentence import NOTHING, Sentence, listed
 
@@ -20,7 +20,7 @@ _NAMES: dict[Part, str] = {
 }
 
 
-def diagnosis_of(found: Difference) -> str:
+def diagnosis_of(found: RuleDifference) -> str:
     """The name of the diagnosis that a difference belongs to."""
     regions = any(part in ("region", "block length") for part in found.parts)
     # How many a step commits follows from how many blocks there are.
@@ -29,7 +29,7 @@ def diagnosis_of(found: Difference) -> str:
     return names.pop() if len(names) == 1 else COMMIT_RULE
 
 
-def finding(found: Difference, number: int) -> Finding:
+def finding(found: RuleDifference, number: int) -> Finding:
     """The cause, ready to be shown.
 
     Args:
@@ -55,7 +55,7 @@ def finding(found: Difference, number: int) -> Finding:
 _FEW = 3
 
 
-def _proof(found: Difference) -> Proof:
+def _proof(found: RuleDifference) -> Proof:
     """Few decisions show what a loop did, not by what rule it did it; chance would explain any.
 
     That A's rule decides B's scores as A shows no more than that B follows another one.
@@ -74,7 +74,7 @@ def _proof(found: Difference) -> Proof:
     return Proof.NECESSARY_AND_SUFFICIENT if found.added else Proof.SUFFICIENT
 
 
-def _name(found: Difference, part: Part) -> str:
+def _name(found: RuleDifference, part: Part) -> str:
     """A number or a value is a matter of the schedule if both loops follow one."""
     if part == "forced" and found.fit_b is not None and not found.fit_b.rule.selection.forced:
         return "no-commit"
@@ -85,11 +85,11 @@ def _name(found: Difference, part: Part) -> str:
     return COMMIT_RULE if any(n in sure for n in numbers) else "schedule"
 
 
-def _what(found: Difference) -> Sentence:
+def _what(found: RuleDifference) -> Sentence:
     return listed([differs(found, part) for part in found.parts])
 
 
-def evidence_of(found: Difference) -> Sentence:
+def evidence_of(found: RuleDifference) -> Sentence:
     """What both loops follow, as far as that is known."""
     a = Sentence(
         "A follows: {rule} ({steps} of {steps} steps)",
@@ -123,14 +123,14 @@ def evidence_of(found: Difference) -> Sentence:
     )
 
 
-def _experiment(found: Difference) -> Sentence:
+def _experiment(found: RuleDifference) -> Sentence:
     removed = Sentence("B's scores decided by A's rule: A's commits")
     if not found.added:
         return removed
     return listed([Sentence("A's scores decided by B's rule: B's commits"), removed])
 
 
-def _remedy(found: Difference) -> Sentence:
+def _remedy(found: RuleDifference) -> Sentence:
     return Sentence(
         "let B commit by A's rule: {rule}", rule=follows(found.fit_a.rule, found.a.stated)
     )

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from skipstone.diagnosis.loop.choice import Choice, Place, choice, places, within
+from skipstone.diagnosis.loop.choice import BlockProgress, Choice, choice, places, within
 from skipstone.diagnosis.loop.draws import bent_draws, likely_draws
 from skipstone.diagnosis.loop.evidence import Evidence
 from skipstone.diagnosis.loop.number import allowed
@@ -20,14 +20,14 @@ from skipstone.diagnosis.loop.rule import (
     ACROSS,
     SCHEDULES,
     THRESHOLDS,
+    CommitRule,
     Confidence,
     Draw,
-    Interval,
     Number,
     Reach,
     Region,
-    Rule,
     Selection,
+    ValueRange,
     cost,
 )
 from skipstone.diagnosis.loop.stated import Stated
@@ -45,7 +45,7 @@ _PLAIN = (Confidence(), Confidence(dtype="float32"))
 class Fit:
     """A rule, and the steps that it explains."""
 
-    rule: Rule
+    rule: CommitRule
     """With the values of its free number by which it explains them."""
     explains: np.ndarray
     """bool, one for each decision."""
@@ -220,7 +220,7 @@ class _Ordered:
     confidence: Confidence
     region: Region
     choices: Sequence[Choice | None]
-    places: Sequence[Place]
+    places: Sequence[BlockProgress]
     drawn: Sequence[bool]
 
     @classmethod
@@ -249,7 +249,7 @@ class _Ordered:
     @property
     def cost(self) -> float:
         """Of these parts alone."""
-        return cost(Rule(self.draw, self.confidence, self.region, Selection("each step")))
+        return cost(CommitRule(self.draw, self.confidence, self.region, Selection("each step")))
 
     def fits(self, evidence: Evidence, stated: Stated) -> Iterator[Fit]:
         """The best of every kind of number."""
@@ -271,8 +271,8 @@ class _Ordered:
         return list(dict.fromkeys((*said, *took, *sizes)))
 
     def _fit(self, selection: Selection, steps: int) -> Fit | None:
-        whole = Interval(-np.inf, np.inf)
-        values = list[Interval | None]()
+        whole = ValueRange(-np.inf, np.inf)
+        values = list[ValueRange | None]()
         for chosen, place, drawn in zip(self.choices, self.places, self.drawn, strict=True):
             if selection.opening and place.opening and drawn:
                 values.append(whole)
@@ -293,7 +293,7 @@ class _Ordered:
         if value is None:
             return None
         explains = np.array([v is not None and not v.meet(value).empty for v in values])
-        rule = Rule(self.draw, self.confidence, self.region, replace(selection, value=value))
+        rule = CommitRule(self.draw, self.confidence, self.region, replace(selection, value=value))
         return Fit(rule, explains, self._bits(explains, selection))
 
     def _bits(self, explains: np.ndarray, selection: Selection) -> float:
@@ -317,7 +317,7 @@ def _selections(number: Number, *, openings: bool) -> Iterator[Selection]:
             yield Selection(number, of_canvas=True, opening=opening)
 
 
-def _most_common(values: Sequence[Interval | None]) -> Interval | None:
+def _most_common(values: Sequence[ValueRange | None]) -> ValueRange | None:
     """The interval that lies in as many of the values as any does."""
     known = [v for v in values if v is not None]
     if not known:
@@ -340,7 +340,7 @@ def _most_common(values: Sequence[Interval | None]) -> Interval | None:
     return best
 
 
-def _holds_start(value: Interval, other: Interval) -> bool:
+def _holds_start(value: ValueRange, other: ValueRange) -> bool:
     """Whether an interval holds the values right at, or right after, the start of another."""
     if other.low_included:
         return other.low in value

@@ -16,7 +16,7 @@ from math import inf, isnan
 import numpy as np
 
 from skipstone.diagnosis.loop.evidence import Evidence
-from skipstone.diagnosis.loop.rule import Draw, Interval
+from skipstone.diagnosis.loop.rule import Draw, ValueRange
 
 # Tokens that are as good as each other may come out either way.
 _SLACK = 1e-4
@@ -46,9 +46,9 @@ def weighed_apart(a: Evidence, draw_a: Draw, b: Evidence, draw_b: Draw) -> bool:
     return _interval(a, draw_a).meet(_interval(b, draw_b)).empty
 
 
-def _weights(within: Interval, scale: float) -> list[float]:
+def _weights(within: ValueRange, scale: float) -> list[float]:
     """What a loop may have weighed with: the stated scale and its slips, then round numbers."""
-    wide = Interval(within.low - 1e-6, within.high + 1e-6)
+    wide = ValueRange(within.low - 1e-6, within.high + 1e-6)
     if wide.empty:
         return []
     stated = () if isnan(scale) else (scale + 1, scale, -scale, 1 - scale, 1 + scale / 2)
@@ -58,7 +58,7 @@ def _weights(within: Interval, scale: float) -> list[float]:
     return list(dict.fromkeys([*slips, *round_ones[:_TRIED], middle]))
 
 
-def _interval(evidence: Evidence, draw: Draw) -> Interval:
+def _interval(evidence: Evidence, draw: Draw) -> ValueRange:
     """The weights by which every token that was written is the best."""
     low, high = -inf, inf
     for number in range(len(evidence.decisions)):
@@ -71,4 +71,4 @@ def _interval(evidence: Evidence, draw: Draw) -> Interval:
                 bound_V = -ahead_V / gains_V
             low = max(low, float(bound_V[gains_V > 0].max(initial=-inf)))
             high = min(high, float(bound_V[gains_V < 0].min(initial=inf)))
-    return Interval(low, high)
+    return ValueRange(low, high)

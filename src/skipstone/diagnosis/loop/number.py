@@ -8,16 +8,16 @@ from math import cos, inf, pi
 
 import numpy as np
 
-from skipstone.diagnosis.loop.choice import Choice, Place
-from skipstone.diagnosis.loop.rule import Interval, Kind, Number
+from skipstone.diagnosis.loop.choice import BlockProgress, Choice
+from skipstone.diagnosis.loop.rule import Kind, Number, ValueRange
 
 # Where Dream's schedule ends.
 _EPS = 1e-3
 
 
 def allowed(
-    number: Number, choice: Choice, place: Place, kind: Kind, *, steps: int, forced: bool
-) -> Interval | None:
+    number: Number, choice: Choice, place: BlockProgress, kind: Kind, *, steps: int, forced: bool
+) -> ValueRange | None:
     """The values of the free number by which a selection gives this choice; None without any.
 
     Args:
@@ -29,14 +29,14 @@ def allowed(
         forced: whether the best is always chosen.
     """
     if not choice.order.size and choice.worst == inf:
-        return Interval(-inf, inf)
+        return ValueRange(-inf, inf)
     match number:
         case "each step":
             found = _each(choice)
         case "some":
-            found = Interval(-inf, inf) if kind != "any" else None
+            found = ValueRange(-inf, inf) if kind != "any" else None
         case "all":
-            found = Interval(-inf, inf) if choice.emptied else None
+            found = ValueRange(-inf, inf) if choice.emptied else None
         case "at least" | "above":
             found = _threshold(choice, strict=number == "above", forced=forced, kind=kind)
         case "factor":
@@ -44,7 +44,7 @@ def allowed(
         case _:
             due = _due(number, place, steps)
             fits = choice.least <= due <= choice.most or (due > choice.most and choice.emptied)
-            found = Interval(steps, steps) if fits else None
+            found = ValueRange(steps, steps) if fits else None
     return None if found is None or found.empty else found
 
 
@@ -66,21 +66,21 @@ def shares(number: Number, began: int, steps: int) -> Sequence[int]:
             raise ValueError(f"{number} is no schedule")
 
 
-def _each(choice: Choice) -> Interval | None:
+def _each(choice: Choice) -> ValueRange | None:
     if choice.most == 0:
         return None
-    return Interval(max(1, choice.least), inf if choice.emptied else choice.most)
+    return ValueRange(max(1, choice.least), inf if choice.emptied else choice.most)
 
 
-def _threshold(choice: Choice, *, strict: bool, forced: bool, kind: Kind) -> Interval | None:
+def _threshold(choice: Choice, *, strict: bool, forced: bool, kind: Kind) -> ValueRange | None:
     if kind == "any" or (choice.most == 0 and forced):
         return None
-    bounds = Interval(0.0, 1.0) if kind in ("probability", "margin") else Interval(-inf, inf)
+    bounds = ValueRange(0.0, 1.0) if kind in ("probability", "margin") else ValueRange(-inf, inf)
     # Alone, the best may have been taken although it missed the threshold.
     worst = inf if forced and choice.least <= 1 and not _others(choice) else choice.worst
     passed = choice.passed
     return bounds.meet(
-        Interval(passed, worst, low_included=strict, high_included=not strict or worst == inf)
+        ValueRange(passed, worst, low_included=strict, high_included=not strict or worst == inf)
     )
 
 
@@ -89,7 +89,7 @@ def _others(choice: Choice) -> bool:
     return choice.order.size > 0 and choice.worst < choice.order[0]
 
 
-def _factor(choice: Choice) -> Interval | None:
+def _factor(choice: Choice) -> ValueRange | None:
     count = choice.most
     if count == 0 or choice.least != choice.most:
         return None
@@ -99,10 +99,10 @@ def _factor(choice: Choice) -> Interval | None:
     inner = value[1 : count - 1 if choice.emptied else count]
     low = float(inner.max(initial=0.0))
     high = inf if choice.emptied or count >= value.size else float(value[count])
-    return Interval(low, high, high_included=high == inf)
+    return ValueRange(low, high, high_included=high == inf)
 
 
-def _due(number: Number, place: Place, steps: int) -> int:
+def _due(number: Number, place: BlockProgress, steps: int) -> int:
     if number == "share of the rest":
         return -(-place.left // max(1, steps - place.step))
     if number == "timesteps" and place.step < steps:

@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skipstone.diagnosis.loop.choice import Place, choice, within
+from skipstone.diagnosis.loop.choice import BlockProgress, choice, within
 from skipstone.diagnosis.loop.evidence import Evidence
 from skipstone.diagnosis.loop.number import allowed
-from skipstone.diagnosis.loop.rule import SCHEDULES, Rule
+from skipstone.diagnosis.loop.rule import SCHEDULES, CommitRule
 
 
 @dataclass(frozen=True)
-class Given:
+class StepCommits:
     """What was committed in a step: positions, and tokens by position."""
 
     positions: tuple[int, ...]
     tokens: tuple[int, ...]
 
     @classmethod
-    def of(cls, evidence: Evidence, number: int) -> Given:
+    def of(cls, evidence: Evidence, number: int) -> StepCommits:
         """The commits of one decision."""
         decision = evidence.decisions[number]
         done_C = decision.committed
@@ -41,7 +41,9 @@ class Given:
         return written_C
 
 
-def gives(rule: Rule, evidence: Evidence, number: int, given: Given, place: Place) -> bool:
+def gives(
+    rule: CommitRule, evidence: Evidence, number: int, given: StepCommits, place: BlockProgress
+) -> bool:
     """Whether a rule, on the scores of one decision, commits exactly what was given.
 
     Args:

@@ -103,7 +103,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Interval:
+class ValueRange:
     """The values that a free number may have: between two bounds, of which each may be one."""
 
     low: float
@@ -122,11 +122,11 @@ class Interval:
         both = self.low_included and self.high_included
         return self.low > self.high or (self.low == self.high and not both)
 
-    def meet(self, other: Interval) -> Interval:
+    def meet(self, other: ValueRange) -> ValueRange:
         """The values that lie in both."""
         low = max((self.low, not self.low_included), (other.low, not other.low_included))
         high = min((self.high, self.high_included), (other.high, other.high_included))
-        return Interval(low[0], high[0], not low[1], high[1])
+        return ValueRange(low[0], high[0], not low[1], high[1])
 
     @property
     def middle(self) -> float:
@@ -136,8 +136,8 @@ class Interval:
         return (self.low + self.high) / 2
 
 
-ANYTHING = Interval(0.0, float("inf"))
-PROBABILITY = Interval(0.0, 1.0)
+ANYTHING = ValueRange(0.0, float("inf"))
+PROBABILITY = ValueRange(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Selection:
     """How many of the best are committed, or how good they must be."""
 
     number: Number
-    value: Interval = ANYTHING
+    value: ValueRange = ANYTHING
     """Of the free number: tokens a step, steps a block, the threshold, the factor."""
     forced: bool = True
     """Whether the best is committed although it misses the threshold."""
@@ -156,7 +156,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Rule:
+class CommitRule:
     """A whole commit rule."""
 
     draw: Draw
@@ -171,12 +171,12 @@ class Rule:
         return self.draw.greedy and known
 
     @property
-    def form(self) -> Rule:
+    def form(self) -> CommitRule:
         """The rule without the value of its free number."""
         return replace(self, selection=replace(self.selection, value=ANYTHING))
 
 
-def cost(rule: Rule) -> float:
+def cost(rule: CommitRule) -> float:
     """How far a rule is from the plain one; of rules that explain as much, the cheapest counts."""
     return (
         _cost_of_draw(rule.draw)

@@ -9,8 +9,8 @@ from math import isnan, nan
 import numpy as np
 
 from skipstone.diagnosis.dtypes import rounded
-from skipstone.diagnosis.loop.choice import Place
-from skipstone.diagnosis.loop.rule import THRESHOLDS, Interval, Rule
+from skipstone.diagnosis.loop.choice import BlockProgress
+from skipstone.diagnosis.loop.rule import THRESHOLDS, CommitRule, ValueRange
 from skipstone.record import Header
 
 
@@ -48,7 +48,7 @@ class Stated:
             own=header.source == "skipstone" and name in ("threshold", "factor"),
         )
 
-    def names(self, rule: Rule) -> bool:
+    def names(self, rule: CommitRule) -> bool:
         """Whether a rule is the one that these settings state, as far as they state any."""
         number, value = rule.selection.number, rule.selection.value
         if number in THRESHOLDS:
@@ -59,7 +59,7 @@ class Stated:
             return self.factor in value
         return isnan(self.factor)
 
-    def states(self, rule: Rule) -> bool:
+    def states(self, rule: CommitRule) -> bool:
         """Whether these settings state this very rule, and it had a say in the run.
 
         A foreign loop may be given a threshold that it does not heed; one that never let more than
@@ -70,23 +70,23 @@ class Stated:
             return False
         return self.own or value.high < (1.0 if number in THRESHOLDS else float("inf"))
 
-    def narrowed(self, rule: Rule) -> Rule:
+    def narrowed(self, rule: CommitRule) -> CommitRule:
         """A rule that these settings state, with the value that they state."""
         held = self._held(rule)
-        return replace(rule, selection=replace(rule.selection, value=Interval(held, held)))
+        return replace(rule, selection=replace(rule.selection, value=ValueRange(held, held)))
 
-    def _held(self, rule: Rule) -> float:
+    def _held(self, rule: CommitRule) -> float:
         """The stated value of the free number of a rule, as its dtype holds it."""
         return float(rounded(np.array(self.number(rule)), rule.confidence.dtype))
 
-    def number(self, rule: Rule) -> float:
+    def number(self, rule: CommitRule) -> float:
         """The stated value of the free number of a rule; NaN if none is stated."""
         number = rule.selection.number
         if number in THRESHOLDS:
             return self.threshold
         return self.factor if number == "factor" else nan
 
-    def steps_of(self, places: Sequence[Place]) -> list[int]:
+    def steps_of(self, places: Sequence[BlockProgress]) -> list[int]:
         """Steps that the settings give a block."""
         if self.steps is None or not self.gen_length:
             return []

@@ -6,26 +6,26 @@ from math import inf
 
 from skipstone.diagnosis.loop.difference import (
     ConfidencePart,
-    Difference,
     DrawPart,
     Part,
     RegionPart,
+    RuleDifference,
     SelectionPart,
 )
 from skipstone.diagnosis.loop.fit import Fit
 from skipstone.diagnosis.loop.rule import (
     THRESHOLDS,
+    CommitRule,
     Confidence,
     Draw,
-    Interval,
     Number,
-    Rule,
+    ValueRange,
 )
 from skipstone.diagnosis.loop.stated import Stated
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 
-def follows(rule: Rule, stated: Stated) -> Sentence:
+def follows(rule: CommitRule, stated: Stated) -> Sentence:
     """A whole rule, its parts in the order in which a step uses them."""
     order = Sentence(_KINDS[rule.confidence.kind])
     by_scores = rule.confidence.kind in ("probability", "margin", "entropy")
@@ -45,7 +45,7 @@ def follows(rule: Rule, stated: Stated) -> Sentence:
     )
 
 
-def number(rule: Rule, stated: Stated) -> Sentence:
+def number(rule: CommitRule, stated: Stated) -> Sentence:
     """How many a step commits, or how sure they must be."""
     selection = rule.selection
     value = selection.value
@@ -62,7 +62,7 @@ def number(rule: Rule, stated: Stated) -> Sentence:
     return Sentence("{number}, and nothing where none reaches it", number=sentence)
 
 
-def region(rule: Rule) -> Sentence:
+def region(rule: CommitRule) -> Sentence:
     """Which masks may be committed."""
     reach = Sentence(_REACHES[rule.region.reach])
     if rule.region.block_length is None:
@@ -70,7 +70,7 @@ def region(rule: Rule) -> Sentence:
     return Sentence("{region}, blocks of {length}", region=reach, length=rule.region.block_length)
 
 
-def differs(found: Difference, part: Part) -> Sentence:
+def differs(found: RuleDifference, part: Part) -> Sentence:
     """What B does otherwise than A, in one part of the rule."""
     if part == "tokens":
         return Sentence(
@@ -160,7 +160,9 @@ def _confidence_differs(part: ConfidencePart, a: Confidence, b: Confidence) -> S
             )
 
 
-def _region_differs(found: Difference, part: RegionPart, a: Rule, b: Rule) -> Sentence:
+def _region_differs(
+    found: RuleDifference, part: RegionPart, a: CommitRule, b: CommitRule
+) -> Sentence:
     """Which masks may be committed."""
     if part == "block length" and found.block_a != found.block_b:
         return Sentence(
@@ -173,7 +175,9 @@ def _region_differs(found: Difference, part: RegionPart, a: Rule, b: Rule) -> Se
     return Sentence("B commits within {b}, A within {a}", a=region(a), b=region(b))
 
 
-def _selection_differs(found: Difference, part: SelectionPart, a: Rule, b: Rule) -> Sentence:
+def _selection_differs(
+    found: RuleDifference, part: SelectionPart, a: CommitRule, b: CommitRule
+) -> Sentence:
     """How many are committed, and what is done where none may be."""
     match part:
         case "number" | "value":
@@ -285,7 +289,7 @@ def _drawn(draw: Draw) -> list[Sentence]:
     ]
 
 
-def _special(rule: Rule) -> list[Sentence]:
+def _special(rule: CommitRule) -> list[Sentence]:
     return [
         Sentence("token {token} last", token=rule.confidence.last[0])
         if rule.confidence.last
@@ -320,7 +324,7 @@ def _raised(a: Draw, b: Draw) -> Sentence:
     return Sentence("B raises the logit of token {token} by about {by:g}", token=b.raised, by=b.by)
 
 
-def _spelled(value: Interval, number: Number) -> str:
+def _spelled(value: ValueRange, number: Number) -> str:
     if value.low == value.high:
         return f"{value.low:.6g}"
     if number in THRESHOLDS or number == "factor":

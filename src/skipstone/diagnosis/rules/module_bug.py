@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from skipstone.diagnosis.attention.difference import Difference
+from skipstone.diagnosis.attention.difference import AttentionDifference
 from skipstone.diagnosis.attention.stage import Stage, computed_wrong
 from skipstone.diagnosis.attention.words import named
 from skipstone.diagnosis.case import Case
@@ -78,7 +78,7 @@ def _idle(layer: int) -> Sentence:
     return Sentence("layer {layer}, which hands on the states that it is given,", layer=layer)
 
 
-def _of_stage(begins: Difference, stage: Stage) -> Sentence:
+def _of_stage(begins: AttentionDifference, stage: Stage) -> Sentence:
     """What lies in a part of a layer, in words."""
     if stage == "after":
         return Sentence(
@@ -99,7 +99,7 @@ def _of_stage(begins: Difference, stage: Stage) -> Sentence:
     )
 
 
-def _seen(begins: Difference, stage: Stage) -> Sentence:
+def _seen(begins: AttentionDifference, stage: Stage) -> Sentence:
     """What was held against A's within the layer."""
     if stage == "after":
         return Sentence("what attention is given and what it gives is A's")

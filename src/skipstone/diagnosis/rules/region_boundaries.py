@@ -7,7 +7,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.loop import SCHEDULES, Difference
+from skipstone.diagnosis.loop import SCHEDULES, RuleDifference
 from skipstone.diagnosis.rule import (
     Answer,
     Rule,
@@ -160,7 +160,7 @@ def _never_visited(case: Case) -> Finding | None:
     )
 
 
-def _shared_among_fewer(case: Case, loops: Difference) -> bool:
+def _shared_among_fewer(case: Case, loops: RuleDifference) -> bool:
     """Whether each block of B has the steps that as many in all, among fewer blocks, give it."""
     if loops.fit_b is None or loops.parts != ("value",):
         return False

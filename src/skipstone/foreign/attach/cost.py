@@ -33,7 +33,7 @@ _REPEATS = 5
 
 
 @dataclass(eq=False)
-class Clock:
+class TimeSpent:
     """Where the time of a run went, our own left out."""
 
     forwards: int = 0
@@ -45,7 +45,7 @@ class Clock:
     reads_inside: Reads = field(default_factory=Counter)
 
 
-def measuring_cost(clock: Clock) -> list[Event]:
+def measuring_cost(clock: TimeSpent) -> list[Event]:
     """Advice on loops that read values one by one, between the calls or inside of them."""
     events = list[Event]()
     steps = max(1, clock.forwards)

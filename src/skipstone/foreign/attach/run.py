@@ -23,7 +23,7 @@ from skipstone.foreign.attach.blocks import (
     said_length,
     window_of,
 )
-from skipstone.foreign.attach.cost import Clock
+from skipstone.foreign.attach.cost import TimeSpent
 from skipstone.foreign.attach.given import GivenTensors, plain_arguments, settings_within
 from skipstone.foreign.attach.growth import refitted
 from skipstone.foreign.attach.kept import Kept, rowed
@@ -62,7 +62,7 @@ class ForeignRun:
         """Settings that the loop was given, and no function around it."""
         self.source = ""
         self.function_name = ""
-        self.clock = Clock()
+        self.clock = TimeSpent()
         self.chance = ""
         """Where random numbers stood when the first call had returned."""
         self.given = GivenTensors()

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.foreign.attach.seen import Scores
+from skipstone.foreign.attach.seen import MaskScores
 from skipstone.foreign.attach.snapshot import Snapshot
 
 # Bounds the float64 copy of the logits: rows beyond this many bytes are scored in pieces.
 _PIECE_BYTES = 256 << 20
 
-NO_SCORES = Scores(*(np.empty(0, t) for t in (np.int32, np.int32, float, np.int32, float)))
+NO_SCORES = MaskScores(*(np.empty(0, t) for t in (np.int32, np.int32, float, np.int32, float)))
 """Of a call without masks."""
 
 
@@ -38,7 +38,7 @@ class Scoring:
         parts = [_scored(part, mask_id) for part in logits_CV.split(piece)]
         self._copy = snapshot.take(parts[0] if len(parts) == 1 else torch.cat(parts, 1), own=True)
 
-    def as_committed(self, after: np.ndarray, mask_id: int) -> Scores:
+    def as_committed(self, after: np.ndarray, mask_id: int) -> MaskScores:
         """The scores with the tokens that the loop took, where these are not the most probable.
 
         Args:
@@ -53,7 +53,7 @@ class Scoring:
             runner_up[odd], second[odd] = token[odd], confidence[odd]
             token[odd] = taken[odd]
             confidence[odd] = self._probability(odd, taken[odd], mask_id)
-        return Scores(
+        return MaskScores(
             self._position, token.astype(np.int32), confidence, runner_up.astype(np.int32), second
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class MaskScores:
     """What a call says about the masks among its rows; one array a column."""
 
     position: np.ndarray
@@ -48,5 +48,5 @@ class Seen:
     """int64 [L]: the canvas of the next call, or the last one known."""
     next_rows: np.ndarray | None
     """int32: rows of the next call; None if there was none."""
-    scores: Scores
+    scores: MaskScores
     seconds: float

@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 from skipstone.foreign.attach.blocks import Blocks, lay_out
-from skipstone.foreign.attach.seen import Scores, Seen
+from skipstone.foreign.attach.seen import MaskScores, Seen
 from skipstone.record import Candidates, StepRecord
 
 _MASK, _COMMITTED, _FILLED, _PROMPT = 2, 3, 4, 1
@@ -212,7 +212,7 @@ class Assembler:
         status[self._changed(seen) & ~self._committed(seen)] = _FILLED
         return status
 
-    def _write(self, scores: Scores) -> None:
+    def _write(self, scores: MaskScores) -> None:
         board, where = self._board, scores.position
         board.token[where] = scores.token
         board.confidence[where] = scores.confidence
@@ -246,9 +246,9 @@ class Assembler:
         )
 
 
-def _board(length: int) -> Scores:
+def _board(length: int) -> MaskScores:
     """Scores of every position, none of which is known."""
-    return Scores(
+    return MaskScores(
         position=np.arange(length, dtype=np.int32),
         token=np.full(length, -1, np.int32),
         confidence=np.full(length, np.nan),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skipstone.foreign.attention.call import Attention
 from skipstone.foreign.attention.contraction import Contraction, contraction
-from skipstone.foreign.attention.scores import Scores, scores_of
+from skipstone.foreign.attention.scores import AttentionScores, scores_of
 from skipstone.foreign.shared.functions import Operation
 
 _PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "mm", "einsum", "baddbmm", "baddbmm_"})
@@ -42,7 +42,7 @@ class ByHand:
     def __init__(self) -> None:
         """Nothing is followed yet."""
         self._batch, self._rows = 1, 0
-        self._known = dict[int, tuple[weakref.ref[Tensor], Scores | str]]()
+        self._known = dict[int, tuple[weakref.ref[Tensor], AttentionScores | str]]()
         """Of each tensor by its id: the scores that it is, or the name of a sum over them."""
         self._times = dict[int, tuple[weakref.ref[Tensor], Tensor, float]]()
         """Of tensors that are others times a number: those, and the number."""
@@ -141,8 +141,8 @@ class ByHand:
         self._know(out, after.rounded(out.dtype))
 
     def _after(
-        self, name: str, before: Scores, given: Tensor, operation: Operation
-    ) -> Scores | None:
+        self, name: str, before: AttentionScores, given: Tensor, operation: Operation
+    ) -> AttentionScores | None:
         """What a function has made of scores; None if this is not known."""
         args = operation.args
         if name in _SAME:
@@ -160,14 +160,16 @@ class ByHand:
             return _set(before, given, args)
         return _turned(name, before, given, operation)
 
-    def _multiplied(self, before: Scores, other: object, *, divides: bool) -> Scores | None:
+    def _multiplied(
+        self, before: AttentionScores, other: object, *, divides: bool
+    ) -> AttentionScores | None:
         if before.exponential and divides and self._row(other) == "sum":
             return replace(before, shares=True)
         return None if _is_weight(before) else before.scaled(other, divides=divides)
 
     def _plus(
-        self, less: bool, before: Scores, given: Tensor, operation: Operation
-    ) -> Scores | None:
+        self, less: bool, before: AttentionScores, given: Tensor, operation: Operation
+    ) -> AttentionScores | None:
         other, alpha = _other(operation, given), operation.kwargs.get("alpha", 1)
         if _is_weight(before) or (operation.args[0] is not given and less):
             return None
@@ -180,17 +182,17 @@ class ByHand:
 
     # What is known of tensors.
 
-    def _know(self, tensor: object, what: Scores | str) -> None:
+    def _know(self, tensor: object, what: AttentionScores | str) -> None:
         if isinstance(tensor, Tensor):
             self._known[id(tensor)] = weakref.ref(tensor), what
 
-    def _what(self, x: object) -> Scores | str | None:
+    def _what(self, x: object) -> AttentionScores | str | None:
         found = self._known.get(id(x))
         return None if found is None or found[0]() is not x else found[1]
 
-    def _scores(self, x: object) -> Scores | None:
+    def _scores(self, x: object) -> AttentionScores | None:
         found = self._what(x)
-        return found if isinstance(found, Scores) else None
+        return found if isinstance(found, AttentionScores) else None
 
     def _row(self, x: object) -> str:
         found = self._what(x)
@@ -201,11 +203,13 @@ class ByHand:
         if row:
             self._know(out, row)
 
-    def _lose(self, name: str, scores: Scores) -> None:
+    def _lose(self, name: str, scores: AttentionScores) -> None:
         self.lost = self.lost or scores.odd or name
 
 
-def _turned(name: str, before: Scores, given: Tensor, operation: Operation) -> Scores | None:
+def _turned(
+    name: str, before: AttentionScores, given: Tensor, operation: Operation
+) -> AttentionScores | None:
     """Axes in another order or cut otherwise, a softmax, a dropout."""
     out = operation.out
     assert isinstance(out, Tensor)
@@ -231,12 +235,12 @@ def _turned(name: str, before: Scores, given: Tensor, operation: Operation) -> S
     return None
 
 
-def _is_weight(scores: Scores) -> bool:
+def _is_weight(scores: AttentionScores) -> bool:
     """Whether they went through the softmax: what is done to them now is not the same."""
     return scores.exponential
 
 
-def _odd(scores: Scores, name: str) -> Scores:
+def _odd(scores: AttentionScores, name: str) -> AttentionScores:
     return replace(scores, odd=scores.odd or name)
 
 
@@ -251,7 +255,9 @@ def _named(operation: Operation, at: int, name: str) -> object:
     return operation.args[at] if len(operation.args) > at else operation.kwargs.get(name)
 
 
-def _where(before: Scores, given: Tensor, args: tuple[object, ...]) -> Scores | None:
+def _where(
+    before: AttentionScores, given: Tensor, args: tuple[object, ...]
+) -> AttentionScores | None:
     seen, kept, other = args
     if not isinstance(seen, Tensor) or _is_weight(before):
         return None
@@ -259,7 +265,9 @@ def _where(before: Scores, given: Tensor, args: tuple[object, ...]) -> Scores | 
     return before.filled(hidden, other if kept is given else kept, given.shape)
 
 
-def _set(before: Scores, given: Tensor, args: tuple[object, ...]) -> Scores | None:
+def _set(
+    before: AttentionScores, given: Tensor, args: tuple[object, ...]
+) -> AttentionScores | None:
     """Numbers that were written into some places."""
     where, value = args[1], args[2]
     if _is_weight(before):

@@ -21,7 +21,7 @@ _HIDES = -1e3
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class AttentionScores:
     """A tensor that is a product of two, times a number, plus something, and perhaps a softmax."""
 
     left: Tensor
@@ -50,7 +50,7 @@ class Scores:
 
     # What a function makes of them. Each gives None where they cannot be followed any further.
 
-    def scaled(self, factor: object, *, divides: bool) -> Scores | None:
+    def scaled(self, factor: object, *, divides: bool) -> AttentionScores | None:
         """Times a number, or divided by one."""
         if isinstance(factor, Tensor) and factor.numel() == 1:
             factor = float(factor)
@@ -60,7 +60,7 @@ class Scores:
         added = tuple((tensor, by * times) for tensor, by in self.added)
         return replace(self, scale=self.scale * times, added=added)
 
-    def plus(self, other: object, shape: torch.Size, factor: float = 1.0) -> Scores | None:
+    def plus(self, other: object, shape: torch.Size, factor: float = 1.0) -> AttentionScores | None:
         """With something added to them; a number alone changes no softmax."""
         if isinstance(other, (int, float)):
             return self
@@ -69,7 +69,7 @@ class Scores:
         placed = self._placed(other, shape)
         return None if placed is None else replace(self, added=(*self.added, (placed, factor)))
 
-    def filled(self, where: object, value: object, shape: torch.Size) -> Scores | None:
+    def filled(self, where: object, value: object, shape: torch.Size) -> AttentionScores | None:
         """With a number in some places, which hides them."""
         if isinstance(value, Tensor) and value.numel() == 1:
             value = float(value)
@@ -80,7 +80,7 @@ class Scores:
         hidden = torch.zeros(where.shape, dtype=torch.float32, device=where.device)
         return self.plus(hidden.masked_fill_(where, value), shape)
 
-    def moved(self, function: Callable[[Tensor], object], now: Tensor) -> Scores | None:
+    def moved(self, function: Callable[[Tensor], object], now: Tensor) -> AttentionScores | None:
         """With their axes in another order."""
         # Sizes that all differ tell which axis went where.
         sizes = range(2, 2 + len(self.axes))
@@ -93,7 +93,7 @@ class Scores:
         )
         return self._with_axes(axes)
 
-    def shaped(self, before: torch.Size, after: torch.Size) -> Scores | None:
+    def shaped(self, before: torch.Size, after: torch.Size) -> AttentionScores | None:
         """With axes joined or split: rows and keys stay what they are."""
         if [a for a in self.axes if a in self.outer] != list(self.outer):
             return None
@@ -107,7 +107,7 @@ class Scores:
                 axes[same[-1]] = self.axes[kept[0]]
         return self._with_axes(tuple(axes))
 
-    def _with_axes(self, axes: Axes) -> Scores | None:
+    def _with_axes(self, axes: Axes) -> AttentionScores | None:
         if {LEFT, RIGHT} - set(axes):
             return None
         others = [axis for axis in axes if axis not in (LEFT, RIGHT)]
@@ -117,7 +117,7 @@ class Scores:
             known = others
         return replace(self, axes=axes, outer=tuple(known or others))
 
-    def rounded(self, dtype: torch.dtype) -> Scores:
+    def rounded(self, dtype: torch.dtype) -> AttentionScores:
         """As the result of a function has them."""
         if self.exponential or self.shares:
             return replace(self, weighed=_coarser(self.weighed, dtype))
@@ -201,7 +201,7 @@ class Scores:
         return tuple(shape[self.axes.index(axis)] for axis in self.outer)
 
 
-def scores_of(found: Contraction, batch: int, rows: int) -> Scores | None:
+def scores_of(found: Contraction, batch: int, rows: int) -> AttentionScores | None:
     """What a product is, if it may be scores of attention; None if not.
 
     Args:
@@ -228,7 +228,7 @@ def scores_of(found: Contraction, batch: int, rows: int) -> Scores | None:
     sizes = dict(zip(found.out_axes, found.out.shape, strict=True))
     row, column = _one(left, sizes, rows), _one(right, sizes, rows)
     outer = tuple(a for a in _order(found) if a not in (row, column, summed[0]))
-    return Scores(
+    return AttentionScores(
         left=aligned(found.left, found.left_axes, (*outer, row, summed[0])),
         right=aligned(found.right, found.right_axes, (*outer, column, summed[0])),
         product=tuple(sizes[a] for a in outer),

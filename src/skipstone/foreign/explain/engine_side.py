@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from skipstone.engine import Engine, Result
 from skipstone.engine.prompts import Prompt
-from skipstone.foreign.explain.evidence import Cost, Depth, Evidence
+from skipstone.foreign.explain.evidence import Cost, Depth, Observation
 from skipstone.record import Trace
 from skipstone.tracing.record.recorder import Recorder
 
@@ -19,7 +19,7 @@ class EngineSide:
         """Take the engine; nothing is run yet."""
         self._name, self._engine, self._prompt, self._depth = name, engine, prompt, depth
 
-    def observed(self) -> Evidence:
+    def observed(self) -> Observation:
         """Run it twice plain, and once recorded.
 
         Raises:
@@ -35,7 +35,7 @@ class EngineSide:
         elif plain.tokens != recorded.tokens:
             notes.append(f"recording changes {self._name}: it returns other tokens")
         notes += [f"{self._name}: {note}" for note in recorded.notes]
-        return Evidence(
+        return Observation(
             traces=[recorder.trace],
             notes=tuple(notes),
             cost=Cost(plain_s, recorded_s, runs=3),

@@ -26,7 +26,7 @@ class Cost:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Observation:
     """One side: its traces, and how it behaved."""
 
     traces: Sequence[Trace]
@@ -45,7 +45,7 @@ class Evidence:
     """None if it was not run here."""
     engine: Engine | None = None
 
-    def deeper(self, traces: Sequence[Trace]) -> Evidence:
+    def deeper(self, traces: Sequence[Trace]) -> Observation:
         """With traces that have tensors, if they are of as many runs; the others are repeats."""
         if len(traces) != len(self.traces) or self.cost is None:
             return self
@@ -61,10 +61,10 @@ class Depth:
     window: Window | None = None
 
 
-class Side(Protocol):
+class RunSource(Protocol):
     """One of the two runs, or the means to make it."""
 
-    def observed(self) -> Evidence:
+    def observed(self) -> Observation:
         """Run it, or read it."""
         ...
 
@@ -80,9 +80,9 @@ class RecordedSide:
     traces: Sequence[Trace]
     source: str = ""
 
-    def observed(self) -> Evidence:
+    def observed(self) -> Observation:
         """What was recorded."""
-        return Evidence(self.traces, source=self.source)
+        return Observation(self.traces, source=self.source)
 
     def recorded_at(self, depth: Depth) -> Sequence[Trace]:
         """It cannot be run again."""

@@ -15,9 +15,9 @@ from skipstone.engine import Engine, Settings
 from skipstone.engine.prompts import Prompt
 from skipstone.errors import ConfigError
 from skipstone.foreign.attach.wanted import AttachLevel
-from skipstone.foreign.explain.evidence import Depth, Evidence, Side
+from skipstone.foreign.explain.evidence import Depth, Observation, RunSource
 from skipstone.foreign.explain.explanation import Explanation
-from skipstone.foreign.explain.pairing import Pair, depth_for, paired
+from skipstone.foreign.explain.pairing import RunPair, depth_for, paired
 from skipstone.foreign.explain.sides import Sides
 from skipstone.foreign.explain.told import tell
 from skipstone.kinds import of_kind
@@ -146,10 +146,10 @@ def _check(
 class _Found:
     """Both sides."""
 
-    good: Evidence
-    bad: Evidence
+    good: Observation
+    bad: Observation
 
-    def pair(self, sample: int | None) -> Pair:
+    def pair(self, sample: int | None) -> RunPair:
         """The runs that are held against each other; the bad one has all events."""
         pair = paired(self.good.traces, self.bad.traces, sample)
         trace = self.bad.traces[pair.run_b]
@@ -159,15 +159,15 @@ class _Found:
                 trace.event(pair.sample, event)
         return pair
 
-    def good_subject(self, pair: Pair) -> Subject:
+    def good_subject(self, pair: RunPair) -> Subject:
         """The good run, for experiments."""
         return _subject(self.good, pair.run_a, pair.sample)
 
-    def bad_subject(self, pair: Pair) -> Subject:
+    def bad_subject(self, pair: RunPair) -> Subject:
         """The bad run, for experiments."""
         return _subject(self.bad, pair.run_b, pair.sample)
 
-    def explained(self, pair: Pair, diagnosis: Diagnosis, began: float) -> Explanation:
+    def explained(self, pair: RunPair, diagnosis: Diagnosis, began: float) -> Explanation:
         """The answer, with tokens by their text where the model is ours."""
         engine = self.good.engine or self.bad.engine
         if engine is not None:
@@ -183,7 +183,7 @@ class _Found:
             seconds=time.perf_counter() - began,
         )
 
-    def counts(self, pair: Pair) -> list[str]:
+    def counts(self, pair: RunPair) -> list[str]:
         """Which runs were taken, where a side made several."""
         numbers = len(self.good.traces), len(self.bad.traces)
         if numbers == (1, 1):
@@ -194,7 +194,7 @@ class _Found:
         ]
 
 
-def _deeper(found: _Found, first: Side, second: Side, sample: int | None) -> _Found:
+def _deeper(found: _Found, first: RunSource, second: RunSource, sample: int | None) -> _Found:
     """With tensors, where the runs part."""
     pair = paired(found.good.traces, found.bad.traces, sample)
     a, b = found.good.traces[pair.run_a], found.bad.traces[pair.run_b]
@@ -206,7 +206,7 @@ def _deeper(found: _Found, first: Side, second: Side, sample: int | None) -> _Fo
     )
 
 
-def _subject(side: Evidence, run: int, sample: int) -> Subject:
+def _subject(side: Observation, run: int, sample: int) -> Subject:
     repeats = [traces[run] for traces in side.repeats if run < len(traces)]
     alone = [single(t, sample) for t in repeats if sample < len(t.records)]
     return Subject(side.traces[run], sample, side.engine, repeats=tuple(alone))

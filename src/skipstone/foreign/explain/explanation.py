@@ -9,7 +9,7 @@ from pathlib import Path
 
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diff import Comparison
-from skipstone.foreign.explain.evidence import Cost, Evidence
+from skipstone.foreign.explain.evidence import Cost, Observation
 from skipstone.outputs import whole_folder
 from skipstone.record import Event, Trace
 from skipstone.record.copied import write_trace
@@ -67,7 +67,7 @@ class Explanation:
     """Which prompt of the batch is spoken of."""
     notes: tuple[str, ...]
     """What is odd about the way the runs went: they differ from themselves, or change something."""
-    sides: tuple[Evidence, Evidence]
+    sides: tuple[Observation, Observation]
     seconds: float
     """That everything took."""
 

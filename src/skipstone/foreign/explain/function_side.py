@@ -12,7 +12,7 @@ from torch import nn
 from skipstone.errors import ConfigError
 from skipstone.foreign.attach.attach import attach
 from skipstone.foreign.attach.attached import Attached
-from skipstone.foreign.explain.evidence import Cost, Depth, Evidence
+from skipstone.foreign.explain.evidence import Cost, Depth, Observation
 from skipstone.foreign.explain.ran import Ran, caller_of, run
 from skipstone.foreign.explain.start import Start
 from skipstone.foreign.explain.told import tell
@@ -85,7 +85,7 @@ class FunctionSide:
         self._seed, self._sanitize = seed, sanitize
         self._start: Start | None = None
 
-    def observed(self) -> Evidence:
+    def observed(self) -> Observation:
         """Run it plain, then recorded, then, if wanted, with its rows followed.
 
         Raises:
@@ -110,7 +110,7 @@ class FunctionSide:
             repeats = (followed.traces,)
         self._hand_on()
         cost = Cost(plain[-1].seconds, seconds, sanitized, len(plain) + 1 + self._sanitize)
-        return Evidence(
+        return Observation(
             traces=recorder.traces,
             repeats=repeats,
             events=events,

@@ -25,7 +25,7 @@ _NOT_THEIRS = ("builtins", "numpy", "skipstone", "torch", "transformers")
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class SavedState:
     """One thing that can change, as it was."""
 
     name: str
@@ -39,7 +39,7 @@ class Held:
 class Holdings:
     """All that functions hold on to."""
 
-    held: list[Held] = field(default_factory=list)
+    held: list[SavedState] = field(default_factory=list)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     """Networks, by the first name that leads to them."""
     _seen: dict[int, object] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Holdings:
         def put_back() -> None:
             cell.cell_contents = before
 
-        self.held.append(Held(name, True, lambda: _now(cell) is not before, put_back))
+        self.held.append(SavedState(name, True, lambda: _now(cell) is not before, put_back))
 
     def _global(self, name: str, names: dict[str, Any]) -> None:
         before = names[name]
@@ -93,7 +93,7 @@ class Holdings:
         def put_back() -> None:
             names[name] = before
 
-        self.held.append(Held(name, True, lambda: names.get(name) is not before, put_back))
+        self.held.append(SavedState(name, True, lambda: names.get(name) is not before, put_back))
 
     def _value(self, name: str, value: object, depth: int) -> None:
         if isinstance(value, (FunctionType, MethodType, ModuleType, type)) or depth == 0:
@@ -123,7 +123,7 @@ class Holdings:
                     self._value(f"{name}.{key}", part, depth - 1)
 
 
-def of_tensor(name: str, value: Tensor | np.ndarray) -> Held:
+def of_tensor(name: str, value: Tensor | np.ndarray) -> SavedState:
     """The numbers of a tensor or an array."""
     if isinstance(value, np.ndarray):
         array, copied = value, value.copy()
@@ -132,7 +132,7 @@ def of_tensor(name: str, value: Tensor | np.ndarray) -> Held:
             if array.flags.writeable:
                 array[...] = copied
 
-        return Held(name, False, lambda: not _same_array(array, copied), restore_array)
+        return SavedState(name, False, lambda: not _same_array(array, copied), restore_array)
     tensor, before = value, value.detach().clone()
 
     def restore() -> None:
@@ -142,7 +142,7 @@ def of_tensor(name: str, value: Tensor | np.ndarray) -> Held:
                 tensor.resize_(before.shape)
             tensor.copy_(before)
 
-    return Held(name, False, lambda: not same_tensor(tensor, before), restore)
+    return SavedState(name, False, lambda: not same_tensor(tensor, before), restore)
 
 
 def same_tensor(a: Tensor, b: Tensor) -> bool:
@@ -159,7 +159,7 @@ def _same_array(a: np.ndarray, b: np.ndarray) -> bool:
     return np.array_equal(a, b, equal_nan=nan)
 
 
-def _of_container(name: str, value: list[Any] | dict[Any, Any] | set[Any]) -> Held:
+def _of_container(name: str, value: list[Any] | dict[Any, Any] | set[Any]) -> SavedState:
     """What a container has in it; the things themselves are held on their own."""
     before = value.copy()
 
@@ -176,7 +176,7 @@ def _of_container(name: str, value: list[Any] | dict[Any, Any] | set[Any]) -> He
             value.clear()
             cast("Any", value).update(before)
 
-    return Held(name.removesuffix(".__dict__"), True, changed, put_back)
+    return SavedState(name.removesuffix(".__dict__"), True, changed, put_back)
 
 
 def _is(x: object, y: object) -> bool:
@@ -186,11 +186,11 @@ def _is(x: object, y: object) -> bool:
     return x is y
 
 
-def _of_generator(name: str, value: object) -> Held | None:
+def _of_generator(name: str, value: object) -> SavedState | None:
     """Random numbers of one's own."""
     if isinstance(value, torch.Generator):
         state = value.get_state()
-        return Held(
+        return SavedState(
             name,
             False,
             lambda: not torch.equal(value.get_state(), state),
@@ -198,7 +198,7 @@ def _of_generator(name: str, value: object) -> Held | None:
         )
     if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
         was = value.getstate()
-        return Held(name, False, lambda: value.getstate() != was, lambda: value.setstate(was))
+        return SavedState(name, False, lambda: value.getstate() != was, lambda: value.setstate(was))
     if isinstance(value, np.random.Generator):
         bits = value.bit_generator
         kept = dict(bits.state)
@@ -206,7 +206,7 @@ def _of_generator(name: str, value: object) -> Held | None:
         def put_back() -> None:
             bits.state = kept
 
-        return Held(name, False, lambda: str(bits.state) != str(kept), put_back)
+        return SavedState(name, False, lambda: str(bits.state) != str(kept), put_back)
     return None
 
 

@@ -19,7 +19,7 @@ _SIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
-class Pair:
+class RunPair:
     """One run of each side, and one prompt of their batch."""
 
     run_a: int
@@ -29,7 +29,7 @@ class Pair:
     """None if they do not even have the same prompt."""
 
 
-def paired(a: Sequence[Trace], b: Sequence[Trace], sample: int | None) -> Pair:
+def paired(a: Sequence[Trace], b: Sequence[Trace], sample: int | None) -> RunPair:
     """The first runs of one prompt that part; the last ones if none does.
 
     Args:
@@ -49,7 +49,7 @@ def paired(a: Sequence[Trace], b: Sequence[Trace], sample: int | None) -> Pair:
     return next(parting, (same_prompt or found)[-1])
 
 
-def _pairs(a: Sequence[Trace], b: Sequence[Trace], sample: int | None) -> Iterator[Pair]:
+def _pairs(a: Sequence[Trace], b: Sequence[Trace], sample: int | None) -> Iterator[RunPair]:
     free = list(range(len(a)))
     for j, trace in enumerate(b):
         prompts = [record.header.prompt_ids for record in trace.records]
@@ -59,7 +59,7 @@ def _pairs(a: Sequence[Trace], b: Sequence[Trace], sample: int | None) -> Iterat
             free.remove(i)
         for k in range(min(len(a[i].records), len(prompts))):
             if sample in (None, k) and a[i].records[k].steps and trace.records[k].steps:
-                yield Pair(i, j, k, _compared(a[i].records[k], trace.records[k]))
+                yield RunPair(i, j, k, _compared(a[i].records[k], trace.records[k]))
 
 
 def _compared(a: RunRecord, b: RunRecord) -> Comparison | None:

@@ -12,7 +12,7 @@ from skipstone.engine.prompts import Prompt
 from skipstone.errors import ConfigError
 from skipstone.foreign.attach.attached import Attached
 from skipstone.foreign.explain.engine_side import EngineSide
-from skipstone.foreign.explain.evidence import Depth, RecordedSide, Side
+from skipstone.foreign.explain.evidence import Depth, RecordedSide, RunSource
 from skipstone.foreign.explain.function_side import Attaching, FunctionSide
 from skipstone.models.load import Model
 from skipstone.quoting import shown
@@ -34,17 +34,17 @@ class Sides:
     sanitize: bool
     seed: int
 
-    def good(self, given: object) -> Side:
+    def good(self, given: object) -> RunSource:
         """The baseline."""
         return self._side("good", given, {}, sanitize=False)
 
-    def bad(self, given: object, stated: Mapping[str, object]) -> Side:
+    def bad(self, given: object, stated: Mapping[str, object]) -> RunSource:
         """The run to explain, with the settings that it is meant to have."""
         return self._side("bad", given, stated, sanitize=self.sanitize)
 
     def _side(
         self, name: str, given: object, stated: Mapping[str, object], *, sanitize: bool
-    ) -> Side:
+    ) -> RunSource:
         if isinstance(given, (Engine, Settings)) or isinstance(self.model, (Engine, Model)):
             return _engine_side(name, given, self.model, self.prompt, self.depth)
         if not callable(given) or stands_for_run(given):
@@ -68,7 +68,7 @@ class Sides:
 
 def _engine_side(
     name: str, given: object, model: object, prompt: Prompt | None, depth: Depth
-) -> Side:
+) -> RunSource:
     """An engine, or settings for one."""
     if stands_for_run(given) and not isinstance(given, str):
         return _recorded_side(name, given)
@@ -99,7 +99,7 @@ def _engine_side(
     )
 
 
-def _recorded_side(name: str, given: object) -> Side:
+def _recorded_side(name: str, given: object) -> RunSource:
     """A run that is there already; of an attached recorder all its runs."""
     if isinstance(given, Attached) and given.traces:
         return RecordedSide(given.traces, given.source)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from skipstone.foreign.explain.held import Held, Holdings, of_tensor
+from skipstone.foreign.explain.held import Holdings, SavedState, of_tensor
 
 # Weights beyond this many bytes are not copied: whether they were written to is seen all the same.
 _MOST_BYTES = 1 << 28
@@ -79,7 +79,7 @@ def _globals_kept() -> Generator[None]:
         torch.set_default_dtype(dtype)
 
 
-def _of_module(name: str, module: nn.Module) -> list[Held]:
+def _of_module(name: str, module: nn.Module) -> list[SavedState]:
     """Weights, buffers, and whatever else lies on a network and its parts."""
     tensors = [*module.named_buffers(), *module.named_parameters()]
     if _size(module) > _MOST_BYTES:
@@ -90,7 +90,7 @@ def _of_module(name: str, module: nn.Module) -> list[Held]:
     return held
 
 
-def _of_attributes(name: str, module: nn.Module) -> Held:
+def _of_attributes(name: str, module: nn.Module) -> SavedState:
     """Which attributes, weights and parts a network has; lists and dictionaries by content."""
     # Weights, buffers and parts are dictionaries among the attributes, too.
     groups = [vars(module), *(v for v in vars(module).values() if isinstance(v, dict))]
@@ -111,21 +111,21 @@ def _of_attributes(name: str, module: nn.Module) -> Held:
         for found, kept in zip(lists, listed, strict=True):
             found[:] = kept
 
-    return Held(name, False, changed, put_back)
+    return SavedState(name, False, changed, put_back)
 
 
 def _alike(now: dict[Any, Any], old: dict[Any, Any]) -> bool:
     return now.keys() == old.keys() and all(now[key] is old[key] for key in old)
 
 
-def _large(name: str, module: nn.Module) -> Sequence[Held]:
+def _large(name: str, module: nn.Module) -> Sequence[SavedState]:
     """Weights that are too large for a copy: whether they were written to, torch counts."""
     if _size(module) <= _MOST_BYTES:
         return []
     weights = [p for p in module.parameters() if not p.is_inference()]
     versions = [p._version for p in weights]
     return [
-        Held(
+        SavedState(
             f"{name}'s weights",
             False,
             lambda: [p._version for p in weights] != versions,

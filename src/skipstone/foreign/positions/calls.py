@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from skipstone.foreign.positions.places import UNKNOWN, Ledger, spread
+from skipstone.foreign.positions.places import UNKNOWN, PositionMap, spread
 
 _IN_PLACE = frozenset({"setitem", "iand", "ior", "ixor"})
 
@@ -32,7 +32,7 @@ class Clash(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class TorchCall:
     """One torch function that has just run."""
 
     func: Callable[..., Any]
@@ -42,7 +42,7 @@ class Call:
     kwargs: Mapping[str, object]
     out: object
     in_place: bool
-    ledger: Ledger
+    ledger: PositionMap
     clashed: Callable[[Clash], None]
 
     @property

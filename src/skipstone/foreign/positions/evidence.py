@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.foreign.positions.calls import Clash
-from skipstone.foreign.positions.places import Ledger, ranked
+from skipstone.foreign.positions.places import PositionMap, ranked
 from skipstone.foreign.shared.source import source_line
 from skipstone.record import Event
 
@@ -49,7 +49,7 @@ class Findings:
             count=known.count + 1 if known else 1,
         )
 
-    def misaligned(self, clash: Clash, ledger: Ledger) -> None:
+    def misaligned(self, clash: Clash, ledger: PositionMap) -> None:
         """Rows of different positions met."""
         source = source_line()
         pairs = _pairs(clash)
@@ -139,7 +139,7 @@ def _pairs(clash: Clash) -> list[tuple[int, int]]:
     return list(dict.fromkeys(zip(a, b, strict=True)))
 
 
-def similarities(clash: Clash, ledger: Ledger) -> dict[str, float]:
+def similarities(clash: Clash, ledger: PositionMap) -> dict[str, float]:
     """The similarity of the first two rows that met wrongly, and of the right ones.
 
     The right one is missing if no tensor that is still alive has the row.
@@ -186,7 +186,7 @@ def _index(tensor: Tensor, at: list[int]) -> tuple[int, ...]:
     return tuple(i if n > 1 else 0 for i, n in zip(at, tensor.shape, strict=False))
 
 
-def row_at(ledger: Ledger, tensor: Tensor, position: int) -> Tensor | None:
+def row_at(ledger: PositionMap, tensor: Tensor, position: int) -> Tensor | None:
     """The row of a position in a tensor, or in the larger one it was cut from.
 
     None if there is no such row, or if more dimensions than that of the positions would have to be

@@ -10,11 +10,11 @@ from itertools import chain, repeat
 import torch
 from torch import Tensor
 
-from skipstone.foreign.positions.calls import Call, Clash, outputs_of, tensors_in
+from skipstone.foreign.positions.calls import Clash, TorchCall, outputs_of, tensors_in
 from skipstone.foreign.positions.evidence import LOW_PRECISION, Findings
-from skipstone.foreign.positions.kinds import Kind, kind_of
+from skipstone.foreign.positions.kinds import TorchFunction, kind_of
 from skipstone.foreign.positions.memo import Memo, Places
-from skipstone.foreign.positions.places import Ledger, Ref, Tag, fits, ranked
+from skipstone.foreign.positions.places import PositionMap, Ref, Tag, fits, ranked
 from skipstone.foreign.shared.calls import INTEGERS
 from skipstone.foreign.shared.functions import Operation
 
@@ -29,13 +29,13 @@ class Follower:
 
     def __init__(self, findings: Findings | None = None) -> None:
         """Know nothing yet."""
-        self.ledger = Ledger()
+        self.ledger = PositionMap()
         self.inside = False
         """Whether a call of the model is under way."""
         self.failed = Counter[str]()
         """Torch functions that were called in a way that could not be followed, and how often."""
         self._findings = findings
-        self._kinds = dict[Callable[..., object], Kind]()
+        self._kinds = dict[Callable[..., object], TorchFunction]()
         self._memo = Memo(self.ledger)
         self._told = False
         """Whether the rule that is being asked has told of a clash."""
@@ -55,15 +55,15 @@ class Follower:
         elif self._findings is not None or _gives_ids(args[0] if kind.in_place and args else out):
             self._follow(kind, operation)
 
-    def _follow(self, kind: Kind, operation: Operation) -> None:
+    def _follow(self, kind: TorchFunction, operation: Operation) -> None:
         func, args, kwargs, out = operation
         key, known = self._memo.key(kind, args, kwargs)
         if not known:
             return
         answer = None if key is None else self._memo.find(key)
-        call: Call | None = None
+        call: TorchCall | None = None
         if answer is None or kind.similarity:
-            call = Call(
+            call = TorchCall(
                 func, kind.name, args, kwargs, out, kind.in_place, self.ledger, self._clashed
             )
             if kind.similarity and self._findings is not None:
@@ -78,7 +78,7 @@ class Follower:
             else:
                 self._note(kind, args, kwargs, output, places)
 
-    def _answer(self, call: Call, key: Hashable | None, kind: Kind) -> Places:
+    def _answer(self, call: TorchCall, key: Hashable | None, kind: TorchFunction) -> Places:
         """What the rule of a call says about its outputs, as far as it can be true of them."""
         self._told = False
         # A call that cannot be followed must not stop the code that is watched.
@@ -99,7 +99,7 @@ class Follower:
 
     def _note(
         self,
-        kind: Kind,
+        kind: TorchFunction,
         args: tuple[object, ...],
         kwargs: Mapping[str, object],
         out: Tensor,
@@ -121,7 +121,7 @@ class Follower:
             product = None if tag is None else tag.product
         ledger.note(out, Tag(places, base, canvas, product))
 
-    def _check_precision(self, call: Call, findings: Findings) -> None:
+    def _check_precision(self, call: TorchCall, findings: Findings) -> None:
         """A similarity in low precision: by its own function, or as a product over norms."""
         out = call.out
         if not isinstance(out, Tensor):
@@ -151,7 +151,7 @@ def _gives_ids(out: object) -> bool:
     return any(tensor.dtype in INTEGERS for tensor in tensors_in((out,)))
 
 
-def _factors(args: tuple[object, ...], ledger: Ledger) -> tuple[Ref, Ref] | None:
+def _factors(args: tuple[object, ...], ledger: PositionMap) -> tuple[Ref, Ref] | None:
     """The factors of a product in low precision, kept through its sum along rows."""
     if len(args) < 2:
         return None

@@ -29,7 +29,7 @@ _ORDERED = frozenset({"argsort", "sort", "topk"})
 
 
 @dataclass(frozen=True, eq=False)
-class Kind:
+class TorchFunction:
     """A torch function."""
 
     name: str
@@ -52,10 +52,10 @@ class Kind:
     """Whether it may be one, or end one."""
 
 
-def kind_of(func: Callable[..., object]) -> Kind:
+def kind_of(func: Callable[..., object]) -> TorchFunction:
     """Look at a function."""
     name, in_place = plain_name(func)
-    return Kind(
+    return TorchFunction(
         name=name,
         in_place=in_place,
         rule=RULES.get(name),

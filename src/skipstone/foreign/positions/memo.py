@@ -12,8 +12,8 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from skipstone.foreign.positions.kinds import Kind
-from skipstone.foreign.positions.places import Ledger
+from skipstone.foreign.positions.kinds import TorchFunction
+from skipstone.foreign.positions.places import PositionMap
 
 # An index of more elements is looked at anew each time.
 _LARGEST_INDEX = 4096
@@ -41,13 +41,13 @@ _PLAIN = frozenset(
 class Memo:
     """Answers by what they depend on."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: PositionMap) -> None:
         """Remember nothing; the ledger knows the places of operands."""
         self._answers = dict[Hashable, Places]()
         self._ledger = ledger
 
     def key(
-        self, kind: Kind, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self, kind: TorchFunction, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> tuple[Hashable | None, bool]:
         """What the answer to a call depends on, and whether places of any operand are known.
 
@@ -84,7 +84,7 @@ class _Reading:
 
     __slots__ = ("_ledger", "known", "odd", "parts", "whole")
 
-    def __init__(self, ledger: Ledger, parts: list[Hashable]) -> None:
+    def __init__(self, ledger: PositionMap, parts: list[Hashable]) -> None:
         self.parts = parts
         self.known = False
         """Whether places of any tensor are known."""

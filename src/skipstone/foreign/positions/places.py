@@ -121,7 +121,7 @@ class Tag(NamedTuple):
 _MANY = 1 << 14
 
 
-class Ledger:
+class PositionMap:
     """Tags of the tensors that are alive, by identity."""
 
     def __init__(self) -> None:

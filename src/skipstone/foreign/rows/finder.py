@@ -18,7 +18,7 @@ from skipstone.foreign.positions.places import Tag, compressed
 from skipstone.foreign.rows.behind import stayed
 from skipstone.foreign.rows.canvases import Canvases, newest_canvas
 from skipstone.foreign.rows.guidance import Samples
-from skipstone.foreign.rows.locate import Known, Located, locate
+from skipstone.foreign.rows.locate import CanvasState, Located, locate
 from skipstone.foreign.rows.placed import Numbers, nowhere, numbers_of
 from skipstone.foreign.shared.calls import INTEGERS, Call
 from skipstone.foreign.shared.functions import Operation
@@ -145,11 +145,11 @@ class Finder:
         """The run is over."""
         self._start_BL = self._canvas_BL = self._held = self._numbers = self._behind = None
 
-    def _known(self) -> Known | None:
+    def _known(self) -> CanvasState | None:
         if self._canvas_BL is None or self._start_BL is None:
             return None
         given_BL = self._start_BL != self._mask_id
-        return Known(self._canvas_BL, self.newest(), given_BL, self._numbers)
+        return CanvasState(self._canvas_BL, self.newest(), given_BL, self._numbers)
 
     def _overwritten(self, located: Located) -> np.ndarray | None:
         """Positions of the prompt, bool [B, L], that have other ids in a run that goes on.

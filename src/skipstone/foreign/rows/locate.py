@@ -19,7 +19,7 @@ from skipstone.foreign.shared.calls import Call, host_ids
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class CanvasState:
     """What is known of the run that is under way."""
 
     canvas_BL: np.ndarray
@@ -67,7 +67,7 @@ class Located:
 
 
 def locate(
-    call: Call, ids: Tensor | None, places: Tensor | None, known: Known | None, mask_id: int
+    call: Call, ids: Tensor | None, places: Tensor | None, known: CanvasState | None, mask_id: int
 ) -> Located | None:
     """Find the canvas of a call, and its rows in it.
 
@@ -102,7 +102,7 @@ def _trimmed(located: Located, length: int) -> Located:
     return dataclasses.replace(located, canvas_BL=located.canvas_BL[:, :length])
 
 
-def _of_some(known: Known, batch: int) -> Located:
+def _of_some(known: CanvasState, batch: int) -> Located:
     """Samples that left the batch: what is committed is known, and not who was computed."""
     everyone = len(known.now_BL)
     return Located(
@@ -118,7 +118,7 @@ def _of_some(known: Known, batch: int) -> Located:
     )
 
 
-def _without_ids(call: Call, known: Known | None) -> Located | None:
+def _without_ids(call: Call, known: CanvasState | None) -> Located | None:
     """Embeddings that stand for no known ids: the rows may be known all the same."""
     if known is None:
         return None
@@ -148,7 +148,7 @@ class _Search:
     ids_BN: np.ndarray
     samples: Samples
     places: Tensor | None
-    known: Known | None
+    known: CanvasState | None
     mask_id: int
 
     @property
@@ -292,7 +292,7 @@ class _Search:
         agrees = said is not None and np.array_equal(said.positions_BN, exact.positions_BN)
         return said if agrees else None
 
-    def _told(self, said: Placed | None, known: Known) -> Located:
+    def _told(self, said: Placed | None, known: CanvasState) -> Located:
         """By what the call says, by its cache, or by where its ids fit."""
         now_BL, rows = known.now_BL, self.ids_BN.shape[1]
         next_one = None if said is None else self._right_behind_cache(said, known)
@@ -324,7 +324,7 @@ class _Search:
         canvas_BL = self._written(now_BL, placed) if behind_BN is None else now_BL
         return Located(self.samples, self.ids_BN, canvas_BL, None, placed, behind_BN=behind_BN)
 
-    def _right_behind_cache(self, said: Placed, known: Known) -> Placed | None:
+    def _right_behind_cache(self, said: Placed, known: CanvasState) -> Placed | None:
         """Rows right behind a cache, where position ids leave a few places out.
 
         The canvas shows that they stand there; or it ends with the cache, and what stands in a gap

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from skipstone.foreign.shared.calls import Call, Stated, host_ids
+from skipstone.foreign.shared.calls import Call, StatedPositions, host_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def numbers_of(call: Call, length: int) -> Numbers | None:
     return Numbers(np.where(seen_BL, seen_BL.cumsum(1) - 1, -1).astype(np.int64))
 
 
-def counts_from_start(said: Stated) -> bool:
+def counts_from_start(said: StatedPositions) -> bool:
     """Whether positions are numbers of all rows, counted from the first that is no padding.
 
     Numbers that come twice are no places of a canvas, wherever the longest stretch of them begins.
@@ -142,7 +142,7 @@ def slice_of_canvas(ids: Tensor, length: int | None) -> tuple[int, np.ndarray, T
     return start, host_ids(canvas), canvas
 
 
-def stated(said: Stated | None, numbers: Numbers | None, batch: int) -> Placed | None:
+def stated(said: StatedPositions | None, numbers: Numbers | None, batch: int) -> Placed | None:
     """Positions that the call itself names."""
     if said is None:
         return None

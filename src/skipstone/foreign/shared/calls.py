@@ -35,7 +35,7 @@ _NO_CACHE = re.compile(r"mask|embed|hidden|bias|label|logit|weight|rotary|freq|c
 
 
 @dataclass(frozen=True, eq=False)
-class Stated:
+class StatedPositions:
     """What one argument says of the positions of the rows."""
 
     name: str
@@ -82,7 +82,7 @@ class Call:
         return (shape[0], shape[1]) if len(shape) == 2 else (1, shape[0])
 
     @cached_property
-    def stated(self) -> Stated | None:
+    def stated(self) -> StatedPositions | None:
         """Where an argument puts the rows; None if none does."""
         return next(_stated(self.arguments, self.ids, self.shape), None)
 
@@ -221,7 +221,7 @@ def _embedded(value: object) -> bool:
 
 def _stated(
     arguments: Mapping[str, object], ids: Tensor | None, shape: tuple[int, int]
-) -> Iterator[Stated]:
+) -> Iterator[StatedPositions]:
     """What each argument says of the positions, the surest first."""
     others = [name for name in arguments if name not in _KNOWN]
     for name in (*_KNOWN, *others):
@@ -230,7 +230,7 @@ def _stated(
             continue
         positions = _positions(name, value, shape)
         if positions is not None:
-            yield Stated(name, positions)
+            yield StatedPositions(name, positions)
 
 
 def _positions(name: str, value: object, shape: tuple[int, int]) -> Tensor | None:

@@ -28,7 +28,7 @@ _RELATIONS = ("relation.same", "relation.later", "relation.token", "relation.one
 
 
 @dataclass(frozen=True)
-class Commit:
+class CommitOrigin:
     """How one position came to its last token."""
 
     position: int
@@ -41,14 +41,14 @@ class Commit:
     """NaN if no rule chose it."""
 
 
-def commits_of(record: RunRecord, index: Callable[[int], int | None]) -> Iterator[Commit]:
+def commits_of(record: RunRecord, index: Callable[[int], int | None]) -> Iterator[CommitOrigin]:
     """The last commit of each new position, or the mask that is left there.
 
     Args:
         record: the run.
         index: place of a forward among the steps of the report.
     """
-    found = dict[int, Commit]()
+    found = dict[int, CommitOrigin]()
     last = 0
     for step in record.steps:
         place = index(step.forward)
@@ -56,22 +56,22 @@ def commits_of(record: RunRecord, index: Callable[[int], int | None]) -> Iterato
         found.update((commit.position, commit) for commit in _of_step(step, last))
     for i, token in enumerate(record.tokens):
         position = record.prompt_length + i
-        left = Commit(position, last, 2, token, float("nan"))
+        left = CommitOrigin(position, last, 2, token, float("nan"))
         yield left if token == record.header.mask_id else found.get(position, left)
 
 
-def _of_step(step: StepRecord, place: int) -> Iterator[Commit]:
+def _of_step(step: StepRecord, place: int) -> Iterator[CommitOrigin]:
     table = step.candidates
     for i in np.flatnonzero(table.committed).tolist():
-        yield Commit(
+        yield CommitOrigin(
             int(table.position[i]), place, 0, int(table.token[i]), float(table.confidence[i])
         )
     filled = np.flatnonzero((step.status_after == 4) & (step.status_before != 4))
     for i in filled.tolist():
-        yield Commit(step.prompt_length + i, place, 1, int(step.ids_after[i]), float("nan"))
+        yield CommitOrigin(step.prompt_length + i, place, 1, int(step.ids_after[i]), float("nan"))
 
 
-def _table(study: Study, commits: Sequence[Commit]) -> Table:
+def _table(study: Study, commits: Sequence[CommitOrigin]) -> Table:
     return Table(
         {
             "position": whole([c.position for c in commits]),
@@ -179,7 +179,7 @@ def _difference_rows(study: Study) -> Table:
     )
 
 
-def _relation(a: Commit | None, b: Commit | None) -> int:
+def _relation(a: CommitOrigin | None, b: CommitOrigin | None) -> int:
     if a is None or b is None or (a.kind == 2) != (b.kind == 2):
         return 3
     if a.token != b.token:

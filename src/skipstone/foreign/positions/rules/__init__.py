@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from skipstone.foreign.positions.calls import Call
+from skipstone.foreign.positions.calls import TorchCall
 from skipstone.foreign.positions.rules import elementwise, moving, reducing, writing
 
-Rule = Callable[[Call], Sequence[Tensor | None]]
+Rule = Callable[[TorchCall], Sequence[Tensor | None]]
 """Places of the outputs of a call, in order."""
 
 _POINTWISE = """

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from skipstone.foreign.positions.calls import Call, Clash, tensors_in
+from skipstone.foreign.positions.calls import Clash, TorchCall, tensors_in
 from skipstone.foreign.positions.places import is_point, meet, ranked
 
 
-def merged(call: Call, operands: Sequence[Tensor], computed: Tensor | None = None) -> Tensor | None:
+def merged(
+    call: TorchCall, operands: Sequence[Tensor], computed: Tensor | None = None
+) -> Tensor | None:
     """Places of the operands together, broadcast; tells of those that clash."""
     shape = _broadcast(operands)
     merged, owner = None, None
@@ -68,7 +70,7 @@ def _broadcast(tensors: Sequence[Tensor]) -> list[int]:
     return [max(sizes) for sizes in zip(*shapes, strict=True)]
 
 
-def pointwise(call: Call) -> list[Tensor | None]:
+def pointwise(call: TorchCall) -> list[Tensor | None]:
     """Element by element, with broadcasting."""
     if not isinstance(call.out, Tensor):
         return []  # ``where`` of a condition alone gives indices
@@ -76,13 +78,13 @@ def pointwise(call: Call) -> list[Tensor | None]:
     return [merged(call, operands)]
 
 
-def alike(call: Call) -> list[Tensor | None]:
+def alike(call: TorchCall) -> list[Tensor | None]:
     """What is computed along a row, or from one tensor: weights and shapes say nothing."""
     source = call.tensor(0, "input")
     return [call.places(source)]
 
 
-def compared(call: Call) -> list[Tensor | None]:
+def compared(call: TorchCall) -> list[Tensor | None]:
     """Two tensors that become one number, such as ``equal``."""
     a, b = call.tensor(0, "input"), call.tensor(1, "other")
     if a is not None and b is not None and a.shape == b.shape:
@@ -90,7 +92,7 @@ def compared(call: Call) -> list[Tensor | None]:
     return []
 
 
-def copied(call: Call) -> list[Tensor | None]:
+def copied(call: TorchCall) -> list[Tensor | None]:
     """``copy_``: new contents from end to end, whatever was there."""
     source, target = call.tensor(1, "src"), call.tensor(0, "self")
     places = call.places(source)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skipstone.foreign.positions.calls import Call, on_host, tensors_in
+from skipstone.foreign.positions.calls import TorchCall, on_host, tensors_in
 from skipstone.foreign.positions.places import compressed
 from skipstone.foreign.positions.rules.elementwise import merged
 
 _CAT = frozenset({"cat", "concat", "concatenate"})
 
 
-def moved(call: Call) -> list[Tensor | None]:
+def moved(call: TorchCall) -> list[Tensor | None]:
     """Rows went elsewhere; their places go by the same function."""
     source = call.args[0]
     if not isinstance(source, Tensor) or call.places(source) is None:
@@ -24,7 +24,7 @@ def moved(call: Call) -> list[Tensor | None]:
     return [compressed(m) for m in tensors_in((moved,))]
 
 
-def reshaped(call: Call) -> list[Tensor | None]:
+def reshaped(call: TorchCall) -> list[Tensor | None]:
     """``view`` needs strides that places do not have; the shape says it all."""
     source = call.args[0]
     if not isinstance(source, Tensor) or call.places(source) is None:
@@ -35,7 +35,7 @@ def reshaped(call: Call) -> list[Tensor | None]:
     return [compressed(call.full(source).reshape(out.shape))]
 
 
-def indexed(call: Call) -> list[Tensor | None]:
+def indexed(call: TorchCall) -> list[Tensor | None]:
     """Rows by index; a table without positions, looked up by rows that have them, gets theirs."""
     table, index = call.args[0], call.args[1]
     if isinstance(table, Tensor) and call.places(table) is None:
@@ -46,7 +46,7 @@ def indexed(call: Call) -> list[Tensor | None]:
     return moved(call)
 
 
-def joined(call: Call) -> list[Tensor | None]:
+def joined(call: TorchCall) -> list[Tensor | None]:
     """Tensors one after the other.
 
     A position that then stands there twice was repeated on purpose, as where logits are shifted by
@@ -70,7 +70,7 @@ def _repeats(places: Tensor) -> bool:
     return one_dim and places.numel() > 1 and known.unique().numel() < known.numel()
 
 
-def gathered(call: Call) -> list[Tensor | None]:
+def gathered(call: TorchCall) -> list[Tensor | None]:
     """Values picked from each row by an index, which should be of the same rows."""
     source, index = call.tensor(0, "input"), call.tensor(2, "index")
     if source is None or index is None:
@@ -84,7 +84,7 @@ def gathered(call: Call) -> list[Tensor | None]:
     return [compressed(call.full(source).gather(dim, on_host(index).long()))]
 
 
-def picked(call: Call) -> list[Tensor | None]:
+def picked(call: TorchCall) -> list[Tensor | None]:
     """``take_along_dim``: the index comes before the dimension."""
     source, index = call.tensor(0, "input"), call.tensor(1, "indices")
     dim = call.argument(2, "dim")
@@ -93,7 +93,7 @@ def picked(call: Call) -> list[Tensor | None]:
     return [compressed(torch.take_along_dim(call.full(source), on_host(index).long(), dim))]
 
 
-def reordered(call: Call) -> list[Tensor | None]:
+def reordered(call: TorchCall) -> list[Tensor | None]:
     """Rows in a new order, which the last output tells."""
     source = call.tensor(0, "input")
     if source is None or call.places(source) is None or source.ndim == 0:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from skipstone.foreign.positions.calls import Call
+from skipstone.foreign.positions.calls import TorchCall
 from skipstone.foreign.positions.places import ranked, without
 from skipstone.foreign.positions.rules.elementwise import merged, pointwise
 
 _NORMS = frozenset({"norm", "linalg_norm", "linalg_vector_norm"})
 
 
-def reduced(call: Call) -> list[Tensor | None]:
+def reduced(call: TorchCall) -> list[Tensor | None]:
     """Sums, largest values and the like; with two tensors, ``max`` works element by element."""
     source = call.tensor(0, "input")
     if source is None:
@@ -32,7 +32,7 @@ def reduced(call: Call) -> list[Tensor | None]:
     return [without(places, chosen, keep=keep)] * len(outputs)
 
 
-def cosine(call: Call) -> list[Tensor | None]:
+def cosine(call: TorchCall) -> list[Tensor | None]:
     """Rows compared with rows."""
     a, b = call.tensor(0, "x1"), call.tensor(1, "x2")
     if a is None or b is None:
@@ -45,19 +45,19 @@ def cosine(call: Call) -> list[Tensor | None]:
     return [without(ranked(places, out.ndim + 1), [dim], keep=False)]
 
 
-def rows_kept(call: Call) -> list[Tensor | None]:
+def rows_kept(call: TorchCall) -> list[Tensor | None]:
     """``linear``: the last dimension is mixed, the rows stay."""
     places = call.places(call.tensor(0, "input"))
     return [] if places is None else [without(places, [-1], keep=True)]
 
 
-def looked_up(call: Call) -> list[Tensor | None]:
+def looked_up(call: TorchCall) -> list[Tensor | None]:
     """``embedding``: each id becomes a row."""
     places = call.places(call.tensor(0, "input"))
     return [] if places is None else [places.unsqueeze(-1)]
 
 
-def matmul(call: Call) -> list[Tensor | None]:
+def matmul(call: TorchCall) -> list[Tensor | None]:
     """The rows of the left factor; else the columns of the right one."""
     a, b = call.tensor(0, "input"), call.tensor(1, "other")
     if a is None or b is None or a.ndim < 2 or b.ndim < 2:
@@ -71,7 +71,7 @@ def matmul(call: Call) -> list[Tensor | None]:
     return []
 
 
-def attended(call: Call) -> list[Tensor | None]:
+def attended(call: TorchCall) -> list[Tensor | None]:
     """Attention: the rows of the queries; keys and values must be of the same rows."""
     query, key, value = (call.tensor(i, n) for i, n in enumerate(("query", "key", "value")))
     if key is not None and value is not None and key.shape == value.shape:

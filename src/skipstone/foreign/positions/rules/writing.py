@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipstone.foreign.positions.calls import Call, Clash, on_host
+from skipstone.foreign.positions.calls import Clash, TorchCall, on_host
 from skipstone.foreign.positions.places import UNKNOWN, compressed, meet, spread
 
 
-def assigned(call: Call) -> list[Tensor | None]:
+def assigned(call: TorchCall) -> list[Tensor | None]:
     """``target[index] = value``, and ``index_put``."""
     target, value = call.args[0], call.argument(2, "values")
     index = on_host(call.args[1])
@@ -21,7 +21,7 @@ def assigned(call: Call) -> list[Tensor | None]:
     return _written(call, target, value, index, lambda places: places)
 
 
-def index_copied(call: Call) -> list[Tensor | None]:
+def index_copied(call: TorchCall) -> list[Tensor | None]:
     """Whole rows along one dimension."""
     target, index = call.tensor(0, "self"), call.tensor(2, "index")
     if target is None or index is None:
@@ -31,7 +31,7 @@ def index_copied(call: Call) -> list[Tensor | None]:
     return _written(call, target, value, (*before, on_host(index)), lambda places: places)
 
 
-def scattered(call: Call) -> list[Tensor | None]:
+def scattered(call: TorchCall) -> list[Tensor | None]:
     """Single elements along one dimension."""
     target, index = call.tensor(0, "input"), call.tensor(2, "index")
     if target is None or index is None:
@@ -44,7 +44,7 @@ def scattered(call: Call) -> list[Tensor | None]:
 
 
 def _written(
-    call: Call, target: object, value: object, index: Any, used: Callable[[Tensor], Tensor]
+    call: TorchCall, target: object, value: object, index: Any, used: Callable[[Tensor], Tensor]
 ) -> list[Tensor | None]:
     """Rows of ``value`` into the slots of a tensor; ``used`` takes the part that is written.
 
@@ -73,7 +73,7 @@ def _written(
 
 
 def _clash(
-    call: Call, target: Tensor, value: Tensor, there: Tensor, arriving: Tensor
+    call: TorchCall, target: Tensor, value: Tensor, there: Tensor, arriving: Tensor
 ) -> Tensor | None:
     """Where rows arrive in slots of other positions; tells of it."""
     slots, rows = compressed(there), compressed(arriving)
@@ -92,7 +92,7 @@ def _fitted(full: Tensor, shape: torch.Size) -> Tensor:
     return full.expand(shape)
 
 
-def _covers(call: Call, target: Tensor, index: Any) -> bool:
+def _covers(call: TorchCall, target: Tensor, index: Any) -> bool:
     """Whether a write reaches every row whose position is known."""
     places = call.places(target)
     if places is None:
