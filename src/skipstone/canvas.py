@@ -279,6 +279,9 @@ class RequestStep:
         return self.prompt_length + self.block.stop
 
 
+_Span = Callable[[RequestStep], tuple[int, int]]
+
+
 @dataclass(frozen=True, eq=False)
 class StepContext:
     """Where every request is, for policies and observers. Read-only.
@@ -300,12 +303,12 @@ class StepContext:
 
     @property
     def only(self) -> RequestStep:
-        """Where the only request is; for those who know that there is one."""
-        (at,) = self.requests
-        return at
+        """The step of the only request; for those who know that there is one."""
+        (only,) = self.requests
+        return only
 
     def of(self, request: int) -> RequestStep:
-        """Where a request is that takes part."""
+        """The step of a request that takes part."""
         return next(at for at in self.requests if at.slot == request)
 
     @cached_property
@@ -353,8 +356,7 @@ class StepContext:
         sides = ([], [])
         for at in self.requests:
             sides[not wanted(at)].append(at)
-        chosen, others = (replace(self, requests=tuple(side)) for side in sides)
-        return chosen, others
+        return replace(self, requests=tuple(sides[0])), replace(self, requests=tuple(sides[1]))
 
     def later(self) -> StepContext:
         """The same requests one step on, if they stay in their blocks."""
@@ -373,9 +375,7 @@ class StepContext:
         """The block alone."""
         return self._rows(lambda p: (p.start, p.stop))
 
-    def _rows(
-        self, span: Callable[[RequestStep], tuple[int, int]], *, refresh: bool = False
-    ) -> Rows:
+    def _rows(self, span: _Span, *, refresh: bool = False) -> Rows:
         """A span of every active request; its rows see the whole request."""
         return Rows.spans(
             [(p.slot, *span(p)) for p in self.requests],
