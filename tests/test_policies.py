@@ -7,43 +7,25 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-import numpy as np
 import pytest
 from torch import Tensor
 
 from skipstone import ConfigError, Engine
-from skipstone.canvas import Geometry, RequestStep, StepContext
+from skipstone.canvas import StepContext
 from skipstone.cli.main import run
 from skipstone.models.load import Model
 from skipstone.policies import GROUP, SKIP, UNMASK
-from skipstone.unmask import Scores
+from skipstone.unmask import Scores, UnmaskPolicy
 
 
 @dataclass(frozen=True)
-class Everything:
+class Everything(UnmaskPolicy):
     """Commit whatever may be committed."""
 
     least: float = 0.0
 
-    @property
-    def uses_steps(self) -> bool:
-        return False
-
-    @property
-    def uses_seed(self) -> bool:
-        return False
-
-    def start(self, geometry: Geometry) -> Everything:
-        return self
-
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         return scores.confidence_BG >= self.least
-
-    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
-        return None
-
-    def forget(self, request: int) -> None:
-        pass
 
 
 @dataclass(frozen=True)

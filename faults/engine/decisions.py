@@ -17,9 +17,8 @@ from skipstone.engine.request import Request, RequestState
 from skipstone.engine.score.scorer import Scorer
 from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
-from skipstone.unmask import Scores
-from skipstone.unmask import policies as unmask
-from skipstone.unmask.policies import Factor, Fixed, Threshold
+from skipstone.unmask import Factor, Fixed, Scores, Threshold
+from skipstone.unmask.ranking import rank_BG
 
 
 def confidence_in(kind: torch.dtype) -> Fault:
@@ -95,7 +94,7 @@ def share_rounded_down() -> Generator[None, None, None]:
         confidence_BG, block = scores.confidence_BG, context.only.block
         left_B1 = context.canvas.masked_BG()[:, block.start : block.stop].sum(-1, keepdim=True)
         share_B1 = left_B1 // max(1, context.only.step_budget - context.only.step)
-        return (unmask.rank_BG(confidence_BG) < share_B1) & ~confidence_BG.isneginf()
+        return (rank_BG(confidence_BG) < share_B1) & ~confidence_BG.isneginf()
 
     with instead(Fixed, "select", wrong):
         yield
@@ -124,7 +123,7 @@ def threshold_too_low(value: float) -> Fault:
 
     def wrong(self: Threshold, scores: Scores, context: StepContext) -> Tensor:
         confidence_BG = scores.confidence_BG
-        best_BG = unmask.rank_BG(confidence_BG) == 0
+        best_BG = rank_BG(confidence_BG) == 0
         return ((confidence_BG >= value) | best_BG) & ~confidence_BG.isneginf()
 
     return lambda: instead(Threshold, "select", wrong)
@@ -136,7 +135,7 @@ def factor_without_rank() -> Generator[None, None, None]:
 
     def wrong(self: Factor, scores: Scores, context: StepContext) -> Tensor:
         confidence_BG = scores.confidence_BG
-        best_BG = unmask.rank_BG(confidence_BG) == 0
+        best_BG = rank_BG(confidence_BG) == 0
         enough_BG = confidence_BG >= 1.0 - self.value / 2.0
         return (enough_BG | best_BG) & ~confidence_BG.isneginf()
 
@@ -170,7 +169,7 @@ def never_the_best_alone() -> Generator[None, None, None]:
         # The engine repeats an empty step under the same number.
         again = asked[-1:] == [(context.only.block.index, context.only.step)]
         asked.append((context.only.block.index, context.only.step))
-        best_BG = (unmask.rank_BG(confidence_BG) == 0) & again
+        best_BG = (rank_BG(confidence_BG) == 0) & again
         return ((confidence_BG >= self.value) | best_BG) & ~confidence_BG.isneginf()
 
     asked = list[tuple[int, int]]()

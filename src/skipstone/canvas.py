@@ -279,9 +279,6 @@ class RequestStep:
         return self.prompt_length + self.block.stop
 
 
-_Span = Callable[[RequestStep], tuple[int, int]]
-
-
 @dataclass(frozen=True, eq=False)
 class StepContext:
     """Where every request is, for policies and observers. Read-only.
@@ -353,15 +350,14 @@ class StepContext:
 
     def split(self, wanted: Callable[[RequestStep], bool]) -> tuple[StepContext, StepContext]:
         """The requests that are wanted, and the others."""
-        sides = ([], [])
-        for at in self.requests:
-            sides[not wanted(at)].append(at)
-        return replace(self, requests=tuple(sides[0])), replace(self, requests=tuple(sides[1]))
+        chosen = [at for at in self.requests if wanted(at)]
+        others = [at for at in self.requests if at not in chosen]
+        return replace(self, requests=tuple(chosen)), replace(self, requests=tuple(others))
 
     def later(self) -> StepContext:
         """The same requests one step on, if they stay in their blocks."""
-        ahead = (replace(p, step=p.step + 1, forward=p.forward + 1) for p in self.requests)
-        return replace(self, requests=tuple(ahead))
+        later = [replace(at, step=at.step + 1, forward=at.forward + 1) for at in self.requests]
+        return replace(self, requests=tuple(later))
 
     def all_rows(self, *, refresh: bool = False) -> Rows:
         """Every position of every active request."""
@@ -375,8 +371,10 @@ class StepContext:
         """The block alone."""
         return self._rows(lambda p: (p.start, p.stop))
 
-    def _rows(self, span: _Span, *, refresh: bool = False) -> Rows:
-        """A span of every active request; its rows see the whole request."""
+    def _rows(
+        self, span: Callable[[RequestStep], tuple[int, int]], *, refresh: bool = False
+    ) -> Rows:
+        """A span of every active request, whose rows see all of it."""
         return Rows.spans(
             [(p.slot, *span(p)) for p in self.requests],
             self.canvas.device,

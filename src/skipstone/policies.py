@@ -15,6 +15,7 @@ import os
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, Literal, TypeVar, cast
 
@@ -32,10 +33,11 @@ GROUP = "skipstone.policies"
 
 @dataclasses.dataclass(frozen=True)
 class Kind(Generic[P]):
-    """One kind of policy: what it must be able to do, and which there are."""
+    """One kind of policy: what each must be, and which there are."""
 
     name: str
-    protocol: type
+    contract: type
+    """What a policy of this kind derives from, or can do."""
     built_in: dict[str, type[P]]
 
     def known(self) -> dict[str, type[P]]:
@@ -94,6 +96,21 @@ class Kind(Generic[P]):
         """
         return self.parse(value) if isinstance(value, str) else self.check(value)
 
+    def recorded(self, settings: Mapping[str, str]) -> P | None:
+        """The policy of this kind that recorded settings spell.
+
+        Args:
+            settings: by name, as texts; they may come from anywhere.
+
+        Returns:
+            None if it is not installed here, or refuses what stands there.
+        """
+        try:
+            return self.parse(settings.get(self.name, ""))
+        except (ValueError, TypeError, ArithmeticError):
+            # ConfigError is one; what checks of another package raise is its own affair.
+            return None
+
     def check(self, value: object) -> P:
         """Return ``value`` if it is a policy of this kind.
 
@@ -104,10 +121,11 @@ class Kind(Generic[P]):
             raise ConfigError(
                 f"{self.name} is the class {value.__name__}; write {value.__name__}()"
             )
-        if isinstance(value, type) or not isinstance(value, self.protocol):
+        if isinstance(value, type) or not isinstance(value, self.contract):
             raise ConfigError(
                 f"{self.name} is {shown(value)}, which is no {self.name} policy; "
-                f"`skipstone policies` lists them"
+                f"`skipstone policies` lists them, and one of your own derives from "
+                f"{self.contract.__module__.rpartition('.')[0]}.{self.contract.__name__}"
             )
         return cast("P", value)
 

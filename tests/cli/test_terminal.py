@@ -22,6 +22,7 @@ from skipstone.cli.main import COMMANDS, run
 from skipstone.cli.streams import _guarded, _Stdout
 from skipstone.cli.tables import say_table
 from skipstone.text import Text
+from skipstone.unmask import UnmaskPolicy
 from tests.cli.command_lines import sound, traces
 from tests.helpers import synthetic_trace as made_up
 
@@ -37,14 +38,10 @@ def is_harmless(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Evil:
+class Evil(UnmaskPolicy):
     """\x1b[2J\u202e A policy of another package."""
 
     evil: str = "\x1b[2J\u202e"
-
-    uses_steps = uses_seed = False
-
-    def start(self, geometry: object) -> None: ...
 
 
 class Entry:

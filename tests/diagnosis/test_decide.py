@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from skipstone import Factor, Fixed, Settings, Threshold
 from skipstone.canvas import Block, Canvas, Geometry, HostCanvas
 from skipstone.diagnosis import fit
-from skipstone.diagnosis.decide import Rule, commits, implied_threshold
+from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.grids import grid
 from skipstone.diagnosis.rules.non_finite import no_numbers
+from skipstone.diagnosis.skip_rule import implied_bar
 from skipstone.record import Candidates, StepRecord
 from skipstone.unmask import Scores, UnmaskPolicy
 from tests.conftest import context_at
@@ -64,6 +65,7 @@ def candidates(confidence: list[float], start: int) -> Candidates:
         runner_up_confidence=np.zeros(row.size),
         rank=none,
         bound=np.full(row.size, np.nan),
+        entropy=np.full(row.size, np.nan),
         age=none,
         eligible=~np.isneginf(row),
         committed=false,
@@ -125,18 +127,24 @@ def test_a_replayed_decision_is_the_policys(
     context = context_at(canvas, Block(0, 0, length), step, chosen.steps or length)
     offered = Scores(torch.zeros_like(canvas.region_BG), torch.tensor([row], dtype=torch.float64))
     picked = unmask.start(GEOMETRY).select(offered, context)[0].nonzero()[:, 0] + prompt_length
-    rule = Rule.of(chosen.as_text())
+    rule = rule_of(chosen.as_text())
     assert rule is not None
-    assert commits(rule, step_before(canvas, row, step)) == tuple(picked.tolist())
+    assert rule.commits(step_before(canvas, row, step)) == tuple(picked.tolist())
+
+
+def rule_of(settings: dict[str, str]) -> CommitRule | None:
+    """The rule of a record that states these settings."""
+    record = trace_of(BASE).records[0]
+    return CommitRule.of(replace(record, header=replace(record.header, settings=settings)))
 
 
 def test_equal_confidence_is_replayed_from_the_left() -> None:
     canvas = Canvas.start([[1]], 6, 0, torch.device("cpu"))
     step = step_before(canvas, [0.2, 0.7, 0.7, 0.7, 0.2, 0.7], 0)
     taken = {
-        unmask: commits(rule, step)
+        unmask: rule.commits(step)
         for unmask in ("fixed", "threshold:value=0.9", "factor:value=0.75")
-        if (rule := Rule.of({"unmask": unmask, "steps": "3", "gen_length": "6"}))
+        if (rule := rule_of({"unmask": unmask, "steps": "3", "gen_length": "6"}))
     }
     assert taken == {
         "fixed": (2, 3),
@@ -159,9 +167,9 @@ def test_a_recorded_run_keeps_to_its_rule(
 
 def replay_of(rule: Settings, run: Settings) -> list[tuple[int, ...]]:
     """What the rule of some settings commits in the steps of another run."""
-    found = Rule.of(rule.as_text())
+    found = rule_of(rule.as_text())
     assert found is not None
-    return [commits(found, step) for step in steps_of(run)]
+    return [found.commits(step) for step in steps_of(run)]
 
 
 def test_only_its_own_rule_explains_a_run() -> None:
@@ -174,16 +182,19 @@ def test_only_its_own_rule_explains_a_run() -> None:
 
 
 def test_a_rule_that_is_not_known_is_not_guessed() -> None:
-    for text in ("fixed:order=random", "klass:value=0.9", ""):
-        assert Rule.of({"unmask": text}) is None
+    for text in ("fixed:order=random", "unheard_of:value=0.9", "threshold:value=2", ""):
+        assert rule_of({"unmask": text, "gen_length": "6"}) is None
+    assert rule_of({"unmask": "fixed"}) is None
+    for gen_length, steps in (("6", "many"), ("", "6"), ("six", "6")):
+        assert rule_of({"unmask": "fixed", "gen_length": gen_length, "steps": steps}) is None
 
 
 def test_the_threshold_that_ran_is_recovered_and_only_if_another_was_stated() -> None:
     record = trace_of(BASE.replace(skip=LOW)).records[0]
-    assert implied_threshold(record) is None
+    assert implied_bar(record) is None
     stated = BASE.replace(skip=replace(LOW, skip_threshold=0.99)).as_text()
     lied = replace(record, header=replace(record.header, settings=stated))
-    between = implied_threshold(lied)
+    between = implied_bar(lied)
     assert between is not None
     assert between[0] <= LOW.skip_threshold <= between[1]
     assert between[1] < 0.99

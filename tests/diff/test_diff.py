@@ -158,6 +158,7 @@ def made(
                     runner_up_confidence=np.full(size, 0.1),
                     rank=np.arange(size, dtype=np.int32),
                     bound=np.full(size, np.nan),
+                    entropy=np.full(size, np.nan),
                     age=np.zeros(size, np.int32),
                     eligible=np.ones(size, bool),
                     committed=np.array([o in tokens for o in masked.tolist()], bool),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, NoSkip, PrefixCache
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Geometry, RequestStep, StepContext
+from skipstone.canvas import Geometry, StepContext
 from skipstone.diff import compare
 from skipstone.engine import Result, Settings
 from skipstone.engine.observe import StepView
@@ -128,7 +127,7 @@ def test_rows_that_are_computed_in_vain_change_nothing(
 
 
 @dataclass(frozen=True)
-class Careless:
+class Careless(SkipPolicy):
     """Drops every row that it is asked about, those that may not skip too."""
 
     def start(self, geometry: Geometry) -> Careless:
@@ -230,18 +229,12 @@ class HesitantSession:
         self.refused_B = torch.where(active_B, refuse_B, self.refused_B)
         return Threshold(0.5).select(scores, context) & ~refuse_B[:, None]
 
-    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
-        pass
-
     def forget(self, request: int) -> None:
         self.refused_B[request] = False
 
 
 @dataclass(frozen=True)
-class Hesitant:
-    uses_steps: bool = False
-    uses_seed: bool = False
-
+class Hesitant(UnmaskPolicy):
     def start(self, geometry: Geometry) -> HesitantSession:
         return HesitantSession(torch.zeros(geometry.batch, dtype=torch.bool))
 

@@ -104,6 +104,7 @@ def _candidates(rng: np.random.Generator, position: np.ndarray) -> Candidates:
         runner_up_confidence=rng.random(count) / 2,
         rank=rng.permutation(count).astype(np.int32),
         bound=np.where(rng.random(count) < 0.5, np.nan, 0.9),
+        entropy=np.full(count, np.nan),
         age=rng.integers(3, size=count, dtype=np.int32),
         eligible=rng.random(count) < 0.8,
         committed=rng.random(count) < 0.3,
@@ -214,11 +215,11 @@ def _killed(path: Path, steps: int, seconds: float, *, later: bool) -> int:
 
 def kill_writers(folder: Path, times: int, *, later: bool) -> Iterator[tuple[str, int]]:
     """Kill writers at random moments; forked from this process, so that none costs a start."""
-    moment = random.Random(0)
+    context = random.Random(0)
     for i in range(times):
         path = folder / f"{i}.trace"
-        steps = moment.randrange(200 if later else 40)
-        yield path.name, _killed(path, steps, moment.uniform(0, 0.002), later=later)
+        steps = context.randrange(200 if later else 40)
+        yield path.name, _killed(path, steps, context.uniform(0, 0.002), later=later)
 
 
 def fill_the_disk(path: Path, limit: int, *, later: bool) -> tuple[int, str]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from skipstone import (
     Threshold,
     load,
 )
-from skipstone.canvas import Geometry, RequestStep, StepContext
+from skipstone.canvas import StepContext
 from skipstone.cli.main import run
 from skipstone.engine import Settings
 from skipstone.engine.score.likelihood import MonteCarlo, Question, log_likelihoods
@@ -32,7 +31,7 @@ from skipstone.models.llada import Layer, LLaDA
 from skipstone.models.load import Model
 from skipstone.testing.checkpoint import random_weights, write_checkpoint
 from skipstone.testing.tiny import tiny_model
-from skipstone.unmask import Scores
+from skipstone.unmask import Scores, UnmaskPolicy
 
 BASE = Settings(gen_length=16, block_length=8)
 FP16_REMEDY = "float16 reaches no further than 65504: choose dtype='bfloat16' or 'float32'"
@@ -177,28 +176,11 @@ def test_an_observer_sees_the_steps_before_and_no_broken_one() -> None:
 
 
 @dataclass(frozen=True)
-class Sure:
+class Sure(UnmaskPolicy):
     """A rule that would pass over NaN for ever: every comparison with it is false."""
-
-    @property
-    def uses_steps(self) -> bool:
-        return False
-
-    @property
-    def uses_seed(self) -> bool:
-        return False
-
-    def start(self, geometry: Geometry) -> Sure:
-        return self
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         return scores.confidence_BG >= 0
-
-    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
-        return None
-
-    def forget(self, request: int) -> None:
-        pass
 
 
 def test_a_rule_that_passes_over_nan_does_not_hide_it() -> None:

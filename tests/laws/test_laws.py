@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, PrefixCache
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Geometry, RequestStep, StepContext
+from skipstone.canvas import Geometry, StepContext
 from skipstone.engine import Settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import StalledError
+from skipstone.ops.decide import reference
 from skipstone.skip import NoSkip
 from skipstone.testing.tiny import MASK, tiny_model
-from skipstone.unmask import Factor, Scores, Threshold, UnmaskPolicy, policies
+from skipstone.unmask import Factor, Scores, Threshold, UnmaskPolicy
 from tests.helpers.watching import (
     BASE,
     CACHES,
@@ -196,12 +196,12 @@ def test_law_4_equal_confidences_are_committed_from_the_left(
     from_the_left = [(position,) for position in range(4, 11)]
     assert order_of_commits(model, unmask) == from_the_left
 
-    rank_BG = policies.rank_BG
+    rank_BG = reference.rank
 
     def from_the_right(confidence_BG: Tensor) -> Tensor:
         return rank_BG(confidence_BG.flip(-1)).flip(-1)
 
-    monkeypatch.setattr(policies, "rank_BG", from_the_right)
+    monkeypatch.setattr(reference, "rank", from_the_right)
     assert order_of_commits(model, unmask) != from_the_left
     assert order_of_commits(uneven_model(0), unmask) != from_the_left
 
@@ -221,18 +221,17 @@ class ShySession:
         best_BG = Fixed().select(scores, context)
         return best_BG & (not self.never and self.calls % 2 == 0)
 
-    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
-        pass
-
     def forget(self, request: int) -> None:
         pass
 
 
 @dataclass(frozen=True)
-class Shy:
+class Shy(UnmaskPolicy):
     never: bool = False
-    uses_steps: bool = True
-    uses_seed: bool = False
+
+    @property
+    def uses_steps(self) -> bool:
+        return True
 
     def start(self, geometry: Geometry) -> ShySession:
         return ShySession(self.never)

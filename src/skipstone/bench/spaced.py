@@ -14,11 +14,11 @@ from torch import Tensor
 from skipstone.canvas import Geometry, StepContext
 from skipstone.errors import ConfigError
 from skipstone.rows import Rows, to_device
-from skipstone.skip import CosineSkip, SkipScores, SkipSession
+from skipstone.skip import CosineSkip, SkipPolicy, SkipScores, SkipSession
 
 
 @dataclass(frozen=True)
-class SpacedSkip:
+class SpacedSkip(SkipPolicy):
     """Evenly spaced rows go on past a cosine skip's layer, whatever their states are."""
 
     cosine: CosineSkip

@@ -1,6 +1,6 @@
 """A schedule that notes when each step chooses: from one choice to the next is a whole step.
 
-Shape letters: B requests, G generation length, C candidates.
+Shape letters: B requests, G generation length.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Geometry, RequestStep, StepContext
-from skipstone.unmask import Fixed, Scores
+from skipstone.canvas import StepContext
+from skipstone.unmask import Fixed, Scores, UnmaskPolicy
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +45,7 @@ class Stamps:
 
 
 @dataclass(frozen=True, eq=False)
-class StampedFixed:
+class StampedFixed(UnmaskPolicy):
     """The fixed schedule, noted step by step. It is its own session."""
 
     stamps: Stamps
@@ -58,26 +57,11 @@ class StampedFixed:
         return self.inner.uses_steps
 
     @property
-    def uses_seed(self) -> bool:
-        """As the schedule does."""
-        return self.inner.uses_seed
-
-    @property
     def pure(self) -> bool:
         """As the schedule is."""
         return self.inner.pure
-
-    def start(self, geometry: Geometry) -> StampedFixed:
-        """Nothing to remember but the stamps."""
-        return self
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """What the schedule chooses."""
         self.stamps.note()
         return self.inner.select(scores, context)
-
-    def bound(self, rank_C: np.ndarray, at: RequestStep) -> None:
-        """The schedule decides how many, not a bound."""
-
-    def forget(self, request: int) -> None:
-        """Nothing was remembered."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from skipstone.cli.tokens import Tokens
 from skipstone.diff import Divergence
 from skipstone.digits import told_apart
-from skipstone.record.schema import Candidate
+from skipstone.record.candidates import Candidate
 
 
 def parting(first: Divergence, start: int) -> str:

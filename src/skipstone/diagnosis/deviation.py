@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from skipstone.diagnosis.decide import Rule, commits, skip_threshold
+from skipstone.diagnosis.commit_rule import CommitRule
+from skipstone.diagnosis.skip_rule import SkipRule
 from skipstone.diff import Floor
 from skipstone.diff import logit_gap as gap
 from skipstone.diff.states import computed
@@ -71,13 +72,12 @@ def decision_deviations(
     the rest of the block has other states for a good reason, and nothing is said about it.
     """
     wanted = {step.forward: step for step in expected.steps}
-    settings = record.header.settings
-    rule, threshold = Rule.of(settings), skip_threshold(settings)
+    rule, skip = CommitRule.of(record), SkipRule.of(record)
     clouded = -1
     for step in record.steps:
         if step.forward not in wanted or step.block == clouded:
             continue
-        if _skips_by_noise(step, wanted[step.forward], floor, threshold):
+        if _skips_by_noise(step, wanted[step.forward], floor, skip):
             clouded = step.block
             continue
         yield from _of_step(step, wanted[step.forward], floor, rule)
@@ -85,7 +85,7 @@ def decision_deviations(
 
 
 def _of_step(
-    step: StepRecord, expected: StepRecord, floor: Floor, rule: Rule | None
+    step: StepRecord, expected: StepRecord, floor: Floor, rule: CommitRule | None
 ) -> Iterator[Deviation]:
     other = np.setxor1d(step.rows, expected.rows)
     if other.size:
@@ -97,7 +97,7 @@ def _of_step(
         yield Deviation("skip", step, expected, other, float(other.size))
     scores = list(_scores(step, expected, floor))
     yield from scores
-    obeyed = not scores and rule is not None and commits(rule, step) == step.committed
+    obeyed = not scores and rule is not None and rule.commits(step) == step.committed
     if step.committed != expected.committed and not obeyed:
         positions = np.setxor1d(step.committed, expected.committed)
         yield Deviation("commit", step, expected, positions, float(positions.size))
@@ -127,17 +127,22 @@ def _similarity(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterato
         yield Deviation("similarity", step, expected, positions, size, floor.similarity)
 
 
-def _skips_by_noise(step: StepRecord, expected: StepRecord, floor: Floor, threshold: float) -> bool:
+def _skips_by_noise(
+    step: StepRecord, expected: StepRecord, floor: Floor, skip: SkipRule | None
+) -> bool:
     """Whether other rows skip, and only because the threshold lies within the noise."""
     other = np.setxor1d(step.finished, expected.finished)
     mine, right = step.judgements, expected.judgements
-    if not other.size or mine is None or right is None:
+    if not other.size or skip is None or mine is None or right is None:
         return False
     if not np.array_equal(mine.position, right.position):
         return False
-    close = np.abs(mine.mean - right.mean) <= floor.similarity
-    close &= np.abs(mine.mean - threshold) <= floor.similarity
-    keeps = mine.stable == (mine.mean > threshold)
+    held, due = skip.replay(mine), skip.replay(right)
+    if held is None or due is None:
+        return False
+    close = np.abs(held.slack_J - due.slack_J) <= floor.similarity
+    close &= np.abs(held.slack_J) <= floor.similarity
+    keeps = mine.stable == held.stable_J
     undecided = mine.position[close & keeps & (mine.forced == right.forced)]
     return bool(np.isin(other, undecided).all())
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import Rule as CommitRule
 from skipstone.diagnosis.meanings import INPUTS, Meaning, meaning_of
 from skipstone.record import ASSIGNED, LOOP_WAS_GIVEN, WITHIN, Header, RunRecord
 from skipstone.record.weights import same_weights
@@ -115,19 +114,6 @@ def _within(a: Header, b: Header) -> Iterator[tuple[str, str, str]]:
 def _acts(name: str) -> bool:
     """Whether an argument may do something, for all that its name says."""
     return not name.endswith(ASSIGNED) and _ABOUT_A_RUN.search(name) is None
-
-
-def _threshold(settings: dict[str, str]) -> float | None:
-    """The confidence that a side asks for; None if it says none."""
-    rule = CommitRule.of(settings)
-    if rule is not None:
-        return rule.value if rule.name == "threshold" else None
-    for name in ("threshold", "confidence_threshold"):
-        try:
-            return float(settings[name])
-        except (KeyError, ValueError):
-            continue
-    return None
 
 
 def _differ(name: str, a: str, b: str) -> bool:

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import Rule as CommitRule
-from skipstone.diagnosis.decide import commits, draws
+from skipstone.diagnosis.commit_rule import commits_above
 from skipstone.diagnosis.differing import InputDifference, differences
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.meanings import COMMIT
 from skipstone.diagnosis.rule import place, proof_of
 from skipstone.record import StepRecord
+from skipstone.record.settings import draws
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 _DECIDES = frozenset(("commit", "end"))
@@ -231,11 +231,8 @@ def _proved_threshold(case: Case, d: InputDifference) -> tuple[Proof, Sentence]:
     other = None if step is None else case.divergence.same_step(step)
     if step is None or other is None:
         return Proof.CONSISTENT, NOTHING
-    a, b = (CommitRule.of({"unmask": f"threshold:value={value}"}) for value in (d.a, d.b))
-    assert a is not None
-    assert b is not None
-    removed = commits(a, step) == other.committed
-    added = commits(b, step) == step.committed
+    removed = commits_above(step, float(d.a)) == other.committed
+    added = commits_above(step, float(d.b)) == step.committed
     drawn = case.record_a.header.settings, case.record_b.header.settings
     if not added and all(map(draws, drawn)) and case.loops.same_scores:
         # What the drawn tokens are worth that were not committed is not recorded.

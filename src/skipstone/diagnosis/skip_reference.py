@@ -15,6 +15,7 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.record import StepRecord, Tap, TensorKey, Trace
+from skipstone.skip import CosineSkip
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class OldReference:
 
 def old_reference(case: Case, step: StepRecord, expected: StepRecord) -> OldReference | None:
     """The older forward whose states explain the skips of a step; None if that is not so."""
-    stated = _Thresholds.of(case.record_b.header.settings)
+    stated = _stated(case.record_b.header.settings)
     if stated is None or case.tensors.recorded is None or step.forward < 2:
         return None
     trace, sample = case.tensors.recorded
@@ -51,31 +52,24 @@ def old_reference(case: Case, step: StepRecord, expected: StepRecord) -> OldRefe
     return OldReference(whole[-1], int((last != skips).sum()), np.array_equal(last, due))
 
 
-@dataclass(frozen=True)
-class _Thresholds:
-    """What the calls of foreign code were given."""
-
-    layer: int
-    mean: float
-    smallest: float
-
-    @classmethod
-    def of(cls, settings: Mapping[str, str]) -> _Thresholds | None:
-        """By the names that the published token skip gives them."""
-        try:
-            layer = int(settings["skip_layer_k"])
-            mean = float(settings["skip_threshold"])
-            return cls(layer, mean, float(settings.get("skip_outlier", "-inf")))
-        except (KeyError, ValueError):
-            return None
+def _stated(settings: Mapping[str, str]) -> CosineSkip | None:
+    """What the calls of foreign code were given, by the names of the published token skip."""
+    try:
+        return CosineSkip(
+            skip_layer_k=int(settings["skip_layer_k"]),
+            skip_threshold=float(settings["skip_threshold"]),
+            skip_outlier=float(settings.get("skip_outlier", "-1")),
+        )
+    except (KeyError, ValueError):
+        return None
 
 
 def _replayed(
-    trace: Trace, sample: int, step: StepRecord, forward: int, stated: _Thresholds
+    trace: Trace, sample: int, step: StepRecord, forward: int, stated: CosineSkip
 ) -> np.ndarray | None:
     """Bool [N]: which rows would skip; None if states were not recorded."""
     cosines = list[np.ndarray]()
-    for layer in range(1, stated.layer):
+    for layer in range(1, stated.skip_layer_k):
         now = trace.tensor(sample, TensorKey(step.forward, Tap.STATE, layer))
         before = trace.tensor(sample, TensorKey(forward, Tap.STATE, layer))
         for tensor in (now, before):
@@ -86,7 +80,4 @@ def _replayed(
         a_NW, b_NW = now.at(step.rows), before.at(step.rows)
         scale = np.linalg.norm(a_NW, axis=1) * np.linalg.norm(b_NW, axis=1)
         cosines.append(np.minimum((a_NW * b_NW).sum(1) / np.maximum(scale, 1e-30), 1.0))
-    if not cosines:
-        return None
-    cosine_NS = np.stack(cosines, 1)
-    return (cosine_NS.min(1) >= stated.smallest) & (cosine_NS.mean(1) > stated.mean)
+    return stated.replay(np.stack(cosines, 1)).stable_J

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from skipstone.diff.align import Pair
-from skipstone.record.schema import Candidate, StepRecord
+from skipstone.record.candidates import Candidate
+from skipstone.record.schema import StepRecord
 
 Kind = Literal["committed_set", "token", "stop"]
 

@@ -12,7 +12,8 @@ from skipstone.diff.align import Alignment, align_steps
 from skipstone.diff.states import tensor_pairs
 from skipstone.errors import ConfigError
 from skipstone.quoting import shown
-from skipstone.record.schema import Candidates, Header, RunRecord, StepRecord
+from skipstone.record.candidates import Candidates
+from skipstone.record.schema import Header, RunRecord, StepRecord
 from skipstone.record.tensors import Tap
 from skipstone.record.trace import Trace
 from skipstone.sentence import Sentence

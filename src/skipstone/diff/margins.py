@@ -12,7 +12,8 @@ import numpy as np
 
 from skipstone.diff.divergence import Divergence
 from skipstone.diff.floor import Floor, logit_gap
-from skipstone.record.schema import Candidate, Candidates, StepRecord
+from skipstone.record.candidates import Candidate, Candidates
+from skipstone.record.schema import StepRecord
 
 
 @dataclass(frozen=True)

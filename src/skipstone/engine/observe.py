@@ -25,7 +25,7 @@ from skipstone.memory.store import KVStore
 from skipstone.models.load import Model
 from skipstone.rows import Rows
 from skipstone.skip import SkipScores
-from skipstone.unmask import UnmaskSession
+from skipstone.unmask import UnmaskPolicy
 
 if TYPE_CHECKING:
     from skipstone.engine.result import Result
@@ -101,8 +101,8 @@ class StepView:
     """bool: offsets committed in this step."""
     allowed_BG: Tensor
     """float64: confidence of the masks that this step was allowed to commit; -inf elsewhere."""
-    unmask: UnmaskSession
-    """Whoever chose; its ``bound`` says what it asked of each rank."""
+    unmask: tuple[UnmaskPolicy, ...]
+    """Who chose for each request of ``context``; its ``bound`` says what it asked."""
     board: Board
     rows: Rows
     """Rows that entered layer 1."""

@@ -119,8 +119,9 @@ class Settings:
         If the block turns out to be done, such a step must change nothing: nothing may be drawn in
         it, and no mask left of the block be committed by it.
         """
-        said = (getattr(p, "pure", False) for p in (self.cache, self.unmask, self.skip))
-        return all(said) and self.temperature == 0 and self.budget == "finish"
+        others = (getattr(policy, "pure", False) for policy in (self.cache, self.skip))
+        pure = self.unmask.pure and all(others)
+        return pure and self.temperature == 0 and self.budget == "finish"
 
     def idle(self) -> tuple[str, ...]:
         """What is set and has no effect beside the other settings, a sentence each."""

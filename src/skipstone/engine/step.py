@@ -236,7 +236,7 @@ class Stepper:
             after=batch.host,
             commit_BG=flight.commit_BG,
             allowed_BG=flight.scores.confidence_BG,
-            unmask=batch.session(batch.settings(flight.context.active[0]).unmask),
+            unmask=tuple(state.request.settings.unmask for state in flight.states),
             board=flight.board,
             rows=flight.rows,
             finished=finished,

@@ -1,14 +1,13 @@
 """Records of runs as plain data: they open on a machine without torch."""
 
 from skipstone.record.attention import AttentionNumbers, of_call
+from skipstone.record.candidates import Candidate, Candidates
 from skipstone.record.reader import StoredTrace, open_trace
 from skipstone.record.schema import (
     ASSIGNED,
     LAST_UNSEEN,
     LOOP_WAS_GIVEN,
     WITHIN,
-    Candidate,
-    Candidates,
     Event,
     Header,
     Judgements,

@@ -11,9 +11,10 @@ import numpy as np
 
 from skipstone.extras import missing
 from skipstone.outputs import whole_file, whole_folder
+from skipstone.record.candidates import Candidates
 from skipstone.record.packing import CANDIDATE_ARRAYS, JUDGEMENT_ARRAYS, STEP_ARRAYS
 from skipstone.record.reader import StoredTrace
-from skipstone.record.schema import Candidates, Judgements, StepRecord
+from skipstone.record.schema import Judgements, StepRecord
 from skipstone.record.store import TensorEntry
 
 Columns = dict[str, Sequence[object] | np.ndarray]

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import safetensors.numpy
 
+from skipstone.record.candidates import Candidates
 from skipstone.record.plain import blob, number, text, whole
-from skipstone.record.schema import Candidates, Judgements, StepRecord
+from skipstone.record.schema import Judgements, StepRecord
 from skipstone.record.store import TensorEntry
 from skipstone.record.tensors import Tap, TensorKey
 
@@ -35,6 +36,7 @@ CANDIDATE_ARRAYS = {
     "runner_up_confidence": FLOAT,
     "rank": INT,
     "bound": FLOAT,
+    "entropy": FLOAT,
     "age": INT,
     "eligible": BOOL,
     "committed": BOOL,
@@ -54,9 +56,12 @@ _CODES = {INT: "I32", FLOAT: "F64", BOOL: "BOOL", BYTE: "U8"}
 
 def pack_arrays(record: StepRecord) -> bytes:
     """All arrays of a step as one safetensors blob."""
+    told = dict(CANDIDATE_ARRAYS)
+    if np.isnan(record.candidates.entropy).all():
+        del told["entropy"]  # nobody asked for it
     owners: list[tuple[object, str, dict[str, np.dtype]]] = [
         (record, "", STEP_ARRAYS),
-        (record.candidates, "candidates.", CANDIDATE_ARRAYS),
+        (record.candidates, "candidates.", told),
     ]
     if record.judgements is not None:
         owners.append((record.judgements, "judgements.", JUDGEMENT_ARRAYS))
@@ -116,7 +121,7 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
         block_start=block_start,
         block_stop=block_stop,
         **_take(found, "", STEP_ARRAYS),
-        candidates=Candidates(**_columns(found, "candidates.", CANDIDATE_ARRAYS)),
+        candidates=Candidates(**_columns(_with_entropy(found), "candidates.", CANDIDATE_ARRAYS)),
         judgements=judgements,
         skip_layer=skip_layer,
         seconds=number(seconds),
@@ -153,6 +158,12 @@ def unpack_entry(
         shard_bytes=whole(shard_bytes),
         content=blob(content),
     )
+
+
+def _with_entropy(found: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The arrays of a step, with the entropy that is only there where a policy asked for it."""
+    missing = np.full(found["candidates.position"].shape[:1], np.nan)
+    return {"candidates.entropy": missing, **found}
 
 
 def _take(

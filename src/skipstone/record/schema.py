@@ -4,18 +4,18 @@ Positions are absolute: position 0 is the first prompt token. Forwards are count
 whole run, blocks and steps within a block from 0, layers from 1 (0 is the embedding). An age is
 counted in forwards: 0 means computed in this one; -1 stands for never.
 
-Shape letters: L canvas length, G generation length, N rows, C candidates, J judged rows,
-S compared layers.
+Shape letters: L canvas length, G generation length, N rows, J judged rows, S compared layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from zlib import crc32
 
 import numpy as np
+
+from skipstone.record.candidates import Candidates
 
 ASSIGNED = " (assigned)"
 """Ends the name of a setting that a loop has set itself since it was called."""
@@ -70,90 +70,6 @@ class Header:
         return (
             f"<Header of {self.model!r}, {self.dtype} on {self.device}: {len(self.prompt_ids)} "
             f"prompt tokens, {self.gen_length} new; {settings or 'settings not known'}>"
-        )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A masked position of the block, or left of it, as the commit rule saw it."""
-
-    position: int
-    token: int
-    """The token it would take."""
-    confidence: float
-    """The probability of that token."""
-    runner_up: int
-    """The most probable other token."""
-    margin: float
-    """Confidence minus the probability of the runner-up."""
-    rank: int
-    """0 for the most confident of those that could be committed."""
-    bound: float | None
-    """Confidence that the unmask rule asked for; None if the rule has no bound."""
-    age: int
-    """Of the logits; above 0 if the row skipped."""
-    eligible: bool
-    """Whether it could be committed in this step."""
-    committed: bool
-
-    @property
-    def bound_margin(self) -> float | None:
-        """Confidence minus the bound; negative if the bound was missed."""
-        return None if self.bound is None else self.confidence - self.bound
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """The masked positions of one step, in order of position; one array a column."""
-
-    position: np.ndarray
-    """int32 [C]"""
-    token: np.ndarray
-    """int32 [C]"""
-    confidence: np.ndarray
-    """float64 [C]"""
-    runner_up: np.ndarray
-    """int32 [C]"""
-    runner_up_confidence: np.ndarray
-    """float64 [C]"""
-    rank: np.ndarray
-    """int32 [C]"""
-    bound: np.ndarray
-    """float64 [C]; NaN if the rule has no bound."""
-    age: np.ndarray
-    """int32 [C]"""
-    eligible: np.ndarray
-    """bool [C]"""
-    committed: np.ndarray
-    """bool [C]"""
-
-    def __repr__(self) -> str:
-        return f"<Candidates: {len(self)} masks, {int(self.committed.sum())} committed>"
-
-    def __len__(self) -> int:
-        return self.position.size
-
-    def __iter__(self) -> Iterator[Candidate]:
-        return (self._row(i) for i in range(len(self)))
-
-    def at(self, position: int) -> Candidate | None:
-        """The candidate at an absolute position; None if there was none."""
-        found = np.flatnonzero(self.position == position)
-        return self._row(int(found[0])) if found.size else None
-
-    def _row(self, i: int) -> Candidate:
-        bound = float(self.bound[i])
-        return Candidate(
-            position=int(self.position[i]),
-            token=int(self.token[i]),
-            confidence=float(self.confidence[i]),
-            runner_up=int(self.runner_up[i]),
-            margin=float(self.confidence[i] - self.runner_up_confidence[i]),
-            rank=int(self.rank[i]),
-            bound=None if np.isnan(bound) else bound,
-            age=int(self.age[i]),
-            eligible=bool(self.eligible[i]),
-            committed=bool(self.committed[i]),
         )
 
 

@@ -23,6 +23,14 @@ def plain(text: str) -> Plain:
     return {"true": True, "false": False, "None": None}.get(text, text)
 
 
+def draws(settings: Mapping[str, str]) -> bool:
+    """Whether the settings say that tokens are drawn."""
+    try:
+        return float(settings["temperature"]) > 0
+    except (KeyError, ValueError):
+        return False
+
+
 def plain_settings(settings: Mapping[str, str]) -> dict[str, Plain]:
     """The same for each of them, by name."""
     return {name: plain(text) for name, text in settings.items()}

@@ -1,6 +1,14 @@
 """Skip policies: which rows go on past a layer."""
 
-from skipstone.skip.base import SkipPolicy, SkipScores, SkipSession
+from skipstone.skip.base import Bar, SkipPolicy, SkipReplay, SkipScores, SkipSession
 from skipstone.skip.policies import CosineSkip, NoSkip
 
-__all__ = ["CosineSkip", "NoSkip", "SkipPolicy", "SkipScores", "SkipSession"]
+__all__ = [
+    "Bar",
+    "CosineSkip",
+    "NoSkip",
+    "SkipPolicy",
+    "SkipReplay",
+    "SkipScores",
+    "SkipSession",
+]

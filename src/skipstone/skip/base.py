@@ -4,15 +4,16 @@ A row that leaves keeps the K/V of the deeper layers, its final state and its lo
 time it went all the way. Dropping and packing rows is the runner's business; a policy answers with
 a mask over the rows it was given.
 
-Shape letters: N packed rows, D width, S compared layers.
+Shape letters: N packed rows, D width, S compared layers, J judged rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from skipstone.canvas import Geometry, StepContext
@@ -87,13 +88,48 @@ class SkipSession(Protocol):
         ...
 
 
-@runtime_checkable
-class SkipPolicy(Protocol):
-    """A frozen dataclass whose fields are its settings.
+@dataclass(frozen=True)
+class Bar:
+    """The number that rows are held against."""
 
-    It may say that it is ``pure``: that a step in which a block has no masks left changes nothing
-    in the blocks after it. Then steps may be launched ahead.
+    setting: str
+    """The field of the policy that states it."""
+    value: float
+    """A stable row's measure is above this."""
+    dtype: str
+    """That the similarities are computed in."""
+
+
+@dataclass(frozen=True, eq=False)
+class SkipReplay:
+    """What a rule says about recorded similarities."""
+
+    measure_J: np.ndarray
+    """float64: what is held against the bar."""
+    slack_J: np.ndarray
+    """float64: how far a row is from the other verdict; negative where it is not stable."""
+    stable_J: np.ndarray
+    """bool: the similarities allow a skip."""
+
+
+class SkipPolicy:
+    """A policy, to derive from: a frozen dataclass whose fields are its settings.
+
+    It is read without torch, so that whoever opens a trace can replay what it judged.
     """
+
+    @property
+    def pure(self) -> bool:
+        """Whether a step in which a block has no masks left changes nothing in the blocks after it.
+
+        Then steps are launched before the one before is known.
+        """
+        return False
+
+    @property
+    def bar(self) -> Bar | None:
+        """The number that decides; None if there is no such number."""
+        return None
 
     def start(self, geometry: Geometry) -> SkipSession | None:
         """Memory for one run; None if this policy never skips.
@@ -101,4 +137,8 @@ class SkipPolicy(Protocol):
         Raises:
             ConfigError: the settings do not fit the model.
         """
-        ...
+        raise NotImplementedError(f"{type(self).__name__} has no start")
+
+    def replay(self, similarity_JS: np.ndarray) -> SkipReplay | None:
+        """The verdict on recorded similarities, float64, without torch; None if it is not known."""
+        return None

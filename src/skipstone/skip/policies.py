@@ -1,12 +1,18 @@
-"""Token skip by similarity of hidden states between steps: its settings."""
+"""Token skip by similarity of hidden states between steps: its settings, and its rule once more.
+
+Shape letters: S compared layers, J judged rows.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.skip.base import Bar, SkipPolicy, SkipReplay
 
 if TYPE_CHECKING:
     from skipstone.canvas import Geometry
@@ -17,7 +23,7 @@ SimilarityDtype = Literal["bfloat16", "float32", "float64"]
 
 
 @dataclass(frozen=True)
-class NoSkip:
+class NoSkip(SkipPolicy):
     """Every row goes through every layer."""
 
     @property
@@ -30,7 +36,7 @@ class NoSkip:
 
 
 @dataclass(frozen=True)
-class CosineSkip:
+class CosineSkip(SkipPolicy):
     """Rows whose states after layers 1..K-1 have hardly changed leave before layer K.
 
     Layers are counted from 1. With ``skip_layer_k`` = K the K-1 states after layers 1..K-1 of a row
@@ -70,6 +76,21 @@ class CosineSkip:
     def pure(self) -> bool:
         """What is remembered of a block ends with it: its rows are compared with their own."""
         return True
+
+    @property
+    def bar(self) -> Bar:
+        """The threshold of the mean."""
+        return Bar("skip_threshold", self.skip_threshold, self.similarity_dtype)
+
+    def replay(self, similarity_JS: np.ndarray) -> SkipReplay:
+        """The mean is held against the threshold, the smallest against the outlier."""
+        mean_J = similarity_JS.mean(1)
+        smallest_J = similarity_JS.min(1, initial=np.inf)
+        return SkipReplay(
+            measure_J=mean_J,
+            slack_J=np.minimum(mean_J - self.skip_threshold, smallest_J - self.skip_outlier),
+            stable_J=(smallest_J >= self.skip_outlier) & (mean_J > self.skip_threshold),
+        )
 
     def start(self, geometry: Geometry) -> CosineSession:
         """Memory for one run: the reference states of every position."""

@@ -1,32 +1,27 @@
 """What an unmask policy is: it says which masks a step commits.
 
-Shape letters: B requests, G generation length.
+A policy is a frozen dataclass that derives from ``UnmaskPolicy``: its fields are its settings, its
+repr, its command-line form and its entry in the header of a trace. It is read without torch, so
+that whoever opens a trace can replay what it decided; what it computes with tensors imports torch
+when it runs.
+
+Shape letters: B requests, G generation length, C candidates of one request.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from skipstone.canvas import Geometry, RequestStep, StepContext
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What the model says about every offset of the generation region."""
-
-    token_BG: Tensor
-    """int64: the token that would be committed."""
-    confidence_BG: Tensor
-    """float64: its probability; -inf where nothing may be committed in this step."""
+    from skipstone.canvas import Geometry, StepContext
+    from skipstone.unmask.scores import HostScores, Need, Scores
 
 
 class UnmaskSession(Protocol):
-    """What an unmask policy remembers during one run."""
+    """What an unmask policy remembers while requests are decoded."""
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """Which offsets are committed now: bool [B, G]. Equal confidence: lowest position first.
@@ -36,41 +31,79 @@ class UnmaskSession(Protocol):
         """
         ...
 
-    def bound(self, rank_C: np.ndarray, at: RequestStep) -> np.ndarray | None:
-        """What ``select`` asks of offsets, for those who record it, on the host.
-
-        Args:
-            rank_C: int32 [C], ranks by confidence, 0 for the surest.
-            at: where the request is.
-
-        Returns:
-            float64 [C], the confidence that each must reach; None if there is no such bound.
-        """
-        ...
-
     def forget(self, request: int) -> None:
         """Drop what was remembered of a request: another one takes its place in the batch."""
         ...
 
 
-@runtime_checkable
-class UnmaskPolicy(Protocol):
-    """A frozen dataclass whose fields are its settings.
+class UnmaskPolicy:
+    """A policy, to derive from: what it declares, what it decides, and its rule once more.
 
-    It may say that it is ``pure``: that what it selects depends on the scores and the step alone,
-    and that it selects something wherever it may. Then steps of it may be launched ahead.
+    One that remembers nothing overrides ``select`` and is its own session; one that does gives a
+    session of its own in ``start``.
     """
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Which scores it chooses by beside the probability; the engine computes no others."""
+        return frozenset()
 
     @property
     def uses_steps(self) -> bool:
         """Whether the number of steps decides how much is committed."""
-        ...
+        return False
 
     @property
     def uses_seed(self) -> bool:
         """Whether random numbers decide what is committed."""
-        ...
+        return False
+
+    @property
+    def pure(self) -> bool:
+        """Whether what follows depends on nothing but the canvas and the K/V that are kept.
+
+        That is: what it selects follows from the scores of this step and from where the request is,
+        whatever was scored or selected before; and it selects something wherever it may. Only then
+        are steps launched before the one before is known.
+        """
+        return False
+
+    @property
+    def replays(self) -> bool:
+        """Whether ``replay`` says what it commits; diagnosis has no rule to go by if not.
+
+        A class that changes what is selected must say so in a ``replay`` of its own.
+        """
+        order = type(self).__mro__
+        by, replayed = (
+            next(i for i, owner in enumerate(order) if names & vars(owner).keys())
+            for names in ({"select", "start"}, {"replay"})
+        )
+        return not self.uses_seed and replayed <= by < order.index(UnmaskPolicy)
 
     def start(self, geometry: Geometry) -> UnmaskSession:
-        """Memory for one run."""
-        ...
+        """Memory for the requests of a batch."""
+        return self
+
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
+        """As ``UnmaskSession.select``, for a policy that is its own session."""
+        raise NotImplementedError(f"{type(self).__name__} has neither select nor start")
+
+    def forget(self, request: int) -> None:
+        """Nothing was remembered."""
+
+    def replay(self, scores: HostScores) -> np.ndarray:
+        """What ``select`` commits of one request, from recorded scores: bool [C].
+
+        Pure arithmetic on the host, without torch. It must agree with ``select`` for every score,
+        equal ones among them: a decision that does not is told as a fault.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no replay")
+
+    def bound(self, scores: HostScores) -> np.ndarray | None:
+        """What confidence ``select`` asks of each candidate, for those who record it.
+
+        Returns:
+            float64 [C]; None if there is no such bound.
+        """
+        return None

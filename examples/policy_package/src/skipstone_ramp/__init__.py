@@ -1,23 +1,27 @@
 """An unmask policy whose threshold falls during a block: careful at first, quick at the end.
 
-Shape letters: B requests, G generation length.
+Shape letters: B requests, G generation length, C candidates of one request.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from skipstone import ConfigError
-from skipstone.canvas import Geometry, RequestStep, StepContext
-from skipstone.unmask import Scores
+from skipstone.unmask import HostScores, Scores, UnmaskPolicy
+from skipstone.unmask.ranking import rank_BG
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skipstone.canvas import StepContext
 
 
 @dataclass(frozen=True)
-class Ramp:
+class Ramp(UnmaskPolicy):
     """Commit what reaches a threshold that falls from ``first`` to ``last`` over some steps."""
 
     first: float = 0.99
@@ -37,33 +41,25 @@ class Ramp:
             raise ConfigError(f"over is {self.over}, must be at least 1")
 
     @property
-    def uses_steps(self) -> bool:
-        """A block takes as many steps as its masks need."""
-        return False
-
-    @property
-    def uses_seed(self) -> bool:
-        """Nothing is drawn."""
-        return False
-
-    def start(self, geometry: Geometry) -> Ramp:
-        """Memory for one run: there is none to keep, so the policy is its own session."""
-        return self
+    def pure(self) -> bool:
+        """Nothing but the scores and the step decides, and the best mask always goes."""
+        return True
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """Masks that reach the threshold of their step, and always the most confident one."""
         # Every request is at a step of its own.
-        fall_B1 = (context.step_B1 / self.over).clamp(max=1.0)
+        fall_B1 = (context.step_B1.double() / self.over).clamp(max=1.0)
         threshold_B1 = self.first - fall_B1 * (self.first - self.last)
         confidence_BG = scores.confidence_BG
-        best_B1 = confidence_BG.argmax(-1, keepdim=True)
-        is_best_BG = torch.zeros_like(confidence_BG, dtype=torch.bool).scatter_(1, best_B1, True)
-        return (is_best_BG | (confidence_BG >= threshold_B1)) & ~confidence_BG.isneginf()
+        best_BG = rank_BG(confidence_BG) == 0
+        return (best_BG | (confidence_BG >= threshold_B1)) & ~confidence_BG.isneginf()
 
-    def bound(self, rank_C: np.ndarray, at: RequestStep) -> np.ndarray:
-        """The threshold that was held against every mask; traces and reports show it."""
-        fall = min(1.0, at.step / self.over)
-        return np.full(rank_C.shape, self.first - fall * (self.first - self.last))
+    def replay(self, scores: HostScores) -> np.ndarray:
+        """The same for one recorded step: a decision that differs from it is told as a fault."""
+        enough_C = scores.confidence_C >= self.bound(scores)
+        return (enough_C | (scores.rank_C == 0)) & scores.allowed_C
 
-    def forget(self, request: int) -> None:
-        """Nothing was remembered."""
+    def bound(self, scores: HostScores) -> np.ndarray:
+        """The threshold that is held against every mask; traces and reports show it."""
+        fall = min(1.0, scores.step / self.over)
+        return np.full(scores.confidence_C.shape, self.first - fall * (self.first - self.last))

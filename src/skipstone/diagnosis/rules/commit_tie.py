@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import Rule as CommitRule
-from skipstone.diagnosis.decide import allowed, commits
+from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place
 from skipstone.record import StepRecord
@@ -27,9 +26,9 @@ def examine(case: Case) -> Answer:
     apart = float(np.ptp(values))
     if not apart <= case.noise.floor.confidence:
         return None
-    rule = CommitRule.of(case.record_b.header.settings)
-    lowest = None if rule is None else commits(rule, step)
-    highest = None if rule is None else _highest_first(rule, step)
+    rule = CommitRule.of(case.record_b)
+    lowest = None if rule is None else rule.commits(step)
+    highest = None if rule is None else rule.commits_highest_first(step)
     both = lowest == tuple(wanted) and highest == step.committed
     return Finding(
         rule=RULE.name,
@@ -71,13 +70,6 @@ def _pair(case: Case) -> tuple[StepRecord, tuple[int, ...]] | None:
     if first is None or first.kind != "committed_set" or step is None or case.runs.settings_differ:
         return None
     return step, first.committed_a
-
-
-def _highest_first(rule: CommitRule, step: StepRecord) -> tuple[int, ...]:
-    """The commits if the highest of equal positions came first."""
-    turned = allowed(step.candidates)[::-1]
-    chosen = rule.select(step, turned)[::-1]
-    return tuple(step.candidates.position[chosen].tolist())
 
 
 def _missing(mine: tuple[int, ...], other: tuple[int, ...]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import Rule as CommitRule
-from skipstone.diagnosis.decide import commits
+from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.dtypes import rounded
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, of_the_loop, place, proof_of
@@ -57,11 +56,11 @@ def _found(case: Case, step: StepRecord, other: StepRecord, dtype: str) -> Findi
     at = case.step_b(case.divergence.forward) if case.divergence.forward is not None else None
     at = at or step
     right = _other(case, at) or other
-    rule = CommitRule.of(case.record_b.header.settings)
+    rule = CommitRule.of(case.record_b)
     removed = added = None
     if rule is not None:
-        removed = commits(rule, right) == right.committed
-        added = commits(rule, right, lambda c: rounded(c, dtype)) == at.committed
+        removed = rule.commits(right) == right.committed
+        added = rule.commits(right, lambda c: rounded(c, dtype)) == at.committed
     changed = np.setxor1d(at.committed, right.committed)
     position = int(changed[0]) if changed.size and at is step else None
     tied = at.candidates.confidence.size - np.unique(at.candidates.confidence).size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import allowed, implied_threshold, skip_threshold
+from skipstone.diagnosis.commit_rule import commits_above
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.loop import finding
 from skipstone.diagnosis.rule import (
@@ -14,6 +14,7 @@ from skipstone.diagnosis.rule import (
     proof_of_skip,
     tried,
 )
+from skipstone.diagnosis.skip_rule import SkipRule
 from skipstone.diagnosis.told import told
 from skipstone.record import Event, RunRecord
 from skipstone.sentence import NOTHING, Code, Sentence
@@ -77,9 +78,7 @@ def _proof_of_stated(case: Case, event: Event) -> Proof:
     scored = case.expected.first_of("scores", "token", "rows") is None
     if "threshold" not in name or deviation is None or received is None or not scored:
         return Proof.OBSERVED
-    confidence = allowed(deviation.step.candidates)
-    chosen = (confidence >= received) | (confidence == confidence.max())
-    added = tuple(deviation.step.candidates.position[chosen].tolist()) == deviation.step.committed
+    added = commits_above(deviation.step, received) == deviation.step.committed
     return proof_of_patch(case, added)
 
 
@@ -149,8 +148,9 @@ def _other_threshold(case: Case) -> Finding | None:
     deviation = case.expected.first_of("skip")
     if deviation is None or case.expected.first_of("similarity", "rows"):
         return None
-    between = implied_threshold(case.record_b)
-    if between is None:
+    rule = SkipRule.of(case.record_b)
+    between = None if rule is None else rule.implied()
+    if rule is None or between is None:
         return None
     step, (low, high) = deviation.step, between
     return Finding(
@@ -161,7 +161,7 @@ def _other_threshold(case: Case) -> Finding | None:
         evidence=Sentence(
             "stated {stated:g}; every row of B skips as with a threshold between {low:.6f} and "
             "{high:.6f}",
-            stated=skip_threshold(case.record_b.header.settings),
+            stated=rule.bar.value,
             low=low,
             high=high,
         ),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import Rule as CommitRule
-from skipstone.diagnosis.decide import commits
+from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.finding import Finding, Proof, RuledOut
 from skipstone.diagnosis.rule import Answer, Rule, of_the_loop, place
 from skipstone.record import Candidate, RunRecord, StepRecord
@@ -35,8 +34,8 @@ def _seen(case: Case) -> Answer:
         # Why it commits nothing is the question: no rule that is known does.
         return None
     best = max(step.candidates, key=lambda c: c.confidence, default=None)
-    rule = CommitRule.of(case.record_b.header.settings)
-    forced = () if rule is None else commits(rule, step)
+    rule = CommitRule.of(case.record_b)
+    forced = () if rule is None else rule.commits(step)
     removed = bool(forced) and other is not None and forced == other.committed
     where = None if best is None else best.position
     return Finding(

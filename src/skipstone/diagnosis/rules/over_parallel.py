@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import Rule as CommitRule
-from skipstone.diagnosis.decide import commits
+from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.experiment import Rescore
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
@@ -76,19 +75,19 @@ def examine(case: Case) -> Answer:
 
 def _by_rule(case: Case, step: StepRecord) -> bool:
     """Whether B commits more than its own rule allows, from its own confidences."""
-    rule = CommitRule.of(case.record_b.header.settings)
-    if rule is None or rule.name == "fixed" or case.foreign:
+    rule = CommitRule.of(case.record_b)
+    if rule is None or rule.by_schedule or case.foreign:
         return False
-    stated = commits(rule, step)
+    stated = rule.commits(step)
     return set(stated) < set(step.committed)
 
 
 def _removed_by_rule(case: Case, step: StepRecord) -> bool | None:
     """Whether B's own rule, on B's own confidences, commits what A does."""
-    rule, first = CommitRule.of(case.record_b.header.settings), case.divergence.first
+    rule, first = CommitRule.of(case.record_b), case.divergence.first
     if rule is None or first is None:
         return None
-    return commits(rule, step) == first.committed_a
+    return rule.commits(step) == first.committed_a
 
 
 def _rescored(case: Case, step: StepRecord, extra: list[int]) -> Candidate | None:

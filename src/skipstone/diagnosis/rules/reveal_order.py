@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import Rule as CommitRule
-from skipstone.diagnosis.decide import commits
+from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.experiment import Rescore
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
@@ -30,7 +29,7 @@ def examine(case: Case) -> Answer:
 def _against_the_settings(case: Case) -> Finding | None:
     """As many commits as are due, and not those of the most confident candidates."""
     deviation = case.expected.first_of("commit")
-    rule = CommitRule.of(case.record_b.header.settings)
+    rule = CommitRule.of(case.record_b)
     if deviation is None or deviation.expected is None or rule is None:
         return None
     if case.expected.first_of("scores", "confidence", "token", "rows", "skip"):
@@ -42,7 +41,7 @@ def _against_the_settings(case: Case) -> Finding | None:
     worst, passed = (min(confidence[p] for p in chosen) for chosen in (step.committed, due))
     if passed - worst <= case.noise.floor.confidence:
         return None
-    replayed = commits(rule, step) == due
+    replayed = rule.commits(step) == due
     return Finding(
         rule=RULE.name,
         number=RULE.number,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import draws
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import (
@@ -17,6 +16,7 @@ from skipstone.diagnosis.rule import (
     proof_of_patch,
     tried,
 )
+from skipstone.record.settings import draws
 from skipstone.sentence import NOTHING, Code, Sentence
 
 _STATES = ("random before", "random after")

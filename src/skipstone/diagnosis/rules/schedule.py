@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import Rule as CommitRule
-from skipstone.diagnosis.decide import allowed, commits, ranks
+from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, of_the_loop, place, proof_of
 from skipstone.diagnosis.rules.budget_exhausted import masks_left
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Sentence
+from skipstone.unmask.ranking import ranks
 
 
 def examine(case: Case) -> Answer:
@@ -43,7 +43,7 @@ def examine(case: Case) -> Answer:
 
 def _against_the_settings(case: Case) -> Finding | None:
     deviation = case.expected.first_of("commit")
-    rule = CommitRule.of(case.record_b.header.settings)
+    rule = CommitRule.of(case.record_b)
     if (
         deviation is None
         or rule is None
@@ -53,11 +53,11 @@ def _against_the_settings(case: Case) -> Finding | None:
     step, expected = deviation.step, deviation.expected
     if expected is None or len(step.committed) in (0, len(expected.committed)):
         return None
-    if rule.name != "fixed" and len(step.committed) > len(expected.committed):
+    if not rule.by_schedule and len(step.committed) > len(expected.committed):
         return None
-    rank = ranks(allowed(step.candidates))
+    rank = ranks(step.candidates.allowed)
     best = bool((rank[step.candidates.committed] < len(step.committed)).all())
-    replayed = commits(rule, step) == expected.committed
+    replayed = rule.commits(step) == expected.committed
     return Finding(
         rule=RULE.name,
         number=RULE.number,

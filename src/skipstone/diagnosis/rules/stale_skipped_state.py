@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import implied_threshold, skip_threshold
 from skipstone.diagnosis.experiment import Follow
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.kept import kept
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
 from skipstone.diagnosis.skip_reference import old_reference
+from skipstone.diagnosis.skip_rule import SkipRule, implied_bar
 from skipstone.record import StepRecord
-from skipstone.sentence import NOTHING, Sentence, listed
+from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 
 def examine(case: Case) -> Answer:
@@ -101,7 +101,7 @@ def _broken_rule(case: Case) -> Finding | None:
         return None
     step, expected = deviation.step, deviation.expected
     wrongly = np.intersect1d(step.skipped, expected.finished)
-    if not wrongly.size or implied_threshold(case.record_b) is not None:
+    if not wrongly.size or implied_bar(case.record_b) is not None:
         return None
     j, right = step.judgements, expected.judgements
     forced = (
@@ -231,13 +231,16 @@ def _by_setting(case: Case) -> Finding | None:
 
 def _stricter(case: Case, *, piled_up: bool) -> Sentence:
     """A threshold that lets rows skip for a tenth of the difference, or fewer at once."""
-    stated = skip_threshold(case.record_b.header.settings)
-    threshold = f"{1 - (1 - stated) / 10:.7g}" if stated < 1 else "1"
+    rule = SkipRule.of(case.record_b)
+    if rule is None:
+        return Sentence("let fewer rows skip")
+    stated = rule.bar.value
     return Sentence(
-        "raise skip_threshold, for example to {threshold}, or refresh within the block"
+        "raise {setting}, for example to {threshold}, or refresh within the block"
         if piled_up
-        else "raise skip_threshold, for example to {threshold}",
-        threshold=threshold,
+        else "raise {setting}, for example to {threshold}",
+        setting=Code(rule.bar.setting),
+        threshold=f"{1 - (1 - stated) / 10:.7g}" if stated < 1 else "1",
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.decide import skip_threshold
 from skipstone.diagnosis.factors import factors_of, reproduces, restores
 from skipstone.diagnosis.finding import Finding, RuledOut
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
+from skipstone.diagnosis.skip_rule import SkipRule
 from skipstone.record import StepRecord
 from skipstone.sentence import Sentence
 
@@ -26,14 +26,17 @@ def examine(case: Case) -> Answer:
     mine, right = step.judgements, other.judgements
     assert mine is not None
     assert right is not None
-    threshold = skip_threshold(case.record_b.header.settings)
-    i = np.flatnonzero(np.isin(mine.position, flipped))
-    near = np.abs(mine.mean[i] - threshold)
-    apart = np.abs(mine.mean[i] - right.mean[np.isin(right.position, flipped)])
+    rule = SkipRule.of(case.record_b)
+    held, other_held = (None if rule is None else rule.replay(j) for j in (mine, right))
+    if rule is None or held is None or other_held is None:
+        return None
+    turned = np.isin(mine.position, flipped)
+    near = np.abs(held.slack_J[turned])
+    apart = np.abs(held.measure_J - other_held.measure_J)[turned]
     band = max(case.noise.floor.similarity, float(apart.max(initial=0.0)))
     if not (near <= band).all() or band > 0.01:
         return None
-    thresholds = [f for f in factors_of(case) if f.name == "skip.skip_threshold"]
+    thresholds = [f for f in factors_of(case) if f.name == f"skip.{rule.bar.setting}"]
     removed = restores(case, thresholds) if thresholds and case.divergence.first else None
     added = reproduces(case, thresholds) if thresholds and case.divergence.first else None
     return Finding(
@@ -46,7 +49,7 @@ def examine(case: Case) -> Answer:
             "the same states give similarities {apart:.1e} apart",
             rows=flipped.size,
             near=float(near.max()),
-            threshold=threshold,
+            threshold=rule.bar.value,
             apart=float(apart.max(initial=0.0)),
         ),
         experiment=Sentence("both runs judged the same canvas with the same threshold"),

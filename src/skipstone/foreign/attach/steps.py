@@ -240,6 +240,7 @@ class Assembler:
             runner_up_confidence=board.runner_up_confidence[position],
             rank=_rank(np.where(eligible, confidence, -np.inf)),
             bound=np.full(position.size, self._bound),
+            entropy=np.full(position.size, np.nan),
             age=(seen.forward - self._finished_at[position]).astype(np.int32),
             eligible=eligible,
             committed=committed[position],

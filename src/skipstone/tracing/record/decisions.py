@@ -18,6 +18,7 @@ from skipstone.engine.observe import StepView
 from skipstone.record import Candidates, Judgements, StepRecord
 from skipstone.rows import Rows
 from skipstone.skip import SkipScores
+from skipstone.unmask.recorded import scores_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +47,12 @@ class Decisions:
         if self.copied is not None:
             self.copied.synchronize()
         board = _HostBoard.unpack(self.columns.numpy(), self.view)
-        for at in self.view.context.requests:
-            yield at.sample, _record(self, board, at, seconds)
+        for at, policy in zip(self.view.context.requests, self.view.unmask, strict=True):
+            record = _record(self, board, at, seconds)
+            bound_C = policy.bound(scores_of(record, at.steps_left))
+            if bound_C is not None:
+                record.candidates.bound[:] = bound_C
+            yield at.sample, record
 
 
 def _columns(view: StepView) -> list[Tensor]:
@@ -147,7 +152,6 @@ def _candidates(decisions: Decisions, board: _HostBoard, at: RequestStep) -> Can
     counts_KC = scores_KC[:4].astype(np.int32)
     confidence_C, runner_up_C, allowed_C = scores_KC[4:].view(np.float64)
     rank_C = _ranks(scores_KG[6].view(np.float64))[offset]
-    bound_C = view.unmask.bound(rank_C, at)
     return Candidates(
         position=(at.prompt_length + offset).astype(np.int32),
         token=counts_KC[0],
@@ -155,7 +159,8 @@ def _candidates(decisions: Decisions, board: _HostBoard, at: RequestStep) -> Can
         runner_up=counts_KC[1],
         runner_up_confidence=runner_up_C,
         rank=rank_C,
-        bound=np.full(offset.size, np.nan) if bound_C is None else bound_C,
+        bound=np.full(offset.size, np.nan),
+        entropy=np.full(offset.size, np.nan),
         age=at.forward - counts_KC[2],
         eligible=np.isfinite(allowed_C),
         committed=counts_KC[3].astype(bool),

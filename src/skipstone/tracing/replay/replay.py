@@ -284,7 +284,7 @@ def _shifted(positions: np.ndarray, step: StepRecord, start: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class _LedSkip:
+class _LedSkip(SkipPolicy):
     """Skipped rows as recorded, or as a policy chooses; the policy judges in both cases."""
 
     inner: SkipPolicy

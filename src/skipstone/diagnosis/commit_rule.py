@@ -1,0 +1,116 @@
+"""The rule of commits that a record states, replayed on its scores without the model.
+
+The rule is the unmask policy's own: the record spells the policy, and the policy says what it
+commits. One that is not installed here, or that says nothing of the kind, has no rule to go by.
+
+Shape letters: C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from skipstone.policies import UNMASK
+from skipstone.record import RunRecord, StepRecord
+from skipstone.unmask import HostScores, Need, UnmaskPolicy
+from skipstone.unmask.recorded import scores_of
+from skipstone.unmask.threshold import reached
+
+
+@dataclass(frozen=True, eq=False)
+class CommitRule:
+    """An unmask policy as a record states it, and how many steps it was given."""
+
+    policy: UnmaskPolicy
+    record: RunRecord
+
+    @classmethod
+    def of(cls, record: RunRecord) -> CommitRule | None:
+        """The rule of a record; None if it is not known here."""
+        policy = UNMASK.recorded(record.header.settings)
+        if policy is None or not policy.replays:
+            return None
+        rule = cls(policy, record)
+        told = Need.ENTROPY not in policy.needs or all(map(_has_entropy, record.steps))
+        return rule if told and rule._planned is not None else None
+
+    @property
+    def by_schedule(self) -> bool:
+        """Whether the number of steps decides how many are committed."""
+        return self.policy.uses_steps
+
+    def commits(
+        self, step: StepRecord, change: Callable[[np.ndarray], np.ndarray] = lambda c: c
+    ) -> tuple[int, ...]:
+        """Positions that it commits from the recorded confidences, changed or as they are.
+
+        Args:
+            step: the recorded step.
+            change: of confidences, float64 [C], -inf where nothing may be committed.
+        """
+        chosen_C = self.policy.replay(self._scores(step, change(step.candidates.allowed)))
+        return tuple(step.candidates.position[chosen_C].tolist())
+
+    def commits_highest_first(self, step: StepRecord) -> tuple[int, ...]:
+        """The same, if the highest of equal positions came first."""
+        chosen_C = self.policy.replay(_mirrored(self._scores(step)))[::-1]
+        return tuple(step.candidates.position[chosen_C].tolist())
+
+    def _scores(self, step: StepRecord, confidence_C: np.ndarray | None = None) -> HostScores:
+        return scores_of(step, self._steps_left(step), confidence_C, self._before(step))
+
+    def _steps_left(self, step: StepRecord) -> int:
+        """Steps of the block's budget that are left, this one included."""
+        assert self._planned is not None
+        steps, length = self._planned
+        start, stop = step.block_start - step.prompt_length, step.block_stop - step.prompt_length
+        budget = steps * stop // length - steps * start // length
+        return max(1, budget) - step.step
+
+    @cached_property
+    def _planned(self) -> tuple[int, int] | None:
+        """Steps and positions of all blocks; None if the settings are no numbers."""
+        settings = self.record.header.settings
+        try:
+            length = int(settings["gen_length"])
+            steps = settings.get("steps", "None")
+            return (length if steps == "None" else int(steps)), max(1, length)
+        except (KeyError, ValueError):
+            return None
+
+    def _before(self, step: StepRecord) -> tuple[HostScores, ...]:
+        """The steps before it, for a policy that may remember them."""
+        if self.policy.pure:
+            return ()
+        return tuple(scores for forward, scores in self._history if forward < step.forward)
+
+    @cached_property
+    def _history(self) -> list[tuple[int, HostScores]]:
+        return [(s.forward, scores_of(s, self._steps_left(s))) for s in self.record.steps]
+
+
+def _mirrored(scores: HostScores) -> HostScores:
+    """The same with left and right exchanged."""
+    return replace(
+        scores,
+        offset_C=-scores.offset_C[::-1],
+        token_C=scores.token_C[::-1],
+        confidence_C=scores.confidence_C[::-1],
+        margin_C=scores.margin_C[::-1],
+        entropy_C=scores.entropy_C[::-1],
+        earlier=tuple(map(_mirrored, scores.earlier)),
+    )
+
+
+def commits_above(step: StepRecord, value: float) -> tuple[int, ...]:
+    """Positions that a loop commits which asks for this confidence, and always takes the best."""
+    chosen_C = reached(scores_of(step, 1), value)
+    return tuple(step.candidates.position[chosen_C].tolist())
+
+
+def _has_entropy(step: StepRecord) -> bool:
+    return not np.isnan(step.candidates.entropy[step.candidates.eligible]).any()

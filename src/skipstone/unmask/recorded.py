@@ -1,0 +1,40 @@
+"""What a recorded step says to the rule of a policy.
+
+Shape letters: C candidates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipstone.record import StepRecord
+from skipstone.unmask.scores import HostScores
+
+
+def scores_of(
+    step: StepRecord,
+    steps_left: int,
+    confidence_C: np.ndarray | None = None,
+    earlier: tuple[HostScores, ...] = (),
+) -> HostScores:
+    """The scores that a step was decided by.
+
+    Args:
+        step: as it was recorded.
+        steps_left: of the block's budget, this one included.
+        confidence_C: float64, -inf where nothing may be committed; as recorded if None.
+        earlier: the steps of this request before it.
+    """
+    candidates = step.candidates
+    return HostScores(
+        offset_C=candidates.position.astype(np.int64) - step.prompt_length,
+        token_C=candidates.token.astype(np.int64),
+        confidence_C=candidates.allowed if confidence_C is None else confidence_C,
+        margin_C=candidates.confidence - candidates.runner_up_confidence,
+        entropy_C=candidates.entropy,
+        block=step.block,
+        step=step.step,
+        steps_left=max(1, steps_left),
+        masks_left=step.masks_before,
+        earlier=earlier,
+    )

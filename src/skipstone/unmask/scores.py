@@ -1,0 +1,95 @@
+"""What a policy chooses by: scores on the device while a run goes on, and on the host afterwards.
+
+Shape letters: B requests, G generation length, C candidates of one request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skipstone.unmask.ranking import ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Need(StrEnum):
+    """What a policy may ask for beside tokens and their probability, which every policy gets."""
+
+    MARGIN = "margin"
+    """The probability of the token minus that of the most probable other one."""
+    ENTROPY = "entropy"
+    """The entropy of the whole distribution, in nats."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What the model says about every offset of the generation region."""
+
+    token_BG: Tensor
+    """int64: the token that would be committed."""
+    confidence_BG: Tensor
+    """float64: its probability; -inf where nothing may be committed in this step."""
+    margin: Tensor | None = None
+    """See ``margin_BG``."""
+    entropy: Tensor | None = None
+    """See ``entropy_BG``."""
+
+    @property
+    def margin_BG(self) -> Tensor:
+        """float64: confidence minus the probability of the runner-up; needs ``Need.MARGIN``."""
+        return _asked_for(self.margin, Need.MARGIN)
+
+    @property
+    def entropy_BG(self) -> Tensor:
+        """float64: entropy of the distribution, in nats; needs ``Need.ENTROPY``."""
+        return _asked_for(self.entropy, Need.ENTROPY)
+
+
+def _asked_for(table_BG: Tensor | None, need: Need) -> Tensor:
+    if table_BG is None:
+        raise AttributeError(
+            f"the {need} was not computed: the policy must name Need.{need.name} in its needs"
+        )
+    return table_BG
+
+
+@dataclass(frozen=True, eq=False)
+class HostScores:
+    """The same for one step of one request, as a record has it: its masks that had scores."""
+
+    offset_C: np.ndarray
+    """int64: where they stand, counted from the end of the prompt; ascending."""
+    token_C: np.ndarray
+    """int64: the token that would be committed."""
+    confidence_C: np.ndarray
+    """float64: its probability; -inf where nothing may be committed in this step."""
+    margin_C: np.ndarray
+    """float64: confidence minus the probability of the runner-up."""
+    entropy_C: np.ndarray
+    """float64, in nats; NaN where the policy did not ask for it."""
+    block: int
+    """Which block the request is in, from 0."""
+    step: int
+    """Step within the block, from 0."""
+    steps_left: int
+    """Steps of the block's budget that are left, this one included; at least 1."""
+    masks_left: int
+    """Masks in the block before this step."""
+    earlier: tuple[HostScores, ...] = ()
+    """The steps of this request before this one, the latest last; only of those who remember."""
+
+    @cached_property
+    def rank_C(self) -> np.ndarray:
+        """int64: 0 for the most confident; equal confidence: lowest position first."""
+        return ranks(self.confidence_C)
+
+    @property
+    def allowed_C(self) -> np.ndarray:
+        """Bool: where something may be committed."""
+        return ~np.isneginf(self.confidence_C)
