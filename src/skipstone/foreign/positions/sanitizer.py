@@ -12,9 +12,9 @@ from skipstone.foreign.positions.evidence import Findings
 from skipstone.foreign.positions.follow import Follower
 from skipstone.foreign.positions.places import Tag
 from skipstone.foreign.positions.watch import CacheWatch
-from skipstone.foreign.rows.behind import given_old
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed
+from skipstone.foreign.rows.stale_ids import given_old
 from skipstone.foreign.shared.calls import Call
 from skipstone.foreign.shared.source import source_line
 
@@ -38,8 +38,8 @@ class Sanitizer:
 
     def before(self, call: Call | None, located: Located | None) -> None:
         """The ids of a call have got their positions."""
-        if located is not None and located.was_behind is not None:
-            message, positions = given_old(located.was_behind)
+        if located is not None and located.was_stale is not None:
+            message, positions = given_old(located.was_stale)
             self.findings.add("ids_behind", message, self._line, positions=(positions, ()))
         self._line = source_line()
         self.findings.forward += 1

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from skipstone.foreign.positions.follow import Follower, whole_canvas
 from skipstone.foreign.positions.places import Tag, compressed
-from skipstone.foreign.rows.behind import stayed
 from skipstone.foreign.rows.canvases import Canvases, newest_canvas
 from skipstone.foreign.rows.guidance import Samples
 from skipstone.foreign.rows.locate import CanvasState, Located, locate
 from skipstone.foreign.rows.placed import Numbers, nowhere, numbers_of
+from skipstone.foreign.rows.stale_ids import stayed
 from skipstone.foreign.shared.calls import INTEGERS, Call
 from skipstone.foreign.shared.functions import Operation
 
@@ -44,7 +44,7 @@ class Finder:
         self._canvas_BL: np.ndarray | None = None
         self._held: Tensor | None = None
         self._numbers: Numbers | None = None
-        self._behind: Located | None = None
+        self._stale: Located | None = None
         """The call before, if it was given ids that the loop had gone on from."""
         self._looked_up: tuple[weakref.ref[Tensor], Tensor] | None = None
 
@@ -78,9 +78,9 @@ class Finder:
             return dataclasses.replace(located, overwritten_BL=overwritten_BL)
         if self._starts_anew(located):
             return locate(call, ids, None, None, self._mask_id)
-        behind = self._behind
-        if behind is not None and not located.samples.twin and stayed(behind, known.now_BL):
-            return dataclasses.replace(located, was_behind=behind)
+        stale = self._stale
+        if stale is not None and not located.samples.twin and stayed(stale, known.now_BL):
+            return dataclasses.replace(located, was_stale=stale)
         return located
 
     def lost(self) -> Located | None:
@@ -110,7 +110,7 @@ class Finder:
         more = canvas_BL[:, self._start_BL.shape[1] :]
         self._start_BL = np.concatenate([self._start_BL, more], axis=1)
         self._canvas_BL, self._held = canvas_BL, located.canvas
-        self._behind = None if located.behind_BN is None else located
+        self._stale = None if located.stale_BN is None else located
         told = _numbered_on(located) or numbers_of(call, canvas_BL.shape[1])
         self._numbers = told or self._numbers
         self._canvases.expect(torch.Size(canvas_BL.shape))
@@ -143,7 +143,7 @@ class Finder:
 
     def forget(self) -> None:
         """The run is over."""
-        self._start_BL = self._canvas_BL = self._held = self._numbers = self._behind = None
+        self._start_BL = self._canvas_BL = self._held = self._numbers = self._stale = None
 
     def _known(self) -> CanvasState | None:
         if self._canvas_BL is None or self._start_BL is None:

@@ -51,11 +51,11 @@ class Located:
     placed: Placed
     said: Placed | None = None
     """Where the call says its rows are, if it is known that they are elsewhere."""
-    behind_BN: np.ndarray | None = None
+    stale_BN: np.ndarray | None = None
     """bool: masks that the call before has filled, and that this one was given as masks again; None
     if there are none."""
-    was_behind: Located | None = None
-    """The call before, if it was behind, and what it was not given has stayed on the canvas."""
+    was_stale: Located | None = None
+    """The call before, if its ids were stale and what it was not given is still there."""
     overwritten_BL: np.ndarray | None = None
     """bool: positions of the prompt that the loop has written other ids into; None if none are."""
     anew: bool = False
@@ -276,14 +276,14 @@ class _Search:
         What may mean positions, or a length, is heard where it agrees, and no contradiction.
         """
         said = said or self._maybe_said(exact) or self._counted(canvas_BL.shape[1])
-        behind_BN = self._behind(exact) if canvas is None else None
-        if canvas is None and behind_BN is None:
+        stale_BN = self._stale(exact) if canvas is None else None
+        if canvas is None and stale_BN is None:
             canvas_BL = self._written(canvas_BL, exact)
         agree = said is not None and np.array_equal(said.positions_BN, exact.positions_BN)
         placed = said if agree and said is not None else exact
         guessed = said is not None and said.source == "cache_length" and not self.call.length_known
         odd = said if not (agree or guessed or self.call.padded) else None
-        return Located(self.samples, self.ids_BN, canvas_BL, canvas, placed, odd, behind_BN)
+        return Located(self.samples, self.ids_BN, canvas_BL, canvas, placed, odd, stale_BN)
 
     def _maybe_said(self, exact: Placed) -> Placed | None:
         """What an argument says that may mean something else, if it says where the rows are."""
@@ -320,9 +320,9 @@ class _Search:
                     f"or replace_position to the model, or ids that are a slice of the canvas"
                 ),
             )
-        behind_BN = None if placed.source == "inferred" else self._behind(placed)
-        canvas_BL = self._written(now_BL, placed) if behind_BN is None else now_BL
-        return Located(self.samples, self.ids_BN, canvas_BL, None, placed, behind_BN=behind_BN)
+        stale_BN = None if placed.source == "inferred" else self._stale(placed)
+        canvas_BL = self._written(now_BL, placed) if stale_BN is None else now_BL
+        return Located(self.samples, self.ids_BN, canvas_BL, None, placed, stale_BN=stale_BN)
 
     def _right_behind_cache(self, said: Placed, known: CanvasState) -> Placed | None:
         """Rows right behind a cache, where position ids leave a few places out.
@@ -349,7 +349,7 @@ class _Search:
             return False
         return np.array_equal(np.take_along_axis(canvas_BL, places_BN, axis=1), self.ids_BN)
 
-    def _behind(self, placed: Placed) -> np.ndarray | None:
+    def _stale(self, placed: Placed) -> np.ndarray | None:
         """Rows, bool [B, N], whose ids are the canvas of the call before, which has gone on since.
 
         A loop that masks tokens again has a canvas that shows it.
