@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.foreign.positions.follow import Follower, whole_canvas
-from skipstone.foreign.positions.places import Tag, compressed
+from skipstone.foreign.positions.position_map import Tag, compressed
 from skipstone.foreign.rows.canvases import Canvases, newest_canvas
 from skipstone.foreign.rows.guidance import Samples
 from skipstone.foreign.rows.locate import CanvasState, Located, locate
@@ -28,7 +28,7 @@ class Finder:
     """Between the calls it hears what becomes of ids; at a call it says which rows they are."""
 
     def __init__(self, follower: Follower, mask_id: int) -> None:
-        """Share the ledger of ``follower``, which hears every operation too.
+        """Share the position map of ``follower``, which hears every operation too.
 
         Args:
             follower: knows where ids come from.
@@ -57,17 +57,17 @@ class Finder:
             ids = operation.args[0] if operation.args else operation.kwargs.get("input")
             if isinstance(ids, Tensor) and ids.dtype in INTEGERS:
                 self._looked_up = (weakref.ref(operation.out), ids.clone())
-                tag = self._follower.ledger.get(ids)
+                tag = self._follower.position_map.get(ids)
                 if tag is not None:
-                    self._follower.ledger.set(self._looked_up[1], tag)
+                    self._follower.position_map.set(self._looked_up[1], tag)
 
     def find(self, call: Call) -> Located | None:
         """Locate a call; None if nothing is known of its canvas."""
         ids = call.ids if call.ids is not None else self._ids_of(call.embeds)
-        tag = self._follower.ledger.get(ids)
-        places = tag.places if tag is not None and tag.canvas == self.run else None
+        tag = self._follower.position_map.get(ids)
+        positions = tag.positions if tag is not None and tag.canvas == self.run else None
         known = self._known()
-        located = locate(call, ids, places, known, self._mask_id)
+        located = locate(call, ids, positions, known, self._mask_id)
         if known is None or located is None:
             return located
         if self._was_hidden(ids, located):
@@ -115,12 +115,12 @@ class Finder:
         self._numbers = told or self._numbers
         self._canvases.expect(torch.Size(canvas_BL.shape))
         for given in (call.ids, call.embeds, located.canvas):
-            places = self._places(given, located)
-            if given is not None and places is not None:
-                known = self._follower.ledger.get(given)
+            positions = self._positions(given, located)
+            if given is not None and positions is not None:
+                known = self._follower.position_map.get(given)
                 base = None if known is None else known.base
                 canvas = None if given is call.embeds else self.run
-                self._follower.ledger.set(given, Tag(places, base, canvas))
+                self._follower.position_map.set(given, Tag(positions, base, canvas))
 
     def newest(self) -> np.ndarray | None:
         """The newest canvas [B, L] that the loop made since the last call, if one was seen."""
@@ -129,8 +129,10 @@ class Finder:
         length = self._canvas_BL.shape[1]
 
         def descends(ids: Tensor) -> bool:
-            tag = self._follower.ledger.get(ids)
-            return tag is not None and tag.canvas == self.run and whole_canvas(tag.places, length)
+            tag = self._follower.position_map.get(ids)
+            return (
+                tag is not None and tag.canvas == self.run and whole_canvas(tag.positions, length)
+            )
 
         return newest_canvas(
             self._canvas_BL,
@@ -204,11 +206,11 @@ class Finder:
         if not (whole and hidden and (canvas_BL[:, 0] != self._mask_id).all()):
             return False
         made = [*self._canvases.newest(), *([] if self._held is None else [self._held])]
-        places = {tensor.untyped_storage().data_ptr() for tensor in made}
-        return ids.untyped_storage().data_ptr() not in places
+        storages = {tensor.untyped_storage().data_ptr() for tensor in made}
+        return ids.untyped_storage().data_ptr() not in storages
 
-    def _places(self, given: Tensor | None, located: Located) -> Tensor | None:
-        """Places of ids, embeddings or a canvas, as the ledger keeps them."""
+    def _positions(self, given: Tensor | None, located: Located) -> Tensor | None:
+        """Positions of ids, embeddings or a canvas, as the position map keeps them."""
         if given is None or given.ndim == 0:
             return None
         positions_BN = torch.from_numpy(located.placed.positions_BN)
@@ -221,8 +223,8 @@ class Finder:
             return None
         if given.ndim == 1:
             return compressed(positions_BN[0])
-        places = compressed(positions_BN.expand(given.shape[:2]))
-        return places if places is None or given.ndim == 2 else places.unsqueeze(-1)
+        positions = compressed(positions_BN.expand(given.shape[:2]))
+        return positions if positions is None or given.ndim == 2 else positions.unsqueeze(-1)
 
     def _ids_of(self, embeds: Tensor | None) -> Tensor | None:
         """The ids by which embeddings were looked up; None if that was not seen."""

@@ -67,14 +67,18 @@ class Located:
 
 
 def locate(
-    call: Call, ids: Tensor | None, places: Tensor | None, known: CanvasState | None, mask_id: int
+    call: Call,
+    ids: Tensor | None,
+    positions: Tensor | None,
+    known: CanvasState | None,
+    mask_id: int,
 ) -> Located | None:
     """Find the canvas of a call, and its rows in it.
 
     Args:
         call: as the model was called.
         ids: its ids, or those that its embeddings were looked up by.
-        places: where the ids come from, as the ledger knows it.
+        positions: where the ids come from, as the position map knows it.
         known: the run under way; None if there is none.
         mask_id: fits every id when rows are looked for.
 
@@ -90,7 +94,7 @@ def locate(
     samples = samples_of(ids_CN, now_BL, given_BL, mask_id)
     if now_BL is not None:
         call = likeliest(call, ids_CN[samples.chosen], now_BL, mask_id)
-    found = _Search(call, ids, ids_CN[samples.chosen], samples, places, known, mask_id)
+    found = _Search(call, ids, ids_CN[samples.chosen], samples, positions, known, mask_id)
     located = dataclasses.replace(found.located(), anew=known is None)
     return located if known is None else _trimmed(located, known.canvas_BL.shape[1])
 
@@ -147,7 +151,7 @@ class _Search:
     ids: Tensor
     ids_BN: np.ndarray
     samples: Samples
-    places: Tensor | None
+    positions: Tensor | None
     known: CanvasState | None
     mask_id: int
 
@@ -166,7 +170,7 @@ class _Search:
     def located(self) -> Located:
         """By the surest way that tells."""
         batch, rows = self.ids_BN.shape
-        exact = self._of_samples(ways.carried(self.call, self.places))
+        exact = self._of_samples(ways.carried(self.call, self.positions))
         numbers = None if self.known is None else self.known.numbers
         said = ways.stated(self.call.stated, numbers, self.call.shape[0])
         if self._is_whole(exact, said if self._sure else None):
@@ -325,7 +329,7 @@ class _Search:
         return Located(self.samples, self.ids_BN, canvas_BL, None, placed, stale_BN=stale_BN)
 
     def _right_behind_cache(self, said: Placed, known: CanvasState) -> Placed | None:
-        """Rows right behind a cache, where position ids leave a few places out.
+        """Rows right behind a cache, where position ids leave a few positions out.
 
         The canvas shows that they stand there; or it ends with the cache, and what stands in a gap
         that is shorter than the call was never computed by anybody.
@@ -343,7 +347,7 @@ class _Search:
         return counted if ends or shown else None
 
     def _stands(self, placed: Placed, canvas_BL: np.ndarray) -> bool:
-        """Whether the canvas has the ids of the call at some places."""
+        """Whether the canvas has the ids of the call at some positions."""
         places_BN = placed.positions_BN.astype(np.int64)
         if len(canvas_BL) != len(places_BN) or places_BN.max(initial=-1) >= canvas_BL.shape[1]:
             return False
