@@ -8,7 +8,7 @@ from string import Formatter
 from typing import get_args
 
 from skipstone.diagnosis.deviation import Kind
-from skipstone.diagnosis.told import SHAPES
+from skipstone.diagnosis.events import SHAPES
 from skipstone.record import Tap
 from skipstone.sentence import Sentence
 from tests.conftest import ROOT

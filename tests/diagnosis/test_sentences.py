@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from skipstone.diagnosis.told import SHAPES, told
+from skipstone.diagnosis.events import SHAPES, event_sentence
 from skipstone.diff.compare import tokens_differ
 from skipstone.foreign.attach.run import _differs
 from skipstone.foreign.positions.evidence import Tally
@@ -79,17 +79,17 @@ def test_what_recorders_write_is_read_back() -> None:
 
 def test_events_are_said_in_chinese() -> None:
     message = _differs("threshold", "0.9", "0.5", 3, "x.py:1").message
-    assert in_language(told(message), "zh") == "threshold 声明为 0.9，运行收到的却是 0.5"
+    assert in_language(event_sentence(message), "zh") == "threshold 声明为 0.9，运行收到的却是 0.5"
     tally = Tally("cosine_similarity", torch.bfloat16)
     tally.take(torch.tensor([0.99]), torch.tensor([0.9912]))
-    assert "cosine_similarity 用 bfloat16" in in_language(told(tally.message), "zh")
+    assert "cosine_similarity 用 bfloat16" in in_language(event_sentence(tally.message), "zh")
     pairs = "mul takes the row of position 3 with that of position 5 and 2 more such pairs"
     longer = f"{pairs}; their similarity is 0.910000, at equal positions it is 0.990000"
-    assert in_language(told(longer), "zh") == (
+    assert in_language(event_sentence(longer), "zh") == (
         "mul 把位置 3 的行与位置 5 的行放在一起，另有 2 对如此；"
         "它们的相似度为 0.910000，相同位置时为 0.990000"
     )
-    assert told("something else\nentirely") == "something else\nentirely"
+    assert event_sentence("something else\nentirely") == "something else\nentirely"
 
 
 def test_every_template_fills_the_same_gaps_in_chinese() -> None:

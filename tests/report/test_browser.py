@@ -12,8 +12,8 @@ from playwright.sync_api import Page
 
 from skipstone import CosineSkip, DualCache, Fixed, NoCache, Settings, write_report
 from skipstone.diagnosis.diagnose import Diagnosis
+from skipstone.diagnosis.events import event_sentence
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
-from skipstone.diagnosis.told import told
 from skipstone.digits import told_apart
 from skipstone.record import MemoryTrace
 from skipstone.report.words import words
@@ -222,7 +222,7 @@ def test_a_hostile_trace_is_shown_as_text(
         summary=evil[4],
         findings=(cause,),
         remarks=(cause,),
-        ruled_out=(RuledOut(HOSTILE[1], told(HOSTILE[0])),),
+        ruled_out=(RuledOut(HOSTILE[1], event_sentence(HOSTILE[0])),),
         noise=evil[5],
         unavailable=tuple(evil),
         next_command=evil[0],

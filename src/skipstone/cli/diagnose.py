@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from skipstone.tracing.experiments.runner import ExperimentRunner
 
 # What is found, and the text of a token where its tokenizer is here.
-Told = tuple[Diagnosis, Callable[[int], str] | None]
+NamedDiagnosis = tuple[Diagnosis, Callable[[int], str] | None]
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -99,7 +99,7 @@ def diagnose(
 
 def _of_traces(
     a: Path, b: Path, sample: int | None, model: str | None, limit: float, *, keep: bool
-) -> Told:
+) -> NamedDiagnosis:
     from skipstone.cli.specs import traced_pair
 
     with open_trace(a) as trace_a, open_trace(b) as trace_b:
@@ -111,7 +111,9 @@ def _of_traces(
         return explained(pair, limit, keep=keep), named.text
 
 
-def _of_specs(a: str, b: str, shared: dict[str, str], prompt: Prompt, limit: float) -> Told:
+def _of_specs(
+    a: str, b: str, shared: dict[str, str], prompt: Prompt, limit: float
+) -> NamedDiagnosis:
     from skipstone.cli.specs import decoded_pair
 
     pair = decoded_pair(a, b, shared, prompt)

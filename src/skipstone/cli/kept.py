@@ -12,7 +12,7 @@ from skipstone.sentence import counted
 _MOST = 240
 
 
-def told(experiment: Experiment) -> str:
+def experiment_line(experiment: Experiment) -> str:
     """An experiment or a verdict in words; its text as it stands, cut, if it is not one of ours."""
     found = _members(experiment.outcome)
     line = _verdict(found) if experiment.key == "diagnosis" else _run(found)

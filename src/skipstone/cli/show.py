@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from skipstone.cli import show_json
-from skipstone.cli.kept import told
+from skipstone.cli.kept import experiment_line
 from skipstone.cli.numbers import size, spans, whole
 from skipstone.cli.tables import say_labelled, say_table
 from skipstone.cli.terminal import say, say_json
@@ -341,7 +341,7 @@ def _print_events(record: RunRecord, *, everything: bool) -> None:
 def _print_kept(trace: StoredTrace, sample: int) -> None:
     say()
     for experiment in trace.experiments:
-        say_labelled("experiment", told(experiment))
+        say_labelled("experiment", experiment_line(experiment))
     for tap in summarise_taps(trace.entries(sample)):
         layers = f"layer {tap.first_layer}"
         if tap.last_layer > tap.first_layer:

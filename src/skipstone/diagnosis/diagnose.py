@@ -10,11 +10,11 @@ from functools import reduce
 from skipstone.diagnosis import given, unexplained
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
-from skipstone.diagnosis.ids_behind import other_ids
 from skipstone.diagnosis.number_of_keys import other_keys
 from skipstone.diagnosis.other_region import other_region
 from skipstone.diagnosis.overwritten import over_prompt
 from skipstone.diagnosis.rules import RULES
+from skipstone.diagnosis.stale_ids import other_ids
 from skipstone.diagnosis.unjudged import Unjudged
 from skipstone.diagnosis.weights import other_weights
 from skipstone.diff.compare import tokens_differ
@@ -158,7 +158,7 @@ def diagnose(case: Case) -> Diagnosis:
         parted = case.divergence.first is not None
         with unjudged.within("other-inputs"):
             handed = given.examine(case)
-            known = given.told_beside(given.joined(known, handed.known), handed.beside)
+            known = given.with_differences(given.joined(known, handed.known), handed.beside)
         return replace(_closed(case, known), parted=parted, summary=_summary(case))
     findings, ruled_out = list[Finding](), list[RuledOut]()
     if written is not None:
@@ -278,7 +278,7 @@ def _weighed(
         causes = [f for f in handed.unknown if f.proof >= Proof.CONSISTENT][:1]
     every = [*handed.numbers, *seen, *handed.known, *handed.unknown]
     remarks = [f for f in every if f not in causes]
-    causes[:1] = [given.told_beside(f, handed.beside) for f in causes[:1]]
+    causes[:1] = [given.with_differences(f, handed.beside) for f in causes[:1]]
     known_of_it, next_command = NOTHING, NOTHING
     with unjudged.within("inconclusive"):
         known_of_it = NOTHING if causes or not explains else unexplained.known(case)

@@ -63,7 +63,7 @@ def examine(case: Case) -> GivenDifferences:
     return GivenDifferences(numbers, known, unknown, beside)
 
 
-def told_beside(seen: Finding, beside: Sequence[InputDifference]) -> Finding:
+def with_differences(seen: Finding, beside: Sequence[InputDifference]) -> Finding:
     """A finding with what the sides were given otherwise, too, as far as that may act.
 
     What a rule has measured is where it acts, or how; whether code differs is not known then.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.events import event_sentence
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import place
-from skipstone.diagnosis.told import told
 from skipstone.sentence import NOTHING, Code, Sentence
 
 
 def over_prompt(case: Case) -> Finding | None:
     """B's loop writes over tokens of its prompt before the runs part, and A's never does."""
     kind, first = "prompt_overwritten", case.expected.first
-    event = case.told(kind)
+    event = case.event(kind)
     if event is None or first is None or any(e.kind == kind for e in case.record_a.events):
         return None
     # The call that follows is the first to be given what was written.
@@ -22,7 +22,7 @@ def over_prompt(case: Case) -> Finding | None:
         number=31,
         what=Sentence("B writes over tokens of its prompt, A does not"),
         where=place(case.step_b(event.forward), None, event.positions_b[0]),
-        evidence=told(event.message),
+        evidence=event_sentence(event.message),
         experiment=NOTHING,
         proof=Proof.CONSISTENT if near else Proof.OBSERVED,
         remedy=Sentence(

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from skipstone.record.behind import Behind
+from skipstone.record.background import Background
 from skipstone.record.schema import Event, Header, Outcome, RunRecord, StepRecord
 from skipstone.record.tensors import TensorKey, TensorRows, with_provenance
 
@@ -79,7 +79,7 @@ class MemoryTrace:
         self._tensors = dict[tuple[int, TensorKey], tuple[np.ndarray, np.ndarray]]()
         # Made again only after the run went on: readers ask for a record with every tensor.
         self._made: list[RunRecord] | None = None
-        self._behind = Behind()
+        self._background = Background()
 
     def __repr__(self) -> str:
         self._settle()
@@ -110,7 +110,7 @@ class MemoryTrace:
         """Forget the run before."""
         with suppress(Exception):
             # What went wrong in the run before is no matter of this one.
-            self._behind.finish()
+            self._background.finish()
         self.level, self._made = level, None
         self._headers = list(headers)
         self._steps = [[] for _ in headers]
@@ -125,7 +125,7 @@ class MemoryTrace:
 
     def later(self, steps: Iterable[Taken]) -> None:
         """Keep steps that a thread puts into records now, while the run goes on."""
-        self._behind.add(partial(self._keep, steps))
+        self._background.add(partial(self._keep, steps))
 
     def _keep(self, steps: Iterable[Taken]) -> None:
         for sample, record, tensors in steps:
@@ -136,7 +136,7 @@ class MemoryTrace:
 
     def _settle(self) -> None:
         """Wait until all that was handed over is kept."""
-        self._behind.wait()
+        self._background.wait()
 
     def lengthen(self, headers: Sequence[Header], steps: Sequence[tuple[int, StepRecord]]) -> None:
         """The canvas of the run grew: keep headers and steps anew; tensors stay."""
@@ -153,6 +153,6 @@ class MemoryTrace:
 
     def end(self, outcomes: Sequence[Outcome]) -> None:
         """Close the records."""
-        self._behind.finish()
+        self._background.finish()
         self._made = None
         self._outcomes = list(outcomes)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from skipstone.errors import TraceError
 from skipstone.kinds import of_kind
 from skipstone.outputs import check_output, whole_folder
-from skipstone.record.behind import Behind
+from skipstone.record.background import Background
 from skipstone.record.checksum import Row
 from skipstone.record.damage import reason
 from skipstone.record.ledger import Ledger
@@ -71,7 +71,7 @@ class TraceWriter:
         self._begun = False
         self._run = secrets.token_hex(8)
         self._ledger = Ledger(self._run)
-        self._behind = Behind()
+        self._background = Background()
         check_output(self.path, replace=False)
 
     def begin(self, headers: Sequence[Header], level: str) -> None:
@@ -107,7 +107,7 @@ class TraceWriter:
         Raises:
             TraceError: the disk refuses; the steps before can still be read.
         """
-        self._behind.wait()
+        self._background.wait()
         self._write_step(sample, record, tensors)
 
     def later(self, steps: Iterable[Taken]) -> None:
@@ -122,9 +122,9 @@ class TraceWriter:
         Raises:
             TraceError: the disk refused an earlier step; the steps before it can still be read.
         """
-        self._behind.wait()
+        self._background.wait()
         self._connected()
-        self._behind.add(partial(self._write_steps, steps))
+        self._background.add(partial(self._write_steps, steps))
 
     def lengthen(self, headers: Sequence[Header], steps: Sequence[tuple[int, StepRecord]]) -> None:
         """The canvas of the run grew: write headers and steps anew, as one transaction.
@@ -136,7 +136,7 @@ class TraceWriter:
         Raises:
             TraceError: the disk refuses; the trace is what it was before.
         """
-        self._behind.wait()
+        self._background.wait()
         self._ledger.again()
         told = [self._ledger.header(sample, header)[:3] for sample, header in enumerate(headers)]
         self._write(
@@ -151,7 +151,7 @@ class TraceWriter:
         Raises:
             TraceError: the disk refuses.
         """
-        self._behind.wait()
+        self._background.wait()
         self._write((_INSERT_EVENT, [self._ledger.event(sample, event)]))
 
     def end(self, outcomes: Sequence[Outcome]) -> None:
@@ -160,7 +160,7 @@ class TraceWriter:
         Raises:
             TraceError: the disk refuses.
         """
-        self._behind.wait()
+        self._background.wait()
         rows = [self._ledger.outcome(sample, outcome) for sample, outcome in enumerate(outcomes)]
         self._write((_SET_OUTCOME, rows))
         self.close()
@@ -172,7 +172,7 @@ class TraceWriter:
             TraceError: the disk refused the last steps, and nothing has said so yet.
         """
         try:
-            self._behind.finish()
+            self._background.finish()
         finally:
             self._let_go()
 

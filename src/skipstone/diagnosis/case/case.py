@@ -74,7 +74,7 @@ class Case:
         """What was seen in passing in B."""
         return self.record_b.events
 
-    def told(self, *kinds: str) -> Event | None:
+    def event(self, *kinds: str) -> Event | None:
         """The first event of some kinds, unless B went wrong before it.
 
         What was seen in A, too, makes no difference between them.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from skipstone.diagnosis.beside import Beside
 from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.inquiry import Inquiry
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.runs import Runs
 from skipstone.diagnosis.deviation import Deviation, decision_deviations
 from skipstone.diagnosis.experiment import Follow
+from skipstone.diagnosis.paired import PairedTrace
 from skipstone.record import Trace
 from skipstone.sentence import NOTHING, Sentence
 
@@ -31,7 +31,7 @@ class Expected:
 
         For foreign code whose settings nobody states, and where there is no model: as A did.
         """
-        return self.beside if self.led is None and self.runs.foreign else self.led
+        return self.paired if self.led is None and self.runs.foreign else self.led
 
     @cached_property
     def led(self) -> Trace | None:
@@ -42,12 +42,12 @@ class Expected:
         return self.inquiry.ask(Follow("b", self.runs.settings, window, tensors=False))
 
     @cached_property
-    def beside(self) -> Trace:
+    def paired(self) -> Trace:
         """A's own steps, where B started from the same canvas."""
         steps = self.runs.record_b.steps
         pairs = ((self.divergence.same_step(step), step) for step in steps)
         known = [(a, b) for a, b in pairs if a is not None]
-        return Beside.of(self.runs.a, self.runs.sample_a, known)
+        return PairedTrace.of(self.runs.a, self.runs.sample_a, known)
 
     @cached_property
     def deviations(self) -> tuple[Deviation, ...]:

@@ -100,7 +100,7 @@ class Tensors:
         window = (self.focus, self.focus)
         led = self.inquiry.ask(Follow("b", self.runs.settings, window, led=_LED, keys=self.keys))
         same_rows = self.outcome.first_of("rows", "skip") is None
-        return self.outcome.beside if led is None and self.runs.foreign and same_rows else led
+        return self.outcome.paired if led is None and self.runs.foreign and same_rows else led
 
     @cached_property
     def local(self) -> Trace | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.commit_rule import commits_above
+from skipstone.diagnosis.events import event_sentence
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.loop import finding
 from skipstone.diagnosis.rule import (
@@ -15,7 +16,6 @@ from skipstone.diagnosis.rule import (
     tried,
 )
 from skipstone.diagnosis.skip_rule import SkipRule
-from skipstone.diagnosis.told import told
 from skipstone.record import Event, RunRecord
 from skipstone.sentence import NOTHING, Code, Sentence
 
@@ -53,7 +53,7 @@ def _not_as_stated(case: Case, event: Event) -> Finding:
         where=place(first.step, None, first.position)
         if first is not None and explains
         else place(case.step_b(event.forward)),
-        evidence=told(event.message),
+        evidence=event_sentence(event.message),
         experiment=Sentence(
             "read from the call itself; it explains the first step that is not as stated"
             if explains

@@ -8,10 +8,10 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import errors
+from skipstone.diagnosis.events import event_sentence
 from skipstone.diagnosis.experiment import Rerun
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
-from skipstone.diagnosis.told import told
 from skipstone.diff import compare
 from skipstone.record import StepRecord, Tap, TensorKey
 from skipstone.sentence import Code, Sentence
@@ -70,7 +70,7 @@ def _read(case: Case, step: StepRecord, never: np.ndarray) -> np.ndarray:
 
 def _shared_cache(case: Case) -> Finding | None:
     """Foreign code ran one step twice, and the first call overwrote the cache of the second."""
-    event = case.told("cache_overwritten")
+    event = case.event("cache_overwritten")
     if event is None:
         return None
     return Finding(
@@ -78,7 +78,7 @@ def _shared_cache(case: Case) -> Finding | None:
         number=RULE.number,
         what=Sentence("a step starts from a cache that another call has overwritten"),
         where=place(case.step_b(event.forward), 1, next(iter(event.positions_a), None)),
-        evidence=told(event.message),
+        evidence=event_sentence(event.message),
         experiment=tried(
             case.proof.rows_reproduce,
             Sentence("led along B's calls with one store for all of them: B's scores"),

@@ -6,24 +6,24 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.dtypes import DTYPES, rounded
+from skipstone.diagnosis.events import event_sentence
 from skipstone.diagnosis.factors import factors_of, reproduces, restores
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_skip, tried
-from skipstone.diagnosis.told import told
 from skipstone.record import Judgements, StepRecord
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 
 def examine(case: Case) -> Answer:
     """Look for similarities that all lie on the grid of a coarse dtype."""
-    event = case.told("low_precision_similarity")
+    event = case.event("low_precision_similarity")
     if event is not None:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
             what=Sentence("the similarity is computed in low precision"),
             where=place(case.step_b(event.forward)),
-            evidence=told(event.message),
+            evidence=event_sentence(event.message),
             experiment=Sentence("the same similarity was computed in float32 beside it"),
             proof=proof_of_skip(case),
             remedy=Sentence("call .float() on both states at {source}", source=Code(event.source)),

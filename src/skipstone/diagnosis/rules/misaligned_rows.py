@@ -5,26 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.events import chooses, event_sentence, writes
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_skip
 from skipstone.diagnosis.similarity import Replayed, replayed
-from skipstone.diagnosis.told import chooses, told, writes
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Code, Sentence
 
 
 def examine(case: Case) -> Answer:
     """Look for references of another position: on the label, in foreign code, or in the numbers."""
-    event = case.told("misaligned_rows")
+    event = case.event("misaligned_rows")
     # Where the call itself puts its rows elsewhere, that is the cause.
     compared = event is not None and not (writes(event.message) or chooses(event.message))
-    if event is not None and compared and case.told("positions_disagree") is None:
+    if event is not None and compared and case.event("positions_disagree") is None:
         return Finding(
             rule=RULE.name,
             number=RULE.number,
             what=Sentence("states of different token positions are compared"),
             where=place(case.step_b(event.forward), None, next(iter(event.positions_b), None)),
-            evidence=told(event.message),
+            evidence=event_sentence(event.message),
             experiment=Sentence("the similarity at the right position was computed beside it"),
             proof=proof_of_skip(case),
             remedy=Sentence(

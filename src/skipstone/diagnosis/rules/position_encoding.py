@@ -6,11 +6,11 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.deviation import Deviation
+from skipstone.diagnosis.events import event_sentence
 from skipstone.diagnosis.experiment import Choice, Follow, Turn
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.fit import head_widths, same_length, shift, turned
 from skipstone.diagnosis.rule import Answer, Rule, of_attention, place, proof_of_patch, tried
-from skipstone.diagnosis.told import told
 from skipstone.record import Tap, TensorKey
 from skipstone.sentence import NOTHING, Code, Sentence
 
@@ -43,7 +43,7 @@ def examine(case: Case) -> Answer:
 
 def _stated_elsewhere(case: Case) -> Finding | None:
     """The position ids of a call are not those that its token ids have on the canvas."""
-    event = case.told("positions_disagree")
+    event = case.event("positions_disagree")
     if event is None or "replace_position" in event.message:
         return None
     shown = case.expected.first is not None
@@ -52,7 +52,7 @@ def _stated_elsewhere(case: Case) -> Finding | None:
         number=RULE.number,
         what=Sentence("the call gives its rows other positions than they have"),
         where=place(case.step_b(event.forward), 1, next(iter(event.positions_a), None)),
-        evidence=told(event.message),
+        evidence=event_sentence(event.message),
         experiment=tried(
             case.proof.fault_removed,
             Sentence("led along B's canvases with the right positions: the reference decides as A"),

@@ -97,7 +97,7 @@ def _broken_rule(case: Case) -> Finding | None:
     ):
         return None
     # What foreign code judged by is not known; if it was seen to be wrong, that is the cause.
-    if case.told("misaligned_rows", "low_precision_similarity", "stated_differs") is not None:
+    if case.event("misaligned_rows", "low_precision_similarity", "stated_differs") is not None:
         return None
     step, expected = deviation.step, deviation.expected
     wrongly = np.intersect1d(step.skipped, expected.finished)

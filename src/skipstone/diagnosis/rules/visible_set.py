@@ -65,7 +65,7 @@ def _suspected(case: Case) -> bool:
     # Without a model only the first layer that is wrong can be known.
     enough = 1 if case.tensors.local is None else case.record_b.header.num_layers // 2
     # Rows that are given other positions attend otherwise, whatever they may see.
-    elsewhere = case.told("positions_disagree") is not None
+    elsewhere = case.event("positions_disagree") is not None
     return bool(states) and not wrong_kv and len(states) >= enough and not elsewhere
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.case.held import Held
+from skipstone.diagnosis.events import event_sentence, writes
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch, tried
-from skipstone.diagnosis.told import told, writes
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 _SHOWN = 3
@@ -19,9 +19,9 @@ def examine(case: Case) -> Answer:
 
 def _seen(case: Case) -> Finding | None:
     """The sanitizer saw rows being written where they do not belong."""
-    event = case.told("positions_disagree")
+    event = case.event("positions_disagree")
     if event is None or "replace_position" not in event.message:
-        event = case.told("misaligned_rows")
+        event = case.event("misaligned_rows")
         if event is None or not writes(event.message):
             return None
     first = case.expected.first
@@ -31,7 +31,7 @@ def _seen(case: Case) -> Finding | None:
         number=RULE.number,
         what=Sentence("keys and values are written to the wrong rows of the cache"),
         where=place(case.step_b(event.forward), 1, next(iter(event.positions_b), None)),
-        evidence=told(event.message),
+        evidence=event_sentence(event.message),
         experiment=NOTHING,
         proof=Proof.CONSISTENT if here else Proof.OBSERVED,
         remedy=Sentence("check the indices at {source}", source=Code(event.source)),

@@ -19,7 +19,7 @@ from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.shared.calls import host_ids
 from skipstone.foreign.shared.compiled import active, compiled_of
 from skipstone.foreign.shared.forwards import hook_forward
-from skipstone.foreign.shared.methods import PICKS, READS, told
+from skipstone.foreign.shared.methods import PICKS, READS, listening
 from skipstone.record import MemoryTrace, RunRecord
 from skipstone.sentence import counted
 
@@ -90,8 +90,8 @@ class Attached:
         parts = [*compiled.wrappers, *callable_parts(self._model, self._layers)]
         hook_forward(self._on, parts, self._recording, compiled.whole)
         hook_layers(self._on, self._layers, self._recording, compiled.whole)
-        self._on.enter_context(told(READS, self._recording.watch.read))
-        self._on.enter_context(told(PICKS, self._recording.picks.heard, ndim=(2, 3)))
+        self._on.enter_context(listening(READS, self._recording.watch.read))
+        self._on.enter_context(listening(PICKS, self._recording.picks.heard, ndim=(2, 3)))
         if self._wanted.level in ("window", "full"):
             self._recording.listening.begin(self._on)
         self._on.enter_context(active(self._recording.functions))

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipstone.foreign.shared.beside import beside, put_beside
 from skipstone.foreign.shared.functions import Operation
 from skipstone.foreign.shared.source import caller, place
+from skipstone.foreign.shared.tensor_values import set_value, value_of
 from skipstone.record import Event
 
 # By name: a function of torch, a method of a tensor, and one that somebody has wrapped are alike.
@@ -126,7 +126,7 @@ class LogitSlices:
 
     def add(self, logits: Tensor) -> None:
         """Follow the logits of a call."""
-        put_beside(logits, _Rows(None))
+        set_value(logits, _Rows(None))
 
     def note(self, operation: Operation) -> None:
         """Look at one operation after it was done."""
@@ -136,7 +136,7 @@ class LogitSlices:
             self._join(args[0] if args else kwargs.get("tensors"), out)
             return
         given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
-        rows = beside(given[0], _Rows) if given else None
+        rows = value_of(given[0], _Rows) if given else None
         if rows is None:
             return
         if name in _COMPARISONS:
@@ -145,7 +145,7 @@ class LogitSlices:
         elif name in _LEAVES:
             self._left(given[0], rows)
         elif isinstance(out, Tensor) and name in _COPIES:
-            put_beside(out, rows)
+            set_value(out, rows)
         elif isinstance(out, Tensor):
             self._slice(given[0], rows, _index(name, args, kwargs), out)
 
@@ -161,7 +161,7 @@ class LogitSlices:
             return
         if out.shape[-1] == given.shape[-1]:
             # Other rows of the same entries.
-            put_beside(out, _Rows(None if rows.whole is None else rows.whole[index]))
+            set_value(out, _Rows(None if rows.whole is None else rows.whole[index]))
             return
         narrow = rows.whole is None and out.shape[-1] * 2 < given.shape[-1]
         if narrow and _cuts_vocabulary(index, given.dim()):
@@ -171,7 +171,7 @@ class LogitSlices:
         """Slices side by side: their whole rows likewise, where all are known."""
         if not isinstance(parts, (list, tuple)) or not parts:
             return
-        rows = [beside(part, _Rows) for part in parts if isinstance(part, Tensor)]
+        rows = [value_of(part, _Rows) for part in parts if isinstance(part, Tensor)]
         whole = [r.whole for r in rows if r is not None and r.whole is not None]
         if len(whole) == len(parts) and len({w.shape for w in whole}) == 1:
             self._keep(out, torch.stack(whole))
@@ -180,7 +180,7 @@ class LogitSlices:
         if self._bytes() + whole.nbytes <= _MOST_BYTES:
             whole = whole.clone()
             self._held.append(weakref.ref(whole))
-            put_beside(out, _Rows(whole))
+            set_value(out, _Rows(whole))
 
     def _left(self, given: Tensor, rows: _Rows) -> None:
         """A slice leaves torch: two that do so in one expression are held against each other.
@@ -207,7 +207,7 @@ class LogitSlices:
         return sum(rows.nbytes for _, rows in alive)
 
     def _compare(self, a: Tensor, b: Tensor, source: str, *, passed: bool) -> None:
-        rows_a, rows_b = beside(a, _Rows), beside(b, _Rows)
+        rows_a, rows_b = value_of(a, _Rows), value_of(b, _Rows)
         whole_a = None if rows_a is None else rows_a.whole
         whole_b = None if rows_b is None else rows_b.whole
         if whole_a is None or whole_b is None:

@@ -28,11 +28,11 @@ from skipstone.foreign.attach.picks import Picks
 from skipstone.foreign.attach.run import ForeignRun
 from skipstone.foreign.attach.said import (
     attention_unseen,
-    behind,
     disagree,
     guided_apart,
     guided_together,
     overwritten,
+    stale_ids,
     unlocated,
     unseen,
 )
@@ -268,10 +268,10 @@ class Recording:
             run.event(event)
         if located.overwritten_BL is not None:
             run.event(overwritten(located, run.start_BL, run.forwards - 1, run.source))
-        if located.was_behind is not None and run.behind not in run.disagreed:
-            run.disagreed.add(run.behind)
-            run.event(behind(located.was_behind, run.forwards - 1, run.behind))
-        run.behind = source
+        if located.was_stale is not None and run.stale not in run.disagreed:
+            run.disagreed.add(run.stale)
+            run.event(stale_ids(located.was_stale, run.forwards - 1, run.stale))
+        run.stale = source
         if not located.samples.all and not run.guided:
             run.guided = True
             run.event(guided_together(run.forwards, source))

@@ -51,7 +51,7 @@ class ForeignRun:
         self.prompt_lengths = prompt_lengths(canvas_BL, wanted.mask_id, wanted.prompt_length)
         self.disagreed = set[str]()
         """Lines whose calls contradict their ids."""
-        self.behind = ""
+        self.stale = ""
         """The line of the call before, which may turn out to have been given old ids."""
         self.guided = False
         """Whether unconditional calls were seen."""

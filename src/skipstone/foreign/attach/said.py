@@ -8,9 +8,9 @@ import numpy as np
 from torch import nn
 
 from skipstone.foreign.attach.forward import Forward
-from skipstone.foreign.rows.behind import given_old
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed
+from skipstone.foreign.rows.stale_ids import given_old
 from skipstone.foreign.shared.calls import Call
 from skipstone.record import Event
 
@@ -89,7 +89,7 @@ def disagree(true: Placed, said: Placed, forward: int, source: str) -> Event:
     )
 
 
-def behind(located: Located, forward: int, source: str) -> Event:
+def stale_ids(located: Located, forward: int, source: str) -> Event:
     """A call was given ids that the loop had gone on from."""
     message, positions = given_old(located)
     return Event("ids_behind", message, source, forward=forward, positions_a=positions)

@@ -18,8 +18,8 @@ from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.foreign.explain.evidence import Depth, Observation, RunSource
 from skipstone.foreign.explain.explanation import Explanation
 from skipstone.foreign.explain.pairing import RunPair, depth_for, paired
+from skipstone.foreign.explain.progress import tell
 from skipstone.foreign.explain.sides import Sides
-from skipstone.foreign.explain.told import tell
 from skipstone.kinds import of_kind
 from skipstone.models.load import Model
 from skipstone.record import MemoryTrace

@@ -13,9 +13,9 @@ from skipstone.errors import ConfigError
 from skipstone.foreign.attach.attach import attach
 from skipstone.foreign.attach.attached import Attached
 from skipstone.foreign.explain.evidence import Cost, Depth, Observation
+from skipstone.foreign.explain.progress import tell
 from skipstone.foreign.explain.ran import Ran, caller_of, run
 from skipstone.foreign.explain.start import Start
-from skipstone.foreign.explain.told import tell
 from skipstone.record import Event, Trace
 
 # A run that takes less is made twice without a recorder: the first one warms up.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from skipstone.foreign.positions.places import UNKNOWN, PositionMap, spread
+from skipstone.foreign.positions.position_map import UNKNOWN, PositionMap, spread
 
 _IN_PLACE = frozenset({"setitem", "iand", "ior", "ixor"})
 
@@ -21,10 +21,10 @@ class Clash(NamedTuple):
     """Of the torch function."""
     a: Tensor
     b: Tensor
-    places_a: Tensor
-    places_b: Tensor
+    positions_a: Tensor
+    positions_b: Tensor
     where: Tensor
-    """bool, in the broadcast shape of both places."""
+    """bool, in the broadcast shape of both positions."""
     computed: Tensor | None
     """The similarity as the code computed it, where it did."""
     written: bool
@@ -42,7 +42,7 @@ class TorchCall:
     kwargs: Mapping[str, object]
     out: object
     in_place: bool
-    ledger: PositionMap
+    position_map: PositionMap
     clashed: Callable[[Clash], None]
 
     @property
@@ -66,17 +66,17 @@ class TorchCall:
         dim = self.argument(index, "dim", default)
         return dim % rank if isinstance(dim, int) else default % rank
 
-    def places(self, tensor: Tensor | None) -> Tensor | None:
-        """Places of a tensor; None if nothing is known."""
-        tag = self.ledger.get(tensor)
-        return None if tag is None else tag.places
+    def positions(self, tensor: Tensor | None) -> Tensor | None:
+        """Positions of a tensor; None if nothing is known."""
+        tag = self.position_map.get(tensor)
+        return None if tag is None else tag.positions
 
     def full(self, tensor: Tensor) -> Tensor:
-        """Places of every single element, unknown ones included."""
-        places = self.places(tensor)
-        if places is None:
-            places = torch.full((1,) * tensor.ndim, UNKNOWN, dtype=torch.int32)
-        return spread(places, tensor.shape)
+        """Positions of every single element, unknown ones included."""
+        positions = self.positions(tensor)
+        if positions is None:
+            positions = torch.full((1,) * tensor.ndim, UNKNOWN, dtype=torch.int32)
+        return spread(positions, tensor.shape)
 
 
 def outputs_of(args: tuple[object, ...], out: object, *, in_place: bool) -> list[Tensor]:
@@ -94,7 +94,7 @@ def tensors_in(values: Iterable[object]) -> Iterator[Tensor]:
 
 
 def on_host(value: Any) -> Any:
-    """An argument with its tensors on the host, where places are."""
+    """An argument with its tensors on the host, where positions are."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, tuple) and hasattr(value, "_fields"):

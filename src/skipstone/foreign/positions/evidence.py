@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.foreign.positions.calls import Clash
-from skipstone.foreign.positions.places import PositionMap, ranked
+from skipstone.foreign.positions.position_map import PositionMap, ranked
 from skipstone.foreign.shared.source import source_line
 from skipstone.record import Event
 
@@ -49,12 +49,12 @@ class Findings:
             count=known.count + 1 if known else 1,
         )
 
-    def misaligned(self, clash: Clash, ledger: PositionMap) -> None:
+    def misaligned(self, clash: Clash, position_map: PositionMap) -> None:
         """Rows of different positions met."""
         source = source_line()
         pairs = _pairs(clash)
         known = ("misaligned_rows", source) in self.found
-        numbers = dict[str, float]() if known else similarities(clash, ledger)
+        numbers = dict[str, float]() if known else similarities(clash, position_map)
         (a, b), more = pairs[0], len(pairs) - 1
         others = f" and {more} more such pairs" if more else ""
         message = f"{clash.name} takes the row of position {a} with that of position {b}{others}"
@@ -133,13 +133,13 @@ class Tally:
 def _pairs(clash: Clash) -> list[tuple[int, int]]:
     """The different positions that met, in order, each pair once."""
     a, b = (
-        places.expand(clash.where.shape)[clash.where].tolist()
-        for places in (clash.places_a, clash.places_b)
+        positions.expand(clash.where.shape)[clash.where].tolist()
+        for positions in (clash.positions_a, clash.positions_b)
     )
     return list(dict.fromkeys(zip(a, b, strict=True)))
 
 
-def similarities(clash: Clash, ledger: PositionMap) -> dict[str, float]:
+def similarities(clash: Clash, position_map: PositionMap) -> dict[str, float]:
     """The similarity of the first two rows that met wrongly, and of the right ones.
 
     The right one is missing if no tensor that is still alive has the row.
@@ -156,11 +156,11 @@ def similarities(clash: Clash, ledger: PositionMap) -> dict[str, float]:
     found = {"similarity_wrong": wrong}
     index = tuple(at)
     place_a, place_b = (
-        int(places.expand(clash.where.shape)[(*index, 0)])
-        for places in (clash.places_a, clash.places_b)
+        int(positions.expand(clash.where.shape)[(*index, 0)])
+        for positions in (clash.positions_a, clash.positions_b)
     )
     for tensor, position, other in ((clash.a, place_b, b), (clash.b, place_a, a)):
-        row = row_at(ledger, tensor, position)
+        row = row_at(position_map, tensor, position)
         if row is not None and row.shape == other.shape:
             return found | {"similarity_right": cosine(row, other)}
     return found
@@ -186,20 +186,20 @@ def _index(tensor: Tensor, at: list[int]) -> tuple[int, ...]:
     return tuple(i if n > 1 else 0 for i, n in zip(at, tensor.shape, strict=False))
 
 
-def row_at(ledger: PositionMap, tensor: Tensor, position: int) -> Tensor | None:
+def row_at(position_map: PositionMap, tensor: Tensor, position: int) -> Tensor | None:
     """The row of a position in a tensor, or in the larger one it was cut from.
 
     None if there is no such row, or if more dimensions than that of the positions would have to be
     chosen.
     """
-    base = ledger.base(tensor)
-    tag = ledger.get(base)
+    base = position_map.base(tensor)
+    tag = position_map.get(base)
     if tag is None or base.ndim == 0:
         return None
-    places = ranked(tag.places, base.ndim)
-    sizes = list(zip(places.shape, base.shape, strict=True))
-    found = (places == position).nonzero()
-    if places.shape[-1] > 1 or found.shape[0] != 1 or any(p == 1 < n for p, n in sizes[:-1]):
+    positions = ranked(tag.positions, base.ndim)
+    sizes = list(zip(positions.shape, base.shape, strict=True))
+    found = (positions == position).nonzero()
+    if positions.shape[-1] > 1 or found.shape[0] != 1 or any(p == 1 < n for p, n in sizes[:-1]):
         return None
     return base.detach()[tuple(found[0].tolist()[:-1])]
 

@@ -13,14 +13,14 @@ from torch import Tensor
 from skipstone.foreign.positions.calls import Clash, TorchCall, outputs_of, tensors_in
 from skipstone.foreign.positions.evidence import LOW_PRECISION, Findings
 from skipstone.foreign.positions.kinds import TorchFunction, kind_of
-from skipstone.foreign.positions.memo import Memo, Places
-from skipstone.foreign.positions.places import PositionMap, Ref, Tag, fits, ranked
+from skipstone.foreign.positions.memo import Memo, Positions
+from skipstone.foreign.positions.position_map import PositionMap, Ref, Tag, fits, ranked
 from skipstone.foreign.shared.calls import INTEGERS
 from skipstone.foreign.shared.functions import Operation
 
 
 class Follower:
-    """Keeps the ledger: from the ids of each call, positions go where the rows go.
+    """Keeps the position map: from the ids of each call, positions go where the rows go.
 
     With findings every tensor is followed, and rows that are mixed up are told. Without, token ids
     alone are followed, between the calls of the model: enough to know where those of the next call
@@ -29,14 +29,14 @@ class Follower:
 
     def __init__(self, findings: Findings | None = None) -> None:
         """Know nothing yet."""
-        self.ledger = PositionMap()
+        self.position_map = PositionMap()
         self.inside = False
         """Whether a call of the model is under way."""
         self.failed = Counter[str]()
         """Torch functions that were called in a way that could not be followed, and how often."""
         self._findings = findings
         self._kinds = dict[Callable[..., object], TorchFunction]()
-        self._memo = Memo(self.ledger)
+        self._memo = Memo(self.position_map)
         self._told = False
         """Whether the rule that is being asked has told of a clash."""
 
@@ -49,9 +49,9 @@ class Follower:
         if kind is None:
             kind = self._kinds[func] = kind_of(func)
         if kind.rule is None:
-            self.ledger.drop(out)
+            self.position_map.drop(out)
             if kind.in_place and args:
-                self.ledger.drop(args[0])
+                self.position_map.drop(args[0])
         elif self._findings is not None or _gives_ids(args[0] if kind.in_place and args else out):
             self._follow(kind, operation)
 
@@ -64,7 +64,7 @@ class Follower:
         call: TorchCall | None = None
         if answer is None or kind.similarity:
             call = TorchCall(
-                func, kind.name, args, kwargs, out, kind.in_place, self.ledger, self._clashed
+                func, kind.name, args, kwargs, out, kind.in_place, self.position_map, self._clashed
             )
             if kind.similarity and self._findings is not None:
                 self._check_precision(call, self._findings)
@@ -72,13 +72,13 @@ class Follower:
             assert call is not None
             answer = self._answer(call, key, kind)
         outputs = outputs_of(args, out, in_place=kind.in_place)
-        for output, places in zip(outputs, chain(answer, repeat(None)), strict=False):
-            if places is None:
-                self.ledger.drop(output)
+        for output, positions in zip(outputs, chain(answer, repeat(None)), strict=False):
+            if positions is None:
+                self.position_map.drop(output)
             else:
-                self._note(kind, args, kwargs, output, places)
+                self._note(kind, args, kwargs, output, positions)
 
-    def _answer(self, call: TorchCall, key: Hashable | None, kind: TorchFunction) -> Places:
+    def _answer(self, call: TorchCall, key: Hashable | None, kind: TorchFunction) -> Positions:
         """What the rule of a call says about its outputs, as far as it can be true of them."""
         self._told = False
         # A call that cannot be followed must not stop the code that is watched.
@@ -88,10 +88,10 @@ class Follower:
             self.failed[call.name] += 1
             return ()
         answer = tuple(
-            self.ledger.one(ranked(places, out.ndim))
-            if places is not None and fits(places, out)
+            self.position_map.one(ranked(positions, out.ndim))
+            if positions is not None and fits(positions, out)
             else None
-            for out, places in zip(call.outputs, chain(said, repeat(None)), strict=False)
+            for out, positions in zip(call.outputs, chain(said, repeat(None)), strict=False)
         )
         if not self._told and key is not None:
             self._memo.keep(key, answer)
@@ -103,23 +103,23 @@ class Follower:
         args: tuple[object, ...],
         kwargs: Mapping[str, object],
         out: Tensor,
-        places: Tensor,
+        positions: Tensor,
     ) -> None:
         """Write down what is known about an output."""
-        ledger = self.ledger
+        position_map = self.position_map
         canvas = base = product = None
         if kind.keeps_ids and out.dtype in INTEGERS:
-            tags = map(ledger.get, tensors_in((*args, *kwargs.values())))
+            tags = map(position_map.get, tensors_in((*args, *kwargs.values())))
             canvas = next((t.canvas for t in tags if t is not None and t.canvas is not None), None)
         if kind.hands_on and isinstance(args[0], Tensor):
-            of = ledger.base(args[0])
+            of = position_map.base(args[0])
             base = None if of is out else weakref.ref(of)
         if kind.multiplies:
-            product = _factors(args, ledger)
+            product = _factors(args, position_map)
         elif kind.hands_on or (kind.sums and _along_rows(args, kwargs)):
-            tag = ledger.get(args[0])
+            tag = position_map.get(args[0])
             product = None if tag is None else tag.product
-        ledger.note(out, Tag(places, base, canvas, product))
+        position_map.note(out, Tag(positions, base, canvas, product))
 
     def _check_precision(self, call: TorchCall, findings: Findings) -> None:
         """A similarity in low precision: by its own function, or as a product over norms."""
@@ -132,8 +132,8 @@ class Follower:
                 dim = call.argument(2, "dim", 1)
                 findings.low_precision(call.name, a, b, dim if isinstance(dim, int) else 1, out)
         else:
-            tag, divisor = self.ledger.get(call.args[0]), call.tensor(1, "other")
-            if tag is None or tag.product is None or self.ledger.get(divisor) is None:
+            tag, divisor = self.position_map.get(call.args[0]), call.tensor(1, "other")
+            if tag is None or tag.product is None or self.position_map.get(divisor) is None:
                 return
             a, b = (ref() for ref in tag.product)
             if a is not None and b is not None:
@@ -142,8 +142,8 @@ class Follower:
     def _clashed(self, clash: Clash) -> None:
         """Rows of different positions met; those of one tensor do so on purpose."""
         self._told = True
-        if self._findings is not None and not self.ledger.related(clash.a, clash.b):
-            self._findings.misaligned(clash, self.ledger)
+        if self._findings is not None and not self.position_map.related(clash.a, clash.b):
+            self._findings.misaligned(clash, self.position_map)
 
 
 def _gives_ids(out: object) -> bool:
@@ -151,7 +151,7 @@ def _gives_ids(out: object) -> bool:
     return any(tensor.dtype in INTEGERS for tensor in tensors_in((out,)))
 
 
-def _factors(args: tuple[object, ...], ledger: PositionMap) -> tuple[Ref, Ref] | None:
+def _factors(args: tuple[object, ...], position_map: PositionMap) -> tuple[Ref, Ref] | None:
     """The factors of a product in low precision, kept through its sum along rows."""
     if len(args) < 2:
         return None
@@ -159,7 +159,7 @@ def _factors(args: tuple[object, ...], ledger: PositionMap) -> tuple[Ref, Ref] |
     if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a is b:
         return None
     low = a.dtype in LOW_PRECISION or b.dtype in LOW_PRECISION
-    if not low or ledger.get(a) is None or ledger.get(b) is None:
+    if not low or position_map.get(a) is None or position_map.get(b) is None:
         return None
     return weakref.ref(a), weakref.ref(b)
 
@@ -170,7 +170,7 @@ def _along_rows(args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
     return dim in (-1, (-1,))
 
 
-def whole_canvas(places: Tensor, length: int) -> bool:
+def whole_canvas(positions: Tensor, length: int) -> bool:
     """Whether rows stand for every position of a canvas, in order."""
-    at = places.reshape(-1, places.shape[-1]) if places.ndim else places.reshape(1, 1)
+    at = positions.reshape(-1, positions.shape[-1]) if positions.ndim else positions.reshape(1, 1)
     return at.shape[-1] == length and bool((at == torch.arange(length)).all())

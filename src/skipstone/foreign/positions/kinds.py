@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from skipstone.foreign.positions.calls import plain_name
 from skipstone.foreign.positions.rules import HANDS_ON, KEEPS_IDS, RULES, Rule
 
-# Their places follow the content of an index.
+# Their positions follow the content of an index.
 _INDEXED = frozenset(
     {
         "gather",
@@ -24,7 +24,7 @@ _INDEXED = frozenset(
         "tensor_split",
     }
 )
-# Their places follow the values of what is put in order.
+# Their positions follow the values of what is put in order.
 _ORDERED = frozenset({"argsort", "sort", "topk"})
 
 
@@ -43,9 +43,9 @@ class TorchFunction:
     keeps_ids: bool
     """Whether ids of a canvas are some of it still."""
     indexed: bool
-    """Whether places follow the content of an index."""
+    """Whether positions follow the content of an index."""
     ordered: bool
-    """Whether places follow values."""
+    """Whether positions follow values."""
     multiplies: bool
     sums: bool
     similarity: bool

@@ -1,8 +1,8 @@
 """What a rule has said of one call, for all calls like it.
 
-The layers of a model do the same to rows of the same places, step after step. What a rule says
-depends on the places, shapes and dtypes of its operands, on its plain arguments and, where a tensor
-is an index, on what is in it: a call that agrees in all of these is answered from memory.
+The layers of a model do the same to rows of the same positions, step after step. What a rule says
+depends on the positions, shapes and dtypes of its operands, on its plain arguments and, where a
+tensor is an index, on what is in it: a call that agrees in all of these is answered from memory.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from skipstone.foreign.positions.kinds import TorchFunction
-from skipstone.foreign.positions.places import PositionMap
+from skipstone.foreign.positions.position_map import PositionMap
 
 # An index of more elements is looked at anew each time.
 _LARGEST_INDEX = 4096
 _MOST = 1 << 16
 
-Places = Sequence[Tensor | None]
+Positions = Sequence[Tensor | None]
 """Of the outputs of a call, in order, each with as many dimensions as its output."""
 
 _PLAIN = frozenset(
@@ -41,19 +41,19 @@ _PLAIN = frozenset(
 class Memo:
     """Answers by what they depend on."""
 
-    def __init__(self, ledger: PositionMap) -> None:
-        """Remember nothing; the ledger knows the places of operands."""
-        self._answers = dict[Hashable, Places]()
-        self._ledger = ledger
+    def __init__(self, position_map: PositionMap) -> None:
+        """Remember nothing; the position map knows the positions of operands."""
+        self._answers = dict[Hashable, Positions]()
+        self._position_map = position_map
 
     def key(
         self, kind: TorchFunction, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> tuple[Hashable | None, bool]:
-        """What the answer to a call depends on, and whether places of any operand are known.
+        """What the answer to a call depends on, and whether positions of any operand are known.
 
         It is None where it cannot be told.
         """
-        reading = _Reading(self._ledger, [kind, len(args)])
+        reading = _Reading(self._position_map, [kind, len(args)])
         for value in args[:1]:
             reading.add(value)
         first = len(reading.whole)
@@ -68,11 +68,11 @@ class Memo:
             return None, True
         return tuple(reading.parts), True
 
-    def find(self, key: Hashable) -> Places | None:
+    def find(self, key: Hashable) -> Positions | None:
         """The answer to a call like this; None if there was none yet."""
         return self._answers.get(key)
 
-    def keep(self, key: Hashable, answer: Places) -> None:
+    def keep(self, key: Hashable, answer: Positions) -> None:
         """Remember an answer."""
         if len(self._answers) >= _MOST:
             self._answers.clear()
@@ -82,15 +82,15 @@ class Memo:
 class _Reading:
     """The arguments of one call, part by part: this runs for every operation of a model."""
 
-    __slots__ = ("_ledger", "known", "odd", "parts", "whole")
+    __slots__ = ("_position_map", "known", "odd", "parts", "whole")
 
-    def __init__(self, ledger: PositionMap, parts: list[Hashable]) -> None:
+    def __init__(self, position_map: PositionMap, parts: list[Hashable]) -> None:
         self.parts = parts
         self.known = False
-        """Whether places of any tensor are known."""
+        """Whether positions of any tensor are known."""
         self.odd = False
         """Whether there is a value that nothing is known of."""
-        self._ledger = ledger
+        self._position_map = position_map
         self.whole = list[Tensor]()
         """Tensors of whole numbers or truth values, which may be an index."""
 
@@ -98,12 +98,12 @@ class _Reading:
         """One argument."""
         kind = type(value)
         if isinstance(value, Tensor):
-            tag = self._ledger.get(value)
+            tag = self._position_map.get(value)
             if tag is None:
                 self.parts.append(0)
             else:
-                # The ledger keeps one tensor for all places with one content, as long as it lives.
-                self.parts.append(id(tag.places))
+                # Equal positions are one tensor, which the position map keeps as long as it lives.
+                self.parts.append(id(tag.positions))
                 self.known = True
             dtype = value.dtype
             self.parts += value.shape, dtype

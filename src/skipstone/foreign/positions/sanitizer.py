@@ -10,11 +10,11 @@ from torch import Tensor
 from skipstone.foreign.positions.calls import tensors_in
 from skipstone.foreign.positions.evidence import Findings
 from skipstone.foreign.positions.follow import Follower
-from skipstone.foreign.positions.places import Tag
+from skipstone.foreign.positions.position_map import Tag
 from skipstone.foreign.positions.watch import CacheWatch
-from skipstone.foreign.rows.behind import given_old
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed
+from skipstone.foreign.rows.stale_ids import given_old
 from skipstone.foreign.shared.calls import Call
 from skipstone.foreign.shared.source import source_line
 
@@ -31,26 +31,26 @@ class Sanitizer:
         self.lost = 0
         """Forwards through which the rows could not be followed from the ids to the outputs."""
         self._caches = CacheWatch(self.findings)
-        self._places: Tensor | None = None
+        self._positions: Tensor | None = None
         self._line = ""
         """That made the call before."""
         self._shape: tuple[int, ...] = ()
 
     def before(self, call: Call | None, located: Located | None) -> None:
         """The ids of a call have got their positions."""
-        if located is not None and located.was_behind is not None:
-            message, positions = given_old(located.was_behind)
+        if located is not None and located.was_stale is not None:
+            message, positions = given_old(located.was_stale)
             self.findings.add("ids_behind", message, self._line, positions=(positions, ()))
         self._line = source_line()
         self.findings.forward += 1
-        self._places = None
+        self._positions = None
         given = None if call is None else call.given
-        tag = self.follower.ledger.get(given)
+        tag = self.follower.position_map.get(given)
         if call is None or given is None or tag is None:
             return
-        self._places = tag.places if given is call.ids else tag.places.squeeze(-1)
-        self._shape = tuple(given.shape[: self._places.ndim])
-        self._caches.called(call, self._places)
+        self._positions = tag.positions if given is call.ids else tag.positions.squeeze(-1)
+        self._shape = tuple(given.shape[: self._positions.ndim])
+        self._caches.called(call, self._positions)
         if located is not None and located.said is not None:
             stated = None if located.said.source == "cache_length" else call.stated
             name = "the length of the cache" if stated is None else stated.name
@@ -71,17 +71,19 @@ class Sanitizer:
     def after(self, out: object) -> None:
         """Row i of the outputs is row i of the ids, even if the way between was not followed."""
         self._caches.returned(out)
-        if self._places is None:
+        if self._positions is None:
             return
         lost = False
         for tensor in _outputs(out):
-            rank = self._places.ndim
+            rank = self._positions.ndim
             if tensor.shape[:rank] != self._shape or tensor.ndim <= rank:
                 continue
-            if self.follower.ledger.get(tensor) is None:
+            if self.follower.position_map.get(tensor) is None:
                 lost = True
-                places = self._places.view(*self._places.shape, *(1,) * (tensor.ndim - rank))
-                self.follower.ledger.set(tensor, Tag(places))
+                positions = self._positions.view(
+                    *self._positions.shape, *(1,) * (tensor.ndim - rank)
+                )
+                self.follower.position_map.set(tensor, Tag(positions))
         self.lost += lost
 
 

@@ -51,7 +51,7 @@ class CacheWatch:
         self._last = dict[str, int | float | str]()
         self._passed_on = set[int]()
 
-    def called(self, call: Call, places: Tensor | None) -> None:
+    def called(self, call: Call, positions: Tensor | None) -> None:
         """A call begins with this cache."""
         assert call.given is not None
         plain = {name: v for name, v in call.arguments.items() if isinstance(v, int | float | str)}
@@ -61,11 +61,11 @@ class CacheWatch:
         if not call.cache:
             return
         ids, *now = _fingerprints([call.given, *call.cache])
-        step = (ids, 0 if places is None else _fingerprints([places])[0])
+        step = (ids, 0 if positions is None else _fingerprints([positions])[0])
         before = self._uses.setdefault(step, [])
         gone = [use for use in before if _overwritten(use, call.cache, now)]
         if gone and not goes_on:
-            self._tell(gone, call, places)
+            self._tell(gone, call, positions)
         before += [
             _Use(self._findings.forward, weakref.ref(leaf), fingerprint)
             for leaf, fingerprint in zip(call.cache, now, strict=True)
@@ -80,10 +80,10 @@ class CacheWatch:
             parts = vars(output).values()
         self._passed_on |= {id(part) for part in parts}
 
-    def _tell(self, gone: list[_Use], call: Call, places: Tensor | None) -> None:
+    def _tell(self, gone: list[_Use], call: Call, positions: Tensor | None) -> None:
         first = gone[0].forward
         changed = sum(use.forward == first for use in gone)
-        rows = () if places is None else tuple(places.flatten().tolist())
+        rows = () if positions is None else tuple(positions.flatten().tolist())
         self._findings.add(
             "cache_overwritten",
             f"forward {self._findings.forward} runs the step of forward {first} again, but not "

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.foreign.positions.follow import Follower, whole_canvas
-from skipstone.foreign.positions.places import Tag, compressed
-from skipstone.foreign.rows.behind import stayed
+from skipstone.foreign.positions.position_map import Tag, compressed
 from skipstone.foreign.rows.canvases import Canvases, newest_canvas
 from skipstone.foreign.rows.guidance import Samples
 from skipstone.foreign.rows.locate import CanvasState, Located, locate
 from skipstone.foreign.rows.placed import Numbers, nowhere, numbers_of
+from skipstone.foreign.rows.stale_ids import stayed
 from skipstone.foreign.shared.calls import INTEGERS, Call
 from skipstone.foreign.shared.functions import Operation
 
@@ -28,7 +28,7 @@ class Finder:
     """Between the calls it hears what becomes of ids; at a call it says which rows they are."""
 
     def __init__(self, follower: Follower, mask_id: int) -> None:
-        """Share the ledger of ``follower``, which hears every operation too.
+        """Share the position map of ``follower``, which hears every operation too.
 
         Args:
             follower: knows where ids come from.
@@ -44,7 +44,7 @@ class Finder:
         self._canvas_BL: np.ndarray | None = None
         self._held: Tensor | None = None
         self._numbers: Numbers | None = None
-        self._behind: Located | None = None
+        self._stale: Located | None = None
         """The call before, if it was given ids that the loop had gone on from."""
         self._looked_up: tuple[weakref.ref[Tensor], Tensor] | None = None
 
@@ -57,17 +57,17 @@ class Finder:
             ids = operation.args[0] if operation.args else operation.kwargs.get("input")
             if isinstance(ids, Tensor) and ids.dtype in INTEGERS:
                 self._looked_up = (weakref.ref(operation.out), ids.clone())
-                tag = self._follower.ledger.get(ids)
+                tag = self._follower.position_map.get(ids)
                 if tag is not None:
-                    self._follower.ledger.set(self._looked_up[1], tag)
+                    self._follower.position_map.set(self._looked_up[1], tag)
 
     def find(self, call: Call) -> Located | None:
         """Locate a call; None if nothing is known of its canvas."""
         ids = call.ids if call.ids is not None else self._ids_of(call.embeds)
-        tag = self._follower.ledger.get(ids)
-        places = tag.places if tag is not None and tag.canvas == self.run else None
+        tag = self._follower.position_map.get(ids)
+        positions = tag.positions if tag is not None and tag.canvas == self.run else None
         known = self._known()
-        located = locate(call, ids, places, known, self._mask_id)
+        located = locate(call, ids, positions, known, self._mask_id)
         if known is None or located is None:
             return located
         if self._was_hidden(ids, located):
@@ -78,9 +78,9 @@ class Finder:
             return dataclasses.replace(located, overwritten_BL=overwritten_BL)
         if self._starts_anew(located):
             return locate(call, ids, None, None, self._mask_id)
-        behind = self._behind
-        if behind is not None and not located.samples.twin and stayed(behind, known.now_BL):
-            return dataclasses.replace(located, was_behind=behind)
+        stale = self._stale
+        if stale is not None and not located.samples.twin and stayed(stale, known.now_BL):
+            return dataclasses.replace(located, was_stale=stale)
         return located
 
     def lost(self) -> Located | None:
@@ -110,17 +110,17 @@ class Finder:
         more = canvas_BL[:, self._start_BL.shape[1] :]
         self._start_BL = np.concatenate([self._start_BL, more], axis=1)
         self._canvas_BL, self._held = canvas_BL, located.canvas
-        self._behind = None if located.behind_BN is None else located
+        self._stale = None if located.stale_BN is None else located
         told = _numbered_on(located) or numbers_of(call, canvas_BL.shape[1])
         self._numbers = told or self._numbers
         self._canvases.expect(torch.Size(canvas_BL.shape))
         for given in (call.ids, call.embeds, located.canvas):
-            places = self._places(given, located)
-            if given is not None and places is not None:
-                known = self._follower.ledger.get(given)
+            positions = self._positions(given, located)
+            if given is not None and positions is not None:
+                known = self._follower.position_map.get(given)
                 base = None if known is None else known.base
                 canvas = None if given is call.embeds else self.run
-                self._follower.ledger.set(given, Tag(places, base, canvas))
+                self._follower.position_map.set(given, Tag(positions, base, canvas))
 
     def newest(self) -> np.ndarray | None:
         """The newest canvas [B, L] that the loop made since the last call, if one was seen."""
@@ -129,8 +129,10 @@ class Finder:
         length = self._canvas_BL.shape[1]
 
         def descends(ids: Tensor) -> bool:
-            tag = self._follower.ledger.get(ids)
-            return tag is not None and tag.canvas == self.run and whole_canvas(tag.places, length)
+            tag = self._follower.position_map.get(ids)
+            return (
+                tag is not None and tag.canvas == self.run and whole_canvas(tag.positions, length)
+            )
 
         return newest_canvas(
             self._canvas_BL,
@@ -143,7 +145,7 @@ class Finder:
 
     def forget(self) -> None:
         """The run is over."""
-        self._start_BL = self._canvas_BL = self._held = self._numbers = self._behind = None
+        self._start_BL = self._canvas_BL = self._held = self._numbers = self._stale = None
 
     def _known(self) -> CanvasState | None:
         if self._canvas_BL is None or self._start_BL is None:
@@ -204,11 +206,11 @@ class Finder:
         if not (whole and hidden and (canvas_BL[:, 0] != self._mask_id).all()):
             return False
         made = [*self._canvases.newest(), *([] if self._held is None else [self._held])]
-        places = {tensor.untyped_storage().data_ptr() for tensor in made}
-        return ids.untyped_storage().data_ptr() not in places
+        storages = {tensor.untyped_storage().data_ptr() for tensor in made}
+        return ids.untyped_storage().data_ptr() not in storages
 
-    def _places(self, given: Tensor | None, located: Located) -> Tensor | None:
-        """Places of ids, embeddings or a canvas, as the ledger keeps them."""
+    def _positions(self, given: Tensor | None, located: Located) -> Tensor | None:
+        """Positions of ids, embeddings or a canvas, as the position map keeps them."""
         if given is None or given.ndim == 0:
             return None
         positions_BN = torch.from_numpy(located.placed.positions_BN)
@@ -221,8 +223,8 @@ class Finder:
             return None
         if given.ndim == 1:
             return compressed(positions_BN[0])
-        places = compressed(positions_BN.expand(given.shape[:2]))
-        return places if places is None or given.ndim == 2 else places.unsqueeze(-1)
+        positions = compressed(positions_BN.expand(given.shape[:2]))
+        return positions if positions is None or given.ndim == 2 else positions.unsqueeze(-1)
 
     def _ids_of(self, embeds: Tensor | None) -> Tensor | None:
         """The ids by which embeddings were looked up; None if that was not seen."""

@@ -51,11 +51,11 @@ class Located:
     placed: Placed
     said: Placed | None = None
     """Where the call says its rows are, if it is known that they are elsewhere."""
-    behind_BN: np.ndarray | None = None
+    stale_BN: np.ndarray | None = None
     """bool: masks that the call before has filled, and that this one was given as masks again; None
     if there are none."""
-    was_behind: Located | None = None
-    """The call before, if it was behind, and what it was not given has stayed on the canvas."""
+    was_stale: Located | None = None
+    """The call before, if its ids were stale and what it was not given is still there."""
     overwritten_BL: np.ndarray | None = None
     """bool: positions of the prompt that the loop has written other ids into; None if none are."""
     anew: bool = False
@@ -67,14 +67,18 @@ class Located:
 
 
 def locate(
-    call: Call, ids: Tensor | None, places: Tensor | None, known: CanvasState | None, mask_id: int
+    call: Call,
+    ids: Tensor | None,
+    positions: Tensor | None,
+    known: CanvasState | None,
+    mask_id: int,
 ) -> Located | None:
     """Find the canvas of a call, and its rows in it.
 
     Args:
         call: as the model was called.
         ids: its ids, or those that its embeddings were looked up by.
-        places: where the ids come from, as the ledger knows it.
+        positions: where the ids come from, as the position map knows it.
         known: the run under way; None if there is none.
         mask_id: fits every id when rows are looked for.
 
@@ -90,7 +94,7 @@ def locate(
     samples = samples_of(ids_CN, now_BL, given_BL, mask_id)
     if now_BL is not None:
         call = likeliest(call, ids_CN[samples.chosen], now_BL, mask_id)
-    found = _Search(call, ids, ids_CN[samples.chosen], samples, places, known, mask_id)
+    found = _Search(call, ids, ids_CN[samples.chosen], samples, positions, known, mask_id)
     located = dataclasses.replace(found.located(), anew=known is None)
     return located if known is None else _trimmed(located, known.canvas_BL.shape[1])
 
@@ -147,7 +151,7 @@ class _Search:
     ids: Tensor
     ids_BN: np.ndarray
     samples: Samples
-    places: Tensor | None
+    positions: Tensor | None
     known: CanvasState | None
     mask_id: int
 
@@ -166,7 +170,7 @@ class _Search:
     def located(self) -> Located:
         """By the surest way that tells."""
         batch, rows = self.ids_BN.shape
-        exact = self._of_samples(ways.carried(self.call, self.places))
+        exact = self._of_samples(ways.carried(self.call, self.positions))
         numbers = None if self.known is None else self.known.numbers
         said = ways.stated(self.call.stated, numbers, self.call.shape[0])
         if self._is_whole(exact, said if self._sure else None):
@@ -276,14 +280,14 @@ class _Search:
         What may mean positions, or a length, is heard where it agrees, and no contradiction.
         """
         said = said or self._maybe_said(exact) or self._counted(canvas_BL.shape[1])
-        behind_BN = self._behind(exact) if canvas is None else None
-        if canvas is None and behind_BN is None:
+        stale_BN = self._stale(exact) if canvas is None else None
+        if canvas is None and stale_BN is None:
             canvas_BL = self._written(canvas_BL, exact)
         agree = said is not None and np.array_equal(said.positions_BN, exact.positions_BN)
         placed = said if agree and said is not None else exact
         guessed = said is not None and said.source == "cache_length" and not self.call.length_known
         odd = said if not (agree or guessed or self.call.padded) else None
-        return Located(self.samples, self.ids_BN, canvas_BL, canvas, placed, odd, behind_BN)
+        return Located(self.samples, self.ids_BN, canvas_BL, canvas, placed, odd, stale_BN)
 
     def _maybe_said(self, exact: Placed) -> Placed | None:
         """What an argument says that may mean something else, if it says where the rows are."""
@@ -320,12 +324,12 @@ class _Search:
                     f"or replace_position to the model, or ids that are a slice of the canvas"
                 ),
             )
-        behind_BN = None if placed.source == "inferred" else self._behind(placed)
-        canvas_BL = self._written(now_BL, placed) if behind_BN is None else now_BL
-        return Located(self.samples, self.ids_BN, canvas_BL, None, placed, behind_BN=behind_BN)
+        stale_BN = None if placed.source == "inferred" else self._stale(placed)
+        canvas_BL = self._written(now_BL, placed) if stale_BN is None else now_BL
+        return Located(self.samples, self.ids_BN, canvas_BL, None, placed, stale_BN=stale_BN)
 
     def _right_behind_cache(self, said: Placed, known: CanvasState) -> Placed | None:
-        """Rows right behind a cache, where position ids leave a few places out.
+        """Rows right behind a cache, where position ids leave a few positions out.
 
         The canvas shows that they stand there; or it ends with the cache, and what stands in a gap
         that is shorter than the call was never computed by anybody.
@@ -343,13 +347,13 @@ class _Search:
         return counted if ends or shown else None
 
     def _stands(self, placed: Placed, canvas_BL: np.ndarray) -> bool:
-        """Whether the canvas has the ids of the call at some places."""
+        """Whether the canvas has the ids of the call at some positions."""
         places_BN = placed.positions_BN.astype(np.int64)
         if len(canvas_BL) != len(places_BN) or places_BN.max(initial=-1) >= canvas_BL.shape[1]:
             return False
         return np.array_equal(np.take_along_axis(canvas_BL, places_BN, axis=1), self.ids_BN)
 
-    def _behind(self, placed: Placed) -> np.ndarray | None:
+    def _stale(self, placed: Placed) -> np.ndarray | None:
         """Rows, bool [B, N], whose ids are the canvas of the call before, which has gone on since.
 
         A loop that masks tokens again has a canvas that shows it.

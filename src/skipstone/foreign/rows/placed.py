@@ -74,7 +74,7 @@ def numbers_of(call: Call, length: int) -> Numbers | None:
 def counts_from_start(said: StatedPositions) -> bool:
     """Whether positions are numbers of all rows, counted from the first that is no padding.
 
-    Numbers that come twice are no places of a canvas, wherever the longest stretch of them begins.
+    Numbers that come twice are no positions of a canvas, wherever their longest stretch begins.
     """
     return said.name == "position_ids" and all(
         row[_counting(row)].min() <= 1 or (row.min() <= 1 and np.unique(row).size < row.size)
@@ -102,12 +102,12 @@ def nowhere(batch: int) -> Placed:
     return Placed(np.zeros((batch, 0), np.int32), "unknown")
 
 
-def carried(call: Call, places: Tensor | None) -> Placed | None:
+def carried(call: Call, positions: Tensor | None) -> Placed | None:
     """Where the ids of a call come from, by the way that they went; None if it is not known."""
     batch, rows = call.shape
-    if places is None or places.ndim > 2:
+    if positions is None or positions.ndim > 2:
         return None
-    wide = places.reshape(-1, places.shape[-1]) if places.ndim else places.reshape(1, 1)
+    wide = positions.reshape(-1, positions.shape[-1]) if positions.ndim else positions.reshape(1, 1)
     if wide.shape[0] not in (1, batch) or wide.shape[1] not in (1, rows) or bool((wide < 0).any()):
         return None
     if wide.shape[1] == 1 < rows:

@@ -104,7 +104,7 @@ class Telling:
 
 
 @contextmanager
-def told(
+def listening(
     functions: Sequence[tuple[Any, str]],
     heard: Callable[[Operation], None],
     ndim: Collection[int] = (),

@@ -1,7 +1,7 @@
 """How positions travel through each torch function.
 
-Whatever moves rows moves their places by the same function. Whatever works element by element
-brings places together, and says so if they clash. Whatever is not listed forgets them: positions
+Whatever moves rows moves their positions by the same function. Whatever works element by element
+brings positions together, and says so if they clash. Whatever is not listed forgets them: positions
 are never guessed.
 """
 
@@ -15,7 +15,7 @@ from skipstone.foreign.positions.calls import TorchCall
 from skipstone.foreign.positions.rules import elementwise, moving, reducing, writing
 
 Rule = Callable[[TorchCall], Sequence[Tensor | None]]
-"""Places of the outputs of a call, in order."""
+"""Positions of the outputs of a call, in order."""
 
 _POINTWISE = """
     abs absolute add addcdiv addcmul and atan2 bernoulli bfloat16 bitwise_and bitwise_not

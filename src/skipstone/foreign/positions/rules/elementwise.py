@@ -1,4 +1,4 @@
-"""Rows that meet row by row: their places come together, and it is told where they clash."""
+"""Rows that meet row by row: their positions come together, and it is told where they clash."""
 
 from __future__ import annotations
 
@@ -8,58 +8,58 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from skipstone.foreign.positions.calls import Clash, TorchCall, tensors_in
-from skipstone.foreign.positions.places import is_point, meet, ranked
+from skipstone.foreign.positions.position_map import is_point, meet, ranked
 
 
 def merged(
     call: TorchCall, operands: Sequence[Tensor], computed: Tensor | None = None
 ) -> Tensor | None:
-    """Places of the operands together, broadcast; tells of those that clash."""
+    """Positions of the operands together, broadcast; tells of those that clash."""
     shape = _broadcast(operands)
     merged, owner = None, None
     for operand in operands:
-        places = call.places(operand)
-        if places is None:
+        positions = call.positions(operand)
+        if positions is None:
             continue
         # One row spread over many says nothing of what they are.
-        if is_point(places) and operand.shape.numel() < math.prod(shape):
+        if is_point(positions) and operand.shape.numel() < math.prod(shape):
             continue
-        places = ranked(places, len(shape))
+        positions = ranked(positions, len(shape))
         if merged is None or owner is None:
-            merged, owner = places, operand
+            merged, owner = positions, operand
             continue
-        ahead = _next_token(owner, merged, operand, places)
+        ahead = _next_token(owner, merged, operand, positions)
         if ahead is not None:
             merged, owner = ahead
             continue
-        met = meet(merged, places)
+        met = meet(merged, positions)
         if met.clash is not None:
             clash = Clash(
-                call.name, owner, operand, merged, places, met.clash, computed, call.in_place
+                call.name, owner, operand, merged, positions, met.clash, computed, call.in_place
             )
             call.clashed(clash)
-        if met.places is None:
+        if met.positions is None:
             return None
-        merged = met.places
+        merged = met.positions
     return merged
 
 
 def _next_token(
-    a: Tensor, places_a: Tensor, b: Tensor, places_b: Tensor
+    a: Tensor, positions_a: Tensor, b: Tensor, positions_b: Tensor
 ) -> tuple[Tensor, Tensor] | None:
     """Ids that meet what the rows one before them predict, as models of the next token do.
 
     Returns:
-        Places and tensor of the ids, or of what was compared with ids; None if it is not so.
+        Positions and tensor of the ids, or of what was compared with ids; None if it is not so.
     """
     if a.is_floating_point() and b.is_floating_point():
         return None
-    if places_a.shape != places_b.shape or places_a.numel() < 2:
+    if positions_a.shape != positions_b.shape or positions_a.numel() < 2:
         return None
-    if bool((places_a == places_b + 1).all()) and not a.is_floating_point():
-        return places_a, a
-    if bool((places_b == places_a + 1).all()) and not b.is_floating_point():
-        return places_b, b
+    if bool((positions_a == positions_b + 1).all()) and not a.is_floating_point():
+        return positions_a, a
+    if bool((positions_b == positions_a + 1).all()) and not b.is_floating_point():
+        return positions_b, b
     return None
 
 
@@ -81,7 +81,7 @@ def pointwise(call: TorchCall) -> list[Tensor | None]:
 def alike(call: TorchCall) -> list[Tensor | None]:
     """What is computed along a row, or from one tensor: weights and shapes say nothing."""
     source = call.tensor(0, "input")
-    return [call.places(source)]
+    return [call.positions(source)]
 
 
 def compared(call: TorchCall) -> list[Tensor | None]:
@@ -95,5 +95,5 @@ def compared(call: TorchCall) -> list[Tensor | None]:
 def copied(call: TorchCall) -> list[Tensor | None]:
     """``copy_``: new contents from end to end, whatever was there."""
     source, target = call.tensor(1, "src"), call.tensor(0, "self")
-    places = call.places(source)
-    return [] if places is None or target is None else [ranked(places, target.ndim)]
+    positions = call.positions(source)
+    return [] if positions is None or target is None else [ranked(positions, target.ndim)]

@@ -1,4 +1,4 @@
-"""Rows that go elsewhere: their places go by the same function."""
+"""Rows that go elsewhere: their positions go by the same function."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from skipstone.foreign.positions.calls import TorchCall, on_host, tensors_in
-from skipstone.foreign.positions.places import compressed
+from skipstone.foreign.positions.position_map import compressed
 from skipstone.foreign.positions.rules.elementwise import merged
 
 _CAT = frozenset({"cat", "concat", "concatenate"})
 
 
 def moved(call: TorchCall) -> list[Tensor | None]:
-    """Rows went elsewhere; their places go by the same function."""
+    """Rows went elsewhere; their positions go by the same function."""
     source = call.args[0]
-    if not isinstance(source, Tensor) or call.places(source) is None:
+    if not isinstance(source, Tensor) or call.positions(source) is None:
         return []
     if any(out.dtype != source.dtype for out in call.outputs):
         return []  # ``view`` of the same bytes as another type
@@ -25,9 +25,9 @@ def moved(call: TorchCall) -> list[Tensor | None]:
 
 
 def reshaped(call: TorchCall) -> list[Tensor | None]:
-    """``view`` needs strides that places do not have; the shape says it all."""
+    """``view`` needs strides that positions do not have; the shape says it all."""
     source = call.args[0]
-    if not isinstance(source, Tensor) or call.places(source) is None:
+    if not isinstance(source, Tensor) or call.positions(source) is None:
         return []
     out = call.outputs[0]
     if out.dtype != source.dtype:
@@ -38,11 +38,11 @@ def reshaped(call: TorchCall) -> list[Tensor | None]:
 def indexed(call: TorchCall) -> list[Tensor | None]:
     """Rows by index; a table without positions, looked up by rows that have them, gets theirs."""
     table, index = call.args[0], call.args[1]
-    if isinstance(table, Tensor) and call.places(table) is None:
-        places = call.places(index) if isinstance(index, Tensor) else None
-        if places is None or not isinstance(index, Tensor) or index.dtype == torch.bool:
+    if isinstance(table, Tensor) and call.positions(table) is None:
+        positions = call.positions(index) if isinstance(index, Tensor) else None
+        if positions is None or not isinstance(index, Tensor) or index.dtype == torch.bool:
             return []
-        return [places.view(*places.shape, *(1,) * (table.ndim - 1))]
+        return [positions.view(*positions.shape, *(1,) * (table.ndim - 1))]
     return moved(call)
 
 
@@ -57,17 +57,17 @@ def joined(call: TorchCall) -> list[Tensor | None]:
         return []
     labels = [call.full(piece) for piece in tensors_in(pieces)]
     named = {k: v for k, v in call.kwargs.items() if k != "tensors"}
-    places = compressed(call.func(labels, *call.args[1:], **named))
-    if places is not None and call.name in _CAT and _repeats(places):
+    positions = compressed(call.func(labels, *call.args[1:], **named))
+    if positions is not None and call.name in _CAT and _repeats(positions):
         return []
-    return [places]
+    return [positions]
 
 
-def _repeats(places: Tensor) -> bool:
-    """Whether places that change along one dimension have a position twice."""
-    known = places[places >= 0]
-    one_dim = max(places.shape, default=1) == places.numel()
-    return one_dim and places.numel() > 1 and known.unique().numel() < known.numel()
+def _repeats(positions: Tensor) -> bool:
+    """Whether positions that change along one dimension have a position twice."""
+    known = positions[positions >= 0]
+    one_dim = max(positions.shape, default=1) == positions.numel()
+    return one_dim and positions.numel() > 1 and known.unique().numel() < known.numel()
 
 
 def gathered(call: TorchCall) -> list[Tensor | None]:
@@ -76,7 +76,7 @@ def gathered(call: TorchCall) -> list[Tensor | None]:
     if source is None or index is None:
         return []
     dim = call.dim(1, 0, source.ndim)
-    mine, picked = call.places(source), call.places(index)
+    mine, picked = call.positions(source), call.positions(index)
     if mine is not None and picked is not None and mine.shape[dim] == 1:
         merged(call, [source, index])
     if mine is None:
@@ -96,10 +96,10 @@ def picked(call: TorchCall) -> list[Tensor | None]:
 def reordered(call: TorchCall) -> list[Tensor | None]:
     """Rows in a new order, which the last output tells."""
     source = call.tensor(0, "input")
-    if source is None or call.places(source) is None or source.ndim == 0:
+    if source is None or call.positions(source) is None or source.ndim == 0:
         return []
     outputs = call.outputs
     dim = call.dim(2 if call.name == "topk" else 1, -1, source.ndim)
     order = on_host(outputs[-1])
-    places = compressed(torch.take_along_dim(call.full(source), order, dim))
-    return [places] * len(outputs)
+    positions = compressed(torch.take_along_dim(call.full(source), order, dim))
+    return [positions] * len(outputs)

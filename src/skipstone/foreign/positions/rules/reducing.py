@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from skipstone.foreign.positions.calls import TorchCall
-from skipstone.foreign.positions.places import ranked, without
+from skipstone.foreign.positions.position_map import ranked, without
 from skipstone.foreign.positions.rules.elementwise import merged, pointwise
 
 _NORMS = frozenset({"norm", "linalg_norm", "linalg_vector_norm"})
@@ -20,8 +20,8 @@ def reduced(call: TorchCall) -> list[Tensor | None]:
     dims = call.argument(index, "dim")
     if isinstance(dims, Tensor) or "other" in call.kwargs:
         return pointwise(call)
-    places, outputs = call.places(source), call.outputs
-    if places is None or not outputs:
+    positions, outputs = call.positions(source), call.outputs
+    if positions is None or not outputs:
         return []
     if isinstance(dims, int):
         dims = (dims,)
@@ -29,7 +29,7 @@ def reduced(call: TorchCall) -> list[Tensor | None]:
         dims = range(source.ndim)
     chosen = [dim for dim in dims if isinstance(dim, int)]
     keep = outputs[0].ndim == source.ndim
-    return [without(places, chosen, keep=keep)] * len(outputs)
+    return [without(positions, chosen, keep=keep)] * len(outputs)
 
 
 def cosine(call: TorchCall) -> list[Tensor | None]:
@@ -38,23 +38,23 @@ def cosine(call: TorchCall) -> list[Tensor | None]:
     if a is None or b is None:
         return []
     out = call.outputs[0]
-    places = merged(call, [a, b], computed=out)
-    if places is None:
+    positions = merged(call, [a, b], computed=out)
+    if positions is None:
         return []
     dim = call.dim(2, 1, out.ndim + 1)
-    return [without(ranked(places, out.ndim + 1), [dim], keep=False)]
+    return [without(ranked(positions, out.ndim + 1), [dim], keep=False)]
 
 
 def rows_kept(call: TorchCall) -> list[Tensor | None]:
     """``linear``: the last dimension is mixed, the rows stay."""
-    places = call.places(call.tensor(0, "input"))
-    return [] if places is None else [without(places, [-1], keep=True)]
+    positions = call.positions(call.tensor(0, "input"))
+    return [] if positions is None else [without(positions, [-1], keep=True)]
 
 
 def looked_up(call: TorchCall) -> list[Tensor | None]:
     """``embedding``: each id becomes a row."""
-    places = call.places(call.tensor(0, "input"))
-    return [] if places is None else [places.unsqueeze(-1)]
+    positions = call.positions(call.tensor(0, "input"))
+    return [] if positions is None else [positions.unsqueeze(-1)]
 
 
 def matmul(call: TorchCall) -> list[Tensor | None]:
@@ -64,10 +64,10 @@ def matmul(call: TorchCall) -> list[Tensor | None]:
         return []
     rank = max(a.ndim, b.ndim)
     for factor, dim in ((a, -1), (b, -2)):
-        places = call.places(factor)
-        places = None if places is None else without(places, [dim], keep=True)
-        if places is not None:
-            return [ranked(places, rank)]
+        positions = call.positions(factor)
+        positions = None if positions is None else without(positions, [dim], keep=True)
+        if positions is not None:
+            return [ranked(positions, rank)]
     return []
 
 
@@ -76,5 +76,5 @@ def attended(call: TorchCall) -> list[Tensor | None]:
     query, key, value = (call.tensor(i, n) for i, n in enumerate(("query", "key", "value")))
     if key is not None and value is not None and key.shape == value.shape:
         merged(call, [key, value])
-    places = call.places(query)
-    return [] if places is None else [without(places, [-1], keep=True)]
+    positions = call.positions(query)
+    return [] if positions is None else [without(positions, [-1], keep=True)]

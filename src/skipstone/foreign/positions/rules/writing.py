@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from skipstone.foreign.positions.calls import Clash, TorchCall, on_host
-from skipstone.foreign.positions.places import UNKNOWN, compressed, meet, spread
+from skipstone.foreign.positions.position_map import UNKNOWN, compressed, meet, spread
 
 
 def assigned(call: TorchCall) -> list[Tensor | None]:
@@ -18,7 +18,7 @@ def assigned(call: TorchCall) -> list[Tensor | None]:
     index = on_host(call.args[1])
     if call.name == "index_put":
         index = tuple(index)
-    return _written(call, target, value, index, lambda places: places)
+    return _written(call, target, value, index, lambda positions: positions)
 
 
 def index_copied(call: TorchCall) -> list[Tensor | None]:
@@ -28,7 +28,7 @@ def index_copied(call: TorchCall) -> list[Tensor | None]:
         return []
     before = (slice(None),) * call.dim(1, 0, target.ndim)
     value = call.argument(3, "source")
-    return _written(call, target, value, (*before, on_host(index)), lambda places: places)
+    return _written(call, target, value, (*before, on_host(index)), lambda positions: positions)
 
 
 def scattered(call: TorchCall) -> list[Tensor | None]:
@@ -40,7 +40,7 @@ def scattered(call: TorchCall) -> list[Tensor | None]:
     grid = list(torch.meshgrid([torch.arange(n) for n in index.shape], indexing="ij"))
     grid[call.dim(1, 0, target.ndim)] = on_host(index)
     value = call.argument(3, "src")
-    return _written(call, target, value, tuple(grid), lambda places: places[used])
+    return _written(call, target, value, tuple(grid), lambda positions: positions[used])
 
 
 def _written(
@@ -53,8 +53,8 @@ def _written(
     the slots what they are.
     """
     assert isinstance(target, Tensor)
-    known = call.places(target)
-    if not isinstance(value, Tensor) or call.places(value) is None:
+    known = call.positions(target)
+    if not isinstance(value, Tensor) or call.positions(value) is None:
         return [known]
     if known is None and not target.is_floating_point():
         return []  # a new canvas: tokens may come from anywhere
@@ -86,7 +86,7 @@ def _clash(
 
 
 def _fitted(full: Tensor, shape: torch.Size) -> Tensor:
-    """Places of a value, broadcast to the slots it is written into."""
+    """Positions of a value, broadcast to the slots it is written into."""
     while full.ndim > len(shape):
         full = full.squeeze(0)
     return full.expand(shape)
@@ -94,8 +94,8 @@ def _fitted(full: Tensor, shape: torch.Size) -> Tensor:
 
 def _covers(call: TorchCall, target: Tensor, index: Any) -> bool:
     """Whether a write reaches every row whose position is known."""
-    places = call.places(target)
-    if places is None:
+    positions = call.positions(target)
+    if positions is None:
         return True
-    rows = torch.arange(places.numel()).view(places.shape)
-    return spread(rows, target.shape)[index].unique().numel() == places.numel()
+    rows = torch.arange(positions.numel()).view(positions.shape)
+    return spread(rows, target.shape)[index].unique().numel() == positions.numel()

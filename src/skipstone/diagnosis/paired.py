@@ -13,7 +13,7 @@ from skipstone.record import RunRecord, StepRecord, TensorKey, TensorRows, Trace
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
+class PairedTrace:
     """A trace of one sample: A's, with B's count of forwards."""
 
     records: Sequence[RunRecord]
@@ -25,7 +25,7 @@ class Beside:
     @classmethod
     def of(
         cls, trace: Trace, sample: int, steps: Sequence[tuple[StepRecord, StepRecord]]
-    ) -> Beside:
+    ) -> PairedTrace:
         """Take pairs of steps, A's and B's."""
         renamed = tuple(replace(a, forward=b.forward) for a, b in steps)
         record = replace(trace.records[sample], steps=renamed)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.events import event_sentence
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import place
-from skipstone.diagnosis.told import told
 from skipstone.sentence import NOTHING, Code, Sentence
 
 
@@ -15,7 +15,7 @@ def other_ids(case: Case) -> Finding | None:
     A loop may mean to run one step behind its canvas: then both do.
     """
     kind, first = "ids_behind", case.expected.first
-    event = case.told(kind)
+    event = case.event(kind)
     if event is None or first is None or any(e.kind == kind for e in case.record_a.events):
         return None
     here = first.step.forward == event.forward
@@ -26,7 +26,7 @@ def other_ids(case: Case) -> Finding | None:
             "the call was given ids that are not on the canvas: those of the step before"
         ),
         where=place(case.step_b(event.forward), None, event.positions_a[0]),
-        evidence=told(event.message),
+        evidence=event_sentence(event.message),
         experiment=NOTHING,
         proof=Proof.CONSISTENT if here else Proof.OBSERVED,
         remedy=Sentence(

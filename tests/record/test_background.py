@@ -1,4 +1,4 @@
-"""Steps that are written behind the run: the same as those written at once, and none is lost."""
+"""Steps that are written in the background: the same as those written at once, and none is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from skipstone.engine.observe import Observers, StepView
 from skipstone.errors import TraceError
 from skipstone.models.load import Model
 from skipstone.record import TraceWriter, open_trace
-from skipstone.record.behind import Behind
+from skipstone.record.background import Background
 from skipstone.record.trace import Taken
 from skipstone.tracing import Recorder
 from skipstone.tracing.record.decisions import Decisions
@@ -37,23 +37,23 @@ def taken(forward: int) -> Taken:
 
 
 def test_pieces_are_done_in_order_and_all_of_them() -> None:
-    behind, done = Behind(), list[int]()
+    background, done = Background(), list[int]()
     for i in range(100):
-        behind.add(lambda i=i: done.append(i))
+        background.add(lambda i=i: done.append(i))
         assert i - len(done) <= 1
-    behind.finish()
+    background.finish()
     assert done == list(range(100))
-    behind.add(lambda: done.append(-1))
-    behind.finish()
+    background.add(lambda: done.append(-1))
+    background.finish()
     assert done[-1] == -1
 
 
 def test_nobody_waits_for_a_piece() -> None:
-    behind, gate = Behind(), threading.Event()
-    behind.add(lambda: _true(gate.wait(5)))
+    background, gate = Background(), threading.Event()
+    background.add(lambda: _true(gate.wait(5)))
     assert not gate.is_set()
     gate.set()
-    behind.finish()
+    background.finish()
 
 
 def _true(value: bool) -> None:
@@ -64,21 +64,21 @@ def fail() -> None:
     raise ValueError("torn")
 
 
-CALLS_OF_BEHIND: dict[str, Callable[[Behind], None]] = {
-    "add": lambda behind: behind.add(lambda: _true(False)),
-    "wait": Behind.wait,
-    "finish": Behind.finish,
+CALLS_OF_BACKGROUND: dict[str, Callable[[Background], None]] = {
+    "add": lambda background: background.add(lambda: _true(False)),
+    "wait": Background.wait,
+    "finish": Background.finish,
 }
 
 
-@pytest.mark.parametrize("then", CALLS_OF_BEHIND)
+@pytest.mark.parametrize("then", CALLS_OF_BACKGROUND)
 def test_a_failure_is_told_once_and_what_is_handed_over_then_is_not_taken(then: str) -> None:
-    behind = Behind()
-    behind.add(fail)
+    background = Background()
+    background.add(fail)
     with pytest.raises(ValueError, match="torn"):
-        CALLS_OF_BEHIND[then](behind)
-    behind.wait()
-    behind.finish()
+        CALLS_OF_BACKGROUND[then](background)
+    background.wait()
+    background.finish()
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -90,10 +90,10 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def test_a_thread_ends_with_its_owner_even_if_its_own_work_held_it() -> None:
     before = threading.active_count()
-    behind = Behind()
-    behind.add(lambda held=behind: _true(held is not None))
+    background = Background()
+    background.add(lambda held=background: _true(held is not None))
     assert threading.active_count() == before + 1
-    del behind
+    del background
 
     def ended() -> bool:
         gc.collect()

@@ -36,13 +36,13 @@ SHAPES = (
 """Templates of events, the outermost first; a ``beginning`` has a shape of its own."""
 
 
-def told(message: str) -> Sentence:
+def event_sentence(message: str) -> Sentence:
     """The sentence that an event was written as."""
     for template in SHAPES:
         found = _pattern(template).fullmatch(message)
         if found:
             values = {
-                name: told(text) if name == "beginning" else Code(text)
+                name: event_sentence(text) if name == "beginning" else Code(text)
                 for name, text in found.groupdict().items()
             }
             return Sentence(template, **values)

@@ -1,4 +1,4 @@
-"""A thread that does work behind the back of whoever hands it over."""
+"""A thread that works in the background, one piece after the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Todo = SimpleQueue[Work | None]
 _Done = SimpleQueue[BaseException | None]
 
 
-class Behind:
+class Background:
     """Does pieces of work in order on a thread of its own; at most one piece is not done yet.
 
     The executor of the standard library does this too, but takes twice as long to hand over a

@@ -14,28 +14,28 @@ from torch import Tensor
 V = TypeVar("V")
 
 
-class _Beside(weakref.ref[Tensor]):
+class _ValueRef(weakref.ref[Tensor]):
     """A weak reference that carries a value."""
 
     value: object = None
 
 
-def put_beside(tensor: Tensor, value: object) -> None:
+def set_value(tensor: Tensor, value: object) -> None:
     """Have a value go along with a tensor, in place of one of its type."""
     for held in weakref.getweakrefs(tensor):
-        if isinstance(held, _Beside) and type(held.value) is type(value):
+        if isinstance(held, _ValueRef) and type(held.value) is type(value):
             held.value = value
             return
-    reference = _Beside(tensor)
+    reference = _ValueRef(tensor)
     reference.value = value
     # Somebody has to hold the reference until the tensor goes.
     weakref.finalize(tensor, _let_go, reference)
 
 
-def beside(tensor: Tensor, kind: type[V]) -> V | None:
+def value_of(tensor: Tensor, kind: type[V]) -> V | None:
     """The value of a type that goes along with a tensor; None if there is none."""
     for held in weakref.getweakrefs(tensor):
-        if isinstance(held, _Beside) and isinstance(held.value, kind):
+        if isinstance(held, _ValueRef) and isinstance(held.value, kind):
             return held.value
     return None
 

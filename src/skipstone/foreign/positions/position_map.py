@@ -1,11 +1,11 @@
 """Which absolute token position each row of a tensor stands for.
 
-*Places* say it: an int32 tensor on the host with as many dimensions as the tensor it speaks of, of
-size 1 in every dimension along which the position does not change, and -1 where it is not known.
-States [B, L, D] have places [1, L, 1]; after ``states[0, 5]`` they are [1], a single position for
-the whole vector: a *point*.
+The positions of a tensor are an int32 tensor on the host with as many dimensions, of size 1 in
+every dimension along which the position does not change, and -1 where it is not known. States
+[B, L, D] have positions [1, L, 1]; after ``states[0, 5]`` they are [1], a single position for the
+whole vector: a *point*.
 
-Places travel beside the tensors in a ledger that keeps nothing alive.
+The position map has the positions of all tensors that are alive, and keeps none of them alive.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 UNKNOWN = -1
 
 
-def spread(places: Tensor, shape: Sequence[int]) -> Tensor:
-    """Places of every single element of a tensor of this shape, as a view."""
-    return places.expand(tuple(shape))
+def spread(positions: Tensor, shape: Sequence[int]) -> Tensor:
+    """Positions of every single element of a tensor of this shape, as a view."""
+    return positions.expand(tuple(shape))
 
 
 def compressed(full: Tensor) -> Tensor | None:
-    """Places from those of every single element; None if no position is known."""
+    """Positions from those of every single element; None if no position is known."""
     for dim, size in enumerate(full.shape):
         if size < 2:
             continue
@@ -36,39 +36,39 @@ def compressed(full: Tensor) -> Tensor | None:
     return full if known(full) else None
 
 
-def known(places: Tensor) -> bool:
+def known(positions: Tensor) -> bool:
     """Whether any position is known."""
-    return places.numel() > 0 and int(places.max()) >= 0
+    return positions.numel() > 0 and int(positions.max()) >= 0
 
 
-def ranked(places: Tensor, rank: int) -> Tensor:
-    """The same places with dimensions of size 1 before, as broadcasting adds them."""
-    missing = rank - places.ndim
-    return places.view((1,) * missing + tuple(places.shape)) if missing else places
+def ranked(positions: Tensor, rank: int) -> Tensor:
+    """The same positions with dimensions of size 1 before, as broadcasting adds them."""
+    missing = rank - positions.ndim
+    return positions.view((1,) * missing + tuple(positions.shape)) if missing else positions
 
 
-def fits(places: Tensor, tensor: Tensor) -> bool:
-    """Whether places can be those of a tensor of this shape."""
-    if places.ndim > tensor.ndim:
+def fits(positions: Tensor, tensor: Tensor) -> bool:
+    """Whether positions can be those of a tensor of this shape."""
+    if positions.ndim > tensor.ndim:
         return False
-    sizes = zip(reversed(places.shape), reversed(tensor.shape), strict=False)
+    sizes = zip(reversed(positions.shape), reversed(tensor.shape), strict=False)
     return all(p in (1, n) for p, n in sizes)
 
 
-def is_point(places: Tensor) -> bool:
+def is_point(positions: Tensor) -> bool:
     """Whether the whole tensor stands for one position."""
-    return places.numel() == 1
+    return positions.numel() == 1
 
 
-def without(places: Tensor, dims: Sequence[int], *, keep: bool) -> Tensor | None:
-    """Places after a reduction over ``dims``: a position survives if all that went in had it."""
-    left = places
+def without(positions: Tensor, dims: Sequence[int], *, keep: bool) -> Tensor | None:
+    """Positions after a reduction over ``dims``: a position survives if all that went in had it."""
+    left = positions
     for dim in dims:
         if left.shape[dim] > 1:
             low, high = left.amin(dim, keepdim=True), left.amax(dim, keepdim=True)
             left = torch.where(low == high, low, UNKNOWN)
     if not keep:
-        gone = {dim % places.ndim for dim in dims}
+        gone = {dim % positions.ndim for dim in dims}
         left = left.reshape([size for d, size in enumerate(left.shape) if d not in gone])
     return left if known(left) else None
 
@@ -76,14 +76,14 @@ def without(places: Tensor, dims: Sequence[int], *, keep: bool) -> Tensor | None
 class Meeting(NamedTuple):
     """What comes of combining two tensors element by element."""
 
-    places: Tensor | None
+    positions: Tensor | None
     """Of the result; None if no position is left."""
     clash: Tensor | None
-    """bool, in the shape of the places: rows of different positions met; None if nowhere."""
+    """bool, in the shape of the positions: rows of different positions met; None if nowhere."""
 
 
 def meet(a: Tensor, b: Tensor) -> Meeting:
-    """Combine places as broadcasting does.
+    """Combine positions as broadcasting does.
 
     Two tensors meet row by row if their positions change along a common dimension, or if each is a
     point. Anything else (one row with many, queries with keys) is an outer combination: nothing
@@ -98,8 +98,8 @@ def meet(a: Tensor, b: Tensor) -> Meeting:
         one_sided = b if not along_a else a if not along_b else None
         return Meeting(one_sided, None)
     clash = (a >= 0) & (b >= 0) & (a != b)
-    places = torch.where(clash, UNKNOWN, torch.maximum(a, b))
-    return Meeting(places if known(places) else None, clash if bool(clash.any()) else None)
+    positions = torch.where(clash, UNKNOWN, torch.maximum(a, b))
+    return Meeting(positions if known(positions) else None, clash if bool(clash.any()) else None)
 
 
 Ref = weakref.ref[Tensor]
@@ -108,7 +108,7 @@ Ref = weakref.ref[Tensor]
 class Tag(NamedTuple):
     """What is known about a tensor."""
 
-    places: Tensor
+    positions: Tensor
     base: Ref | None = None
     """The larger tensor that this one was cut from; None if it was not."""
     canvas: int | None = None
@@ -122,7 +122,7 @@ _MANY = 1 << 14
 
 
 class PositionMap:
-    """Tags of the tensors that are alive, by identity."""
+    """Positions of the tensors that are alive, and what else is known of these, by identity."""
 
     def __init__(self) -> None:
         """Know nothing."""
@@ -138,23 +138,23 @@ class PositionMap:
         return found[1] if found is not None and found[0]() is tensor else None
 
     def set(self, tensor: Tensor, tag: Tag) -> None:
-        """Note what is known about a tensor; equal places become one and the same tensor."""
-        self.note(tensor, tag._replace(places=self.one(tag.places)))
+        """Note what is known about a tensor; equal positions become one and the same tensor."""
+        self.note(tensor, tag._replace(positions=self.one(tag.positions)))
 
     def note(self, tensor: Tensor, tag: Tag) -> None:
-        """The same for places that are that one tensor already."""
+        """The same for positions that are that one tensor already."""
         tags = self._tags
         tags[id(tensor)] = (weakref.ref(tensor), tag)
         if len(tags) > self._many:
             self._tags = {key: held for key, held in tags.items() if held[0]() is not None}
             self._many = max(_MANY, 2 * len(self._tags))
 
-    def one(self, places: Tensor) -> Tensor:
-        """The one tensor that stands for all places with this content."""
-        if id(places) in self._ones:
-            return places
-        content = (tuple(places.shape), places.numpy().tobytes())
-        one = self._one.setdefault(content, places)
+    def one(self, positions: Tensor) -> Tensor:
+        """The one tensor that stands for all positions with this content."""
+        if id(positions) in self._ones:
+            return positions
+        content = (tuple(positions.shape), positions.numpy().tobytes())
+        one = self._one.setdefault(content, positions)
         self._ones.add(id(one))
         return one
 
