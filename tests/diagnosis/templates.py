@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from string import Formatter
 from typing import get_args
 
-from skipstone.diagnosis.deviation import Kind
+from skipstone.diagnosis.deviation import DeviationKind
 from skipstone.diagnosis.events import SHAPES
 from skipstone.record import Tap
 from skipstone.sentence import Sentence
@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "skipstone"
 
 def templates() -> set[str]:
     """The templates of all sentences: literals, those that a name stands for, and the kinds."""
-    found = {*SHAPES, *get_args(Kind), *(tap.value for tap in Tap), *_TENSORS}
+    found = {*SHAPES, *get_args(DeviationKind), *(tap.value for tap in Tap), *_TENSORS}
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if path.name != "sentence.py":

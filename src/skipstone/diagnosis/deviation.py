@@ -21,7 +21,7 @@ from skipstone.diff import logit_gap as gap
 from skipstone.diff.states import computed
 from skipstone.record import RunRecord, StepRecord, Tap, TensorKey, Trace
 
-Kind = Literal[
+DeviationKind = Literal[
     "rows",
     "refresh",
     "similarity",
@@ -43,7 +43,7 @@ Kind = Literal[
 class Deviation:
     """One quantity of one step that is not what it should be."""
 
-    kind: Kind
+    kind: DeviationKind
     step: StepRecord
     """As it was recorded."""
     expected: StepRecord | None
@@ -239,7 +239,7 @@ def tensor_deviations(
     return found
 
 
-_KINDS: dict[Tap, Kind] = {
+_KINDS: dict[Tap, DeviationKind] = {
     Tap.KEY: "key",
     Tap.VALUE: "value",
     Tap.STATE: "state",

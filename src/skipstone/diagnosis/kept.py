@@ -25,7 +25,7 @@ _MOST = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class StaleRows:
     """Rows to which B's layer adds what is old, and A's does not."""
 
     step: StepRecord
@@ -46,7 +46,7 @@ class _Side:
     record: RunRecord
 
 
-def kept(case: Case) -> Kept | None:
+def kept(case: Case) -> StaleRows | None:
     """Whether the first wrong states are those of a layer that adds what it has added before."""
     step, born = case.tensors.step, case.tensors.born
     states = [d for d in born if d.kind == "state" and d.layer]
@@ -62,7 +62,7 @@ def kept(case: Case) -> Kept | None:
     if not only_b or len(only_b) + renewed < _MOST * wrong.size:
         return None
     positions = np.array(sorted(only_b))
-    return Kept(step, layer, only_b[int(positions[0])], positions, renewed, wrong.size)
+    return StaleRows(step, layer, only_b[int(positions[0])], positions, renewed, wrong.size)
 
 
 def _old(side: _Side, step: StepRecord, layer: int, wrong: np.ndarray) -> dict[int, int]:

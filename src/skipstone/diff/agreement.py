@@ -18,7 +18,7 @@ from skipstone.quoting import shown
 Level = Literal["answer", "token", "decision"]
 """What has to be the same: the text up to EOS; every final token; every commit in every step."""
 
-Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+AuditVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 _MOST_PROMPTS = 10_000_000
 
@@ -108,7 +108,7 @@ class Judgement:
         return self.disagreements / self.total
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> AuditVerdict:
         """PASS needs the whole interval within the budget; FAIL, a rate that is over it."""
         if self.high <= self.budget:
             return "PASS"

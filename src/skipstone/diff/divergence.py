@@ -12,7 +12,7 @@ from skipstone.diff.align import Pair
 from skipstone.record.candidates import Candidate
 from skipstone.record.schema import StepRecord
 
-Kind = Literal["committed_set", "token", "stop"]
+DivergenceKind = Literal["committed_set", "token", "stop"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Divergence:
     step: int
     position: int
     """Absolute position on the canvas; where several differ, the first of them."""
-    kind: Kind
+    kind: DivergenceKind
     """Other positions were committed; another token was; or only one run made this step."""
     a: Candidate | None
     """What A knew about this position in this step; None if it had no scores for it."""
@@ -74,7 +74,7 @@ def first_decision(pairs: Iterable[Pair]) -> Divergence | None:
     return None
 
 
-def _difference(a: StepRecord, b: StepRecord) -> tuple[Kind, int] | None:
+def _difference(a: StepRecord, b: StepRecord) -> tuple[DivergenceKind, int] | None:
     """What two steps decide differently, and where."""
     if a.committed != b.committed:
         return "committed_set", min(set(a.committed) ^ set(b.committed))
@@ -92,7 +92,7 @@ def _tokens(step: StepRecord) -> np.ndarray:
     return step.candidates.token[step.candidates.committed]
 
 
-def _divergence(at: StepRecord, kind: Kind, position: int, pair: Pair) -> Divergence:
+def _divergence(at: StepRecord, kind: DivergenceKind, position: int, pair: Pair) -> Divergence:
     a, b = pair.a, pair.b
     return Divergence(
         block=at.block,

@@ -15,7 +15,7 @@ from skipstone.quoting import shown
 from skipstone.report.facts import verdict
 from skipstone.report.runs import Study
 from skipstone.report.theme import config, painted
-from skipstone.report.words import Text, in_language, words
+from skipstone.report.words import Phrase, in_language, words
 
 
 @dataclass(frozen=True)
@@ -91,5 +91,5 @@ def _template() -> Template:
     return environment.get_template("notebook.html")
 
 
-def _english(text: Text) -> str:
+def _english(text: Phrase) -> str:
     return in_language(text, "en")

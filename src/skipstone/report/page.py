@@ -16,7 +16,7 @@ from skipstone.report.payload import payload
 from skipstone.report.runs import Study
 from skipstone.report.theme import style_sheet
 from skipstone.report.views import VIEWS
-from skipstone.report.words import LANGUAGES, Say, Text, in_language, say, template, words
+from skipstone.report.words import LANGUAGES, Phrase, Say, in_language, say, template, words
 from skipstone.sentence import Code, Sentence
 from skipstone.version import __version__
 
@@ -89,7 +89,7 @@ def _breakable(spec: str) -> Markup:
     return Markup(",<wbr>").join(spec.split(","))
 
 
-def _spoken(text: Text) -> Markup:
+def _spoken(text: Phrase) -> Markup:
     """A text in every language, of which the page shows one; plain text as it is."""
     if not isinstance(text, (Say, Sentence)):
         return Markup("<bdi>{}</bdi>").format(text)

@@ -17,7 +17,7 @@ Word = Callable[[str], str]
 """The text of a key in the reader's language."""
 
 Cell = int | float | str | None
-Row = dict[str, Cell]
+TableRow = dict[str, Cell]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +98,13 @@ class Table:
     needs: str = ""
     """A column; rows that have nothing in it are left out."""
 
-    def rows(self, word: Word, step: int = 0) -> list[Row]:
+    def rows(self, word: Word, step: int = 0) -> list[TableRow]:
         """The rows of one step."""
         return [
             row for row in self._rows(word, step) if not self.needs or row[self.needs] is not None
         ]
 
-    def _rows(self, word: Word, step: int) -> Iterator[Row]:
+    def _rows(self, word: Word, step: int) -> Iterator[TableRow]:
         first = self.ends[step - 1] if step else 0
         for i in range(first, self.ends[step]):
             yield {name: column.cell(i, word) for name, column in self.columns.items()}

@@ -54,7 +54,7 @@ class Say:
     """Numbers, texts, or more to say."""
 
 
-Text = Say | Sentence | str
+Phrase = Say | Sentence | str
 """Words of the report, a sentence of a rule, or text that is the same in every language."""
 
 
@@ -65,7 +65,7 @@ def template(text: Say | Sentence, language: str) -> str:
     return sentences(language).get(text.template, text.template)
 
 
-def in_language(text: Text, language: str) -> str:
+def in_language(text: Phrase, language: str) -> str:
     """A text as it is said in a language."""
     if not isinstance(text, (Say, Sentence)):
         return text

@@ -12,7 +12,7 @@ from skipstone.sweep.summary import Recommendation, Summary
 if TYPE_CHECKING:
     import altair as alt
 
-Row = dict[str, object]
+ChartRow = dict[str, object]
 
 # Okabe and Ito: told apart with any kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -115,13 +115,13 @@ def save_png(chart: alt.TopLevelMixin, path: Path) -> None:
     chart.save(str(path), format="png", scale_factor=2)
 
 
-def _marks(rows: Sequence[Row], key: str, marks: Sequence[str]) -> dict[str, str]:
+def _marks(rows: Sequence[ChartRow], key: str, marks: Sequence[str]) -> dict[str, str]:
     """A mark for each value of a key."""
     values = dict.fromkeys(str(row[key]) for row in rows)
     return {value: marks[i % len(marks)] for i, value in enumerate(values)}
 
 
-def _row(s: Summary, *, on_front: bool) -> Row:
+def _row(s: Summary, *, on_front: bool) -> ChartRow:
     pairs = dict(pair.split("=", 1) for pair in s.setting.split() if "=" in pair)
     return {
         "setting": s.setting,

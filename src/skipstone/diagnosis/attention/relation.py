@@ -14,7 +14,7 @@ import numpy as np
 from skipstone.diagnosis.attention.pairing import other_pairs
 from skipstone.diagnosis.grids import grid
 
-Kind = Literal[
+RelationKind = Literal[
     "scaled",
     "heads",
     "rounded",
@@ -26,7 +26,7 @@ Kind = Literal[
     "pairs",
     "constant",
 ]
-TURNS: frozenset[Kind] = frozenset(("rows", "shift", "stretch", "base", "turned", "pairs"))
+TURNS: frozenset[RelationKind] = frozenset(("rows", "shift", "stretch", "base", "turned", "pairs"))
 """Rotations by other angles than A's."""
 
 # Relative, of values that were not rounded on the way.
@@ -42,7 +42,7 @@ _FEWEST = 4
 class Relation:
     """How B's rows follow from A's."""
 
-    kind: Kind
+    kind: RelationKind
     amount: float = float("nan")
     """The factor of a scale or a stretch, or the positions of a shift."""
     format: str = ""

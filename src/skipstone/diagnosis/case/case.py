@@ -19,7 +19,7 @@ from skipstone.diagnosis.case.loops import Loops
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.proof import Proving
 from skipstone.diagnosis.case.runs import Runs
-from skipstone.diagnosis.case.tensors import Tensors
+from skipstone.diagnosis.case.tensors import ComparedTensors
 from skipstone.diagnosis.experiment import Experiment, Lab
 from skipstone.record import Event, RunRecord, StepRecord, Trace
 from skipstone.sentence import Sentence
@@ -48,7 +48,9 @@ class Case:
         self.noise = Noise(self.runs, self.inquiry, self.divergence)
         self.loops = Loops(self.runs, self.divergence, self.noise)
         self.expected = Expected(self.runs, self.inquiry, self.divergence, self.noise)
-        self.tensors = Tensors(self.runs, self.inquiry, self.divergence, self.noise, self.expected)
+        self.tensors = ComparedTensors(
+            self.runs, self.inquiry, self.divergence, self.noise, self.expected
+        )
         self.attention = Attending(self.runs, self.divergence, self.noise, self.expected)
         self.proof = Proving(
             self.runs, self.inquiry, self.divergence, self.noise, self.expected, self.tensors

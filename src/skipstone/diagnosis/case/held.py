@@ -15,12 +15,12 @@ from typing import Literal
 
 import numpy as np
 
-from skipstone.diagnosis.case.tensors import Tensors
+from skipstone.diagnosis.case.tensors import ComparedTensors
 from skipstone.diagnosis.deviation import Deviation
 from skipstone.diagnosis.fit import head_widths, nearest
 from skipstone.record import Tap, TensorKey, Trace
 
-Kind = Literal["zeros", "old", "heads", "swapped", "layer", "shift", "request", "elsewhere"]
+HeldKind = Literal["zeros", "old", "heads", "swapped", "layer", "shift", "request", "elsewhere"]
 
 # Rows are the same if this close, and clearly closer than to what they should be.
 _SAME = 1e-3
@@ -43,7 +43,7 @@ _LOOKED_AT = 32
 class Held:
     """What wrong rows hold."""
 
-    kind: Kind
+    kind: HeldKind
     wrong: tuple[Deviation, ...]
     """All wrong keys and values of the step."""
     first: Deviation
@@ -79,7 +79,7 @@ Explains = Callable[[_Wrong], np.ndarray]
 """Which rows of a tensor a hypothesis explains, bool [N]."""
 
 
-def held(tensors: Tensors) -> Held | None:
+def held(tensors: ComparedTensors) -> Held | None:
     """What the wrong keys and values of the step in question hold; None if nothing explains it."""
     if tensors.recorded is None or tensors.expected is None:
         return None
@@ -87,7 +87,7 @@ def held(tensors: Tensors) -> Held | None:
     found.sort(key=lambda d: (d.layer or 0, d.kind))
     wrong = [rows for d in found if (rows := _wrong(tensors, d)) is not None]
     total = sum(rows.positions.size for rows in wrong)
-    best: tuple[float, Kind, int, list[np.ndarray]] | None = None
+    best: tuple[float, HeldKind, int, list[np.ndarray]] | None = None
     for kind, other, explains in _hypotheses(tensors):
         masks = [explains(rows) for rows in wrong]
         share = sum(int(mask.sum()) for mask in masks) / max(1, total)
@@ -108,7 +108,7 @@ def held(tensors: Tensors) -> Held | None:
     )
 
 
-def _hypotheses(tensors: Tensors) -> Iterator[tuple[Kind, int, Explains]]:
+def _hypotheses(tensors: ComparedTensors) -> Iterator[tuple[HeldKind, int, Explains]]:
     """Each with its number, the plainest first."""
     assert tensors.recorded is not None
     yield "zeros", 0, lambda rows: np.asarray(~rows.values_NW.any(1))
@@ -129,7 +129,7 @@ def _hypotheses(tensors: Tensors) -> Iterator[tuple[Kind, int, Explains]]:
         yield "request", request, partial(_is_anywhere_of_a_request, tensors, request)
 
 
-def _earlier(tensors: Tensors) -> list[int]:
+def _earlier(tensors: ComparedTensors) -> list[int]:
     """Forwards whose keys and values may be left: the ones before, and those before a refresh."""
     steps = [s for s in tensors.runs.record_b.steps if s.forward < tensors.focus]
     length = tensors.runs.record_b.length
@@ -139,7 +139,7 @@ def _earlier(tensors: Tensors) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def _is_older(tensors: Tensors, forward: int, rows: _Wrong) -> np.ndarray:
+def _is_older(tensors: ComparedTensors, forward: int, rows: _Wrong) -> np.ndarray:
     """Rows that were computed, or renewed, and are still those of an earlier forward."""
     key = rows.key._replace(forward=forward)
     assert tensors.recorded is not None
@@ -153,7 +153,7 @@ def _is_older(tensors: Tensors, forward: int, rows: _Wrong) -> np.ndarray:
     return found | (since & rows.equal(own))
 
 
-def _is_any_older(tensors: Tensors, rows: _Wrong) -> np.ndarray:
+def _is_any_older(tensors: ComparedTensors, rows: _Wrong) -> np.ndarray:
     """Rows that B's cache held at some time before they were computed again, bit for bit.
 
     Those of a block were written in each of its steps, those beside it only once.
@@ -164,14 +164,14 @@ def _is_any_older(tensors: Tensors, rows: _Wrong) -> np.ndarray:
     return np.any([_is_older(tensors, forward, rows) for forward in earlier], axis=0) & (since > 0)
 
 
-def _is_of_a_layer(tensors: Tensors, rows: _Wrong) -> np.ndarray:
+def _is_of_a_layer(tensors: ComparedTensors, rows: _Wrong) -> np.ndarray:
     layers = range(1, tensors.runs.record_b.header.num_layers + 1)
     keys = (rows.key._replace(layer=layer) for layer in layers if layer != rows.key.layer)
     masks = [rows.equal(_right(tensors, key, rows.positions)) for key in keys]
     return np.any(masks, axis=0) if masks else rows.equal(None)
 
 
-def _is_of_other_heads(tensors: Tensors, rows: _Wrong) -> np.ndarray:
+def _is_of_other_heads(tensors: ComparedTensors, rows: _Wrong) -> np.ndarray:
     """Rows whose heads are the right ones in another order."""
     right_NW = _right(tensors, rows.key, rows.positions)
     found = rows.equal(None)
@@ -194,7 +194,7 @@ def _rolled(right_NW: np.ndarray, heads: int, by: int) -> np.ndarray:
     return np.roll(right_NW.reshape(len(right_NW), heads, -1), by, 1).reshape(right_NW.shape)
 
 
-def _layer_of(tensors: Tensors, rows: _Wrong) -> int:
+def _layer_of(tensors: ComparedTensors, rows: _Wrong) -> int:
     """The layer whose rows these are."""
     for layer in range(1, tensors.runs.record_b.header.num_layers + 1):
         key = rows.key._replace(layer=layer)
@@ -203,11 +203,11 @@ def _layer_of(tensors: Tensors, rows: _Wrong) -> int:
     return 0
 
 
-def _is_moved(tensors: Tensors, by: int, rows: _Wrong) -> np.ndarray:
+def _is_moved(tensors: ComparedTensors, by: int, rows: _Wrong) -> np.ndarray:
     return rows.equal(_right(tensors, rows.key, rows.positions + by))
 
 
-def _is_of_a_request(tensors: Tensors, request: int, rows: _Wrong) -> np.ndarray:
+def _is_of_a_request(tensors: ComparedTensors, request: int, rows: _Wrong) -> np.ndarray:
     """Rows that another request has at the same positions, now or when they were computed."""
     assert tensors.recorded is not None
     trace, _ = tensors.recorded
@@ -219,7 +219,7 @@ def _is_of_a_request(tensors: Tensors, request: int, rows: _Wrong) -> np.ndarray
     return np.any([rows.equal(store) for store in stores], axis=0)
 
 
-def _is_anywhere_of_a_request(tensors: Tensors, request: int, rows: _Wrong) -> np.ndarray:
+def _is_anywhere_of_a_request(tensors: ComparedTensors, request: int, rows: _Wrong) -> np.ndarray:
     """Rows that another request has at any position: prompts are of different lengths."""
     assert tensors.recorded is not None
     store = tensors.recorded[0].tensor(request, rows.key)
@@ -228,11 +228,11 @@ def _is_anywhere_of_a_request(tensors: Tensors, request: int, rows: _Wrong) -> n
     return rows.equal(store.values[nearest(rows.values_NW, store.values).rows])
 
 
-def _is_anywhere(tensors: Tensors, rows: _Wrong) -> np.ndarray:
+def _is_anywhere(tensors: ComparedTensors, rows: _Wrong) -> np.ndarray:
     return rows.equal(_nearest(tensors, rows)[1])
 
 
-def _nearest(tensors: Tensors, rows: _Wrong) -> tuple[np.ndarray, np.ndarray | None]:
+def _nearest(tensors: ComparedTensors, rows: _Wrong) -> tuple[np.ndarray, np.ndarray | None]:
     """Positions [N] of the right rows that wrong ones are nearest to, and these rows [N, W]."""
     everywhere = np.arange(tensors.runs.record_b.length)
     right = _right(tensors, rows.key, everywhere)
@@ -244,7 +244,7 @@ def _nearest(tensors: Tensors, rows: _Wrong) -> tuple[np.ndarray, np.ndarray | N
 
 
 def _owners(
-    tensors: Tensors, rows: _Wrong, explained: np.ndarray, kind: Kind, by: int
+    tensors: ComparedTensors, rows: _Wrong, explained: np.ndarray, kind: HeldKind, by: int
 ) -> tuple[tuple[int, int], ...]:
     """Each explained position with the one whose row it holds."""
     if kind not in ("shift", "elsewhere"):
@@ -258,7 +258,7 @@ def _swapped(key: TensorKey) -> TensorKey:
     return key._replace(tap=Tap.VALUE if key.tap is Tap.KEY else Tap.KEY)
 
 
-def _wrong(tensors: Tensors, deviation: Deviation) -> _Wrong | None:
+def _wrong(tensors: ComparedTensors, deviation: Deviation) -> _Wrong | None:
     """The rows of a deviation, beside what they should be."""
     assert tensors.recorded is not None
     key = TensorKey(tensors.focus, Tap(deviation.kind), deviation.layer or 0)
@@ -270,7 +270,7 @@ def _wrong(tensors: Tensors, deviation: Deviation) -> _Wrong | None:
     return _Wrong(deviation, key, positions, values, _apart(values, right))
 
 
-def _right(tensors: Tensors, key: TensorKey, positions: np.ndarray) -> np.ndarray | None:
+def _right(tensors: ComparedTensors, key: TensorKey, positions: np.ndarray) -> np.ndarray | None:
     """What rows should be, [N, W]: cached ones given the run, computed ones given B's own input.
 
     NaN where it is not known; None if it is known nowhere.

@@ -11,14 +11,14 @@ from skipstone.diagnosis.case.expected import Expected
 from skipstone.diagnosis.case.inquiry import Inquiry
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.runs import Runs
-from skipstone.diagnosis.case.tensors import Tensors
-from skipstone.diagnosis.deviation import Deviation, Kind, decision_deviations
+from skipstone.diagnosis.case.tensors import ComparedTensors
+from skipstone.diagnosis.deviation import Deviation, DeviationKind, decision_deviations
 from skipstone.diagnosis.experiment import Choice, Follow
 from skipstone.record import RunRecord, StepRecord, Trace
 
 _LED: frozenset[Choice] = frozenset(("rows", "skip"))
 # What only a commit rule can say.
-_RULED: frozenset[Kind] = frozenset(("commit", "end"))
+_RULED: frozenset[DeviationKind] = frozenset(("commit", "end"))
 
 
 @dataclass(eq=False)
@@ -30,7 +30,7 @@ class Proving:
     divergence: Parting
     noise: Noise
     expected: Expected
-    tensors: Tensors
+    tensors: ComparedTensors
 
     @cached_property
     def fault_removed(self) -> bool | None:
@@ -90,7 +90,9 @@ class Proving:
         led = Follow("b", settings, window, led=_LED, patches=patches, patch_name=name, keys=keys)
         return self.reproduces(self.inquiry.ask(led))
 
-    def reproduces(self, trace: Trace | None, besides: Collection[Kind] = ()) -> bool | None:
+    def reproduces(
+        self, trace: Trace | None, besides: Collection[DeviationKind] = ()
+    ) -> bool | None:
         """Whether a led run scores the focus as B did, within noise; None if it is not known.
 
         Args:
@@ -103,7 +105,11 @@ class Proving:
         return self._same(self.runs.record_b, step, trace, besides)
 
     def _same(
-        self, record: RunRecord, step: StepRecord, trace: Trace, besides: Collection[Kind] = ()
+        self,
+        record: RunRecord,
+        step: StepRecord,
+        trace: Trace,
+        besides: Collection[DeviationKind] = (),
     ) -> bool | None:
         """Whether a led run gives a recorded step, within noise; commits if their rule is known."""
         other = next((s for s in trace.records[0].steps if s.forward == step.forward), None)

@@ -27,7 +27,7 @@ _NO_INPUTS = OF_ATTENTION | {Tap.LOGITS, Tap.UNGUIDED, Tap.SKETCH}
 
 
 @dataclass(eq=False)
-class Tensors:
+class ComparedTensors:
     """B's tensors in the focus, beside what they should be."""
 
     runs: Runs

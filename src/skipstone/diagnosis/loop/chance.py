@@ -12,7 +12,7 @@ import numpy as np
 
 from skipstone.diagnosis.loop.choice import places, within
 from skipstone.diagnosis.loop.evidence import Evidence
-from skipstone.diagnosis.loop.rule import CommitRule, Confidence, Draw
+from skipstone.diagnosis.loop.rule import Confidence, Draw, LoopRule
 from skipstone.diagnosis.loop.sheet import confidences
 
 # Fewer choices than these show nothing.
@@ -105,7 +105,7 @@ def _passed_over_by_chance(evidence: Evidence, draw: Draw) -> bool:
     return len(known) < _ENOUGH or not all(known)
 
 
-def ordered_by_chance(evidence: Evidence, rule: CommitRule) -> bool:
+def ordered_by_chance(evidence: Evidence, rule: LoopRule) -> bool:
     """Whether the ranks of what was committed, by probability, are those of chance."""
     score, variance, choices = 0.0, 0.0, 0
     where = places(evidence.decisions, rule.region)

@@ -47,7 +47,7 @@ class BlockProgress:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class StepChoice:
     """The choice of one step, under a draw, a confidence and a region that allow it."""
 
     order: np.ndarray
@@ -121,7 +121,7 @@ def choice(
     confidence: Confidence,
     inside_C: np.ndarray,
     mask_id: int,
-) -> Choice | None:
+) -> StepChoice | None:
     """How a step chose; None if these parts of a rule do not allow what it did."""
     done_C = decision.committed
     proposed = proposals.token_C[done_C] == decision.written_C[done_C]
@@ -145,7 +145,7 @@ def choice(
     hidden = value_C[hidden_C]
     count = int(done_C.sum())
     known_C = inside_C & ~np.isnan(value_C)
-    return Choice(
+    return StepChoice(
         order=np.sort(value_C[known_C])[::-1],
         least=count + int((hidden > worst).sum()),
         most=count + int((hidden >= passed).sum()),

@@ -19,7 +19,7 @@ from skipstone.diagnosis.loop.evidence import Decision, Evidence
 from skipstone.diagnosis.loop.fit import Fit, Identified
 from skipstone.diagnosis.loop.guidance import weighed_apart
 from skipstone.diagnosis.loop.replay import StepCommits, gives
-from skipstone.diagnosis.loop.rule import SCHEDULES, CommitRule, Draw, Region
+from skipstone.diagnosis.loop.rule import SCHEDULES, Draw, LoopRule, Region
 from skipstone.diagnosis.loop.sheet import confidences
 from skipstone.diagnosis.loop.unknown import unlike
 
@@ -142,7 +142,7 @@ def _left_unfinished(mine: Decision, b: Evidence, at_b: int) -> bool:
     return theirs.block_start >= mine.step.block_stop and header.mask_id in b.record.tokens
 
 
-def differing(a: CommitRule, b: CommitRule) -> tuple[Part, ...]:
+def differing(a: LoopRule, b: LoopRule) -> tuple[Part, ...]:
     """The parts in which two rules are not the same."""
     pairs: tuple[tuple[Part, bool], ...] = (
         ("offset", a.draw.offset != b.draw.offset),
@@ -201,7 +201,7 @@ def _same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float, d
     return bool((same & tied)[both].all())
 
 
-def _values_part(a: CommitRule, b: CommitRule) -> bool:
+def _values_part(a: LoopRule, b: LoopRule) -> bool:
     if a.selection.number != b.selection.number:
         return False
     return a.selection.value.meet(b.selection.value).empty
@@ -243,7 +243,7 @@ def _outside(decision: Decision, place: BlockProgress, region: Region) -> bool:
     return bool((decision.committed & ~within(decision, place, region)).any())
 
 
-def _known(evidence: Evidence, rule: CommitRule) -> bool:
+def _known(evidence: Evidence, rule: LoopRule) -> bool:
     """Whether a rule is more than another name for what is not known."""
     if not rule.draw.greedy:
         return evidence.complete and drawn_from_scores(evidence, rule.draw)
@@ -269,7 +269,7 @@ def parted(a: Evidence, b: Evidence) -> tuple[int, int] | None:
 def _one_rule(a: Identified, b: Identified, where: tuple[int, int]) -> bool:
     """Whether one rule may have made both runs."""
     plain = min(f.bits for f in a.complete) + min(f.bits for f in b.complete)
-    theirs = dict[CommitRule, list[Fit]]()
+    theirs = dict[LoopRule, list[Fit]]()
     for fit in b.complete:
         theirs.setdefault(fit.rule.form, []).append(fit)
     for mine in a.complete:
@@ -287,7 +287,7 @@ def _one_rule(a: Identified, b: Identified, where: tuple[int, int]) -> bool:
 
 
 def _stands_in_one_place(
-    rule: CommitRule, a: Identified, b: Identified, where: tuple[int, int]
+    rule: LoopRule, a: Identified, b: Identified, where: tuple[int, int]
 ) -> bool:
     """Whether a rule gives B's commits from where A stands in its blocks.
 
@@ -300,7 +300,7 @@ def _stands_in_one_place(
 
 
 def _cut_otherwise(
-    mine: CommitRule, theirs: CommitRule, a: Identified, b: Identified, where: tuple[int, int]
+    mine: LoopRule, theirs: LoopRule, a: Identified, b: Identified, where: tuple[int, int]
 ) -> bool:
     """Whether the blocks in which the runs part do not lie alike, and the rules go by them."""
     if "canvas" in (mine.region.reach, theirs.region.reach):
@@ -311,7 +311,7 @@ def _cut_otherwise(
 
 
 def _decides_otherwise(
-    rule: CommitRule, a: Identified, b: Identified, where: tuple[int, int]
+    rule: LoopRule, a: Identified, b: Identified, where: tuple[int, int]
 ) -> bool:
     """Whether a rule that is no game of chance saw the same confidences, and chose otherwise.
 
@@ -347,7 +347,7 @@ def _closest(a: Identified, b: Identified, where: tuple[int, int]) -> tuple[Fit,
 
 
 def _parts(
-    mine: CommitRule, theirs: CommitRule, a: Identified, b: Identified, where: tuple[int, int]
+    mine: LoopRule, theirs: LoopRule, a: Identified, b: Identified, where: tuple[int, int]
 ) -> tuple[Part, ...]:
     """In which parts rules differ; blocks of other bounds are one, however they were known."""
     parts = differing(mine, theirs)

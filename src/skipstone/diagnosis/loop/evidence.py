@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from skipstone.diagnosis.loop.rule import Axis, Draw
+from skipstone.diagnosis.loop.rule import Draw, SoftmaxAxis
 from skipstone.diagnosis.loop.sheet import (
     Proposals,
     Sheet,
@@ -332,10 +332,10 @@ def _rows(decision: Decision, at_R: np.ndarray, draw: Draw) -> np.ndarray:
     return row_C
 
 
-def _across(decision: Decision, at_R: np.ndarray) -> dict[Axis, np.ndarray]:
+def _across(decision: Decision, at_R: np.ndarray) -> dict[SoftmaxAxis, np.ndarray]:
     """Rows, by number, that a softmax over positions may sum over."""
     step = decision.step
-    rows: dict[Axis, np.ndarray] = {
+    rows: dict[SoftmaxAxis, np.ndarray] = {
         "rows": np.ones(at_R.size, bool),
         "block": (at_R >= step.block_start) & (at_R < step.block_stop),
         "from the block on": at_R >= step.block_start,

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from skipstone.diagnosis.loop.choice import BlockProgress, Choice, choice, places, within
+from skipstone.diagnosis.loop.choice import BlockProgress, StepChoice, choice, places, within
 from skipstone.diagnosis.loop.draws import bent_draws, likely_draws
 from skipstone.diagnosis.loop.evidence import Evidence
 from skipstone.diagnosis.loop.number import allowed
@@ -20,9 +20,9 @@ from skipstone.diagnosis.loop.rule import (
     ACROSS,
     SCHEDULES,
     THRESHOLDS,
-    CommitRule,
     Confidence,
     Draw,
+    LoopRule,
     Number,
     Reach,
     Region,
@@ -45,7 +45,7 @@ _PLAIN = (Confidence(), Confidence(dtype="float32"))
 class Fit:
     """A rule, and the steps that it explains."""
 
-    rule: CommitRule
+    rule: LoopRule
     """With the values of its free number by which it explains them."""
     explains: np.ndarray
     """bool, one for each decision."""
@@ -219,7 +219,7 @@ class _Ordered:
     draw: Draw
     confidence: Confidence
     region: Region
-    choices: Sequence[Choice | None]
+    choices: Sequence[StepChoice | None]
     places: Sequence[BlockProgress]
     drawn: Sequence[bool]
 
@@ -249,7 +249,7 @@ class _Ordered:
     @property
     def cost(self) -> float:
         """Of these parts alone."""
-        return cost(CommitRule(self.draw, self.confidence, self.region, Selection("each step")))
+        return cost(LoopRule(self.draw, self.confidence, self.region, Selection("each step")))
 
     def fits(self, evidence: Evidence, stated: Stated) -> Iterator[Fit]:
         """The best of every kind of number."""
@@ -293,7 +293,7 @@ class _Ordered:
         if value is None:
             return None
         explains = np.array([v is not None and not v.meet(value).empty for v in values])
-        rule = CommitRule(self.draw, self.confidence, self.region, replace(selection, value=value))
+        rule = LoopRule(self.draw, self.confidence, self.region, replace(selection, value=value))
         return Fit(rule, explains, self._bits(explains, selection))
 
     def _bits(self, explains: np.ndarray, selection: Selection) -> float:

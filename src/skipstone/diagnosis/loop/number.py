@@ -8,15 +8,21 @@ from math import cos, inf, pi
 
 import numpy as np
 
-from skipstone.diagnosis.loop.choice import BlockProgress, Choice
-from skipstone.diagnosis.loop.rule import Kind, Number, ValueRange
+from skipstone.diagnosis.loop.choice import BlockProgress, StepChoice
+from skipstone.diagnosis.loop.rule import ConfidenceKind, Number, ValueRange
 
 # Where Dream's schedule ends.
 _EPS = 1e-3
 
 
 def allowed(
-    number: Number, choice: Choice, place: BlockProgress, kind: Kind, *, steps: int, forced: bool
+    number: Number,
+    choice: StepChoice,
+    place: BlockProgress,
+    kind: ConfidenceKind,
+    *,
+    steps: int,
+    forced: bool,
 ) -> ValueRange | None:
     """The values of the free number by which a selection gives this choice; None without any.
 
@@ -66,13 +72,15 @@ def shares(number: Number, began: int, steps: int) -> Sequence[int]:
             raise ValueError(f"{number} is no schedule")
 
 
-def _each(choice: Choice) -> ValueRange | None:
+def _each(choice: StepChoice) -> ValueRange | None:
     if choice.most == 0:
         return None
     return ValueRange(max(1, choice.least), inf if choice.emptied else choice.most)
 
 
-def _threshold(choice: Choice, *, strict: bool, forced: bool, kind: Kind) -> ValueRange | None:
+def _threshold(
+    choice: StepChoice, *, strict: bool, forced: bool, kind: ConfidenceKind
+) -> ValueRange | None:
     if kind == "any" or (choice.most == 0 and forced):
         return None
     bounds = ValueRange(0.0, 1.0) if kind in ("probability", "margin") else ValueRange(-inf, inf)
@@ -84,12 +92,12 @@ def _threshold(choice: Choice, *, strict: bool, forced: bool, kind: Kind) -> Val
     )
 
 
-def _others(choice: Choice) -> bool:
+def _others(choice: StepChoice) -> bool:
     """Whether something was committed beside the best."""
     return choice.order.size > 0 and choice.worst < choice.order[0]
 
 
-def _factor(choice: Choice) -> ValueRange | None:
+def _factor(choice: StepChoice) -> ValueRange | None:
     count = choice.most
     if count == 0 or choice.least != choice.most:
         return None

@@ -12,7 +12,7 @@ import numpy as np
 from skipstone.diagnosis.loop.choice import BlockProgress, choice, within
 from skipstone.diagnosis.loop.evidence import Evidence
 from skipstone.diagnosis.loop.number import allowed
-from skipstone.diagnosis.loop.rule import SCHEDULES, CommitRule
+from skipstone.diagnosis.loop.rule import SCHEDULES, LoopRule
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class StepCommits:
 
 
 def gives(
-    rule: CommitRule, evidence: Evidence, number: int, given: StepCommits, place: BlockProgress
+    rule: LoopRule, evidence: Evidence, number: int, given: StepCommits, place: BlockProgress
 ) -> bool:
     """Whether a rule, on the scores of one decision, commits exactly what was given.
 

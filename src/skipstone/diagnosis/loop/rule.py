@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal[
+ConfidenceKind = Literal[
     "probability",
     "margin",
     "entropy",
@@ -20,11 +20,11 @@ Kind = Literal[
 ]
 """What the order goes by; ``any`` is an order that the scores do not explain, as a random one."""
 
-Axis = Literal["vocabulary", "rows", "block", "from the block on", "masks"]
+SoftmaxAxis = Literal["vocabulary", "rows", "block", "from the block on", "masks"]
 """Of a softmax: over the vocabulary, or over positions: those of all rows of the call, of the
 block, of the block and all after it, or of the masks."""
 
-ACROSS: tuple[Axis, ...] = ("rows", "block", "from the block on", "masks")
+ACROSS: tuple[SoftmaxAxis, ...] = ("rows", "block", "from the block on", "masks")
 Reach = Literal["block", "to the end of the block", "from the block on", "canvas"]
 Number = Literal[
     "each step",
@@ -85,8 +85,8 @@ class Draw:
 class Confidence:
     """What the order of commits goes by."""
 
-    kind: Kind = "probability"
-    axis: Axis = "vocabulary"
+    kind: ConfidenceKind = "probability"
+    axis: SoftmaxAxis = "vocabulary"
     """Of the softmax."""
     dtype: str = "float64"
     last: tuple[int, ...] = ()
@@ -156,7 +156,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class CommitRule:
+class LoopRule:
     """A whole commit rule."""
 
     draw: Draw
@@ -171,12 +171,12 @@ class CommitRule:
         return self.draw.greedy and known
 
     @property
-    def form(self) -> CommitRule:
+    def form(self) -> LoopRule:
         """The rule without the value of its free number."""
         return replace(self, selection=replace(self.selection, value=ANYTHING))
 
 
-def cost(rule: CommitRule) -> float:
+def cost(rule: LoopRule) -> float:
     """How far a rule is from the plain one; of rules that explain as much, the cheapest counts."""
     return (
         _cost_of_draw(rule.draw)
@@ -211,7 +211,7 @@ def _cost_of_confidence(confidence: Confidence) -> float:
     return _KIND[confidence.kind] + axis + _DTYPE[confidence.dtype] + 2.0 * len(confidence.last)
 
 
-_KIND: dict[Kind, float] = {
+_KIND: dict[ConfidenceKind, float] = {
     "probability": 0.0,
     "margin": 1.5,
     "entropy": 1.5,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skipstone.diagnosis.dtypes import DTYPES, rounded, same
-from skipstone.diagnosis.loop.rule import Axis, Confidence, Draw
+from skipstone.diagnosis.loop.rule import Confidence, Draw, SoftmaxAxis
 from skipstone.record import Candidates, TensorRows
 
 # Rows are reduced in pieces of this many bytes. A large vocabulary is summed from exponentials in
@@ -40,7 +40,7 @@ class Sheet:
     """float64: logarithm of the sum of exponentials of all other logits."""
     mean_C: np.ndarray
     """float64: mean of all other logits, weighted by probability; NaN if not known."""
-    column_CK: dict[Axis, np.ndarray]
+    column_CK: dict[SoftmaxAxis, np.ndarray]
     """float64: the logarithm of the sum over rows, id by id; by the rows that are summed over."""
     taken_C: np.ndarray
     """float64: logit of the token that was written; NaN where none was."""
@@ -68,7 +68,7 @@ class Proposals:
     """float64: logarithm of its probability; to the last digit where it is all but certain."""
     mean_C: np.ndarray
     """float64: mean logit, weighted by probability."""
-    column_C: dict[Axis, np.ndarray]
+    column_C: dict[SoftmaxAxis, np.ndarray]
     """float64: over rows, of the token's own logits; by the rows that are summed over."""
     exact_C: np.ndarray | None
 
@@ -90,7 +90,7 @@ def from_logits(
     watched: tuple[int, ...],
     *,
     row_C: np.ndarray,
-    across: Mapping[Axis, np.ndarray],
+    across: Mapping[SoftmaxAxis, np.ndarray],
     dtype: str = "float64",
 ) -> Sheet:
     """Reduce the logits of a step.

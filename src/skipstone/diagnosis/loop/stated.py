@@ -10,7 +10,7 @@ import numpy as np
 
 from skipstone.diagnosis.dtypes import rounded
 from skipstone.diagnosis.loop.choice import BlockProgress
-from skipstone.diagnosis.loop.rule import THRESHOLDS, CommitRule, ValueRange
+from skipstone.diagnosis.loop.rule import THRESHOLDS, LoopRule, ValueRange
 from skipstone.record import Header
 
 
@@ -48,7 +48,7 @@ class Stated:
             own=header.source == "skipstone" and name in ("threshold", "factor"),
         )
 
-    def names(self, rule: CommitRule) -> bool:
+    def names(self, rule: LoopRule) -> bool:
         """Whether a rule is the one that these settings state, as far as they state any."""
         number, value = rule.selection.number, rule.selection.value
         if number in THRESHOLDS:
@@ -59,7 +59,7 @@ class Stated:
             return self.factor in value
         return isnan(self.factor)
 
-    def states(self, rule: CommitRule) -> bool:
+    def states(self, rule: LoopRule) -> bool:
         """Whether these settings state this very rule, and it had a say in the run.
 
         A foreign loop may be given a threshold that it does not heed; one that never let more than
@@ -70,16 +70,16 @@ class Stated:
             return False
         return self.own or value.high < (1.0 if number in THRESHOLDS else float("inf"))
 
-    def narrowed(self, rule: CommitRule) -> CommitRule:
+    def narrowed(self, rule: LoopRule) -> LoopRule:
         """A rule that these settings state, with the value that they state."""
         held = self._held(rule)
         return replace(rule, selection=replace(rule.selection, value=ValueRange(held, held)))
 
-    def _held(self, rule: CommitRule) -> float:
+    def _held(self, rule: LoopRule) -> float:
         """The stated value of the free number of a rule, as its dtype holds it."""
         return float(rounded(np.array(self.number(rule)), rule.confidence.dtype))
 
-    def number(self, rule: CommitRule) -> float:
+    def number(self, rule: LoopRule) -> float:
         """The stated value of the free number of a rule; NaN if none is stated."""
         number = rule.selection.number
         if number in THRESHOLDS:

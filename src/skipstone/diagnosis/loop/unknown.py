@@ -15,12 +15,12 @@ from skipstone.diagnosis.dtypes import same
 from skipstone.diagnosis.loop.chance import from_neighbours
 from skipstone.diagnosis.loop.choice import BlockProgress, within
 from skipstone.diagnosis.loop.evidence import Decision, Evidence
-from skipstone.diagnosis.loop.rule import CommitRule
+from skipstone.diagnosis.loop.rule import LoopRule
 from skipstone.diagnosis.loop.sheet import confidences
 
 
 def unlike(
-    rule: CommitRule, evidence: Evidence, number: int, place: BlockProgress, due: int
+    rule: LoopRule, evidence: Evidence, number: int, place: BlockProgress, due: int
 ) -> tuple[Literal["tokens", "order"], ...]:
     """What a decision does otherwise than a rule that explains the other run.
 

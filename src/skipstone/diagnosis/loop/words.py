@@ -15,9 +15,9 @@ from skipstone.diagnosis.loop.difference import (
 from skipstone.diagnosis.loop.fit import Fit
 from skipstone.diagnosis.loop.rule import (
     THRESHOLDS,
-    CommitRule,
     Confidence,
     Draw,
+    LoopRule,
     Number,
     ValueRange,
 )
@@ -25,7 +25,7 @@ from skipstone.diagnosis.loop.stated import Stated
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 
-def follows(rule: CommitRule, stated: Stated) -> Sentence:
+def follows(rule: LoopRule, stated: Stated) -> Sentence:
     """A whole rule, its parts in the order in which a step uses them."""
     order = Sentence(_KINDS[rule.confidence.kind])
     by_scores = rule.confidence.kind in ("probability", "margin", "entropy")
@@ -45,7 +45,7 @@ def follows(rule: CommitRule, stated: Stated) -> Sentence:
     )
 
 
-def number(rule: CommitRule, stated: Stated) -> Sentence:
+def number(rule: LoopRule, stated: Stated) -> Sentence:
     """How many a step commits, or how sure they must be."""
     selection = rule.selection
     value = selection.value
@@ -62,7 +62,7 @@ def number(rule: CommitRule, stated: Stated) -> Sentence:
     return Sentence("{number}, and nothing where none reaches it", number=sentence)
 
 
-def region(rule: CommitRule) -> Sentence:
+def region(rule: LoopRule) -> Sentence:
     """Which masks may be committed."""
     reach = Sentence(_REACHES[rule.region.reach])
     if rule.region.block_length is None:
@@ -160,9 +160,7 @@ def _confidence_differs(part: ConfidencePart, a: Confidence, b: Confidence) -> S
             )
 
 
-def _region_differs(
-    found: RuleDifference, part: RegionPart, a: CommitRule, b: CommitRule
-) -> Sentence:
+def _region_differs(found: RuleDifference, part: RegionPart, a: LoopRule, b: LoopRule) -> Sentence:
     """Which masks may be committed."""
     if part == "block length" and found.block_a != found.block_b:
         return Sentence(
@@ -176,7 +174,7 @@ def _region_differs(
 
 
 def _selection_differs(
-    found: RuleDifference, part: SelectionPart, a: CommitRule, b: CommitRule
+    found: RuleDifference, part: SelectionPart, a: LoopRule, b: LoopRule
 ) -> Sentence:
     """How many are committed, and what is done where none may be."""
     match part:
@@ -289,7 +287,7 @@ def _drawn(draw: Draw) -> list[Sentence]:
     ]
 
 
-def _special(rule: CommitRule) -> list[Sentence]:
+def _special(rule: LoopRule) -> list[Sentence]:
     return [
         Sentence("token {token} last", token=rule.confidence.last[0])
         if rule.confidence.last

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.deviation import Deviation, Kind
+from skipstone.diagnosis.deviation import Deviation, DeviationKind
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.grids import grid
 from skipstone.diagnosis.rule import Answer, Rule, of_attention, place, proof_of_patch, tried
@@ -85,7 +85,7 @@ def _brings_it(case: Case, same: list[Deviation], name: str) -> bool | None:
     return every or case.proof.with_only(stored, f"{patch} of earlier forwards") or every
 
 
-def _plural(kind: Kind) -> Sentence:
+def _plural(kind: DeviationKind) -> Sentence:
     """Tensors of a kind, in words."""
     return Sentence("logits" if kind == "logits" else f"{kind}s")
 

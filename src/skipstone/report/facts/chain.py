@@ -9,7 +9,7 @@ from skipstone.diff.tensor_search import Provenance, TensorDivergence
 from skipstone.digits import told_apart
 from skipstone.report.facts.spot import Spot, commit_spots, spot_of
 from skipstone.report.runs import Run, Study
-from skipstone.report.words import Say, Text, say
+from skipstone.report.words import Phrase, Say, say
 from skipstone.sentence import Code
 
 
@@ -18,7 +18,7 @@ class Link:
     """One link of the causal chain, from the output back to the source."""
 
     title: Say
-    lines: tuple[Text, ...]
+    lines: tuple[Phrase, ...]
     spot: Spot | None = None
 
 
@@ -38,7 +38,7 @@ def _output_link(study: Study) -> Iterator[Link]:
         yield Link(say("chain.output"), (say("chain.no_token"),))
         return
     position = found.differing_positions[0]
-    lines = list[Text]()
+    lines = list[Phrase]()
     spot = None
     for run in study.pair:
         at = position - run.record.prompt_length
@@ -56,7 +56,7 @@ def _decision_link(study: Study) -> Iterator[Link]:
     first, close = study.difference.decision, study.difference.closeness
     if first is None:
         return
-    lines = list[Text]()
+    lines = list[Phrase]()
     sides = (first.a, first.b)
     confidences = told_apart([side.confidence if side else None for side in sides])
     margins = told_apart([side.margin if side else None for side in sides], 2)
@@ -99,7 +99,7 @@ def _state_link(study: Study) -> Iterator[Link]:
         position=state.position,
         place=spot.said,
     )
-    lines: list[Text] = [say("chain.error", error=error, floor=f"{state.floor:.2g}")]
+    lines: list[Phrase] = [say("chain.error", error=error, floor=f"{state.floor:.2g}")]
     sides = zip(study.pair, (state.a, state.b), (state.forward_a, state.forward_b), strict=True)
     lines += [_source(run, row, forward) for run, row, forward in sides]
     yield Link(title, tuple(lines), spot)

@@ -9,7 +9,7 @@ import numpy as np
 
 from skipstone.record import Header, RunRecord, StepRecord
 from skipstone.report.runs import Study
-from skipstone.report.words import Say, Text, say
+from skipstone.report.words import Phrase, Say, say
 
 # Of a usual transformer: four projections of width^2, and an MLP of eight.
 _LAYER_WEIGHTS = 12
@@ -20,8 +20,8 @@ class Fact:
     """One line of a table that sets two runs side by side."""
 
     name: Say
-    a: Text
-    b: Text
+    a: Phrase
+    b: Phrase
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from skipstone.diff import Comparison
 from skipstone.record import Experiment, StoredTrace
 from skipstone.report.facts.spot import Spot
 from skipstone.report.runs import Study
-from skipstone.report.words import Say, Text, say
+from skipstone.report.words import Phrase, Say, say
 from skipstone.sentence import Code, Sentence
 
 
@@ -18,8 +18,8 @@ from skipstone.sentence import Code, Sentence
 class Trial:
     """An experiment, and what came out."""
 
-    what: Text
-    outcome: Text
+    what: Phrase
+    outcome: Phrase
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Rung:
     name: str
     settings: str
     """What it does not share with the first run."""
-    from_first: Text
-    from_before: Text
+    from_first: Phrase
+    from_before: Phrase
     tokens: int
     """Final tokens that are not the first run's."""
     forwards: int
@@ -130,7 +130,7 @@ def ladder(study: Study) -> list[Rung]:
     return rungs
 
 
-def _parting(apart: Comparison | None) -> Text:
+def _parting(apart: Comparison | None) -> Phrase:
     if apart is None:
         return "–"
     if apart.first is None:

@@ -10,7 +10,7 @@ from skipstone.diagnosis.finding import Finding
 from skipstone.record import StoredTrace
 from skipstone.report.facts.spot import Spot, commit_spots, said_place, spot_of
 from skipstone.report.runs import Run, Study
-from skipstone.report.words import Say, Text, say
+from skipstone.report.words import Phrase, Say, say
 from skipstone.sentence import Code
 
 
@@ -18,9 +18,9 @@ from skipstone.sentence import Code
 class Verdict:
     """What a reader must know first."""
 
-    headline: Text
+    headline: Phrase
     """The cause, if one is known; else where the runs part."""
-    parting: Text
+    parting: Phrase
     """Where they part, and how; empty if the headline says it."""
     matters: Say
     """Whether a reader of the answer sees a difference."""
@@ -29,18 +29,18 @@ class Verdict:
     """The place of the cause."""
     proof: int
     """1 to 4, as in ``Proof``; 0 if there is no cause."""
-    notes: tuple[Text, ...]
-    next: Text
+    notes: tuple[Phrase, ...]
+    next: Phrase
     """What to do next; empty if there is nothing."""
     spot: Spot | None
     same: bool
 
 
 @dataclass(frozen=True)
-class Token:
+class AnswerToken:
     """One token of an answer, or everything from the first EOS on as one mark."""
 
-    text: Text
+    text: Phrase
     position: int
     last: int
     """The last position that it stands for: its own, or that of all that follows EOS."""
@@ -71,7 +71,7 @@ def verdict(study: Study) -> Verdict:
     )
 
 
-def _headline(study: Study) -> tuple[Text, Text]:
+def _headline(study: Study) -> tuple[Phrase, Phrase]:
     """What stands on top, and the line below it."""
     first, diagnosis = study.difference.decision, study.diagnosis
     parting = (
@@ -88,7 +88,7 @@ def _headline(study: Study) -> tuple[Text, Text]:
     return parting, ""
 
 
-def _next(study: Study) -> Text:
+def _next(study: Study) -> Phrase:
     """What to do: what the diagnosis says, or to ask for one."""
     if study.diagnosis is not None:
         return study.diagnosis.next_command
@@ -109,7 +109,7 @@ def _matters(study: Study) -> Say:
     return say(key, count=count, total=total)
 
 
-def _notes(study: Study) -> Iterator[Text]:
+def _notes(study: Study) -> Iterator[Phrase]:
     diagnosis = study.diagnosis
     if diagnosis is None:
         yield say("verdict.not_asked")
@@ -131,23 +131,23 @@ def _notes(study: Study) -> Iterator[Text]:
             yield say("verdict.masks", run=run.letter, count=ending.masks_left)
 
 
-def answer(study: Study, run: Run) -> list[Token]:
+def answer(study: Study, run: Run) -> list[AnswerToken]:
     """The tokens of one run up to EOS, each with whether the other has the same; then one mark."""
     record = run.record
     differing = set(study.difference.differing_positions)
     commits = commit_spots(record)
     start, eos = record.prompt_length, record.header.eos_id
     end = record.tokens.index(eos) if eos in record.tokens else len(record.tokens)
-    tokens = list[Token]()
+    tokens = list[AnswerToken]()
     for position, token in enumerate(record.tokens[:end], start):
         kind = "other" if position in differing else "same"
         if token == record.header.mask_id:
             kind = "mask"
         at = commits.get(position)
-        tokens.append(Token(study.token(token), position, position, at, kind))
+        tokens.append(AnswerToken(study.token(token), position, position, at, kind))
     if rest := record.tokens[end:]:
         first, last = start + end, start + len(record.tokens) - 1
         key = "answer.end" if set(rest) == {eos} else "answer.after_end"
         kind = "end" if differing.isdisjoint(range(first, last + 1)) else "other"
-        tokens.append(Token(say(key, count=len(rest)), first, last, commits.get(first), kind))
+        tokens.append(AnswerToken(say(key, count=len(rest)), first, last, commits.get(first), kind))
     return tokens

@@ -53,15 +53,15 @@ def nines(similarity: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class SkipRule:
-    """What a run says about its skip."""
+class SkipThreshold:
+    """The threshold of the skip as a run states it, and the dtype that it is compared in."""
 
     threshold: float
     """NaN if it has none."""
     dtype: str
 
     @classmethod
-    def of(cls, run: Run) -> SkipRule:
+    def of(cls, run: Run) -> SkipThreshold:
         """Read the settings of a record."""
         spelled = run.record.header.settings.get("skip", "").partition(":")[2].split(",")
         fields = dict(part.split("=", 1) for part in spelled if "=" in part)
@@ -230,8 +230,8 @@ def _histogram_chart(study: Study, word: Word) -> Chart:
     return layered(*_band(study), chosen, single, *_grid(study), *_threshold(study, word))
 
 
-def _rules(study: Study) -> list[SkipRule]:
-    rules = [SkipRule.of(run) for run in study.pair]
+def _rules(study: Study) -> list[SkipThreshold]:
+    rules = [SkipThreshold.of(run) for run in study.pair]
     return [
         rule
         for i, rule in enumerate(rules)
