@@ -56,7 +56,7 @@ _CONFIGS = {
     ("linear_add", 64): Config(64, 256, 3, splits=2, tma=True),
 }
 """What to take for an operation and a number of rows, padded: measured best on an H100 at
-LLaDA-8B's shapes, ``benchmarks/few_rows.py``. Splits are the same for all, so that a row's sums do
+LLaDA-8B's shapes by ``python -m tuning``. Splits are the same for all, so that a row's sums do
 not depend on how many rows are beside it."""
 
 
