@@ -1,0 +1,1 @@
+"""Recorded truth of published code, decoded again by the engine under its public settings."""

@@ -1,0 +1,1 @@
+"""Parameters of published code, said in settings of the engine; one file for each code base."""

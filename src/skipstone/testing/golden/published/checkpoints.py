@@ -1,0 +1,30 @@
+"""Which reader knows the cases of an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from skipstone.testing.golden.case import Case, InexpressibleError
+from skipstone.testing.golden.published import fast_dllm
+
+Reader = Callable[[str, Mapping[str, Any]], Iterator[Case]]
+
+READERS: dict[str, Reader] = {"LLaDAModelLM": fast_dllm.llada}
+
+
+def kind(case: Mapping[str, Any]) -> str:
+    """What was run, where the case says so."""
+    return str(case.get("kind") or case.get("function") or "generate").rpartition(":")[2]
+
+
+def read(architecture: str, name: str, case: Mapping[str, Any]) -> Iterator[Case]:
+    """The cases that a recorded one stands for.
+
+    Raises:
+        InexpressibleError: nobody knows the architecture.
+    """
+    reader = READERS.get(architecture)
+    if reader is None:
+        raise InexpressibleError(f"no reader knows the cases of architecture {architecture!r}")
+    yield from reader(name, case)

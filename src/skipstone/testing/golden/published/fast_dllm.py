@@ -1,0 +1,25 @@
+"""Fast-dLLM's LLaDA code (NVlabs/Fast-dLLM, ``llada/generate.py``): three caches a case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from skipstone.testing.golden.case import Case, Wanted
+
+
+def llada(name: str, case: Mapping[str, Any]) -> Iterator[Case]:
+    """``generate``, ``generate_with_prefix_cache`` and ``generate_with_dual_cache``."""
+    threshold = case["threshold"]
+    rule = {"unmask": "fixed", "steps": str(case["steps"])}
+    if threshold is not None:
+        rule = {"unmask": f"threshold:value={threshold!r}"}
+    lengths = {key: str(case[key]) for key in ("gen_length", "block_length")}
+    for cache, expect in case["expect"].items():
+        yield Case(
+            name=f"{name} {cache}",
+            kind=f"{cache}, {'fixed' if threshold is None else 'threshold'}",
+            prompt=tuple(case["prompt"]),
+            settings={"cache": cache, "eos_stop": "false", **rule, **lengths},
+            wanted=Wanted(tuple(expect["tokens"]), expect["nfe"]),
+        )

@@ -1,0 +1,106 @@
+"""The replay of recorded truth: what is recorded passes, and whatever is changed in it does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from skipstone.testing.golden.__main__ import main
+
+pytestmark = pytest.mark.golden
+
+Cases = list[dict[str, Any]]
+
+
+@pytest.fixture
+def folder(golden_dir: Path, tmp_path: Path) -> Path:
+    """A checkpoint with four of its cases: two of each rule."""
+    shutil.copytree(golden_dir / "mha", tmp_path / "mha")
+    change(tmp_path / "mha", some)
+    return tmp_path / "mha"
+
+
+def some(cases: Cases) -> None:
+    fixed = [case for case in cases if case["threshold"] is None]
+    rest = [case for case in cases if case["threshold"] is not None]
+    cases[:] = fixed[:2] + rest[:2]
+
+
+def change(folder: Path, how: Callable[[Cases], None]) -> None:
+    path = folder / "cases.json"
+    cases = json.loads(path.read_text())
+    how(cases)
+    path.write_text(json.dumps(cases))
+
+
+def replay(*folders: Path) -> Result:
+    return CliRunner().invoke(main, [str(folder) for folder in folders])
+
+
+def test_what_is_recorded_comes_again(folder: Path) -> None:
+    done = replay(folder)
+    assert done.exit_code == 0, done.output
+    assert "mha: dual, fixed: 2 of 2" in done.output
+    assert done.output.endswith("mha: 12 of 12\n")
+
+
+def other_token(cases: Cases) -> None:
+    tokens = cases[1]["expect"]["dual"]["tokens"]
+    tokens[3] = tokens[3] + 1
+
+
+def fewer_tokens(cases: Cases) -> None:
+    cases[1]["expect"]["dual"]["tokens"].pop()
+
+
+def fewer_forwards(cases: Cases) -> None:
+    cases[1]["expect"]["dual"]["nfe"] -= 1
+
+
+def no_rule(cases: Cases) -> None:
+    del cases[1]["threshold"]
+
+
+def impossible(cases: Cases) -> None:
+    cases[1]["steps"] = 10_000
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (other_token, "mha 1 dual (dual, fixed): token "),
+        (fewer_tokens, "mha 1 dual (dual, fixed): "),
+        (fewer_forwards, "forwards, recorded are "),
+        (no_rule, "mha 1: cannot be expressed: the case has no 'threshold'"),
+        (impossible, "the engine refuses it: steps is 10000"),
+    ],
+)
+def test_whatever_is_changed_is_a_miss(
+    folder: Path, how: Callable[[Cases], None], said: str
+) -> None:
+    change(folder, how)
+    done = replay(folder)
+    assert done.exit_code == 1, done.output
+    assert said in done.output
+
+
+def test_a_policy_that_nobody_knows_is_said(folder: Path, tmp_path: Path) -> None:
+    unknown = tmp_path / "policies" / "never_heard"
+    unknown.mkdir(parents=True)
+    recorded = {"policy": "never_heard", "cases": [{"prompt": [1], "gen_length": 8}]}
+    (unknown / "mha.json").write_text(json.dumps(recorded))
+    done = replay(unknown)
+    assert done.exit_code == 1
+    assert "no policy of the engine is 'never_heard'" in done.output
+
+
+def test_a_folder_without_truth_is_refused(tmp_path: Path) -> None:
+    done = replay(tmp_path)
+    assert done.exit_code == 1
+    assert "holds no recorded truth" in done.output
