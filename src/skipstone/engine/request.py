@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skipstone.canvas import MOST_STOP_IDS, Block, HostCanvas, RequestStep, blocks
-from skipstone.engine.commits import Commit, Reader, Told
+from skipstone.engine.commits import Commit, CommittedTokens, Reader
 from skipstone.engine.result import Result, StepStats
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError
@@ -212,7 +212,7 @@ class Handle:
         self._submitted = time.perf_counter()
         self._text, self._finish = text, finish
         self._future = Future[Done]()
-        self._told = list[Told]()
+        self._told = list[CommittedTokens]()
         self._changed = threading.Condition()
         self._listeners = list[Callable[[], None]]()
 
@@ -320,7 +320,7 @@ class Handle:
 
     def committed(self, offsets: np.ndarray, tokens: np.ndarray) -> None:
         """A step decided these offsets."""
-        self._told.append(Told(offsets, tokens))
+        self._told.append(CommittedTokens(offsets, tokens))
         self._tell()
 
     def finish(self, done: Done) -> None:
