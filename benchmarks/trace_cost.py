@@ -181,8 +181,8 @@ def main(
     engine = Engine(model, settings, runner=runner)
     costs = list[Cost]()
     print(
-        f"{'level':10} {'sink':6} {'pairs':>5} {'plain s':>8} {'added %':>8} {'quartiles':>15} {'ms/step':>8} "
-        f"{'inside':>7} {'9 of 10':>7}"
+        f"{'level':10} {'sink':6} {'pairs':>5} {'plain s':>8} {'added %':>8} {'quartiles':>15} "
+        f"{'ms/step':>8} {'inside':>7} {'9 of 10':>7}"
     )
     with tempfile.TemporaryDirectory() as folder:
         for level, sink in product(levels, sinks):
@@ -191,9 +191,9 @@ def main(
             costs.append(cost)
             spread = f"{cost.low_percent:.2f} to {cost.high_percent:.2f}"
             print(
-                f"{level:10} {sink:6} {few:5} {cost.untraced_s:8.3f} {cost.percent:8.2f} {spread:>15} "
-                f"{cost.ms_per_step:8.3f} {cost.inside_ms:7.3f} {cost.inside_high_ms:7.3f}  "
-                f"{cost.megabytes:.1f} MB"
+                f"{level:10} {sink:6} {few:5} {cost.untraced_s:8.3f} {cost.percent:8.2f} "
+                f"{spread:>15} {cost.ms_per_step:8.3f} {cost.inside_ms:7.3f} "
+                f"{cost.inside_high_ms:7.3f}  {cost.megabytes:.1f} MB"
             )
     if output is not None:
         where = torch.cuda.get_device_name() if device == "cuda" else "cpu, one thread"

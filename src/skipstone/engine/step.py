@@ -22,7 +22,7 @@ from skipstone.engine.batch import Batch
 from skipstone.engine.forward.finite import not_finite
 from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board, Observer, StepView, Taps
-from skipstone.engine.request import RequestState
+from skipstone.engine.progress import RequestState
 from skipstone.engine.result import StepStats
 from skipstone.engine.score.scorer import ScoredRows
 from skipstone.errors import NotFiniteError
