@@ -4,7 +4,7 @@
 model of LLaDA-8B's shape with random weights, whose speed does not depend on their values; and
 ``--shape narrow`` one with its vocabulary, layers and rows that is only 64 wide, so that a CPU runs
 it. The schedule is fixed, so every run makes the same forwards. Each level is written to disk as a
-user would.
+user would; ``--sink memory`` keeps it in memory instead, and both may be asked for.
 
 What a trace adds to a run can drown in the machine's moods. So the time that the run spends inside
 the recorder stands beside it; what a thread of the writer does meanwhile is not in it.
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import cast, get_args
 
@@ -39,6 +40,7 @@ from skipstone.tracing.record.recorder import Level
 from skipstone.unmask import Fixed
 
 LEVELS = cast("tuple[Level, ...]", get_args(Level))
+SINKS = ("disk", "memory")
 _PROMPT = list(range(5, 24))
 _CONFIGS = {
     "8b": LLADA_8B,
@@ -51,6 +53,8 @@ class Cost:
     """One level against no trace."""
 
     level: str
+    sink: str
+    """Where the trace goes: disk, or memory."""
     pairs: int
     untraced_s: float
     """Median seconds of a run."""
@@ -96,19 +100,20 @@ class Clocked:
         self._inner.on_end(results)
 
 
-def measure(engine: Engine, level: Level, pairs: int, folder: Path) -> Cost:
+def measure(engine: Engine, level: Level, sink: str, pairs: int, folder: Path) -> Cost:
     """Run untraced and traced in turn; which goes first alternates."""
     times, inside, size = list[tuple[float, float]](), list[float](), 0
     for i in range(pairs + 1):
         path = folder / f"{level}-{i}"
         window = ((0, 1), (0, 2)) if level == "window" else None
-        recorder = Clocked(Recorder(level, sink=TraceWriter(path), window=window))
+        writer = TraceWriter(path) if sink == "disk" else None
+        recorder = Clocked(Recorder(level, sink=writer, window=window))
         if i % 2:
             plain, traced = _timed(engine, None), _timed(engine, recorder)
         else:
             traced, plain = _timed(engine, recorder), _timed(engine, None)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
         if i:  # the first pair warms up
             times.append((plain, traced))
             inside += recorder.seconds
@@ -119,6 +124,7 @@ def measure(engine: Engine, level: Level, pairs: int, folder: Path) -> Cost:
     steps = engine.settings.steps or engine.settings.gen_length
     return Cost(
         level=level,
+        sink=sink,
         pairs=pairs,
         untraced_s=plain,
         traced_s=traced,
@@ -148,6 +154,7 @@ def _timed(engine: Engine, observer: Observer | None) -> float:
 @click.option("--gen-length", default=128)
 @click.option("--pairs", default=20)
 @click.option("--level", "levels", multiple=True, type=click.Choice(LEVELS), default=LEVELS)
+@click.option("--sink", "sinks", multiple=True, type=click.Choice(SINKS), default=SINKS[:1])
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 def main(
     shape: str,
@@ -157,6 +164,7 @@ def main(
     gen_length: int,
     pairs: int,
     levels: tuple[Level, ...],
+    sinks: tuple[str, ...],
     output: Path | None,
 ) -> None:
     """Measure and print the table; write it as JSON too if asked."""
@@ -173,19 +181,19 @@ def main(
     engine = Engine(model, settings, runner=runner)
     costs = list[Cost]()
     print(
-        f"{'level':10} {'pairs':>5} {'plain s':>8} {'added %':>8} {'quartiles':>15} {'ms/step':>8} "
-        f"{'inside':>7} {'9 of 10':>7}"
+        f"{'level':10} {'sink':6} {'pairs':>5} {'plain s':>8} {'added %':>8} {'quartiles':>15} "
+        f"{'ms/step':>8} {'inside':>7} {'9 of 10':>7}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        for level in levels:
+        for level, sink in product(levels, sinks):
             few = pairs if level in ("decisions", "window") else max(4, pairs // 4)
-            cost = measure(engine, level, few, Path(folder))
+            cost = measure(engine, level, sink, few, Path(folder))
             costs.append(cost)
             spread = f"{cost.low_percent:.2f} to {cost.high_percent:.2f}"
             print(
-                f"{level:10} {few:5} {cost.untraced_s:8.3f} {cost.percent:8.2f} {spread:>15} "
-                f"{cost.ms_per_step:8.3f} {cost.inside_ms:7.3f} {cost.inside_high_ms:7.3f}  "
-                f"{cost.megabytes:.1f} MB"
+                f"{level:10} {sink:6} {few:5} {cost.untraced_s:8.3f} {cost.percent:8.2f} "
+                f"{spread:>15} {cost.ms_per_step:8.3f} {cost.inside_ms:7.3f} "
+                f"{cost.inside_high_ms:7.3f}  {cost.megabytes:.1f} MB"
             )
     if output is not None:
         where = torch.cuda.get_device_name() if device == "cuda" else "cpu, one thread"

@@ -35,7 +35,7 @@ from skipstone.record import MemoryTrace, RunRecord
 from skipstone.skip import NoSkip
 from skipstone.testing.tiny import EOS, MASK
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 
 Against = Literal["engine", "code"]
 
@@ -135,11 +135,11 @@ class Recorded:
 
     a: MemoryTrace
     b: MemoryTrace
-    lab: ExperimentRunner | None
+    runner: ExperimentRunner | None
 
     def diagnosis(self) -> Diagnosis:
         """Why B is not A."""
-        return diagnose(Case(self.a, self.b, self.lab))
+        return diagnose(Case(self.a, self.b, self.runner))
 
 
 def record(trial: Encounter) -> Recorded:
@@ -155,8 +155,8 @@ def record(trial: Encounter) -> Recorded:
     else:
         engine = Engine(ours, stranger.settings(job))
         a = decoded(engine, job)
-    lab = ExperimentRunner(Subject(a, 0, engine), Subject(b), ours) if trial.reference else None
-    return Recorded(a, b, lab)
+    runner = ExperimentRunner(Side(a, 0, engine), Side(b), ours) if trial.reference else None
+    return Recorded(a, b, runner)
 
 
 def decoded(engine: Engine, job: Job) -> MemoryTrace:

@@ -18,7 +18,7 @@ from skipstone.diff import compare
 from skipstone.engine import Engine
 from skipstone.record import MemoryTrace, RunRecord
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 
 NOISE = frozenset(
     ("same", "near-tie-token", "commit-tie", "threshold-in-band", "batch-effect", "backend-noise")
@@ -142,8 +142,8 @@ def examine(trial: Trial, runs: Recorded) -> Diagnosis:
     # One request of a batch cannot be run again as it was: its tensors must have been recorded.
     if not (trial.alone or trial.specimen.companions):
         a, b = _decisions(a), _decisions(b)
-    ours = Subject(a, 0, runs.engine_a)
-    theirs = Subject(b) if trial.alone else Subject(b, 0, runs.engine_b, fault)
+    ours = Side(a, 0, runs.engine_a)
+    theirs = Side(b) if trial.alone else Side(b, 0, runs.engine_b, fault)
     return diagnose(Case(a, b, ExperimentRunner(ours, theirs, runs.engine_a.model)))
 
 

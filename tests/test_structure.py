@@ -1,4 +1,4 @@
-"""The shape of the package: which module knows which, and how much stands in one place."""
+"""The shape of the package: which module knows which, how much stands in one place, and names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import grimp
 from tests.conftest import ROOT
 
 SOURCES = sorted((ROOT / "src" / "skipstone").rglob("*.py"))
-KERNELS = "ops"  # a kernel is one function, and stands beside its launcher
 # Eighteen arguments, each with its line in the signature and its description, are longer than a
 # screen by themselves; of these functions the code alone is counted.
 DOCUMENTED = {"foreign.explain.explain.explain"}
@@ -57,7 +56,7 @@ def test_functions_fit_on_a_screen_and_files_can_be_read() -> None:
     longest = dict[str, int]()
     for path in SOURCES:
         module = ".".join(path.relative_to(ROOT / "src" / "skipstone").with_suffix("").parts)
-        if module.startswith(KERNELS):
+        if path.name.startswith("triton_"):  # a kernel is one function, beside its launcher
             continue
         source = path.read_text(encoding="utf-8")
         assert source.count("\n") <= 400, module
@@ -66,6 +65,16 @@ def test_functions_fit_on_a_screen_and_files_can_be_read() -> None:
             longest[full] = code if full in DOCUMENTED else lines
     assert [name for name, lines in longest.items() if lines > 60] == []
     assert longest.keys() >= DOCUMENTED
+
+
+def test_a_public_class_has_a_name_of_its_own() -> None:
+    """Who searches for a name finds one class."""
+    homes = dict[str, list[str]]()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(path.name)
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
 
 
 def test_lines_of_a_function_are_counted_whole_and_without_its_head() -> None:

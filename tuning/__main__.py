@@ -4,7 +4,8 @@
 
 Every product runs over the different weights of all layers in one captured graph, so that no cache
 holds them; then the best are tried in whole steps. Needs a Hopper. What is found goes into the
-table of ``skipstone.ops.model.triton_linear``; ``benchmarks.few_rows`` measures what it gives.
+table of ``skipstone.ops.model.triton_linear``; ``benchmarks.few_rows`` measures what the table
+gives.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.canvas import Block, Canvas, HostCanvas, RequestStep, Status, StepContext
-from skipstone.engine.request import Request, RequestState
+from skipstone.engine.progress import RequestState
+from skipstone.engine.request import Request
 from skipstone.engine.score.scorer import Scorer
 from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows

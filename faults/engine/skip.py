@@ -18,7 +18,7 @@ from faults.engine.instead import Fault, instead
 from skipstone.canvas import HostCanvas, StepContext
 from skipstone.engine.forward.runner import Pass, Runner
 from skipstone.engine.observe import Taps
-from skipstone.engine.score.scorer import Scored, Scorer
+from skipstone.engine.score.scorer import ScoredRows, Scorer
 from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
 from skipstone.skip.cosine import CosineSession
@@ -219,7 +219,7 @@ def exit_state_is_scored() -> Generator[None, None, None]:
 
     def wrong(
         self: Scorer, done: Pass, context: StepContext, host: HostCanvas, *, want_logits: bool
-    ) -> Scored:
+    ) -> ScoredRows:
         if left:
             rows, x_ND = left.pop()
             early = replace(done, computed=rows, x_ND=x_ND)

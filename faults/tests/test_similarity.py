@@ -10,7 +10,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.similarity import replayed
 from skipstone.testing import tiny_model
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 
 MODEL = tiny_model(1, norm_noise=0.2)
 SKIP = CosineSkip(skip_layer_k=3, skip_threshold=0.99, skip_outlier=0.0)
@@ -26,7 +26,7 @@ def test_a_similarity_with_another_position_is_seen_with_that_position() -> None
     assert judged
     for step in judged:
         assert step.judgements is not None
-        case = Case(b, b, ExperimentRunner(Subject(b), Subject(b), MODEL))
+        case = Case(b, b, ExperimentRunner(Side(b), Side(b), MODEL))
         case.tensors.focus = step.forward
         found = replayed(case, step)
         assert found is not None

@@ -18,7 +18,7 @@ from skipstone.foreign.attach.plain import plain_fields
 from skipstone.record import MemoryTrace
 from skipstone.testing.tiny import MASK
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import ExperimentRunner, Subject, lifted
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side, lifted
 from specimens import decode, hf_style
 from tests.helpers.watching import uneven_model
 
@@ -214,8 +214,8 @@ def test_two_dtypes_are_a_difference_in_what_was_given(engines: tuple[Engine, En
     a, b = (traced(engine) for engine in engines)
     assert a.records[0].tokens != b.records[0].tokens
     # What is at hand is A's model: the wrong subject for B.
-    lab = ExperimentRunner(Subject(a, 0, engines[0]), Subject(b, 0, engines[0]), engines[0].model)
-    found = diagnose(Case(a, b, lab))
+    runner = ExperimentRunner(Side(a, 0, engines[0]), Side(b, 0, engines[0]), engines[0].model)
+    found = diagnose(Case(a, b, runner))
     assert found.cause is not None
     assert found.cause.evidence == "dtype: float32 against bfloat16"
     assert str(found.cause.proof) == "sufficient"
@@ -224,8 +224,8 @@ def test_two_dtypes_are_a_difference_in_what_was_given(engines: tuple[Engine, En
 
 def test_the_same_with_both_at_hand(engines: tuple[Engine, Engine]) -> None:
     a, b = (traced(engine) for engine in engines)
-    lab = ExperimentRunner(Subject(a, 0, engines[0]), Subject(b, 0, engines[1]), engines[0].model)
-    found = diagnose(Case(a, b, lab))
+    runner = ExperimentRunner(Side(a, 0, engines[0]), Side(b, 0, engines[1]), engines[0].model)
+    found = diagnose(Case(a, b, runner))
     assert found.cause is not None
     assert found.cause.evidence == "dtype: float32 against bfloat16"
     assert found.verdict == "other-inputs"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from skipstone import (
     CosineSkip,
@@ -20,14 +21,15 @@ from skipstone import (
     Threshold,
 )
 from skipstone.cache import CachePolicy
-from skipstone.canvas import HostCanvas, StepContext
+from skipstone.canvas import HostCanvas, Status, StepContext
 from skipstone.engine.loop import Loop
-from skipstone.engine.request import RequestState
+from skipstone.engine.progress import RequestState
+from skipstone.engine.request import Request
 from skipstone.engine.step import Stepper
 from skipstone.models.load import Model
 from skipstone.rows import HostCopy, Rows
-from skipstone.testing.tiny import tiny_model
-from skipstone.unmask import UnmaskPolicy
+from skipstone.testing.tiny import MASK, tiny_model
+from skipstone.unmask import Scores, UnmaskPolicy
 
 BASE = Settings(unmask=Fixed(), gen_length=24, block_length=8, eos_stop=False)
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7]]
@@ -59,9 +61,10 @@ def rash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is believed to leave masks, also the last of a block."""
 
     def believed(self: RequestState, host: HostCanvas, in_flight: int) -> bool:
-        return host.masks(self.slot, self.request.blocks[self.block]) > 0
+        blocks = self.request.blocks
+        return self.block >= len(blocks) or host.masks(self.slot, blocks[self.block]) > 0
 
-    monkeypatch.setattr(RequestState, "surely_has_masks", believed)
+    monkeypatch.setattr(RequestState, "surely_goes_on", believed)
 
 
 @torch.inference_mode()
@@ -99,7 +102,7 @@ def forwards(run: Loop) -> int:
 @pytest.mark.parametrize("cache", CACHES, ids=repr)
 @pytest.mark.parametrize("steps", [None, 9, 3])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_schedule_is_waited_for_at_the_ends_of_blocks_alone(
+def test_a_schedule_is_never_waited_for(
     model: Model, overtaken: list[int], cache: CachePolicy, steps: int | None, batch: int
 ) -> None:
     settings = replace(BASE, cache=cache, steps=steps)
@@ -108,9 +111,35 @@ def test_a_schedule_is_waited_for_at_the_ends_of_blocks_alone(
     overtaken.clear()
     assert_same(flown(model, settings, PROMPTS[:batch], 1), waiting)
     assert len(overtaken) == forwards(waiting)
-    # The first step of a run is waited for as well: nothing is known of its pace yet.
-    blocks, per_block = 3, forwards(waiting) // 3
-    assert sum(overtaken) == (blocks * (per_block - 1) - 1 if per_block > 1 else 0)
+    # Only the first step finds none in flight.
+    assert overtaken == [0] + [1] * (forwards(waiting) - 1)
+
+
+def test_where_a_stop_id_stands_the_next_block_is_waited_for() -> None:
+    request = Request((1, 2), (MASK,) * 24, MASK, replace(BASE, eos_stop=True), stop_ids=(9,))
+    state = RequestState(request, slot=0, block=1, step=0)
+    ids_BG = np.full((1, 24), MASK)
+    host = HostCanvas(ids_BG, np.full((1, 24), int(Status.MASK)))
+    ids_BG[0, :6] = 5
+    assert state.surely_goes_on(host, 1)
+    ids_BG[0, 5] = 9
+    assert not state.surely_goes_on(host, 1)
+    # Within the block, the step is the next one in any case.
+    state.step = 1
+    assert state.surely_goes_on(host, 1)
+
+
+def test_a_block_that_a_schedule_leaves_undone_is_finished(model: Model) -> None:
+    class Lazy(Fixed):
+        def select(self, scores: Scores, context: StepContext) -> Tensor:
+            best_B1 = scores.confidence_BG.argmax(1, keepdim=True)
+            return super().select(scores, context) & (offset_G == best_B1)
+
+    offset_G = torch.arange(BASE.gen_length)
+    settings = replace(BASE, unmask=Lazy(), steps=3)
+    for ahead in (0, 1):
+        (done,) = flown(model, settings, PROMPTS[:1], ahead).done
+        assert MASK not in done.ids_G
 
 
 @pytest.mark.parametrize(
@@ -194,4 +223,4 @@ def test_a_step_is_launched_before_the_one_before_is_read(
     monkeypatch.setattr(HostCopy, "wait", waited)
     monkeypatch.setattr(Stepper, "launch", launched)
     flown(model, replace(BASE, gen_length=8, steps=4), PROMPTS[:1], 1)
-    assert order == ["launch", "wait", "launch", "launch", "wait", "launch", "wait", "wait"]
+    assert order == ["launch", "launch", "wait", "launch", "wait", "launch", "wait", "wait"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from skipstone.engine.score.likelihood import MonteCarlo, Question, log_likelihoods
+from skipstone.engine.score.likelihood import LikelihoodRequest, MonteCarlo, log_likelihoods
 from skipstone.errors import ConfigError, PromptError
 from skipstone.memory.store import KVStore
 from skipstone.models.load import Model, load
@@ -24,14 +24,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def estimates(
-    model: Model, questions: list[Question], batch_size: int = 8, **how: int
+    model: Model, questions: list[LikelihoodRequest], batch_size: int = 8, **how: int
 ) -> list[float]:
     found = dict(log_likelihoods(model, questions, MonteCarlo(**how), batch_size=batch_size))
     return [found[i] for i in range(len(questions))]
 
 
 @torch.inference_mode()
-def masked_log_probability(model: Model, question: Question, spots: tuple[int, ...]) -> float:
+def masked_log_probability(
+    model: Model, question: LikelihoodRequest, spots: tuple[int, ...]
+) -> float:
     """One canvas, one forward, one softmax a position."""
     network, config = model.network, model.config
     canvas = torch.tensor([*question.context, *question.answer])
@@ -51,7 +53,7 @@ def masked_log_probability(model: Model, question: Question, spots: tuple[int, .
     return total
 
 
-def expectation(model: Model, question: Question, *, weighted: bool = True) -> float:
+def expectation(model: Model, question: LikelihoodRequest, *, weighted: bool = True) -> float:
     """The estimator's mean, by its definition: over counts, then over the masks of a count."""
     length = len(question.answer)
     means = list[float]()
@@ -63,7 +65,7 @@ def expectation(model: Model, question: Question, *, weighted: bool = True) -> f
 
 
 def test_few_masks_are_all_taken_and_the_estimate_is_exact(tiny: Model) -> None:
-    question = Question(CONTEXT, ANSWER)
+    question = LikelihoodRequest(CONTEXT, ANSWER)
     exact = expectation(tiny, question)
     assert estimates(tiny, [question], mc_num=15) == pytest.approx([exact], abs=1e-9)
     # Control: one sample fewer is an estimate.
@@ -72,7 +74,7 @@ def test_few_masks_are_all_taken_and_the_estimate_is_exact(tiny: Model) -> None:
 
 @pytest.mark.parametrize("samples", [1, 3, 14])
 def test_the_mean_over_seeds_is_the_exact_value(tiny: Model, samples: int) -> None:
-    question = Question(CONTEXT, ANSWER)
+    question = LikelihoodRequest(CONTEXT, ANSWER)
     draws = [
         estimates(tiny, [question], batch_size=16, mc_num=samples, mc_seed=seed)[0]
         for seed in range(800 // samples)
@@ -85,7 +87,7 @@ def test_the_mean_over_seeds_is_the_exact_value(tiny: Model, samples: int) -> No
 
 
 def test_one_token_has_a_probability_and_all_of_them_add_up_to_one(tiny: Model) -> None:
-    questions = [Question(CONTEXT, (token,)) for token in range(VOCAB)]
+    questions = [LikelihoodRequest(CONTEXT, (token,)) for token in range(VOCAB)]
     found = np.array(estimates(tiny, questions, batch_size=66))
     assert found[MASK] == -np.inf
     assert np.exp(found).sum() == pytest.approx(1, abs=1e-9)
@@ -93,7 +95,7 @@ def test_one_token_has_a_probability_and_all_of_them_add_up_to_one(tiny: Model) 
 
 def test_a_question_scores_the_same_alone_in_a_batch_and_in_any_order(tiny: Model) -> None:
     answers = [ANSWER * 3, ANSWER, ANSWER * 2, ANSWER[:1]]
-    questions = [Question(CONTEXT * (i + 1), answer) for i, answer in enumerate(answers)]
+    questions = [LikelihoodRequest(CONTEXT * (i + 1), answer) for i, answer in enumerate(answers)]
     together = estimates(tiny, questions, batch_size=7, mc_num=9)
     alone = [estimates(tiny, [question], batch_size=1, mc_num=9)[0] for question in questions]
     assert together == pytest.approx(alone, abs=1e-9)
@@ -102,7 +104,7 @@ def test_a_question_scores_the_same_alone_in_a_batch_and_in_any_order(tiny: Mode
 
 
 def test_the_seed_decides(tiny: Model) -> None:
-    questions = [Question(CONTEXT, ANSWER * 3)]
+    questions = [LikelihoodRequest(CONTEXT, ANSWER * 3)]
     once, again, other = (
         estimates(tiny, questions, mc_num=4, mc_seed=seed)[0] for seed in (1, 1, 2)
     )
@@ -110,14 +112,18 @@ def test_the_seed_decides(tiny: Model) -> None:
 
 
 def test_an_answer_needs_no_context(tiny: Model) -> None:
-    question = Question((), ANSWER)
+    question = LikelihoodRequest((), ANSWER)
     assert estimates(tiny, [question]) == pytest.approx([expectation(tiny, question)], abs=1e-9)
 
 
-@pytest.mark.parametrize("question", [Question(CONTEXT, ()), Question(CONTEXT, (5,) * 124)])
-def test_what_cannot_be_scored_is_refused_before_any_work(tiny: Model, question: Question) -> None:
+@pytest.mark.parametrize(
+    "question", [LikelihoodRequest(CONTEXT, ()), LikelihoodRequest(CONTEXT, (5,) * 124)]
+)
+def test_what_cannot_be_scored_is_refused_before_any_work(
+    tiny: Model, question: LikelihoodRequest
+) -> None:
     with pytest.raises(PromptError, match=r"question 1 has 5 context.*at least 1.*at most 128"):
-        next(log_likelihoods(tiny, [Question(CONTEXT, ANSWER), question], MonteCarlo()))
+        next(log_likelihoods(tiny, [LikelihoodRequest(CONTEXT, ANSWER), question], MonteCarlo()))
 
 
 @pytest.mark.parametrize(("name", "value"), [("mc_num", 0), ("mc_seed", -1), ("mc_num", "8")])

@@ -443,7 +443,7 @@ def test_edit_refuses_what_has_no_masks(model: Model) -> None:
 
 
 def test_the_budget_of_rows_is_the_schedulers() -> None:
-    assert Scheduler().budget == 2048
+    assert Scheduler().budget == 896
 
 
 def test_a_process_that_ends_while_others_are_decoded_ends_well() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,10 +23,11 @@ class Simulated:
     blocks: int
     steps: int = 8
     done: int = 0
+    cached: int = 8
 
     @property
     def rows(self) -> int:
-        return self.length if self.done % self.steps == 0 else min(8, self.length)
+        return self.length if self.done % self.steps == 0 else min(self.cached, self.length)
 
     @property
     def over(self) -> bool:
@@ -38,6 +41,9 @@ def simulate(
     scheduler, taken = Scheduler(BUDGET), {slot: list[int]() for slot in requests}
     step = 0
     while not all(one.over for one in requests.values()):
+        for slot in requests:
+            if arrivals.get(slot, 0) == step:
+                scheduler.admit(slot)
         here = {
             slot: one.rows
             for slot, one in requests.items()
@@ -65,8 +71,33 @@ def longest_wait(steps: list[int], start: int = 0) -> int:
     return max(b - a for a, b in zip([start - 1, *steps], steps, strict=False))
 
 
+def admitted(*slots: int) -> Scheduler:
+    scheduler = Scheduler(BUDGET)
+    for slot in slots:
+        scheduler.admit(slot)
+    return scheduler
+
+
 def test_all_take_part_while_they_fit_the_budget() -> None:
-    assert Scheduler(BUDGET).choose({3: 30, 1: 40, 7: 30}) == (1, 3, 7)
+    assert admitted(3, 1, 7).choose({3: 30, 1: 40, 7: 30}) == (1, 3, 7)
+
+
+def test_whoever_came_first_goes_first_whatever_its_slot() -> None:
+    scheduler = admitted(4, 2, 9)
+    assert scheduler.choose({2: 60, 4: 60, 9: 60}) == (4,)
+    scheduler.release(4)
+    scheduler.admit(4)
+    assert scheduler.choose({2: 60, 4: 60, 9: 60}) == (2,)
+
+
+def test_what_is_small_goes_beside_whoever_came_first() -> None:
+    assert admitted(0, 1, 2).choose({0: 60, 1: 60, 2: 40}) == (0, 2)
+
+
+def test_whoever_was_passed_over_for_long_comes_before_those_that_came_first() -> None:
+    scheduler = admitted(0, 1)
+    seen = [scheduler.choose({0: 60, 1: 60}) for _ in range(20)]
+    assert seen == [*[(0,)] * 8, (1,), *[(0,)] * 8, (1,), (0,), (0,)]
 
 
 def test_one_alone_never_waits_however_long_it_is() -> None:
@@ -82,9 +113,8 @@ def test_a_long_prompt_does_not_stop_twenty_others() -> None:
     # Each time that it holds all others up, they have had steps of their own before.
     dear = [step for n, step in enumerate(long) if n % 8 == 0]
     for one in dear:
-        before = [step for slot in range(10) for step in taken[slot] if one - 4 <= step < one]
-        assert len(before) >= 20
-    assert all(longest_wait(taken[slot]) <= 8 for slot in range(10))
+        assert all(any(n in taken[slot] for slot in range(10)) for n in range(one - 4, one))
+    assert all(longest_wait(taken[slot]) <= 8 + 2 for slot in range(10))
 
 
 def test_a_long_prompt_is_not_starved_by_others_that_fill_every_step() -> None:
@@ -94,23 +124,14 @@ def test_a_long_prompt_is_not_starved_by_others_that_fill_every_step() -> None:
     assert taken[40][0] <= 4 * 500 // BUDGET
 
 
-def test_who_was_passed_over_comes_first() -> None:
-    scheduler = Scheduler(BUDGET)
-    seen = [scheduler.choose(dict.fromkeys(range(5), 40)) for _ in range(50)]
-    assert seen[0] == (0, 1)
-    assert seen[1] == (2, 3)
-    assert 4 in seen[2]
-    counts = [sum(slot in step for step in seen) for slot in range(5)]
-    assert max(counts) - min(counts) <= 1
-
-
 def test_a_slot_that_is_given_away_remembers_nothing() -> None:
-    scheduler = Scheduler(BUDGET)
+    scheduler = admitted(2, 1, 0)
     scheduler.choose({0: 60, 1: 60, 2: 1000})
     scheduler.choose({0: 60, 1: 60, 2: 1000})
     for slot in (0, 1, 2):
         scheduler.release(slot)
-    fresh = Scheduler(BUDGET)
+        scheduler.admit(slot)
+    fresh = admitted(0, 1, 2)
     wanted = {0: 60, 1: 60, 2: 1000}
     for _ in range(20):
         assert scheduler.choose(wanted) == fresh.choose(wanted)
@@ -127,13 +148,98 @@ def test_nobody_waits_for_ever(drawn: list[tuple[int, int, int]]) -> None:
     requests = {n: Simulated(length, blocks) for n, (length, blocks, _) in enumerate(drawn)}
     arrivals = {n: arrival for n, (_, _, arrival) in enumerate(drawn)}
     taken = simulate(requests, arrivals)
-    # Each of the others may have to be served once, and save up for it.
-    bound = sum(4 * -(-length // BUDGET) + 2 for length, _, _ in drawn)
+    # Its patience; then each of the others may have to be served once, and save up for it.
+    bound = 8 + sum(4 * -(-length // BUDGET) + 2 for length, _, _ in drawn)
     for slot, steps in taken.items():
         assert longest_wait(steps, arrivals[slot]) <= bound
 
 
 def test_what_fits_the_budget_alone_goes_when_it_has_waited() -> None:
-    scheduler = Scheduler(BUDGET)
+    scheduler = admitted(1, 0)
     wanted = {0: BUDGET, 1: 8}
-    assert {scheduler.choose(wanted) for _ in range(2)} == {(0,), (1,)}
+    assert {scheduler.choose(wanted) for _ in range(9)} == {(0,), (1,)}
+
+
+# --- the tail: requests that arrive one by one, on a card whose steps were measured --------------
+
+# Rows of a step and its milliseconds: LLaDA-8B's shape on an H100, bfloat16.
+ROWS = (0, 32, 64, 128, 256, 320, 448, 512, 640, 896, 1024, 1280, 1536, 1792, 2048, 4096)
+MS = (5.9, 6.1, 6.45, 7.3, 8.9, 9.7, 12, 13.4, 15.4, 21.2, 25.5, 32, 38.2, 45, 51, 103)
+
+
+class RoundRobin:
+    """Whoever has waited longest, up to 2,048 rows: the control."""
+
+    def __init__(self) -> None:
+        self.waited = dict[int, int]()
+
+    def admit(self, slot: int) -> None:
+        self.waited[slot] = 0
+
+    def release(self, slot: int) -> None:
+        del self.waited[slot]
+
+    def choose(self, wanted: Mapping[int, int]) -> tuple[int, ...]:
+        left, chosen = 2048, list[int]()
+        for slot in sorted(wanted, key=lambda slot: -self.waited[slot]):
+            if wanted[slot] <= left:
+                chosen.append(slot)
+                left -= wanted[slot]
+        for slot in wanted:
+            self.waited[slot] = 0 if slot in chosen else self.waited[slot] + 1
+        return tuple(chosen)
+
+
+def latencies(
+    scheduler: Scheduler | RoundRobin, arrivals: Sequence[float], prompts: Sequence[int]
+) -> list[float]:
+    """Milliseconds from each arrival to its last step, with 16 slots: 128 tokens in 32 steps."""
+    now, took = 0.0, [0.0] * len(prompts)
+    queue, free = list(range(len(prompts))), list(range(16))
+    slots = dict[int, tuple[int, Simulated]]()
+    while queue or slots:
+        while queue and free and arrivals[queue[0]] <= now:
+            slot, one = free.pop(), queue.pop(0)
+            slots[slot] = one, Simulated(prompts[one] + 128, 4, cached=32)
+            scheduler.admit(slot)
+        if not slots:
+            now = arrivals[queue[0]]
+            continue
+        wanted = {slot: request.rows for slot, (_, request) in slots.items()}
+        chosen = scheduler.choose(wanted)
+        now += float(np.interp(sum(wanted[slot] for slot in chosen), ROWS, MS))
+        for slot in chosen:
+            one, request = slots[slot]
+            request.done += 1
+            if request.over:
+                took[one] = now - arrivals[one]
+                scheduler.release(slot)
+                free.append(slot)
+                del slots[slot]
+    return took
+
+
+def all_at_once(scheduler: Scheduler | RoundRobin) -> float:
+    lengths = np.random.default_rng(3).integers(50, 601, 48).tolist()
+    return max(latencies(scheduler, [0.0] * 48, lengths))
+
+
+def tail(begin: Callable[[], Scheduler | RoundRobin], seed: int) -> float:
+    """The slowest of a hundred at ten a second (about 70 % of what is possible), over one alone."""
+    rng = np.random.default_rng(seed)
+    arrivals = np.cumsum(rng.exponential(100.0, 800)).tolist()
+    took = latencies(begin(), arrivals, rng.integers(50, 601, 800).tolist())
+    return float(np.quantile(took, 0.99)) / latencies(begin(), [0.0], [325])[0]
+
+
+def test_the_slowest_of_many_are_done_sooner_than_in_turns() -> None:
+    ours = [tail(Scheduler, seed) for seed in range(5)]
+    turns = [tail(RoundRobin, seed) for seed in range(5)]
+    assert all(mine < theirs for mine, theirs in zip(ours, turns, strict=True))
+    assert statistics.median(ours) < 0.87 * statistics.median(turns)
+    # One server that never rests and takes 69 ms for each would have 3.0: Poisson's own bursts.
+    assert statistics.median(ours) < 4.1
+
+
+def test_smaller_steps_take_no_longer_for_all_at_once() -> None:
+    assert all_at_once(Scheduler()) <= 1.01 * all_at_once(RoundRobin())

@@ -8,7 +8,7 @@ from skipstone import Engine, Settings
 from skipstone.diagnosis.case import Case
 from skipstone.record import MemoryTrace, StepRecord
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from tests.helpers.watching import prompt_of, uneven_model
 
 
@@ -32,10 +32,10 @@ def steps_of(settings: Settings) -> tuple[StepRecord, ...]:
 def case_of(a: Settings, b: Settings, seed: int = 1) -> Case:
     """Two runs that can be run again."""
     model = uneven_model(seed)
-    ours, theirs = (Subject(trace_of(s, seed), 0, Engine(model, s)) for s in (a, b))
+    ours, theirs = (Side(trace_of(s, seed), 0, Engine(model, s)) for s in (a, b))
     return Case(ours.trace, theirs.trace, ExperimentRunner(ours, theirs, model))
 
 
 def alone(b: MemoryTrace) -> Case:
     """A run held against itself, without its code."""
-    return Case(b, b, ExperimentRunner(Subject(b), Subject(b), uneven_model(1)))
+    return Case(b, b, ExperimentRunner(Side(b), Side(b), uneven_model(1)))

@@ -26,7 +26,7 @@ from skipstone import (
 from skipstone.canvas import StepContext
 from skipstone.cli.main import run
 from skipstone.engine import Settings
-from skipstone.engine.score.likelihood import MonteCarlo, Question, log_likelihoods
+from skipstone.engine.score.likelihood import LikelihoodRequest, MonteCarlo, log_likelihoods
 from skipstone.models.llada import Layer, LLaDA
 from skipstone.models.load import Model
 from skipstone.testing.checkpoint import random_weights, write_checkpoint
@@ -190,7 +190,11 @@ def test_a_rule_that_passes_over_nan_does_not_hide_it() -> None:
 # ---------------------------------------------------------------- likelihoods
 
 
-QUESTIONS = [Question((1, 2), (3, 4)), Question((5, 6), (7, 61, 8)), Question((9,), (10, 11))]
+QUESTIONS = [
+    LikelihoodRequest((1, 2), (3, 4)),
+    LikelihoodRequest((5, 6), (7, 61, 8)),
+    LikelihoodRequest((9,), (10, 11)),
+]
 
 
 def test_likelihoods_name_the_question_and_the_layer() -> None:
@@ -203,7 +207,7 @@ def test_likelihoods_name_the_question_and_the_layer() -> None:
 def test_the_mask_token_has_no_probability_and_breaks_nothing() -> None:
     model = tiny_model(dtype=torch.float32)
     answer = (model.config.mask_id, 3)
-    ((_, score),) = log_likelihoods(model, [Question((1,), answer)], MonteCarlo(mc_num=4))
+    ((_, score),) = log_likelihoods(model, [LikelihoodRequest((1,), answer)], MonteCarlo(mc_num=4))
     assert score == -torch.inf
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skipstone import DualCache, Factor, Fixed, NoCache, PrefixCache, Settings, Threshold
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.experiment import Choice, Follow, Lab, Patch, Unavailable
+from skipstone.diagnosis.experiment import Choice, Experimenter, Follow, Patch, Unavailable
 from skipstone.diagnosis.patching import DecidingPart, decisive
 from skipstone.engine import Engine
 from skipstone.memory.store import KVStore
@@ -24,7 +24,7 @@ from skipstone.record import Candidates, Judgements, MemoryTrace, StepRecord, Ta
 from skipstone.rows import Rows
 from skipstone.skip import NoSkip
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from skipstone.tracing.replay.replay import ReplayPlan, replay
 from tests.helpers.recorded import alone, case_of, record, trace_of
 from tests.helpers.watching import BASE, CACHES, LOW, prompt_of, uneven_model
@@ -42,10 +42,10 @@ UNMASKS = [
 ]
 
 
-def lab_of(trace: MemoryTrace) -> Lab:
-    lab = alone(trace).inquiry.lab
-    assert lab is not None
-    return lab
+def runner_of(trace: MemoryTrace) -> Experimenter:
+    runner = alone(trace).inquiry.experimenter
+    assert runner is not None
+    return runner
 
 
 def same(a: object, b: object) -> bool:
@@ -94,7 +94,7 @@ def test_a_canvas_that_the_model_cannot_read_is_refused(token: int) -> None:
     for step in foreign:
         trace.step(0, step, {})
     with pytest.raises(Unavailable, match=f"holds the token id {token}, but the model has"):
-        lab_of(trace).ask(Follow("a", "a", (0, 1)))
+        runner_of(trace).ask(Follow("a", "a", (0, 1)))
 
 
 @pytest.mark.parametrize("rule", UNMASKS, ids=lambda settings: repr(settings.unmask))
@@ -105,27 +105,27 @@ def test_a_led_run_is_the_recorded_one(
 ) -> None:
     settings = rule.replace(cache=cache, skip=skip)
     a = trace_of(settings)
-    lab, steps = lab_of(a), a.records[0].steps
+    runner, steps = runner_of(a), a.records[0].steps
     assert len({step.block for step in steps}) == 3
     whole = (0, steps[-1].forward)
     for led in (NOTHING_LED, BOTH_LED):
-        again = lab.ask(Follow("a", "a", whole, led=led))
+        again = runner.ask(Follow("a", "a", whole, led=led))
         assert [apart(a, again, step.forward) for step in steps] == [[] for _ in steps]
     # A single step is built up from the start of its block, or from the first random number.
     for forward in {steps[1].forward, steps[-2].forward, steps[-1].forward}:
-        assert apart(a, lab.ask(Follow("a", "a", (forward, forward))), forward) == []
+        assert apart(a, runner.ask(Follow("a", "a", (forward, forward))), forward) == []
 
 
 def test_a_led_run_under_another_setting_is_another() -> None:
     a = trace_of(BASE.replace(cache=NoCache(), unmask=Fixed()))
-    lab, last = lab_of(a), a.records[0].steps[-1].forward
+    runner, last = runner_of(a), a.records[0].steps[-1].forward
     for change, first in (
         (("cache", "dual"), "rows"),
         (("skip", "cosine:skip_layer_k=3,skip_threshold=0.5,skip_outlier=0"), "finished"),
         (("temperature", "0.5"), "candidates"),
     ):
         changes = (change, ("seed", "1")) if change[0] == "temperature" else (change,)
-        other = lab.ask(Follow("a", "a", (0, last), changes=changes))
+        other = runner.ask(Follow("a", "a", (0, last), changes=changes))
         found = [apart_fields(a, other, step.forward) for step in a.records[0].steps]
         assert any(first in fields for fields in found), change
         # It is led all the same: every step starts from A's canvas.
@@ -134,9 +134,9 @@ def test_a_led_run_under_another_setting_is_another() -> None:
 
 def test_led_rows_and_skips_are_the_recorded_ones_under_another_setting() -> None:
     a = trace_of(BASE.replace(unmask=Fixed(), skip=LOW))
-    lab, last = lab_of(a), a.records[0].steps[-1].forward
+    runner, last = runner_of(a), a.records[0].steps[-1].forward
     changes = (("cache", "none"), ("skip", "none"))
-    led = lab.ask(Follow("a", "a", (0, last), changes=changes, led=BOTH_LED))
+    led = runner.ask(Follow("a", "a", (0, last), changes=changes, led=BOTH_LED))
     for step in a.records[0].steps:
         assert not {"rows", "finished"} & set(apart_fields(a, led, step.forward))
         other = led.records[0].at(step.forward)
@@ -175,15 +175,15 @@ def test_own_values_change_nothing(tap: Tap, skip: NoSkip) -> None:
     a = trace_of(BASE.replace(unmask=Fixed(), skip=skip))
     # A step in which every mask skips has no logits.
     steps = [step for step in a.records[0].steps if patches_of(a, step.forward, tap)]
-    lab = lab_of(a)
+    runner = runner_of(a)
     for step in (steps[0], steps[3], steps[-1]):
         own = patches_of(a, step.forward, tap)
         window = (step.forward, step.forward)
-        again = lab.ask(Follow("a", "a", window, patches=tuple(own), patch_name="A's own"))
+        again = runner.ask(Follow("a", "a", window, patches=tuple(own), patch_name="A's own"))
         assert apart(a, again, step.forward) == []
         # Control: the same patches with other values do change the step.
         far = tuple(replace(p, values=-p.values) for p in own)
-        other = lab.ask(Follow("a", "a", window, patches=far, patch_name="negated"))
+        other = runner.ask(Follow("a", "a", window, patches=far, patch_name="negated"))
         assert apart(a, other, step.forward) != []
 
 
@@ -221,7 +221,7 @@ def test_a_wrong_state_is_sufficient_and_necessary(seed: int, layer: int, positi
     a, model = trace_of(settings, seed), uneven_model(seed)
     with wrong_state(layer, position):
         b = record(settings, seed)
-    case = Case(a, b, ExperimentRunner(Subject(a), Subject(b), model))
+    case = Case(a, b, ExperimentRunner(Side(a), Side(b), model))
     forward = case.divergence.forward
     assert forward is not None
     window = (forward, forward)

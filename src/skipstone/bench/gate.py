@@ -30,7 +30,7 @@ from skipstone.rows import Rows
 from skipstone.skip import CosineSkip
 from skipstone.unmask import Fixed, Threshold
 
-Tokens = list[tuple[int, ...]]
+TokenLists = list[tuple[int, ...]]
 _BASE = Settings(gen_length=16, block_length=8, eos_stop=False)
 _CASES = (
     _BASE.replace(cache=DualCache(), unmask=Threshold(0.9)),
@@ -72,23 +72,23 @@ def gate(model: Model, prompts: Sequence[Prompt], measured: torch.dtype) -> list
     ]
 
 
-def _decoded(model: Model, prompts: Sequence[Prompt], runner: RunnerName) -> Tokens:
+def _decoded(model: Model, prompts: Sequence[Prompt], runner: RunnerName) -> TokenLists:
     """Each prompt alone under each case."""
     engines = [Engine(model, settings, runner=runner) for settings in _CASES]
     return [engine.generate(prompt).tokens for engine in engines for prompt in prompts]
 
 
-def _together(model: Model, prompts: Sequence[Prompt]) -> Tokens:
+def _together(model: Model, prompts: Sequence[Prompt]) -> TokenLists:
     engines = [Engine(model, settings) for settings in _CASES]
     return [result.tokens for engine in engines for result in engine.generate_batch(prompts)]
 
 
-def _same(name: str, found: Tokens, expected: Tokens) -> Check:
+def _same(name: str, found: TokenLists, expected: TokenLists) -> Check:
     differing = sum(a != b for a, b in zip(found, expected, strict=True))
     return Check(name, not differing, f"{differing} of {len(expected)} answers differ")
 
 
-def _kernels_in_a_run(model: Model, prompts: Sequence[Prompt], eager: Tokens) -> Check:
+def _kernels_in_a_run(model: Model, prompts: Sequence[Prompt], eager: TokenLists) -> Check:
     name = "kernels give the tokens of the plain operations"
     if reason := backend.refusal(model.network.published()["model.transformer.ln_f.weight"]):
         return Check(name, True, f"nothing to compare: {reason}")

@@ -84,8 +84,8 @@ def bench(
     from skipstone.bench.page import Page
     from skipstone.bench.peer import parse_peer
     from skipstone.bench.run import measure
-    from skipstone.cli.bench_subject import BenchTarget
     from skipstone.cli.bench_tables import print_cells
+    from skipstone.cli.bench_target import BenchTarget
 
     if repeats < 2:
         raise ConfigError(f"--repeats is {repeats}, must be at least 2: quartiles need two samples")
@@ -93,15 +93,15 @@ def bench(
         check_output(output)
     sections = _sections(ctx, texts["only"], texts["peer"])
     peer = parse_peer(texts["peer"]) if texts["peer"] else None
-    subject = BenchTarget.of(texts["model"], device, dtype)
-    plan = subject.plan(sections, texts)
+    target = BenchTarget.of(texts["model"], device, dtype)
+    plan = target.plan(sections, texts)
     with status("checking that it is right") as told:
         tell = told or (lambda text: None)
-        checks = gate(subject.pebble, _QUESTIONS, subject.torch_dtype)
+        checks = gate(target.pebble, _QUESTIONS, target.torch_dtype)
         if not all(check.passed for check in checks):
             return _refused(checks, as_json=as_json)
         tell("making the model ready, and measuring the device")
-        rig = subject.rig(repeats)
+        rig = target.rig(repeats)
         found: list[Cell] = []
         page = Page(_command(ctx), rig, checks, found)
         if output is not None:

@@ -11,7 +11,7 @@ from skipstone.bench.run import Cell, Unmeasured
 from skipstone.cli.tables import say_table
 from skipstone.cli.terminal import say
 
-Column = tuple[str, Callable[[Any], object]]
+TableColumn = tuple[str, Callable[[Any], object]]
 
 
 def print_cells(cells: Sequence[Cell]) -> None:
@@ -38,7 +38,7 @@ def _gb(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-_STEP: tuple[Column, ...] = (
+_STEP: tuple[TableColumn, ...] = (
     ("batch", lambda c: c.batch),
     ("context", lambda c: c.context),
     ("rows", lambda c: c.rows),
@@ -51,7 +51,7 @@ _STEP: tuple[Column, ...] = (
     ("TFLOP/s", lambda c: f"{c.teraflops:.3g}"),
     ("more GB", lambda c: _gb(c.peak_gb)),
 )
-_SKIP: tuple[Column, ...] = (
+_SKIP: tuple[TableColumn, ...] = (
     ("batch", lambda c: c.batch),
     ("context", lambda c: c.context),
     ("rows", lambda c: c.rows),
@@ -66,7 +66,7 @@ _SKIP: tuple[Column, ...] = (
     ("of ideal", lambda c: "-" if c.share_of_ideal is None else f"{c.share_of_ideal:.0%}"),
     ("more GB", lambda c: _gb(c.peak_gb)),
 )
-_REFRESH: tuple[Column, ...] = (
+_REFRESH: tuple[TableColumn, ...] = (
     ("positions", lambda c: c.positions),
     ("ms", lambda c: _ms(c.refresh_ms)),
     ("quartiles", _quartiles),
@@ -75,7 +75,7 @@ _REFRESH: tuple[Column, ...] = (
     ("TFLOP/s", lambda c: f"{c.teraflops:.3g}"),
     ("of matrix rate", lambda c: f"{c.share_of_matrix_rate:.0%}"),
 )
-_GENERATION: tuple[Column, ...] = (
+_GENERATION: tuple[TableColumn, ...] = (
     ("generation", lambda c: c.generation),
     ("tokens a forward", lambda c: f"{c.tokens_a_forward:.3g}"),
     ("ms", lambda c: _ms(c.ms)),
@@ -86,7 +86,7 @@ _GENERATION: tuple[Column, ...] = (
     ("x floor", lambda c: f"{c.times_floor:.2f}"),
     ("more GB", lambda c: _gb(c.peak_gb)),
 )
-_PEER: tuple[Column, ...] = (
+_PEER: tuple[TableColumn, ...] = (
     ("generation", lambda c: c.generation),
     ("side", lambda c: c.side),
     ("forwards", lambda c: c.forwards),
@@ -97,11 +97,11 @@ _PEER: tuple[Column, ...] = (
     ("again", lambda c: f"{c.again_times_ours:.2f}"),
     ("same tokens", lambda c: "-" if c.same_tokens is None else f"{c.same_tokens} of {c.new}"),
 )
-_UNMEASURED: tuple[Column, ...] = (
+_UNMEASURED: tuple[TableColumn, ...] = (
     ("cell", lambda c: c.cell),
     ("reason", lambda c: c.reason),
 )
-_TABLES: tuple[tuple[type[Cell], str, Sequence[Column]], ...] = (
+_TABLES: tuple[tuple[type[Cell], str, Sequence[TableColumn]], ...] = (
     (StepCell, "Cached steps", _STEP),
     (SkipCell, "The same with a skip", _SKIP),
     (RefreshCell, "Refreshes", _REFRESH),

@@ -80,11 +80,11 @@ def compare(
     if page is not None:
         from skipstone.cli.specs import SpecPair
         from skipstone.engine import Engine
-        from skipstone.tracing.experiments.runner import Subject
+        from skipstone.tracing.experiments.runner import Side
 
-        subject_a = Subject(recorder_a.trace, 0, Engine(models[0], a.settings))
-        subject_b = Subject(recorder_b.trace, 0, Engine(models[1], b.settings))
-        report_pair(SpecPair(subject_a, subject_b, models[0]), page, (spec_a, spec_b))
+        side_a = Side(recorder_a.trace, 0, Engine(models[0], a.settings))
+        side_b = Side(recorder_b.trace, 0, Engine(models[1], b.settings))
+        report_pair(SpecPair(side_a, side_b, models[0]), page, (spec_a, spec_b))
     return 0 if comparison.identical else 1
 
 

@@ -158,19 +158,21 @@ def explained(pair: SpecPair, time_limit: float = math.inf, *, keep: bool = Fals
     from skipstone.tracing.experiments.runner import ExperimentRunner
 
     with status("looking at the traces") as tell:
-        lab = ExperimentRunner(pair.a, pair.b, pair.reference, time_limit=time_limit, progress=tell)
-        case = Case(pair.a.trace, pair.b.trace, lab, pair.a.sample, pair.b.sample)
+        runner = ExperimentRunner(
+            pair.a, pair.b, pair.reference, time_limit=time_limit, progress=tell
+        )
+        case = Case(pair.a.trace, pair.b.trace, runner, pair.a.sample, pair.b.sample)
         diagnosis = explain(case)
     if keep and isinstance(pair.b.trace, StoredTrace):
         try:
-            _keep(pair.b.trace, lab, diagnosis)
+            _keep(pair.b.trace, runner, diagnosis)
         except TraceError as error:
             # What was found is worth more than its copy in the trace.
             note(str(error))
     return diagnosis
 
 
-def _keep(trace: StoredTrace, lab: ExperimentRunner, diagnosis: Diagnosis) -> None:
+def _keep(trace: StoredTrace, runner: ExperimentRunner, diagnosis: Diagnosis) -> None:
     """Write experiments and verdict into the trace."""
     from skipstone.tracing.experiments.names import as_request, key_of
 
@@ -180,7 +182,7 @@ def _keep(trace: StoredTrace, lab: ExperimentRunner, diagnosis: Diagnosis) -> No
             json.dumps(as_request(done.experiment)),
             json.dumps({"seconds": done.seconds, "outcome": done.outcome}),
         )
-        for done in lab.done
+        for done in runner.done
     ]
     verdict = Experiment("diagnosis", json.dumps({"side": "b"}), json_text(diagnosis.as_json()))
     trace.add_experiments([*kept, verdict])

@@ -17,7 +17,7 @@ from skipstone.quoting import shown
 from skipstone.record import Header, StoredTrace, Trace
 from skipstone.record.weights import same_weights
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import Subject, settings_of
+from skipstone.tracing.experiments.runner import Side, settings_of
 from skipstone.tracing.replay.recorded_model import recorded_model
 
 
@@ -94,8 +94,8 @@ def check_whole(trace: StoredTrace, sample: int) -> None:
 class SpecPair:
     """Two sides and the reference model, if it is here."""
 
-    a: Subject
-    b: Subject
+    a: Side
+    b: Side
     reference: Model | None
 
 
@@ -111,7 +111,7 @@ def traced_pair(a: StoredTrace, b: StoredTrace, sample: int, model_name: str | N
         note(f"nothing is run again: {error}")
         model = None
     own = _own_model(a, b, model, model_name)
-    return SpecPair(_subject(a, sample, model), _subject(b, sample, own), model)
+    return SpecPair(_side(a, sample, model), _side(b, sample, own), model)
 
 
 def _own_model(
@@ -131,11 +131,11 @@ def _own_model(
         return None
 
 
-def _subject(trace: Trace, sample: int, model: Model | None) -> Subject:
+def _side(trace: Trace, sample: int, model: Model | None) -> Side:
     record = trace.records[sample]
     if model is None or record.header.source != "skipstone":
-        return Subject(trace, sample)
-    return Subject(trace, sample, Engine(model, settings_of(record, {})))
+        return Side(trace, sample)
+    return Side(trace, sample, Engine(model, settings_of(record, {})))
 
 
 def decoded_pair(spec_a: str, spec_b: str, shared: dict[str, str], prompt: Prompt) -> SpecPair:
@@ -153,7 +153,7 @@ def _model_key(spec: RunSpec) -> tuple[str, str, str]:
     return spec.model, spec.device, spec.dtype
 
 
-def _decoded(engine: Engine, prompt: Prompt) -> Subject:
+def _decoded(engine: Engine, prompt: Prompt) -> Side:
     recorder = Recorder()
     engine.generate(prompt, observer=recorder)
-    return Subject(recorder.trace, 0, engine)
+    return Side(recorder.trace, 0, engine)

@@ -23,7 +23,7 @@ from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
     from skipstone.sweep.run import Sweep
-    from skipstone.sweep.summary import Assessment, Level, Summary
+    from skipstone.sweep.summary import Assessment, Summary, SweepLevel
 
 
 @click.command("sweep")
@@ -82,7 +82,7 @@ def sweep_command(
     output: Path,
     baseline: str,
     bound: str,
-    level: Level,
+    level: SweepLevel,
     rule: str,
     limit: int | None,
     who: str,

@@ -17,7 +17,7 @@ from skipstone.quoting import LONGEST_MESSAGE
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-Part = str | tuple[str, str]
+TextPart = str | tuple[str, str]
 """Text, or text and the name of its style."""
 
 STYLES = {
@@ -33,7 +33,7 @@ PLAIN_WIDTH = 120
 _NARROWEST, _WIDEST = 20, 1000
 
 
-def say(*parts: Part) -> None:
+def say(*parts: TextPart) -> None:
     """One line of the result."""
     _write(sys.stdout, parts)
 
@@ -69,7 +69,7 @@ def say_rich(renderable: RenderableType) -> None:
     _raw(stream, "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def aside(*parts: Part) -> None:
+def aside(*parts: TextPart) -> None:
     """One line beside the result: where a file is, what a run took."""
     _write(sys.stderr, parts)
 
@@ -127,7 +127,7 @@ def width() -> int:
     return max(_NARROWEST, min(found, _WIDEST))
 
 
-def _write(stream: TextIO, parts: Iterable[Part]) -> None:
+def _write(stream: TextIO, parts: Iterable[TextPart]) -> None:
     styled = [(part, "") if isinstance(part, str) else part for part in parts]
     texts = [(printable(text), style) for text, style in styled]
     if not coloured(stream):

@@ -16,7 +16,7 @@ from skipstone.errors import SkipstoneError
 from skipstone.record import Tap, Trace
 from skipstone.sentence import Sentence
 
-Side = Literal["a", "b"]
+SideName = Literal["a", "b"]
 Choice = Literal["rows", "skip"]
 Variation = Literal["", "again", "batch", "padding", "threads", "backend", "last_bit"]
 
@@ -79,7 +79,7 @@ class Patch:
 class Rerun:
     """Decode the prompt again, freely, with one side's own code and some settings changed."""
 
-    side: Side
+    side: SideName
     changes: tuple[tuple[str, str], ...] = ()
     """Settings by name, in their text form."""
     tensors: tuple[int, int] | None = None
@@ -98,9 +98,9 @@ class Follow:
     the K/V store lives on. What the engine would have committed is in the candidates.
     """
 
-    along: Side
+    along: SideName
     """Whose canvases."""
-    settings: Side
+    settings: SideName
     """Whose settings."""
     forwards: tuple[int, int]
     """First and last forward that matter; earlier ones run as far as the K/V store needs them."""
@@ -128,7 +128,7 @@ class Follow:
 class Rescore:
     """One exact forward over a made-up canvas: how sure is the model of some positions?"""
 
-    side: Side
+    side: SideName
     """Whose prompt."""
     ids: tuple[int, ...]
     """All new ids."""
@@ -140,10 +140,10 @@ class Rescore:
 class Unobserved:
     """Decode the prompt again without an observer; the trace has an outcome and no steps."""
 
-    side: Side
+    side: SideName
 
 
-Experiment = Rerun | Follow | Rescore | Unobserved
+ExperimentRequest = Rerun | Follow | Rescore | Unobserved
 
 
 class Unavailable(SkipstoneError):
@@ -158,10 +158,10 @@ class Spent(Unavailable):
     """The time for experiments is over; what was not tried is not ruled out."""
 
 
-class Lab(Protocol):
+class Experimenter(Protocol):
     """Carries out experiments within a time limit."""
 
-    def ask(self, experiment: Experiment) -> Trace:
+    def ask(self, experiment: ExperimentRequest) -> Trace:
         """The run that the experiment asks for; the same question is answered once.
 
         Raises:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.experiment import Rerun, Side
+from skipstone.diagnosis.experiment import Rerun, SideName
 from skipstone.diff import compare
 from skipstone.record import Trace
 from skipstone.sentence import Code, Sentence
@@ -131,7 +131,7 @@ def reproduces(case: Case, factors: Sequence[ChangedSetting]) -> bool | None:
 
 
 def changes(
-    case: Case, side: Side, factors: Sequence[ChangedSetting]
+    case: Case, side: SideName, factors: Sequence[ChangedSetting]
 ) -> tuple[tuple[str, str], ...]:
     """The settings that give one side the other's values of some factors."""
     record = case.record_a if side == "a" else case.record_b
@@ -147,7 +147,7 @@ def changes(
     return tuple(sorted(texts.items()))
 
 
-def _agrees(case: Case, trace: Trace, side: Side) -> bool:
+def _agrees(case: Case, trace: Trace, side: SideName) -> bool:
     """Whether a run decides as a side does, up to and at the first divergence."""
     record = case.record_a if side == "a" else case.record_b
     return case.divergence.earlier(compare(record, trace.records[0]).first) is None

@@ -19,7 +19,8 @@ from torch import Tensor
 from skipstone.canvas import Block, Canvas, Geometry, HostCanvas, Status, StepContext
 from skipstone.engine.ages import Ages
 from skipstone.engine.forward.runner import Runner
-from skipstone.engine.request import Done, Request, RequestState
+from skipstone.engine.progress import RequestState
+from skipstone.engine.request import Done, Request
 from skipstone.engine.score.scorer import Scorer
 from skipstone.engine.settings import Settings
 from skipstone.models.base import ModelConfig

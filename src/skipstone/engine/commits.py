@@ -20,7 +20,7 @@ class Commit(NamedTuple):
     """Final text so far: of all tokens before the first mask, or before EOS."""
 
 
-class Told(NamedTuple):
+class CommittedTokens(NamedTuple):
     """What a step decided of a request."""
 
     offsets: np.ndarray
@@ -41,7 +41,7 @@ class Reader:
         self._decided = self._ids != mask_id
         self._settled, self._shown = 0, ""
 
-    def news(self, told: Sequence[Told]) -> Iterator[Commit]:
+    def news(self, told: Sequence[CommittedTokens]) -> Iterator[Commit]:
         """The commits that were not read yet."""
         while self.read < len(told):
             offsets, tokens = told[self.read]

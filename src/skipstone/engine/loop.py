@@ -5,8 +5,9 @@ part in the next step, the step is launched, and completed when the host has rea
 Every request is at its own block and step; one that is done leaves at once. Batches, traces, every
 model and every cache go through here.
 
-Where the requests in flight will very likely have masks left, the next step is launched before that
-is known, so that the device never waits. If a block turns out to be done, its step changed nothing.
+Where it is very likely where the requests in flight go next, by their schedules or because they
+will have masks left, the next step is launched before that is known, so that the device never
+waits. If a block turns out to be done, its step changed nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass, field
 
 from skipstone.canvas import StepContext
 from skipstone.engine.batch import Batch
-from skipstone.engine.request import Done, Handle, RequestState
+from skipstone.engine.progress import RequestState
+from skipstone.engine.request import Done, Handle
 from skipstone.engine.scheduler import Scheduler
 from skipstone.engine.step import InFlightStep, Stepper
 from skipstone.errors import SkipstoneError, StalledError
@@ -88,8 +90,11 @@ class Loop:
 
     def _is_done(self, state: RequestState, *, flies: bool) -> bool:
         host = self.batch.host
-        # What flies has not reached the end of its block yet, or there is nothing after it.
-        return not state.has_masks(host) if flies else state.next_step(host) is None
+        if flies:
+            # It has not reached the end of its block yet, or there is nothing after it.
+            return not state.has_masks(host)
+        state.resume(host)
+        return state.next_step(host) is None
 
     def _leave(self, state: RequestState) -> None:
         self.scheduler.release(state.slot)
@@ -108,6 +113,7 @@ class Loop:
                 handle.fail(error)
                 raise
             state.handle = handle
+            self.scheduler.admit(slot)
             # Only now: wherever it is interrupted, whoever waits is in the queue or in a slot.
             self.queue.popleft()
 
@@ -128,7 +134,7 @@ class Loop:
         return None
 
     def _may_launch(self) -> bool:
-        """Whether it is likely enough that all in flight have masks left in their blocks."""
+        """Whether it is likely enough where all in flight go next."""
         if not self._flying:
             return True
         if len(self._flying) > self.ahead:
@@ -142,7 +148,7 @@ class Loop:
         states = {state.slot: state for state in self.batch.states}
         return all(
             states[slot].request.settings.may_overlap
-            and states[slot].surely_has_masks(host, in_flight)
+            and states[slot].surely_goes_on(host, in_flight)
             for slot, in_flight in counts.items()
         )
 
@@ -153,7 +159,7 @@ class Loop:
         if context is None:
             return False
         rows = batch.rows(context)
-        if len(context.requests) > 1 and rows.num_rows > self.scheduler.budget:
+        if len(context.requests) > 1:
             chosen = self.scheduler.choose(dict(zip(rows.requests, rows.counts, strict=True)))
             context, others = context.split(lambda at: at.slot in chosen)
             if others.requests:

@@ -1,4 +1,4 @@
-"""Requests: what is decoded, how far it has come, and the handle that waits for it.
+"""Requests: what is decoded, and the handle that waits for it.
 
 Shape letters: G generation length.
 """
@@ -9,18 +9,17 @@ import asyncio
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skipstone.canvas import MOST_STOP_IDS, Block, HostCanvas, RequestStep, blocks
-from skipstone.engine.commits import Commit, Reader, Told
+from skipstone.canvas import MOST_STOP_IDS, Block, blocks
+from skipstone.engine.commits import Commit, CommittedTokens, Reader
 from skipstone.engine.result import Result, StepStats
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError
@@ -28,9 +27,6 @@ from skipstone.text import Text
 
 if TYPE_CHECKING:
     from skipstone.engine.observe import Observer
-
-# Steps of a request that are remembered to judge how much its next one commits.
-_REMEMBERED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,89 +74,6 @@ def with_stops(own: Sequence[int], more: Sequence[int]) -> tuple[int, ...]:
             f"stop_ids are {len(every)} with EOS, must be at most {MOST_STOP_IDS}; give fewer"
         )
     return every
-
-
-@dataclass(eq=False)
-class RequestState:
-    """A request in its slot, and how far it has come."""
-
-    request: Request
-    slot: int
-    handle: Handle | None = None
-    """Who waits for it."""
-    block: int = 0
-    step: int = 0
-    """The step that it takes next within its block."""
-    forward: int = 0
-    """Forwards that it has taken part in."""
-    stats: list[StepStats] = field(default_factory=list)
-    _paces: deque[int] = field(default_factory=lambda: deque[int](maxlen=_REMEMBERED))
-
-    def next_step(self, host: HostCanvas) -> RequestStep | None:
-        """Where it goes next; None if it is done. Moves it on to its next block.
-
-        Args:
-            host: the canvas as the host knows it.
-        """
-        request = self.request
-        while self.block < len(request.blocks):
-            block = request.blocks[self.block]
-            within = request.settings.budget == "finish" or self.step < request.budget(block)
-            if within and host.masks(self.slot, block):
-                return self.at(block, self.step)
-            self.block, self.step = self.block + 1, 0
-        return None
-
-    def at(self, block: Block, step: int) -> RequestStep:
-        """Where it is, in policies' words."""
-        request = self.request
-        return RequestStep(
-            slot=self.slot,
-            sample=request.sample,
-            prompt_length=len(request.prompt),
-            block=block,
-            step=step,
-            step_budget=request.budget(block),
-            forward=self.forward,
-            seed=request.settings.seed or 0,
-        )
-
-    def last_step(self) -> RequestStep:
-        """Where its last step was, for one more at the same place."""
-        return self.at(self.request.blocks[self.block], self.step - 1)
-
-    def has_masks(self, host: HostCanvas) -> bool:
-        """Whether anything of it is not decoded yet."""
-        blocks = self.request.blocks
-        return host.masks(self.slot, Block(0, 0, blocks[-1].stop)) > 0
-
-    def launched(self, at: RequestStep) -> None:
-        """A step of it is on its way."""
-        self.block, self.step, self.forward = at.block.index, at.step + 1, at.forward + 1
-
-    def dropped(self, at: RequestStep) -> None:
-        """A step of it found its block decoded already, and changed nothing."""
-        self.forward = at.forward
-
-    def completed(self, stats: StepStats) -> None:
-        """A step of it is done."""
-        self.stats.append(stats)
-        self._paces.append(stats.committed)
-
-    def surely_has_masks(self, host: HostCanvas, in_flight: int) -> bool:
-        """Whether its block will very likely have masks left after the steps in flight.
-
-        A step commits about as many as those before it: at most the most that one of them did, and
-        as many again as they differ by.
-
-        Args:
-            host: the canvas before these steps.
-            in_flight: how many they are.
-        """
-        if not self._paces or self.block >= len(self.request.blocks):
-            return False
-        most = 2 * max(self._paces) - min(self._paces)
-        return host.masks(self.slot, self.request.blocks[self.block]) > in_flight * most
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +125,7 @@ class Handle:
         self._submitted = time.perf_counter()
         self._text, self._finish = text, finish
         self._future = Future[Done]()
-        self._told = list[Told]()
+        self._told = list[CommittedTokens]()
         self._changed = threading.Condition()
         self._listeners = list[Callable[[], None]]()
 
@@ -320,7 +233,7 @@ class Handle:
 
     def committed(self, offsets: np.ndarray, tokens: np.ndarray) -> None:
         """A step decided these offsets."""
-        self._told.append(Told(offsets, tokens))
+        self._told.append(CommittedTokens(offsets, tokens))
         self._tell()
 
     def finish(self, done: Done) -> None:

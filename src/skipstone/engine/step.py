@@ -22,9 +22,9 @@ from skipstone.engine.batch import Batch
 from skipstone.engine.forward.finite import not_finite
 from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board, Observer, StepView, Taps
-from skipstone.engine.request import RequestState
+from skipstone.engine.progress import RequestState
 from skipstone.engine.result import StepStats
-from skipstone.engine.score.scorer import Scored
+from skipstone.engine.score.scorer import ScoredRows
 from skipstone.errors import NotFiniteError
 from skipstone.ops.decide import dispatch as ops
 from skipstone.rows import HostCopy, Rows, to_host
@@ -44,7 +44,7 @@ class InFlightStep(NamedTuple):
     rows: Rows
     done: Pass
     recovery: bool
-    scored: Scored
+    scored: ScoredRows
     scores: Scores
     board: Board
     commit_BG: Tensor

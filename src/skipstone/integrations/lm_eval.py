@@ -22,7 +22,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from skipstone.engine import Engine, Settings
-from skipstone.engine.score.likelihood import Question, batches, greedy_flags, log_likelihoods
+from skipstone.engine.score.likelihood import (
+    LikelihoodRequest,
+    batches,
+    greedy_flags,
+    log_likelihoods,
+)
 from skipstone.errors import ConfigError, PromptError, SkipstoneError, nearest
 from skipstone.extras import missing
 from skipstone.integrations.model_args import read_model_args
@@ -236,7 +241,7 @@ class SkipstoneLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         self._say_what_is_idle()
         limit = self.model.config.max_length
-        questions = list[Question]()
+        questions = list[LikelihoodRequest]()
         for (_, text), context, answer in requests:
             if not 0 < len(answer) < limit:
                 raise PromptError(
@@ -244,7 +249,7 @@ class SkipstoneLM(TemplateLM):
                     f"{limit - 1}"
                 )
             kept = self._shortened(context, limit - len(answer))
-            questions.append(Question(tuple(kept), tuple(answer)))
+            questions.append(LikelihoodRequest(tuple(kept), tuple(answer)))
         greedy = self._greedy(questions, disable_tqdm)
         found = [(0.0, False)] * len(requests)
         for i, score in self._estimates(questions, disable_tqdm):
@@ -260,13 +265,13 @@ class SkipstoneLM(TemplateLM):
         The first window is given EOS, others the token before them, the last one all that fits.
         """
         self._say_what_is_idle()
-        questions, owners = list[Question](), list[int]()
+        questions, owners = list[LikelihoodRequest](), list[int]()
         for i, request in enumerate(requests):
             ids = self.tok_encode(request.args[0])
             longest = self.model.config.max_length - 1
             for window in get_rolling_token_windows(ids, self.prefix_token_id, longest, 1):
                 context, answer = make_disjoint_window(window)
-                questions.append(Question(tuple(context), tuple(answer)))
+                questions.append(LikelihoodRequest(tuple(context), tuple(answer)))
                 owners.append(i)
         totals = [0.0] * len(requests)
         for index, score in self._estimates(questions, disable_tqdm):
@@ -276,7 +281,7 @@ class SkipstoneLM(TemplateLM):
         return totals
 
     def _estimates(
-        self, questions: Sequence[Question], disable_tqdm: bool
+        self, questions: Sequence[LikelihoodRequest], disable_tqdm: bool
     ) -> tqdm[tuple[int, float]]:
         how, batch_size = self.args.likelihood, self.args.setup.batch_size
         return tqdm(
@@ -286,7 +291,9 @@ class SkipstoneLM(TemplateLM):
             desc="Likelihoods",
         )
 
-    def _greedy(self, questions: Sequence[Question], disable_tqdm: bool) -> dict[int, bool]:
+    def _greedy(
+        self, questions: Sequence[LikelihoodRequest], disable_tqdm: bool
+    ) -> dict[int, bool]:
         if not self.args.setup.check_greedy:
             return dict.fromkeys(range(len(questions)), False)
         flags = greedy_flags(self.model, questions, batch_size=self.args.setup.batch_size)

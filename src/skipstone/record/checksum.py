@@ -16,7 +16,7 @@ from xxhash import xxh3_128
 from skipstone.record.tensors import TensorKey
 
 Value = str | int | float | bytes | None
-Row = tuple[Value, ...]
+ValueRow = tuple[Value, ...]
 
 _INT, _FLOAT = struct.Struct("<cq"), struct.Struct("<cd")
 _SIZE = _INT

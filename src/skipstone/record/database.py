@@ -23,7 +23,7 @@ from skipstone.record.damage import DAMAGE, damaged
 from skipstone.record.folder import LOG, check_files, plain_file
 from skipstone.record.store import DATABASE, MAX_ROW
 
-Row = tuple[object, ...]
+SqlRow = tuple[object, ...]
 
 _OURS = {"samples", "steps", "tensors", "events", "experiments"}
 _READ = _OURS | {"sqlite_master", "sqlite_sequence"}
@@ -65,7 +65,7 @@ class Database:
         connection.set_progress_handler(self._tired, _GLANCE)
         _harden(connection, writing=writing)
 
-    def rows(self, sql: str, *values: str | int) -> Iterator[Row]:
+    def rows(self, sql: str, *values: str | int) -> Iterator[SqlRow]:
         """Rows of a statement, drawn one at a time; draw them all.
 
         Raises:
@@ -114,7 +114,7 @@ class Database:
         Raises:
             ValueError: it has something else, or lacks something.
         """
-        found = set[Row]()
+        found = set[SqlRow]()
         for row in self.rows("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 32"):
             if row not in _expected(tables):
                 kind, name = str(row[0])[:20], str(row[1])[:40]
@@ -212,7 +212,7 @@ def _copied(folder: Path, tables: str) -> Database:
 
 
 @lru_cache
-def _expected(tables: str) -> frozenset[Row]:
+def _expected(tables: str) -> frozenset[SqlRow]:
     """What the tables of a trace look like in SQLite's own list of them."""
     with closing(sqlite3.connect(":memory:")) as database:
         database.executescript(tables)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipstone.errors import TraceError
-from skipstone.record.checksum import Checksums, Row
+from skipstone.record.checksum import Checksums, ValueRow
 from skipstone.record.packing import pack_arrays
 from skipstone.record.plain import to_json
 from skipstone.record.schema import Event, Header, Outcome, StepRecord
@@ -42,7 +42,7 @@ class Ledger:
         self._steps = Counter[int]()
         self._forwards = dict[int, int]()
 
-    def header(self, sample: int, header: Header) -> Row:
+    def header(self, sample: int, header: Header) -> ValueRow:
         """The row of a sample whose run begins.
 
         Raises:
@@ -57,7 +57,7 @@ class Ledger:
         self._steps.clear()
         self._forwards.clear()
 
-    def outcome(self, sample: int, outcome: Outcome) -> Row:
+    def outcome(self, sample: int, outcome: Outcome) -> ValueRow:
         """Outcome, number of steps, checksum, and the sample whose row gets them.
 
         Raises:
@@ -66,7 +66,7 @@ class Ledger:
         text, steps = _bounded(to_json(outcome), "outcome"), self._steps[sample]
         return (text, steps, self._checksums.row("outcome", sample, text, steps), sample)
 
-    def step(self, sample: int, record: StepRecord) -> Row:
+    def step(self, sample: int, record: StepRecord) -> ValueRow:
         """The row of a step.
 
         Raises:
@@ -110,7 +110,7 @@ class Ledger:
         positions: np.ndarray,
         values: np.ndarray,
         stored: StoredAs,
-    ) -> Row:
+    ) -> ValueRow:
         """The row of a tensor, positions int32 [N] and values [N, W]."""
         row = (
             self._next("tensors"),
@@ -128,7 +128,7 @@ class Ledger:
         )
         return (*row, self._checksums.row("tensors", *row))
 
-    def event(self, sample: int, event: Event) -> Row:
+    def event(self, sample: int, event: Event) -> ValueRow:
         """The row of an event.
 
         Raises:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from skipstone.record.checksum import Checksums, Value
-from skipstone.record.database import Database, Row
+from skipstone.record.database import Database, SqlRow
 from skipstone.record.packing import unpack_entry, unpack_step
 from skipstone.record.plain import blob, text, whole
 from skipstone.record.schema import Hole, StepRecord
@@ -172,7 +172,7 @@ class Rows2:
         self._tensors_lost += self._lost("tensors", added, found)
         self._tensors_seen = max(added, found)
 
-    def _numbered(self, table: str, columns: str) -> Iterator[Row]:
+    def _numbered(self, table: str, columns: str) -> Iterator[SqlRow]:
         """All rows of a table, of which none may be missing."""
         added, found = self._added(table), 0
         for row in self._database.rows(f"SELECT checksum, id, {columns} FROM {table}"):

@@ -12,7 +12,7 @@ from typing import Literal
 from skipstone.errors import TraceError
 from skipstone.record.reader import StoredTrace
 
-Part = Literal["steps", "tensors", "events", "experiments"]
+TracePart = Literal["steps", "tensors", "events", "experiments"]
 
 MOST = 100
 """Faults after which nothing more is looked at."""
@@ -32,7 +32,7 @@ class Verification:
 
 def verify(trace: StoredTrace) -> Verification:
     """Read everything that is in a trace; nothing is raised for what is damaged."""
-    sound, faults = Counter[Part](), dict[str, None]()
+    sound, faults = Counter[TracePart](), dict[str, None]()
     samples = range(len(trace.headers))
     for part, read in chain(*(_of_sample(trace, s, faults) for s in samples), _kept(trace)):
         try:
@@ -52,7 +52,7 @@ def verify(trace: StoredTrace) -> Verification:
 
 def _of_sample(
     trace: StoredTrace, sample: int, faults: dict[str, None]
-) -> Iterator[tuple[Part, Callable[[], int]]]:
+) -> Iterator[tuple[TracePart, Callable[[], int]]]:
     """Everything to be read of a sample: each returns how many there were."""
     try:
         for hole in trace.holes(sample):
@@ -68,7 +68,7 @@ def _of_sample(
         yield "tensors", partial(_one, trace.values, sample, key)
 
 
-def _kept(trace: StoredTrace) -> Iterator[tuple[Part, Callable[[], int]]]:
+def _kept(trace: StoredTrace) -> Iterator[tuple[TracePart, Callable[[], int]]]:
     yield "experiments", lambda: len(trace.experiments)
 
 

@@ -17,7 +17,7 @@ from skipstone.errors import TraceError
 from skipstone.kinds import of_kind
 from skipstone.outputs import check_output, whole_folder
 from skipstone.record.background import Background
-from skipstone.record.checksum import Row
+from skipstone.record.checksum import ValueRow
 from skipstone.record.damage import reason
 from skipstone.record.ledger import Ledger
 from skipstone.record.manifest import write_manifest
@@ -200,14 +200,14 @@ class TraceWriter:
         else:
             self._write_row(row)
 
-    def _write_row(self, row: Row) -> None:
+    def _write_row(self, row: ValueRow) -> None:
         """Insert one step; a statement alone is a transaction of its own."""
         try:
             self._connected().execute(_INSERT_STEP, row)
         except _FAILURES as error:
             raise self._failed(error) from error
 
-    def _write(self, *statements: tuple[str, Iterable[Row]]) -> None:
+    def _write(self, *statements: tuple[str, Iterable[ValueRow]]) -> None:
         """Run statements, each with its rows, as one transaction."""
         database = self._connected()
         try:
@@ -226,7 +226,7 @@ class TraceWriter:
             )
         return self._database
 
-    def _write_shard(self, sample: int, forward: int, tensors: Tensors) -> list[Row]:
+    def _write_shard(self, sample: int, forward: int, tensors: Tensors) -> list[ValueRow]:
         """Write the tensors of a step. Returns what the index says about them."""
         ours = {key: (p.astype(INT, copy=False), values) for key, (p, values) in tensors.items()}
         path = self.path / SHARDS / shard_name(sample, forward)

@@ -16,8 +16,8 @@ import numpy as np
 Word = Callable[[str], str]
 """The text of a key in the reader's language."""
 
-Cell = int | float | str | None
-TableRow = dict[str, Cell]
+CellValue = int | float | str | None
+TableRow = dict[str, CellValue]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Column:
     texts: tuple[str, ...] = ()
     """Texts that are the same in every language, such as tokens."""
 
-    def cell(self, index: int, word: Word) -> Cell:
+    def cell(self, index: int, word: Word) -> CellValue:
         """What stands at an index."""
         number = self.numbers[index].item()
         if number != number or number == self.missing:
@@ -71,7 +71,7 @@ class Axis:
     texts: tuple[str, ...] = ()
     """Texts that are the same in every language."""
 
-    def cell(self, index: int, word: Word) -> Cell:
+    def cell(self, index: int, word: Word) -> CellValue:
         """What stands at an index."""
         number = index // self.repeat % self.count
         if self.labels:

@@ -20,7 +20,7 @@ from skipstone.diff.binomial import interval
 from skipstone.sweep.grid import BASELINE, Setting
 from skipstone.sweep.measure import Measurement
 
-Level = Literal["answer", "token"]
+SweepLevel = Literal["answer", "token"]
 """What has to be the same: the text up to EOS, or every new token."""
 
 _RESAMPLES = 2000
@@ -104,7 +104,7 @@ class Assessment:
 
     measurements: Sequence[Measurement]
     settings: Sequence[Setting]
-    level: Level
+    level: SweepLevel
     bound: float
     confidence: float = 0.95
 
@@ -236,7 +236,7 @@ class Assessment:
         return Interval(float(shares_N.mean()), float(low), float(high))
 
 
-def _differs(m: Measurement, level: Level) -> bool:
+def _differs(m: Measurement, level: SweepLevel) -> bool:
     return not m.same_answer if level == "answer" else m.same_tokens < 1
 
 

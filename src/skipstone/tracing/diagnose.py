@@ -15,7 +15,7 @@ from skipstone.kinds import of_kind
 from skipstone.models.load import Model
 from skipstone.quoting import shown
 from skipstone.record.recorded import Given, trace_of
-from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 
 _ENGINE = "a skipstone.Engine with the settings of the run"
 
@@ -60,8 +60,8 @@ def diagnose(
     if sample is None:
         sample = first_apart(trace_a, trace_b)
     return examined(
-        Subject(trace_a, sample, engine_a),
-        Subject(trace_b, sample, engine_b),
+        Side(trace_a, sample, engine_a),
+        Side(trace_b, sample, engine_b),
         model,
         time_limit=time_limit,
         progress=progress,
@@ -69,8 +69,8 @@ def diagnose(
 
 
 def examined(
-    a: Subject,
-    b: Subject,
+    a: Side,
+    b: Side,
     model: Model | None,
     *,
     time_limit: float,
@@ -97,5 +97,5 @@ def examined(
             )
     if model is None and a.engine is not None:
         model = a.engine.model
-    lab = ExperimentRunner(a, b, model, time_limit=time_limit, progress=progress)
-    return examine(Case(a.trace, b.trace, lab, a.sample, b.sample))
+    runner = ExperimentRunner(a, b, model, time_limit=time_limit, progress=progress)
+    return examine(Case(a.trace, b.trace, runner, a.sample, b.sample))

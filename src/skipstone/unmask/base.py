@@ -69,6 +69,15 @@ class UnmaskPolicy:
         return False
 
     @property
+    def keeps_to_schedule(self) -> bool:
+        """Whether the last step of a block's budget commits all that is left of the block.
+
+        Of those that are pure, the first step of the next block is then launched before that one is
+        known, too.
+        """
+        return False
+
+    @property
     def replays(self) -> bool:
         """Whether ``replay`` says what it commits; diagnosis has no rule to go by if not.
 

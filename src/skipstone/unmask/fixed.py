@@ -53,6 +53,11 @@ class Fixed(UnmaskPolicy):
         """Nothing but the scores and the schedule decides, unless the order is drawn."""
         return self.order == "confidence"
 
+    @property
+    def keeps_to_schedule(self) -> bool:
+        """The share of the last step is all that is left."""
+        return True
+
     def start(self, geometry: Geometry) -> UnmaskSession:
         """Generators for a random order, one for each request."""
         return _RandomOrder(geometry) if self.order == "random" else self

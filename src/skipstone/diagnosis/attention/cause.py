@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from skipstone.diagnosis.attention.difference import AttentionDifference, Part, Tensor
+from skipstone.diagnosis.attention.difference import AttentionDifference, AttentionPart, Tensor
 from skipstone.diagnosis.attention.relation import TURNS, Relation, relation
 
 Name = Literal["visible-set", "position-encoding", "module-bug", "quantised", "nondeterminism"]
@@ -27,7 +27,7 @@ class Cause:
     name: Name
     """Of the diagnosis."""
     found: AttentionDifference
-    parts: tuple[Part, ...]
+    parts: tuple[AttentionPart, ...]
     """Whose exchange was tried: with A's, B's attention gives what A's gave."""
     relation: Relation | None = None
     """How B's rows follow from A's; None if the parts are no rows."""

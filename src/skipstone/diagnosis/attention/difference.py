@@ -16,8 +16,10 @@ from skipstone.diagnosis.attention.call import HALF, AttentionCall
 from skipstone.record import StepRecord
 
 Tensor = Literal["queries", "keys", "values"]
-Part = Literal["visible", "scale", "sharing", "rounding", "keys", "values", "queries", "arithmetic"]
-_GIVEN: tuple[Part, ...] = (
+AttentionPart = Literal[
+    "visible", "scale", "sharing", "rounding", "keys", "values", "queries", "arithmetic"
+]
+_GIVEN: tuple[AttentionPart, ...] = (
     *("visible", "scale", "sharing", "rounding"),
     *("keys", "values", "queries"),
 )
@@ -47,7 +49,7 @@ class AttentionDifference:
     """Of the calls of attention in the layer."""
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[AttentionPart, ...]:
         """The fewest parts of A's with which B's attention gives what A's gave; none if none do.
 
         ``arithmetic`` if all was given alike, and B's output is not what this gives.
@@ -64,7 +66,7 @@ class AttentionDifference:
         return next((parts for parts in tried if self.gives_a(parts)), ())
 
     @cached_property
-    def differ(self) -> tuple[Part, ...]:
+    def differ(self) -> tuple[AttentionPart, ...]:
         """Parts that were not given alike."""
         return tuple(part for part in _GIVEN if self._differs(part))
 
@@ -78,7 +80,7 @@ class AttentionDifference:
         """Whether B's output is what its attention gives when it is computed again."""
         return _close(self._few_b.computed(), self._few_b.mixed_NHW, self._precision)
 
-    def gives_a(self, parts: tuple[Part, ...]) -> bool:
+    def gives_a(self, parts: tuple[AttentionPart, ...]) -> bool:
         """Whether B's attention with these parts of A's gives what A's gave."""
         mixed = _with(self._few_b, self._few_a, parts)
         return mixed is not None and _close(
@@ -166,7 +168,7 @@ class AttentionDifference:
         """Places that either has, int [K]."""
         return np.union1d(self.a.places_K, self.b.places_K)
 
-    def _differs(self, part: Part) -> bool:
+    def _differs(self, part: AttentionPart) -> bool:
         a, b = self.a, self.b
         if part == "scale":
             return not np.isclose(a.scale, b.scale, rtol=1e-6, atol=0)
@@ -200,7 +202,9 @@ class AttentionDifference:
         return self.level
 
 
-def _with(b: AttentionCall, a: AttentionCall, parts: tuple[Part, ...]) -> AttentionCall | None:
+def _with(
+    b: AttentionCall, a: AttentionCall, parts: tuple[AttentionPart, ...]
+) -> AttentionCall | None:
     """B's call with parts of A's; None where they do not fit into it."""
     names = [name for part in parts for name in _FIELDS.get(part, ())]
     mixed = replace(b, **{name: getattr(a, name) for name in names})
@@ -217,7 +221,7 @@ def _with(b: AttentionCall, a: AttentionCall, parts: tuple[Part, ...]) -> Attent
     return replace(mixed, places_K=every, key_KGW=keys, value_KGW=values, bias_NHK=bias)
 
 
-_FIELDS: dict[Part, tuple[str, ...]] = {
+_FIELDS: dict[AttentionPart, tuple[str, ...]] = {
     "scale": ("scale",),
     "sharing": ("key_heads", "value_heads"),
     "rounding": ("scored", "weighed"),

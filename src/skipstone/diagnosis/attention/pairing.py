@@ -14,11 +14,14 @@ from typing import Literal
 
 import numpy as np
 
-Pairs = Literal["halves", "neighbours"]
+PairLayout = Literal["halves", "neighbours"]
 
 _USUAL = (1e4, 5e5, 1e6)
-_OWN: tuple[tuple[Pairs, Pairs], ...] = (("halves", "halves"), ("neighbours", "neighbours"))
-_EVERY: tuple[tuple[Pairs, Pairs], ...] = (
+_OWN: tuple[tuple[PairLayout, PairLayout], ...] = (
+    ("halves", "halves"),
+    ("neighbours", "neighbours"),
+)
+_EVERY: tuple[tuple[PairLayout, PairLayout], ...] = (
     *_OWN,
     ("neighbours", "halves"),
     ("halves", "neighbours"),
@@ -56,7 +59,7 @@ def other_pairs(
 
 
 def _rotated(
-    x_MGW: np.ndarray, positions_M: np.ndarray, base: float, pairs: Pairs, angles: Pairs
+    x_MGW: np.ndarray, positions_M: np.ndarray, base: float, pairs: PairLayout, angles: PairLayout
 ) -> np.ndarray:
     """Rows, rotated: pairs of halves or neighbours, by angles that lie like those of either."""
     half = x_MGW.shape[-1] // 2

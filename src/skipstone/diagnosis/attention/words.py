@@ -8,12 +8,12 @@ import numpy as np
 
 from skipstone.diagnosis.attention.call import HALF
 from skipstone.diagnosis.attention.cause import Cause
-from skipstone.diagnosis.attention.difference import AttentionDifference, Part
+from skipstone.diagnosis.attention.difference import AttentionDifference, AttentionPart
 from skipstone.diagnosis.attention.relation import Relation
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
-_PARTS: dict[Part, Sentence] = {
+_PARTS: dict[AttentionPart, Sentence] = {
     "visible": Sentence("visible set"),
     "scale": Sentence("scale"),
     "sharing": Sentence("sharing of heads"),
@@ -51,7 +51,7 @@ def finding(cause: Cause, number: int) -> Finding:
     )
 
 
-def named(parts: Sequence[Part]) -> Sentence:
+def named(parts: Sequence[AttentionPart]) -> Sentence:
     """Parts of what attention is given, as a list."""
     words = [
         _PARTS[part]

@@ -20,7 +20,7 @@ from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.proof import Proving
 from skipstone.diagnosis.case.runs import Runs
 from skipstone.diagnosis.case.tensors import ComparedTensors
-from skipstone.diagnosis.experiment import Experiment, Lab
+from skipstone.diagnosis.experiment import Experimenter, ExperimentRequest
 from skipstone.record import Event, RunRecord, StepRecord, Trace
 from skipstone.sentence import Sentence
 
@@ -31,19 +31,24 @@ class Case:
     """Two traces, the means to experiment on them, and what is known of them in seven parts."""
 
     def __init__(
-        self, a: Trace, b: Trace, lab: Lab | None = None, sample_a: int = 0, sample_b: int = 0
+        self,
+        a: Trace,
+        b: Trace,
+        experimenter: Experimenter | None = None,
+        sample_a: int = 0,
+        sample_b: int = 0,
     ) -> None:
         """Open a case.
 
         Args:
             a: the baseline.
             b: the run to explain.
-            lab: carries out experiments; without it only the traces can be read.
+            experimenter: carries out experiments; without it only the traces can be read.
             sample_a: which request of A.
             sample_b: which request of B.
         """
         self.runs = Runs(a, b, sample_a, sample_b)
-        self.inquiry = Inquiry(lab)
+        self.inquiry = Inquiry(experimenter)
         self.divergence = Parting(self.runs)
         self.noise = Noise(self.runs, self.inquiry, self.divergence)
         self.loops = Loops(self.runs, self.divergence, self.noise)
@@ -103,7 +108,7 @@ class Case:
         """A step of B."""
         return self.runs.step_b(forward)
 
-    def ask(self, experiment: Experiment) -> Trace | None:
+    def ask(self, experiment: ExperimentRequest) -> Trace | None:
         """The result of an experiment, or None if it cannot be made; the reason is kept."""
         return self.inquiry.ask(experiment)
 

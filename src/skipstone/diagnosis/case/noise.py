@@ -8,7 +8,7 @@ from functools import cached_property
 from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.inquiry import Inquiry
 from skipstone.diagnosis.case.runs import Runs
-from skipstone.diagnosis.experiment import VARIATIONS, Choice, Follow, Rerun, Side, Variation
+from skipstone.diagnosis.experiment import VARIATIONS, Choice, Follow, Rerun, SideName, Variation
 from skipstone.diff import Divergence, Floor, compare, estimated_floor, floor_from
 from skipstone.diff.floor import roundoff
 from skipstone.record import RunRecord, Trace
@@ -45,7 +45,7 @@ class Noise:
         return self.inquiry.ask(Follow(side, settings, self._window, led=led, variation=variation))
 
     @cached_property
-    def _side(self) -> Side:
+    def _side(self) -> SideName:
         a, b = self.runs.record_a.header.dtype, self.runs.record_b.header.dtype
         return "b" if roundoff(b) > roundoff(a) else "a"
 
@@ -63,7 +63,7 @@ class Noise:
         last = steps[-1].forward
         return max(0, min(at, last) - 1), min(at, last)
 
-    def self_runs(self, side: Side, attempts: int = 2) -> list[Divergence | None]:
+    def self_runs(self, side: SideName, attempts: int = 2) -> list[Divergence | None]:
         """Where repetitions of a side part from its trace, up to where A and B part.
 
         None for a repetition that does not part.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from skipstone.diagnosis.experiment import Side
+from skipstone.diagnosis.experiment import SideName
 from skipstone.record import RunRecord, StepRecord, Trace
 
 
@@ -36,7 +36,7 @@ class Runs:
         return self.record_b.header.source != "skipstone"
 
     @property
-    def settings(self) -> Side:
+    def settings(self) -> SideName:
         """Whose settings say what B should do: its own, if it states any that we can read."""
         return "a" if self.foreign else "b"
 

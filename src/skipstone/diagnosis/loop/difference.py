@@ -27,7 +27,7 @@ DrawPart = Literal["offset", "without", "raised", "late", "ids", "penalty", "gui
 ConfidencePart = Literal["axis", "kind", "dtype", "last"]
 RegionPart = Literal["region", "block length"]
 SelectionPart = Literal["number", "value", "of canvas", "forced", "nothing", "opening"]
-Part = DrawPart | ConfidencePart | RegionPart | SelectionPart | Literal["tokens", "order"]
+RulePart = DrawPart | ConfidencePart | RegionPart | SelectionPart | Literal["tokens", "order"]
 
 # One rule for both must not need more luck than two rules: a thousandth is no chance.
 _LUCK = 10.0
@@ -46,7 +46,7 @@ class RuleDifference:
     fit_a: Fit
     fit_b: Fit | None
     """None if no rule that was tried explains B."""
-    parts: tuple[Part, ...]
+    parts: tuple[RulePart, ...]
     """In which the rules differ; of a rule that is not known, only what its commits show.
 
     Without any, that B follows another rule is known, and nothing that could be mended.
@@ -142,9 +142,9 @@ def _left_unfinished(mine: Decision, b: Evidence, at_b: int) -> bool:
     return theirs.block_start >= mine.step.block_stop and header.mask_id in b.record.tokens
 
 
-def differing(a: LoopRule, b: LoopRule) -> tuple[Part, ...]:
+def differing(a: LoopRule, b: LoopRule) -> tuple[RulePart, ...]:
     """The parts in which two rules are not the same."""
-    pairs: tuple[tuple[Part, bool], ...] = (
+    pairs: tuple[tuple[RulePart, bool], ...] = (
         ("offset", a.draw.offset != b.draw.offset),
         ("without", _without(a.draw) != _without(b.draw)),
         ("raised", (a.draw.raised, a.draw.by) != (b.draw.raised, b.draw.by)),
@@ -213,7 +213,7 @@ def _sure(
     where: tuple[int, int],
     fit_a: Fit,
     fit_b: Fit | None,
-    parts: tuple[Part, ...],
+    parts: tuple[RulePart, ...],
 ) -> bool:
     """Whether what differs is neither where B stands, nor which of many scales was tried."""
     if fit_b is None:
@@ -226,7 +226,7 @@ def _sure(
     return weighed_apart(a.evidence, fit_a.rule.draw, b.evidence, fit_b.rule.draw)
 
 
-def _both_draw(fit_a: Fit, fit_b: Fit | None, parts: tuple[Part, ...]) -> bool:
+def _both_draw(fit_a: Fit, fit_b: Fit | None, parts: tuple[RulePart, ...]) -> bool:
     """Whether both draw their tokens, and differ in what does not depend on what was drawn."""
     if fit_b is None or fit_a.rule.draw.greedy or fit_b.rule.draw.greedy:
         return False
@@ -348,7 +348,7 @@ def _closest(a: Identified, b: Identified, where: tuple[int, int]) -> tuple[Fit,
 
 def _parts(
     mine: LoopRule, theirs: LoopRule, a: Identified, b: Identified, where: tuple[int, int]
-) -> tuple[Part, ...]:
+) -> tuple[RulePart, ...]:
     """In which parts rules differ; blocks of other bounds are one, however they were known."""
     parts = differing(mine, theirs)
     if "block length" in parts or not _cut_otherwise(mine, theirs, a, b, where):
@@ -360,7 +360,7 @@ def _parts(
 
 
 def _distance(
-    a: Identified, b: Identified, mine: Fit, theirs: Fit, parts: tuple[Part, ...]
+    a: Identified, b: Identified, mine: Fit, theirs: Fit, parts: tuple[RulePart, ...]
 ) -> float:
     apart = _PART * len(parts) - ("value" in parts) * _PART / 2
     return apart + 2.0 * ("block length" in parts) + a.surprise(mine) + b.surprise(theirs)

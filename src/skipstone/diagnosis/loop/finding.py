@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.finding import Finding, Place, Proof
-from skipstone.diagnosis.loop.difference import Part, RuleDifference
+from skipstone.diagnosis.loop.difference import RuleDifference, RulePart
 from skipstone.diagnosis.loop.words import differs, explained, follows
 from skipstone.sentence import NOTHING, Sentence, listed
 
 COMMIT_RULE = "commit-rule"
 """What is said of two loops whose rules differ in a way that no other diagnosis is about."""
 
-_NAMES: dict[Part, str] = {
+_NAMES: dict[RulePart, str] = {
     "drawn": "sampler",
     "kind": "reveal-order",
     "dtype": "confidence-dtype",
@@ -74,7 +74,7 @@ def _proof(found: RuleDifference) -> Proof:
     return Proof.NECESSARY_AND_SUFFICIENT if found.added else Proof.SUFFICIENT
 
 
-def _name(found: RuleDifference, part: Part) -> str:
+def _name(found: RuleDifference, part: RulePart) -> str:
     """A number or a value is a matter of the schedule if both loops follow one."""
     if part == "forced" and found.fit_b is not None and not found.fit_b.rule.selection.forced:
         return "no-commit"

@@ -7,9 +7,9 @@ from math import inf
 from skipstone.diagnosis.loop.difference import (
     ConfidencePart,
     DrawPart,
-    Part,
     RegionPart,
     RuleDifference,
+    RulePart,
     SelectionPart,
 )
 from skipstone.diagnosis.loop.fit import Fit
@@ -70,7 +70,7 @@ def region(rule: LoopRule) -> Sentence:
     return Sentence("{region}, blocks of {length}", region=reach, length=rule.region.block_length)
 
 
-def differs(found: RuleDifference, part: Part) -> Sentence:
+def differs(found: RuleDifference, part: RulePart) -> Sentence:
     """What B does otherwise than A, in one part of the rule."""
     if part == "tokens":
         return Sentence(

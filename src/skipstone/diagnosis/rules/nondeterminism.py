@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.experiment import Rerun, Side
+from skipstone.diagnosis.experiment import Rerun, SideName
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.rule import Answer, Rule, of_attention, place
 from skipstone.record import RunRecord, StepRecord, Tap, TensorKey, TensorRows, Trace
@@ -25,7 +25,7 @@ def examine(case: Case) -> Answer:
     seen = of_attention(case, RULE.name, RULE.number) or _same_rows_differ(case)
     if seen is not None:
         return seen
-    sides: tuple[Side, ...] = ("a", "b")
+    sides: tuple[SideName, ...] = ("a", "b")
     for side in sides:
         firsts = case.noise.self_runs(side)
         flips = sum(f is not None for f in firsts)
@@ -113,7 +113,7 @@ def _values(trace: Trace, sample: int, step: StepRecord) -> TensorRows | None:
     return found if found is not None and np.array_equal(found.positions, step.rows) else None
 
 
-def _redrawn(case: Case, side: Side, attempts: int) -> int:
+def _redrawn(case: Case, side: SideName, attempts: int) -> int:
     """How many runs, repeated to their end, give other tokens, though a seed fixes the draws.
 
     Draws without a seed can agree by chance up to where A and B part.
@@ -125,7 +125,7 @@ def _redrawn(case: Case, side: Side, attempts: int) -> int:
     return sum(t is not None and t.records[0].tokens != record.tokens for t in runs)
 
 
-def _where(case: Case, side: Side) -> Place:
+def _where(case: Case, side: SideName) -> Place:
     """The first candidate that a repetition, or the other side, scores otherwise."""
     record = case.record_a if side == "a" else case.record_b
     runs = (case.ask(Rerun(side, attempt=n + 1, until=case.divergence.until)) for n in range(2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.experiment import Rerun, Side, Unobserved
+from skipstone.diagnosis.experiment import Rerun, SideName, Unobserved
 from skipstone.diagnosis.finding import Finding, Place, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place
 from skipstone.sentence import Sentence
@@ -11,7 +11,7 @@ from skipstone.sentence import Sentence
 
 def examine(case: Case) -> Answer:
     """Run B, then A, without a recorder: the tokens must be those of the trace."""
-    sides: tuple[Side, ...] = ("b", "a")
+    sides: tuple[SideName, ...] = ("b", "a")
     for side in sides:
         record = case.record_b if side == "b" else case.record_a
         trace = case.ask(Unobserved(side))
@@ -46,14 +46,14 @@ def examine(case: Case) -> Answer:
     return None
 
 
-def _repeatable(case: Case, side: Side) -> bool:
+def _repeatable(case: Case, side: SideName) -> bool:
     """Whether traced runs of a side give the traced tokens, to their end and every time."""
     record = case.record_b if side == "b" else case.record_a
     runs = [case.ask(Rerun(side, attempt=n + 1)) for n in range(2)]
     return all(t is not None and t.records[0].tokens == record.tokens for t in runs)
 
 
-def _where(case: Case, side: Side, wrong: tuple[int, ...]) -> Place:
+def _where(case: Case, side: SideName, wrong: tuple[int, ...]) -> Place:
     """Where the traced run first departs from its settings, if that can be told."""
     first = case.expected.first if side == "b" else None
     position = next(iter(wrong), None)

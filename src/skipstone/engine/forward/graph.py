@@ -23,6 +23,7 @@ from torch import Tensor
 from skipstone.engine.forward.eager import EagerLayers
 from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
+from skipstone.ops import prefetch
 from skipstone.ops.decide import dispatch as decide
 from skipstone.ops.model import dispatch as ops
 from skipstone.rows import Rows, upload
@@ -108,13 +109,18 @@ class Graph:
             # The first time is also the warm-up that a capture needs.
             self.seen = True
             return self.compute()
-        if self.captured is None:
-            self.captured = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.captured, pool=pool):
-                self.states = self.compute()
-        self.captured.replay()
+        captured = self.captured or self.capture(pool)
+        captured.replay()
         assert self.states is not None
         return self.states
+
+    def capture(self, pool: _POOL_HANDLE) -> torch.cuda.CUDAGraph:
+        """Capture the launches, without computing anything; their kernels must be loaded."""
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured, pool=pool):
+            self.states = self.compute()
+        self.captured, self.seen = captured, True
+        return captured
 
 
 class GraphLayers:
@@ -161,6 +167,7 @@ class GraphLayers:
         ]
         if not shapes:
             return
+        prefetch.wait()
         # A warning, so that it is on stderr unless somebody wants it elsewhere.
         _log.warning("skipstone: preparing %d CUDA graphs, once for this engine", len(shapes))
         for shape in shapes:
@@ -169,8 +176,7 @@ class GraphLayers:
             # layer are those of all.
             layer = self._eager.run(shape.first, shape.first, graph.x_ND, graph.static, every=False)
             deque(layer, maxlen=0)
-            graph.seen = True
-            graph.run(self._pool)
+            graph.capture(self._pool)
         self._load_head()
         self._load_many()
 

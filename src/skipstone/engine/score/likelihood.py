@@ -61,7 +61,7 @@ class MonteCarlo:
             raise ConfigError(f"mc_seed is {self.mc_seed}, must be 0 or more")
 
 
-class Question(NamedTuple):
+class LikelihoodRequest(NamedTuple):
     """Token ids: what is given, and the answer whose likelihood is asked for."""
 
     context: tuple[int, ...]
@@ -72,7 +72,7 @@ class _Copy(NamedTuple):
     """One masked copy of a question's answer."""
 
     index: int
-    question: Question
+    question: LikelihoodRequest
     masked_A: np.ndarray
     weight: float
 
@@ -86,7 +86,7 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 @torch.inference_mode()
 def log_likelihoods(
-    model: Model, questions: Sequence[Question], how: MonteCarlo, *, batch_size: int = 1
+    model: Model, questions: Sequence[LikelihoodRequest], how: MonteCarlo, *, batch_size: int = 1
 ) -> Iterator[tuple[int, float]]:
     """Estimate the log-likelihood (in nats) of each answer given its context.
 
@@ -122,7 +122,7 @@ def log_likelihoods(
 
 
 def greedy_flags(
-    model: Model, questions: Sequence[Question], *, batch_size: int = 1
+    model: Model, questions: Sequence[LikelihoodRequest], *, batch_size: int = 1
 ) -> Iterator[tuple[int, bool]]:
     """Whether decoding one token a step without cache gives exactly the answer (LLaDA's rule).
 
@@ -147,7 +147,7 @@ def greedy_flags(
                 yield from ((i, result.tokens == questions[i].answer) for i in asking[key])
 
 
-def _copies(index: int, question: Question, how: MonteCarlo) -> Iterator[_Copy]:
+def _copies(index: int, question: LikelihoodRequest, how: MonteCarlo) -> Iterator[_Copy]:
     length = len(question.answer)
     if 2**length - 1 <= how.mc_num:
         masks = _every_mask(length)

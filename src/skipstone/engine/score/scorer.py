@@ -26,7 +26,7 @@ from skipstone.unmask import Scores
 _PIECE_BYTES = 256 << 20
 
 
-class Scored(NamedTuple):
+class ScoredRows(NamedTuple):
     """What one step scored."""
 
     rows: Rows | None
@@ -71,7 +71,7 @@ class Scorer:
 
     def score(
         self, done: Pass, context: StepContext, host: HostCanvas, *, want_logits: bool
-    ) -> Scored:
+    ) -> ScoredRows:
         """Score the finished rows that are masks of their block or left of it. Changes the board.
 
         Args:
@@ -82,14 +82,14 @@ class Scorer:
             want_logits: keep them.
         """
         if done.computed is None:
-            return Scored(None, None)
+            return ScoredRows(None, None)
         index = _undecided(done.computed, context, host)
         if index.size == 0:
-            return Scored(None, None)
+            return ScoredRows(None, None)
         # Nobody skips any more, so what may not skip needs no index on the device.
         rows = replace(done.computed, fresh_N=None).take(index)
         kept = [self._score_part(part, rows, index, done, context) for part in self._parts(rows)]
-        return Scored(rows, torch.cat(kept) if want_logits else None)
+        return ScoredRows(rows, torch.cat(kept) if want_logits else None)
 
     def _score_part(
         self, part: slice, rows: Rows, index: np.ndarray, done: Pass, context: StepContext

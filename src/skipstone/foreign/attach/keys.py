@@ -12,7 +12,7 @@ import numpy as np
 from skipstone.foreign.attach.kept import Rowed
 from skipstone.record import Tap, TensorKey
 
-Keys = Literal["rotated", "unrotated", "unknown"]
+KeyForm = Literal["rotated", "unrotated", "unknown"]
 
 # Rows of one product may differ in their last bits; a rotation by one position moves far more.
 _SAME = 1e-2
@@ -20,7 +20,7 @@ _SAME = 1e-2
 _MOST = 0.8
 
 
-def kind_of_keys(tensors: Rowed, forward: int, masked_L: np.ndarray) -> Keys:
+def kind_of_keys(tensors: Rowed, forward: int, masked_L: np.ndarray) -> KeyForm:
     """Look at the masks: in the first layer they are the same but for their positions.
 
     Where their values do not depend on the position, keys that do are rotated. Where only what is

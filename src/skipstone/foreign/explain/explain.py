@@ -25,17 +25,17 @@ from skipstone.models.load import Model
 from skipstone.record import MemoryTrace
 from skipstone.record.recorded import Given, single, stands_for_run
 from skipstone.tracing.diagnose import examined
-from skipstone.tracing.experiments.runner import Subject
+from skipstone.tracing.experiments.runner import Side
 from skipstone.tracing.record.recorder import Window
 
-Run: TypeAlias = "Callable[..., object] | Engine | Settings | Given"
+RunLike: TypeAlias = "Callable[..., object] | Engine | Settings | Given"
 """One side: a function, an engine or its settings, or a run that was recorded."""
 
 
 def explain(
     model: nn.Module | Model | Engine | Given | None = None,
-    good: Run | None = None,
-    bad: Run | None = None,
+    good: RunLike | None = None,
+    bad: RunLike | None = None,
     *,
     prompt: Prompt | None = None,
     mask_id: int | None = None,
@@ -109,7 +109,7 @@ def explain(
     pair = found.pair(sample)
     tell("held against each other")
     diagnosis = examined(
-        found.good_subject(pair), found.bad_subject(pair), reference, time_limit=time_limit
+        found.good_side(pair), found.bad_side(pair), reference, time_limit=time_limit
     )
     return found.explained(pair, diagnosis, began)
 
@@ -159,13 +159,13 @@ class _Found:
                 trace.event(pair.sample, event)
         return pair
 
-    def good_subject(self, pair: RunPair) -> Subject:
+    def good_side(self, pair: RunPair) -> Side:
         """The good run, for experiments."""
-        return _subject(self.good, pair.run_a, pair.sample)
+        return _side(self.good, pair.run_a, pair.sample)
 
-    def bad_subject(self, pair: RunPair) -> Subject:
+    def bad_side(self, pair: RunPair) -> Side:
         """The bad run, for experiments."""
-        return _subject(self.bad, pair.run_b, pair.sample)
+        return _side(self.bad, pair.run_b, pair.sample)
 
     def explained(self, pair: RunPair, diagnosis: Diagnosis, began: float) -> Explanation:
         """The answer, with tokens by their text where the model is ours."""
@@ -206,7 +206,7 @@ def _deeper(found: _Found, first: RunSource, second: RunSource, sample: int | No
     )
 
 
-def _subject(side: Observation, run: int, sample: int) -> Subject:
+def _side(side: Observation, run: int, sample: int) -> Side:
     repeats = [traces[run] for traces in side.repeats if run < len(traces)]
     alone = [single(t, sample) for t in repeats if sample < len(t.records)]
-    return Subject(side.traces[run], sample, side.engine, repeats=tuple(alone))
+    return Side(side.traces[run], sample, side.engine, repeats=tuple(alone))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from skipstone.foreign.positions.calls import plain_name
-from skipstone.foreign.positions.rules import HANDS_ON, KEEPS_IDS, RULES, Rule
+from skipstone.foreign.positions.rules import HANDS_ON, KEEPS_IDS, RULES, PositionRule
 
 # Their positions follow the content of an index.
 _INDEXED = frozenset(
@@ -36,7 +36,7 @@ class TorchFunction:
     """Without underscores: ``add`` for ``add_`` and ``__add__``."""
     in_place: bool
     """Whether it changes its first argument."""
-    rule: Rule | None
+    rule: PositionRule | None
     """None if positions do not come through it."""
     hands_on: bool
     """Whether its result is a part of its argument, or all of it."""

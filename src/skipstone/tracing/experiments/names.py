@@ -6,10 +6,10 @@ import dataclasses
 import json
 from zlib import crc32
 
-from skipstone.diagnosis.experiment import STRAIGHT, Experiment, Rerun, Rescore, Unobserved
+from skipstone.diagnosis.experiment import STRAIGHT, ExperimentRequest, Rerun, Rescore, Unobserved
 
 
-def describe(experiment: Experiment) -> str:
+def describe(experiment: ExperimentRequest) -> str:
     """What an experiment does, in a few words."""
     if isinstance(experiment, Rescore):
         return f"score {len(experiment.masked)} positions again with everything else known"
@@ -31,7 +31,7 @@ def describe(experiment: Experiment) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def as_request(experiment: Experiment) -> dict[str, object]:
+def as_request(experiment: ExperimentRequest) -> dict[str, object]:
     """An experiment as plain data; patched values are named, not kept."""
     fields = {f.name: getattr(experiment, f.name) for f in dataclasses.fields(experiment)}
     fields.pop("patches", None)
@@ -42,7 +42,7 @@ def as_request(experiment: Experiment) -> dict[str, object]:
     return {"kind": type(experiment).__name__.lower(), **plain}
 
 
-def key_of(experiment: Experiment) -> str:
+def key_of(experiment: ExperimentRequest) -> str:
     """A name to keep an experiment under: what it does, and a fingerprint of all that it asks."""
     request = json.dumps(as_request(experiment))
     return f"{describe(experiment)} [{crc32(request.encode()):08x}]"

@@ -13,11 +13,11 @@ import torch
 from skipstone.cache import NoCache
 from skipstone.diagnosis.experiment import (
     VARIATIONS,
-    Experiment,
+    ExperimentRequest,
     Follow,
     Rerun,
     Rescore,
-    Side,
+    SideName,
     Spent,
     Unavailable,
     Unobserved,
@@ -45,7 +45,7 @@ BUDGET = 500
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Side:
     """One of the two runs under comparison, and the means to run it again."""
 
     trace: Trace
@@ -64,10 +64,10 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedExperiment:
     """An experiment that was made."""
 
-    experiment: Experiment
+    experiment: ExperimentRequest
     seconds: float
     outcome: str
     """One line."""
@@ -82,8 +82,8 @@ class ExperimentRunner:
 
     def __init__(
         self,
-        a: Subject,
-        b: Subject,
+        a: Side,
+        b: Side,
         reference: Model | None,
         *,
         time_limit: float = float("inf"),
@@ -100,16 +100,16 @@ class ExperimentRunner:
             budget: how many experiments may be made.
             progress: told what is being tried.
         """
-        self.sides: dict[Side, Subject] = {"a": a, "b": b}
+        self.sides: dict[SideName, Side] = {"a": a, "b": b}
         self.reference = reference
-        self.done = list[Done]()
+        self.done = list[FinishedExperiment]()
         self._deadline, self._budget = time.monotonic() + time_limit, budget
         self._progress = progress
-        self._answers = dict[Experiment, Trace]()
+        self._answers = dict[ExperimentRequest, Trace]()
         self._better: Model | None = None
         self._cast = dict[str, Model]()
 
-    def ask(self, experiment: Experiment) -> Trace:
+    def ask(self, experiment: ExperimentRequest) -> Trace:
         """The run that the experiment asks for.
 
         Raises:
@@ -133,10 +133,12 @@ class ExperimentRunner:
             raise Unavailable(why) from error
         self._answers[experiment] = trace
         steps = len(trace.records[0].steps)
-        self.done.append(Done(experiment, time.monotonic() - started, f"{steps} steps"))
+        self.done.append(
+            FinishedExperiment(experiment, time.monotonic() - started, f"{steps} steps")
+        )
         return trace
 
-    def _run(self, experiment: Experiment) -> Trace:
+    def _run(self, experiment: ExperimentRequest) -> Trace:
         if isinstance(experiment, Rerun):
             return self._rerun(experiment)
         if isinstance(experiment, Unobserved):
@@ -148,31 +150,31 @@ class ExperimentRunner:
         return self._rescore(self.reference, experiment)
 
     def _rerun(self, experiment: Rerun) -> Trace:
-        subject = self.sides[experiment.side]
+        side = self.sides[experiment.side]
         again = experiment.attempt - 1
-        if not experiment.changes and 0 <= again < len(subject.repeats):
-            return subject.repeats[again]
-        if subject.engine is None:
+        if not experiment.changes and 0 <= again < len(side.repeats):
+            return side.repeats[again]
+        if side.engine is None:
             raise Unavailable(_only_its_trace(experiment.side))
-        _check_own(experiment.side, subject)
-        settings = parse_settings(dict(experiment.changes), subject.engine.settings)
-        recorder, observer = _recording(subject.record, experiment.tensors)
+        _check_own(experiment.side, side)
+        settings = parse_settings(dict(experiment.changes), side.engine.settings)
+        recorder, observer = _recording(side.record, experiment.tensors)
         if experiment.until is not None:
             observer = Observers((observer, _Until(experiment.until)))
-        with subject.around(), suppress(_EnoughError):
-            engine = Engine(subject.engine.model, settings)
-            engine.generate(subject.record.header.prompt_ids, observer=observer)
+        with side.around(), suppress(_EnoughError):
+            engine = Engine(side.engine.model, settings)
+            engine.generate(side.record.header.prompt_ids, observer=observer)
         return recorder.trace
 
     def _unobserved(self, experiment: Unobserved) -> Trace:
-        subject = self.sides[experiment.side]
-        if subject.engine is None:
+        side = self.sides[experiment.side]
+        if side.engine is None:
             raise Unavailable(_only_its_trace(experiment.side))
-        _check_own(experiment.side, subject)
-        with subject.around():
-            result = subject.engine.generate(subject.record.header.prompt_ids)
+        _check_own(experiment.side, side)
+        with side.around():
+            result = side.engine.generate(side.record.header.prompt_ids)
         trace = MemoryTrace()
-        trace.begin([subject.record.header], "decisions")
+        trace.begin([side.record.header], "decisions")
         trace.end([outcome(result)])
         return trace
 
@@ -270,17 +272,17 @@ def noise_floor(
     last = record.steps[-1].forward
     middle = min(3, last) if around is None else around
     forwards = (max(0, middle - 1), min(middle + 1, last))
-    subject = Subject(trace, sample)
-    lab = ExperimentRunner(subject, subject, model)
-    plain = lab.ask(Follow("a", "a", forwards))
-    return floor_from(plain, variations(lab, "a", forwards))
+    side = Side(trace, sample)
+    runner = ExperimentRunner(side, side, model)
+    plain = runner.ask(Follow("a", "a", forwards))
+    return floor_from(plain, variations(runner, "a", forwards))
 
 
 def variations(
-    lab: ExperimentRunner, side: Side, forwards: tuple[int, int]
+    runner: ExperimentRunner, side: SideName, forwards: tuple[int, int]
 ) -> list[tuple[Variation, Trace]]:
     """One side again, led along its own canvases, under every change that should not matter."""
-    return [(v, lab.ask(Follow(side, side, forwards, variation=v))) for v in VARIATIONS]
+    return [(v, runner.ask(Follow(side, side, forwards, variation=v))) for v in VARIATIONS]
 
 
 def lifted(model: Model) -> Model:
@@ -314,29 +316,29 @@ def _copied(model: Model, dtype: torch.dtype) -> Model:
     return Model(model.name, copy, model.text)
 
 
-def _check_own(side: Side, subject: Subject) -> None:
+def _check_own(name: SideName, side: Side) -> None:
     """Refuse to run a side again with what is not its own: that would prove nothing about it.
 
     Raises:
         Unavailable: dtype or weights of the model at hand are not those that were recorded.
     """
-    assert subject.engine is not None
-    model, header = subject.engine.model, subject.record.header
+    assert side.engine is not None
+    model, header = side.engine.model, side.record.header
     dtype = str(model.network.dtype).removeprefix("torch.")
     if header.dtype != dtype:
         raise Unavailable(
             Sentence(
                 "side {side} ran in {own}, and what is here runs in {other}",
-                side=side.upper(),
+                side=name.upper(),
                 own=Code(header.dtype),
                 other=Code(dtype),
             )
         )
     if same_weights(model.fingerprint, header.weights) is False:
-        raise Unavailable(Sentence("side {side} ran with other weights", side=side.upper()))
+        raise Unavailable(Sentence("side {side} ran with other weights", side=name.upper()))
 
 
-def _only_its_trace(side: Side) -> Sentence:
+def _only_its_trace(side: SideName) -> Sentence:
     return Sentence("side {side} cannot be run again: only its trace is here", side=side.upper())
 
 

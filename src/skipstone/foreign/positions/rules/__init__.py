@@ -14,7 +14,7 @@ from torch import Tensor
 from skipstone.foreign.positions.calls import TorchCall
 from skipstone.foreign.positions.rules import elementwise, moving, reducing, writing
 
-Rule = Callable[[TorchCall], Sequence[Tensor | None]]
+PositionRule = Callable[[TorchCall], Sequence[Tensor | None]]
 """Positions of the outputs of a call, in order."""
 
 _POINTWISE = """
@@ -46,7 +46,7 @@ _SAME_VALUES = """
 _KEEPS_IDS = """
     cat concat concatenate copy index_copy index_put masked_fill scatter setitem where
 """
-_GROUPS: list[tuple[str, Rule]] = [
+_GROUPS: list[tuple[str, PositionRule]] = [
     (_POINTWISE, elementwise.pointwise),
     (_ALIKE, elementwise.alike),
     (_REDUCED, reducing.reduced),
@@ -69,7 +69,9 @@ _GROUPS: list[tuple[str, Rule]] = [
     ("scatter", writing.scattered),
 ]
 
-RULES: Mapping[str, Rule] = {name: rule for names, rule in _GROUPS for name in names.split()}
+RULES: Mapping[str, PositionRule] = {
+    name: rule for names, rule in _GROUPS for name in names.split()
+}
 """By name of the torch function, without the underscores around it."""
 
 _SAME = frozenset(_SAME_VALUES.split())

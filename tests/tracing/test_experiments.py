@@ -10,7 +10,7 @@ import pytest
 from skipstone import DualCache, Fixed, NoCache, Threshold
 from skipstone.diagnosis.diagnose import Diagnosis, diagnose
 from skipstone.diagnosis.experiment import (
-    Experiment,
+    ExperimentRequest,
     Follow,
     Rerun,
     Rescore,
@@ -23,7 +23,7 @@ from skipstone.record import Trace
 from skipstone.sentence import Sentence
 from skipstone.tracing.experiments import runner
 from skipstone.tracing.experiments.names import as_request, key_of
-from skipstone.tracing.experiments.runner import ExperimentRunner, Subject
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from tests.helpers.recorded import case_of, trace_of
 from tests.helpers.watching import BASE, uneven_model
 
@@ -53,54 +53,60 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return standing
 
 
-def laboratory(*, time_limit: float = 60.0, told: list[str] | None = None) -> ExperimentRunner:
-    a = Subject(trace_of(PLAIN))
+def experiment_runner(
+    *, time_limit: float = 60.0, told: list[str] | None = None
+) -> ExperimentRunner:
+    a = Side(trace_of(PLAIN))
     tell = None if told is None else told.append
     return ExperimentRunner(a, a, uneven_model(1), time_limit=time_limit, progress=tell)
 
 
 def test_a_question_is_answered_once(clock: Clock) -> None:
     told = list[str]()
-    lab = laboratory(told=told)
-    first = lab.ask(Follow("a", "a", (0, 1)))
-    assert lab.ask(Follow("a", "a", (0, 1))) is first
-    assert lab.ask(Follow("a", "a", (0, 2))) is not first
-    assert len(told) == len(lab.done) == 2
+    experimenter = experiment_runner(told=told)
+    first = experimenter.ask(Follow("a", "a", (0, 1)))
+    assert experimenter.ask(Follow("a", "a", (0, 1))) is first
+    assert experimenter.ask(Follow("a", "a", (0, 2))) is not first
+    assert len(told) == len(experimenter.done) == 2
 
 
 def test_nothing_is_started_after_the_limit_and_what_is_known_stays_known(clock: Clock) -> None:
-    lab = laboratory()
-    first = lab.ask(Follow("a", "a", (0, 1)))
+    experimenter = experiment_runner()
+    first = experimenter.ask(Follow("a", "a", (0, 1)))
     clock.now += 60.0
-    lab.ask(Follow("a", "a", (0, 2)))
+    experimenter.ask(Follow("a", "a", (0, 2)))
     clock.now += 0.1
     with pytest.raises(Spent, match="the time limit is reached"):
-        lab.ask(Follow("a", "a", (0, 3)))
-    assert lab.ask(Follow("a", "a", (0, 1))) is first
-    assert len(lab.done) == 2
+        experimenter.ask(Follow("a", "a", (0, 3)))
+    assert experimenter.ask(Follow("a", "a", (0, 1))) is first
+    assert len(experimenter.done) == 2
 
 
 def test_what_cannot_be_made_is_said_and_takes_no_part(clock: Clock) -> None:
-    subject = Subject(trace_of(PLAIN))
-    for lab, asked, reason in (
-        (laboratory(), Rerun("b"), "side B cannot be run again: only its trace is here"),
-        (laboratory(), Unobserved("a"), "side A cannot be run again"),
+    side = Side(trace_of(PLAIN))
+    for experimenter, asked, reason in (
+        (experiment_runner(), Rerun("b"), "side B cannot be run again: only its trace is here"),
+        (experiment_runner(), Unobserved("a"), "side A cannot be run again"),
         (
-            ExperimentRunner(subject, subject, None),
+            ExperimentRunner(side, side, None),
             Follow("a", "a", (0, 1)),
             "the model is not here",
         ),
-        (laboratory(), Follow("a", "a", (0, 1), (("cahce", "dual"),)), "did you mean 'cache'"),
+        (
+            experiment_runner(),
+            Follow("a", "a", (0, 1), (("cahce", "dual"),)),
+            "did you mean 'cache'",
+        ),
     ):
         with pytest.raises(Unavailable, match=reason) as error:
-            lab.ask(asked)
+            experimenter.ask(asked)
         assert not isinstance(error.value, Spent)
-        assert lab.done == []
+        assert experimenter.done == []
 
 
 def test_experiments_that_differ_in_anything_are_kept_apart() -> None:
     follow = Follow("a", "a", (0, 1))
-    asked: list[Experiment] = [
+    asked: list[ExperimentRequest] = [
         follow,
         replace(follow, forwards=(1, 1)),
         replace(follow, led=frozenset(("rows",))),
@@ -134,22 +140,22 @@ def test_experiments_that_differ_in_anything_are_kept_apart() -> None:
 class Limited:
     """Answers a number of questions; then the time is over."""
 
-    lab: ExperimentRunner
+    experimenter: ExperimentRunner
     limit: int
 
-    def ask(self, experiment: Experiment) -> Trace:
-        if len(self.lab.done) < self.limit:
-            return self.lab.ask(experiment)
+    def ask(self, experiment: ExperimentRequest) -> Trace:
+        if len(self.experimenter.done) < self.limit:
+            return self.experimenter.ask(experiment)
         raise Spent(Sentence("the time limit is reached"))
 
 
 def diagnosed(name: str, limit: int) -> tuple[Diagnosis, int]:
     """The diagnosis after so many experiments, and how many were made."""
     case = case_of(PLAIN, CAUSES[name])
-    assert isinstance(case.inquiry.lab, ExperimentRunner)
-    lab = case.inquiry.lab
-    case.inquiry.lab = Limited(lab, limit)
-    return diagnose(case), len(lab.done)
+    assert isinstance(case.inquiry.experimenter, ExperimentRunner)
+    experimenter = case.inquiry.experimenter
+    case.inquiry.experimenter = Limited(experimenter, limit)
+    return diagnose(case), len(experimenter.done)
 
 
 @pytest.mark.parametrize("name", CAUSES)

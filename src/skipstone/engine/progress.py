@@ -1,0 +1,139 @@
+"""How far a request in its slot has come, and where it goes next."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from skipstone.canvas import Block, HostCanvas, RequestStep
+from skipstone.engine.request import Handle, Request
+from skipstone.engine.result import StepStats
+
+# Steps of a request that are remembered to judge how much its next one commits.
+_REMEMBERED = 8
+
+
+@dataclass(eq=False)
+class RequestState:
+    """A request in its slot, and how far it has come."""
+
+    request: Request
+    slot: int
+    handle: Handle | None = None
+    """Who waits for it."""
+    block: int = 0
+    """The block of its next step."""
+    step: int = 0
+    """Which step within the block that is."""
+    forward: int = 0
+    """Forwards that it has taken part in."""
+    stats: list[StepStats] = field(default_factory=list)
+    _last: RequestStep | None = None
+    """Of the step that was launched last."""
+    _paces: deque[int] = field(default_factory=lambda: deque[int](maxlen=_REMEMBERED))
+
+    def next_step(self, host: HostCanvas) -> RequestStep | None:
+        """Where it goes next; None if it is done. Moves it on to its next block.
+
+        Args:
+            host: the canvas as the host knows it.
+        """
+        request = self.request
+        while self.block < len(request.blocks):
+            block = request.blocks[self.block]
+            within = request.settings.budget == "finish" or self.step < request.budget(block)
+            if within and host.masks(self.slot, block):
+                return self.at(block, self.step)
+            self.block, self.step = self.block + 1, 0
+        return None
+
+    def at(self, block: Block, step: int) -> RequestStep:
+        """Where it is, in policies' words."""
+        request = self.request
+        return RequestStep(
+            slot=self.slot,
+            sample=request.sample,
+            prompt_length=len(request.prompt),
+            block=block,
+            step=step,
+            step_budget=request.budget(block),
+            forward=self.forward,
+            seed=request.settings.seed or 0,
+        )
+
+    def last_step(self) -> RequestStep:
+        """Where its last step was, for one more at the same place."""
+        assert self._last is not None
+        return replace(self._last, forward=self.forward)
+
+    def has_masks(self, host: HostCanvas) -> bool:
+        """Whether anything of it is not decoded yet."""
+        blocks = self.request.blocks
+        return host.masks(self.slot, Block(0, 0, blocks[-1].stop)) > 0
+
+    def launched(self, at: RequestStep) -> None:
+        """A step of it is on its way."""
+        self.block, self.step, self.forward = at.block.index, at.step + 1, at.forward + 1
+        self._last = at
+        if self._keeps_to_schedule and at.steps_left == 1:
+            # Nobody has to see it completed to know that the block is done.
+            self.block, self.step = self.block + 1, 0
+
+    def resume(self, host: HostCanvas) -> None:
+        """Go back to a block that was to be done by now and is not.
+
+        Args:
+            host: the canvas after all of its steps.
+        """
+        for block in self.request.blocks[: self.block] if self._keeps_to_schedule else ():
+            if host.masks(self.slot, block):
+                self.block, self.step = block.index, self.request.budget(block)
+                return
+
+    @property
+    def _keeps_to_schedule(self) -> bool:
+        """Whether no mask of a block is left when its steps have been taken."""
+        settings = self.request.settings
+        return settings.may_overlap and settings.unmask.keeps_to_schedule
+
+    def dropped(self, at: RequestStep) -> None:
+        """A step of it found its block decoded already, and changed nothing."""
+        self.forward = at.forward
+
+    def completed(self, stats: StepStats) -> None:
+        """A step of it is done."""
+        self.stats.append(stats)
+        self._paces.append(stats.committed)
+
+    def surely_goes_on(self, host: HostCanvas, in_flight: int) -> bool:
+        """Whether its next step is known, very likely, before the steps in flight are completed.
+
+        By a schedule, a step commits its share of the masks. Others commit about as many as those
+        before them: at most the most that one of them did, and as many again as they differ by.
+
+        Args:
+            host: the canvas before these steps.
+            in_flight: how many they are.
+        """
+        if self.block >= len(self.request.blocks):
+            # All of its steps are on their way.
+            return True
+        if self.step == 0 and self._may_have_ended(host):
+            return False
+        block = self.request.blocks[self.block]
+        if self._keeps_to_schedule:
+            left = self.request.budget(block) - self.step + in_flight
+            most = -(-host.masks(self.slot, block) // max(1, left))
+        elif self._paces:
+            most = 2 * max(self._paces) - min(self._paces)
+        else:
+            return False
+        return host.masks(self.slot, block) > in_flight * most
+
+    def _may_have_ended(self, host: HostCanvas) -> bool:
+        """Whether a stop id stands anywhere: what is left of it may be decided by now."""
+        request = self.request
+        ids_G = host.ids_BG[self.slot, : len(request.region)]
+        return bool(request.stop_ids) and bool(np.isin(ids_G, request.stop_ids).any())
