@@ -45,7 +45,7 @@ _ROUNDINGS_OF_ATTENTION = 16
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that has to hold before any speed is told."""
+    """One thing that has to hold before any speed is reported."""
 
     check: str
     passed: bool

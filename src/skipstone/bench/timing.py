@@ -66,7 +66,7 @@ class Times:
 
 @contextmanager
 def unadvised() -> Generator[None]:
-    """Let nobody be told that a skip cannot pay: a bench measures that too."""
+    """Suppress the note that a skip cannot pay: a bench measures that too."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the skip cannot make this run faster")
         yield

@@ -143,7 +143,7 @@ def _was_given(ctx: click.Context, option: str) -> bool:
 
 
 def _command(ctx: click.Context) -> str:
-    """The command line that measures the same again; where the peer lies is left out."""
+    """The command line that measures the same again; the path of the peer is left out."""
     words = ["skipstone", "bench"]
     for param in ctx.command.params:
         if param.name in ("output", "as_json", "debug") or not _was_given(ctx, str(param.name)):

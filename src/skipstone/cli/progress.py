@@ -11,7 +11,7 @@ from skipstone.cli.terminal import drawing_console
 
 @contextmanager
 def progress() -> Generator[Callable[[int, int], None], None, None]:
-    """A bar over prompts, told how many are done of how many."""
+    """A progress bar over prompts; call it with how many are done, and of how many."""
     console = drawing_console()
     if console is None:
         yield lambda done, total: None
@@ -38,7 +38,7 @@ def progress() -> Generator[Callable[[int, int], None], None, None]:
 
 @contextmanager
 def status(first: str) -> Generator[Callable[[str], None] | None, None, None]:
-    """A line that says what is being done, told what comes next; None where nobody looks."""
+    """A line that says what is being done, changed by calling it; None without a terminal."""
     console = drawing_console()
     if console is None:
         yield None

@@ -55,7 +55,7 @@ def model_of(trace: StoredTrace, name: str | None) -> Model:
 
 
 def _check_weights(model: Model, header: Header, path: Path) -> None:
-    """Refuse weights that are not the recorded ones, and say where that cannot be told."""
+    """Refuse weights that are not the recorded ones, and say if that is not known."""
     same = same_weights(model.fingerprint, header.weights)
     if same is None and header.weights:
         note(

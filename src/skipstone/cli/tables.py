@@ -163,7 +163,7 @@ def _head(text: str, size: int) -> str:
 
 
 def _cells(rows: Sequence[Sequence[object]], group: Sequence[int]) -> list[list[str]]:
-    """Texts of all cells; numbers are told apart within the group of their column."""
+    """Texts of all cells; numbers have as many digits as distinguish them within their column."""
     numbers = dict[int, list[float]]()
     for row in rows:
         for of, value in zip(group, row, strict=True):

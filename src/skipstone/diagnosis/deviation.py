@@ -130,7 +130,7 @@ def _similarity(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterato
 def _skips_by_noise(
     step: StepRecord, expected: StepRecord, floor: Floor, skip: SkipRule | None
 ) -> bool:
-    """Whether other rows skip, and only because the threshold lies within the noise."""
+    """Whether other rows skip, and only because the threshold is within the noise."""
     other = np.setxor1d(step.finished, expected.finished)
     mine, right = step.judgements, expected.judgements
     if not other.size or skip is None or mine is None or right is None:

@@ -47,7 +47,7 @@ def same_length(wrong_NW: np.ndarray, right_NW: np.ndarray) -> bool:
 def turned(wrong_NW: np.ndarray, right_NW: np.ndarray, head_width: int) -> bool:
     """Whether a rotation of pairs can make one of the other: the length of each pair stays.
 
-    Pairs are neighbours, or lie in the two halves of a head.
+    Pairs are neighbours, or one of each half of a head.
     """
     return any(
         bool((np.abs(a - b) <= _SAME * np.maximum(b.max(), 1e-30)).all())

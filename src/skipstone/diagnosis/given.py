@@ -41,7 +41,7 @@ class GivenDifferences:
     unknown: list[Finding]
     """Others: they explain a difference only if nothing else does."""
     beside: list[InputDifference]
-    """Those of the others that may act, to be told beside whatever is found."""
+    """Those of the others that may matter, to be said with whatever is found."""
 
 
 def examine(case: Case) -> GivenDifferences:
@@ -142,7 +142,7 @@ def other_mask(case: Case) -> Finding | None:
 
 
 def _found(case: Case, found: Sequence[InputDifference]) -> Finding:
-    """One difference, or all those that cannot be told apart by what they do."""
+    """One difference, or all those whose effects cannot be distinguished."""
     d = found[0]
     proof, experiment = _proved(case, d)
     step = _step(case)

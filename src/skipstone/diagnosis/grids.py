@@ -23,18 +23,18 @@ _FLOATS: dict[str, type[np.generic]] = {
     "bfloat16": ml_dtypes.bfloat16,
     "float16": np.float16,
 }
-# Values that lie on steps of the same size, and those with as many digits.
+# Values on steps of the same size, and values with as many digits.
 _WHOLE = {"int4": 4, "int8": 8}
 _SCALED_FLOATS = {"float8_e5m2": 2, "float8_e4m3fn": 3}
 # Distance to a level, in steps, that a library's own arithmetic may leave.
 _SLACK = 1e-3
-# Natural logarithm of the chance, for all scales that are tried, that values lie there by luck.
+# Natural logarithm of the chance, for all scales that are tried, that values are on a grid by luck.
 _NO_LUCK = -30.0
 # Columns have to have some values of their own.
 _ENOUGH_ROWS = 4
 # Binary exponent, where the largest value has that of its level, under which digits get lost.
 _LEAST = -8
-# Other numbers than zero that there have to be: constants and a handful of values lie anywhere.
+# Other numbers than zero that there have to be: constants and a handful of values fit any grid.
 _DISTINCT, _DISTINCT_LEVELS = 12, 6
 # What is looked at: rows in all, and before that some values of some groups.
 _ROWS = 64
@@ -46,7 +46,7 @@ steps, and how large these may be; both [G, V]."""
 
 
 def grid(values_NW: np.ndarray, dtype: str) -> str | None:
-    """The coarse grid that all values lie on, finer than which nothing is left; None if none.
+    """The coarsest grid that has all values; None if there is none.
 
     Args:
         values_NW: float64, as recorded.
@@ -100,7 +100,7 @@ def _groups(values_NW: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _on_steps(values_GV: np.ndarray, bits: int, roundoff: float) -> bool:
-    """Whether every group lies on steps of equal size, 2**bits of them at most."""
+    """Whether every group is on steps of equal size, 2**bits of them at most."""
     levels = 2 ** (bits - 1)
     # The largest value of these rows, where the scale was made from others as well.
     least = levels // bits
@@ -138,7 +138,7 @@ def _on_digits(values_GV: np.ndarray, digits: int, roundoff: float) -> bool:
 
 
 def _fits(values_GV: np.ndarray, largest: range, off: Off) -> bool:
-    """Whether every group lies on a grid, by more than luck: first a few values, then all.
+    """Whether every group is on a grid, by more than luck: first a few values, then all.
 
     Args:
         values_GV: the values.
@@ -150,7 +150,7 @@ def _fits(values_GV: np.ndarray, largest: range, off: Off) -> bool:
     top_G1 = np.where(top_G1 > 0, top_G1, 1.0)
     some_GV = values_GV[:groups, : _VALUES // _GROUPS]
     luck = _luck(some_GV, top_G1[:groups], largest, off)
-    # Levels that lie closer than a dtype can tell hold all values, and say nothing.
+    # Levels closer than the precision of the dtype hold all values, and say nothing.
     if luck is None or luck * values_GV.size / some_GV.size > _NO_LUCK:
         return False
     luck = _luck(values_GV, top_G1, largest, off)
@@ -158,12 +158,12 @@ def _fits(values_GV: np.ndarray, largest: range, off: Off) -> bool:
 
 
 def _luck(values_GV: np.ndarray, top_G1: np.ndarray, largest: range, off: Off) -> float | None:
-    """Logarithm of the chance that groups lie on a grid by luck; None if one does not.
+    """Logarithm of the chance that groups are on a grid by luck; None if one does not.
 
     Most often all have their largest value on one level; else each takes the first that fits.
     """
     size_GV = np.abs(values_GV)
-    # What the scale was made from, and zero, lie on every grid.
+    # The value that the scale was made from, and zero, are on every grid.
     telling_GV = (size_GV > 0) & (size_GV < top_G1)
     luck_G = np.full(len(values_GV), np.nan)
     together = 0.0

@@ -34,7 +34,7 @@ class _Keys:
     """In A's cache of the same step, else positions of the canvas."""
     from_a: bool
     first: int
-    """The first place where another row lies."""
+    """The first position that holds another row."""
 
 
 def other_keys(case: Case) -> Finding | None:
@@ -81,11 +81,11 @@ def _keys(case: Case, step: StepRecord) -> _Keys | None:
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """Keys that attention reads; where it was not heard, those that the call hands out."""
+    """Keys that attention reads; if it was not recorded, those that the call returns."""
 
     number: int
     values_NW: np.ndarray
-    """Those that lie within the canvas."""
+    """Those within the canvas."""
 
     @classmethod
     def of(cls, trace: Trace, sample: int, step: StepRecord) -> _Read | None:

@@ -37,7 +37,7 @@ class SkipRule:
         return self.policy.replay(judged.similarity)
 
     def implied(self) -> tuple[float, float] | None:
-        """Between which measures the bar must lie by which rows were found stable.
+        """The range of the bar that explains which rows were found stable.
 
         None if no bar explains it, or if it is the stated one.
         """

@@ -12,7 +12,7 @@ from skipstone.sentence import Code, Sentence, listed
 
 
 def known(case: Case) -> Sentence:
-    """The first thing that is wrong, what was born with it, and what could not be looked at."""
+    """The first wrong value, what became wrong with it, and what could not be compared."""
     return listed(
         [
             *_stopped(case),

@@ -134,8 +134,8 @@ def estimated_floor(header: Header) -> Floor:
 def floor_from(baseline: Trace, variations: Sequence[tuple[str, Trace]], sample: int = 0) -> Floor:
     """Measure a floor from runs that differ only in what should not matter.
 
-    Steps are compared where they saw the same canvas: all of them, if the variations were led along
-    the baseline's canvases.
+    Steps are compared where they saw the same canvas: all of them, if the variations were
+    teacher-forced on the baseline's canvases.
 
     Args:
         baseline: the plain run.

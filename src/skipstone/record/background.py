@@ -41,7 +41,7 @@ class Background:
         """Wait until nothing is left to do.
 
         Raises:
-            BaseException: what the last piece raised, if nobody has been told yet.
+            BaseException: what the last piece raised, if it was not raised yet.
         """
         if self._busy:
             failure = self._done.get()
@@ -70,7 +70,7 @@ def _serve(todo: _Todo, done: _Done) -> None:
         failure = None
         try:
             work()
-        except BaseException as error:  # whatever it is: somebody has to be told
+        except BaseException as error:  # whatever it is: the next call raises it
             failure = error
         # Not kept while waiting for the next piece: it may hold the tensors of a whole step.
         del work
@@ -79,6 +79,6 @@ def _serve(todo: _Todo, done: _Done) -> None:
 
 def _end(thread: Thread, todo: _Todo) -> None:
     todo.put(None)
-    # The last piece may hold the last reference to whoever owns the thread.
+    # The last piece may hold the last reference to the owner of the thread.
     if thread is not current_thread():
         thread.join()

@@ -47,7 +47,7 @@ def check_outcome(outcome: Outcome) -> None:
 
 
 def check_step(header: Header, step: StepRecord) -> None:
-    """Check that the arrays of a step have the lengths, and its positions lie in the canvas.
+    """Check that the arrays of a step have the lengths, and its positions are in the canvas.
 
     Raises:
         ValueError: something does not; it is named.
@@ -76,7 +76,7 @@ def check_step(header: Header, step: StepRecord) -> None:
 
 
 def check_entry(entry: TensorEntry) -> None:
-    """Check that a tensor lies where those of its step do, and is as large as it should be.
+    """Check that a tensor is in the shards of its step, and as large as it should be.
 
     Raises:
         ValueError: the index says something else.

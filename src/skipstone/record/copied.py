@@ -17,7 +17,7 @@ def write_trace(trace: Trace, path: Path) -> None:
         path: of the new folder.
 
     Raises:
-        OutputError: something lies there already, or it cannot be written.
+        OutputError: something is there already, or it cannot be written.
         TraceError: the trace is damaged.
     """
     records = trace.records

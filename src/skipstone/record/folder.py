@@ -53,7 +53,7 @@ def plain_file(path: Path) -> os.stat_result | None:
     """What the system says of a file of a trace; None if there is none.
 
     Raises:
-        TraceError: it is no plain file, or it claims far more bytes than lie on the disk.
+        TraceError: it is no plain file, or it claims far more bytes than are on the disk.
     """
     found = _lstat(path, stat.S_IFREG)
     if found is None:

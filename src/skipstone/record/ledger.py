@@ -21,7 +21,7 @@ _REST = 1 << 12
 
 @dataclass(frozen=True)
 class StoredAs:
-    """Where a tensor lies in its shard."""
+    """Where a tensor is in its shard."""
 
     positions: str
     """Name of its positions."""

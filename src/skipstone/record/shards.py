@@ -109,7 +109,7 @@ def write_shard(path: Path, tensors: Tensors, mode: int) -> dict[TensorKey, Stor
     part = path.with_name(f"{path.name}.part")
     try:
         save_file(arrays, part)
-        # The library lets nobody but the owner read it; the database goes by the umask.
+        # The library lets nobody but the owner read it; the database follows the umask.
         part.chmod(mode)
         size = part.stat().st_size
         part.rename(path)

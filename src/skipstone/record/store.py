@@ -72,7 +72,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies."""
+    """Where one tensor is stored."""
 
     sample: int
     key: TensorKey

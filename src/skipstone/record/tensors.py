@@ -33,7 +33,7 @@ class Tap(StrEnum):
     """Queries of one layer as its attention was given them; its rows are those of the call."""
     ATTENDED_KEY = "attended_key"
     """Keys as attention was given them, by their place among the keys; absent if they are ``KEY``,
-    bit for bit. The place is the position, where keys lie in the order of positions."""
+    bit for bit. The place is the position, if keys are stored in the order of positions."""
     ATTENDED_VALUE = "attended_value"
     """Values as attention was given them; absent if they are ``VALUE``, bit for bit."""
     BIAS = "bias"
@@ -73,7 +73,7 @@ class TensorKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TensorRows:
-    """Rows of one tap. Row order means nothing: go by ``positions``."""
+    """Rows of one tap. Row order means nothing: use ``positions``."""
 
     key: TensorKey
     positions: np.ndarray

@@ -22,7 +22,7 @@ Taken = tuple[int, StepRecord, Tensors]
 
 @runtime_checkable
 class Trace(Protocol):
-    """What can be asked of a recorded run, wherever it lies."""
+    """What can be asked of a recorded run, in memory or on disk."""
 
     @property
     def records(self) -> Sequence[RunRecord]:

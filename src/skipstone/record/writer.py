@@ -63,7 +63,7 @@ class TraceWriter:
 
         Raises:
             ConfigError: ``path`` is no path.
-            OutputError: something lies at ``path`` already, or the trace cannot be written there.
+            OutputError: something is at ``path`` already, or the trace cannot be written there.
         """
         of_kind("path", path, (str, Path), "the folder of a new trace")
         self.path = Path(path)
@@ -91,7 +91,7 @@ class TraceWriter:
             with whole_folder(self.path) as part:
                 _lay_out(part, headers, level, self._run, self._ledger)
             self._database = _open(self.path / DATABASE)
-            # A log lies beside the database from now on, which tells readers that it may change.
+            # The log that is beside the database from now on tells readers that it may change.
             self._database.execute(f"PRAGMA user_version = {SCHEMA}")
         except _FAILURES as error:
             raise self._failed(error) from error

@@ -27,7 +27,7 @@ class Figure:
     """The chart."""
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        """For Jupyter and its kin."""
+        """For Jupyter and other notebooks."""
         return {"text/plain": f"<{self.title}>", "image/svg+xml": self.svg}
 
     def _repr_html_(self) -> str:

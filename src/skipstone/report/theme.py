@@ -14,7 +14,7 @@ Ground = Literal["light", "dark"]
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Noto Sans CJK SC', sans-serif"
 
-# A ramp goes from what is hardly told from the ground to what stands out most.
+# A ramp goes from nearly the background colour to the strongest contrast.
 COLOURS: Mapping[Ground, Mapping[str, str]] = {
     "light": {
         "ground": "#fbfaf8", "raised": "#ffffff", "ink": "#22252a", "faint": "#5a5e65",

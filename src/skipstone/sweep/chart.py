@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ChartRow = dict[str, object]
 
-# Okabe and Ito: told apart with any kind of colour vision.
+# Okabe and Ito: distinguishable with any kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke")
 

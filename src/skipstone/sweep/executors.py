@@ -136,7 +136,7 @@ class Ray:
         self, model: Model, plan: WorkerSetup, units: Sequence[Unit]
     ) -> Iterator[list[Measurement]]:
         """See ``Executor``. Ray itself runs the units of a worker that died again."""
-        # Ray reports its use over the network unless it is told not to.
+        # Ray reports its use over the network unless this is set.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray

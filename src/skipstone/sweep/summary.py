@@ -30,7 +30,7 @@ _LEAD = 1.02
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure, and where the true one lies."""
+    """An estimate and its confidence interval."""
 
     value: float
     low: float

@@ -23,7 +23,7 @@ class AttentionCall:
     positions_N: np.ndarray
     """Of the rows, ascending."""
     places_K: np.ndarray
-    """Of the keys among all keys, ascending: their positions, if keys lie in that order."""
+    """Of the keys among all keys, ascending: their positions, if keys are stored in that order."""
     query_NHW: np.ndarray
     key_KGW: np.ndarray
     value_KGW: np.ndarray

@@ -61,7 +61,7 @@ def other_pairs(
 def _rotated(
     x_MGW: np.ndarray, positions_M: np.ndarray, base: float, pairs: PairLayout, angles: PairLayout
 ) -> np.ndarray:
-    """Rows, rotated: pairs of halves or neighbours, by angles that lie like those of either."""
+    """Rows, rotated: pairs of halves or neighbours, by angles in the order of either."""
     half = x_MGW.shape[-1] // 2
     angle_MP = positions_M[:, None] * base ** -(np.arange(half) / half)
     angle_MW = np.tile(angle_MP, 2) if angles == "halves" else np.repeat(angle_MP, 2, axis=1)

@@ -57,7 +57,7 @@ class Attending:
 
     @cached_property
     def stage(self) -> Stage | None:
-        """The part of that layer that is to blame; None if it cannot be told."""
+        """The part of that layer that is wrong; None if it is not known."""
         return None if self.begins is None else stage_of(self.begins)
 
     def heard(self, step: StepRecord, layer: int) -> bool:

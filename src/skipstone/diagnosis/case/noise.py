@@ -35,7 +35,7 @@ class Noise:
         return floor_from(plain, varied)
 
     def varied(self, variation: Variation) -> Trace | None:
-        """A, led along its own canvases, with one thing changed that should not matter.
+        """A, teacher-forced on its own canvases, with one thing changed that should not matter.
 
         Of two dtypes the coarser one makes the noise: then it is B, if B's is the coarser.
         """

@@ -51,7 +51,7 @@ class Proving:
 
     @cached_property
     def _reference_scores_as_a(self) -> bool | None:
-        """Whether the reference engine, told only which rows A computed, scores the focus as A."""
+        """Whether the reference engine, given only A's rows, scores the focus as A."""
         step = self.tensors.step
         other = None if step is None else self.divergence.same_step(step)
         if other is None:
@@ -62,9 +62,9 @@ class Proving:
 
     @cached_property
     def rows_reproduce(self) -> bool | None:
-        """Whether the reference engine, told only which rows to compute, scores as B did.
+        """Whether the reference engine, given only the rows to compute, scores as B did.
 
-        Similarities decide nothing where the rows that skip are told.
+        Similarities decide nothing if the rows that skip are given.
         """
         window = (self.tensors.focus, self.tensors.focus)
         led = Follow("b", self.runs.settings, window, led=_LED, tensors=False)

@@ -1,4 +1,4 @@
-"""The tensors of the step in question: which are wrong, which were born wrong, whose rows they are.
+"""The tensors of the step in question: which are wrong, where that began, and whose rows they hold.
 
 Shape letters: N rows.
 """
@@ -104,7 +104,7 @@ class ComparedTensors:
 
     @cached_property
     def local(self) -> Trace | None:
-        """The focus again, each layer fed with B's own input: what is born here, what inherited."""
+        """The focus again, each layer fed with B's own input: only errors of the layer itself."""
         if self.recorded is None:
             return None
         return self.inquiry.ask(

@@ -302,7 +302,7 @@ def _stands_in_one_place(
 def _cut_otherwise(
     mine: LoopRule, theirs: LoopRule, a: Identified, b: Identified, where: tuple[int, int]
 ) -> bool:
-    """Whether the blocks in which the runs part do not lie alike, and the rules go by them."""
+    """Whether the runs differ in blocks of other positions, and the rules depend on these."""
     if "canvas" in (mine.region.reach, theirs.region.reach):
         return False
     in_a = bounds(a.evidence.decisions[where[0]], mine.region.block_length)

@@ -318,7 +318,7 @@ def _selections(number: Number, *, openings: bool) -> Iterator[Selection]:
 
 
 def _most_common(values: Sequence[ValueRange | None]) -> ValueRange | None:
-    """The interval that lies in as many of the values as any does."""
+    """The interval that is within as many of the values as possible."""
     known = [v for v in values if v is not None]
     if not known:
         return None

@@ -18,7 +18,7 @@ ConfidenceKind = Literal[
     "right to left",
     "any",
 ]
-"""What the order goes by; ``any`` is an order that the scores do not explain, as a random one."""
+"""What decides the order; ``any`` is an order that no score explains, such as a random one."""
 
 SoftmaxAxis = Literal["vocabulary", "rows", "block", "from the block on", "masks"]
 """Of a softmax: over the vocabulary, or over positions: those of all rows of the call, of the
@@ -83,7 +83,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Confidence:
-    """What the order of commits goes by."""
+    """What decides the order of commits."""
 
     kind: ConfidenceKind = "probability"
     axis: SoftmaxAxis = "vocabulary"
@@ -123,7 +123,7 @@ class ValueRange:
         return self.low > self.high or (self.low == self.high and not both)
 
     def meet(self, other: ValueRange) -> ValueRange:
-        """The values that lie in both."""
+        """The values that are in both."""
         low = max((self.low, not self.low_included), (other.low, not other.low_included))
         high = min((self.high, self.high_included), (other.high, other.high_included))
         return ValueRange(low[0], high[0], not low[1], high[1])

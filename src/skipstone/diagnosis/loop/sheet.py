@@ -180,7 +180,7 @@ def propose(sheet: Sheet, draw: Draw, written_C: np.ndarray) -> Proposals:
 
 
 def confidences(proposals: Proposals, confidence: Confidence, position_C: np.ndarray) -> np.ndarray:
-    """float64 [C]: what the order goes by, larger first; NaN where it is not known."""
+    """float64 [C]: what decides the order, larger first; NaN where it is not known."""
     p = proposals
     match confidence.kind:
         case "left to right":

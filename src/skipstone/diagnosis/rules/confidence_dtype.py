@@ -22,7 +22,7 @@ def examine(case: Case) -> Answer:
 
 
 def _seen(case: Case) -> Answer:
-    """Look for confidences that all lie on the grid of a coarser dtype than A's."""
+    """Look for confidences that are all values of a coarser dtype than A's."""
     for step in case.record_b.steps:
         if step.forward > case.divergence.horizon:
             break

@@ -57,7 +57,7 @@ def examine(case: Case) -> Answer:
 def _read(case: Case, step: StepRecord, never: np.ndarray) -> np.ndarray:
     """Of positions that were never computed, those that a step of foreign code can have read.
 
-    What lies beyond its rows need not be there yet: a canvas may grow.
+    Positions after its rows need not exist yet: a canvas may grow.
     """
     if not case.foreign or not never.size:
         return never

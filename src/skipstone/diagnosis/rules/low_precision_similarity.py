@@ -15,7 +15,7 @@ from skipstone.sentence import NOTHING, Code, Sentence, listed
 
 
 def examine(case: Case) -> Answer:
-    """Look for similarities that all lie on the grid of a coarse dtype."""
+    """Look for similarities that are all values of a coarse dtype."""
     event = case.event("low_precision_similarity")
     if event is not None:
         return Finding(

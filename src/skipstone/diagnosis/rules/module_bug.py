@@ -32,7 +32,7 @@ _ATTENDING = {
 
 
 def examine(case: Case) -> Answer:
-    """Find where error is born although every input of the layer is B's own, or as A's."""
+    """Find the layer that makes an error although its inputs are B's own, or equal A's."""
     cause, stage = of_attention(case, RULE.name, RULE.number), _of_a_stage(case)
     found, told = _born(case), cause or stage
     if told is None or found is None or told.where.layer != found.where.layer:
@@ -79,7 +79,7 @@ def _idle(layer: int) -> Sentence:
 
 
 def _of_stage(begins: AttentionDifference, stage: Stage) -> Sentence:
-    """What lies in a part of a layer, in words."""
+    """What a part of a layer has, in words."""
     if stage == "after":
         return Sentence(
             "what follows attention in layer {layer} (its output projection, a norm or the MLP)",
@@ -201,7 +201,7 @@ def _certain(case: Case, wrong: Sequence[Deviation]) -> bool:
     """Whether only a module can give these; without a model, many things look like one.
 
     A wrong rotation or visible set shows from the first layer on, and what is read from a cache
-    cannot be told from what is computed.
+    cannot be distinguished by what is computed.
     """
     if case.attention.stage is not None:
         return True

@@ -54,7 +54,7 @@ def _repeatable(case: Case, side: SideName) -> bool:
 
 
 def _where(case: Case, side: SideName, wrong: tuple[int, ...]) -> Place:
-    """Where the traced run first departs from its settings, if that can be told."""
+    """Where the traced run first departs from its settings, if that is known."""
     first = case.expected.first if side == "b" else None
     position = next(iter(wrong), None)
     return Place(position=position) if first is None else place(first.step, None, position)

@@ -14,13 +14,13 @@ from skipstone.sentence import Sentence
 
 
 def examine(case: Case) -> Answer:
-    """Wrong tensors that lie on the grid of a coarser format than the run's dtype."""
+    """Wrong tensors whose values are all of a coarser format than the run's dtype."""
     if case.attention.cause is not None:
         return of_attention(case, RULE.name, RULE.number)
     for deviation in (*case.tensors.born, *case.tensors.cached_wrong):
         if deviation.layer is None or case.tensors.recorded is None:
             continue
-        # Rows that are another's lie on that one's grid.
+        # Rows that belong to another position have its grid.
         if deviation.kind in ("key", "value") and case.held is not None:
             continue
         trace, sample = case.tensors.recorded
@@ -91,7 +91,7 @@ def _plural(kind: DeviationKind) -> Sentence:
 
 
 def _right_too(case: Case, key: TensorKey, name: str) -> bool:
-    """Whether the right values lie on the same grid, as an embedding stored in bfloat16 does."""
+    """Whether the right values have the same grid, as an embedding stored in bfloat16 has."""
     if case.tensors.expected is None:
         return False
     right = case.tensors.expected.tensor(0, key)

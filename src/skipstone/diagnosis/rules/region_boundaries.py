@@ -66,7 +66,7 @@ def _rows(case: Case) -> Finding | None:
 
 
 def _blocks(case: Case) -> Finding | None:
-    """Blocks that do not lie where prompt length and block length put them."""
+    """Blocks that are not where prompt length and block length put them."""
     length = case.record_b.header.settings.get("block_length", "")
     if case.foreign or not length.isdigit():
         return None

@@ -1,4 +1,4 @@
-"""3: the skip threshold lies where noise or the dtype decides."""
+"""3: the skip threshold is so close to similarities that noise or the dtype decides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def examine(case: Case) -> Answer:
     step, other, flipped = found
     wrong = (d for d in case.expected.deviations if d.kind == "similarity")
     if any(d.step.forward <= step.forward for d in wrong):
-        # What lies further off than noise is no band: the threshold got other numbers to judge.
+        # Further off than noise, the similarities themselves differ.
         return RuledOut(RULE.name, Sentence("B's similarities are not what its settings give"))
     mine, right = step.judgements, other.judgements
     assert mine is not None

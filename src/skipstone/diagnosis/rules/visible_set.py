@@ -25,7 +25,7 @@ _WORDS: dict[Hidden, Sentence] = {
 
 
 def examine(case: Case) -> Answer:
-    """States are born wrong in every layer although keys and values are right: try visible sets."""
+    """Every layer makes states wrong although keys and values are right: try visible sets."""
     found = hidden_keys(case)
     if found is not None:
         how = Sentence("{keys}: the reference run with it scores as B", keys=_WORDS[found])

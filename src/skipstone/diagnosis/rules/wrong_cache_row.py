@@ -1,4 +1,4 @@
-"""13: keys and values lie at the wrong row, in the wrong layer or in the wrong tensor."""
+"""13: keys and values are in the wrong row, the wrong layer or the wrong tensor."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Attended:
     """Collects the layers of one call."""
 
     def __init__(self, forward: int, length: int, snapshot: Snapshot) -> None:
-        """Nothing was heard yet.
+        """No attention was seen yet.
 
         Args:
             forward: number of the call.

@@ -162,7 +162,7 @@ def _from_edges(partial: Sequence[np.ndarray], origin: int, new: int) -> int:
     edges = begins if max(begins) > origin else sorted({int(rows.max()) + 1 for rows in partial})
     common = math.gcd(*(edge - origin for edge in edges))
     if common == 1 and len(edges) > 1:
-        # They lie beside the ends of blocks, but always by as much.
+        # They differ from the ends of blocks, but always by as much.
         common = math.gcd(*(edge - edges[0] for edge in edges[1:]))
     return common if 0 < common < new else new
 

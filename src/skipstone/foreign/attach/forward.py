@@ -338,7 +338,7 @@ class Forward:
             )
 
     def _keep_store(self, past: Sequence[tuple[Tensor, Tensor]], axis: int | None) -> None:
-        """Keys and values as they lie in the foreign cache."""
+        """Keys and values as the foreign cache has them."""
         length = self.before_BL.shape[1]
         for tap, found in zip((Tap.KEY, Tap.VALUE), zip(*past, strict=True), strict=False):
             groups = dict[object, list[int]]()

@@ -38,7 +38,7 @@ class _Looked:
 
 
 class GivenTensors:
-    """Tensor arguments of calls, told when they are not what they were in the call before."""
+    """Tensor arguments of calls, reported when they change from one call to the next."""
 
     def __init__(self) -> None:
         """Nothing was given yet."""

@@ -41,7 +41,7 @@ class KeptTensor:
     positions: np.ndarray
     copy: Values
     at: tuple[int, ...]
-    """Where the sample, and the layer, lie in the copy."""
+    """Where the sample, and the layer, are in the copy."""
 
     def rowed(self, found: Rowed) -> Rowed:
         """Positions and values; waits for them."""

@@ -84,7 +84,7 @@ def _known(name: str, lists: dict[str, nn.ModuleList]) -> str:
 
 
 def callable_parts(model: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Module]:
-    """The model, and what lies between it and its layers and can be called in its place.
+    """The model, and the modules between it and its layers, which can be called in its place.
 
     A wrapper (DataParallel, a compiled module, an adapter) may be attached while the loop calls
     what it wraps.
@@ -126,7 +126,7 @@ def hook_layers(
 ) -> None:
     """Tell of every layer; the hooks come off when ``on`` is closed.
 
-    Those that are compiled as a whole, with what they lie in, are seen from outside only.
+    Those that are compiled as a whole, and the modules around them, are seen from outside only.
     """
     for number, layer in enumerate(layers, start=1):
         _hook_layer(on, layer, number, listener, whole=layer in compiled)

@@ -56,7 +56,7 @@ def _scores_vocabulary(part: object, mask_id: int) -> TypeGuard[Tensor]:
 
 
 def unguided(output: object, located: Located, mask_id: int) -> Unguided:
-    """The logits of a call with a hidden prompt; none if they are too large, or lie elsewhere."""
+    """The logits of a call with a hidden prompt; none if they are too large or elsewhere."""
     logits_BNV, rows_BN = logits_of(output, mask_id), located.placed.positions_BN
     if logits_BNV is None or logits_BNV.shape[:2] != rows_BN.shape:
         return []

@@ -1,4 +1,4 @@
-"""From calls to runs: what the hooks hear becomes steps, one call behind.
+"""From calls to runs: what the hooks see becomes steps, with a delay of one call.
 
 What a call committed is known when the next one begins: its commit is in the canvas by then.
 
@@ -55,7 +55,7 @@ from skipstone.record.writer import TraceWriter
 
 
 class Recording:
-    """Hears every call of a model; several runs are told apart by their first canvas."""
+    """Gets every call of a model; several runs are distinguished by their first canvas."""
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module], wanted: Wanted) -> None:
         """Nothing was called yet."""
@@ -117,7 +117,7 @@ class Recording:
                 run.event(event)
             self._close(run, ended=by_itself)
         if self.run is not None:
-            # It failed half-way: what was said goes in all the same, and the files are let go.
+            # It failed half-way: what was said is written all the same, and the files are closed.
             with self.guard.within("the end of the record", source_line):
                 self._hand_over(run)
                 run.close()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from skipstone.tracing.record.recorder import to_numpy
 
-# Fewer bytes are unpacked sooner than another thread is told to.
+# Unpacking fewer bytes takes less time than handing them to another thread.
 _LARGE = 1 << 20
 
 
@@ -130,7 +130,7 @@ class Snapshot:
     def send(self, by: Carriers) -> None:
         """Begin to carry all copies over."""
         copies, self._copies = self._copies, list[Copy]()
-        # In this order each lies where its type may begin.
+        # In this order each is aligned to its type.
         copies.sort(key=lambda copy: -_on_device(copy).element_size())
         for device in dict.fromkeys(_on_device(copy).device for copy in copies):
             here = [copy for copy in copies if _on_device(copy).device == device]

@@ -72,13 +72,13 @@ class Assembler:
         self._board = new
 
     def blocks(self, block_length: int, window: int | None) -> Blocks:
-        """Where blocks lie on the canvas as it is by now; ``window`` as in ``lay_out``."""
+        """The blocks of the canvas as it is by now; ``window`` as in ``lay_out``."""
         masks = np.flatnonzero(~self._given)
         stop = int(masks[-1]) + 1 if masks.size else self.length
         return lay_out(self._prompt_length, self._origin, stop, block_length, window)
 
     def keeps_to(self, seen: Seen, block_length: int) -> bool | None:
-        """Whether a call shows that the loop goes by blocks of a length; None if it shows nothing.
+        """Whether a call shows that the loop has blocks of a length; None if it shows nothing.
 
         A call of a part of the rows is made for a block. A commit behind the first block, which has
         masks still, is made without one.

@@ -1,4 +1,4 @@
-"""Which weights a foreign model has: a fingerprint of each tensor, made where it lies.
+"""Which weights a foreign model has: a fingerprint of each tensor, made on its device.
 
 Every weight is read twice, as any forward reads it once, and what comes to the host is one number
 of each tensor, of all of them at once. A change of one value shows, and so does another order of
@@ -27,7 +27,7 @@ _QUANTISED = re.compile(r"weight|scale|zero|absmax")
 def fingerprints(model: nn.Module) -> dict[str, str]:
     """Dtype, shape and fingerprint of each weight, by name.
 
-    Weights that two names share, such as those of a tied head, are told by both. Tensors without
+    Weights that two names share, such as those of a tied head, are named by both. Tensors without
     values here (on no device, or of a kind of their own) are left out.
     """
     with torch.no_grad():
@@ -57,7 +57,7 @@ def _number(weight: Tensor) -> Tensor | None:
     if values.is_quantized or values.element_size() not in _WHOLE:
         return None
     rows_RC = values.reshape(-1, values.shape[-1]) if values.dim() else values.reshape(1, 1)
-    # Eight bytes as one number: nothing is converted, and the processor adds them as they lie.
+    # Eight bytes as one number: nothing is converted, and the processor adds them as they are.
     packed = rows_RC.shape[1] * rows_RC.element_size() % 8 == 0
     whole_RC = rows_RC.view(torch.int64 if packed else _WHOLE[rows_RC.element_size()])
     rows_R, columns_C = (whole_RC.sum(dim, dtype=torch.int64) for dim in (1, 0))

@@ -47,7 +47,7 @@ def by_heads(x: Tensor, outer: Sequence[int], batch: int, *, whole: bool = False
     """
     if not outer:
         return x[None, None]
-    # One sample at a time, or the samples are told by nothing but their number.
+    # One sample at a time, or nothing but their number distinguishes the samples.
     if outer[0] != batch and not (outer[0] == 1 and len(outer) > 1):
         if outer[0] % batch or batch in outer[1:]:
             return None
@@ -57,7 +57,7 @@ def by_heads(x: Tensor, outer: Sequence[int], batch: int, *, whole: bool = False
         return x.unsqueeze(1)
     heads, mine = tuple(outer[1:]), tuple(x.shape[1:-2])
     same = next((i for i, (a, b) in enumerate(zip(heads, mine, strict=True)) if a != b), len(heads))
-    # Heads that share one lie in a row: then one is enough.
+    # Heads that share one are adjacent: then one is enough.
     if whole or any(size != 1 for size in mine[same:]):
         x = x.expand(x.shape[0], *heads, *x.shape[-2:])
     return x.flatten(1, -3)

@@ -29,9 +29,10 @@ class Listening:
     """Hears attention while a layer is under way, and nothing else.
 
     Attention may be written out, so a function mode looks at every function that a layer calls,
-    which takes as long as the layer itself. But torch's own attention tells of itself, under the
-    names by which modelling files call it, and where the mode has heard nothing else, it rests. It
-    listens to all layers in the first call of its kind, and to the first layer of every call.
+    which takes as long as the layer itself. But torch's own attention is reported by wrappers,
+    under the names by which modelling files call it, and if the mode has seen no other attention,
+    it is off. It listens to all layers in the first call of its kind, and to the first layer of
+    every call.
     """
 
     def __init__(self, guard: Guard) -> None:
@@ -44,14 +45,14 @@ class Listening:
         self._all = True
         """Whether all layers of this call are listened to, and not only the first one."""
         self._otherwise = False
-        """Whether attention was heard that did not tell of itself."""
+        """Whether attention was seen that no wrapper reported."""
         self._silent = 0
-        """Calls of attention in this layer that the mode has heard, less those that told."""
+        """Calls of attention in this layer that the mode has seen and no wrapper has reported."""
         self._under_way = False
         self._calls = list[Attention]()
         self._told = False
         self._looked_at = set[nn.Module]()
-        """Layers that nothing was heard of."""
+        """Layers of which no attention was seen."""
         self._shape = 1, 0
         """Batch and rows of the layer under way."""
         self._by_hand, self._kernels = ByHand(), Kernels()
@@ -102,7 +103,7 @@ class Listening:
         return joined(calls, *self._shape) if len(calls) > 1 else tuple(calls)
 
     def problem(self, layer: nn.Module, found: Sequence[Attention]) -> str:
-        """Why attention of a layer is not known, or not how it was computed; told only once.
+        """Why attention of a layer is not known, or not how it was computed; said only once.
 
         Args:
             layer: that is done.

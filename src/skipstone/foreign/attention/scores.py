@@ -133,7 +133,7 @@ class AttentionScores:
             shape: of them.
 
         Returns:
-            None if they are not summed over rows or keys, or samples and heads cannot be told.
+            None if they are not summed over rows or keys, or samples and heads look alike.
         """
         names = dict(zip(found.left_axes, self.axes, strict=True))
         over = [names[a] for a in found.left_axes if a not in found.out_axes]

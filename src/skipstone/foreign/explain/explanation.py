@@ -29,7 +29,7 @@ _SHOWN_BY = {
     "position-encoding": ("positions_disagree",),
     "wrong-cache-row": ("positions_disagree",),
 }
-# What is told of a run beside its cause, the most telling first.
+# What is said of a run besides its cause, the most useful first.
 _TELLING = (
     "misaligned_rows",
     "positions_disagree",
@@ -143,7 +143,7 @@ class Explanation:
         Both traces can be given to ``explain`` again, and to every command that reads traces.
 
         Raises:
-            OutputError: something lies at ``path`` already, or it cannot be written.
+            OutputError: something is at ``path`` already, or it cannot be written.
         """
         with whole_folder(Path(path)) as folder:
             write_trace(self.good, folder / "good.trace")

@@ -53,7 +53,7 @@ class Attaching:
 
 # What the sanitizer alone can find.
 FOLLOWED = frozenset({"cache_overwritten", "low_precision_similarity", "misaligned_rows"})
-# Names that are told; the others are counted.
+# Names that are listed; the others are counted.
 _NAMED = 3
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 # Of lists in dictionaries in objects.
 _DEPTH = 4
-# Whatever lies in objects of these is not for runs to change.
+# Runs do not change what objects of these contain.
 _NOT_THEIRS = ("builtins", "numpy", "skipstone", "torch", "transformers")
 
 

@@ -80,7 +80,7 @@ def _globals_kept() -> Generator[None]:
 
 
 def _of_module(name: str, module: nn.Module) -> list[SavedState]:
-    """Weights, buffers, and whatever else lies on a network and its parts."""
+    """Weights, buffers, and all other attributes of a network and its parts."""
     tensors = [*module.named_buffers(), *module.named_parameters()]
     if _size(module) > _MOST_BYTES:
         tensors = [*module.named_buffers()]

@@ -22,9 +22,9 @@ from skipstone.foreign.shared.functions import Operation
 class Follower:
     """Keeps the position map: from the ids of each call, positions go where the rows go.
 
-    With findings every tensor is followed, and rows that are mixed up are told. Without, token ids
-    alone are followed, between the calls of the model: enough to know where those of the next call
-    come from.
+    With findings every tensor is followed, and rows that are mixed up are reported. Without, only
+    token ids are followed, between the calls of the model: enough to know where those of the next
+    call come from.
     """
 
     def __init__(self, findings: Findings | None = None) -> None:
@@ -38,7 +38,7 @@ class Follower:
         self._kinds = dict[Callable[..., object], TorchFunction]()
         self._memo = Memo(self.position_map)
         self._told = False
-        """Whether the rule that is being asked has told of a clash."""
+        """Whether the rule that is being applied has reported a clash."""
 
     def heard(self, operation: Operation) -> None:
         """Note what the results of a function stand for."""

@@ -51,7 +51,7 @@ class Memo:
     ) -> tuple[Hashable | None, bool]:
         """What the answer to a call depends on, and whether positions of any operand are known.
 
-        It is None where it cannot be told.
+        It is None if it is not known.
         """
         reading = _Reading(self._position_map, [kind, len(args)])
         for value in args[:1]:

@@ -117,7 +117,7 @@ class Tag(NamedTuple):
     """The factors, if this is a product in low precision, or sums of one."""
 
 
-# Tags of tensors that are gone are let go of when there are so many.
+# Tags of tensors that are gone are removed when there are so many.
 _MANY = 1 << 14
 
 

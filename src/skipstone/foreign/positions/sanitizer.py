@@ -22,7 +22,7 @@ _OUTPUTS = ("logits", "hidden_states", "last_hidden_state")
 
 
 class Sanitizer:
-    """Hears of every call of a model; between and inside of them its follower hears the rest."""
+    """Gets every call of a model; its follower gets every operation within and between them."""
 
     def __init__(self) -> None:
         """No call yet."""

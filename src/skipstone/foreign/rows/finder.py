@@ -25,10 +25,10 @@ from skipstone.foreign.shared.functions import Operation
 
 
 class Finder:
-    """Between the calls it hears what becomes of ids; at a call it says which rows they are."""
+    """Between calls it follows what becomes of ids; at a call it says which rows they are."""
 
     def __init__(self, follower: Follower, mask_id: int) -> None:
-        """Share the position map of ``follower``, which hears every operation too.
+        """Share the position map of ``follower``, which sees every operation too.
 
         Args:
             follower: knows where ids come from.

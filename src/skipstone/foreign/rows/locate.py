@@ -277,7 +277,7 @@ class _Search:
     ) -> Located:
         """The way that the ids went is believed over what the call says.
 
-        What may mean positions, or a length, is heard where it agrees, and no contradiction.
+        What may mean positions, or a length, counts if it agrees, and is ignored otherwise.
         """
         said = said or self._maybe_said(exact) or self._counted(canvas_BL.shape[1])
         stale_BN = self._stale(exact) if canvas is None else None

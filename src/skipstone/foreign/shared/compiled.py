@@ -142,13 +142,13 @@ class Compiled:
     """What somebody has compiled of a model."""
 
     whole: frozenset[nn.Module]
-    """Modules that are compiled as a whole, with what they lie in."""
+    """Modules that are compiled as a whole, and the modules around them."""
     wrappers: tuple[nn.Module, ...]
     """What ``torch.compile(model)`` gave; loops call it instead of the model."""
 
 
 def compiled_of(model: nn.Module) -> Compiled:
-    """Find out what is compiled of a model, by itself or by wrappers that may lie anywhere."""
+    """Find out what is compiled of a model, by itself or by wrappers anywhere around it."""
     eval_frame = sys.modules.get("torch._dynamo.eval_frame")
     if eval_frame is None:
         return Compiled(frozenset(), ())

@@ -1,4 +1,4 @@
-"""Hooks on ``forward`` itself: they hear calls that go round ``model(...)`` too.
+"""Hooks on ``forward`` itself: they see calls that bypass ``model(...)`` too.
 
 Hooks of torch fire for ``model(...)`` only; published code calls ``model.forward(...)`` as well,
 and wrappers such as DataParallel go through either.
@@ -49,8 +49,8 @@ def hook_forward(
     Args:
         on: what is taken off with it.
         parts: the model, and what lies within it and may be called in its place. A call within a
-            call is a part of it, and is not told.
-        listener: who is told.
+            call is a part of it, and is not reported.
+        listener: called with each call.
         compiled: modules that somebody has compiled as a whole.
     """
     depth = _Depth()

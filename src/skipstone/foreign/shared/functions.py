@@ -41,25 +41,25 @@ class Functions(Mode):
     def __init__(
         self, guard: Guard, listeners: Sequence[Hears], within: Sequence[Hears] = ()
     ) -> None:
-        """Nobody is told before the mode is entered.
+        """No listener is called before the mode is entered.
 
         Args:
-            guard: what goes wrong in a listener is told to it.
-            listeners: hear of what is done between the calls of a model.
-            within: hear of what a model does in its calls; if nobody wants to, the mode rests then.
+            guard: gets what goes wrong in a listener.
+            listeners: get what is done between the calls of a model.
+            within: get what a model does in its calls; without any, the mode is off then.
         """
         super().__init__()
         self._guard, self._within = guard, within
         self._between = self._listeners = listeners
 
     def call_begins(self) -> None:
-        """A model calls thousands of functions in a step: only who has to hears of them."""
+        """A model calls thousands of functions in a step: only ``within`` listens to them."""
         self._listeners = self._within
         if not self._within:
             self.away = take_off(self)
 
     def call_is_over(self) -> None:
-        """All hear again."""
+        """All listeners are called again."""
         self._listeners = self._between
         if self.away:
             push([self])

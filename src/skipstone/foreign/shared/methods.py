@@ -1,4 +1,4 @@
-"""Some functions of torch, told by themselves.
+"""Some functions of torch, replaced by ones that report their calls.
 
 A function mode looks at every operation. A model calls thousands in a forward, of which a recorder
 wants a handful; so these tell of themselves, and the mode rests while the model computes.
@@ -33,7 +33,7 @@ PICKS = (
 
 
 class Telling:
-    """Functions in whose places are some that tell of each of their calls by code of this thread.
+    """Replaces functions by ones that report each call by code of this thread.
 
     Ours do not tell: they run with torch functions disabled, as ``Guard.within`` and the function
     mode see to. What is compiled does not either, and nothing is compiled again.
@@ -109,7 +109,7 @@ def listening(
     heard: Callable[[Operation], None],
     ndim: Collection[int] = (),
 ) -> Generator[None]:
-    """Have functions tell of their calls, as ``Telling`` does."""
+    """Have functions report their calls, as ``Telling`` does."""
     telling = Telling(functions, heard, ndim)
     telling.come()
     try:

@@ -29,7 +29,7 @@ _SOURCES = tuple(f"source.{source.name.lower()}" for source in Source)
 _PARTS = ("part.first", "part.deep")
 _BLANKS = ("blank.cached", "blank.skipped", "blank.beyond")
 _STATUS = ("status.prompt", "status.mask", "status.committed", "status.filled")
-# Powers of ten between which errors are told apart, in units of the noise.
+# Powers of ten between which errors have colours of their own, in units of the noise.
 _LEAST, _MOST = -2.0, 6.0
 _MOST_CELLS = 4_000_000
 

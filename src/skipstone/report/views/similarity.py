@@ -1,4 +1,4 @@
-"""What the skip rule saw: similarities by token and layer, and how they lie around the threshold.
+"""What the skip rule saw: similarities by token and layer, and how far from the threshold they are.
 
 Similarities crowd just below 1, so they are drawn in *nines*: -log10(1 - similarity). 0.99 has two.
 

@@ -172,7 +172,7 @@ def sides(study: Study) -> alt.Scale:
 
 
 def shapes(study: Study) -> alt.Scale:
-    """Their shapes, so that nothing is told by colour alone."""
+    """Their shapes, so that nothing depends on colour alone."""
     return alt.Scale(domain=list(study.letters), range=["circle", "triangle-up"])
 
 

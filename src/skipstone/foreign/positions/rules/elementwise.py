@@ -1,4 +1,4 @@
-"""Rows that meet row by row: their positions come together, and it is told where they clash."""
+"""Rows combined element by element: so are their positions, and clashes are reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skipstone.foreign.positions.position_map import is_point, meet, ranked
 def merged(
     call: TorchCall, operands: Sequence[Tensor], computed: Tensor | None = None
 ) -> Tensor | None:
-    """Positions of the operands together, broadcast; tells of those that clash."""
+    """Positions of the operands combined, broadcast; reports those that clash."""
     shape = _broadcast(operands)
     merged, owner = None, None
     for operand in operands:

@@ -1,4 +1,4 @@
-"""Rows that go elsewhere: their positions go by the same function."""
+"""Rows that are moved: their positions are moved by the same function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CAT = frozenset({"cat", "concat", "concatenate"})
 
 
 def moved(call: TorchCall) -> list[Tensor | None]:
-    """Rows went elsewhere; their positions go by the same function."""
+    """Rows were moved; their positions are moved by the same function."""
     source = call.args[0]
     if not isinstance(source, Tensor) or call.positions(source) is None:
         return []

@@ -75,7 +75,7 @@ def _written(
 def _clash(
     call: TorchCall, target: Tensor, value: Tensor, there: Tensor, arriving: Tensor
 ) -> Tensor | None:
-    """Where rows arrive in slots of other positions; tells of it."""
+    """Where rows are written to slots of other positions; reports it."""
     slots, rows = compressed(there), compressed(arriving)
     if slots is None or rows is None:
         return None
