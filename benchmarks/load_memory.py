@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from skipstone.models.checkpoint import load_network, published_shapes
+from skipstone.models import table
+from skipstone.models.checkpoint import load_network
 from skipstone.models.config import read_config
 from skipstone.models.folder import INDEX
 from skipstone.outputs import write_whole
@@ -45,7 +46,8 @@ def write_checkpoint(directory: Path, gigabytes: float) -> tuple[int, int]:
     """Write config and shards; returns the bytes of all tensors and of the largest shard."""
     fields = _config_fields(gigabytes)
     (directory / "config.json").write_text(json.dumps(fields))
-    shapes = published_shapes(read_config(directory))
+    config = read_config(directory)
+    shapes = table.entry_of(config).shapes(config)
     parts = _parts(shapes)
     weight_map = dict[str, str]()
     for i, part in enumerate(parts):

@@ -74,7 +74,7 @@ class Clocked:
 
     def __init__(self, network: Network) -> None:
         self.config, self.dtype, self.device = network.config, network.dtype, network.device
-        self.published = network.published
+        self.published, self.copy = network.published, network.copy
         self.embed, self.angles = self._clocked(network.embed), self._clocked(network.angles)
         self.layer = self._clocked(network.layer)
         self.final_norm, self.head = self._clocked(network.final_norm), self._clocked(network.head)

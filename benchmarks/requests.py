@@ -27,9 +27,8 @@ from skipstone.bench.random_model import random_model
 from skipstone.canvas import StepContext
 from skipstone.engine.request import Handle
 from skipstone.engine.step import InFlightStep, Stepper
-from skipstone.models.llada import LLaDA
+from skipstone.models.parts.decoder import Decoder
 from skipstone.models.shapes import LLADA_8B
-from skipstone.ops.model import dispatch as ops
 from skipstone.outputs import write_whole
 from skipstone.rows import Rows
 from skipstone.tracing import Recorder
@@ -145,7 +144,7 @@ def at_once(model: Model, slots: int, count: int, repeats: int) -> AtOnce:
 def products(model: Model, rows: Counter[tuple[int, int]]) -> float:
     """Seconds of the products of steps with so many rows, of which so many are scored."""
     network = model.network
-    assert isinstance(network, LLaDA)
+    assert isinstance(network, Decoder)
     seconds = 0.0
     for (count, scored), times in rows.items():
         x_ND = torch.randn(count, LLADA_8B.width, device="cuda", dtype=network.dtype)
@@ -154,10 +153,10 @@ def products(model: Model, rows: Counter[tuple[int, int]]) -> float:
             torch.cuda.synchronize()
             started = time.perf_counter()
             for layer in network.layers:
-                ops.linear(x_ND, layer.qkv)  # pyrefly: ignore[bad-argument-type]
-                ops.linear(x_ND, layer.attn_out)  # pyrefly: ignore[bad-argument-type]
-                both = ops.linear(x_ND, layer.gate_up)  # pyrefly: ignore[bad-argument-type]
-                ops.linear(both[:, : both.shape[1] // 2], layer.down)  # pyrefly: ignore[bad-argument-type]
+                layer.attention.qkv(x_ND)
+                layer.attention.out(x_ND)
+                both = layer.mlp.gate_up(x_ND)
+                layer.mlp.down(both[:, : both.shape[1] // 2])
             if scored:
                 network.head(x_ND[:scored])
             torch.cuda.synchronize()

@@ -8,8 +8,8 @@ from functools import cache
 import torch
 
 import skipstone
-from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
+from skipstone.models.parts.decoder import Decoder
 
 
 @cache
@@ -54,7 +54,7 @@ def _eight_bits(made: Model) -> None:
 
 def _short(made: Model) -> None:
     network = made.network
-    assert isinstance(network, LLaDA)
+    assert isinstance(network, Decoder)
     network.layers = network.layers[:6]
     network.config = replace(network.config, num_layers=6)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
+from skipstone.models.parts.decoder import Decoder
 
 
 class RMSNorm(nn.Module):
@@ -44,7 +44,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def weights(model: Model) -> dict[str, Tensor]:
     """The weights under their published names, without the common prefix."""
     network = model.network
-    assert isinstance(network, LLaDA)
+    assert isinstance(network, Decoder)
     named = {k.removeprefix("model.transformer."): v for k, v in network.published().items()}
     named.setdefault("ff_out.weight", named["wte.weight"])
     return {name: tensor.clone() for name, tensor in named.items()}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from skipstone.canvas import Block, Canvas, RequestStep, StepContext
+from skipstone.blocks import Block
+from skipstone.canvas import Canvas, RequestStep, StepContext
 from skipstone.models.load import Model
 from skipstone.testing.tiny import tiny_model
 

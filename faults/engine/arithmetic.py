@@ -19,7 +19,7 @@ from skipstone.canvas import StepContext
 from skipstone.engine.observe import StepView
 from skipstone.engine.step import Stepper
 from skipstone.memory.store import KVStore
-from skipstone.models.llada import Layer, LLaDA
+from skipstone.models.parts.decoder import Decoder, Layer
 from skipstone.ops.decide import reference as decide
 from skipstone.ops.model import reference as ops
 from skipstone.rows import Rows
@@ -77,12 +77,12 @@ def _in_layer(index: int, owner: object, name: str, new: object) -> Generator[No
 @contextmanager
 def embedding_too_large() -> Generator[None, None, None]:
     """Embeddings are scaled by the root of the width, as some other models do."""
-    embed = LLaDA.embed
+    embed = Decoder.embed
 
-    def wrong(self: LLaDA, ids_N: Tensor) -> Tensor:
+    def wrong(self: Decoder, ids_N: Tensor) -> Tensor:
         return embed(self, ids_N) * self.config.width**0.5
 
-    with instead(LLaDA, "embed", wrong):
+    with instead(Decoder, "embed", wrong):
         yield
 
 
@@ -90,10 +90,10 @@ def embedding_too_large() -> Generator[None, None, None]:
 def head_without_norm() -> Generator[None, None, None]:
     """The last norm leaves out its weight."""
 
-    def wrong(self: LLaDA, x_ND: Tensor) -> Tensor:
-        return ops.rms_norm(x_ND, torch.ones_like(self.ln_f), self.config.norm_eps)
+    def wrong(self: Decoder, x_ND: Tensor) -> Tensor:
+        return ops.rms_norm(x_ND, torch.ones_like(self.norm.weight), self.config.norm_eps)
 
-    with instead(LLaDA, "final_norm", wrong):
+    with instead(Decoder, "final_norm", wrong):
         yield
 
 
@@ -122,14 +122,14 @@ def layer_overflows(index: int) -> Fault:
 
 
 def _layer_breaks(index: int, value: float) -> Fault:
-    layer = LLaDA.layer
+    layer = Decoder.layer
 
     @contextmanager
     def fault() -> Generator[None, None, None]:
         calls = [0]
 
         def wrong(
-            self: LLaDA, at: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
+            self: Decoder, at: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
         ) -> Tensor:
             out_ND = layer(self, at, x_ND, angles_2NE, rows, store)
             calls[0] += at == 0
@@ -137,7 +137,7 @@ def _layer_breaks(index: int, value: float) -> Fault:
                 out_ND[rows.num_rows // 2] = value
             return out_ND
 
-        with _unstopped(), instead(LLaDA, "layer", wrong):
+        with _unstopped(), instead(Decoder, "layer", wrong):
             yield
 
     return fault
@@ -146,17 +146,17 @@ def _layer_breaks(index: int, value: float) -> Fault:
 @contextmanager
 def infinite_logit() -> Generator[None, None, None]:
     """From the fourth forward on, the head gives infinity for one token of its first row."""
-    head = LLaDA.head
+    head = Decoder.head
     calls = [0]
 
-    def wrong(self: LLaDA, normed_ND: Tensor) -> Tensor:
+    def wrong(self: Decoder, normed_ND: Tensor) -> Tensor:
         logits_NV = head(self, normed_ND)
         calls[0] += 1
         if calls[0] >= 4:
             logits_NV[0, 5] = torch.inf
         return logits_NV
 
-    with _unstopped(), instead(LLaDA, "head", wrong):
+    with _unstopped(), instead(Decoder, "head", wrong):
         yield
 
 
@@ -216,14 +216,14 @@ def half_precision_keys() -> Generator[None, None, None]:
 @contextmanager
 def states_cast_to_bfloat16() -> Generator[None, None, None]:
     """The states between layers pass through bfloat16."""
-    layer = LLaDA.layer
+    layer = Decoder.layer
 
     def wrong(
-        self: LLaDA, at: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
+        self: Decoder, at: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
     ) -> Tensor:
         return layer(self, at, x_ND, angles_2NE, rows, store).bfloat16().to(x_ND.dtype)
 
-    with instead(LLaDA, "layer", wrong):
+    with instead(Decoder, "layer", wrong):
         yield
 
 
@@ -262,17 +262,17 @@ def recording_moves_the_keys() -> Generator[None, None, None]:
 @contextmanager
 def different_every_time() -> Generator[None, None, None]:
     """States carry noise that no seed controls."""
-    layer = LLaDA.layer
+    layer = Decoder.layer
     generator = torch.Generator()
     generator.seed()
 
     def wrong(
-        self: LLaDA, at: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
+        self: Decoder, at: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
     ) -> Tensor:
         out_ND = layer(self, at, x_ND, angles_2NE, rows, store)
         return out_ND * (1 + 0.2 * torch.randn(out_ND.shape, generator=generator))
 
-    with instead(LLaDA, "layer", wrong):
+    with instead(Decoder, "layer", wrong):
         yield
 
 
@@ -282,13 +282,13 @@ def different_every_time() -> Generator[None, None, None]:
 @contextmanager
 def last_bit() -> Generator[None, None, None]:
     """Every embedding is moved by one unit in the last place, up or down."""
-    embed = LLaDA.embed
+    embed = Decoder.embed
 
-    def wrong(self: LLaDA, ids_N: Tensor) -> Tensor:
+    def wrong(self: Decoder, ids_N: Tensor) -> Tensor:
         x_ND = embed(self, ids_N)
         generator = torch.Generator().manual_seed(11)
         sign_D = torch.randint(-1, 2, x_ND.shape[-1:], generator=generator)
         return x_ND * (1 + torch.finfo(x_ND.dtype).eps * sign_D.to(x_ND.dtype))
 
-    with instead(LLaDA, "embed", wrong):
+    with instead(Decoder, "embed", wrong):
         yield

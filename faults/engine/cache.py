@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
+from skipstone.blocks import Block, blocks
 from skipstone.cache.policies import DualCache
-from skipstone.canvas import Block, StepContext, blocks
+from skipstone.canvas import StepContext
 from skipstone.engine import loop
 from skipstone.memory.store import KVStore
 from skipstone.models.base import ModelConfig
-from skipstone.models.llada import LLaDA
+from skipstone.models.parts.decoder import Decoder
 from skipstone.ops.model import reference as ops
 from skipstone.rows import Rows
 
@@ -239,28 +240,28 @@ def keys_and_values_swapped() -> Generator[None, None, None]:
 @contextmanager
 def positions_one_too_far() -> Generator[None, None, None]:
     """In cached steps the rotary embedding is told positions one too large."""
-    angles = LLaDA.angles
+    angles = Decoder.angles
 
-    def wrong(self: LLaDA, rows: Rows) -> Tensor:
+    def wrong(self: Decoder, rows: Rows) -> Tensor:
         if rows.refresh:
             return angles(self, rows)
-        return self.rotary_2LE[:, rows.position_N + 1]
+        return self.rotary_2LR[:, rows.position_N + 1]
 
-    with instead(LLaDA, "angles", wrong):
+    with instead(Decoder, "angles", wrong):
         yield
 
 
 @contextmanager
 def positions_from_zero() -> Generator[None, None, None]:
     """In cached steps the rotary embedding counts rows, not positions."""
-    angles = LLaDA.angles
+    angles = Decoder.angles
 
-    def wrong(self: LLaDA, rows: Rows) -> Tensor:
+    def wrong(self: Decoder, rows: Rows) -> Tensor:
         if rows.refresh:
             return angles(self, rows)
-        return self.rotary_2LE[:, : rows.num_rows]
+        return self.rotary_2LR[:, : rows.num_rows]
 
-    with instead(LLaDA, "angles", wrong):
+    with instead(Decoder, "angles", wrong):
         yield
 
 
@@ -268,12 +269,12 @@ def positions_from_zero() -> Generator[None, None, None]:
 def other_rotary_base() -> Generator[None, None, None]:
     """The rotary embedding is built with the usual base, not with that of the checkpoint."""
 
-    def wrong(self: LLaDA, rows: Rows) -> Tensor:
-        length, width = self.rotary_2LE.shape[1:]
+    def wrong(self: Decoder, rows: Rows) -> Tensor:
+        length, width = self.rotary_2LR.shape[1:]
         table_2LE = ops.rotary_tables(length, width, 10_000.0, rows.device)
         return table_2LE[:, rows.position_N]
 
-    with instead(LLaDA, "angles", wrong):
+    with instead(Decoder, "angles", wrong):
         yield
 
 

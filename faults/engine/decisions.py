@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
-from skipstone.canvas import Block, Canvas, HostCanvas, RequestStep, Status, StepContext
+from skipstone.blocks import Block
+from skipstone.canvas import Canvas, HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.progress import RequestState
 from skipstone.engine.request import Request
 from skipstone.engine.score.scorer import Scorer

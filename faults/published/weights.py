@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skipstone.models.base import ModelConfig
+from skipstone.models.llada import LLADA
 from skipstone.models.load import Model
 from skipstone.testing import tiny_model
 
@@ -32,9 +33,11 @@ def tiny(seed: int, *, kv_heads: int = HEADS, ending: bool = False, sharp: bool 
         sharp: whether it is so sure that confidences come close to 1.
     """
     config = ModelConfig(
+        architecture=LLADA.name,
         width=WIDTH,
         num_layers=LAYERS,
         num_heads=HEADS,
+        head_width=WIDTH // HEADS,
         num_kv_heads=kv_heads,
         mlp_width=80,
         vocab_size=VOCAB,
@@ -47,7 +50,7 @@ def tiny(seed: int, *, kv_heads: int = HEADS, ending: bool = False, sharp: bool 
     )
     made = tiny_model(seed, config=config, dtype=torch.float32)
     weights = made.network.published()
-    head = "model.transformer.ff_out.weight"
+    head = LLADA.names.outer["head"]
     fill(weights, seed, head=head, ending=ending)
     if sharp:
         weights[head].mul_(4)

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skipstone.blocks import Block
+from skipstone.reach import FULL, Reach
 from skipstone.rows import HostCopy, Rows, to_device, to_host
 
 MOST_STOP_IDS = 8
@@ -39,26 +41,6 @@ class Status(IntEnum):
     BROKEN = 5
     """The model gave no finite number here. No canvas holds it: it is what ``commit`` tells the
     host, which then ends the run."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block of the generation region; offsets count from the end of the prompt."""
-
-    index: int
-    start: int
-    stop: int
-
-    @property
-    def length(self) -> int:
-        """Number of positions in this block."""
-        return self.stop - self.start
-
-
-def blocks(gen_length: int, block_length: int) -> list[Block]:
-    """Cut the generation region into blocks; the last one may be shorter."""
-    starts = range(0, gen_length, block_length)
-    return [Block(i, s, min(s + block_length, gen_length)) for i, s in enumerate(starts)]
 
 
 @dataclass(frozen=True)
@@ -262,6 +244,10 @@ class RequestStep:
     """Forwards that this request took part in before, over all of its blocks."""
     seed: int = 0
     """Of all that is drawn for this request."""
+    reach: Reach = FULL
+    """How far its rows see, and which positions they score."""
+    settled: int = 0
+    """Of a block-causal model: the K/V left of this position are those of final tokens."""
 
     @property
     def steps_left(self) -> int:
@@ -360,26 +346,40 @@ class StepContext:
         return replace(self, requests=tuple(later))
 
     def all_rows(self, *, refresh: bool = False) -> Rows:
-        """Every position of every active request."""
-        return self._rows(lambda p: (0, self.canvas.length_of(p.slot)), refresh=refresh)
+        """Every position that the block of each active request sees."""
+        return self._rows(lambda at: (0, self._end(at)), refresh=refresh)
+
+    def changed_rows(self) -> Rows:
+        """A refresh: every row that the block sees and whose K/V may be those of other tokens.
+
+        Of a block-causal model these are the block before and the block itself; else all rows.
+        """
+        return self._rows(lambda at: (at.reach.first(at.settled), self._end(at)), refresh=True)
 
     def rows_from_block(self) -> Rows:
-        """The block and everything right of it."""
-        return self._rows(lambda p: (p.start, self.canvas.length_of(p.slot)))
+        """The block, with the rows that score it, and everything right of it that it sees."""
+        return self._rows(lambda at: (self._span(at)[0], self._end(at)))
 
     def block_rows(self) -> Rows:
-        """The block alone."""
-        return self._rows(lambda p: (p.start, p.stop))
+        """The block alone, with the rows that score it."""
+        return self._rows(self._span)
+
+    def _end(self, at: RequestStep) -> int:
+        return at.reach.end(at.stop - 1, self.canvas.length_of(at.slot))
+
+    def _span(self, at: RequestStep) -> tuple[int, int]:
+        return at.reach.span(at.start, at.stop, self.canvas.length_of(at.slot))
 
     def _rows(
         self, span: Callable[[RequestStep], tuple[int, int]], *, refresh: bool = False
     ) -> Rows:
-        """A span of every active request, whose rows see all of it."""
+        """A span of every active request."""
         return Rows.spans(
             [(p.slot, *span(p)) for p in self.requests],
             self.canvas.device,
             lengths=[self.canvas.length_of(p.slot) for p in self.requests],
             bases=[self.canvas.bases[p.slot] for p in self.requests],
+            reaches=[p.reach for p in self.requests],
             refresh=refresh,
         )
 

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skipstone.reach import FULL, Reach
+
 
 def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     """Copy host values to a device without waiting for what the device is doing."""
@@ -123,6 +125,7 @@ class Rows:
         *,
         lengths: Sequence[int] | None = None,
         bases: Sequence[int] | None = None,
+        reaches: Sequence[Reach] | None = None,
         refresh: bool = False,
     ) -> Rows:
         """Rows of the spans ``(request, first position, last position + 1)``; none is empty.
@@ -130,15 +133,17 @@ class Rows:
         Args:
             spans: one for each request, ascending.
             device: where the rows will be needed.
-            lengths: of these requests, of which every row sees all; None: they end with the span.
+            lengths: of these requests; None: they end with the span.
             bases: cells in which these requests begin; None: all of them in the first one, for who
                 needs no store or has one request.
+            reaches: how far rows of each of them see; None: all of their request.
             refresh: whether the requests are refreshed.
         """
         spans = tuple(spans)
         ends = tuple(stop for _, _, stop in spans) if lengths is None else tuple(lengths)
         starts = (0,) * len(spans) if bases is None else tuple(bases)
-        return _spans(spans, ends, starts, device, refresh)
+        seen = (FULL,) * len(spans) if reaches is None else tuple(reaches)
+        return _spans(spans, ends, starts, seen, device, refresh)
 
     @classmethod
     def join(cls, *parts: Rows) -> Rows:
@@ -345,18 +350,24 @@ def _spans(
     spans: tuple[tuple[int, int, int], ...],
     lengths: tuple[int, ...],
     bases: tuple[int, ...],
+    reaches: tuple[Reach, ...],
     device: torch.device,
     refresh: bool,
 ) -> Rows:
     requests = tuple(request for request, _, _ in spans)
     counts = tuple(stop - start for _, start, stop in spans)
     nothing = np.empty(0, np.int64)
+    positions = [np.arange(start, stop) for _, start, stop in spans]
+    seen = [
+        reach.horizon(position, length)
+        for reach, position, length in zip(reaches, positions, lengths, strict=True)
+    ]
     return Rows(
         requests=requests,
         counts=counts,
         request=np.repeat(np.array(requests, np.int64), counts),
-        position=np.concatenate([nothing, *(np.arange(start, stop) for _, start, stop in spans)]),
-        horizon=np.repeat(np.array(lengths, np.int64), counts),
+        position=np.concatenate([nothing, *positions]),
+        horizon=np.concatenate([nothing, *seen]),
         base=np.repeat(np.array(bases, np.int64), counts),
         device=device,
         refreshed=requests if refresh else (),

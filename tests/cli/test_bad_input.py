@@ -175,9 +175,9 @@ MODELS: dict[str, tuple[Callable[[Place], Path], list[str]]] = {
         _config(architectures=["LLaDAMoEModelLM"]),
         ["'LLaDAMoEModelLM' is not supported", "dense LLaDA"],
     ),
-    "dream": (
-        _config(architectures=["DreamModel"], model_type="Dream"),
-        ["'DreamModel' is not supported", "dense LLaDA"],
+    "vision": (
+        _config(architectures=["LlavaLLaDAModelLM"], model_type="llava_llada"),
+        ["'LlavaLLaDAModelLM' is not supported", "LLaDA-V", "dense LLaDA"],
     ),
     "other block": (
         _config(block_type="sequential", rope=False),
@@ -192,7 +192,7 @@ MODELS: dict[str, tuple[Callable[[Place], Path], list[str]]] = {
     "key value heads": (_config(n_kv_heads=3), ["n_heads 4 is not a multiple of n_kv_heads 3"]),
     "too many layers": (
         _config(n_layers=10**6),
-        ["21 tensors, too few for the n_layers 1000000", "same published checkpoint"],
+        ["21 tensors, too few for the 1000000 layers", "same published checkpoint"],
     ),
     "one layer too many": (
         _config(n_layers=3),

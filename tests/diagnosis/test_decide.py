@@ -14,7 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from skipstone import Factor, Fixed, Settings, Threshold
-from skipstone.canvas import Block, Canvas, Geometry, HostCanvas
+from skipstone.blocks import Block
+from skipstone.canvas import Canvas, Geometry, HostCanvas
 from skipstone.diagnosis import fit
 from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.grids import grid

@@ -10,8 +10,8 @@ import torch
 from skipstone.cache import CachePolicy, DualCache, NoCache, PrefixCache
 from skipstone.engine import Engine, Result, Settings
 from skipstone.engine.observe import StepView, Taps
-from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
+from skipstone.models.parts.decoder import Decoder
 from skipstone.rows import Rows
 from skipstone.skip import CosineSkip
 from skipstone.testing.tiny import EOS, tiny_model
@@ -113,8 +113,8 @@ def watch(engine: Engine, *prompts: Sequence[int]) -> tuple[list[Result], Watche
     return engine.generate_batch(list(prompts), observer=watcher), watcher
 
 
-def network_of(model: Model) -> LLaDA:
-    assert isinstance(model.network, LLaDA)
+def network_of(model: Model) -> Decoder:
+    assert isinstance(model.network, Decoder)
     return model.network
 
 

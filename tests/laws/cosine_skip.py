@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.models.llada import LLaDA
+from skipstone.models.parts.decoder import Decoder
 
 Vector = NDArray[np.float64]
 
@@ -61,7 +61,7 @@ class Done:
 class Net:
     """The network, one row at a time, from the tensors as they are published."""
 
-    def __init__(self, network: LLaDA) -> None:
+    def __init__(self, network: Decoder) -> None:
         self.config = network.config
         self.weights = {
             name.removeprefix("model.transformer."): tensor.double().numpy().copy()

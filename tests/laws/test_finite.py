@@ -27,8 +27,9 @@ from skipstone.canvas import StepContext
 from skipstone.cli.main import run
 from skipstone.engine import Settings
 from skipstone.engine.score.likelihood import LikelihoodRequest, MonteCarlo, log_likelihoods
-from skipstone.models.llada import Layer, LLaDA
 from skipstone.models.load import Model
+from skipstone.models.parts.decoder import Decoder
+from skipstone.models.parts.mlp import MLP
 from skipstone.testing.checkpoint import random_weights, write_checkpoint
 from skipstone.testing.tiny import tiny_model
 from skipstone.unmask import Scores, UnmaskPolicy
@@ -37,18 +38,16 @@ BASE = Settings(gen_length=16, block_length=8)
 FP16_REMEDY = "float16 reaches no further than 65504: choose dtype='bfloat16' or 'float32'"
 
 
-def layer_of(model: Model, index: int) -> Layer:
-    assert isinstance(model.network, LLaDA)
-    layer = model.network.layers[index]
-    assert isinstance(layer, Layer)
-    return layer
+def mlp_of(model: Model, index: int) -> MLP:
+    assert isinstance(model.network, Decoder)
+    return model.network.layers[index].mlp
 
 
 def overflowing(layer: int, dtype: torch.dtype = torch.float16) -> Model:
     """Finite weights of which one layer makes more than float16 can hold."""
     model = tiny_model(dtype=dtype)
-    layer_of(model, layer - 1).gate_up.data.mul_(100)
-    layer_of(model, layer - 1).down.data.mul_(1000)
+    mlp_of(model, layer - 1).gate_up.weight.mul_(100)
+    mlp_of(model, layer - 1).down.weight.mul_(1000)
     assert all(weight.isfinite().all() for weight in model.network.published().values())
     return model
 
@@ -98,7 +97,7 @@ def test_the_same_weights_decode_where_they_fit() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_broken_weights_in_memory_are_named(dtype: torch.dtype, value: float) -> None:
     model = tiny_model(dtype=dtype)
-    layer_of(model, 1).down.data[3, 5] = value
+    mlp_of(model, 1).down.weight[3, 5] = value
     message = refusal(model, BASE)
     assert "layer 2 of 4 is the first" in message
     assert "the weight model.transformer.blocks.1.ff_out.weight holds NaN or infinite" in message

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from skipstone import DualCache, Engine, Fixed, Model, NoCache, PrefixCache, Threshold, load
+from skipstone.blocks import Block
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Block, Canvas, StepContext
+from skipstone.canvas import Canvas, StepContext
 from skipstone.engine import Result
 from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.forward.runner import Pass, Runner

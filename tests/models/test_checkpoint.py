@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from skipstone.errors import CheckpointError, ConfigError
-from skipstone.models.checkpoint import load_network, published_shapes, stored_dtype
+from skipstone.models import table
+from skipstone.models.checkpoint import load_network, stored_dtype
 from skipstone.models.config import read_config
 from skipstone.models.folder import INDEX, find_shards
-from skipstone.models.llada import Layer, LLaDA
+from skipstone.models.parts.decoder import Decoder
 from skipstone.testing.checkpoint import (
     EOS,
     LAYERS,
@@ -33,8 +34,10 @@ CPU = torch.device("cpu")
 ROOT = "model.transformer."
 
 
-def _load(directory: Path, dtype: torch.dtype = torch.float32) -> LLaDA:
-    return load_network(directory, read_config(directory), dtype, CPU)
+def _load(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+    network = load_network(directory, read_config(directory), dtype, CPU)
+    assert isinstance(network, Decoder)
+    return network
 
 
 def _error(act: Callable[[], object], *fragments: str) -> str:
@@ -48,12 +51,6 @@ def _error(act: Callable[[], object], *fragments: str) -> str:
     return message
 
 
-def _layer(network: LLaDA, index: int) -> Layer:
-    layer = network.layers[index]
-    assert isinstance(layer, Layer)
-    return layer
-
-
 # ---------------------------------------------------------------- what loads
 
 
@@ -65,19 +62,19 @@ def test_every_weight_lands_in_its_place(tmp_path: Path, kv_heads: int) -> None:
     def stored(name: str) -> Tensor:
         return weights[f"{ROOT}{name}.weight"]
 
-    assert torch.equal(network.wte, stored("wte"))
-    assert torch.equal(network.ln_f, stored("ln_f"))
-    assert torch.equal(network.ff_out, stored("ff_out"))
+    assert torch.equal(network.embedding, stored("wte"))
+    assert torch.equal(network.norm.weight, stored("ln_f"))
+    assert torch.equal(network.lm_head.weight, stored("ff_out"))
     for i in range(LAYERS):
-        layer, block = _layer(network, i), f"blocks.{i}."
+        layer, block = network.layers[i], f"blocks.{i}."
         qkv = [stored(f"{block}{name}_proj") for name in "qkv"]
-        assert torch.equal(layer.qkv, torch.cat(qkv))
+        assert torch.equal(layer.attention.qkv.weight, torch.cat(qkv))
         gate_up = [stored(f"{block}{name}_proj") for name in ("ff", "up")]
-        assert torch.equal(layer.gate_up, torch.cat(gate_up))
-        assert torch.equal(layer.down, stored(f"{block}ff_out"))
-        assert torch.equal(layer.attn_out, stored(f"{block}attn_out"))
-        assert torch.equal(layer.attn_norm, stored(f"{block}attn_norm"))
-        assert torch.equal(layer.ff_norm, stored(f"{block}ff_norm"))
+        assert torch.equal(layer.mlp.gate_up.weight, torch.cat(gate_up))
+        assert torch.equal(layer.mlp.down.weight, stored(f"{block}ff_out"))
+        assert torch.equal(layer.attention.out.weight, stored(f"{block}attn_out"))
+        assert torch.equal(layer.attention_norm.weight, stored(f"{block}attn_norm"))
+        assert torch.equal(layer.mlp_norm.weight, stored(f"{block}ff_norm"))
 
 
 @pytest.mark.parametrize("shards", [2, 3, 7])
@@ -90,13 +87,13 @@ def test_shards_give_the_same_bits_as_one_file(tmp_path: Path, shards: int) -> N
 
 def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
     network = _load(write_checkpoint(tmp_path, tied=True))
-    assert network.ff_out is network.wte
-    assert torch.equal(network.head(torch.eye(WIDTH)), network.wte.T)
+    assert network.lm_head.weight is network.embedding
+    assert torch.equal(network.head(torch.eye(WIDTH)), network.embedding.T)
 
 
 def test_a_head_of_its_own_is_not_the_embedding(tmp_path: Path) -> None:
     network = _load(write_checkpoint(tmp_path))
-    assert not torch.equal(network.ff_out, network.wte)
+    assert not torch.equal(network.lm_head.weight, network.embedding)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -106,7 +103,7 @@ def test_the_names_asked_for_are_the_names_of_the_network(
 ) -> None:
     network = _load(write_checkpoint(tmp_path, tied=tied, kv_heads=kv_heads))
     views = {name: tuple(view.shape) for name, view in network.published().items()}
-    assert published_shapes(network.config) == views
+    assert table.entry_of(network.config).shapes(network.config) == views
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
@@ -177,12 +174,21 @@ def test_a_long_list_of_offenders_is_cut(tmp_path: Path) -> None:
     assert len(message) < 1000
 
 
-def test_a_head_that_should_be_tied_is_extra(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_tied_head_may_be_in_the_file_if_it_is_the_embedding(tmp_path: Path, shards: int) -> None:
     weights = random_weights()
+    write_checkpoint(tmp_path, tied=True, weights=weights, shards=shards)
     _error(
-        lambda: _load(write_checkpoint(tmp_path, tied=True, weights=weights)),
-        f"{ROOT}ff_out.weight is not a tensor of this architecture",
+        lambda: _load(tmp_path),
+        f"{ROOT}ff_out.weight differs from {ROOT}wte.weight, though config.json says",
     )
+    weights[f"{ROOT}ff_out.weight"] = weights[f"{ROOT}wte.weight"].clone()
+    network = _load(write_checkpoint(tmp_path, tied=True, weights=weights, shards=shards))
+    assert network.lm_head.weight is network.embedding
+    assert f"{ROOT}ff_out.weight" not in network.published()
+    weights[f"{ROOT}ff_out.weight"] = torch.zeros(3, 3)
+    write_checkpoint(tmp_path, tied=True, weights=weights, shards=shards)
+    _error(lambda: _load(tmp_path), f"{ROOT}ff_out.weight has shape [3, 3], expected")
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
@@ -194,7 +200,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 
 def test_absurd_sizes_in_the_config_are_refused_before_they_are_allocated(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path, config={"n_layers": 10**7})
-    _error(lambda: _load(directory), "21 tensors", "n_layers 10000000")
+    _error(lambda: _load(directory), "21 tensors", "10000000 layers")
     write_checkpoint(tmp_path, config={"mlp_hidden_size": 10**7})
     _error(lambda: _load(directory), "has shape [24, 16], expected [10000000, 16]")
     for key in ("n_layers", "mlp_hidden_size", "d_model", "n_heads", "vocab_size"):
@@ -207,11 +213,11 @@ def test_absurd_sizes_in_the_config_are_refused_before_they_are_allocated(tmp_pa
 def test_weights_that_do_not_fit_on_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> LLaDA:
+    def full(*_: object) -> Decoder:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 MiB")
 
     directory = write_checkpoint(tmp_path)
-    monkeypatch.setattr("skipstone.models.checkpoint.LLaDA", full)
+    monkeypatch.setattr("skipstone.models.table.build", full)
     with pytest.raises(ConfigError, match=r"do not fit on device 'cpu' as torch.float32.*smaller"):
         _load(directory)
 
@@ -352,7 +358,7 @@ def test_no_tensors_at_all(tmp_path: Path) -> None:
     ("architecture", "model_type"),
     [
         ("LLaDAMoEModelLM", "llada"),
-        ("DreamModel", "Dream"),
+        ("DreamModel", "dream"),
         ("LlamaForCausalLM", "llama"),
         ("LLaDA2MoeModelLM", "llada2_moe"),
         ("LLaDAModelLM", "dream"),

@@ -10,7 +10,9 @@ import pytest
 from skipstone.errors import CheckpointError
 from skipstone.models.base import ModelConfig
 from skipstone.models.config import read_config
-from skipstone.models.config_keys import HARMLESS, MISSING, READ, SPELLINGS, SUPPORTED
+from skipstone.models.keys import HARMLESS, MISSING
+from skipstone.models.llada import KEYS
+from skipstone.models.table import ARCHITECTURES
 from skipstone.testing.checkpoint import EOS, HEADS, MASK, VOCAB, WIDTH, config_fields, write_json
 
 
@@ -40,7 +42,7 @@ def test_the_base_may_lie_in_rope_parameters(tmp_path: Path) -> None:
     assert read(tmp_path, "rope_theta", rope_parameters=table).rope_theta == 500000.0
 
 
-@pytest.mark.parametrize("name", SPELLINGS["rope_theta"])
+@pytest.mark.parametrize("name", KEYS.spellings["rope_theta"])
 def test_the_base_under_any_published_spelling(tmp_path: Path, name: str) -> None:
     assert read(tmp_path, "rope_theta", **{name: 1e6}).rope_theta == 1e6
 
@@ -112,11 +114,11 @@ def test_a_base_is_a_positive_finite_number(tmp_path: Path, value: object) -> No
 
 def test_the_names_of_transformers_are_read_too(tmp_path: Path) -> None:
     published = read(tmp_path)
-    renamed = {other: config_fields()[name] for name, (other, *_) in SPELLINGS.items()}
-    assert read(tmp_path, *SPELLINGS, **renamed) == published
+    renamed = {other: config_fields()[name] for name, (other, *_) in KEYS.spellings.items()}
+    assert read(tmp_path, *KEYS.spellings, **renamed) == published
 
 
-@pytest.mark.parametrize(("name", "others"), SPELLINGS.items())
+@pytest.mark.parametrize(("name", "others"), KEYS.spellings.items())
 def test_two_spellings_that_disagree_are_refused(
     tmp_path: Path, name: str, others: tuple[str, ...]
 ) -> None:
@@ -172,14 +174,14 @@ def test_special_ids_are_ids(tmp_path: Path, key: str, value: object) -> None:
 # ---------------------------------------------------------------- values, missing and unknown keys
 
 
-@pytest.mark.parametrize("key", SUPPORTED)
+@pytest.mark.parametrize("key", KEYS.supported)
 def test_every_value_that_is_computed_is_accepted(tmp_path: Path, key: str) -> None:
-    for value in SUPPORTED[key]:
+    for value in KEYS.supported[key]:
         if value is not MISSING:
             assert read(tmp_path, **{key: value}) == read(tmp_path)
 
 
-@pytest.mark.parametrize("key", SUPPORTED)
+@pytest.mark.parametrize("key", KEYS.supported)
 def test_every_other_value_is_refused_by_name(tmp_path: Path, key: str) -> None:
     for value in (2.5, "other", [1], {"a": 1}):
         message = refusal(tmp_path, **{key: value})
@@ -203,7 +205,9 @@ def test_null_where_the_published_code_leaves_it_open(tmp_path: Path) -> None:
     assert "rope_full_precision=None" in refusal(tmp_path, rope_full_precision=None)
 
 
-@pytest.mark.parametrize("key", sorted(HARMLESS - {"architectures", "model_type"}))
+@pytest.mark.parametrize(
+    "key", sorted((HARMLESS | KEYS.harmless) - {"architectures", "model_type"})
+)
 def test_what_changes_nothing_is_passed_over(tmp_path: Path, key: str) -> None:
     assert read(tmp_path, **{key: 0.1}) == read(tmp_path)
 
@@ -242,9 +246,11 @@ def test_a_long_entry_of_a_table_is_cut(tmp_path: Path, table: object) -> None:
 
 
 def test_the_tables_of_keys_do_not_overlap() -> None:
-    assert not READ & HARMLESS
-    assert not READ & (SUPPORTED.keys() - {"activation_type"})
-    assert not HARMLESS & SUPPORTED.keys()
+    for entry in ARCHITECTURES.values():
+        keys = entry.keys
+        assert not keys.read & (HARMLESS | keys.harmless)
+        assert not keys.read & keys.supported.keys()
+        assert not (HARMLESS | keys.harmless) & keys.supported.keys()
 
 
 def test_a_key_that_is_given_twice_is_named(tmp_path: Path) -> None:
@@ -260,8 +266,9 @@ def test_a_key_that_is_given_twice_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "kind", "fragment"),
     [
-        ("DreamModel", "Dream", "this is Dream, a diffusion language model"),
-        ("SDARForCausalLM", "sdar", "this is SDAR, a diffusion language model"),
+        ("MMadaModelLM", "mmada", "this is MMaDA, a diffusion language model"),
+        ("SDARMoeForCausalLM", "sdar_moe", "this is SDAR-MoE, a diffusion language model"),
+        ("DreamModel", "dream", "with model_type 'dream': the class is that of Dream"),
         ("LLaDAMoEModelLM", "llada", "this is LLaDA-MoE, a diffusion language model"),
         ("LLaDA2MoeModelLM", "llada2_moe", "this is LLaDA2, a diffusion language model"),
         ("LlamaForCausalLM", "llama", "predicts the next token"),
@@ -279,9 +286,8 @@ def test_each_other_family_has_its_own_cause(
     named = [architecture] if architecture else None
     message = refusal(tmp_path, architectures=named, model_type=kind)
     assert fragment in message
-    assert message.endswith(
-        "choose a dense LLaDA checkpoint (model_type 'llada', architecture LLaDAModelLM)"
-    )
+    for entry in ARCHITECTURES.values():
+        assert f"(model_type {entry.model_type!r}, architecture {entry.name})" in message
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Factor, Fixed, Settings, Threshold
-from skipstone.canvas import Block, Canvas, HostCanvas, RequestStep, Status, StepContext
+from skipstone.blocks import Block
+from skipstone.canvas import Canvas, HostCanvas, RequestStep, Status, StepContext
 from skipstone.ops import backend
 from skipstone.ops.decide import dispatch, reference
 from skipstone.ops.decide.reference import Committed, Scored
@@ -154,9 +155,12 @@ def test_share(batch: int, gen_length: int, seed: int, whole: bool) -> None:
             assert_equal(dispatch.scheduled(rank_BG, confidence_BG, context), truth)
 
 
+@pytest.mark.parametrize("shifts", [False, True])
 @pytest.mark.parametrize("some", [False, True])
 @pytest.mark.parametrize(("batch", "gen_length", "seed", "whole"), CASES)
-def test_note(batch: int, gen_length: int, seed: int, whole: bool, some: bool) -> None:
+def test_note(
+    batch: int, gen_length: int, seed: int, whole: bool, some: bool, shifts: bool
+) -> None:
     case = Case(batch, gen_length, seed, whole)
     rows, context = case.some_rows(), case.context
     # Only rows of the generation region have scores.
@@ -164,6 +168,11 @@ def test_note(batch: int, gen_length: int, seed: int, whole: bool, some: bool) -
     index = np.flatnonzero(offset >= 0)[:: 1 + seed]
     if not index.size:
         return
+    scores = rows.position[index]
+    if shifts:
+        # A row may score another position than its own: here the last of its request first.
+        scores = np.concatenate([scores[rows.request[index] == b][::-1] for b in rows.requests])
+    offset = scores - np.array(case.canvas.prompt_lengths)[rows.request[index]]
     scored = Scored(*(drawn_from(VALUES, index.size, seed=9 + n) for n in range(4)))
     scored = scored._replace(
         token_N=torch.arange(index.size, device=DEVICE) + 30,
@@ -172,7 +181,7 @@ def test_note(batch: int, gen_length: int, seed: int, whole: bool, some: bool) -
     kept = np.random.default_rng(seed).random(rows.num_rows) < 0.5
     kept_N = to_device(kept, CPU_OR_GPU) if some else None
 
-    where = (to_device(rows.request[index], CPU_OR_GPU), to_device(offset[index], CPU_OR_GPU))
+    where = (to_device(rows.request[index], CPU_OR_GPU), to_device(offset, CPU_OR_GPU))
     truth = [table_BG.clone() for table_BG in case.tables]
     for table_BG, new_N in zip(truth, (*scored, context.forward_B1[where[0], 0]), strict=True):
         takes_N = to_device(kept[index], CPU_OR_GPU) if some else torch.ones_like(new_N) > 0
@@ -180,9 +189,8 @@ def test_note(batch: int, gen_length: int, seed: int, whole: bool, some: bool) -
     for mode in ("triton", "reference"):
         found = [table_BG.clone() for table_BG in case.tables]
         with backend.served_by(mode):
-            dispatch.write_scores(
-                found, scored, rows, to_device(index, CPU_OR_GPU), kept_N, context
-            )
+            index_2N = to_device(np.stack([index, scores]), CPU_OR_GPU)
+            dispatch.write_scores(found, scored, rows, index_2N, kept_N, context)
         for a, b in zip(found, truth, strict=True):
             exactly(a, b)
 
@@ -371,12 +379,13 @@ def test_a_graph_can_capture_them_and_nobody_waits() -> None:
     rows, context, index_N = case.some_rows(), case.context, torch.arange(1, 9, device=DEVICE)
     scored = Scored(*(drawn_from(VALUES, 8, seed=n) for n in range(4)))
     scored = scored._replace(token_N=index_N + 30, runner_up_N=index_N + 60)
+    index_2N = torch.stack([index_N, rows.position_N[index_N]])
     # What is copied to the device is there before a graph is made.
     made = (rows.request_N, rows.position_N, rows.request_A, rows.offset_A1, context.forward_B1)
     assert all(tensor.is_cuda for tensor in made)
 
     def step() -> Committed:
-        dispatch.write_scores(case.tables, scored, rows, index_N, None, context)
+        dispatch.write_scores(case.tables, scored, rows, index_2N, None, context)
         offered_BG = dispatch.eligible(case.tables[4], case.tables[1], rows, context)
         chosen_BG = dispatch.scheduled(dispatch.rank(offered_BG), offered_BG, context)
         return dispatch.commit(chosen_BG, offered_BG, case.tables[0], context, EOS)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skipstone.ops import backend
+from skipstone.ops.backend import Mode
 from skipstone.ops.model import dispatch, reference, triton_linear
 from skipstone.ops.model.triton_linear import Config
 from tests.ops.twins import DEVICE, DTYPES, EPS, assert_equal, drawn
@@ -60,6 +61,46 @@ def test_linear(
     with backend.served_by("triton"):
         found = dispatch.linear(x, weight)
     close(found, reference.linear(x, weight))
+
+
+@pytest.mark.parametrize("dtype", WIDE_OR_NARROW)
+@pytest.mark.parametrize(("rows", "outputs", "width"), SHAPES)
+def test_linear_with_a_bias(
+    rows: int, outputs: int, width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight = operands(rows, outputs, width, dtype)
+    bias = drawn(outputs, dtype=dtype, seed=2)
+    poisoned(monkeypatch)
+    with backend.served_by("triton"):
+        found = dispatch.linear(x, weight, bias)
+    close(found, reference.linear(x, weight, bias))
+    assert not torch.equal(found, reference.linear(x, weight))
+
+
+@pytest.mark.parametrize("mode", ["reference", "triton"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_every_product_takes_a_bias_and_a_scale(mode: Mode, biased: bool) -> None:
+    x, into = drawn(5, 40, dtype=torch.float32), drawn(5, 14, dtype=torch.float32, seed=4)
+    small = drawn(14, 40, dtype=torch.float32, seed=1).mul(40).round().to(torch.int8)
+    scale = drawn(14, dtype=torch.float32, seed=2).abs() / 100
+    bias = drawn(14, dtype=torch.float32, seed=3) if biased else None
+    norm = drawn(14, dtype=torch.float32, seed=5)
+    whole = small.float() * scale[:, None]
+    with backend.served_by(mode):
+        scaled = [
+            dispatch.linear(x, small, bias, scale),
+            dispatch.linear_swiglu(x, small, bias, scale),
+            dispatch.linear_add(into, x, small, bias, scale),
+            *dispatch.linear_add_rms_norm(into, x, small, norm, EPS, bias, scale),
+        ]
+    plain = [
+        reference.linear(x, whole, bias),
+        reference.linear_swiglu(x, whole, bias),
+        reference.linear_add(into, x, whole, bias),
+        *reference.linear_add_rms_norm(into, x, whole, norm, EPS, bias),
+    ]
+    for found, right in zip(scaled, plain, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", WIDE_OR_NARROW)

@@ -16,7 +16,7 @@ from pebble.world.puzzles import latin_4
 from pebble.world.queues import insert_any, queue_shuffle, replace_any, swap_any
 from skipstone import Engine, Fixed, Model, NoCache, Threshold, load
 from skipstone.models.config import read_config
-from skipstone.models.registry import find
+from skipstone.models.locate import find
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from skipstone import CosineSkip, DualCache, Engine, Model, NoCache, NoSkip, PrefixCache
+from skipstone.blocks import Block
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Block, Canvas, Geometry
+from skipstone.canvas import Canvas, Geometry
 from skipstone.engine import Result, Settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.ops.decide import reference as ops

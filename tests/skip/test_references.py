@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, NoCache, PrefixCache
+from skipstone.blocks import Block
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Block, Canvas, Geometry, RequestStep, StepContext
+from skipstone.canvas import Canvas, Geometry, RequestStep, StepContext
 from skipstone.rows import Rows
 from skipstone.skip.cosine import CosineSession
 from skipstone.skip.policies import Reference

@@ -19,7 +19,7 @@ from skipstone.diagnosis.experiment import Choice, Experimenter, Follow, Patch, 
 from skipstone.diagnosis.patching import DecidingPart, decisive
 from skipstone.engine import Engine
 from skipstone.memory.store import KVStore
-from skipstone.models.llada import LLaDA
+from skipstone.models.parts.decoder import Decoder
 from skipstone.record import Candidates, Judgements, MemoryTrace, StepRecord, Tap, TensorKey, Trace
 from skipstone.rows import Rows
 from skipstone.skip import NoSkip
@@ -190,16 +190,16 @@ def test_own_values_change_nothing(tap: Tap, skip: NoSkip) -> None:
 @contextmanager
 def wrong_state(layer: int, position: int) -> Generator[None, None, None]:
     """After one layer, counted from 1, the state of one position is reversed."""
-    right = LLaDA.layer
+    right = Decoder.layer
 
     def wrong(
-        self: LLaDA, index: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
+        self: Decoder, index: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
     ) -> Tensor:
         out_ND = right(self, index, x_ND, angles_2NE, rows, store)
         here_N1 = torch.from_numpy(rows.position == position)[:, None]
         return torch.where(here_N1, out_ND.flip(-1), out_ND) if index + 1 == layer else out_ND
 
-    with patch.object(LLaDA, "layer", wrong):
+    with patch.object(Decoder, "layer", wrong):
         yield
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipstone import Engine, Factor, Fixed, Threshold
-from skipstone.canvas import Block, Canvas, Geometry, Status, StepContext
+from skipstone.blocks import Block
+from skipstone.canvas import Canvas, Geometry, Status, StepContext
 from skipstone.unmask import Scores, UnmaskPolicy
 from tests.conftest import context_at
 from tests.helpers.watching import Place, prompt_of, uneven_model, watch

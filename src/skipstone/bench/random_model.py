@@ -6,8 +6,8 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from skipstone.models import table
 from skipstone.models.base import ModelConfig
-from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
 from skipstone.ops import prefetch
 from skipstone.text import Text
@@ -26,17 +26,17 @@ def random_model(
         seed: of the weights.
     """
     prefetch.fetch(device)
-    network = LLaDA(config, dtype, device)
+    network = table.build(config, dtype, device)
     generator = torch.Generator(device).manual_seed(seed)
     weights = network.published()
     for weight_name, weight in weights.items():
-        if "norm" in weight_name or "ln_f" in weight_name:
-            weight.fill_(1.0)
-        else:
+        if weight.ndim > 1:
             weight.normal_(0.0, 0.02, generator=generator)
+        else:
+            weight.fill_(0.0 if weight_name.endswith("bias") else 1.0)
     if not config.tied_head:
         # Its logit is 0, never the largest: code that does not suppress the mask commits none.
-        weights["model.transformer.ff_out.weight"][config.mask_id] = 0.0
+        weights[table.entry_of(config).names.outer["head"]][config.mask_id] = 0.0
     words = {f"w{i}": i for i in range(config.vocab_size)}
     text = Text(
         Tokenizer(WordLevel(words, unk_token="w0")),

@@ -21,6 +21,6 @@ class CachePolicy(Protocol):
         """The rows of this step, for the active requests. Changes nothing.
 
         Step 0 of a block must recompute every row that the block will attend to and that may have
-        changed; ``context.all_rows(refresh=True)`` does.
+        changed; ``context.changed_rows()`` does.
         """
         ...

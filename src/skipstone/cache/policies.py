@@ -49,9 +49,9 @@ class PrefixCache:
         return True
 
     def rows(self, context: StepContext) -> Rows:
-        """All rows when a refresh is due, else the rows from the block's start on."""
+        """All rows that may have changed when a refresh is due, else those from the block on."""
         due, others = context.split(lambda place: _refresh_due(place, self.refresh_every))
-        return due.all_rows(refresh=True).beside(others.rows_from_block())
+        return due.changed_rows().beside(others.rows_from_block())
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class DualCache:
         return True
 
     def rows(self, context: StepContext) -> Rows:
-        """All rows when a refresh is due, else the block's rows."""
+        """All rows that may have changed when a refresh is due, else the block's rows."""
         due, others = context.split(lambda place: _refresh_due(place, self.refresh_every))
-        return due.all_rows(refresh=True).beside(others.block_rows())
+        return due.changed_rows().beside(others.block_rows())
 
 
 def _refresh_due(at: RequestStep, every: int) -> bool:

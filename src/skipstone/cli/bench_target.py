@@ -17,7 +17,7 @@ from skipstone.cli.options import RunSpec, parse_numbers
 from skipstone.engine import Settings
 from skipstone.engine import roofline as roof
 from skipstone.errors import ConfigError
-from skipstone.models import registry
+from skipstone.models import locate
 from skipstone.models.config import read_config
 from skipstone.models.load import Model, dtype_named
 from skipstone.models.shapes import SHAPES
@@ -85,7 +85,7 @@ class BenchTarget:
 
     def plan(self, sections: tuple[str, ...], texts: dict[str, str | None]) -> Plan:
         """The cells, checked against the model's shape before its weights are read."""
-        config = SHAPES.get(self.name) or read_config(registry.find(self.name))
+        config = SHAPES.get(self.name) or read_config(locate.find(self.name))
         given = {name: text for name, text in texts.items() if text is not None}
         plan = _plan(sections, {**asdict(self.defaults), **given})
         plan.check(config)

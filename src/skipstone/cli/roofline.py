@@ -57,11 +57,11 @@ def roofline(
     as_json: bool,
 ) -> None:
     """Show the least time of a cached step, and how much of it a skip can save at best."""
-    from skipstone.models import registry
+    from skipstone.models import locate
     from skipstone.models.config import read_config
     from skipstone.models.shapes import SHAPES
 
-    config = SHAPES[model] if model in SHAPES else read_config(registry.find(model))
+    config = SHAPES[model] if model in SHAPES else read_config(locate.find(model))
     _check(config, block_length, length, going)
     layers = parse_numbers("--skip-layer-k", skip_layer_k, 2, config.num_layers)
     batches = parse_numbers("--batch", batch, 1, 1 << 16)

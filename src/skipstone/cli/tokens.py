@@ -52,7 +52,7 @@ def text_of_trace(header: Header, model: str | None) -> Text | None:
     Raises:
         SkipstoneError: ``model`` cannot be found or read.
     """
-    from skipstone.models import registry
+    from skipstone.models import locate
     from skipstone.text import Text
 
     special = (header.mask_id, header.eos_id)
@@ -60,8 +60,8 @@ def text_of_trace(header: Header, model: str | None) -> Text | None:
         return None
     try:
         if model is None:
-            registry.check_recorded(header.model)
-        directory = registry.find(model or header.model, local_files_only=model is None)
+            locate.check_recorded(header.model)
+        directory = locate.find(model or header.model, local_files_only=model is None)
         return Text.read(directory, *special, header.vocab_size)
     except SkipstoneError:
         if model is not None:

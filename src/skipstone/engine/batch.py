@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.canvas import Block, Canvas, Geometry, HostCanvas, Status, StepContext
+from skipstone.blocks import Block
+from skipstone.canvas import Canvas, Geometry, HostCanvas, Status, StepContext
 from skipstone.engine.ages import Ages
 from skipstone.engine.forward.runner import Runner
 from skipstone.engine.progress import RequestState

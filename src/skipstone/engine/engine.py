@@ -317,8 +317,9 @@ class Engine:
             region=tuple(region),
             mask_id=config.mask_id,
             settings=settings,
-            stop_ids=(config.eos_id,) if settings.eos_stop else (),
+            stop_ids=(config.eos_id, *self.model.stop_ids) if settings.eos_stop else (),
             sample=sample,
+            reach=config.reach,
         )
 
     def _check_ids(self, ids: Sequence[int], where: str) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from skipstone.canvas import Block, HostCanvas, RequestStep
+from skipstone.blocks import Block
+from skipstone.canvas import HostCanvas, RequestStep
 from skipstone.engine.request import Handle, Request
 from skipstone.engine.result import StepStats
 
@@ -61,6 +62,8 @@ class RequestState:
             step_budget=request.budget(block),
             forward=self.forward,
             seed=request.settings.seed or 0,
+            reach=request.reach,
+            settled=request.settled_before(block),
         )
 
     def last_step(self) -> RequestStep:

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skipstone.canvas import MOST_STOP_IDS, Block, blocks
+from skipstone.blocks import Block, blocks
+from skipstone.canvas import MOST_STOP_IDS
 from skipstone.engine.commits import Commit, CommittedTokens, Reader
 from skipstone.engine.result import Result, StepStats
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError
+from skipstone.reach import FULL, Reach
 from skipstone.text import Text
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class Request:
     """Where one of them is decided and nothing left of it is masked, the request ends."""
     sample: int = 0
     """Which of the prompts of its call it is."""
+    reach: Reach = FULL
+    """How far its rows see, and which positions they score."""
 
     @property
     def length(self) -> int:
@@ -51,8 +55,15 @@ class Request:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """From left to right."""
-        return blocks(len(self.region), self.settings.block_length)
+        """From left to right; of a block-causal model they are absolute, as its attention is."""
+        before = 0 if self.reach.block_size is None else len(self.prompt)
+        return blocks(len(self.region), self.settings.block_length, before)
+
+    def settled_before(self, block: Block) -> int:
+        """Where the block before this one begins: all left of it was computed when it was final."""
+        if not 0 < block.index <= len(self.blocks):
+            return 0
+        return len(self.prompt) + self.blocks[block.index - 1].start
 
     def budget(self, block: Block) -> int:
         """The block's part of the steps; together the blocks have them all."""

@@ -1,7 +1,7 @@
 """The K/V store: one arena of cells for the keys and values of all requests.
 
 Shape letters: N packed rows, C cells, H query heads, U key/value heads, E head width, B requests,
-L canvas length.
+L canvas length, R rotated part of a head.
 """
 
 from __future__ import annotations
@@ -130,20 +130,28 @@ class KVStore:
         self.keys, self.values = _grown(self.keys, cells), _grown(self.values, cells)
         return True
 
-    def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+    def write(
+        self,
+        layer: int,
+        rows: Rows,
+        qkv_NHE: Tensor,
+        angles_2NR: Tensor,
+        norms: ops.HeadNorms | None = None,
+    ) -> Tensor:
         """Overwrite the keys and values of ``rows`` in one layer. Changes the store.
 
         Args:
             layer: counted from 0.
             rows: whose they are.
             qkv_NHE: H + 2 U heads: queries, keys and values, none of them rotated yet.
-            angles_2NE: cosine and sine at the positions of the rows.
+            angles_2NR: cosine and sine at the positions of the rows.
+            norms: what queries and keys are normalised by first, head by head.
 
         Returns:
             Rotated queries [N, H, E].
         """
         keys, values = self.keys[layer], self.values[layer]
-        return ops.rotate_and_write(qkv_NHE, angles_2NE, keys, values, rows)
+        return ops.rotate_and_write(qkv_NHE, angles_2NR, keys, values, rows, norms)
 
 
 def _grown(old: Tensor, cells: int) -> Tensor:

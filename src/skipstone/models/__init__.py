@@ -1,1 +1,1 @@
-"""Models: a contract, dense LLaDA, and the reader of published checkpoints."""
+"""Models: a table of architectures, the parts they are composed of, and published checkpoints."""

@@ -1,7 +1,7 @@
 """What the engine asks of a model: embed rows, run one layer on rows, read logits from rows.
 
 Shape letters: N packed rows, D width, V vocabulary, B requests, L canvas length,
-H query heads, U key/value heads, E head width.
+H query heads, U key/value heads, E head width, R rotated part of a head.
 """
 
 from __future__ import annotations
@@ -13,18 +13,25 @@ import torch
 from torch import Tensor
 
 from skipstone.memory.store import KVStore
+from skipstone.reach import FULL, Reach
 from skipstone.rows import Rows
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a dense LLaDA model and its special ids."""
+    """The shape of a model, how its rows depend on each other, and its special ids."""
 
+    architecture: str
+    """Name of its entry in the table, as ``architectures`` in config.json has it."""
     width: int
-    """D, ``d_model`` in config.json."""
+    """D, of a hidden state."""
     num_layers: int
     num_heads: int
+    """H."""
     num_kv_heads: int
+    """U."""
+    head_width: int
+    """E."""
     mlp_width: int
     vocab_size: int
     """V, rows of the embedding and of the head."""
@@ -34,19 +41,29 @@ class ModelConfig:
     tied_head: bool
     mask_id: int
     eos_id: int
+    rotary_share: float = 1.0
+    """Part of a head that is rotated, from its first number on."""
+    rounds_rotation: bool = False
+    """Rotate in the model's dtype, cosine and sine included; else in float32."""
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    """Normalise each head of queries and keys before it is rotated."""
+    reach: Reach = FULL
+    """How far rows see, and which positions they score."""
+
+    @property
+    def rotary_width(self) -> int:
+        """R, how many numbers of a head are rotated."""
+        return int(self.head_width * self.rotary_share)
 
     @property
     def num_parameters(self) -> int:
         """Number of weights."""
-        kv = 2 * self.num_kv_heads * self.head_width
-        layer = self.width * (2 * self.width + kv + 3 * self.mlp_width + 2)
+        queries, kv = self.num_heads * self.head_width, 2 * self.num_kv_heads * self.head_width
+        layer = self.width * (2 * queries + kv + 3 * self.mlp_width + 2)
+        layer += (queries + kv) * self.qkv_bias + 2 * self.head_width * self.qk_norm
         tables = 1 if self.tied_head else 2
         return self.num_layers * layer + self.width * (tables * self.vocab_size + 1)
-
-    @property
-    def head_width(self) -> int:
-        """E, the width of one attention head."""
-        return self.width // self.num_heads
 
 
 class Network(Protocol):
@@ -71,16 +88,24 @@ class Network(Protocol):
         """Views of all weights under the names of the published checkpoint."""
         ...
 
+    def copy(self, dtype: torch.dtype) -> Network:
+        """The same network with weights of its own, in another dtype.
+
+        Raises:
+            RuntimeError: there is no memory for it.
+        """
+        ...
+
     def embed(self, ids_N: Tensor) -> Tensor:
         """Embed token ids, giving [N, D]."""
         ...
 
     def angles(self, rows: Rows) -> Tensor:
-        """Rotary cosine and sine [2, N, E] for the positions of ``rows``."""
+        """Rotary cosine and sine [2, N, R] for the positions of ``rows``."""
         ...
 
     def layer(
-        self, index: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
+        self, index: int, x_ND: Tensor, angles_2NR: Tensor, rows: Rows, store: KVStore
     ) -> Tensor:
         """Run layer ``index`` (from 0) on ``rows``; writes their K/V into the store."""
         ...

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from skipstone.errors import CheckpointError, ConfigError
-from skipstone.models.base import ModelConfig
+from skipstone.models import table
+from skipstone.models.base import ModelConfig, Network
 from skipstone.models.folder import find_shards, listed
-from skipstone.models.llada import Layer, LLaDA
 from skipstone.quoting import one_line
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -109,7 +109,7 @@ def _check_floats(directory: Path, stored: Sequence[_Stored]) -> None:
 
 def load_network(
     directory: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> LLaDA:
+) -> Network:
     """Load the weights of a checkpoint.
 
     Args:
@@ -128,12 +128,13 @@ def load_network(
     _check_floats(directory, stored)
     _check_names(directory, stored, config)
     network = _allocate(config, dtype, device)
-    wanted = network.published()
+    wanted, tied = network.published(), table.entry_of(config).tied(config)
     problems = list[str]()
     for path in shards:
         with _opened(path) as shard:
-            for name in sorted(shard.keys()):
+            for name in sorted(shard.keys() - tied.keys()):
                 problems += _copy(shard, name, wanted[name])
+    problems += _untied(shards, wanted, tied)
     if problems:
         raise CheckpointError(
             f"{directory} holds unusable weights: {listed(problems, '; ')}; download them again, "
@@ -142,31 +143,17 @@ def load_network(
     return network
 
 
-def published_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes that a checkpoint must have; allocates nothing."""
-    root, table = "model.transformer.", (config.vocab_size, config.width)
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{root}wte.weight": table,
-        f"{root}ln_f.weight": (config.width,),
-    }
-    if not config.tied_head:
-        shapes[f"{root}ff_out.weight"] = table
-    # A layer, and not the whole network: its rotary tables would make torch load its compiler to
-    # compute on the meta device, which takes a second and 80 MB.
-    layer = Layer(config, torch.float32, torch.device("meta")).published()
-    for i in range(config.num_layers):
-        shapes |= {f"{root}blocks.{i}.{name}": tuple(view.shape) for name, view in layer.items()}
-    return shapes
-
-
 def _check_names(directory: Path, stored: Sequence[_Stored], config: ModelConfig) -> None:
     """Compare what the headers describe with what config.json asks for, before allocating it."""
     if config.num_layers > len(stored):
         raise CheckpointError(
-            f"{directory} holds {len(stored)} tensors, too few for the n_layers "
-            f"{config.num_layers} of config.json; copy both from the same published checkpoint"
+            f"{directory} holds {len(stored)} tensors, too few for the {config.num_layers} layers "
+            f"of config.json; copy both from the same published checkpoint"
         )
-    problems = _name_problems(stored, published_shapes(config))
+    entry = table.entry_of(config)
+    wanted = entry.shapes(config)
+    tied = {alias: wanted[name] for alias, name in entry.tied(config).items()}
+    problems = _name_problems(stored, wanted, tied)
     if problems:
         raise CheckpointError(
             f"{directory} does not match its config.json: {listed(problems, '; ')}; copy both "
@@ -174,24 +161,46 @@ def _check_names(directory: Path, stored: Sequence[_Stored], config: ModelConfig
         )
 
 
-def _name_problems(stored: Sequence[_Stored], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
+def _name_problems(
+    stored: Sequence[_Stored],
+    wanted: Mapping[str, tuple[int, ...]],
+    optional: Mapping[str, tuple[int, ...]],
+) -> list[str]:
+    allowed = {**wanted, **optional}
     homes = dict[str, str]()
     problems = list[str]()
     for tensor in sorted(stored, key=lambda tensor: tensor.name):
         name, shape = tensor.name, list(tensor.shape)
         if name in homes:
             problems.append(f"{name} is in both {homes[name]} and {tensor.shard}")
-        elif name not in wanted:
+        elif name not in allowed:
             problems.append(f"{name} is not a tensor of this architecture")
-        elif tensor.shape != wanted[name]:
-            problems.append(f"{name} has shape {shape}, expected {list(wanted[name])}")
+        elif tensor.shape != allowed[name]:
+            problems.append(f"{name} has shape {shape}, expected {list(allowed[name])}")
         homes[name] = tensor.shard
     return [f"{name} is missing" for name in wanted if name not in homes] + problems
 
 
-def _allocate(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> LLaDA:
+def _untied(
+    shards: Sequence[Path], weights: Mapping[str, Tensor], tied: Mapping[str, str]
+) -> list[str]:
+    """Second copies of a tied weight that are not copies: nobody could say which one is meant."""
+    problems = list[str]()
+    for path in shards:
+        with _opened(path) as shard:
+            for name in sorted(shard.keys() & tied.keys()):
+                weight = weights[tied[name]]
+                if not torch.equal(shard.get_tensor(name).to(weight), weight):
+                    problems.append(
+                        f"{name} differs from {tied[name]}, though config.json says that they are "
+                        f"one"
+                    )
+    return problems
+
+
+def _allocate(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Network:
     try:
-        return LLaDA(config, dtype, device)
+        return table.build(config, dtype, device)
     # The CPU's allocator raises a plain RuntimeError, a GPU's a child of it.
     except RuntimeError as error:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Which family of models a config.json belongs to, and what to say of those that do not run."""
+"""Which entry of the table a config.json belongs to, and what to say of models that do not run."""
 
 from __future__ import annotations
 
@@ -6,36 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from skipstone.errors import CheckpointError
+from skipstone.models.architecture import Architecture
+from skipstone.models.table import ARCHITECTURES
 from skipstone.quoting import shown
-
-MODEL_TYPE, ARCHITECTURE = "llada", "LLaDAModelLM"
 
 _DIFFUSION = {
     "LLaDAMoEModelLM": "LLaDA-MoE",
     "LLaDA2MoeModelLM": "LLaDA2",
-    "ILLaDAForCausalLM": "iLLaDA",
     "LlavaLLaDAModelLM": "LLaDA-V",
     "MMadaModelLM": "MMaDA",
-    "DreamModel": "Dream",
-    "SDARForCausalLM": "SDAR",
     "SDARMoeForCausalLM": "SDAR-MoE",
     "StableDiffcoderForCausalLM": "Stable-DiffCoder",
     "Fast_dLLM_QwenForCausalLM": "Fast-dLLM v2",
     "NemotronLabsDiffusionModel": "Nemotron-Labs-Diffusion",
     "WeDLMForCausalLM": "WeDLM",
 }
-"""Published classes of diffusion language models, and what they are called."""
-
-_CHOICE = (
-    f"choose a dense LLaDA checkpoint (model_type {MODEL_TYPE!r}, architecture {ARCHITECTURE})"
-)
+"""Published classes that are not in the table, and what they are called."""
 
 
-def check_family(path: Path, values: Mapping[str, object]) -> None:
-    """Refuse every family but dense LLaDA, each for its own reason.
+def find_entry(path: Path, values: Mapping[str, object]) -> Architecture:
+    """The entry of a config.json.
 
     Raises:
-        CheckpointError: the checkpoint is quantised, or of another architecture.
+        CheckpointError: the checkpoint is quantised, or of an architecture that is not in the
+            table; each for its own reason.
     """
     for key in ("quantization_config", "quantization", "compression_config"):
         if values.get(key) is not None:
@@ -44,19 +38,31 @@ def check_family(path: Path, values: Mapping[str, object]) -> None:
                 f"the original"
             )
     named, kind = values.get("architectures"), values.get("model_type")
-    architecture = named[0] if isinstance(named, list) and named else kind
-    if kind == MODEL_TYPE and architecture in (ARCHITECTURE, MODEL_TYPE):
-        return
-    raise CheckpointError(f"{path}: {_reason(architecture, kind)}; {_CHOICE}")
+    architecture = named[0] if isinstance(named, list) and named else None
+    for entry in ARCHITECTURES.values():
+        # A file that names no class is that of the first entry with its type.
+        if kind == entry.model_type and architecture in (None, entry.name, entry.model_type):
+            return entry
+    reason = _reason(kind if architecture is None else architecture, kind)
+    raise CheckpointError(f"{path}: {reason}; {_choice()}")
+
+
+def _choice() -> str:
+    known = ", ".join(
+        f"{e.title} (model_type {e.model_type!r}, architecture {e.name})"
+        for e in ARCHITECTURES.values()
+    )
+    return f"choose a checkpoint of {known}"
 
 
 def _reason(architecture: object, kind: object) -> str:
     what = f"architecture {shown(architecture)} is not supported"
-    if architecture == ARCHITECTURE:
-        stated = "without model_type" if kind is None else f"with model_type {shown(kind)}"
-        return f"{what} {stated}: the class is that of dense LLaDA, the type is not"
     if architecture is None:
         return f"{what}: neither architectures nor model_type says what the model is"
+    entry = ARCHITECTURES.get(str(architecture))
+    if entry is not None:
+        stated = "without model_type" if kind is None else f"with model_type {shown(kind)}"
+        return f"{what} {stated}: the class is that of {entry.title}, the type is not"
     name = _DIFFUSION.get(str(architecture))
     if name is not None:
         return f"{what}: this is {name}, a diffusion language model that Skipstone cannot run yet"

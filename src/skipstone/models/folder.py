@@ -145,7 +145,7 @@ def _diffusers(directory: Path) -> str:
         return ""
     return (
         "holds a pipeline of the diffusers library (model_index.json), not a language model; "
-        "choose a dense LLaDA checkpoint"
+        "choose the checkpoint of a diffusion language model"
     )
 
 

@@ -1,151 +1,164 @@
-"""Dense LLaDA (8B Base, Instruct, 1.5) in plain PyTorch, from the published tensors.
+"""Dense LLaDA: 8B Base, Instruct, 1.5.
 
 Method: Nie et al., "Large Language Diffusion Models" (arXiv 2502.09992). Full bidirectional
-attention, RMSNorm in float32, half-split rotary embedding, SwiGLU, no biases.
+attention, RMSNorm in float32, half-split rotary embedding in float32, SwiGLU, no biases.
 
-Shape letters: N packed rows, D width, V vocabulary, M MLP width, H query heads, U key/value heads,
-E head width.
+A missing key of config.json means what the published class takes; where that would be another
+architecture, and for what no weight can confirm (``rope_theta``, ``rms_norm_eps``,
+``weight_tying``), it has to be written.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-
-from skipstone.memory.store import KVStore
+from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
-from skipstone.ops.model import dispatch as ops
-from skipstone.rows import Rows
+from skipstone.models.fields import LONGEST, Fields
+from skipstone.models.keys import MISSING, PLAIN, Keys
+from skipstone.models.names import WeightNames
+from skipstone.quoting import shown
 
-# The MLP is six times as wide as the states: of more rows at once it would take most of the memory.
-_PIECE_ROWS = 4096
+NAME = "LLaDAModelLM"
 
-
-def _weight(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
-    return nn.Parameter(torch.empty(*shape, dtype=dtype, device=device), requires_grad=False)
-
-
-class Layer(nn.Module):
-    """One transformer block; query, key, value and gate, up are fused for fewer products."""
-
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
-        """Allocate uninitialised weights; a checkpoint fills them through ``published``."""
-        super().__init__()
-        self.config = config
-        width, mlp = config.width, config.mlp_width
-        heads = config.num_heads + 2 * config.num_kv_heads
-        self.attn_norm = _weight(width, dtype=dtype, device=device)
-        self.qkv = _weight(heads * config.head_width, width, dtype=dtype, device=device)
-        self.attn_out = _weight(width, width, dtype=dtype, device=device)
-        self.ff_norm = _weight(width, dtype=dtype, device=device)
-        self.gate_up = _weight(2 * mlp, width, dtype=dtype, device=device)
-        self.down = _weight(width, mlp, dtype=dtype, device=device)
-
-    def published(self) -> dict[str, Tensor]:
-        """Views of the weights under the names of the published checkpoint."""
-        kv = self.config.num_kv_heads * self.config.head_width
-        q, k, v = self.qkv.data.split([self.config.width, kv, kv])
-        gate, up = self.gate_up.data.chunk(2)
-        return {
-            "attn_norm.weight": self.attn_norm.data,
-            "q_proj.weight": q,
-            "k_proj.weight": k,
-            "v_proj.weight": v,
-            "attn_out.weight": self.attn_out.data,
-            "ff_norm.weight": self.ff_norm.data,
-            "ff_proj.weight": gate,
-            "up_proj.weight": up,
-            "ff_out.weight": self.down.data,
-        }
-
-    def forward(
-        self, x_ND: Tensor, angles_2NE: Tensor, index: int, rows: Rows, store: KVStore
-    ) -> Tensor:
-        """States of ``rows`` after this layer; overwrites their K/V in the store."""
-        attended_ND = self._attention(x_ND, angles_2NE, index, rows, store)
-        if rows.num_rows <= _PIECE_ROWS:
-            return self._after_attention(x_ND, attended_ND)
-        out_ND = torch.empty_like(x_ND)
-        pieces = (values.split(_PIECE_ROWS) for values in (x_ND, attended_ND, out_ND))
-        for x, attended, out in zip(*pieces, strict=True):
-            out.copy_(self._after_attention(x, attended))
-        return out_ND
-
-    def _after_attention(self, x_ND: Tensor, attended_ND: Tensor) -> Tensor:
-        x_ND, normed_ND = ops.linear_add_rms_norm(
-            x_ND, attended_ND, self.attn_out, self.ff_norm, self.config.norm_eps
+KEYS = Keys(
+    spellings={
+        "d_model": ("hidden_size",),
+        "n_layers": ("num_hidden_layers",),
+        "n_heads": ("num_attention_heads",),
+        "n_kv_heads": ("num_key_value_heads",),
+        "mlp_hidden_size": ("intermediate_size",),
+        "max_sequence_length": ("max_position_embeddings",),
+        "rms_norm_eps": ("layer_norm_eps", "layernorm_epsilon", "norm_eps"),
+        "weight_tying": ("tie_word_embeddings",),
+        "rope_theta": ("rope_base", "rotary_base", "rotary_emb_base"),
+    },
+    also_read=frozenset(
+        (
+            "vocab_size",
+            "embedding_size",
+            "mask_token_id",
+            "eos_token_id",
+            "multi_query_attention",
+            "head_dim",
+            "mlp_ratio",
         )
-        return ops.linear_add(x_ND, ops.linear_swiglu(normed_ND, self.gate_up), self.down)
+    ),
+    supported={
+        "block_type": ("llama",),
+        "layer_norm_type": ("rms",),
+        "activation_type": ("silu",),
+        "rope": (True,),
+        "rope_full_precision": (True, MISSING),
+        "block_group_size": (1, MISSING),
+        "layer_norm_with_affine": (True, MISSING),
+        "alibi": (False, MISSING, None),
+        "include_bias": (False, MISSING, None),
+        "include_qkv_bias": (False, MISSING, None),
+        "bias_for_layer_norm": (False, MISSING, None),
+        "attention_layer_norm": (False, MISSING, None),
+        "input_emb_norm": (False, MISSING, None),
+        "scale_logits": (False, MISSING, None),
+        "clip_qkv": (MISSING, None),
+        **PLAIN,
+    },
+    harmless=frozenset(("alibi_bias_max", "attention_layer_norm_with_affine")),
+)
 
-    def _attention(
-        self, x_ND: Tensor, angles_2NE: Tensor, index: int, rows: Rows, store: KVStore
-    ) -> Tensor:
-        config = self.config
-        normed_ND = ops.rms_norm(x_ND, self.attn_norm, config.norm_eps)
-        qkv_NHE = ops.linear(normed_ND, self.qkv).unflatten(-1, (-1, config.head_width))
-        q_NHE = store.write(index, rows, qkv_NHE, angles_2NE)
-        keys, values = store.keys[index], store.values[index]
-        return ops.attend(q_NHE, keys, values, rows, store.visible_BL)
+NAMES = WeightNames(
+    outer={
+        "embedding": "model.transformer.wte.weight",
+        "norm": "model.transformer.ln_f.weight",
+        "head": "model.transformer.ff_out.weight",
+    },
+    layer="model.transformer.blocks.{}.",
+    inner={
+        "attention_norm": "attn_norm.weight",
+        "q": "q_proj.weight",
+        "k": "k_proj.weight",
+        "v": "v_proj.weight",
+        "out": "attn_out.weight",
+        "mlp_norm": "ff_norm.weight",
+        "gate": "ff_proj.weight",
+        "up": "up_proj.weight",
+        "down": "ff_out.weight",
+    },
+)
 
 
-class LLaDA(nn.Module):
-    """A LLaDA network for inference: embedding, layers, final norm and head."""
+def _read(fields: Fields) -> ModelConfig:
+    heads, width = fields.integer("n_heads"), fields.integer("d_model")
+    head_width = _head_width(fields, width, heads)
+    return ModelConfig(
+        architecture=NAME,
+        width=width,
+        num_layers=fields.integer("n_layers"),
+        num_heads=heads,
+        num_kv_heads=_kv_heads(fields, heads),
+        head_width=head_width,
+        mlp_width=_mlp_width(fields),
+        vocab_size=_vocab_size(fields),
+        max_length=fields.integer("max_sequence_length", most=LONGEST),
+        rope_theta=fields.theta(),
+        norm_eps=fields.number("rms_norm_eps"),
+        tied_head=fields.flag("weight_tying"),
+        mask_id=fields.integer("mask_token_id", least=0),
+        eos_id=fields.integer("eos_token_id", least=0),
+    )
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
-        """Allocate uninitialised weights in their final dtype and place."""
-        super().__init__()
-        self.config = config
-        self.wte = _weight(config.vocab_size, config.width, dtype=dtype, device=device)
-        self.layers = nn.ModuleList(Layer(config, dtype, device) for _ in range(config.num_layers))
-        self.ln_f = _weight(config.width, dtype=dtype, device=device)
-        self.ff_out = (
-            self.wte
-            if config.tied_head
-            else _weight(config.vocab_size, config.width, dtype=dtype, device=device)
+
+def _kv_heads(fields: Fields, heads: int) -> int:
+    """Key and value heads, by either of the two keys that say how many there are."""
+    shared = fields.stated("multi_query_attention")
+    if shared is None:
+        return fields.divisor("n_kv_heads", "n_heads", heads)
+    implied = 1 if fields.flag("multi_query_attention") else heads
+    stated = fields.integer("n_kv_heads", implied)
+    if stated != implied:
+        said = f"multi_query_attention={shown(shared)}", f"n_kv_heads={stated}"
+        raise fields.contradiction(*said)
+    return stated
+
+
+def _head_width(fields: Fields, width: int, heads: int) -> int:
+    """Width of a head, which the published class always takes from the model's."""
+    implied = width // heads
+    if width % heads or implied % 2:
+        raise fields.refuse(
+            f"d_model {width} over n_heads {heads} gives no even head width, which rotary "
+            f"embedding needs; check both"
         )
-        self.rotary_2LE = ops.rotary_tables(
-            config.max_length, config.head_width, config.rope_theta, device
+    if (stated := fields.integer("head_dim", implied)) != implied:
+        raise fields.refuse(
+            f"head_dim={stated} contradicts d_model {width} over n_heads {heads}, which gives "
+            f"{implied}; heads of another width are not computed"
         )
+    return implied
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of weights and states."""
-        return self.wte.dtype
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights live."""
-        return self.wte.device
+def _mlp_width(fields: Fields) -> int:
+    """Width of the MLP; a multiple of the model's if only that is written."""
+    written = fields.stated("mlp_hidden_size") is not None
+    if written or fields.stated("mlp_ratio") is None:
+        return fields.integer("mlp_hidden_size")
+    return fields.integer("mlp_ratio", most=1 << 10) * fields.integer("d_model")
 
-    def published(self) -> dict[str, Tensor]:
-        """Views of all weights under the names of the published checkpoint."""
-        root = "model.transformer."
-        views = {f"{root}wte.weight": self.wte.data, f"{root}ln_f.weight": self.ln_f.data}
-        if not self.config.tied_head:
-            views[f"{root}ff_out.weight"] = self.ff_out.data
-        for i, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
-            views |= {f"{root}blocks.{i}.{k}": v for k, v in layer.published().items()}
-        return views
 
-    def embed(self, ids_N: Tensor) -> Tensor:
-        """Embed token ids, giving [N, D]."""
-        return self.wte[ids_N]
+def _vocab_size(fields: Fields) -> int:
+    """Rows of the embedding, of which there may be more than tokens."""
+    vocab = fields.integer("vocab_size")
+    rows = fields.integer("embedding_size", vocab)
+    if rows < vocab:
+        raise fields.refuse(
+            f"embedding_size {rows} is less than vocab_size {vocab}; copy config.json from the "
+            f"published checkpoint"
+        )
+    return rows
 
-    def angles(self, rows: Rows) -> Tensor:
-        """Rotary cosine and sine [2, N, E] for the positions of ``rows``."""
-        return self.rotary_2LE[:, rows.position_N]
 
-    def layer(
-        self, index: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
-    ) -> Tensor:
-        """Run layer ``index`` (from 0) on ``rows``; writes their K/V into the store."""
-        return self.layers[index](x_ND, angles_2NE, index, rows, store)
-
-    def final_norm(self, x_ND: Tensor) -> Tensor:
-        """Normalise the output of the last layer."""
-        return ops.rms_norm(x_ND, self.ln_f, self.config.norm_eps)
-
-    def head(self, normed_ND: Tensor) -> Tensor:
-        """Logits [N, V] of normalised states."""
-        return ops.linear(normed_ND, self.ff_out)
+LLADA = Architecture(
+    name=NAME,
+    model_type="llada",
+    title="dense LLaDA",
+    keys=KEYS,
+    read=_read,
+    names=NAMES,
+)

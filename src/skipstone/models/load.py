@@ -10,7 +10,7 @@ from typing import Never
 import torch
 
 from skipstone.errors import ConfigError, nearest
-from skipstone.models import registry
+from skipstone.models import locate, table
 from skipstone.models.base import ModelConfig, Network
 from skipstone.models.checkpoint import load_network, stored_dtype
 from skipstone.models.config import read_config
@@ -45,6 +45,8 @@ class Model:
     name: str
     network: Network
     text: Text
+    stop_ids: tuple[int, ...] = ()
+    """Ids beside EOS that end an answer."""
 
     @property
     def config(self) -> ModelConfig:
@@ -70,7 +72,7 @@ def load(
     local_files_only: bool = False,
     **unknown: Never,
 ) -> Model:
-    """Load a LLaDA checkpoint in the published file layout.
+    """Load a checkpoint of a supported architecture, in the published file layout.
 
     Args:
         name_or_dir: ``"pebble"`` (embedded), a directory, or a hub name found in the local cache or
@@ -91,7 +93,7 @@ def load(
         raise ConfigError(f"load has no argument {shown(name)}; {nearest(name, known)}")
     place = _device(device)
     kind = None if isinstance(dtype, str) and dtype == "auto" else dtype_named(dtype)
-    directory = registry.find(name_or_dir, local_files_only=local_files_only)
+    directory = locate.find(name_or_dir, local_files_only=local_files_only)
     config = read_config(directory)
     if kind is None:
         stored = stored_dtype(directory)
@@ -99,7 +101,8 @@ def load(
     prefetch.fetch(place)
     text = Text.read(directory, config.mask_id, config.eos_id, config.vocab_size)
     network = load_network(directory, config, kind, place)
-    return Model(str(name_or_dir), network, text)
+    stop_tokens = table.entry_of(config).stop_tokens
+    return Model(str(name_or_dir), network, text, text.ids_of_special(stop_tokens))
 
 
 def _device(name: object) -> torch.device:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from skipstone.models.base import ModelConfig
+from skipstone.models.llada import LLADA
 
 LLADA_8B = ModelConfig(
+    architecture=LLADA.name,
     width=4096,
     num_layers=32,
     num_heads=32,
     num_kv_heads=32,
+    head_width=128,
     mlp_width=12288,
     vocab_size=126464,
     max_length=4096,

@@ -15,7 +15,7 @@ from skipstone.engine import Engine, Settings
 from skipstone.errors import ConfigError, PromptError, SkipstoneError
 from skipstone.kinds import of_kind
 from skipstone.models.load import Model
-from skipstone.models.registry import EMBEDDED
+from skipstone.models.locate import EMBEDDED
 from skipstone.quoting import shown
 from skipstone.skip import NoSkip
 from skipstone.sweep.executors import Executor, Serial

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 import skipstone
 from skipstone.models.base import ModelConfig
-from skipstone.models.llada import LLaDA
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -189,7 +188,6 @@ def _with_rows(whole: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 def from_pebble(*, repaired: bool, dtype: torch.dtype = torch.bfloat16) -> NotebookModel:
     """The model with the weights that come with Skipstone."""
     network = skipstone.load("pebble", device="cpu").network
-    assert isinstance(network, LLaDA)
     model = NotebookModel(_config(network.config, repaired=repaired))
     model.load_state_dict(network.published())
     return model.to(dtype).requires_grad_(False).eval()

@@ -11,15 +11,14 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 
+from skipstone.models import table
 from skipstone.models.base import ModelConfig
-from skipstone.models.llada import LLaDA
+from skipstone.models.llada import LLADA
 from skipstone.models.load import Model
 from skipstone.text import Text
 
 VOCAB, MASK, EOS = 64, 62, 63
 """Tokens of a tiny model, and its two special ids."""
-
-_HEAD = "model.transformer.ff_out.weight"
 
 
 def tiny_model(
@@ -47,16 +46,19 @@ def tiny_model(
         num_kv_heads: key/value heads; fewer than ``num_heads`` are shared between these.
         sharpness: scale of the head's weights [V, D]; larger gives more confident, more varied
             choices.
-        norm_noise: deviation of the norm weights [D] from 1, so that a norm left out shows.
+        norm_noise: deviation of the norm weights [D] from 1, and of biases from 0, so that one left
+            out shows.
         eos_scale: what the head's row of EOS is multiplied by; above 1, answers end early.
         dtype: of weights and states; float64, so that rounding decides nothing.
         config: of a model of another shape, instead of the numbers of layers and heads above.
     """
     config = config or ModelConfig(
+        architecture=LLADA.name,
         width=32,
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
+        head_width=32 // num_heads,
         mlp_width=48,
         vocab_size=VOCAB,
         max_length=256,
@@ -66,30 +68,31 @@ def tiny_model(
         mask_id=MASK,
         eos_id=EOS,
     )
-    network = LLaDA(config, dtype, torch.device("cpu"))
-    _fill(network.published(), seed, sharpness)
-    _fill_norms(network.published(), seed + 1000, norm_noise)
-    network.published()[_HEAD][config.eos_id] *= eos_scale
+    network = table.build(config, dtype, torch.device("cpu"))
+    weights, head = network.published(), table.entry_of(config).names.outer["head"]
+    _fill(weights, seed, {head: sharpness})
+    _fill_vectors(weights, seed + 1000, norm_noise)
+    if not config.tied_head:
+        weights[head][config.eos_id] *= eos_scale
     return Model(f"random-{seed}", network, word_text())
 
 
-def _fill(weights: dict[str, Tensor], seed: int, sharpness: float) -> None:
+def _fill(weights: dict[str, Tensor], seed: int, scales: dict[str, float]) -> None:
     """Random matrices."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in weights.items():
         if tensor.ndim == 2:
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            scale = sharpness if name == _HEAD else 1.0
-            tensor.copy_(noise * scale / tensor.shape[-1] ** 0.5)
+            tensor.copy_(noise * scales.get(name, 1.0) / tensor.shape[-1] ** 0.5)
 
 
-def _fill_norms(weights: dict[str, Tensor], seed: int, noise: float) -> None:
-    """Norm weights around 1."""
+def _fill_vectors(weights: dict[str, Tensor], seed: int, noise: float) -> None:
+    """Norm weights around 1, and biases around 0."""
     generator = torch.Generator().manual_seed(seed)
-    for tensor in weights.values():
+    for name, tensor in weights.items():
         if tensor.ndim == 1:
             apart = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            tensor.copy_(1.0 + noise * apart)
+            tensor.copy_(noise * apart + (0.0 if name.endswith("bias") else 1.0))
 
 
 def word_text() -> Text:

@@ -167,6 +167,11 @@ class Text:
             pieces.append(left if is_mask else self._tokenizer.decode(tokens))
         return "".join(pieces)
 
+    def ids_of_special(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Ids of special tokens, of those that this tokenizer has."""
+        found = (self._tokenizer.token_to_id(name) for name in names)
+        return tuple(token for token in found if token is not None)
+
     def token(self, token: int) -> str:
         """Text of one token, special ones by name."""
         return self._tokenizer.decode([token], skip_special_tokens=False)

@@ -198,21 +198,30 @@ def _forward(network: Network, batch: Sequence[_Copy]) -> list[float]:
     spans = [(b, 0, int(n)) for b, n in enumerate(lengths)]
     store = KVStore(config, sum(map(rounded, lengths.tolist())), network.dtype, network.device)
     bases = [cast("int", store.admit(b, n)) for b, n in enumerate(lengths.tolist())]
-    rows = Rows.spans(spans, network.device, lengths=lengths.tolist(), bases=bases)
+    rows = Rows.spans(
+        spans,
+        network.device,
+        lengths=lengths.tolist(),
+        bases=bases,
+        reaches=[config.reach] * len(spans),
+    )
     shown_BL = to_device(np.where(masked_BL, config.mask_id, ids_BL), network.device)
     x_ND = network.embed(shown_BL[rows.request_N, rows.position_N])
     layers = EagerLayers(network, store)
     ((_, x_ND),) = layers.run(1, config.num_layers, x_ND, rows, every=False)
-    index = np.flatnonzero(masked_BL[rows.request, rows.position])
+    # Every position of every copy has a row: that at its position, from the first of its copy on.
+    request, position = np.nonzero(masked_BL)
+    first = np.cumsum(lengths) - lengths
+    index = first[request] + config.reach.row_of(position)
     token_M = to_device(ids_BL[masked_BL], network.device)
     found_M = _log_probabilities(network, x_ND[to_device(index, network.device)], token_M)
     log_M = found_M.cpu().numpy()
     # The mask token has no probability, and a finite model gives every other token some.
     broken = np.flatnonzero(~np.isfinite(log_M) & (ids_BL[masked_BL] != config.mask_id))
     if broken.size:
-        copy = batch[rows.request[index[broken[0]]]]
+        copy = batch[request[broken[0]]]
         raise not_finite(network, store, shown_BL, rows, f"question {copy.index}")
-    return np.bincount(rows.request[index], log_M, len(batch)).tolist()
+    return np.bincount(request, log_M, len(batch)).tolist()
 
 
 def _log_probabilities(network: Network, x_MD: Tensor, token_M: Tensor) -> Tensor:

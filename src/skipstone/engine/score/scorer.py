@@ -19,6 +19,7 @@ from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board
 from skipstone.models.base import Network
 from skipstone.ops.decide import dispatch as ops
+from skipstone.reach import Reach
 from skipstone.rows import Rows, to_device
 from skipstone.unmask import Scores
 
@@ -53,7 +54,7 @@ class Scorer:
 
     def __init__(self, network: Network, geometry: Geometry) -> None:
         """Start with nothing scored."""
-        self._network = network
+        self._network, self._reach = network, network.config.reach
         self._draws = dict[int, _Draws]()
         shape = (geometry.batch, geometry.gen_length)
         zeros = torch.zeros(shape, dtype=torch.int64, device=geometry.device)
@@ -83,23 +84,23 @@ class Scorer:
         """
         if done.computed is None:
             return ScoredRows(None, None)
-        index = _undecided(done.computed, context, host)
+        # Nobody skips any more, so what may not skip needs no index on the device.
+        computed = replace(done.computed, fresh_N=None)
+        index, rows = _undecided(computed, self._reach, context, host)
         if index.size == 0:
             return ScoredRows(None, None)
-        # Nobody skips any more, so what may not skip needs no index on the device.
-        rows = replace(done.computed, fresh_N=None).take(index)
         kept = [self._score_part(part, rows, index, done, context) for part in self._parts(rows)]
         return ScoredRows(rows, torch.cat(kept) if want_logits else None)
 
     def _score_part(
         self, part: slice, rows: Rows, index: np.ndarray, done: Pass, context: StepContext
     ) -> Tensor:
-        """Score a part of ``rows``, which are those at ``index`` of the forward: their logits."""
+        """Score a part of ``rows``, by those at ``index`` of the forward: their logits."""
         whole = part == slice(0, rows.num_rows)
         part_rows = rows if whole else rows.take(np.arange(rows.num_rows)[part])
-        index_N = to_device(index[part], rows.device)
-        logits_NV = self._logits(done.x_ND[index_N])
-        self._write(part_rows, logits_NV, index_N, done, context)
+        index_2N = to_device(np.stack([index[part], part_rows.position]), rows.device)
+        logits_NV = self._logits(done.x_ND[index_2N[0]])
+        self._write(part_rows, logits_NV, index_2N, done, context)
         return logits_NV
 
     def _logits(self, x_ND: Tensor) -> Tensor:
@@ -117,13 +118,13 @@ class Scorer:
             start = stop
 
     def _write(
-        self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, context: StepContext
+        self, rows: Rows, logits_NV: Tensor, index_2N: Tensor, done: Pass, context: StepContext
     ) -> None:
-        """Score ``rows``, which are those at ``index_N`` of the forward. Changes the board."""
+        """Score ``rows``; ``index_2N`` says by which of the forward. Changes the board."""
         assert done.computed is not None
         scored = ops.score(logits_NV, self._network.config.mask_id, self._noise(rows))
         # The rows of the forward are on the device; those of the scores need not be.
-        ops.write_scores(self.board.tables, scored, done.computed, index_N, done.kept_N, context)
+        ops.write_scores(self.board.tables, scored, done.computed, index_2N, done.kept_N, context)
 
     def _noise(self, rows: Rows) -> Tensor | None:
         """Gumbel noise times temperature, drawn for each request by its own generator."""
@@ -143,17 +144,39 @@ class Scorer:
         A masked row that skipped keeps its old scores: it saw neither its new neighbours nor the
         new tokens, so it may not join others, but it may lead.
         """
-        board, led_by = self.board, rows if done.exits else None
+        board = self.board
+        led_by = _scored_by(rows, self._reach, context) if done.exits else None
         confidence_BG = ops.eligible(board.scored_at_BG, board.confidence_BG, led_by, context)
         return Scores(board.token_BG, confidence_BG)
 
 
-def _undecided(rows: Rows, context: StepContext, host: HostCanvas) -> np.ndarray:
-    """Which of ``rows`` stand on a mask that their block may commit."""
+def _undecided(
+    rows: Rows, reach: Reach, context: StepContext, host: HostCanvas
+) -> tuple[np.ndarray, Rows]:
+    """What ``rows`` score that their block may commit: which of them do, and the masks scored."""
     canvas = context.canvas
     stop = np.zeros(canvas.batch, np.int64)
     stop[list(context.active)] = [at.block.stop for at in context.requests]
-    offset = rows.position - np.array(canvas.prompt_lengths)[rows.request]
-    inside = (offset >= 0) & (offset < stop[rows.request])
-    status = host.status_BG[rows.request, np.where(inside, offset, 0)]
-    return np.flatnonzero(inside & (status == Status.MASK))
+    index, position = reach.scored_by(rows.request, rows.position)
+    request = rows.request[index]
+    offset = position - np.array(canvas.prompt_lengths)[request]
+    inside = (offset >= 0) & (offset < stop[request])
+    status = host.status_BG[request, np.where(inside, offset, 0)]
+    found = np.flatnonzero(inside & (status == Status.MASK))
+    return index[found], _at(rows.take(index[found]), position[found])
+
+
+def _scored_by(rows: Rows, reach: Reach, context: StepContext) -> Rows:
+    """All positions that ``rows`` score."""
+    if reach.score_offset == 0:
+        return rows
+    index, position = reach.scored_by(rows.request, rows.position)
+    canvas = context.canvas
+    lengths = np.array([canvas.length_of(slot) for slot in range(canvas.batch)])
+    found = np.flatnonzero(position < lengths[rows.request[index]])
+    return _at(rows.take(index[found]), position[found])
+
+
+def _at(rows: Rows, position: np.ndarray) -> Rows:
+    """The same rows at other positions."""
+    return rows if np.array_equal(rows.position, position) else replace(rows, position=position)

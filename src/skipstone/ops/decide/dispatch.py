@@ -103,17 +103,17 @@ def write_scores(
     tables: Sequence[Tensor],
     scored: Scored,
     rows: Rows,
-    index_N: Tensor,
+    index_2N: Tensor,
     kept_N: Tensor | None,
     context: StepContext,
 ) -> None:
     """See ``reference.write_scores``."""
-    if absence(index_N):
-        reference.write_scores(tables, scored, rows, index_N, kept_N, context)
+    if absence(index_2N):
+        reference.write_scores(tables, scored, rows, index_2N, kept_N, context)
         return
     from skipstone.ops.decide import triton_board
 
-    triton_board.write_scores(tables, scored, rows, index_N, kept_N, context)
+    triton_board.write_scores(tables, scored, rows, index_2N, kept_N, context)
 
 
 def eligible(

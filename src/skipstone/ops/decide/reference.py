@@ -232,7 +232,7 @@ def write_scores(
     tables: Sequence[Tensor],
     scored: Scored,
     rows: Rows,
-    index_N: Tensor,
+    index_2N: Tensor,
     kept_N: Tensor | None,
     context: StepContext,
 ) -> None:
@@ -242,12 +242,13 @@ def write_scores(
         tables: [B, G] each: token, confidence, runner-up, its confidence, forward of the score.
         scored: N rows.
         rows: what was computed.
-        index_N: int64, which of ``rows`` were scored.
+        index_2N: int64, which of ``rows`` scored, and the positions that they scored.
         kept_N: bool, of which of ``rows`` the scores are taken; None takes all.
         context: in which forward of each request that was.
     """
+    index_N, position_N = index_2N
     request_N, takes_N = rows.request_N[index_N], None if kept_N is None else kept_N[index_N]
-    where = (request_N, rows.position_N[index_N] - context.canvas.region_BG[request_N, 0])
+    where = (request_N, position_N - context.canvas.region_BG[request_N, 0])
     for table_BG, new_N in zip(tables, (*scored, context.forward_B1[request_N, 0]), strict=True):
         table_BG[where] = new_N if takes_N is None else torch.where(takes_N, new_N, table_BG[where])
 

@@ -116,8 +116,8 @@ def _write_scores_kernel(
     new_runner_up_ptr,
     new_runner_up_confidence_ptr,
     request_ptr,
-    position_ptr,
     index_ptr,
+    position_ptr,
     kept_ptr,
     region_ptr,
     forward_ptr,
@@ -133,7 +133,7 @@ def _write_scores_kernel(
     if KEPT:
         takes = takes & (tl.load(kept_ptr + row, mask=takes, other=0) != 0)
     request = tl.load(request_ptr + row, mask=takes, other=0)
-    position = tl.load(position_ptr + row, mask=takes, other=0)
+    position = tl.load(position_ptr + n, mask=takes, other=0)
     first = tl.load(region_ptr + request * gen_length, mask=takes, other=0)
     to = request * gen_length + position - first
     tl.store(token_ptr + to, tl.load(new_token_ptr + n, mask=takes), mask=takes)
@@ -370,11 +370,12 @@ def write_scores(
     tables: Sequence[Tensor],
     scored: Scored,
     rows: Rows,
-    index_N: Tensor,
+    index_2N: Tensor,
     kept_N: Tensor | None,
     context: StepContext,
 ) -> None:
     """As ``reference.write_scores``."""
+    index_N, position_N = index_2N.contiguous()
     num_rows = index_N.shape[0]
     token_BG, confidence_BG, runner_up_BG, runner_up_confidence_BG, scored_at_BG = tables
     _write_scores_kernel[(triton.cdiv(num_rows, _ROWS),)](
@@ -388,8 +389,8 @@ def write_scores(
         scored.runner_up_N.contiguous(),
         scored.runner_up_confidence_N.contiguous(),
         rows.request_N,
-        rows.position_N,
-        index_N.contiguous(),
+        index_N,
+        position_N,
         index_N if kept_N is None else kept_N.contiguous(),
         context.canvas.region_BG,
         context.forward_B1,

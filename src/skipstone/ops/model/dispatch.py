@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.ops.backend import refusal
 from skipstone.ops.model import attention_work, reference
-from skipstone.ops.model.reference import rotary_tables
+from skipstone.ops.model.reference import HeadNorms, rotary_tables
 from skipstone.rows import Rows
 
 __all__ = [
     "FAR",
     "MOST_ROWS_OF_KERNEL",
     "CapturedAttention",
+    "HeadNorms",
     "add_rms_norm",
     "attend",
     "attends_by_tensors",
@@ -87,53 +87,74 @@ def swiglu(gate_up_NM: Tensor) -> Tensor:
     return triton_rows.swiglu(gate_up_NM)
 
 
-def linear(x_NK: Tensor, weight_OK: Tensor) -> Tensor:
-    """See ``reference.linear``."""
-    if not _few(x_NK):
-        return reference.linear(x_NK, weight_OK)
+def linear(
+    x_NK: Tensor, weight_OK: Tensor, bias_O: Tensor | None = None, scale_O: Tensor | None = None
+) -> Tensor:
+    """See ``reference.linear``; no kernel computes scaled weights."""
+    if scale_O is not None or not _few(x_NK):
+        return reference.linear(x_NK, weight_OK, bias_O, scale_O)
     from skipstone.ops.model import triton_linear
 
-    return triton_linear.linear(x_NK, weight_OK)
+    return triton_linear.linear(x_NK, weight_OK, bias_O)
 
 
-def linear_swiglu(x_NK: Tensor, gate_up_MK: Tensor) -> Tensor:
-    """See ``reference.linear_swiglu``."""
-    if not _few(x_NK):
-        return swiglu(F.linear(x_NK, gate_up_MK))
+def linear_swiglu(
+    x_NK: Tensor, gate_up_MK: Tensor, bias_M: Tensor | None = None, scale_M: Tensor | None = None
+) -> Tensor:
+    """See ``reference.linear_swiglu``; with a bias or a scale, one operation after the other."""
+    if bias_M is not None or scale_M is not None or not _few(x_NK):
+        return swiglu(linear(x_NK, gate_up_MK, bias_M, scale_M))
     from skipstone.ops.model import triton_linear
 
     return triton_linear.linear_swiglu(x_NK, gate_up_MK)
 
 
-def linear_add(x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor) -> Tensor:
-    """See ``reference.linear_add``."""
-    if not _few(x_ND):
-        return reference.linear_add(x_ND, input_NK, weight_DK)
+def linear_add(
+    x_ND: Tensor,
+    input_NK: Tensor,
+    weight_DK: Tensor,
+    bias_D: Tensor | None = None,
+    scale_D: Tensor | None = None,
+) -> Tensor:
+    """See ``reference.linear_add``; with a bias or a scale, one operation after the other."""
+    if bias_D is not None or scale_D is not None or not _few(x_ND):
+        return x_ND + linear(input_NK, weight_DK, bias_D, scale_D)
     from skipstone.ops.model import triton_linear
 
     return triton_linear.linear_add(x_ND, input_NK, weight_DK)
 
 
 def linear_add_rms_norm(
-    x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor, norm_D: Tensor, eps: float
+    x_ND: Tensor,
+    input_NK: Tensor,
+    weight_DK: Tensor,
+    norm_D: Tensor,
+    eps: float,
+    bias_D: Tensor | None = None,
+    scale_D: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See ``reference.linear_add_rms_norm``."""
-    if not _few(x_ND):
-        return add_rms_norm(x_ND, F.linear(input_NK, weight_DK), norm_D, eps)
+    """See ``reference.linear_add_rms_norm``; with a bias or a scale, one after the other."""
+    if bias_D is not None or scale_D is not None or not _few(x_ND):
+        return add_rms_norm(x_ND, linear(input_NK, weight_DK, bias_D, scale_D), norm_D, eps)
     from skipstone.ops.model import triton_linear
 
     return triton_linear.linear_add_rms_norm(x_ND, input_NK, weight_DK, norm_D, eps)
 
 
 def rotate_and_write(
-    qkv_NHE: Tensor, angles_2NE: Tensor, key_CUE: Tensor, value_CUE: Tensor, rows: Rows
+    qkv_NHE: Tensor,
+    angles_2NR: Tensor,
+    key_CUE: Tensor,
+    value_CUE: Tensor,
+    rows: Rows,
+    norms: HeadNorms | None = None,
 ) -> Tensor:
     """See ``reference.rotate_and_write``."""
     if refusal(qkv_NHE):
-        return reference.rotate_and_write(qkv_NHE, angles_2NE, key_CUE, value_CUE, rows)
+        return reference.rotate_and_write(qkv_NHE, angles_2NR, key_CUE, value_CUE, rows, norms)
     from skipstone.ops.model import triton_rows
 
-    return triton_rows.rotate_and_write(qkv_NHE, angles_2NE, key_CUE, value_CUE, rows)
+    return triton_rows.rotate_and_write(qkv_NHE, angles_2NR, key_CUE, value_CUE, rows, norms)
 
 
 def attend(

@@ -1,11 +1,13 @@
 """Reference operations of layers: readable, in fp32 or better where it decides something.
 
 Shape letters: N packed rows, D width, A requests that lie alike, R rows of each of them, C cells,
-L canvas length, H query heads, U key/value heads, E head width; of products K inner width,
-O outputs, M gate and up together.
+L canvas length, H query heads, U key/value heads, E head width, R rotated part of a head; of
+products K inner width, O outputs, M gate and up together.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,43 +37,83 @@ def swiglu(gate_up_NM: Tensor) -> Tensor:
     return F.silu(gate_NM) * up_NM
 
 
-def linear(x_NK: Tensor, weight_OK: Tensor) -> Tensor:
-    """Products [N, O] of rows with a weight."""
-    return F.linear(x_NK, weight_OK)
+def linear(
+    x_NK: Tensor, weight_OK: Tensor, bias_O: Tensor | None = None, scale_O: Tensor | None = None
+) -> Tensor:
+    """Products [N, O] of rows with a weight.
+
+    Args:
+        x_NK: the rows.
+        weight_OK: in their dtype; with a scale, in any.
+        bias_O: added to each output.
+        scale_O: what each output is multiplied by first: the scale of a quantised weight.
+    """
+    if scale_O is None:
+        return F.linear(x_NK, weight_OK, bias_O)
+    out_NO = F.linear(x_NK, weight_OK.to(x_NK.dtype)) * scale_O.to(x_NK.dtype)
+    return out_NO if bias_O is None else out_NO + bias_O
 
 
-def linear_swiglu(x_NK: Tensor, gate_up_MK: Tensor) -> Tensor:
+def linear_swiglu(
+    x_NK: Tensor, gate_up_MK: Tensor, bias_M: Tensor | None = None, scale_M: Tensor | None = None
+) -> Tensor:
     """Gate and up in one product, then ``swiglu``: [N, M/2]."""
-    return swiglu(F.linear(x_NK, gate_up_MK))
+    return swiglu(linear(x_NK, gate_up_MK, bias_M, scale_M))
 
 
-def linear_add(x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor) -> Tensor:
+def linear_add(
+    x_ND: Tensor,
+    input_NK: Tensor,
+    weight_DK: Tensor,
+    bias_D: Tensor | None = None,
+    scale_D: Tensor | None = None,
+) -> Tensor:
     """Add a product to the residual stream."""
-    return x_ND + F.linear(input_NK, weight_DK)
+    return x_ND + linear(input_NK, weight_DK, bias_D, scale_D)
 
 
 def linear_add_rms_norm(
-    x_ND: Tensor, input_NK: Tensor, weight_DK: Tensor, norm_D: Tensor, eps: float
+    x_ND: Tensor,
+    input_NK: Tensor,
+    weight_DK: Tensor,
+    norm_D: Tensor,
+    eps: float,
+    bias_D: Tensor | None = None,
+    scale_D: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add a product to the residual stream, and normalise: the sum and its norm."""
-    return add_rms_norm(x_ND, F.linear(input_NK, weight_DK), norm_D, eps)
+    return add_rms_norm(x_ND, linear(input_NK, weight_DK, bias_D, scale_D), norm_D, eps)
 
 
-def rotary_tables(length: int, head_width: int, theta: float, device: torch.device) -> Tensor:
-    """Cosine and sine [2, L, E] in float32 for half-split rotary embedding."""
-    exponent = torch.arange(0, head_width, 2, dtype=torch.float32, device=device) / head_width
+def rotary_tables(length: int, rotary_width: int, theta: float, device: torch.device) -> Tensor:
+    """Cosine and sine [2, L, R] in float32 for half-split rotary embedding."""
+    exponent = torch.arange(0, rotary_width, 2, dtype=torch.float32, device=device) / rotary_width
     angle = torch.arange(length, dtype=torch.float32, device=device)[:, None] / theta**exponent
-    angle_LE = torch.cat([angle, angle], dim=-1)
-    return torch.stack([angle_LE.cos(), angle_LE.sin()])
+    angle_LR = torch.cat([angle, angle], dim=-1)
+    return torch.stack([angle_LR.cos(), angle_LR.sin()])
 
 
-def rotate(x_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
-    """Rotate queries or keys by the angles of their own positions, in float32 or better."""
-    cos_N1E, sin_N1E = angles_2NE[:, :, None, :]
-    wide = x_NHE.to(torch.promote_types(x_NHE.dtype, torch.float32))
-    first, second = wide.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (wide * cos_N1E + turned * sin_N1E).to(x_NHE.dtype)
+def rotate(x_NHE: Tensor, angles_2NR: Tensor) -> Tensor:
+    """Rotate queries or keys by the angles of their own positions.
+
+    The first R numbers of a head are rotated, the others stay. The arithmetic is that of the
+    angles' dtype, or of the heads' where that is wider.
+    """
+    cos_N1R, sin_N1R = angles_2NR[:, :, None, :]
+    whole = x_NHE.to(torch.promote_types(x_NHE.dtype, angles_2NR.dtype))
+    rotated, kept = whole.tensor_split([angles_2NR.shape[-1]], dim=-1)
+    first, second = rotated.chunk(2, dim=-1)
+    turned = rotated * cos_N1R + torch.cat([-second, first], dim=-1) * sin_N1R
+    out_NHE = turned if kept.shape[-1] == 0 else torch.cat([turned, kept], dim=-1)
+    return out_NHE.to(x_NHE.dtype)
+
+
+class HeadNorms(NamedTuple):
+    """How each head of queries and keys is normalised."""
+
+    query_E: Tensor
+    key_E: Tensor
+    eps: float
 
 
 def write_rows(
@@ -98,26 +140,41 @@ def write_rows(
 
 
 def rotate_and_write(
-    qkv_NHE: Tensor, angles_2NE: Tensor, key_CUE: Tensor, value_CUE: Tensor, rows: Rows
+    qkv_NHE: Tensor,
+    angles_2NR: Tensor,
+    key_CUE: Tensor,
+    value_CUE: Tensor,
+    rows: Rows,
+    norms: HeadNorms | None = None,
 ) -> Tensor:
     """Rotate queries and keys of ``rows``, and overwrite their keys and values in the store.
 
     Args:
         qkv_NHE: H + 2 U heads: queries, keys and values of the rows.
-        angles_2NE: cosine and sine at the positions of the rows.
+        angles_2NR: cosine and sine at the positions of the rows; see ``rotate``.
         key_CUE: keys of all cells, stored rotated. Changed.
         value_CUE: values of all cells. Changed.
         rows: whose they are.
+        norms: what queries and keys are normalised by first, head by head.
 
     Returns:
         Rotated queries [N, H, E], contiguous.
     """
     kv_heads = key_CUE.shape[1]
     turned, value_NUE = qkv_NHE.tensor_split([qkv_NHE.shape[1] - kv_heads], dim=1)
-    turned = rotate(turned, angles_2NE)
+    if norms is not None:
+        turned = normed_heads(turned, kv_heads, norms)
+    turned = rotate(turned, angles_2NR)
     q_NHE, key_NUE = turned.tensor_split([turned.shape[1] - kv_heads], dim=1)
     write_rows(key_CUE, value_CUE, rows, key_NUE, value_NUE)
     return q_NHE.contiguous()
+
+
+def normed_heads(heads_NHE: Tensor, kv_heads: int, norms: HeadNorms) -> Tensor:
+    """Queries and then keys [N, H + U, E], each head of them normalised."""
+    q_NHE, key_NUE = heads_NHE.tensor_split([heads_NHE.shape[1] - kv_heads], dim=1)
+    parts = (q_NHE, norms.query_E), (key_NUE, norms.key_E)
+    return torch.cat([rms_norm(part, weight_E, norms.eps) for part, weight_E in parts], dim=1)
 
 
 def attend(

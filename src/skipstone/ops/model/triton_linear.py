@@ -122,6 +122,14 @@ def _ask_ahead(weight_ptr, row, num_outputs, first, width, ROWS: tl.constexpr, A
 
 
 @triton.jit
+def _plus_bias(acc, bias_ptr, row, num_outputs, BLOCK_O: tl.constexpr):
+    """Add the bias of each output to its sums [BLOCK_O, ROWS]."""
+    output = row + tl.arange(0, BLOCK_O)
+    bias = tl.load(bias_ptr + output, mask=output < num_outputs, other=0.0)
+    return acc + bias.to(tl.float32)[:, None]
+
+
+@triton.jit
 def _store(out_ptr, acc, row, num_rows, num_outputs, ROWS: tl.constexpr, BLOCK_O: tl.constexpr):
     """Store sums [BLOCK_O, ROWS] into [num_rows, num_outputs]."""
     output = row + tl.arange(0, BLOCK_O)[:, None]
@@ -136,6 +144,7 @@ def _linear_kernel(
     x,
     weight,
     weight_ptr,
+    bias_ptr,
     out_ptr,
     num_rows,
     num_outputs,
@@ -149,6 +158,7 @@ def _linear_kernel(
     AHEAD: tl.constexpr,
     WIDEN: tl.constexpr,
     EARLY: tl.constexpr,
+    BIAS: tl.constexpr,
 ):
     """One program computes BLOCK_O outputs of all rows, over one part of the inner width."""
     row, split = tl.program_id(0) * BLOCK_O, tl.program_id(1)
@@ -162,6 +172,8 @@ def _linear_kernel(
         w = _tile(weight, row, num_outputs, at, width, BLOCK_O, BLOCK_K, EVEN_K, TMA, "evict_first")
         rows = _tile(x, 0, num_rows, at, width, ROWS, BLOCK_K, EVEN_K, TMA, "evict_last")
         acc = _plus_product(acc, w, rows, WIDEN)
+    if BIAS:
+        acc = _plus_bias(acc, bias_ptr, row, num_outputs, BLOCK_O)
     part_ptr = out_ptr + split.to(tl.int64) * num_rows * num_outputs
     _store(part_ptr, acc, row, num_rows, num_outputs, ROWS, BLOCK_O)
 
@@ -244,12 +256,15 @@ def _sum_kernel(
         tl.store(normed_ptr + at, (norm * unit).to(x.dtype), mask=inside)
 
 
-def linear(x_NK: Tensor, weight_OK: Tensor, *, config: Config | None = None) -> Tensor:
+def linear(
+    x_NK: Tensor, weight_OK: Tensor, bias_O: Tensor | None = None, *, config: Config | None = None
+) -> Tensor:
     """As ``reference.linear``, for 1 to 64 rows.
 
     Args:
         x_NK: the rows.
         weight_OK: contiguous.
+        bias_O: added to each output.
         config: how to cut the product; None for what measured best.
 
     Returns:
@@ -258,7 +273,7 @@ def linear(x_NK: Tensor, weight_OK: Tensor, *, config: Config | None = None) -> 
     out_NO = x_NK.new_empty(x_NK.shape[0], weight_OK.shape[0])
     config = config or _chosen("linear", x_NK, weight_OK)
     assert config.splits == 1
-    _launch_linear(x_NK, weight_OK, out_NO, config)
+    _launch_linear(x_NK, weight_OK, out_NO, config, bias_O)
     return out_NO
 
 
@@ -341,7 +356,9 @@ def _sum_up(
     return sum_ND, normed_ND
 
 
-def _launch_linear(x_NK: Tensor, weight_OK: Tensor, out: Tensor, config: Config) -> None:
+def _launch_linear(
+    x_NK: Tensor, weight_OK: Tensor, out: Tensor, config: Config, bias_O: Tensor | None = None
+) -> None:
     """Write products [N, O] into ``out``, or their parts [S, N, O]."""
     x_NK = x_NK.contiguous()
     num_rows, width = x_NK.shape
@@ -350,12 +367,14 @@ def _launch_linear(x_NK: Tensor, weight_OK: Tensor, out: Tensor, config: Config)
     width_of_split = config.block_k * triton.cdiv(width, config.block_k * config.splits)
     _linear_kernel[(triton.cdiv(num_outputs, config.block_o), config.splits)](
         *_operands(x_NK, weight_OK, config),
+        weight_OK if bias_O is None else bias_O,
         out,
         num_rows,
         num_outputs,
         width,
         width_of_split,
         **_constants(num_rows, width, config.splits, weight_OK, config),
+        BIAS=bias_O is not None,
     )
 
 

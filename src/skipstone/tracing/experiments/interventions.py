@@ -67,6 +67,10 @@ class PatchedNetwork:
         """As they are."""
         return self._inner.published()
 
+    def copy(self, dtype: torch.dtype) -> PatchedNetwork:
+        """As it is, in another dtype."""
+        return PatchedNetwork(self._inner.copy(dtype), self._forward, self._done)
+
     def embed(self, ids_N: Tensor) -> Tensor:
         """As it is."""
         return self._inner.embed(ids_N)
@@ -84,7 +88,7 @@ class PatchedNetwork:
         return self._inner.head(normed_ND)
 
     def layer(
-        self, index: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
+        self, index: int, x_ND: Tensor, angles_2NR: Tensor, rows: Rows, store: KVStore
     ) -> Tensor:
         """One layer, with what is to be done to it."""
         if index == 0 and self._done.nudge:
@@ -98,7 +102,7 @@ class PatchedNetwork:
         if key is not None or value is not None:
             store = _PatchedStore(store, key, value)
             store.patch(index)
-        x_ND = self._inner.layer(index, x_ND, angles_2NE, rows, store)
+        x_ND = self._inner.layer(index, x_ND, angles_2NR, rows, store)
         last = index + 1 == self.config.num_layers
         return self._state(index + 1, x_ND, rows) if last else x_ND
 
@@ -134,7 +138,8 @@ class _Rotation:
 
     def __init__(self, config: ModelConfig, turn: Turn) -> None:
         self.turn = turn
-        exponent_F = torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width
+        width = config.rotary_width
+        exponent_F = torch.arange(0, width, 2, dtype=torch.float32) / width
         self._slower_F = (turn.base or config.rope_theta) ** exponent_F
 
     def queries(self, q_NHE: Tensor, rows: Rows) -> Tensor:
@@ -152,9 +157,13 @@ class _Rotation:
         together = self.turn.pairs == "neighbours"
         angle_NE = angle_NF.repeat_interleave(2, -1) if together else angle_NF.repeat(1, 2)
         angles_2NE = torch.stack([angle_NE.cos(), angle_NE.sin()])
+        turned_NHR, kept = x_NHE.tensor_split([angles_2NE.shape[-1]], dim=-1)
         if self.turn.rounded:
-            return _turned(x_NHE.bfloat16(), angles_2NE.bfloat16(), self.turn.pairs).to(x_NHE)
-        return _turned(x_NHE, angles_2NE, self.turn.pairs)
+            rounded = turned_NHR.bfloat16(), angles_2NE.bfloat16()
+            turned_NHR = _turned(*rounded, self.turn.pairs).to(x_NHE)
+        else:
+            turned_NHR = _turned(turned_NHR, angles_2NE, self.turn.pairs)
+        return turned_NHR if kept.shape[-1] == 0 else torch.cat([turned_NHR, kept], dim=-1)
 
 
 def _turned(x_NHE: Tensor, angles_2NE: Tensor, pairs: Pairs) -> Tensor:
@@ -180,9 +189,19 @@ class _TurnedStore(KVStore):
         """As it is."""
         return self._inner.base(slot)
 
-    def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+    def write(
+        self,
+        layer: int,
+        rows: Rows,
+        qkv_NHE: Tensor,
+        angles_2NR: Tensor,
+        norms: ops.HeadNorms | None = None,
+    ) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
         shared = keys.shape[-2]
+        if norms is not None:
+            turned, value_NUE = qkv_NHE.tensor_split([qkv_NHE.shape[1] - shared], dim=1)
+            qkv_NHE = torch.cat([ops.normed_heads(turned, shared, norms), value_NUE], dim=1)
         heads = [qkv_NHE.shape[1] - 2 * shared, shared, shared]
         q_NHE, key_NUE, value_NUE = qkv_NHE.split(heads, dim=1)
         ops.write_rows(keys, values, rows, self._rotation.keys(key_NUE, rows), value_NUE)
@@ -198,8 +217,15 @@ class _PatchedStore(KVStore):
         self.visible_BL = inner.visible_BL
         self._parts = ((self.keys, key), (self.values, value))
 
-    def write(self, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
-        q_NHE = self._inner.write(layer, rows, qkv_NHE, angles_2NE)
+    def write(
+        self,
+        layer: int,
+        rows: Rows,
+        qkv_NHE: Tensor,
+        angles_2NR: Tensor,
+        norms: ops.HeadNorms | None = None,
+    ) -> Tensor:
+        q_NHE = self._inner.write(layer, rows, qkv_NHE, angles_2NR, norms)
         self.patch(layer)
         return q_NHE
 
@@ -221,9 +247,9 @@ class PatchedScorer(Scorer):
         self._patches = {p.forward: p for p in patches if p.tap is Tap.LOGITS}
 
     def _write(
-        self, rows: Rows, logits_NV: Tensor, index_N: Tensor, done: Pass, context: StepContext
+        self, rows: Rows, logits_NV: Tensor, index_2N: Tensor, done: Pass, context: StepContext
     ) -> None:
         patch = self._patches.get(context.of(0).forward)
         if patch is not None:
             logits_NV.copy_(_replaced(logits_NV, rows, patch))
-        super()._write(rows, logits_NV, index_N, done, context)
+        super()._write(rows, logits_NV, index_2N, done, context)

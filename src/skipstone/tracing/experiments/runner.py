@@ -28,7 +28,6 @@ from skipstone.engine import Engine, Settings, parse_settings
 from skipstone.engine.observe import Observer, Observers, StepView, Taps
 from skipstone.engine.result import Result
 from skipstone.errors import SkipstoneError
-from skipstone.models.llada import LLaDA
 from skipstone.models.load import Model
 from skipstone.record import Candidates, MemoryTrace, RunRecord, StepRecord, Trace
 from skipstone.record.weights import same_weights
@@ -289,7 +288,7 @@ def lifted(model: Model) -> Model:
     """The same model in float32, or in float64 if it is in float32 already.
 
     Raises:
-        Unavailable: it cannot be made: not this kind of network, or not enough memory.
+        Unavailable: there is not enough memory.
     """
     return _copied(model, torch.float64 if model.network.dtype == torch.float32 else torch.float32)
 
@@ -298,22 +297,14 @@ def _copied(model: Model, dtype: torch.dtype) -> Model:
     """The same weights in another dtype.
 
     Raises:
-        Unavailable: it cannot be made: not this kind of network, or not enough memory.
+        Unavailable: there is not enough memory.
     """
-    network = model.network
-    if not isinstance(network, LLaDA):
-        kind = type(network).__name__
-        raise Unavailable(
-            Sentence("a {network} cannot be computed in another dtype here", network=Code(kind))
-        )
     try:
-        copy = LLaDA(network.config, dtype, network.device)
+        copy = model.network.copy(dtype)
     except (RuntimeError, MemoryError) as error:
         why = Sentence("there is no memory for a copy in {dtype}", dtype=Code(dtype))
         raise Unavailable(why) from error
-    for name, weight in copy.published().items():
-        weight.copy_(network.published()[name])
-    return Model(model.name, copy, model.text)
+    return replace(model, network=copy)
 
 
 def _check_own(name: SideName, side: Side) -> None:

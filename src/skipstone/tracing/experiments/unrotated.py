@@ -61,7 +61,8 @@ def _turned_back(values_NW: np.ndarray, positions: np.ndarray, config: ModelConf
     cos_NE, sin_NE = _angles(positions, config)
     back_NUE = ops.rotate(_heads(values_NW, config), torch.stack([cos_NE, -sin_NE]))
     length_N1E = (cos_NE.double() ** 2 + sin_NE.double() ** 2)[:, None]
-    return (back_NUE / length_N1E).flatten(1).numpy()
+    back_NUE[..., : config.rotary_width] /= length_N1E
+    return back_NUE.flatten(1).numpy()
 
 
 def _heads(values_NW: np.ndarray, config: ModelConfig) -> Tensor:
@@ -71,6 +72,6 @@ def _heads(values_NW: np.ndarray, config: ModelConfig) -> Tensor:
 
 def _angles(positions: np.ndarray, config: ModelConfig) -> Tensor:
     tables = ops.rotary_tables(
-        config.max_length, config.head_width, config.rope_theta, torch.device("cpu")
+        config.max_length, config.rotary_width, config.rope_theta, torch.device("cpu")
     )
     return tables[:, torch.from_numpy(positions.astype(np.int64))]

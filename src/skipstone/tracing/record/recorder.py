@@ -162,8 +162,9 @@ def _of(request: int, tapped: dict[TensorKey, tuple[Rows, Tensor]]) -> Rowed:
 
 
 def _stored(view: StepView, at: RequestStep) -> Rowed:
-    """Keys and values of every position of one request, layer by layer."""
+    """Keys and values of every position that the block of a request sees, layer by layer."""
     length = at.prompt_length + view.context.canvas.gen_length
+    length = at.reach.end(at.stop - 1, length)
     positions, taken = np.arange(length, dtype=np.int32), Rowed()
     base = view.context.canvas.bases[at.slot]
     for tap, store in ((Tap.KEY, view.store.keys), (Tap.VALUE, view.store.values)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.errors import CheckpointError, ConfigError
-from skipstone.models import registry
+from skipstone.models import locate
 from skipstone.models.load import Model, load
 from skipstone.record import Header
 
@@ -17,7 +17,7 @@ def recorded_model(header: Header) -> Model:
     Raises:
         CheckpointError: the model is neither, or cannot be loaded.
     """
-    registry.check_recorded(header.model)
+    locate.check_recorded(header.model)
     try:
         return load(header.model, dtype=header.dtype, local_files_only=True)
     except ConfigError as error:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from skipstone.blocks import Block
 from skipstone.cache import CachePolicy
-from skipstone.canvas import Block, Geometry, HostCanvas, StepContext
+from skipstone.canvas import Geometry, HostCanvas, StepContext
 from skipstone.diagnosis.experiment import STRAIGHT, Choice, Hidden, Patch, Turn, Variation
 from skipstone.engine import Engine, Settings
 from skipstone.engine.ages import Ages
@@ -104,7 +105,7 @@ class Replayer:
             lead.patches, lead.turn, lead.forwards[0], nudge=lead.variation == "last_bit"
         )
         self._network = PatchedNetwork(model.network, lambda: self._at.step.forward, done)
-        self._model = Model(model.name, self._network, model.text)
+        self._model = replace(model, network=self._network)
         self._prompts = _prompts(record, lead)
         self.settings = settings
         self.stepper = Engine(self._model, settings).start(self._prompts).stepper
@@ -264,14 +265,18 @@ class _LedCache:
         if not self.led or step is None:
             return self.inner.rows(context)
         positions = np.sort(step.rows).astype(np.int64)
+        shifted = [_shifted(positions, step, starts[b]) for b in context.active]
+        lengths = [context.canvas.length_of(b) for b in context.active]
+        seen = [
+            at.reach.horizon(position, length)
+            for at, position, length in zip(context.requests, shifted, lengths, strict=True)
+        ]
         return Rows(
             requests=context.active,
             counts=(positions.size,) * len(context.active),
             request=np.repeat(np.array(context.active), positions.size),
-            position=np.concatenate([_shifted(positions, step, starts[b]) for b in context.active]),
-            horizon=np.repeat(
-                [context.canvas.length_of(b) for b in context.active], positions.size
-            ),
+            position=np.concatenate(shifted),
+            horizon=np.concatenate(seen),
             base=np.repeat([context.canvas.bases[b] for b in context.active], positions.size),
             device=context.canvas.device,
             refreshed=context.active if step.refresh else (),

@@ -1,56 +1,40 @@
-"""The keys of a LLaDA's config.json: how they are spelled, and which values are computed."""
+"""Keys of a config.json: how they are spelled, which values are computed, which change nothing."""
 
 from __future__ import annotations
 
-SPELLINGS: dict[str, tuple[str, ...]] = {
-    "d_model": ("hidden_size",),
-    "n_layers": ("num_hidden_layers",),
-    "n_heads": ("num_attention_heads",),
-    "n_kv_heads": ("num_key_value_heads",),
-    "mlp_hidden_size": ("intermediate_size",),
-    "max_sequence_length": ("max_position_embeddings",),
-    "rms_norm_eps": ("layer_norm_eps", "layernorm_epsilon", "norm_eps"),
-    "weight_tying": ("tie_word_embeddings",),
-    "rope_theta": ("rope_base", "rotary_base", "rotary_emb_base"),
-}
-"""The published name of a key, and what others call it."""
-
-READ = frozenset(
-    (
-        "vocab_size",
-        "embedding_size",
-        "mask_token_id",
-        "eos_token_id",
-        "multi_query_attention",
-        "head_dim",
-        "mlp_ratio",
-        "rope_scaling",
-        "rope_parameters",
-    )
-).union(SPELLINGS, *SPELLINGS.values())
-"""Keys whose values are read."""
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 # In a tuple of values: the key may be absent.
 MISSING = object()
 
-SUPPORTED: dict[str, tuple[object, ...]] = {
-    "block_type": ("llama",),
-    "layer_norm_type": ("rms",),
-    "activation_type": ("silu",),
+
+@dataclass(frozen=True)
+class Keys:
+    """What an architecture reads of a config.json."""
+
+    spellings: Mapping[str, tuple[str, ...]]
+    """The published name of a key that is read, and what others call it."""
+    supported: Mapping[str, tuple[object, ...]]
+    """Keys that can have one meaning, and the values that mean it."""
+    also_read: frozenset[str] = frozenset()
+    """Keys that are read and have one spelling."""
+    harmless: frozenset[str] = frozenset()
+    """Keys that change nothing at inference, beside those of every architecture."""
+    read: frozenset[str] = field(init=False)
+    """All keys whose values are read."""
+
+    def __post_init__(self) -> None:
+        """Collect what is read."""
+        spelled = frozenset(self.spellings).union(*self.spellings.values())
+        object.__setattr__(self, "read", spelled | self.also_read | ROTARY_TABLES)
+
+
+ROTARY_TABLES = frozenset(("rope_scaling", "rope_parameters"))
+"""Keys whose tables say how positions are rotated."""
+
+PLAIN: dict[str, tuple[object, ...]] = {
     "hidden_act": ("silu", MISSING, None),
-    "rope": (True,),
-    "rope_full_precision": (True, MISSING),
-    "block_group_size": (1, MISSING),
-    "layer_norm_with_affine": (True, MISSING),
-    "alibi": (False, MISSING, None),
-    "include_bias": (False, MISSING, None),
-    "include_qkv_bias": (False, MISSING, None),
-    "bias_for_layer_norm": (False, MISSING, None),
-    "attention_layer_norm": (False, MISSING, None),
-    "input_emb_norm": (False, MISSING, None),
-    "scale_logits": (False, MISSING, None),
-    "clip_qkv": (MISSING, None),
-    # What other families call what LLaDA does not have.
     "attention_bias": (False, MISSING, None),
     "qkv_bias": (False, MISSING, None),
     "mlp_bias": (False, MISSING, None),
@@ -80,7 +64,7 @@ SUPPORTED: dict[str, tuple[object, ...]] = {
     "n_experts": (0, MISSING, None),
     "pruned_heads": ({}, MISSING, None),
 }
-"""Keys that can have one meaning here, and the values that mean it."""
+"""Features of other models that no decoder here has, and the values that say so."""
 
 HARMLESS = frozenset(
     (
@@ -145,9 +129,6 @@ HARMLESS = frozenset(
         "initializer_range",
         "scale_emb_init",
         "precision",
-        # Of features that have to be off.
-        "alibi_bias_max",
-        "attention_layer_norm_with_affine",
         # Defaults of another library's sampling.
         "max_length",
         "min_length",

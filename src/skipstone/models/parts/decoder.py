@@ -1,0 +1,160 @@
+"""The decoder that all models here are: embedding, layers, final norm and head.
+
+What differs between architectures is in ``ModelConfig`` and in the names of their weights.
+
+Shape letters: N packed rows, D width, V vocabulary, L positions, R rotated part of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from skipstone.memory.store import KVStore
+from skipstone.models.base import ModelConfig
+from skipstone.models.names import WeightNames
+from skipstone.models.parts.attention import Attention
+from skipstone.models.parts.linear import Linear
+from skipstone.models.parts.mlp import MLP
+from skipstone.models.parts.norm import RMSNorm
+from skipstone.ops.model import dispatch as ops
+from skipstone.rows import Rows
+
+# The MLP is six times as wide as the states: of more rows at once it would take most of the memory.
+_PIECE_ROWS = 4096
+
+
+class Layer:
+    """One transformer block."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        """Allocate uninitialised weights; a checkpoint fills them through their places."""
+        self.attention_norm = RMSNorm.empty(config.width, config.norm_eps, dtype, device)
+        self.attention = Attention(config, dtype, device)
+        self.mlp_norm = RMSNorm.empty(config.width, config.norm_eps, dtype, device)
+        self.mlp = MLP(config, dtype, device)
+
+    def forward(
+        self, x_ND: Tensor, angles_2NR: Tensor, index: int, rows: Rows, store: KVStore
+    ) -> Tensor:
+        """Run the block on packed rows; writes their K/V into layer ``index`` of the store."""
+        normed_ND = self.attention_norm(x_ND)
+        attended_ND = self.attention(normed_ND, angles_2NR, index, rows, store)
+        if rows.num_rows <= _PIECE_ROWS:
+            return self._after_attention(x_ND, attended_ND)
+        out_ND = torch.empty_like(x_ND)
+        pieces = (values.split(_PIECE_ROWS) for values in (x_ND, attended_ND, out_ND))
+        for x, attended, out in zip(*pieces, strict=True):
+            out.copy_(self._after_attention(x, attended))
+        return out_ND
+
+    def _after_attention(self, x_ND: Tensor, attended_ND: Tensor) -> Tensor:
+        out = self.attention.out
+        x_ND, normed_ND = out.added_and_normed(x_ND, attended_ND, self.mlp_norm)
+        return self.mlp.added(x_ND, normed_ND)
+
+    def places(self) -> dict[str, Tensor]:
+        """Views of the weights by their place."""
+        norms = {
+            "attention_norm": self.attention_norm.weight,
+            "mlp_norm": self.mlp_norm.weight,
+        }
+        return norms | self.attention.places() | self.mlp.places()
+
+
+class Decoder:
+    """A network for inference, as ``Network`` asks for it."""
+
+    def __init__(
+        self, config: ModelConfig, names: WeightNames, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Allocate uninitialised weights in their final dtype and place.
+
+        Args:
+            config: shape and special ids.
+            names: what the published checkpoint calls the weights.
+            dtype: of weights and states.
+            device: where they live.
+        """
+        self.config, self._names = config, names
+        outer = _outer(config, dtype, device)
+        self.embedding = outer["embedding"]
+        self.layers = [Layer(config, dtype, device) for _ in range(config.num_layers)]
+        self.norm = RMSNorm(outer["norm"], config.norm_eps)
+        self.lm_head = Linear(outer.get("head", self.embedding))
+        table_2LR = ops.rotary_tables(
+            config.max_length, config.rotary_width, config.rope_theta, device
+        )
+        self.rotary_2LR = table_2LR.to(dtype) if config.rounds_rotation else table_2LR
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and states."""
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.embedding.device
+
+    def published(self) -> dict[str, Tensor]:
+        """Views of all weights under the names of the published checkpoint."""
+        outer = {"embedding": self.embedding, "norm": self.norm.weight}
+        if not self.config.tied_head:
+            outer["head"] = self.lm_head.weight
+        return self._names.of(outer, [layer.places() for layer in self.layers])
+
+    def copy(self, dtype: torch.dtype) -> Decoder:
+        """The same network with weights of its own, in another dtype.
+
+        Raises:
+            RuntimeError: there is no memory for it.
+        """
+        twin = Decoder(self.config, self._names, dtype, self.device)
+        for name, weight in twin.published().items():
+            weight.copy_(self.published()[name])
+        return twin
+
+    def embed(self, ids_N: Tensor) -> Tensor:
+        """Embed token ids, giving [N, D]."""
+        return self.embedding[ids_N]
+
+    def angles(self, rows: Rows) -> Tensor:
+        """Rotary cosine and sine [2, N, R] for the positions of ``rows``."""
+        return self.rotary_2LR[:, rows.position_N]
+
+    def layer(
+        self, index: int, x_ND: Tensor, angles_2NR: Tensor, rows: Rows, store: KVStore
+    ) -> Tensor:
+        """Run layer ``index`` (from 0) on ``rows``; writes their K/V into the store."""
+        return self.layers[index].forward(x_ND, angles_2NR, index, rows, store)
+
+    def final_norm(self, x_ND: Tensor) -> Tensor:
+        """Normalise the output of the last layer."""
+        return self.norm(x_ND)
+
+    def head(self, normed_ND: Tensor) -> Tensor:
+        """Logits [N, V] of normalised states."""
+        return self.lm_head(normed_ND)
+
+
+def shapes(config: ModelConfig, names: WeightNames) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that a checkpoint must have; allocates nothing."""
+    # A layer, and not the whole network: its rotary tables would make torch load its compiler to
+    # compute on the meta device, which takes a second and 80 MB.
+    meta = torch.device("meta")
+    layer = Layer(config, torch.float32, meta).places()
+    views = names.of(_outer(config, torch.float32, meta), [layer] * config.num_layers)
+    return {name: tuple(view.shape) for name, view in views.items()}
+
+
+def _outer(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Uninitialised weights outside the layers, by their place."""
+    table = (config.vocab_size, config.width)
+    found = {
+        "embedding": torch.empty(table, dtype=dtype, device=device),
+        "norm": torch.empty(config.width, dtype=dtype, device=device),
+    }
+    if not config.tied_head:
+        found["head"] = torch.empty(table, dtype=dtype, device=device)
+    return found

@@ -1,0 +1,49 @@
+"""SDAR: 1.7B, 4B and 8B, and what has its shape (TraDo).
+
+Method: "SDAR" (arXiv 2510.06303). Qwen3's decoder, whose attention is causal over blocks and
+bidirectional within them; queries and keys are normalised head by head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from skipstone.models import llama_style
+from skipstone.models.architecture import Architecture
+from skipstone.models.base import ModelConfig
+from skipstone.models.fields import Fields
+from skipstone.models.names import LLAMA_NAMES
+from skipstone.reach import Reach
+
+NAME = "SDARForCausalLM"
+
+# What the published checkpoints are trained with where they do not say so.
+_BLOCK_SIZE = 4
+
+
+def _read(fields: Fields) -> ModelConfig:
+    # Heads are wider than the model over them.
+    config = llama_style.read(fields, NAME, implies_heads=False)
+    reach = Reach(block_size=fields.integer("block_size", _BLOCK_SIZE))
+    return replace(config, qk_norm=True, reach=reach)
+
+
+SDAR = Architecture(
+    name=NAME,
+    model_type="sdar",
+    title="SDAR",
+    keys=llama_style.keys(
+        "block_size",
+        harmless=(
+            "debug",
+            "ep_size",
+            "fuse_cross_entropy",
+            "micro_forward",
+            "skip_checkpoint",
+            "use_deepep",
+        ),
+    ),
+    read=_read,
+    names=LLAMA_NAMES,
+    stop_tokens=("<|im_end|>",),
+)

@@ -1,0 +1,237 @@
+"""Score offset, block-causal horizon, parts of models: the engine against a naive decode."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+
+from skipstone.cache import CachePolicy, DualCache, NoCache, PrefixCache
+from skipstone.engine import Engine, Settings
+from skipstone.engine.forward.eager import EagerLayers
+from skipstone.engine.score.likelihood import LikelihoodRequest, MonteCarlo, log_likelihoods
+from skipstone.memory.store import KVStore
+from skipstone.models.base import ModelConfig
+from skipstone.models.dream import DREAM
+from skipstone.models.illada import ILLADA
+from skipstone.models.load import Model
+from skipstone.models.sdar import SDAR
+from skipstone.reach import Reach
+from skipstone.rows import Rows
+from skipstone.skip import CosineSkip
+from skipstone.testing.tiny import EOS, MASK, VOCAB, tiny_model
+from skipstone.tracing import Recorder
+from skipstone.unmask import Fixed, Threshold
+from tests.helpers import naive
+
+SHAPE = ModelConfig(
+    architecture=DREAM.name,
+    width=32,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_width=16,
+    mlp_width=48,
+    vocab_size=VOCAB,
+    max_length=128,
+    rope_theta=10000.0,
+    norm_eps=1e-5,
+    tied_head=False,
+    mask_id=MASK,
+    eos_id=EOS,
+    rounds_rotation=True,
+)
+CONFIGS = {
+    "shifted": replace(SHAPE, qkv_bias=True, reach=Reach(score_offset=-1)),
+    "block-causal": replace(SHAPE, architecture=SDAR.name, qk_norm=True, reach=Reach(block_size=4)),
+    "both": replace(SHAPE, qkv_bias=True, qk_norm=True, reach=Reach(block_size=8, score_offset=-1)),
+    "half rotation": replace(
+        SHAPE, architecture=SDAR.name, qk_norm=True, rotary_share=0.5, rounds_rotation=False
+    ),
+    "tied": replace(SHAPE, architecture=ILLADA.name, tied_head=True),
+}
+PROMPTS = [[3, 5, 7, 11, 2], [1], [9, 8, 7, 6, 5, 4, 3, 2], list(range(1, 22))]
+EXACT = {
+    "none": NoCache(),
+    "prefix, refreshed": PrefixCache(refresh_every=1),
+    "dual, refreshed": DualCache(refresh_every=1),
+}
+EVERY = EXACT | {"prefix": PrefixCache(), "dual": DualCache()}
+
+
+def model_of(name: str) -> Model:
+    """A random model, of which no weight is as it would be left out."""
+    return tiny_model(config=CONFIGS[name], sharpness=6.0, norm_noise=0.3)
+
+
+def settings_of(cache: CachePolicy, threshold: float | None, block_length: int) -> Settings:
+    return Settings(
+        cache=cache,
+        unmask=Fixed() if threshold is None else Threshold(threshold),
+        gen_length=22,
+        block_length=block_length,
+        eos_stop=False,
+    )
+
+
+@cache
+def expected(name: str, index: int, threshold: float | None, block_length: int) -> list[int]:
+    """What a naive decode makes of one of the prompts; the same for all caches."""
+    made, prompt = model_of(name), PROMPTS[index]
+    size = made.config.reach.block_size
+    first = block_length - (len(prompt) % block_length if size else 0)
+    edges = [0, *range(first, 22, block_length), 22]
+    blocks = list(pairwise(edges))
+    return naive.decode(made.network, prompt, blocks, threshold=threshold)
+
+
+# ---------------------------------------------------------------- tokens
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("kept", EVERY)
+@pytest.mark.parametrize(("threshold", "block_length"), [(None, 8), (0.4, 8), (0.4, 4), (None, 22)])
+def test_tokens_are_those_of_a_naive_decode(
+    name: str, kept: str, threshold: float | None, block_length: int
+) -> None:
+    made = model_of(name)
+    if kept not in EXACT and made.config.reach.block_size is None:
+        pytest.skip("approximate for full attention")
+    engine = Engine(made, settings_of(EVERY[kept], threshold, block_length))
+    for index, prompt in enumerate(PROMPTS):
+        found = engine.generate(prompt).tokens
+        assert list(found) == expected(name, index, threshold, block_length)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("kept", EVERY)
+@pytest.mark.parametrize("skip", [None, CosineSkip(skip_layer_k=2, skip_threshold=0.8)])
+def test_alone_in_a_batch_and_as_graphs_alike(
+    name: str, kept: str, skip: CosineSkip | None
+) -> None:
+    made = model_of(name)
+    settings = settings_of(EVERY[kept], 0.4, 8)
+    settings = settings if skip is None else settings.replace(skip=skip)
+    alone = [Engine(made, settings).generate(prompt) for prompt in PROMPTS]
+    together = Engine(made, settings).generate_batch(PROMPTS, batch_size=3)
+    graphs = Engine(made, settings, runner="graph").generate_batch(PROMPTS)
+    for results in (together, graphs):
+        assert [r.tokens for r in results] == [r.tokens for r in alone]
+    if skip is not None and kept == "dual":
+        assert any(r.stats.skip_share > 0 for r in alone)
+
+
+@pytest.mark.parametrize("name", ["shifted", "both"])
+def test_a_canvas_that_begins_with_a_mask(name: str) -> None:
+    made = model_of(name)
+    canvas = [MASK, 5, MASK, MASK, 9, MASK]
+    filled = list(canvas)
+    while MASK in filled:
+        masked = [p for p, token in enumerate(filled) if token == MASK]
+        found = naive.logits(made.network, filled)[masked].double()
+        found[:, MASK] = -torch.inf
+        confidence, token = found.softmax(-1).max(-1)
+        filled[masked[int(confidence.argmax())]] = int(token[int(confidence.argmax())])
+    settings = settings_of(NoCache(), None, 8)
+    assert list(Engine(made, settings).edit(canvas).tokens) == filled
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_a_shifted_model_computes_the_row_before_its_block() -> None:
+    recorder = Recorder()
+    engine = Engine(model_of("shifted"), settings_of(DualCache(), None, 8))
+    engine.generate(PROMPTS[0], observer=recorder)
+    for step in recorder.records[0].steps:
+        first = 0 if step.refresh else step.block_start - 1
+        assert step.rows[0] == first
+        assert step.candidates.position.min() >= len(PROMPTS[0])
+        assert set(step.candidates.position[step.candidates.age == 0]) <= set(step.rows + 1)
+
+
+def test_a_block_causal_model_refreshes_one_block_and_not_the_prompt() -> None:
+    recorder = Recorder("full")
+    engine = Engine(model_of("block-causal"), settings_of(DualCache(), None, 8))
+    engine.generate(PROMPTS[3], observer=recorder)
+    steps = recorder.records[0].steps
+    edges = [21, 24, 32, 40, 43]
+    assert [s.block_start for s in steps if s.step == 0] == edges[:-1]
+    for step in steps:
+        block = edges.index(step.block_start)
+        # The attention block that holds the end of the prompt is renewed with what is decoded.
+        before = edges[block - 1] // 4 * 4 if block else 0
+        first = before if step.step == 0 else step.block_start // 4 * 4
+        assert (step.rows[0], step.rows[-1] + 1) == (first, edges[block + 1])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_candidates_and_logits_stand_at_the_positions_they_score(name: str) -> None:
+    made, prompt = model_of(name), PROMPTS[2]
+    recorder = Recorder("full")
+    Engine(made, settings_of(NoCache(), None, 8)).generate(prompt, observer=recorder)
+    for step in recorder.records[0].steps:
+        right = naive.logits(made.network, [*prompt, *step.ids_before.tolist()])
+        (tensor,) = (
+            recorder.trace.tensor(0, key)
+            for key in recorder.trace.keys(0)
+            if key.forward == step.forward and key.tap.name == "LOGITS"
+        )
+        assert tensor is not None
+        close = torch.from_numpy(tensor.values.copy())
+        torch.testing.assert_close(close, right[tensor.positions.tolist()])
+        assert tensor.positions.tolist() == step.candidates.position.tolist()
+
+
+# ---------------------------------------------------------------- forwards and likelihoods
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_forward_is_the_naive_one(name: str) -> None:
+    made = model_of(name)
+    config, ids = made.config, PROMPTS[3]
+    store = KVStore(config, len(ids), made.network.dtype, made.network.device)
+    rows = Rows.spans([(0, 0, len(ids))], made.network.device, reaches=[config.reach])
+    x_ND = made.network.embed(torch.tensor(ids))
+    layers = EagerLayers(made.network, store).run(1, config.num_layers, x_ND, rows, every=False)
+    ((_, x_ND),) = layers
+    found = made.network.head(made.network.final_norm(x_ND))[
+        config.reach.row_of(rows.position).tolist()
+    ]
+    torch.testing.assert_close(found, naive.logits(made.network, ids))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_likelihood_is_that_of_the_naive_forward(name: str) -> None:
+    made = model_of(name)
+    questions = [
+        LikelihoodRequest((3, 5, 7), (2, 9)),
+        LikelihoodRequest((), (4,)),
+        LikelihoodRequest((1,), (8,)),
+    ]
+    for index, found in log_likelihoods(made, questions, MonteCarlo(mc_num=3), batch_size=2):
+        context, answer = questions[index]
+        total, size = 0.0, len(answer)
+        for bits in range(1, 2**size):
+            masked = [i for i in range(size) if bits >> i & 1]
+            shown = [MASK if i in masked else token for i, token in enumerate(answer)]
+            right = naive.logits(made.network, [*context, *shown]).double()
+            right[:, MASK] = -torch.inf
+            log = right.log_softmax(-1)
+            score = sum(float(log[len(context) + i, answer[i]]) for i in masked)
+            # Each count of masks is equally likely, and each choice of so many.
+            total += score / len(masked) / (1 if size == 1 or len(masked) == 2 else 2)
+        assert found == pytest.approx(total)
+
+
+def test_a_copy_in_another_dtype_has_weights_of_its_own() -> None:
+    network = model_of("both").network
+    twin = network.copy(torch.float32)
+    assert (twin.dtype, twin.config) == (torch.float32, network.config)
+    for name, weight in network.published().items():
+        assert torch.equal(twin.published()[name], weight.float())
+        weight.zero_()
+    assert all(weight.any() for weight in twin.published().values())
