@@ -20,7 +20,7 @@ from skipstone.errors import SkipstoneError
 from skipstone.models.load import load
 from skipstone.quoting import one_line
 from skipstone.testing.golden.case import Inexpressible
-from skipstone.testing.golden.folder import Recorded, read
+from skipstone.testing.golden.folder import GoldenFolder, read
 from skipstone.testing.golden.replay import miss
 
 
@@ -37,7 +37,7 @@ def main(folders: tuple[Path, ...]) -> None:
     sys.exit(1 if wrong else 0)
 
 
-def _replay(recorded: Recorded) -> int:
+def _replay(recorded: GoldenFolder) -> int:
     """Print the misses of a checkpoint and counts by kind; returns how many cases missed."""
     model = load(recorded.checkpoint, device="cpu", dtype="float32")
     right, all_of = Counter[str](), Counter[str]()

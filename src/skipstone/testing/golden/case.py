@@ -16,7 +16,7 @@ class InexpressibleError(SkipstoneError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class GoldenAnswer:
     """What published code gave."""
 
     tokens: tuple[int, ...]
@@ -28,7 +28,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Case:
+class GoldenCase:
     """One run of published code."""
 
     name: str
@@ -38,7 +38,7 @@ class Case:
     prompt: tuple[int, ...]
     settings: Mapping[str, str]
     """As the command line takes them."""
-    wanted: Wanted
+    wanted: GoldenAnswer
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,21 @@ from typing import Any
 
 from skipstone.errors import CheckpointError
 from skipstone.quoting import one_line
-from skipstone.testing.golden.case import Case, Inexpressible, InexpressibleError
+from skipstone.testing.golden.case import GoldenCase, Inexpressible, InexpressibleError
 from skipstone.testing.golden.published import checkpoints, policies
 
 CASES = "cases.json"
 
 
 @dataclass(frozen=True)
-class Recorded:
+class GoldenFolder:
     """A checkpoint and what published code gave with it."""
 
     checkpoint: Path
-    cases: tuple[Case | Inexpressible, ...]
+    cases: tuple[GoldenCase | Inexpressible, ...]
 
 
-def read(folder: Path) -> list[Recorded]:
+def read(folder: Path) -> list[GoldenFolder]:
     """All that is recorded in a folder.
 
     Args:
@@ -45,27 +45,29 @@ def read(folder: Path) -> list[Recorded]:
     return [_policy(file) for file in files]
 
 
-def _checkpoint(folder: Path) -> Recorded:
+def _checkpoint(folder: Path) -> GoldenFolder:
     config, values = _json(folder / "config.json"), _json(folder / CASES)
     named = config.get("architectures") or [""]
-    found = list[Case | Inexpressible]()
+    found = list[GoldenCase | Inexpressible]()
     for number, case in enumerate(values):
         name = f"{folder.name} {number}"
         found += _read(name, checkpoints.kind(case), checkpoints.read(named[0], name, case))
-    return Recorded(folder, tuple(found))
+    return GoldenFolder(folder, tuple(found))
 
 
-def _policy(file: Path) -> Recorded:
+def _policy(file: Path) -> GoldenFolder:
     recorded = _json(file)
     policy, checkpoint = str(recorded["policy"]), file.parents[2] / file.stem
-    found = list[Case | Inexpressible]()
+    found = list[GoldenCase | Inexpressible]()
     for number, case in enumerate(recorded["cases"]):
         name = f"{file.parent.name}/{file.stem} {number}"
         found += _read(name, policy, policies.read(policy, name, case))
-    return Recorded(checkpoint, tuple(found))
+    return GoldenFolder(checkpoint, tuple(found))
 
 
-def _read(name: str, kind: str, cases: Iterator[Case]) -> Iterator[Case | Inexpressible]:
+def _read(
+    name: str, kind: str, cases: Iterator[GoldenCase]
+) -> Iterator[GoldenCase | Inexpressible]:
     try:
         yield from cases
     except InexpressibleError as error:

@@ -9,7 +9,7 @@ from skipstone.engine import Engine, Result, Settings, parse_settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import SkipstoneError
 from skipstone.models.load import Model
-from skipstone.testing.golden.case import Case, Commits, Wanted
+from skipstone.testing.golden.case import Commits, GoldenAnswer, GoldenCase
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Commitments:
         """Nothing is left to note."""
 
 
-def miss(model: Model, case: Case) -> str:
+def miss(model: Model, case: GoldenCase) -> str:
     """How decoding a case differs from what is recorded; empty if it does not.
 
     Args:
@@ -61,7 +61,7 @@ def _in_commits(found: Sequence[Commits], wanted: Sequence[Commits]) -> str:
     return ""
 
 
-def _in_tokens(found: Sequence[int], wanted: Wanted) -> str:
+def _in_tokens(found: Sequence[int], wanted: GoldenAnswer) -> str:
     if len(found) != len(wanted.tokens):
         return f"{len(found)} tokens, recorded are {len(wanted.tokens)}"
     for offset, (ours, theirs) in enumerate(zip(found, wanted.tokens, strict=True)):
@@ -70,7 +70,7 @@ def _in_tokens(found: Sequence[int], wanted: Wanted) -> str:
     return ""
 
 
-def _in_forwards(result: Result, wanted: Wanted) -> str:
+def _in_forwards(result: Result, wanted: GoldenAnswer) -> str:
     took = result.stats.num_forwards
     if wanted.forwards is not None and took > wanted.forwards:
         return f"{took} forwards, recorded are {wanted.forwards}"

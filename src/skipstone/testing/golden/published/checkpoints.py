@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from skipstone.testing.golden.case import Case, InexpressibleError
+from skipstone.testing.golden.case import GoldenCase, InexpressibleError
 from skipstone.testing.golden.published import fast_dllm
 
-Reader = Callable[[str, Mapping[str, Any]], Iterator[Case]]
+Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 
 READERS: dict[str, Reader] = {"LLaDAModelLM": fast_dllm.llada}
 
@@ -18,7 +18,7 @@ def kind(case: Mapping[str, Any]) -> str:
     return str(case.get("kind") or case.get("function") or "generate").rpartition(":")[2]
 
 
-def read(architecture: str, name: str, case: Mapping[str, Any]) -> Iterator[Case]:
+def read(architecture: str, name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
     """The cases that a recorded one stands for.
 
     Raises:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from skipstone.testing.golden.case import Case, InexpressibleError
+from skipstone.testing.golden.case import GoldenCase, InexpressibleError
 
-Reader = Callable[[str, Mapping[str, Any]], Iterator[Case]]
+Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 
 READERS: dict[str, Reader] = {}
 
 
-def read(policy: str, name: str, case: Mapping[str, Any]) -> Iterator[Case]:
+def read(policy: str, name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
     """The cases that a recorded one stands for.
 
     Raises:
