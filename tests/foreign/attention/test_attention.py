@@ -13,7 +13,7 @@ import torch
 import skipstone as st
 from skipstone.foreign.attach.wanted import AttachLevel
 from skipstone.foreign.attention.by_hand import ByHand
-from skipstone.foreign.attention.call import Attention
+from skipstone.foreign.attention.call import SeenAttention
 from skipstone.foreign.shared.functions import Operation
 from skipstone.record import OF_ATTENTION, AttentionNumbers, Tap, TensorKey, open_trace
 from specimens.decode import one_by_one
@@ -124,7 +124,7 @@ def test_a_mode_rests_where_attention_tells_of_itself(monkeypatch: pytest.Monkey
         begun.append(1)
         begin(self, batch, rows)
 
-    def hears(self: ByHand, name: str, operation: Operation) -> Attention | None:
+    def hears(self: ByHand, name: str, operation: Operation) -> SeenAttention | None:
         looked[len(begun) - 1] += 1
         return heard(self, name, operation)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skipstone.foreign.attach.kept import Rowed
 from skipstone.foreign.attach.snapshot import Copy, Snapshot
-from skipstone.foreign.attention.call import Attention
+from skipstone.foreign.attention.call import SeenAttention
 from skipstone.record import AttentionNumbers, Tap, TensorKey, of_call
 
 
@@ -26,7 +26,7 @@ class _Layer:
     number: int
     call: int
     """Of the calls of attention in the layer."""
-    attention: Attention | None
+    attention: SeenAttention | None
     """Held until the call ends: its keys and values may be the cache's own."""
     positions: Sequence[np.ndarray]
     """int32 [N] of each sample."""
@@ -60,7 +60,7 @@ class Attended:
         """The mask that was copied last, as it was, and its copy: layers share one."""
 
     def add(
-        self, layer: int, call: int, attention: Attention, positions: Sequence[np.ndarray]
+        self, layer: int, call: int, attention: SeenAttention, positions: Sequence[np.ndarray]
     ) -> None:
         """Keep one call.
 

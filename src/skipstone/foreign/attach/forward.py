@@ -22,7 +22,7 @@ from skipstone.foreign.attach.seen import Seen
 from skipstone.foreign.attach.snapshot import Carriers, Snapshot
 from skipstone.foreign.attach.stores import Stores
 from skipstone.foreign.attach.wanted import AttachLevel
-from skipstone.foreign.attention.call import Attention
+from skipstone.foreign.attention.call import SeenAttention
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed, nowhere
 from skipstone.foreign.shared.caches import by_heads, returned
@@ -124,7 +124,7 @@ class Forward:
         layer: int,
         out: object,
         picks: Sequence[Pick] = (),
-        attention: Sequence[Attention] = (),
+        attention: Sequence[SeenAttention] = (),
     ) -> None:
         """States after a layer; rows that leave within it were picked there."""
         going = self._going
@@ -174,7 +174,7 @@ class Forward:
         return logits_CNV[torch.arange(len(index_CM), device=index_CM.device)[:, None], index_CM]
 
     def _attend(
-        self, layer: int, call: int, attention: Attention, entered: Sequence[np.ndarray]
+        self, layer: int, call: int, attention: SeenAttention, entered: Sequence[np.ndarray]
     ) -> None:
         """Keep what attention was given; its rows are those before or after some have left."""
         batch, _, rows, _ = attention.query_CHNW.shape

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from skipstone.foreign.attention.call import Attention
+from skipstone.foreign.attention.call import SeenAttention
 from skipstone.foreign.attention.contraction import Contraction, contraction
 from skipstone.foreign.attention.scores import AttentionScores, scores_of
 from skipstone.foreign.shared.functions import Operation
@@ -61,7 +61,7 @@ class ByHand:
         self._known.clear()
         self._times.clear()
 
-    def heard(self, name: str, operation: Operation) -> Attention | None:
+    def heard(self, name: str, operation: Operation) -> SeenAttention | None:
         """A function was called; attention if this was its last product."""
         if name in _PRODUCTS:
             return self._product(name, operation)
@@ -71,7 +71,7 @@ class ByHand:
             self._note_times(operation, divides=name in _OVER)
         return None
 
-    def _product(self, name: str, operation: Operation) -> Attention | None:
+    def _product(self, name: str, operation: Operation) -> SeenAttention | None:
         found = contraction(name, operation)
         if found is None:
             return None

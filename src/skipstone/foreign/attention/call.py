@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Attention:
+class SeenAttention:
     """One call of attention."""
 
     query_CHNW: Tensor

@@ -12,12 +12,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from skipstone.foreign.attention.call import Attention
+from skipstone.foreign.attention.call import SeenAttention
 
 _SAMPLES, _HEADS, _ROWS = 0, 1, 2
 
 
-def joined(calls: Sequence[Attention], batch: int, rows: int) -> tuple[Attention, ...]:
+def joined(calls: Sequence[SeenAttention], batch: int, rows: int) -> tuple[SeenAttention, ...]:
     """The calls of a layer, those that are parts of one as one.
 
     Args:
@@ -38,12 +38,12 @@ def joined(calls: Sequence[Attention], batch: int, rows: int) -> tuple[Attention
     return (_along(_HEADS, calls),) if sizes[0][1] == 1 else tuple(calls)
 
 
-def _numbers(call: Attention) -> tuple[object, ...]:
+def _numbers(call: SeenAttention) -> tuple[object, ...]:
     has_mask = call.mask is not None
     return call.scale, call.causal, call.drops, call.scored, call.weighed, has_mask
 
 
-def _one_store(calls: Sequence[Attention]) -> bool:
+def _one_store(calls: Sequence[SeenAttention]) -> bool:
     """Whether all read the same keys and values."""
     return len({(_place(call.key_CGKW), _place(call.value_CGKW)) for call in calls}) == 1
 
@@ -52,10 +52,10 @@ def _place(x: Tensor) -> tuple[object, ...]:
     return x.data_ptr(), x.shape, x.stride()
 
 
-def _along(axis: int, calls: Sequence[Attention]) -> Attention:
+def _along(axis: int, calls: Sequence[SeenAttention]) -> SeenAttention:
     """One call of several, which differ along one axis."""
 
-    def together(part: Callable[[Attention], Tensor]) -> Tensor:
+    def together(part: Callable[[SeenAttention], Tensor]) -> Tensor:
         return torch.cat([part(call) for call in calls], axis)
 
     first = calls[0]
@@ -74,7 +74,7 @@ def _along(axis: int, calls: Sequence[Attention]) -> Attention:
     )
 
 
-def _whole_mask(call: Attention) -> Tensor:
+def _whole_mask(call: SeenAttention) -> Tensor:
     """The mask of a call for each of its samples, heads and rows."""
     assert call.mask is not None
     shape = (*call.query_CHNW.shape[:3], call.key_CGKW.shape[2])

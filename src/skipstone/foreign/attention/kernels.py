@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
-from skipstone.foreign.attention.call import Attention
+from skipstone.foreign.attention.call import SeenAttention
 from skipstone.foreign.shared.functions import Operation
 
 # Whatever stands under this name in torch.nn.functional now: this is what computes.
@@ -56,7 +56,7 @@ class Kernels:
         """A layer begins."""
         self._rows, self.lost = rows, ""
 
-    def heard(self, operation: Operation) -> Attention | None:
+    def heard(self, operation: Operation) -> SeenAttention | None:
         """A function was called."""
         func = operation.func
         if func is FUSED:
@@ -67,7 +67,7 @@ class Kernels:
             self._arguments[func] = _arguments(func)
         return self._kernel(operation, self._arguments[func])
 
-    def _kernel(self, operation: Operation, names: tuple[str, ...]) -> Attention | None:
+    def _kernel(self, operation: Operation, names: tuple[str, ...]) -> SeenAttention | None:
         given = {**dict(zip(names, operation.args, strict=False)), **operation.kwargs}
         found = {
             part: next((given[name] for name in called if name in given), None)
@@ -84,7 +84,7 @@ class Kernels:
         ]
         self.lost = own[0] if own else ""
         mask, scale = found["mask"], found["scale"]
-        return Attention(
+        return SeenAttention(
             query_CHNW=query,
             key_CGKW=key,
             value_CGKW=value,
@@ -120,7 +120,7 @@ def _arguments(func: OpOverload | OpOverloadPacket) -> tuple[str, ...]:
     return names if parts else ()
 
 
-def _fused(operation: Operation) -> Attention | None:
+def _fused(operation: Operation) -> SeenAttention | None:
     """A call of torch's own attention."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = {**dict(zip(names, operation.args, strict=False)), **operation.kwargs}
@@ -128,7 +128,7 @@ def _fused(operation: Operation) -> Attention | None:
     if not (_with_heads(query) and _with_heads(key) and _with_heads(value) and _with_heads(out)):
         return None
     mask, scale = given.get("attn_mask"), given.get("scale")
-    return Attention(
+    return SeenAttention(
         query_CHNW=query,
         key_CGKW=key,
         value_CGKW=value,

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from torch import Tensor, nn
 
 from skipstone.foreign.attention.by_hand import ByHand
-from skipstone.foreign.attention.call import Attention
+from skipstone.foreign.attention.call import SeenAttention
 from skipstone.foreign.attention.joined import joined
 from skipstone.foreign.attention.kernels import FUSED, Kernels
 from skipstone.foreign.shared.compiled import active, at_work
@@ -49,7 +49,7 @@ class Listening:
         self._silent = 0
         """Calls of attention in this layer that the mode has seen and no wrapper has reported."""
         self._under_way = False
-        self._calls = list[Attention]()
+        self._calls = list[SeenAttention]()
         self._told = False
         self._looked_at = set[nn.Module]()
         """Layers of which no attention was seen."""
@@ -82,7 +82,7 @@ class Listening:
             number: counted from 1.
             x: the states that go in, [batch, rows, width] or [rows, width].
         """
-        self._calls, self._silent, self._under_way = list[Attention](), 0, True
+        self._calls, self._silent, self._under_way = list[SeenAttention](), 0, True
         self._shape = x.shape[0] if x.dim() > 2 else 1, x.shape[-2] if x.dim() > 1 else 0
         self._by_hand.begin(*self._shape)
         self._kernels.begin(self._shape[1])
@@ -92,17 +92,17 @@ class Listening:
             self._mode.come()
             self._mode.away = False
 
-    def leave(self) -> tuple[Attention, ...]:
+    def leave(self) -> tuple[SeenAttention, ...]:
         """A layer is done; the calls of attention within it, in order."""
         listened = not self._mode.away
         self.stop()
         if listened and (self._silent > 0 or self._by_hand.lost or self._by_hand.bent):
             self._otherwise = True
         self._by_hand.forget()
-        calls, self._calls = self._calls, list[Attention]()
+        calls, self._calls = self._calls, list[SeenAttention]()
         return joined(calls, *self._shape) if len(calls) > 1 else tuple(calls)
 
-    def problem(self, layer: nn.Module, found: Sequence[Attention]) -> str:
+    def problem(self, layer: nn.Module, found: Sequence[SeenAttention]) -> str:
         """Why attention of a layer is not known, or not how it was computed; said only once.
 
         Args:

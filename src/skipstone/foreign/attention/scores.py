@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from skipstone.foreign.attention.call import Attention, by_heads
+from skipstone.foreign.attention.call import SeenAttention, by_heads
 from skipstone.foreign.attention.contraction import Axes, Contraction, aligned, is_weight
 
 LEFT, RIGHT = "left", "right"
@@ -125,7 +125,7 @@ class AttentionScores:
 
     # Where they end.
 
-    def used(self, found: Contraction, shape: torch.Size) -> Attention | None:
+    def used(self, found: Contraction, shape: torch.Size) -> SeenAttention | None:
         """As weights of a sum over keys.
 
         Args:
@@ -161,7 +161,7 @@ class AttentionScores:
         if any(part is None for part in parts):
             return None
         query, key, value, mixed = (part for part in parts if part is not None)
-        return Attention(
+        return SeenAttention(
             query_CHNW=query,
             key_CGKW=key,
             value_CGKW=value,
