@@ -1,6 +1,6 @@
 """Where a recorded run first does something else than its settings say.
 
-The expected run was led along the recorded canvases, so both sides of every comparison had the same
+The expected run was run on the recorded canvases, so both sides of every comparison had the same
 input. What is compared comes in the order in which a step computes it.
 
 Shape letters: C candidates, J judged rows, N rows, W values of a row.

@@ -221,7 +221,7 @@ def _proved_dtype(case: Case, d: InputDifference) -> tuple[Proof, Sentence]:
         return Proof.CONSISTENT, NOTHING
     if not case.expected.conforms:
         return Proof.OBSERVED, NOTHING
-    how = Sentence("led along B's canvases in {b}: B's scores and commits", b=d.b)
+    how = Sentence("run on B's canvases in {b}: B's scores and commits", b=d.b)
     return Proof.SUFFICIENT, how
 
 

@@ -1,7 +1,7 @@
 """A's steps in the place of those steps of B that started from the same canvas.
 
-Where nothing can be led along B's canvases, A's own trace says what B should have done: up to where
-the two part, both saw the same canvases.
+If the reference engine cannot run on B's canvases, A's own trace says what B should have done: up
+to where the two differ, both saw the same canvases.
 """
 
 from __future__ import annotations

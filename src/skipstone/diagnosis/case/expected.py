@@ -35,7 +35,7 @@ class Expected:
 
     @cached_property
     def led(self) -> Trace | None:
-        """What the reference engine decides on B's canvases; None if it cannot be led there."""
+        """What the reference engine decides on B's canvases; None if it cannot run on them."""
         if not self.runs.stated:
             return None
         window = (0, self.divergence.horizon)

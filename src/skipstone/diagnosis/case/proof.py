@@ -93,10 +93,10 @@ class Proving:
     def reproduces(
         self, trace: Trace | None, besides: Collection[DeviationKind] = ()
     ) -> bool | None:
-        """Whether a led run scores the focus as B did, within noise; None if it is not known.
+        """Whether a teacher-forced run scores the focus as B did, within noise; None if not known.
 
         Args:
-            trace: of the led run.
+            trace: of the teacher-forced run.
             besides: kinds of deviations that are none here.
         """
         step = self.tensors.step
@@ -111,7 +111,7 @@ class Proving:
         trace: Trace,
         besides: Collection[DeviationKind] = (),
     ) -> bool | None:
-        """Whether a led run gives a recorded step, within noise; commits if their rule is known."""
+        """Whether a teacher-forced run gives a recorded step, commits too if their rule is known."""
         other = next((s for s in trace.records[0].steps if s.forward == step.forward), None)
         if other is None:
             return None

@@ -52,7 +52,7 @@ def examine(case: Case) -> Answer:
             variation=Code(variation),
         )
         if variation
-        else Sentence("led along B's canvases, A's code gives B's scores within noise"),
+        else Sentence("run on B's canvases, A's code gives B's scores within noise"),
         proof=Proof.SUFFICIENT if variation else Proof.CONSISTENT,
         remedy=Sentence("not a fault of B; compare over many prompts with skipstone audit"),
     )

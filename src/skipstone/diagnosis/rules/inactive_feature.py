@@ -104,7 +104,7 @@ def _silently_off(case: Case) -> Finding | None:
             "the settings say {setting}",
             setting=Code(case.record_b.header.settings.get("skip", "")),
         ),
-        experiment=Sentence("led along B's canvases with these settings: rows are judged"),
+        experiment=Sentence("run on B's canvases with these settings: rows are judged"),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence("see that the skip is called for cached steps"),
     )
@@ -128,7 +128,7 @@ def _cache_unused(case: Case) -> Finding | None:
             rows=step.rows.size,
         ),
         experiment=Sentence(
-            "led along B's canvases with these settings: {rows} rows are read from the cache",
+            "run on B's canvases with these settings: {rows} rows are read from the cache",
             rows=kept.size,
         ),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
@@ -167,8 +167,8 @@ def _other_threshold(case: Case) -> Finding | None:
         ),
         experiment=tried(
             case.proof.fault_removed,
-            Sentence("led along B's canvases with the stated threshold: the decisions are A's"),
-            Sentence("led along B's canvases with the stated threshold: the decisions are not A's"),
+            Sentence("run on B's canvases with the stated threshold: the decisions are A's"),
+            Sentence("run on B's canvases with the stated threshold: the decisions are not A's"),
         ),
         proof=proof_of_patch(case, True),
         remedy=Sentence("see which threshold reaches the skip rule"),

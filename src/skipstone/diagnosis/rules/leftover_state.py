@@ -44,8 +44,8 @@ def examine(case: Case) -> Answer:
                 ),
                 experiment=tried(
                     case.proof.fault_removed,
-                    Sentence("led along B's canvases with all rows: the decisions are A's"),
-                    Sentence("led along B's canvases with all rows: the decisions are not A's"),
+                    Sentence("run on B's canvases with all rows: the decisions are A's"),
+                    Sentence("run on B's canvases with all rows: the decisions are not A's"),
                 ),
                 proof=proof_of_patch(case, case.proof.rows_reproduce),
                 remedy=Sentence("compute every row in the first forward of a request"),
@@ -81,8 +81,8 @@ def _shared_cache(case: Case) -> Finding | None:
         evidence=event_sentence(event.message),
         experiment=tried(
             case.proof.rows_reproduce,
-            Sentence("led along B's calls with one store for all of them: B's scores"),
-            Sentence("led along B's calls with one store for all of them: not B's scores"),
+            Sentence("run on B's calls with one store for all of them: B's scores"),
+            Sentence("run on B's calls with one store for all of them: not B's scores"),
         ),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence("copy the cache before each call at {source}", source=Code(event.source)),

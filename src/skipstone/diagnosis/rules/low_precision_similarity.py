@@ -37,8 +37,8 @@ def examine(case: Case) -> Answer:
     if removed is None and right is not None and case.expected.first is not None:
         how = tried(
             case.proof.fault_removed,
-            Sentence("led along B's canvases with the similarity in float32: A's decisions"),
-            Sentence("led along B's canvases with the similarity in float32: not A's decisions"),
+            Sentence("run on B's canvases with the similarity in float32: A's decisions"),
+            Sentence("run on B's canvases with the similarity in float32: not A's decisions"),
         )
         explains = _grid_explains(step.judgements, right, dtype)
         added = explains and case.proof.rows_reproduce

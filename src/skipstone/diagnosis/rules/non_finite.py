@@ -49,9 +49,9 @@ def examine(case: Case) -> Answer:
         ),
         experiment=tried(
             case.proof.fault_removed,
-            Sentence("led along B's canvases, the reference engine stays finite and decides as A"),
+            Sentence("run on B's canvases, the reference engine stays finite and decides as A"),
             Sentence(
-                "led along B's canvases, the reference engine stays finite and does not decide as A"
+                "run on B's canvases, the reference engine stays finite and does not decide as A"
             ),
         ),
         # Scores that are not numbers equal none: that they differ refutes nothing.

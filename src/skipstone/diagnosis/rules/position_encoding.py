@@ -55,10 +55,9 @@ def _stated_elsewhere(case: Case) -> Finding | None:
         evidence=event_sentence(event.message),
         experiment=tried(
             case.proof.fault_removed,
-            Sentence("led along B's canvases with the right positions: the reference decides as A"),
+            Sentence("run on B's canvases with the right positions: the reference decides as A"),
             Sentence(
-                "led along B's canvases with the right positions: the reference does not decide "
-                "as A"
+                "run on B's canvases with the right positions: the reference does not decide as A"
             ),
         )
         if shown
@@ -109,7 +108,7 @@ def _turned(case: Case) -> Finding | None:
 
 
 def _turned_unseen(case: Case) -> Finding | None:
-    """Queries, or keys that were not recorded, are turned: led runs with such a turn score as B."""
+    """Queries, or keys that were not recorded, are turned: runs with such a turn score as B."""
     turn = other_turn(case)
     if turn is None:
         return None

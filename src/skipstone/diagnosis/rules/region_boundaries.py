@@ -54,8 +54,8 @@ def _rows(case: Case) -> Finding | None:
         ),
         experiment=tried(
             case.proof.fault_removed,
-            Sentence("led along B's canvases with the right rows: the decisions are A's"),
-            Sentence("led along B's canvases with the right rows: the decisions are not A's"),
+            Sentence("run on B's canvases with the right rows: the decisions are A's"),
+            Sentence("run on B's canvases with the right rows: the decisions are not A's"),
         ),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence(

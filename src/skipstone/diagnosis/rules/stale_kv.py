@@ -58,8 +58,8 @@ def _missing_refresh(case: Case) -> Finding | None:
         ),
         experiment=tried(
             case.proof.fault_removed,
-            Sentence("led along B's canvases with the refresh: the decisions are A's"),
-            Sentence("led along B's canvases with the refresh: the decisions are not A's"),
+            Sentence("run on B's canvases with the refresh: the decisions are A's"),
+            Sentence("run on B's canvases with the refresh: the decisions are not A's"),
         ),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence("refresh all rows at the start of a block")

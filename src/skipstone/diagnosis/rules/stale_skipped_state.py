@@ -128,8 +128,8 @@ def _broken_rule(case: Case) -> Finding | None:
         ),
         experiment=tried(
             case.proof.fault_removed,
-            Sentence("led along B's canvases with the stated rule: the decisions are A's"),
-            Sentence("led along B's canvases with the stated rule: the decisions are not A's"),
+            Sentence("run on B's canvases with the stated rule: the decisions are A's"),
+            Sentence("run on B's canvases with the stated rule: the decisions are not A's"),
         ),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence("rows just committed and their neighbours must go on for one step"),
@@ -161,7 +161,7 @@ def _old_logits(case: Case) -> Finding | None:
             size=deviation.size,
             noise=deviation.floor,
         ),
-        experiment=Sentence("led along B's canvases: every row that went on scores as it should")
+        experiment=Sentence("run on B's canvases: every row that went on scores as it should")
         if case.expected.led is not None
         else Sentence("beside A, every row that went on scores as it should"),
         proof=proof_of(removed=case.proof.fault_removed if alone else None, added=None),

@@ -280,7 +280,7 @@ def noise_floor(
 def variations(
     runner: ExperimentRunner, side: SideName, forwards: tuple[int, int]
 ) -> list[tuple[Variation, Trace]]:
-    """One side again, led along its own canvases, under every change that should not matter."""
+    """One side again, run on its own canvases, under every change that should not matter."""
     return [(v, runner.ask(Follow(side, side, forwards, variation=v))) for v in VARIATIONS]
 
 

@@ -48,7 +48,7 @@ def step_under(
 ) -> list[Stepped]:
     """Run the recorded step once under each setting.
 
-    Everything before it is led along the record: its rows and its skipped rows. In the step itself
+    Everything before it is run on the record: its rows and its skipped rows. In the step itself
     the settings choose freely.
 
     Raises:
