@@ -111,7 +111,7 @@ class Proving:
         trace: Trace,
         besides: Collection[DeviationKind] = (),
     ) -> bool | None:
-        """Whether a teacher-forced run gives a recorded step, commits too if their rule is known."""
+        """Whether a forced run gives a recorded step, with its commits if their rule is known."""
         other = next((s for s in trace.records[0].steps if s.forward == step.forward), None)
         if other is None:
             return None
