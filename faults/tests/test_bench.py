@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache as cache_results
 from itertools import chain
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from faults.engine.instead import Fault
 from faults.engine.skip import low_precision_similarity as similarity_in
 from faults.specimen import PROMPTS, Pair, Specimen
 from faults.table import read_json, write_json
-from faults.trial import Trial, record, run
+from faults.trial import Outcome, Trial, record, run
 from faults.truth import (
     ALWAYS,
     CACHED,
@@ -83,6 +84,12 @@ def trial(of: Specimen, *, alone: bool) -> Trial:
     return Trial(of, of.prompts[0], of.pairs[0], alone)
 
 
+@cache_results
+def outcome(of: Specimen, *, alone: bool) -> Outcome:
+    """What is found of a fault; the same for all tests."""
+    return run(trial(of, alone=alone))
+
+
 def ways() -> Iterator[object]:
     """Each fault with a model at hand and from its trace: one now, the other in the long run."""
     for turn, fault in enumerate(FAULTS):
@@ -93,7 +100,7 @@ def ways() -> Iterator[object]:
 
 @pytest.mark.parametrize(("fault", "alone"), list(ways()))
 def test_a_fault_is_named_with_its_step_and_place(fault: Specimen, alone: bool) -> None:
-    found = run(trial(fault, alone=alone))
+    found = outcome(fault, alone=alone)
     assert found.acted
     assert (found.number, found.step_right, found.place_right) == (fault.right[0], True, True), (
         found
@@ -134,7 +141,7 @@ def test_a_fault_ends_with_its_context() -> None:
 
 
 def test_outcomes_read_back_as_they_were_written(tmp_path: Path) -> None:
-    found = [run(trial(FAULTS[5], alone=True)), run(trial(FAULTS[6], alone=True))]
+    found = [outcome(FAULTS[1], alone=True), outcome(FAULTS[5], alone=True)]
     write_json(tmp_path / "out.json", found)
     assert read_json(tmp_path / "out.json") == found
 

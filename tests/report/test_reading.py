@@ -122,7 +122,7 @@ def test_a_badge_keeps_its_shape_beside_a_long_answer(opened: Open, pages: dict[
 
 
 @pytest.mark.parametrize("language", list(LANGUAGES))
-@pytest.mark.parametrize("width", [360, 390, 768, 1024, 1280])
+@pytest.mark.parametrize("width", [360, pytest.param(390, marks=pytest.mark.long), 768, 1024, 1280])
 def test_nothing_is_cut_at_any_width(
     opened: Open, pages: dict[str, Path], width: int, language: str
 ) -> None:
