@@ -126,8 +126,8 @@ def share(model: Model, settings: Settings, prompts: Sequence[str]) -> Share:
     for prompt in (prompts[0], *prompts):
         run = engine.start([model.text.encode(prompt)])
         network.seconds, started = 0.0, time.perf_counter()
-        run.decode()
-        found.append((time.perf_counter() - started, network.seconds, len(run.done[0].stats)))
+        (done,) = run.decode()
+        found.append((time.perf_counter() - started, network.seconds, len(done.stats)))
     del found[0]
     low, middle, high = statistics.quantiles((100 * (1 - i / s) for s, i, _ in found), n=4)
     return Share(

@@ -67,7 +67,8 @@ def context_at(
             zip(canvas.prompt_lengths, seeds or [0] * canvas.batch, strict=True)
         )
     ]
-    return StepContext(canvas, tuple(places), torch.zeros_like(canvas.ids_BL, dtype=torch.bool))
+    nothing_BL = torch.zeros_like(canvas.ids_BL, dtype=torch.bool)
+    return StepContext(canvas, tuple(places), nothing_BL, canvas.on_host())
 
 
 @pytest.fixture(scope="session")

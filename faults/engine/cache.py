@@ -100,7 +100,8 @@ def refresh_stops_half_way() -> Generator[None, None, None]:
     def wrong(self: KVStore, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
         stores = (self.keys[layer], self.values[layer])
         first = not stores[0].any()
-        prompt = slice(self.base(0), self.base(0) + 8)
+        base = int(rows.base[0])
+        prompt = slice(base, base + 8)
         before = [store[prompt].clone() for store in stores]
         q_NHE = write(self, layer, rows, qkv_NHE, angles_2NE)
         late = layer >= self.keys.shape[0] // 2

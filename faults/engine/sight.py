@@ -82,8 +82,8 @@ def padding_seen() -> Fault:
     """The padding of shorter requests is attended; only a ragged batch has any."""
     attend, admit = ops.attend, KVStore.admit
 
-    def with_padding(self: KVStore, slot: int, length: int) -> int | None:
-        return admit(self, slot, max(length, _LONGEST))
+    def with_padding(self: KVStore, length: int) -> int | None:
+        return admit(self, max(length, _LONGEST))
 
     def wrong(
         q_NHE: Tensor,

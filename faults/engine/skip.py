@@ -16,6 +16,7 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.canvas import HostCanvas, StepContext
+from skipstone.engine.forward.naming import Naming
 from skipstone.engine.forward.runner import Pass, Runner
 from skipstone.engine.observe import Taps
 from skipstone.engine.score.scorer import ScoredRows, Scorer
@@ -197,9 +198,15 @@ def skip_never_asked() -> Generator[None, None, None]:
     forward = Runner.forward
 
     def wrong(
-        self: Runner, rows: Rows, context: StepContext, *, fresh: Sequence[int], taps: Taps
+        self: Runner,
+        rows: Rows,
+        context: StepContext,
+        *,
+        fresh: Sequence[int],
+        taps: Taps,
+        naming: Naming | None = None,
     ) -> Pass:
-        return forward(self, rows, context, fresh=rows.requests, taps=taps)
+        return forward(self, rows, context, fresh=rows.requests, taps=taps, naming=naming)
 
     with instead(Runner, "forward", wrong):
         yield

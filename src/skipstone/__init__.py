@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from skipstone.errors import (
         CheckpointError,
         ConfigError,
+        DeadlockError,
         NoRoomError,
         NotFiniteError,
         OutputError,
@@ -41,6 +42,7 @@ _HOMES = {
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "CosineSkip": "skip",
+    "DeadlockError": "errors",
     "DualCache": "cache",
     "Engine": "engine",
     "Factor": "unmask",
@@ -79,6 +81,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "CosineSkip",
+    "DeadlockError",
     "DualCache",
     "Engine",
     "Factor",

@@ -8,7 +8,7 @@ Shape letters: B requests, L canvas length, G generation length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skipstone.blocks import Block
 from skipstone.reach import FULL, Reach
-from skipstone.rows import HostCopy, Rows, to_device, to_host
+from skipstone.rows import Rows, to_device, to_host
 
 MOST_STOP_IDS = 8
 """K: so many ids may end a request, EOS among them."""
@@ -80,8 +80,6 @@ class Canvas:
     prompt_lengths: list[int]
     gen_lengths: list[int]
     """New positions of each request, at most G."""
-    bases: list[int]
-    """The cell of the K/V store in which each request begins."""
 
     @classmethod
     def start(
@@ -122,7 +120,6 @@ class Canvas:
             stop_BK=torch.full((slots, MOST_STOP_IDS), -1, dtype=torch.int64, device=device),
             prompt_lengths=[0] * slots,
             gen_lengths=[0] * slots,
-            bases=[0] * slots,
         )
 
     def admit(
@@ -205,25 +202,13 @@ class Canvas:
         for values_BL, new_BG in ((self.ids_BL, host.ids_BG), (self.status_BL, host.status_BG)):
             values_BL.scatter_(1, self.region_BG, to_device(new_BG, self.device))
 
-    def read(self) -> HostCopy:
-        """Begin to copy ids and status of the generation region: int64 [2, B, G]."""
-        return to_host(self.generated_2BG())
+    def on_host(self) -> HostCanvas:
+        """The generation region as it is now; waits for the device."""
+        return HostCanvas(*to_host(self.generated_2BG()).wait())
 
     def generated_2BG(self) -> Tensor:
         """Ids and status of the generation region, int64: a copy."""
         return torch.stack([self.region(self.ids_BL), self.region(self.status_BL)])
-
-    def stop(self, eos_id: int) -> None:
-        """Fill requests with EOS that have ended. Changes ids and status.
-
-        A request has ended where one of its stop ids is decided and nothing left of it is masked.
-        """
-        masked_BG, ids_BG = self.masked_BG(), self.region(self.ids_BL)
-        stops_BG = (ids_BG[:, :, None] == self.stop_BK[:, None]).any(-1)
-        ended_BG = stops_BG & ~masked_BG & (self.region(self.status_BL) != Status.PAD)
-        stopped_B1 = (ended_BG & (masked_BG.cumsum(1) == 0)).any(1, keepdim=True)
-        eos_BG = torch.full_like(self.region_BG, eos_id)
-        self.commit(masked_BG & stopped_B1, eos_BG, Status.FILLED)
 
 
 @dataclass(frozen=True)
@@ -248,6 +233,8 @@ class RequestStep:
     """How far its rows see, and which positions they score."""
     settled: int = 0
     """Of a block-causal model: the K/V left of this position are those of final tokens."""
+    base: int = 0
+    """The cell of the K/V store in which its position 0 lies."""
 
     @property
     def steps_left(self) -> int:
@@ -278,6 +265,8 @@ class StepContext:
     """Requests that take part in this step, ascending."""
     committed_BL: Tensor
     """bool [B, L]: positions that requests committed in their last step."""
+    host: HostCanvas
+    """The generation region before this step; older where steps are launched ahead."""
 
     @property
     def active(self) -> tuple[int, ...]:
@@ -370,6 +359,18 @@ class StepContext:
     def _span(self, at: RequestStep) -> tuple[int, int]:
         return at.reach.span(at.start, at.stop, self.canvas.length_of(at.slot))
 
+    def rows_at(self, positions: Mapping[int, np.ndarray], *, refresh: Sequence[int] = ()) -> Rows:
+        """Ascending positions by slot; ``refresh`` are slots whose requests are refreshed."""
+        having = [at for at in self.requests if positions[at.slot].size]
+        return Rows.at(
+            {at.slot: positions[at.slot] for at in having},
+            self.canvas.device,
+            lengths=[self.canvas.length_of(at.slot) for at in having],
+            bases=[at.base for at in having],
+            reaches=[at.reach for at in having],
+            refreshed=tuple(at.slot for at in having if at.slot in refresh),
+        )
+
     def _rows(
         self, span: Callable[[RequestStep], tuple[int, int]], *, refresh: bool = False
     ) -> Rows:
@@ -378,7 +379,7 @@ class StepContext:
             [(p.slot, *span(p)) for p in self.requests],
             self.canvas.device,
             lengths=[self.canvas.length_of(p.slot) for p in self.requests],
-            bases=[self.canvas.bases[p.slot] for p in self.requests],
+            bases=[p.base for p in self.requests],
             reaches=[p.reach for p in self.requests],
             refresh=refresh,
         )

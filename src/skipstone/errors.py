@@ -5,6 +5,7 @@
     ├── CheckpointError         files of a model are missing, broken or not supported
     ├── PromptError             a prompt cannot be encoded or does not fit (also a ValueError)
     ├── StalledError            decoding made no progress twice in a row
+    ├── DeadlockError           whoever decodes a request waits for it
     ├── NotFiniteError          a forward gave a number that is not finite
     ├── TraceError              a trace cannot be written or opened
     └── OutputError             a file or folder of results cannot be written
@@ -52,6 +53,10 @@ class NoRoomError(SkipstoneError):
 
 class StalledError(SkipstoneError):
     """Two steps in a row committed nothing, the second one over all rows without skip."""
+
+
+class DeadlockError(SkipstoneError, RuntimeError):
+    """An observer or a policy waits, in the middle of a step, for what comes after it."""
 
 
 class NotFiniteError(SkipstoneError):

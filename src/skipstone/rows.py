@@ -14,7 +14,7 @@ Shape letters: N packed rows, A requests with rows, W pieces of the work of atte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -59,12 +59,6 @@ def to_host(values: Tensor) -> HostCopy:
     arrived = torch.cuda.Event()
     arrived.record()
     return HostCopy(host.numpy(), arrived)
-
-
-def upload(into: Tensor, values: np.ndarray) -> None:
-    """Overwrite a tensor by values of the host, without waiting for what the device is doing."""
-    source = torch.from_numpy(values)
-    into.copy_(source.pin_memory() if into.is_cuda else source, non_blocking=True)
 
 
 def write_at(table_BL: Tensor, where: tuple[Tensor, Tensor], value: int) -> None:
@@ -144,6 +138,32 @@ class Rows:
         starts = (0,) * len(spans) if bases is None else tuple(bases)
         seen = (FULL,) * len(spans) if reaches is None else tuple(reaches)
         return _spans(spans, ends, starts, seen, device, refresh)
+
+    @classmethod
+    def at(
+        cls,
+        positions: Mapping[int, np.ndarray],
+        device: torch.device,
+        *,
+        lengths: Sequence[int],
+        bases: Sequence[int],
+        reaches: Sequence[Reach],
+        refreshed: tuple[int, ...] = (),
+    ) -> Rows:
+        """Rows at any positions of requests; both ascend, and no request is without one."""
+        requests, counts = tuple(positions), tuple(len(own) for own in positions.values())
+        nothing = np.empty(0, np.int64)
+        each = zip(reaches, positions.values(), lengths, strict=True)
+        return cls(
+            requests=requests,
+            counts=counts,
+            request=np.repeat(np.array(requests, np.int64), counts),
+            position=np.concatenate([nothing, *positions.values()], dtype=np.int64),
+            horizon=np.concatenate([nothing, *(r.horizon(p, length) for r, p, length in each)]),
+            base=np.repeat(np.array(bases, np.int64), counts),
+            device=device,
+            refreshed=refreshed,
+        )
 
     @classmethod
     def join(cls, *parts: Rows) -> Rows:
@@ -354,23 +374,10 @@ def _spans(
     device: torch.device,
     refresh: bool,
 ) -> Rows:
-    requests = tuple(request for request, _, _ in spans)
-    counts = tuple(stop - start for _, start, stop in spans)
-    nothing = np.empty(0, np.int64)
-    positions = [np.arange(start, stop) for _, start, stop in spans]
-    seen = [
-        reach.horizon(position, length)
-        for reach, position, length in zip(reaches, positions, lengths, strict=True)
-    ]
-    return Rows(
-        requests=requests,
-        counts=counts,
-        request=np.repeat(np.array(requests, np.int64), counts),
-        position=np.concatenate([nothing, *positions]),
-        horizon=np.concatenate([nothing, *seen]),
-        base=np.repeat(np.array(bases, np.int64), counts),
-        device=device,
-        refreshed=requests if refresh else (),
+    positions = {request: np.arange(start, stop) for request, start, stop in spans}
+    refreshed = tuple(positions) if refresh else ()
+    return Rows.at(
+        positions, device, lengths=lengths, bases=bases, reaches=reaches, refreshed=refreshed
     )
 
 

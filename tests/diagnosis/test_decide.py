@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from skipstone import Factor, Fixed, Settings, Threshold
 from skipstone.blocks import Block
-from skipstone.canvas import Canvas, Geometry, HostCanvas
+from skipstone.canvas import Canvas, Geometry
 from skipstone.diagnosis import fit
 from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.grids import grid
@@ -89,7 +89,7 @@ def test_what_a_call_did_not_score_is_no_number_that_broke() -> None:
 
 def step_before(canvas: Canvas, confidence: list[float], step: int) -> StepRecord:
     """A record of the step that decides on these confidences."""
-    host, start = HostCanvas(*canvas.read().wait()), canvas.prompt_lengths[0]
+    host, start = canvas.on_host(), canvas.prompt_lengths[0]
     ids, status = host.ids_BG[0].astype(np.int32), host.status_BG[0].astype(np.uint8)
     length = canvas.length_of(0)
     rows = np.arange(length, dtype=np.int32)

@@ -109,8 +109,7 @@ def decoded(engine: Engine, prompts: list[list[int]], *, packs: bool) -> list[Do
     run = engine.start(prompts, batch_size=2)
     # At a temperature rows are always packed: noise is drawn for each that is scored.
     run.batch.runner.packs = packs or engine.settings.temperature > 0
-    run.decode()
-    return sorted(run.done, key=lambda one: one.sample)
+    return run.decode()
 
 
 @PROPERTY

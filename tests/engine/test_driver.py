@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -283,14 +284,15 @@ def test_a_stream_that_nobody_begins_to_read_is_cancelled(monkeypatch: pytest.Mo
 
 
 def test_a_loop_that_never_rests_keeps_nothing_of_those_that_left() -> None:
-    engine, most = Engine(MODEL, BASE, slots=2), 0
+    engine, fewest = Engine(MODEL, BASE, slots=2), 12
     driver = engine._driver
     driver._owner = threading.current_thread()
-    handles = [engine.submit(prompt_of(n, 5)) for n in range(12)]
+    handles = [weakref.ref(engine.submit(prompt_of(n, 5))) for n in range(12)]
     while driver._turn():
-        most = max(most, len(driver._loop.done) if driver._loop is not None else 0)
-    assert most == 0
-    assert all(handle.done() for handle in handles)
+        if driver._loop is not None:
+            fewest = min(fewest, sum(handle() is not None for handle in handles))
+    # The last ones, in their slots.
+    assert 1 <= fewest <= 2
 
 
 @pytest.mark.parametrize(

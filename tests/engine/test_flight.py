@@ -24,7 +24,7 @@ from skipstone.cache import CachePolicy
 from skipstone.canvas import HostCanvas, Status, StepContext
 from skipstone.engine.loop import Loop
 from skipstone.engine.progress import RequestState
-from skipstone.engine.request import Request
+from skipstone.engine.request import Done, Request
 from skipstone.engine.step import Stepper
 from skipstone.models.load import Model
 from skipstone.rows import HostCopy, Rows
@@ -76,18 +76,16 @@ def flown(
     eos: int = -1,
     *,
     packs: bool = True,
-) -> Loop:
+) -> list[Done]:
     run = Engine(model, settings).start(prompts)
     run.ahead, run.batch.runner.packs = ahead, packs
     run.stepper.overlaps = ahead > 0
     run.batch.config = replace(run.batch.config, eos_id=eos)
     run.batch.canvas.stop_BK[:, 0] = eos
-    run.decode()
-    return run
+    return run.decode()
 
 
-def assert_same(run: Loop, twin: Loop) -> None:
-    done, others = (sorted(one.done, key=lambda d: d.sample) for one in (run, twin))
+def assert_same(done: list[Done], others: list[Done]) -> None:
     for mine, theirs in zip(done, others, strict=True):
         assert mine.sample == theirs.sample
         assert mine.ids_G.tolist() == theirs.ids_G.tolist()
@@ -95,8 +93,8 @@ def assert_same(run: Loop, twin: Loop) -> None:
         assert mine.stats == theirs.stats
 
 
-def forwards(run: Loop) -> int:
-    return max(len(one.stats) for one in run.done)
+def forwards(done: list[Done]) -> int:
+    return max(len(one.stats) for one in done)
 
 
 @pytest.mark.parametrize("cache", CACHES, ids=repr)
@@ -117,7 +115,7 @@ def test_a_schedule_is_never_waited_for(
 
 def test_where_a_stop_id_stands_the_next_block_is_waited_for() -> None:
     request = Request((1, 2), (MASK,) * 24, MASK, replace(BASE, eos_stop=True), stop_ids=(9,))
-    state = RequestState(request, slot=0, block=1, step=0)
+    state = RequestState(request, slot=0, base=0, block=1, step=0)
     ids_BG = np.full((1, 24), MASK)
     host = HostCanvas(ids_BG, np.full((1, 24), int(Status.MASK)))
     ids_BG[0, :6] = 5
@@ -138,7 +136,7 @@ def test_a_block_that_a_schedule_leaves_undone_is_finished(model: Model) -> None
     offset_G = torch.arange(BASE.gen_length)
     settings = replace(BASE, unmask=Lazy(), steps=3)
     for ahead in (0, 1):
-        (done,) = flown(model, settings, PROMPTS[:1], ahead).done
+        (done,) = flown(model, settings, PROMPTS[:1], ahead)
         assert MASK not in done.ids_G
 
 
@@ -179,7 +177,7 @@ def test_steps_launched_beyond_eos_are_discarded(
     settings = replace(BASE, eos_stop=True)
     free = flown(model, replace(BASE, eos_stop=False), PROMPTS[:1], 0)
     # What stands at the end of the first block ends the answer there at the latest.
-    eos = int(free.done[0].ids_G[BASE.block_length - 1])
+    eos = int(free[0].ids_G[BASE.block_length - 1])
     waiting = flown(model, settings, PROMPTS[:1], 0, eos)
     assert forwards(waiting) < forwards(free)
     overtaken.clear()

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,6 +38,7 @@ from skipstone.engine.commits import Commit
 from skipstone.engine.observe import StepView
 from skipstone.engine.request import Handle
 from skipstone.engine.scheduler import Scheduler
+from skipstone.errors import DeadlockError
 from skipstone.models.load import Model
 from skipstone.testing.tiny import EOS, MASK
 from skipstone.tracing import Recorder
@@ -463,18 +464,73 @@ def test_an_observer_may_ask_the_engine_that_it_watches(model: Model) -> None:
     twins = [Engine(model, BASE).generate(prompt_of(n, 6)).tokens for n in range(3)]
 
     class Asking(Recorder):
-        asked: tuple[Result, Result] | None = None
+        submitted: Handle | None = None
+        asked: Result | None = None
 
         def on_step(self, view: StepView) -> None:
             super().on_step(view)
-            if self.asked is None:
-                submitted = engine.submit(prompt_of(1, 6))
-                self.asked = engine.generate(prompt_of(2, 6)), submitted.result(60)
+            if self.submitted is None:
+                self.submitted = engine.submit(prompt_of(1, 6))
+                self.asked = engine.generate(prompt_of(2, 6))
+            # It waits for its turn in the loop that is in the middle of this step.
+            assert self.submitted in engine._driver._queue
 
     asking = Asking()
     assert engine.generate(prompt_of(0, 6), observer=asking).tokens == twins[0]
+    assert asking.submitted is not None
     assert asking.asked is not None
-    assert [one.tokens for one in asking.asked] == [twins[2], twins[1]]
+    assert asking.submitted.result(60).tokens == twins[1]
+    assert asking.asked.tokens == twins[2]
+
+
+WAITS: dict[str, Callable[[Handle], object]] = {
+    "result": lambda handle: handle.result(),
+    "result with a time limit": lambda handle: handle.result(0.01),
+    "wait": lambda handle: handle.wait(60),
+    "iteration": list,
+}
+
+
+@pytest.mark.parametrize("wait", list(WAITS))
+@pytest.mark.parametrize("background", [False, True])
+def test_what_would_wait_for_itself_is_refused(model: Model, wait: str, background: bool) -> None:
+    submitted = list[Handle]()
+
+    @dataclass(frozen=True)
+    class Waiting(Threshold):
+        """A policy that asks for another request and waits for it, once."""
+
+        def select(self, scores: Scores, context: StepContext) -> Tensor:
+            if not submitted:
+                submitted.append(engine.submit(prompt_of(1, 6), unmask=Threshold(0.4)))
+                WAITS[wait](submitted[0])
+            return super().select(scores, context)
+
+    engine = Engine(model, BASE, unmask=Waiting(0.4))
+
+    def ask() -> Result:
+        prompt = prompt_of(0, 6)
+        return engine.submit(prompt).result(60) if background else engine.generate(prompt)
+
+    with pytest.raises(DeadlockError, match="goes on only when it returns"):
+        ask()
+    # The other one is decoded all the same, and so is whoever comes later.
+    alone = Engine(model, BASE, unmask=Threshold(0.4))
+    assert submitted[0].result(60).tokens == alone.generate(prompt_of(1, 6)).tokens
+    assert engine.generate(prompt_of(0, 6)).tokens == alone.generate(prompt_of(0, 6)).tokens
+
+
+def test_what_is_done_may_be_taken_in_the_middle_of_a_step(model: Model) -> None:
+    engine, early = Engine(model, BASE), list[Result]()
+    handle = engine.submit(prompt_of(1, 6))
+    handle.wait(60)
+
+    class Taking(Recorder):
+        def on_step(self, view: StepView) -> None:
+            early.append(handle.result())
+
+    engine.generate(prompt_of(0, 6), observer=Taking())
+    assert {one.tokens for one in early} == {handle.result().tokens}
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_recorded_tokens_tell_the_caches_apart(recorded: Recorded) -> None:
 
 
 @dataclass(frozen=True)
-class NeverRefreshed:
+class NeverRefreshed(CachePolicy):
     """A wrong cache: only the very first step sees the whole canvas."""
 
     def rows(self, context: StepContext) -> Rows:

@@ -310,7 +310,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass(frozen=True)
-class Forgetful:
+class Forgetful(CachePolicy):
     """A wrong cache: the first step of all computes the prompt and the first block, no more."""
 
     def rows(self, context: StepContext) -> Rows:

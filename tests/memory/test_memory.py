@@ -51,10 +51,9 @@ def test_ranges_never_overlap_never_leak_and_join_when_they_are_free(
     ranges, held = Ranges(grains * GRAIN), dict[int, range]()
     for holder, length in moves:
         if holder in held:
-            ranges.release(holder)
-            del held[holder]
+            ranges.release(held.pop(holder).start)
             continue
-        start = ranges.take(holder, length)
+        start = ranges.take(length)
         taken = {cell for cells in held.values() for cell in cells}
         free = [all(at + i not in taken for i in range(rounded(length))) for at in range(640)]
         room = [at for at in range(grains * GRAIN - rounded(length) + 1) if free[at]]
@@ -62,36 +61,34 @@ def test_ranges_never_overlap_never_leak_and_join_when_they_are_free(
         assert start == (room[0] if room else None)
         if start is not None:
             held[holder] = range(start, start + rounded(length))
-            assert ranges.start(holder) == start
         assert ranges.end == max((cells.stop for cells in held.values()), default=0)
-    for holder in held:
-        ranges.release(holder)
+    for cells in held.values():
+        ranges.release(cells.start)
     assert ranges.end == 0
-    assert grains == 0 or ranges.take(0, grains * GRAIN) == 0
+    assert grains == 0 or ranges.take(grains * GRAIN) == 0
 
 
 def test_a_store_grows_up_to_what_it_may_take_and_keeps_what_it_holds() -> None:
     store = KVStore(SHAPE, 16, torch.float32, CPU, most=96)
-    assert store.admit(0, 10) == 0
+    assert store.admit(10) == 0
     store.keys[:, :10] = 3.0
-    assert store.admit(1, 30) == 16
+    assert store.admit(30) == 16
     assert store.cells == 48
     assert (store.keys[:, :10] == 3.0).all()
     assert not store.keys[:, 16:].any()
-    assert store.admit(2, 50) is None
+    assert store.admit(50) is None
     assert store.fits(96)
     assert not store.fits(97)
-    store.release(1)
-    assert store.admit(2, 80) == 16
+    store.release(16)
+    assert store.admit(80) == 16
     assert store.cells == 96
-    assert store.base(2) == 16
 
 
 def test_a_store_that_graphs_point_into_never_moves() -> None:
     store = KVStore(SHAPE, 64, torch.float32, CPU)
     where = store.keys.data_ptr()
-    assert store.admit(0, 64) == 0
-    assert store.admit(1, 1) is None
+    assert store.admit(64) == 0
+    assert store.admit(1) is None
     assert store.keys.data_ptr() == where
 
 
@@ -159,8 +156,8 @@ def test_requests_wait_for_room_and_give_what_they_give_alone(
     engine = Engine(model, settings, runner=runner, memory=f"{80 * each}b")  # type: ignore[arg-type]
     most, admit = [0], KVStore.admit
 
-    def noted(store: KVStore, slot: int, length: int) -> int | None:
-        base = admit(store, slot, length)
+    def noted(store: KVStore, length: int) -> int | None:
+        base = admit(store, length)
         most[0] = max(most[0], store.cells)
         return base
 
@@ -179,11 +176,10 @@ def test_what_a_request_leaves_behind_reaches_no_other(
     asked = prompts(4, 17, 1, 30, 9, 2, 25, 3, 3, 11)
     release = KVStore.release
 
-    def poisoned(store: KVStore, slot: int) -> None:
-        base = store.base(slot)
+    def poisoned(store: KVStore, base: int) -> None:
         store.keys[:, base:][:, :GRAIN] = torch.nan
         store.values[:, base:][:, :GRAIN] = torch.nan
-        release(store, slot)
+        release(store, base)
 
     monkeypatch.setattr(KVStore, "release", poisoned)
     engine = Engine(model, settings)

@@ -93,6 +93,7 @@ class Case:
                 if self.all_take_part or b % 2
             ),
             committed_BL,
+            self.canvas.on_host(),
         )
 
     def place(self, ids: np.ndarray, status: np.ndarray) -> None:

@@ -14,11 +14,13 @@ import torch
 from skipstone import CosineSkip, Engine, Fixed, NoSkip, Settings
 from skipstone.engine.forward.graph import MOST_ROWS, Graph, GraphLayers, bucket, buckets
 from skipstone.engine.loop import Loop
+from skipstone.engine.request import Done
 from skipstone.models.load import Model
 from skipstone.ops import backend
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy
 from skipstone.testing.tiny import tiny_model
+from tests.engine.third_party import RandomCache, RandomSkip
 from tests.ops.twins import DEVICE
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="tests/engine/test_cuda.py captures graphs")
@@ -35,16 +37,17 @@ def model() -> Model:
 
 
 @torch.inference_mode()
-def decoded(model: Model, settings: Settings, *, packs: bool, graphs: bool) -> Loop:
+def decoded(
+    model: Model, settings: Settings, *, packs: bool, graphs: bool
+) -> tuple[Loop, list[Done]]:
     engine = Engine(model, settings, runner="graph" if graphs else "eager")
     run = engine.start(PROMPTS, batch_size=2, graphs=graphs)
     run.batch.runner.packs = packs
-    run.decode()
-    return run
+    return run, run.decode()
 
 
-def tokens(run: Loop) -> dict[int, list[int]]:
-    return {one.sample: one.ids_G.tolist() for one in run.done}
+def tokens(done: list[Done]) -> list[list[int]]:
+    return [one.ids_G.tolist() for one in done]
 
 
 @pytest.fixture
@@ -69,18 +72,40 @@ def test_padded_rows_give_the_tokens_of_the_eager_path(
     model: Model, padded: list[tuple[int, int]], skip: SkipPolicy, packs: bool
 ) -> None:
     settings = BASE.replace(skip=skip)
-    eager = decoded(model, settings, packs=True, graphs=False)
+    _, eager = decoded(model, settings, packs=True, graphs=False)
     with backend.served_by("triton"):
-        graphed = decoded(model, settings, packs=packs, graphs=True)
+        run, graphed = decoded(model, settings, packs=packs, graphs=True)
     assert tokens(graphed) == tokens(eager)
-    assert [one.stats for one in graphed.done] == [one.stats for one in eager.done]
-    skipped = sum(step.skipped_row_layers for one in eager.done for step in one.stats)
+    assert [one.stats for one in graphed] == [one.stats for one in eager]
+    skipped = sum(step.skipped_row_layers for one in eager for step in one.stats)
     assert (skipped > 0) == (skip is SKIP)
     assert any(rows < size for rows, size in padded)
-    layers = graphed.batch.runner.layers
+    layers = run.batch.runner.layers
     assert isinstance(layers, GraphLayers)
     # One graph serves requests however rows are spread over them.
     assert len(layers._graphs) < len(padded)
+
+
+THIRD_PARTY = {
+    "skip after every layer": (Settings(skip=RandomSkip((), 0.4, 3)), True),
+    "skip after one layer, rows masked": (Settings(skip=RandomSkip((2,), 0.5, 5)), False),
+    "rows named before each layer": (Settings(cache=RandomCache((2, 3), 0.5, 6)), True),
+}
+
+
+@pytest.mark.parametrize("name", list(THIRD_PARTY))
+def test_whatever_policies_choose_padded_rows_give_the_tokens_of_the_eager_path(
+    padded: list[tuple[int, int]], name: str
+) -> None:
+    three = tiny_model(2, num_layers=3, num_heads=2, num_kv_heads=2, dtype=torch.float32)
+    settings, packs = THIRD_PARTY[name]
+    settings = settings.replace(gen_length=4, block_length=4, eos_stop=False, unmask=Fixed())
+    _, eager = decoded(three, settings, packs=True, graphs=False)
+    with backend.served_by("triton"):
+        _, graphed = decoded(three, settings, packs=packs, graphs=True)
+    assert tokens(graphed) == tokens(eager)
+    assert [one.stats for one in graphed] == [one.stats for one in eager]
+    assert any(rows < size for rows, size in padded)
 
 
 def test_buckets_hold_what_is_put_in_and_not_much_more() -> None:

@@ -44,7 +44,8 @@ def at(forward: int) -> StepContext:
     canvas = Canvas.start([[1, 2]] * BATCH, LENGTH - 2, 0, CPU)
     block = Block(0, 0, LENGTH - 2)
     places = [RequestStep(b, b, 2, block, 1, LENGTH, forward) for b in range(BATCH)]
-    return StepContext(canvas, tuple(places), torch.zeros_like(canvas.ids_BL, dtype=torch.bool))
+    nothing_BL = torch.zeros_like(canvas.ids_BL, dtype=torch.bool)
+    return StepContext(canvas, tuple(places), nothing_BL, canvas.on_host())
 
 
 def rows_of(*spans: tuple[int, int, int]) -> Rows:
@@ -205,13 +206,13 @@ def test_references_are_kept_for_the_rows_of_a_step(cache: CachePolicy, width: i
     engine = Engine(model, cache=cache, skip=skip, gen_length=16, block_length=8)
     with torch.inference_mode():
         run = engine.start([prompt_of(4, 9), prompt_of(5, 6)])
-        run.decode()
+        done = run.decode()
     session = run.batch.runner.skip
     assert isinstance(session, CosineSession)
     # One slot is spare.
     shape = (2, 2, width + 1, model.config.width)
     assert session._store.held.states_SBWD.shape == shape
-    assert any(step.skipped_row_layers for step in run.done[0].stats)
+    assert any(step.skipped_row_layers for step in done[0].stats)
 
 
 def test_where_every_step_refreshes_nothing_is_kept() -> None:

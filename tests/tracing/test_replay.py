@@ -25,7 +25,8 @@ from skipstone.rows import Rows
 from skipstone.skip import NoSkip
 from skipstone.tracing import Recorder
 from skipstone.tracing.experiments.runner import ExperimentRunner, Side
-from skipstone.tracing.replay.replay import ReplayPlan, replay
+from skipstone.tracing.replay.plan import ReplayPlan
+from skipstone.tracing.replay.replay import replay
 from tests.helpers.recorded import alone, case_of, record, trace_of
 from tests.helpers.watching import BASE, CACHES, LOW, prompt_of, uneven_model
 from tests.laws.test_laws import Shy

@@ -155,7 +155,7 @@ def _decisions(logits_NV: Tensor, rows: Rows) -> Sequence[Tensor]:
     canvas = Canvas.start([[]], masks, 0, rows.device)
     place = RequestStep(0, 0, 0, Block(0, 0, masks), step=1, step_budget=4, forward=1)
     nothing_BL = torch.zeros_like(canvas.ids_BL, dtype=torch.bool)
-    context = StepContext(canvas, (place,), nothing_BL)
+    context = StepContext(canvas, (place,), nothing_BL, canvas.on_host())
     with backend.served_by("reference"):
         scored = decide.score(logits_NV, 0, None)
     ids_BG, numbers_BG = torch.zeros_like(canvas.ids_BL), torch.zeros_like(canvas.ids_BL).double()

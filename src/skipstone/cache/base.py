@@ -1,26 +1,130 @@
-"""What a cache policy is: it says which rows a step recomputes; all others keep their K/V."""
+"""What a cache policy is: it says which rows a step recomputes; all others keep their K/V.
+
+A policy is a frozen dataclass that derives from ``CachePolicy``: its fields are its settings. Most
+say once for a step which rows are computed. Some say so anew before a layer: rows may leave there,
+and others may come, for which the engine has kept what entered that layer when they were last
+computed.
+
+Shape letters: N packed rows, K positions, D width.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from skipstone.canvas import StepContext
+    from torch import Tensor
+
+    from skipstone.canvas import Geometry, StepContext
     from skipstone.rows import Rows
 
+CacheNeed = Literal["attention", "layer_inputs"]
+"""What the engine computes or keeps for a policy that asks for it: how rows attend, which is
+computed eagerly; and what enters the layers before which rows are named anew."""
 
-@runtime_checkable
-class CachePolicy(Protocol):
-    """Chooses rows. A frozen dataclass whose fields are its settings.
 
-    It may say that it is ``pure``: that the rows depend on the step alone. Then steps of it may be
-    launched ahead.
-    """
+class StepTaken(Protocol):
+    """What is known of a step of a request afterwards."""
+
+    @property
+    def step(self) -> int:
+        """Within its block, from 0."""
+        ...
+
+    @property
+    def refresh(self) -> bool:
+        """Whether all of the request was recomputed."""
+        ...
+
+
+class CacheSession:
+    """What a cache policy remembers while requests are decoded."""
+
+    @property
+    def names_before(self) -> tuple[int, ...]:
+        """Layers, from 2 on, before which ``rows_before`` is asked; the same in every step."""
+        return ()
 
     def rows(self, context: StepContext) -> Rows:
-        """The rows of this step, for the active requests. Changes nothing.
+        """The rows of this step that enter layer 1, for the active requests. Changes nothing.
 
         Step 0 of a block must recompute every row that the block will attend to and that may have
-        changed; ``context.changed_rows()`` does.
+        changed; ``context.changed_rows()`` does. A step that is asked about may not be taken, or be
+        one that comes later; ``taken`` says which is.
         """
-        ...
+        raise NotImplementedError(f"{type(self).__name__} has no rows")
+
+    def taken(self, rows: Rows, context: StepContext) -> None:
+        """Hear that this step is taken with these rows; one of a pure policy is not told."""
+
+    def rows_before(
+        self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
+    ) -> Rows | None:
+        """The rows that go on through ``layer`` and those after it.
+
+        Asked for requests that are not refreshed. Which rows there are must be known on the host;
+        a session that decides by values reads them, and waits for it.
+
+        Args:
+            layer: counted from 1.
+            x_ND: the states that enter it.
+            rows: that came so far.
+            context: where these requests are; ``context.rows_at`` makes rows of positions.
+
+        Returns:
+            Rows of these requests. One that did not come this far goes on from what entered this
+            layer when it was last computed. None: those that came.
+        """
+        return None
+
+    def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
+        """See how rows attend in a layer, if the policy needs ``attention``.
+
+        Args:
+            layer: counted from 1.
+            weights_NK: float32, mean over the heads: the part of its attention that each row gives
+                to each position of its request.
+            rows: whose weights these are.
+            context: where these requests are.
+        """
+
+    def forget(self, request: int) -> None:
+        """Drop what was remembered of a request: another one takes its slot."""
+
+
+class CachePolicy(CacheSession):
+    """A policy, to derive from: what it declares, and what diagnosis must know of it.
+
+    One that remembers nothing overrides ``rows`` and is its own session; one that does gives a
+    session of its own in ``start``. It is read without torch.
+    """
+
+    @property
+    def pure(self) -> bool:
+        """Whether the rows follow from where the request is alone, whatever was computed before.
+
+        Only then are steps launched before the one before is known.
+        """
+        return False
+
+    @property
+    def needs(self) -> frozenset[CacheNeed]:
+        """What the engine is to compute or keep for its sessions; it does nothing else."""
+        return frozenset()
+
+    def start(self, geometry: Geometry) -> CacheSession:
+        """Memory for the requests of a batch.
+
+        Raises:
+            ConfigError: the settings do not fit the model.
+        """
+        return self
+
+    def idle(self, steps: Sequence[StepTaken]) -> tuple[str, ...]:
+        """What of the settings had no effect in a request that took these steps, a line each."""
+        return ()
+
+    def fresher(self) -> CachePolicy | None:
+        """The same cache with K/V that grow less old, as a remedy names it; None: none is."""
+        return None

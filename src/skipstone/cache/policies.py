@@ -6,9 +6,11 @@ start, then the rest of the sequence (prefix) or the block alone (dual) is recom
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from skipstone.cache.base import CachePolicy, StepTaken
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 
@@ -16,9 +18,12 @@ if TYPE_CHECKING:
     from skipstone.canvas import RequestStep, StepContext
     from skipstone.rows import Rows
 
+_USUAL_INTERVAL = 4
+"""Of refreshes, where somebody asks for more of them than one for each block."""
+
 
 @dataclass(frozen=True)
-class NoCache:
+class NoCache(CachePolicy):
     """Recompute every row in every step: exact, and the slowest."""
 
     @property
@@ -32,8 +37,8 @@ class NoCache:
 
 
 @dataclass(frozen=True)
-class PrefixCache:
-    """Keep the K/V left of the block; recompute the block and everything right of it."""
+class _Refreshed(CachePolicy):
+    """All rows at a block's start, and when the interval within a block is over."""
 
     refresh_every: int = 0
     """Steps between refreshes within a block; 0 refreshes at the block's start only."""
@@ -41,46 +46,48 @@ class PrefixCache:
     def __post_init__(self) -> None:
         """Refuse a negative interval."""
         check_fields(self)
-        _check_interval(self.refresh_every)
+        if self.refresh_every < 0:
+            raise ConfigError(
+                f"refresh_every is {self.refresh_every}, must be 0 (block starts only) or more"
+            )
 
     @property
     def pure(self) -> bool:
         """The step alone decides."""
         return True
 
+    def idle(self, steps: Sequence[StepTaken]) -> tuple[str, ...]:
+        """An interval that no block was long enough for."""
+        every = self.refresh_every
+        if not every or any(step.refresh and step.step for step in steps):
+            return ()
+        return (f"refresh_every={every} never came due: no block took more than {every} steps",)
+
+    def fresher(self) -> CachePolicy | None:
+        """Twice as many refreshes; one every fourth step where there are none within a block."""
+        every = self.refresh_every
+        more = every // 2 if every else _USUAL_INTERVAL
+        return replace(self, refresh_every=more) if more else None
+
+    def _is_due(self, at: RequestStep) -> bool:
+        return at.step == 0 or (self.refresh_every > 0 and at.step % self.refresh_every == 0)
+
+
+@dataclass(frozen=True)
+class PrefixCache(_Refreshed):
+    """Keep the K/V left of the block; recompute the block and everything right of it."""
+
     def rows(self, context: StepContext) -> Rows:
         """All rows that may have changed when a refresh is due, else those from the block on."""
-        due, others = context.split(lambda place: _refresh_due(place, self.refresh_every))
+        due, others = context.split(self._is_due)
         return due.changed_rows().beside(others.rows_from_block())
 
 
 @dataclass(frozen=True)
-class DualCache:
+class DualCache(_Refreshed):
     """Keep the K/V on both sides of the block; recompute the block alone."""
-
-    refresh_every: int = 0
-    """Steps between refreshes within a block; 0 refreshes at the block's start only."""
-
-    def __post_init__(self) -> None:
-        """Refuse a negative interval."""
-        check_fields(self)
-        _check_interval(self.refresh_every)
-
-    @property
-    def pure(self) -> bool:
-        """The step alone decides."""
-        return True
 
     def rows(self, context: StepContext) -> Rows:
         """All rows that may have changed when a refresh is due, else the block's rows."""
-        due, others = context.split(lambda place: _refresh_due(place, self.refresh_every))
+        due, others = context.split(self._is_due)
         return due.changed_rows().beside(others.block_rows())
-
-
-def _refresh_due(at: RequestStep, every: int) -> bool:
-    return at.step == 0 or (every > 0 and at.step % every == 0)
-
-
-def _check_interval(every: int) -> None:
-    if every < 0:
-        raise ConfigError(f"refresh_every is {every}, must be 0 (block starts only) or more")

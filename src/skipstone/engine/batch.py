@@ -8,27 +8,29 @@ Shape letters: B requests, L canvas length, G generation length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skipstone.blocks import Block
-from skipstone.canvas import Canvas, Geometry, HostCanvas, Status, StepContext
+from skipstone.cache import CachePolicy, CacheSession
+from skipstone.canvas import Canvas, Geometry, HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.ages import Ages
+from skipstone.engine.forward.interventions import Intervention
+from skipstone.engine.forward.naming import Asked, Naming, started
 from skipstone.engine.forward.runner import Runner
 from skipstone.engine.progress import RequestState
 from skipstone.engine.request import Done, Request
 from skipstone.engine.score.scorer import Scorer
+from skipstone.engine.sessions import Sessions
 from skipstone.engine.settings import Settings
+from skipstone.memory.inputs import LayerInputs
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Rows
 from skipstone.unmask import Scores, UnmaskPolicy, UnmaskSession
-
-P = TypeVar("P")
 
 
 @dataclass(eq=False)
@@ -50,7 +52,19 @@ class Batch:
     """Kept only if somebody watches."""
     stops_at_nan: bool = True
     """Whether a NaN ends a request; else it is committed, for those who study where it leads."""
-    _sessions: list[tuple[UnmaskPolicy, UnmaskSession]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Start without sessions."""
+        # Not self: in a cycle, the store would be freed at any time.
+        geometry, slots = self.geometry, self.slots
+        self.unmasking = Sessions[UnmaskPolicy, UnmaskSession](
+            lambda policy: policy.start(geometry), lambda slot: _settings(slots, slot).unmask
+        )
+        self.caching = Sessions[CachePolicy, CacheSession](
+            lambda policy: started(policy, geometry), lambda slot: _settings(slots, slot).cache
+        )
+        self._inputs = LayerInputs(self.runner.store)
+        self._listens = self._names = False
 
     @classmethod
     def start(
@@ -86,16 +100,14 @@ class Batch:
         start, new = len(request.prompt), len(request.region)
         return new <= self.geometry.gen_length and start + new <= self.geometry.length
 
-    def reserve(self, slot: int, request: Request) -> bool:
-        """Get room for the keys and values of a request; False if there is none now."""
-        base = self.runner.store.admit(slot, request.length)
-        if base is None:
-            return False
-        self.canvas.bases[slot] = base
-        return True
+    def admit(self, slot: int, base: int, request: Request) -> RequestState:
+        """Put a request into a slot; nothing there may speak of the one before.
 
-    def admit(self, slot: int, request: Request) -> RequestState:
-        """Put a request into a slot that is reserved; nothing there may speak of the one before."""
+        Args:
+            slot: which.
+            base: what the store gave for it.
+            request: who comes.
+        """
         settings, config = request.settings, self.config
         # A copy: what an observer saw last may still be on its way to a disk.
         self.host = HostCanvas(self.host.ids_BG.copy(), self.host.status_BG.copy())
@@ -107,18 +119,21 @@ class Batch:
         for table_BL in self.ages or ():
             table_BL[slot] = -1
         self.scorer.admit(slot, settings.temperature, settings.seed or 0)
-        asked = [one.request.settings.unmask for one in self.states]
-        self._sessions = [pair for pair in self._sessions if pair[0] in asked]
-        self.session(settings.unmask).forget(slot)
+        others = [one.request.settings for one in self.states]
+        self.unmasking.admit(settings.unmask, slot, (other.unmask for other in others))
+        self.caching.admit(settings.cache, slot, (other.cache for other in others))
+        self._listens = any(not each.cache.pure for each in (settings, *others))
+        self._names = any(each.cache.needs for each in (settings, *others))
+        self._inputs.forget(base, request.length)
         if self.runner.skip is not None:
             self.runner.skip.forget(slot)
-        self.slots[slot] = state = RequestState(request, slot)
+        self.slots[slot] = state = RequestState(request, slot, base)
         return state
 
     def release(self, state: RequestState) -> None:
         """Let a request leave."""
         self.slots[state.slot] = None
-        self.runner.store.release(state.slot)
+        self.runner.store.release(state.base)
 
     def decoded(self, state: RequestState) -> Done:
         """What was decoded of a request."""
@@ -127,44 +142,49 @@ class Batch:
         status_G = self.host.status_BG[state.slot, :new].copy()
         return Done(state.request, state.stats, ids_G, status_G)
 
-    def session(self, policy: UnmaskPolicy) -> UnmaskSession:
-        """What an unmask policy remembers of the requests that have it."""
-        for known, session in self._sessions:
-            if known == policy:
-                return session
-        session = policy.start(self.geometry)
-        self._sessions.append((policy, session))
-        return session
-
     def rows(self, context: StepContext) -> Rows:
-        """What the cache policies of the requests recompute in a step."""
-        alike = self._alike(context, lambda settings: settings.cache)
-        return Rows.join(*(policy.rows(same) for policy, same in alike))
+        """What the cache policies of the requests recompute in a step, which may not be taken."""
+        serving = self.caching.serving(context)
+        return Rows.join(*(session.rows(same) for _, session, same in serving))
+
+    def taken(self, rows: Rows, context: StepContext) -> None:
+        """Tell the cache policies that a step is taken with these rows."""
+        if not self._listens:
+            return
+        for _, session, same in self.caching.serving(context):
+            mine = np.isin(rows.request, same.active)
+            session.taken(rows if mine.all() else rows.take(np.flatnonzero(mine)), same)
+
+    def naming(self, rows: Rows, context: StepContext, *, recovery: bool) -> Naming | None:
+        """Whose cache policies have a say in the midst of a forward over ``rows``; None: nobody's.
+
+        Args:
+            rows: that enter layer 1.
+            context: the step.
+            recovery: all rows are computed, whatever policies say.
+        """
+        if not self._names:
+            return None
+        asked = list[Asked]()
+        for policy, session, same in self.caching.serving(context):
+            if policy.needs:
+                free, _ = same.split(lambda at: not recovery and at.slot not in rows.refreshed)
+                asked.append(Asked(session, "attention" in policy.needs, same, free))
+        return Naming(asked, self._inputs) if asked else None
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """What the unmask policies of the requests commit: bool [B, G]."""
-        (policy, same), *others = self._alike(context, lambda settings: settings.unmask)
-        chosen_BG = self.session(policy).select(scores, same)
-        for policy, same in others:
-            mine_BG = self.session(policy).select(scores, same)
+        (_, session, same), *others = self.unmasking.serving(context)
+        chosen_BG = session.select(scores, same)
+        for _, session, same in others:
+            mine_BG = session.select(scores, same)
             # Of requests that another policy serves, it says nothing.
             chosen_BG = mine_BG.where(same.forward_B1 >= 0, chosen_BG)
         return chosen_BG
 
-    def _alike(
-        self, context: StepContext, policy_of: Callable[[Settings], P]
-    ) -> Iterator[tuple[P, StepContext]]:
-        """Each policy of the requests, and those that have it.
-
-        Where all have the same, that is the context itself, with what it holds on the device.
-        """
-        while context.requests:
-            policy = policy_of(self.settings(context.requests[0].slot))
-            same, others = context.split(
-                lambda p, of=policy: policy_of(self.settings(p.slot)) == of
-            )
-            yield policy, same if others.requests else context
-            context = others
+    def intervene(self, intervention: Intervention) -> None:
+        """Let an experiment replace values from here on."""
+        self.runner.intervention = self.scorer.intervention = intervention
 
     def state(self, slot: int) -> RequestState:
         """The request in a slot."""
@@ -174,17 +194,23 @@ class Batch:
 
     def settings(self, slot: int) -> Settings:
         """How the request in a slot is decoded."""
-        return self.state(slot).request.settings
+        return _settings(self.slots, slot)
 
     def context(self, states: Iterable[RequestState]) -> StepContext | None:
         """Where these requests go next, those that are done left out; None if all are."""
         places = [at for state in states if (at := state.next_step(self.host))]
-        return StepContext(self.canvas, tuple(places), self.committed_BL) if places else None
+        return self._context(places) if places else None
 
     def together(self, block: Block, step: int, forward: int) -> StepContext:
         """Every request at the same step of the same block: how a run is led."""
-        places = (replace(s.at(block, step), forward=forward) for s in self.states)
-        return StepContext(self.canvas, tuple(places), self.committed_BL)
+        return self._context(replace(s.at(block, step), forward=forward) for s in self.states)
+
+    def again(self, states: Iterable[RequestState]) -> StepContext:
+        """The step that these requests took last, once more."""
+        return self._context(state.last_step() for state in states)
+
+    def _context(self, requests: Iterable[RequestStep]) -> StepContext:
+        return StepContext(self.canvas, tuple(requests), self.committed_BL, self.host)
 
     def put(self, host: HostCanvas, committed_BL: Tensor) -> None:
         """Put the canvas into the state in which a step that committed ``committed_BL`` left it."""
@@ -195,3 +221,9 @@ class Batch:
     def stops(self) -> bool:
         """Whether any request may end before all of it is decoded."""
         return any(state.request.stop_ids for state in self.states)
+
+
+def _settings(slots: Sequence[RequestState | None], slot: int) -> Settings:
+    state = slots[slot]
+    assert state is not None
+    return state.request.settings

@@ -66,11 +66,12 @@ class Driver:
         _drivers.add(self)
 
     def submit(self, handle: Handle) -> None:
-        """Decode it in the background, beside whatever is being decoded."""
-        if self._turning == threading.get_ident():
-            # An observer or a policy asks, in the middle of a step: it may wait for the answer.
-            Driver(self._begin).submit(handle)
-            return
+        """Decode it in the background, beside whatever is being decoded.
+
+        In the middle of a step, an observer or a policy may submit: the request waits for its turn,
+        as all do. What it may not is wait for it there.
+        """
+        handle.may_wait = self._may_wait
         try:
             with self._lock:
                 self._queue.append(handle)
@@ -85,7 +86,8 @@ class Driver:
 
         However it ends, none of them is left in the engine.
         """
-        if self._turning == threading.get_ident():
+        if not self._may_wait():
+            # An observer or a policy asks, in the middle of a step, and waits for the answer.
             Driver(self._begin).run(handles)
             return
         try:
@@ -110,12 +112,17 @@ class Driver:
         for handle in lost:
             handle.lose(CancelledError("submitted before the fork: the parent process decodes it"))
 
+    def _may_wait(self) -> bool:
+        """Whether this thread may wait for others: not while it is in the middle of their step."""
+        # Interrupted at whatever line, it may still be noted as turning; it owns nothing then.
+        return self._turning != threading.get_ident() or not self._owns()
+
     def _claim(self, handles: Sequence[Handle]) -> bool:
         """Put these into the queue; whether this thread turns the loop from now on."""
         with self._lock:
             self._queue.extend(handles)
             if self._owner is None:
-                self._owner = threading.current_thread()
+                self._owner, self._turning = threading.current_thread(), None
                 return True
         return False
 
@@ -182,7 +189,6 @@ class Driver:
         self._turning = threading.get_ident()
         try:
             if loop.turn():
-                loop.done.clear()  # their handles have it
                 return True
         except Exception as error:  # raised where its requests are waited for
             self._abandon(error)

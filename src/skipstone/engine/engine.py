@@ -16,7 +16,8 @@ from skipstone.engine.arena import MOST_SLOTS, Arena
 from skipstone.engine.commits import Commit
 from skipstone.engine.driver import Driver
 from skipstone.engine.finish import result_of
-from skipstone.engine.layout import Layout, geometry_of
+from skipstone.engine.fit import check_fit, without_graphs
+from skipstone.engine.layout import Layout
 from skipstone.engine.loop import Loop
 from skipstone.engine.observe import Observer
 from skipstone.engine.prompts import Prompt, Prompts, encode, ids_of, several
@@ -96,7 +97,8 @@ class Engine:
             model.network, self._arena, slots, self.settings.gen_length, graphs=graphs
         )
         self._driver = Driver(self._layout.begin)
-        self._check_fit(self.settings)
+        self._graphs = graphs
+        check_fit(model.network, self.settings)
         self._advised = False
 
     def __repr__(self) -> str:
@@ -190,8 +192,8 @@ class Engine:
             ConfigError: a setting is unknown or does not fit the model.
         """
         settings = self.settings.replace(**changes)
-        if settings.skip != self.settings.skip:
-            self._check_fit(settings)
+        if (settings.skip, settings.cache) != (self.settings.skip, self.settings.cache):
+            check_fit(self.model.network, settings)
         notes = self.model.text.notes if isinstance(prompt, str) else ()
         request = self._request(prompt, "the prompt", settings)
         self._check_ids(stops := ids_of(stop_ids, "stop_ids"), "stop_ids")
@@ -286,10 +288,6 @@ class Engine:
             self._advised = True
             warnings.warn(message, stacklevel=4)
 
-    def _check_fit(self, settings: Settings) -> None:
-        """Let the skip policy refuse this model now rather than at the first prompt."""
-        settings.skip.start(geometry_of(self.model.network, 0, 0, 0))
-
     def _request(self, prompt: object, where: str, settings: Settings, sample: int = 0) -> Request:
         """A prompt that fits the model, to be decoded; ``where`` names it in errors."""
         config, gen_length = self.model.config, settings.gen_length
@@ -341,7 +339,8 @@ class Engine:
         notes: Sequence[str] = (),
     ) -> Handle:
         text, eos_id = self.model.text, self.model.config.eos_id
-        finish = partial(result_of, text=text, eos_id=eos_id, notes=tuple(notes))
+        notes = (*notes, *(without_graphs(request.settings) if self._graphs else ()))
+        finish = partial(result_of, text=text, eos_id=eos_id, notes=notes)
         return Handle(
             request,
             text,

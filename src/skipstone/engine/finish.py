@@ -64,11 +64,7 @@ def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]
         could = sum(step.skippable_row_layers for step in stats.steps)
         skip = policies.SKIP.spell(settings.skip, brief=True)
         notes.append(f"skip is on ({skip}) and skipped nothing: 0 of {could} row-layers")
-    interval = getattr(settings.cache, "refresh_every", 0)
-    if interval and not any(step.refresh and step.step for step in stats.steps):
-        notes.append(
-            f"refresh_every={interval} never came due: no block took more than {interval} steps"
-        )
+    notes += settings.cache.idle(stats.steps)
     if stats.num_refreshes == stats.num_forwards and stats.num_forwards:
         cache = policies.CACHE.spell(settings.cache, brief=True)
         forwards = stats.num_forwards

@@ -66,7 +66,9 @@ class Layout:
         if first.observer is not None:
             batch.ages = Ages.start(batch.canvas)
         if isinstance(runner.layers, GraphLayers):
-            runner.layers.warm_up(runner.spans())
+            caches = [batch.caching.of(handle.request.settings.cache) for handle in handles]
+            named = {layer for cache in caches for layer in cache.names_before}
+            runner.layers.warm_up(runner.spans(sorted(named)))
         # A CPU computes while it launches; whoever wants states looks before they are overwritten.
         tapped = first.observer is not None and bool(first.observer.taps)
         ahead = 1 if network.device.type == "cuda" and not tapped else 0

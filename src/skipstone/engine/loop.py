@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from skipstone.canvas import StepContext
 from skipstone.engine.batch import Batch
 from skipstone.engine.progress import RequestState
 from skipstone.engine.request import Done, Handle
@@ -38,14 +37,14 @@ class Loop:
     scheduler: Scheduler = field(default_factory=Scheduler)
     ahead: int = 0
     """Steps that may be launched before an earlier one is completed."""
-    done: list[Done] = field(default_factory=list)
-    """Those that have left, in this order."""
     _flying: deque[InFlightStep] = field(default_factory=deque)
 
-    def decode(self) -> None:
-        """Decode all that is here or waits."""
+    def decode(self) -> list[Done]:
+        """Decode all that is here or waits, and say what came of each, in this order."""
+        handles = [*self.handles, *self.queue]
         while self.turn():
             pass
+        return [handle.decoded() for handle in handles]
 
     @property
     def idle(self) -> bool:
@@ -82,10 +81,8 @@ class Loop:
             if state.handle is not None and state.handle.cancelled():
                 self._leave(state)
             elif self._is_done(state, flies=state.slot in flying):
-                done = self.batch.decoded(state)
-                self.done.append(done)
                 if state.handle is not None:
-                    state.handle.finish(done)
+                    state.handle.finish(self.batch.decoded(state))
                 self._leave(state)
 
     def _is_done(self, state: RequestState, *, flies: bool) -> bool:
@@ -103,13 +100,15 @@ class Loop:
     def admit(self) -> None:
         """Give free slots to those that wait and may share this batch."""
         for slot in self.batch.free:
-            handle = self._next_waiting(slot)
-            if handle is None:
+            handle = self._next_waiting()
+            base = None if handle is None else self.batch.runner.store.admit(handle.request.length)
+            if handle is None or base is None:
+                # Others will leave and make room.
                 return
             try:
-                state = self.batch.admit(slot, handle.request)
+                state = self.batch.admit(slot, base, handle.request)
             except BaseException as error:
-                self.batch.runner.store.release(slot)
+                self.batch.runner.store.release(base)
                 handle.fail(error)
                 raise
             state.handle = handle
@@ -117,20 +116,17 @@ class Loop:
             # Only now: wherever it is interrupted, whoever waits is in the queue or in a slot.
             self.queue.popleft()
 
-    def _next_waiting(self, slot: int) -> Handle | None:
-        """The first that waits, with room reserved for it; it is in the queue still."""
+    def _next_waiting(self) -> Handle | None:
+        """The first that waits, if it may share this batch; it is in the queue still."""
         while self.queue:
             handle = self.queue[0]
             if handle.done():
                 self.queue.popleft()
                 continue
-            if not (handle.shares_with(self.takes) and self.batch.fits(handle.request)):
-                # It waits until this batch is done; so do those behind it, to keep their order.
-                return None
-            if not self.batch.reserve(slot, handle.request):
-                # Others will leave and make room.
-                return None
-            return handle
+            if handle.shares_with(self.takes) and self.batch.fits(handle.request):
+                return handle
+            # It waits until this batch is done; so do those behind it, to keep their order.
+            return None
         return None
 
     def _may_launch(self) -> bool:
@@ -186,9 +182,7 @@ class Loop:
     def _recover(self, states: Sequence[RequestState]) -> None:
         """Repeat an empty step over all rows; progress is the engine's duty, not a policy's."""
         batch = self.batch
-        places = [state.last_step() for state in states]
-        context = StepContext(batch.canvas, tuple(places), batch.committed_BL)
-        completed = self.stepper.step(context, recovery=True)
+        completed = self.stepper.step(batch.again(states), recovery=True)
         for state, error in completed.broken:
             self._end(state, error)
         for state in completed.empty:

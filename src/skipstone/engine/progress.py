@@ -22,6 +22,8 @@ class RequestState:
 
     request: Request
     slot: int
+    base: int
+    """The cell of the K/V store in which its position 0 lies."""
     handle: Handle | None = None
     """Who waits for it."""
     block: int = 0
@@ -64,6 +66,7 @@ class RequestState:
             seed=request.settings.seed or 0,
             reach=request.reach,
             settled=request.settled_before(block),
+            base=self.base,
         )
 
     def last_step(self) -> RequestStep:

@@ -23,7 +23,7 @@ from skipstone.canvas import MOST_STOP_IDS
 from skipstone.engine.commits import Commit, CommittedTokens, Reader
 from skipstone.engine.result import Result, StepStats
 from skipstone.engine.settings import Settings
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, DeadlockError
 from skipstone.reach import FULL, Reach
 from skipstone.text import Text
 
@@ -131,6 +131,8 @@ class Handle:
         self.observer = observer
         self.batch_size = batch_size
         """Of the batch in which it may be decoded; None: any."""
+        self.may_wait: Callable[[], bool] = lambda: True
+        """Whether the thread that asks may wait for it: not the one that is to decode it."""
         self.seconds = 0.0
         """From when it was submitted until it was done."""
         self._submitted = time.perf_counter()
@@ -154,9 +156,12 @@ class Handle:
         Raises:
             TimeoutError: it was not there in time; the request goes on.
             CancelledError: it was cancelled.
+            DeadlockError: an observer or a policy asks, in the middle of a step: the request cannot
+                go on before it returns.
             StalledError: the unmask policy never commits anything.
             NotFiniteError: a number is not finite; the message names the layer.
         """
+        self._check_may_wait()
         return self._finish(self._future.result(timeout), self.seconds)
 
     def cancel(self) -> bool:
@@ -191,6 +196,7 @@ class Handle:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is done in whatever way; whether it is."""
+        self._check_may_wait()
         with self._changed:
             return self._changed.wait_for(self.done, timeout)
 
@@ -198,6 +204,8 @@ class Handle:
         """Each commit as it happens; the end of the request ends it, or its error is raised."""
         reader = self._reader()
         while True:
+            if reader.read == len(self._told):
+                self._check_may_wait()
             with self._changed:
                 self._changed.wait_for(lambda: reader.read < len(self._told) or self.done())
             yield from reader.news(self._told)
@@ -240,6 +248,10 @@ class Handle:
             self._tell()
         return self._finish(done, self.seconds)
 
+    def decoded(self) -> Done:
+        """What was decoded of it, as the engine has it; waits, and raises, as ``result`` does."""
+        return self._future.result()
+
     # --- for the loop that decodes it ------------------------------------------------------------
 
     def committed(self, offsets: np.ndarray, tokens: np.ndarray) -> None:
@@ -276,6 +288,18 @@ class Handle:
             return False
         # It runs if its end was interrupted.
         return self._future.running() or self._future.set_running_or_notify_cancel()
+
+    def _check_may_wait(self) -> None:
+        """Refuse to wait where that would last for ever.
+
+        Raises:
+            DeadlockError: the thread that decodes it asks, in the middle of a step.
+        """
+        if not (self.done() or self.may_wait()):
+            raise DeadlockError(
+                "an observer or a policy waits for a request that goes on only when it returns: "
+                "take the result after the run, or use generate, which decodes on its own"
+            )
 
     def _reader(self) -> Reader:
         request = self.request

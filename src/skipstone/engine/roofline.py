@@ -142,10 +142,15 @@ def advice(model: Model, settings: Settings, batch: int, length: int) -> str | N
         batch: requests together.
         length: canvas length.
     """
+    from skipstone.engine.forward.runner import stops  # the figures are computed without torch
+    from skipstone.engine.layout import geometry_of
+
     network = model.network
-    here, k = card_of(network.device), getattr(settings.skip, "skip_layer_k", 0)
-    if here is None or not k:
+    here, session = card_of(network.device), settings.skip.start(geometry_of(network, 0, 0, 0))
+    decides = () if session is None else stops(session, network.config.num_layers)
+    if here is None or not decides:
         return None
+    k = decides[0] + 1
     work = Work(batch, min(settings.block_length, settings.gen_length), length, k, going=0.0)
     size = network.dtype.itemsize
     if saving(here, network.config, work, weight_bytes=size) >= WORTH_IT:

@@ -119,8 +119,7 @@ class Settings:
         If the block turns out to be done, such a step must change nothing: nothing may be drawn in
         it, and no mask left of the block be committed by it.
         """
-        others = (getattr(policy, "pure", False) for policy in (self.cache, self.skip))
-        pure = self.unmask.pure and all(others)
+        pure = self.cache.pure and self.unmask.pure and self.skip.pure
         return pure and self.temperature == 0 and self.budget == "finish"
 
     def idle(self) -> tuple[str, ...]:

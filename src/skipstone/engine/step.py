@@ -99,7 +99,9 @@ class Stepper:
             # Noise is drawn for each row that is scored: not for those that are computed in vain.
             draws = any(batch.settings(slot).temperature > 0 for slot in context.active)
             batch.runner.packs = draws or rows.num_rows > MOST_UNPACKED
-        done = batch.runner.forward(rows, context, fresh=fresh.active, taps=taps)
+        batch.taken(rows, context)
+        naming = batch.naming(rows, context, recovery=recovery)
+        done = batch.runner.forward(rows, context, fresh=fresh.active, taps=taps, naming=naming)
         scored = batch.scorer.score(done, context, batch.host, want_logits=taps.logits)
         scores = batch.scorer.eligible(done, rows, context)
         committed = self.commit(scores, context)

@@ -1,7 +1,7 @@
-"""Ranges of cells: who has which, and where there is room.
+"""Ranges of cells: which are taken, and where there is room.
 
-Pure Python on plain numbers. Each holder has one range without gaps, so that whatever reads it
-needs to know nothing but where it begins.
+Pure Python on plain numbers. A range has no gaps, so that whatever reads it needs to know nothing
+but where it begins; who has taken it remembers that.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ GRAIN = 16
 
 
 class Range(NamedTuple):
-    """Cells from ``start`` up to ``stop``, and whose they are."""
+    """Cells from ``start`` up to ``stop``."""
 
     start: int
     stop: int
-    holder: int
 
 
 def rounded(length: int) -> int:
@@ -28,7 +27,7 @@ def rounded(length: int) -> int:
 
 
 class Ranges:
-    """Cells, of which each holder has one range. The first gap that is long enough is taken."""
+    """Cells of which ranges are taken: the first gap that is long enough."""
 
     def __init__(self, capacity: int) -> None:
         """``capacity`` cells, all of them free."""
@@ -36,28 +35,23 @@ class Ranges:
         self._taken = list[Range]()
         """Ascending."""
 
-    def take(self, holder: int, length: int) -> int | None:
-        """Give a range to a holder that has none.
+    def take(self, length: int) -> int | None:
+        """Take a range of at least so many cells.
 
         Returns:
             Its first cell; None if no gap is long enough now.
         """
-        assert all(taken.holder != holder for taken in self._taken), f"{holder} has a range"
         length = rounded(length)
-        edges = [Range(0, 0, -1), *self._taken, Range(self.capacity, self.capacity, -1)]
+        edges = [Range(0, 0), *self._taken, Range(self.capacity, self.capacity)]
         for left, right in pairwise(edges):
             if right.start - left.stop >= length:
-                insort(self._taken, Range(left.stop, left.stop + length, holder))
+                insort(self._taken, Range(left.stop, left.stop + length))
                 return left.stop
         return None
 
-    def release(self, holder: int) -> None:
-        """Take the range of a holder back, if it has one."""
-        self._taken = [taken for taken in self._taken if taken.holder != holder]
-
-    def start(self, holder: int) -> int:
-        """The first cell of a holder that has a range."""
-        return next(taken.start for taken in self._taken if taken.holder == holder)
+    def release(self, start: int) -> None:
+        """Give the range back that begins in a cell."""
+        self._taken = [taken for taken in self._taken if taken.start != start]
 
     @property
     def end(self) -> int:

@@ -6,6 +6,7 @@ L canvas length, R rotated part of a head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -35,6 +36,11 @@ class KVConfig(Protocol):
         ...
 
 
+OnWrite = Callable[[int, Rows, Tensor, Tensor], Tensor]
+"""Takes layer (from 0), rows, what ``write`` took, and the queries that it made; gives those that
+attend."""
+
+
 def cell_bytes(config: KVConfig, dtype: torch.dtype) -> int:
     """What one position of one request takes, in all layers."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_width * dtype.itemsize
@@ -44,6 +50,7 @@ class KVStore:
     """Keys and values of every position of every request.
 
     A request has a range of cells while it is in its slot: position ``p`` is in cell ``base + p``.
+    The store does not know whose a range is: each request remembers its base.
     A forward overwrites the rows it computes; every other position keeps what it has. Keys are
     stored rotated, so nothing is rotated twice. What a released range holds stays there until the
     next request writes over it: that sees nothing that it did not write, for it sees no further
@@ -75,6 +82,8 @@ class KVStore:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.visible_BL: Tensor | None = None
         """bool: False where a position is hidden from all rows; None hides nothing."""
+        self.on_write: OnWrite | None = None
+        """Told of each write; None: nobody is."""
         self._most = cells if most is None else max(cells, most)
         self._ranges = Ranges(cells)
 
@@ -97,28 +106,24 @@ class KVStore:
         """Whether a request of so many positions could ever be admitted."""
         return rounded(length) <= self._most
 
-    def admit(self, slot: int, length: int) -> int | None:
+    def admit(self, length: int) -> int | None:
         """Give a range to a request.
 
         Args:
-            slot: whose it is, until ``release``.
             length: of the request, with all that it will decode.
 
         Returns:
-            Its base, the cell of its position 0; None if there is no room now.
+            Its base, the cell of its position 0, by which it is released; None if there is no room
+            now.
         """
-        base = self._ranges.take(slot, length)
+        base = self._ranges.take(length)
         if base is None and self._grow(self._ranges.end + rounded(length)):
-            base = self._ranges.take(slot, length)
+            base = self._ranges.take(length)
         return base
 
-    def release(self, slot: int) -> None:
-        """Take the range of a slot back; nothing happens if it has none."""
-        self._ranges.release(slot)
-
-    def base(self, slot: int) -> int:
-        """The cell of position 0 of the request in a slot."""
-        return self._ranges.start(slot)
+    def release(self, base: int) -> None:
+        """Take the range of a request back."""
+        self._ranges.release(base)
 
     def _grow(self, needed: int) -> bool:
         """Make room for so many cells in all; False if that is more than there may be."""
@@ -151,7 +156,12 @@ class KVStore:
             Rotated queries [N, H, E].
         """
         keys, values = self.keys[layer], self.values[layer]
-        return ops.rotate_and_write(qkv_NHE, angles_2NR, keys, values, rows, norms)
+        q_NHE = ops.rotate_and_write(qkv_NHE, angles_2NR, keys, values, rows, norms)
+        if self.on_write is None:
+            return q_NHE
+        if norms is not None:
+            qkv_NHE = ops.normed(qkv_NHE, keys.shape[1], norms)
+        return self.on_write(layer, rows, qkv_NHE, q_NHE)
 
 
 def _grown(old: Tensor, cells: int) -> Tensor:

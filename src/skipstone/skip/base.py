@@ -55,7 +55,11 @@ class SkipSession(Protocol):
 
     @property
     def decides_after(self) -> tuple[int, ...]:
-        """Layers after which ``keep`` may drop rows, ascending: up to there all can be computed."""
+        """Layers after which ``keep`` may drop rows, ascending; () is every one.
+
+        Up to the next of them all can be computed, as one graph is. After the last layer of the
+        model there is nothing to drop.
+        """
         ...
 
     def expect(self, rows: Rows) -> None:
@@ -70,12 +74,13 @@ class SkipSession(Protocol):
     def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
         """Which rows go on after ``layer`` (counted from 1).
 
-        Called after every layer up to the last of ``decides_after`` (after all if that is empty)
-        with the rows that are still going; ``rows`` never grows within a step. Not called in steps
-        where no row may skip (``learn`` is). Rows in ``rows.fresh_N`` must go on.
+        Called after every layer up to the last of ``decides_after`` with the rows that are still
+        going; ``rows`` never grows within a step. Not called in steps where no row may skip
+        (``learn`` is). Rows in ``rows.fresh_N`` must go on.
 
         Returns:
-            bool [N], False for a row that leaves; None if all go on.
+            bool [N], False for a row that leaves; None if all go on, as it must be after a layer
+            that ``decides_after`` does not name.
         """
         ...
 
@@ -84,7 +89,7 @@ class SkipSession(Protocol):
         ...
 
     def forget(self, request: int) -> None:
-        """Drop what was remembered of a request: another one takes its place in the batch."""
+        """Drop what was remembered of a request: another one takes its slot."""
         ...
 
 

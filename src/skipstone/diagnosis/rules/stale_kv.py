@@ -11,6 +11,7 @@ from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.patching import decisive
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
+from skipstone.policies import CACHE
 from skipstone.record import StepRecord, Tap
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
@@ -207,14 +208,14 @@ def _by_setting(case: Case) -> Finding | None:
 
 
 def _refresh_more(case: Case) -> Sentence:
-    """Twice as many refreshes; one every fourth step where there are none within a block."""
-    name, _, fields = case.record_b.header.settings.get("cache", "dual").partition(":")
-    every = dict(part.split("=", 1) for part in fields.split(",") if "=" in part)
-    old = every.get("refresh_every", "")
-    new = max(1, int(old) // 2) if old.isdigit() else 4
+    """The same cache with younger K/V, if it knows of one."""
+    cache = CACHE.recorded(case.record_b.header.settings)
+    fresher = None if cache is None else cache.fresher()
+    if fresher is None:
+        return Sentence("refresh more often, or use smaller blocks")
     return Sentence(
         "refresh more often, for example cache={setting}, or use smaller blocks",
-        setting=Code(f"{name}:refresh_every={new}"),
+        setting=Code(CACHE.spell(fresher)),
     )
 
 

@@ -26,7 +26,7 @@ from skipstone.models.base import Network
 from skipstone.ops import prefetch
 from skipstone.ops.decide import dispatch as decide
 from skipstone.ops.model import dispatch as ops
-from skipstone.rows import Rows, upload
+from skipstone.rows import Rows
 
 if TYPE_CHECKING:
     from torch.cuda.graphs import _POOL_HANDLE
@@ -88,7 +88,7 @@ class Graph:
         if self.held is None or self.held.where_4N is not rows.where_4N:
             self.static.where_4N[:, : rows.num_rows].copy_(rows.where_4N)
             if self.attention is not None and self.static.work_W8 is not None:
-                upload(self.static.work_W8, self.attention.pieces(rows))
+                _upload(self.static.work_W8, self.attention.pieces(rows))
         self.held = rows
 
     def _take_writes(self, rows: Rows) -> None:
@@ -251,6 +251,12 @@ class GraphLayers:
             return list(eager.run(shape.first, shape.last, x_ND, static, every=shape.every))
 
         return Graph(static, x_ND, compute, attention)
+
+
+def _upload(into: Tensor, values: np.ndarray) -> None:
+    """Overwrite a tensor by values of the host, without waiting for what the device is doing."""
+    source = torch.from_numpy(values)
+    into.copy_(source.pin_memory() if into.is_cuda else source, non_blocking=True)
 
 
 def bucket(count: int) -> int:

@@ -1,4 +1,4 @@
-"""One forward: rows in, final states out, and who left on the way.
+"""One forward: rows in, final states out, and who left or came on the way.
 
 Where many rows are computed, those that a skip policy drops are packed away, which takes one read
 of the device. Where few are, a forward is bound by reading the weights and packing would save
@@ -18,7 +18,10 @@ from torch import Tensor
 
 from skipstone.canvas import StepContext
 from skipstone.engine.forward.eager import EagerLayers
+from skipstone.engine.forward.interventions import Intervention
+from skipstone.engine.forward.naming import Naming
 from skipstone.engine.observe import TappedStates, Taps
+from skipstone.errors import ConfigError
 from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
 from skipstone.rows import HostCopy, Rows, to_device, to_host
@@ -51,6 +54,15 @@ class Layers(Protocol):
         ...
 
 
+class Span(NamedTuple):
+    """Layers that are computed without a pause."""
+
+    first: int
+    last: int
+    shown: bool
+    """Whether the states after each of them are shown to the skip policy."""
+
+
 class Exit(NamedTuple):
     """What a skip policy said after one layer."""
 
@@ -71,8 +83,10 @@ class Exit(NamedTuple):
 class Pass:
     """What one forward computed."""
 
+    entered: Rows
+    """Rows that entered layer 1."""
     computed: Rows | None
-    """Rows that were computed through every layer; None if all rows were packed away."""
+    """Rows that the last layer computed; None if all rows had left."""
     x_ND: Tensor
     """States of these rows after the last layer."""
     kept_N: Tensor | None
@@ -86,22 +100,17 @@ class Pass:
         """Rows that did not skip; waits until the host knows. None if all rows skipped."""
         if self.kept_N is None or self.computed is None:
             return self.computed
-        index = np.flatnonzero(~np.logical_or.reduce([e.left() for e in self.exits]))
+        index = np.flatnonzero(~self.exits[-1].left())
         return self.computed.take(index) if index.size else None
 
     def row_layers(self, batch: int, num_layers: int) -> tuple[np.ndarray, np.ndarray]:
         """Row-layers that could have been skipped, and that were: int64 [B] each."""
         could, did = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
-        gone = np.zeros(0, bool)
-        for rows, layer, kept, fresh in self.exits:
-            left, judged = ~kept.wait(), ~np.isin(rows.request, fresh)
-            if gone.size == left.size:
-                judged, left = judged & ~gone, left & ~gone
-            could += (num_layers - layer) * np.bincount(rows.request[judged], minlength=batch)
-            did += (num_layers - layer) * np.bincount(rows.request[left], minlength=batch)
-            if self.kept_N is not None:
-                # Whoever left is judged again, without consequence.
-                gone = ~kept.wait()
+        for exit in self.exits:
+            deeper, request = num_layers - exit.layer, exit.rows.request
+            judged = request[~np.isin(request, exit.fresh)]
+            could += deeper * np.bincount(judged, minlength=batch)
+            did += deeper * np.bincount(request[exit.left()], minlength=batch)
         return could, did
 
 
@@ -115,6 +124,8 @@ class Runner:
     packs: bool = True
     """Whether rows that leave are packed away; else they are computed, and what they give is not
     taken."""
+    intervention: Intervention | None = None
+    """What an experiment does to forwards; None: nothing."""
 
     @property
     def store(self) -> KVStore:
@@ -122,7 +133,13 @@ class Runner:
         return self.layers.store
 
     def forward(
-        self, rows: Rows, context: StepContext, *, fresh: Sequence[int], taps: Taps
+        self,
+        rows: Rows,
+        context: StepContext,
+        *,
+        fresh: Sequence[int],
+        taps: Taps,
+        naming: Naming | None = None,
     ) -> Pass:
         """Recompute ``rows``; overwrites their K/V in every layer that they reach.
 
@@ -131,35 +148,40 @@ class Runner:
             context: where the requests are.
             fresh: requests whose rows may not skip in this step.
             taps: what an observer wants.
+            naming: who names rows anew before a layer; None: nobody does.
+
+        Raises:
+            ConfigError: a policy breaks its contract; the message says how.
         """
-        network, num_layers = self.network, self.network.config.num_layers
-        x_ND = network.embed(context.canvas.ids_BL[rows.request_N, rows.position_N])
+        x_ND = self.network.embed(context.canvas.ids_BL[rows.request_N, rows.position_N])
         states = {0: TappedStates(rows, x_ND)} if 0 in taps.states else {}
-        # Whoever keeps states must own them.
-        layers = EagerLayers(network, self.store) if taps.states else self.layers
+        layers = self._layers(taps, naming)
         judges = self.skip is not None and not set(rows.requests) <= set(fresh)
-        going, layer = rows.protect(fresh) if judges else rows, 0
+        going = rows.protect(fresh) if judges else rows
         kept_N, exits = None, list[Exit]()
-        while layer < num_layers and going.num_rows:
-            said_N, (last, shown) = None, self._span(layer)
-            span = layers.run(layer + 1, last, x_ND, going, every=shown or bool(taps.states))
+        for first, last, shown in self.spans(() if naming is None else naming.layers):
+            if naming is not None and first in naming.layers:
+                going, x_ND = naming.before(first, x_ND, going)
+            if not going.num_rows:
+                break
+            said_N = None
+            span = layers.run(first, last, x_ND, going, every=shown or bool(taps.states))
             for layer, x_ND in span:
                 if layer in taps.states:
                     states[layer] = _kept_states(going, x_ND, kept_N)
                 if shown:
                     said_N = self._show(layer, x_ND, going, context, judges=judges)
-                if said_N is not None:
-                    break
             if said_N is None:
                 continue
-            kept_N = said_N if kept_N is None else kept_N & said_N
-            exits.append(Exit(going, layer, to_host(kept_N), fresh))
-            if self.packs:
+            kept_N = said_N
+            exits.append(Exit(going, last, to_host(kept_N), fresh))
+            if self._packs:
                 going, x_ND = _packed(going, x_ND, exits[-1])
                 kept_N = None
             else:
                 going = going.writing(kept_N)
         return Pass(
+            entered=rows,
             computed=going if going.num_rows else None,
             x_ND=x_ND,
             kept_N=kept_N,
@@ -168,36 +190,72 @@ class Runner:
             states=states,
         )
 
-    def spans(self) -> list[tuple[int, int, bool]]:
-        """What a forward asks of its layers: first, last, and whether every state is wanted."""
-        found, layer = list[tuple[int, int, bool]](), 0
-        while layer < self.network.config.num_layers:
-            last, shown = self._span(layer)
-            found.append((layer + 1, last, shown))
-            layer = last
-        return found
+    def spans(self, named_before: Sequence[int] = ()) -> list[Span]:
+        """What a forward asks of its layers, in order.
 
-    def _span(self, layer: int) -> tuple[int, bool]:
-        """Up to which layer all can be computed, and whether the skip policy sees the states."""
-        num_layers = self.network.config.num_layers
-        if self.skip is None:
-            return num_layers, False
-        stops = self.skip.decides_after
-        last = next((stop for stop in stops if stop > layer), num_layers)
-        return last, not stops or layer < stops[-1]
+        A span ends where rows may leave or come: whatever computes it computes all of its layers.
+
+        Args:
+            named_before: layers before which cache policies name rows.
+        """
+        num_layers, stops = self.network.config.num_layers, self._stops
+        ends = sorted({*stops, *(layer - 1 for layer in named_before), num_layers})
+        seen_up_to = stops[-1] if stops else 0
+        before = [0, *ends[:-1]]
+        return [Span(b + 1, end, b < seen_up_to) for b, end in zip(before, ends, strict=True)]
+
+    def _layers(self, taps: Taps, naming: Naming | None) -> Layers:
+        """Who computes: eagerly where states are kept, which nothing may overwrite, or replaced."""
+        asked = [] if self.intervention is None else [self.intervention]
+        if naming is not None and naming.attention is not None:
+            asked.append(naming.attention)
+        if asked or taps.states:
+            return EagerLayers(self.network, self.store, asked)
+        return self.layers
+
+    @property
+    def _stops(self) -> tuple[int, ...]:
+        return () if self.skip is None else stops(self.skip, self.network.config.num_layers)
+
+    @property
+    def _packs(self) -> bool:
+        # A policy that decides again must not see the rows again that have left.
+        return self.packs or len(self._stops) > 1
 
     def _show(
         self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext, *, judges: bool
     ) -> Tensor | None:
         """Show states to the skip policy; which rows go on, if it says."""
-        if self.skip is None or layer == self.network.config.num_layers:
-            return None
+        assert self.skip is not None
         if not judges:
             self.skip.learn(layer, x_ND, rows, context)
             return None
         kept_N = self.skip.keep(layer, x_ND, rows, context)
+        if kept_N is None:
+            return None
+        if layer not in self._stops:
+            raise ConfigError(
+                f"the skip policy drops rows after layer {layer}, and its decides_after is "
+                f"{self.skip.decides_after}; name the layer there, or none to decide after each"
+            )
         # Whatever a policy says of rows that may not skip.
-        return kept_N if kept_N is None or rows.fresh_N is None else kept_N | rows.fresh_N
+        return kept_N if rows.fresh_N is None else kept_N | rows.fresh_N
+
+
+def stops(skip: SkipSession, num_layers: int) -> tuple[int, ...]:
+    """Layers after which a skip policy may drop rows, ascending; after the last none can.
+
+    Raises:
+        ConfigError: it names a layer that the model does not have.
+    """
+    said = skip.decides_after
+    wrong = [layer for layer in said if not 1 <= layer <= num_layers]
+    if wrong:
+        raise ConfigError(
+            f"the skip policy decides after layer {wrong[0]}, must be one of the model's "
+            f"{num_layers} layers"
+        )
+    return tuple(layer for layer in range(1, num_layers) if not said or layer in said)
 
 
 def _packed(rows: Rows, x_ND: Tensor, said: Exit) -> tuple[Rows, Tensor]:

@@ -197,7 +197,7 @@ def _forward(network: Network, batch: Sequence[_Copy]) -> list[float]:
         masked_BL[b, len(copy.question.context) : length] = copy.masked_A
     spans = [(b, 0, int(n)) for b, n in enumerate(lengths)]
     store = KVStore(config, sum(map(rounded, lengths.tolist())), network.dtype, network.device)
-    bases = [cast("int", store.admit(b, n)) for b, n in enumerate(lengths.tolist())]
+    bases = [cast("int", store.admit(n)) for n in lengths.tolist()]
     rows = Rows.spans(
         spans,
         network.device,

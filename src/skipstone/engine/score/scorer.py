@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import Geometry, HostCanvas, Status, StepContext
+from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board
 from skipstone.models.base import Network
@@ -54,6 +55,8 @@ class Scorer:
 
     def __init__(self, network: Network, geometry: Geometry) -> None:
         """Start with nothing scored."""
+        self.intervention: Intervention | None = None
+        """May replace logits; None: nobody does."""
         self._network, self._reach = network, network.config.reach
         self._draws = dict[int, _Draws]()
         shape = (geometry.batch, geometry.gen_length)
@@ -100,6 +103,8 @@ class Scorer:
         part_rows = rows if whole else rows.take(np.arange(rows.num_rows)[part])
         index_2N = to_device(np.stack([index[part], part_rows.position]), rows.device)
         logits_NV = self._logits(done.x_ND[index_2N[0]])
+        if self.intervention is not None:
+            logits_NV = self.intervention.scoring(part_rows, logits_NV)
         self._write(part_rows, logits_NV, index_2N, done, context)
         return logits_NV
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skipstone.ops.backend import refusal
 from skipstone.ops.model import attention_work, reference
-from skipstone.ops.model.reference import HeadNorms, rotary_tables
+from skipstone.ops.model.reference import HeadNorms, normed, rotary_tables
 from skipstone.rows import Rows
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "linear_add_rms_norm",
     "linear_swiglu",
     "may_split",
+    "normed",
     "rms_norm",
     "rotary_tables",
     "rotate_and_write",

@@ -177,6 +177,12 @@ def normed_heads(heads_NHE: Tensor, kv_heads: int, norms: HeadNorms) -> Tensor:
     return torch.cat([rms_norm(part, weight_E, norms.eps) for part, weight_E in parts], dim=1)
 
 
+def normed(qkv_NHE: Tensor, kv_heads: int, norms: HeadNorms) -> Tensor:
+    """Queries, keys and values [N, H + 2 U, E]; each head of queries and keys normalised."""
+    turned, value_NUE = qkv_NHE.tensor_split([qkv_NHE.shape[1] - kv_heads], dim=1)
+    return torch.cat([normed_heads(turned, kv_heads, norms), value_NUE], dim=1)
+
+
 def attend(
     q_NHE: Tensor,
     key_CUE: Tensor,
@@ -203,6 +209,38 @@ def attend(
         mine = slice(part.first, part.first + part.count * len(part.requests))
         out[mine] = _attend_alike(q_NHE[mine], key_CUE, value_CUE, rows, part, visible_BL)
     return out
+
+
+def attention_weights(
+    q_NHE: Tensor, key_CUE: Tensor, rows: Rows, visible_BL: Tensor | None = None
+) -> Tensor:
+    """What part of its attention each row gives to each position of its request.
+
+    Args:
+        q_NHE: rotated queries of the rows.
+        key_CUE: keys of all cells, stored rotated.
+        rows: whose queries these are.
+        visible_BL: bool, False where a position is hidden from all rows; None hides nothing.
+
+    Returns:
+        float32 [N, K], mean over the heads; K is the furthest horizon.
+    """
+    heads, width = q_NHE.shape[1:]
+    most = int(rows.horizon.max(initial=0))
+    weights_NK = q_NHE.new_zeros(rows.num_rows, most, dtype=torch.float32)
+    first = 0
+    for request, count in zip(rows.requests, rows.counts, strict=True):
+        mine, base = slice(first, first + count), int(rows.base[first])
+        far = int(rows.horizon[mine].max())
+        key_KHE = key_CUE[base : base + far].repeat_interleave(heads // key_CUE.shape[1], dim=1)
+        scores_HRK = torch.einsum("rhe,khe->hrk", q_NHE[mine].float(), key_KHE.float())
+        seen_RK = torch.arange(far, device=rows.device) < rows.horizon_N[mine, None]
+        if visible_BL is not None:
+            seen_RK = seen_RK & visible_BL[request, :far]
+        scores_HRK = (scores_HRK / width**0.5).masked_fill(~seen_RK, -torch.inf)
+        weights_NK[mine, :far] = scores_HRK.softmax(-1).mean(0)
+        first += count
+    return weights_NK
 
 
 def _attend_alike(

@@ -36,8 +36,9 @@ from skipstone.skip import NoSkip
 from skipstone.tracing.experiments.names import describe
 from skipstone.tracing.experiments.unrotated import Unrotated, rotated
 from skipstone.tracing.record.recorder import Recorder, outcome
+from skipstone.tracing.replay.plan import ReplayPlan
 from skipstone.tracing.replay.recorded_model import recorded_model
-from skipstone.tracing.replay.replay import ReplayPlan, replay
+from skipstone.tracing.replay.replay import replay
 
 BUDGET = 500
 """Experiments of one diagnosis. Most need fewer than 50; bisecting the rows of a cache, more."""

@@ -166,10 +166,9 @@ def _stored(view: StepView, at: RequestStep) -> Rowed:
     length = at.prompt_length + view.context.canvas.gen_length
     length = at.reach.end(at.stop - 1, length)
     positions, taken = np.arange(length, dtype=np.int32), Rowed()
-    base = view.context.canvas.bases[at.slot]
     for tap, store in ((Tap.KEY, view.store.keys), (Tap.VALUE, view.store.values)):
         for layer in range(store.shape[0]):
-            values = to_numpy(store[layer, base : base + length].flatten(1))
+            values = to_numpy(store[layer, at.base : at.base + length].flatten(1))
             taken[TensorKey(at.forward, tap, layer + 1)] = (positions, values)
     return taken
 

@@ -65,11 +65,11 @@ def _stepped(model: Model, record: RunRecord, target: StepRecord, settings: Sett
             f"{record.header.gen_length} new positions; leave it out"
         )
     recorder = Recorder("full")
-    lead = ReplayPlan(
+    plan = ReplayPlan(
         (target.forward, target.forward), frozenset(("rows", "skip")), free=target.forward
     )
-    replayer = Replayer(model, settings, record, lead, None)
-    for step in replayer.steps():
+    replayer = Replayer(model, settings, record, plan, None)
+    for step in plan.steps(record, settings):
         if step is target:
             replayer.watch(recorder)
         replayer.take(step)

@@ -1,0 +1,166 @@
+"""Cache policies in the midst of a forward: rows that leave and come before a layer.
+
+A forward goes through its layers with the rows of its step. Before a layer that a session of a
+cache policy has announced, that session may name the rows of its requests anew. Who has come this
+far brings its state along; who has not goes on from what entered this layer when it was last
+computed, which is kept for this.
+
+Shape letters: N packed rows, D width, K positions, H query heads, E head width, U key/value heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skipstone.cache import CachePolicy, CacheSession
+from skipstone.canvas import Geometry, StepContext
+from skipstone.engine.forward.interventions import Intervention
+from skipstone.errors import ConfigError
+from skipstone.memory.inputs import LayerInputs
+from skipstone.memory.store import KVStore
+from skipstone.ops.model import reference as ops
+from skipstone.rows import Rows, to_device
+
+
+def started(policy: CachePolicy, geometry: Geometry) -> CacheSession:
+    """The session of a policy.
+
+    Raises:
+        ConfigError: it does not fit the model, or names rows and has not said that it would.
+    """
+    session = policy.start(geometry)
+    for layer in session.names_before:
+        if not 2 <= layer <= geometry.num_layers:
+            raise ConfigError(
+                f"{policy!r} names rows before layer {layer}, must be 2 to {geometry.num_layers} "
+                f"in this model"
+            )
+        if "layer_inputs" not in policy.needs:
+            raise ConfigError(
+                f"{policy!r} names rows before layer {layer}, and its needs are "
+                f"{sorted(policy.needs)}: add 'layer_inputs' to them"
+            )
+    return session
+
+
+class Asked(NamedTuple):
+    """A session that has a say in the midst of a forward, and the requests that it speaks for."""
+
+    session: CacheSession
+    attention: bool
+    """Whether it sees how rows attend."""
+    context: StepContext
+    """Of all of its requests."""
+    free: StepContext
+    """Of those whose rows it may name: none that is refreshed."""
+
+
+class Naming:
+    """What the cache policies of one step say in the midst of the forward."""
+
+    def __init__(self, asked: Sequence[Asked], inputs: LayerInputs) -> None:
+        """Take the sessions that have a say; ``inputs`` is where layer inputs are kept."""
+        self._asked, self._inputs = asked, inputs
+        self.layers = tuple(sorted({n for one in asked for n in one.session.names_before}))
+        """Layers before which ``before`` is to be asked, ascending."""
+        watching = [one for one in asked if one.attention]
+        self.attention = _Attention(watching) if watching else None
+        """Shows to sessions how rows attend; None: no policy needs it."""
+
+    def before(self, layer: int, x_ND: Tensor, rows: Rows) -> tuple[Rows, Tensor]:
+        """The rows that go on through ``layer``, and the states that enter it.
+
+        Raises:
+            ConfigError: a session names a position of which nothing is kept, or that is not its.
+        """
+        parts = list[tuple[Rows, Tensor]]()
+        others = np.ones(rows.num_rows, dtype=bool)
+        for asked in self._asked:
+            if layer not in asked.session.names_before:
+                continue
+            mine = np.isin(rows.request, asked.context.active)
+            others &= ~mine
+            came, came_ND = _picked(rows, x_ND, mine)
+            self._inputs.keep(layer, came, came_ND)
+            parts.append(self._named(asked, layer, came_ND, came))
+        parts.append(_picked(rows, x_ND, others))
+        return _together(parts)
+
+    def _named(self, asked: Asked, layer: int, x_ND: Tensor, rows: Rows) -> tuple[Rows, Tensor]:
+        """What one session says of the rows that came."""
+        if not asked.free.requests:
+            return rows, x_ND
+        free_N = np.isin(rows.request, asked.free.active)
+        came, came_ND = _picked(rows, x_ND, free_N)
+        named = asked.session.rows_before(layer, came_ND, came, asked.free)
+        if named is None:
+            return rows, x_ND
+        _check(named, asked, layer, self._inputs)
+        # The states of those that came were kept just now.
+        taken_ND = self._inputs.take(layer, named)
+        return _together([_picked(rows, x_ND, ~free_N), (named, taken_ND)])
+
+
+class _Attention(Intervention):
+    """Changes nothing: it shows how rows attend."""
+
+    def __init__(self, asked: Sequence[Asked]) -> None:
+        self._asked = asked
+
+    def entering(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:
+        """As they are."""
+        return x_ND
+
+    def written(
+        self, layer: int, rows: Rows, qkv_NHE: Tensor, q_NHE: Tensor, store: KVStore
+    ) -> Tensor:
+        """The same queries, once the sessions have seen what they look at."""
+        weights_NK = ops.attention_weights(q_NHE, store.keys[layer - 1], rows, store.visible_BL)
+        for session, _, context, _ in self._asked:
+            mine, mine_NK = _picked(rows, weights_NK, np.isin(rows.request, context.active))
+            session.attended(layer, mine_NK, mine, context)
+        return q_NHE
+
+    def scoring(self, rows: Rows, logits_NV: Tensor) -> Tensor:
+        """As they are."""
+        return logits_NV
+
+
+def _check(named: Rows, asked: Asked, layer: int, inputs: LayerInputs) -> None:
+    """Refuse rows that there are none of, or that nothing is kept of."""
+    who = type(asked.session).__name__
+    strange = sorted(set(named.requests) - set(asked.free.active))
+    if strange:
+        raise ConfigError(
+            f"{who} names rows of slot {strange[0]} before layer {layer}, which it was not asked "
+            f"about: {asked.free.active}"
+        )
+    lacking = inputs.lacking(layer, named)
+    if lacking.size:
+        raise ConfigError(
+            f"{who} names position {named.position[lacking[0]]} before layer {layer}, and nothing "
+            f"that entered this layer there is kept: a step before must compute it up to there"
+        )
+
+
+def _picked(rows: Rows, x_ND: Tensor, wanted: np.ndarray) -> tuple[Rows, Tensor]:
+    """Some of the rows, with their states."""
+    if wanted.all():
+        return rows, x_ND
+    index = np.flatnonzero(wanted)
+    return rows.take(index), x_ND[to_device(index, x_ND.device)]
+
+
+def _together(parts: Sequence[tuple[Rows, Tensor]]) -> tuple[Rows, Tensor]:
+    """Rows of several requests as one, with their states in the same order."""
+    parts = [part for part in parts if part[0].num_rows] or list(parts[:1])
+    if len(parts) == 1:
+        return parts[0]
+    request = np.concatenate([rows.request for rows, _ in parts])
+    order_N = to_device(np.argsort(request, kind="stable"), parts[0][1].device)
+    return Rows.join(*(rows for rows, _ in parts)), torch.cat([x for _, x in parts])[order_N]

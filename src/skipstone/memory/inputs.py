@@ -1,0 +1,64 @@
+"""What entered single layers when positions were last computed, for rows that come in there.
+
+Shape letters: N packed rows, C cells, D width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from skipstone.memory.store import KVStore
+from skipstone.rows import Rows
+
+
+class LayerInputs:
+    """States by layer and cell of a K/V store; a layer takes memory once something is kept of it.
+
+    In the dtype of the model, a layer takes as much as the keys and values of 1 to 4 layers do.
+    """
+
+    def __init__(self, store: KVStore) -> None:
+        """Keep nothing yet."""
+        self._store = store
+        self._states = dict[int, Tensor]()
+        """[C, D] of each layer."""
+        self._known = dict[int, np.ndarray]()
+        """bool [C] of each layer, on the host: cells whose request has something there."""
+
+    def keep(self, layer: int, rows: Rows, x_ND: Tensor) -> None:
+        """Overwrite what entered ``layer`` at ``rows``."""
+        states_CD, known_C = self._of(layer, x_ND)
+        states_CD[rows.cell_N] = x_ND
+        known_C[rows.base + rows.position] = True
+
+    def take(self, layer: int, rows: Rows) -> Tensor:
+        """What entered ``layer`` at ``rows`` when they were last computed: a copy [N, D]."""
+        return self._states[layer][rows.cell_N]
+
+    def lacking(self, layer: int, rows: Rows) -> np.ndarray:
+        """Which of ``rows`` have nothing there: int64, ascending."""
+        known_C = self._known.get(layer, np.zeros(0, dtype=bool))
+        cells = rows.base + rows.position
+        known = np.zeros(len(cells), dtype=bool)
+        inside = cells < len(known_C)
+        known[inside] = known_C[cells[inside]]
+        return np.flatnonzero(~known)
+
+    def forget(self, base: int, length: int) -> None:
+        """Keep nothing of ``length`` cells from ``base`` on: another request has them now."""
+        for known_C in self._known.values():
+            known_C[base : base + length] = False
+
+    def _of(self, layer: int, x_ND: Tensor) -> tuple[Tensor, np.ndarray]:
+        """States of a layer, with room for all that the store has room for."""
+        cells = self._store.cells
+        states_CD = self._states.get(layer, x_ND.new_empty(0, x_ND.shape[1]))
+        known_C = self._known.get(layer, np.zeros(0, dtype=bool))
+        if len(states_CD) < cells:
+            grown_CD = x_ND.new_empty(cells, x_ND.shape[1])
+            grown_CD[: len(states_CD)] = states_CD
+            known_C = np.pad(known_C, (0, cells - len(known_C)))
+            states_CD = grown_CD
+        self._states[layer], self._known[layer] = states_CD, known_C
+        return states_CD, known_C

@@ -1,0 +1,210 @@
+"""Teacher forcing: cache and skip policies whose choices are taken from a record.
+
+Each stands before the policy of the settings, which is asked all the same, so that what it
+remembers and judges goes on as in any run.
+
+Shape letters: N packed rows, K positions, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skipstone.cache import CacheNeed, CachePolicy, CacheSession
+from skipstone.canvas import Geometry, StepContext
+from skipstone.record import RunRecord, StepRecord
+from skipstone.rows import Rows
+from skipstone.skip import SkipPolicy, SkipScores, SkipSession
+
+
+class RecordedSteps:
+    """The steps of a record, and which of them a replay takes."""
+
+    def __init__(self, record: RunRecord, free: int) -> None:
+        """Begin with the first; nothing is taken from the record in forward ``free``."""
+        self.step = record.steps[0]
+        """The one that is being taken."""
+        self.padding_seen = False
+        """Whether its rows see the padding of their request."""
+        self.skips = any(step.skip_layer for step in record.steps)
+        """Whether any of them could drop rows."""
+        self._free = free
+        self._before = dict(zip((s.forward for s in record.steps[1:]), record.steps, strict=False))
+        self._numbered = {(s.block, s.step): s for s in record.steps if not s.recovery}
+
+    @property
+    def free(self) -> bool:
+        """Whether the settings choose in this step."""
+        return self.step.forward == self._free
+
+    def of(self, context: StepContext) -> StepRecord | None:
+        """The recorded step of a context: this one, or one that the run looks ahead to.
+
+        None if there is none, or the settings choose.
+        """
+        step, asked = self.step, context.requests[0].step
+        if asked != step.step:
+            step = self._numbered.get((step.block, asked))
+        return None if step is None or step.forward == self._free else step
+
+    @property
+    def committed_before(self) -> tuple[int, ...]:
+        """What the recorded step before committed: its canvas against this one."""
+        before = self._before.get(self.step.forward)
+        if before is None:
+            return ()
+        new = (before.status_before == 2) & (self.step.status_before != 2)
+        return tuple((np.flatnonzero(new) + self.step.prompt_length).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class ForcedCache(CachePolicy):
+    """Rows as recorded, or as a policy chooses."""
+
+    inner: CachePolicy
+    recorded: RecordedSteps
+    forced: bool
+    """Whether the rows are those of the record."""
+
+    @property
+    def needs(self) -> frozenset[CacheNeed]:
+        """What the policy needs."""
+        return self.inner.needs
+
+    def start(self, geometry: Geometry) -> CacheSession:
+        """A session around the policy's own."""
+        return _ForcedCacheSession(self.inner.start(geometry), self.recorded, self.forced)
+
+
+class _ForcedCacheSession(CacheSession):
+    """Answers from the record for all requests, and tells the policy what it has answered."""
+
+    def __init__(self, inner: CacheSession, recorded: RecordedSteps, forced: bool) -> None:
+        self._inner, self._recorded, self._forced = inner, recorded, forced
+
+    @property
+    def names_before(self) -> tuple[int, ...]:
+        """Where the policy names rows."""
+        return self._inner.names_before
+
+    def rows(self, context: StepContext) -> Rows:
+        """The rows of every request; the record speaks for all, shifted to their prompts."""
+        step = self._recorded.of(context)
+        if not self._forced or step is None:
+            return self._seeing(self._inner.rows(context), context)
+        starts = context.canvas.prompt_lengths
+        # The last prompt positions of a companion stand for the sample's own.
+        own = np.sort(step.rows).astype(np.int64) - step.prompt_length
+        positions = {slot: own + starts[slot] for slot in context.active}
+        refresh = context.active if step.refresh else ()
+        return self._seeing(context.rows_at(positions, refresh=refresh), context)
+
+    def taken(self, rows: Rows, context: StepContext) -> None:
+        """Hand on to the policy."""
+        self._inner.taken(rows, context)
+
+    def rows_before(
+        self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
+    ) -> Rows | None:
+        """What the policy says: it follows from the states."""
+        named = self._inner.rows_before(layer, x_ND, rows, context)
+        return None if named is None else self._seeing(named, context)
+
+    def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
+        """Hand on to the policy."""
+        self._inner.attended(layer, weights_NK, rows, context)
+
+    def forget(self, request: int) -> None:
+        """Hand on to the policy."""
+        self._inner.forget(request)
+
+    def _seeing(self, rows: Rows, context: StepContext) -> Rows:
+        """The same rows, which see padding if that is tried."""
+        if not self._recorded.padding_seen:
+            return rows
+        return replace(rows, horizon=np.full(rows.num_rows, context.canvas.ids_BL.shape[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class ForcedSkip(SkipPolicy):
+    """Skipped rows as recorded, or as a policy chooses; the policy judges in both cases."""
+
+    inner: SkipPolicy
+    recorded: RecordedSteps
+    forced: bool
+    """Whether the rows that skip are those of the record."""
+    unskip: tuple[int, ...]
+    """Forwards in which no row skips."""
+
+    def start(self, geometry: Geometry) -> SkipSession | None:
+        """A session around the policy's own; None if no row can skip."""
+        session = self.inner.start(geometry)
+        if self.forced and self.recorded.skips:
+            return _ForcedSkipSession(session, self.recorded, True, self.unskip)
+        if session is not None and (self.forced or self.unskip):
+            return _ForcedSkipSession(session, self.recorded, self.forced, self.unskip)
+        return session
+
+
+class _ForcedSkipSession:
+    """Asks the policy, so that its references and scores are kept, and answers from the record."""
+
+    def __init__(
+        self,
+        inner: SkipSession | None,
+        recorded: RecordedSteps,
+        forced: bool,
+        unskip: tuple[int, ...],
+    ) -> None:
+        self._inner, self._recorded = inner, recorded
+        self._forced, self._unskip = forced, unskip
+
+    @property
+    def scores(self) -> SkipScores | None:
+        """What the policy judged."""
+        return None if self._inner is None else self._inner.scores
+
+    @property
+    def decides_after(self) -> tuple[int, ...]:
+        """Any layer: the record says which."""
+        return ()
+
+    def expect(self, rows: Rows) -> None:
+        """Hand on to the policy."""
+        if self._inner is not None:
+            self._inner.expect(rows)
+
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
+        """Rows that the record says went on past this layer."""
+        chosen_N = None
+        if self._inner is not None and self._sees(layer):
+            chosen_N = self._inner.keep(layer, x_ND, rows, context)
+        step = self._recorded.step
+        if step.forward in self._unskip:
+            return None
+        if not self._forced or self._recorded.free:
+            return chosen_N
+        if not step.skip_layer or layer != step.skip_layer - 1:
+            return None
+        starts = np.array(context.canvas.prompt_lengths)[rows.request]
+        kept = np.isin(rows.position - starts + step.prompt_length, step.finished)
+        return torch.from_numpy(kept).to(x_ND.device)
+
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> None:
+        """Hand on to the policy."""
+        if self._inner is not None and self._sees(layer):
+            self._inner.learn(layer, x_ND, rows, context)
+
+    def forget(self, request: int) -> None:
+        """Hand on to the policy."""
+        if self._inner is not None:
+            self._inner.forget(request)
+
+    def _sees(self, layer: int) -> bool:
+        """Whether the policy is shown the states after a layer."""
+        stops = () if self._inner is None else self._inner.decides_after
+        return not stops or layer <= max(stops)
