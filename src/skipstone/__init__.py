@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from skipstone.foreign.attach.attach import attach
     from skipstone.foreign.explain.explain import explain
-    from skipstone.foreign.positions.sanitize import sanitize
+    from skipstone.foreign.sanitizer.sanitize import sanitize
     from skipstone.models.load import Model, load
     from skipstone.record import TraceWriter, open_trace
     from skipstone.report.notebook import view
@@ -71,7 +71,7 @@ _HOMES = {
     "load": "models.load",
     "open_trace": "record",
     "run_sweep": "sweep",
-    "sanitize": "foreign.positions.sanitize",
+    "sanitize": "foreign.sanitizer.sanitize",
     "study": "report.study",
     "view": "report.notebook",
     "write_report": "report.report",

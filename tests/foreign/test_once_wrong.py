@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skipstone.foreign.attach.attach import attach
-from skipstone.foreign.positions.sanitize import sanitize
+from skipstone.foreign.sanitizer.sanitize import sanitize
 from tests.foreign.shapes.common import BEGIN, BLOCK, at, canvas_of, pick
 from tests.foreign.shapes.conventions import ByMask, ByPositionIds
 from tests.foreign.shapes.network import MASK, Cache, Plain

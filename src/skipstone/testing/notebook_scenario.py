@@ -22,7 +22,7 @@ from torch import Tensor
 
 import skipstone
 from skipstone.foreign.attach.attach import attach
-from skipstone.foreign.positions.sanitize import sanitize
+from skipstone.foreign.sanitizer.sanitize import sanitize
 from skipstone.record import Event
 from skipstone.testing.notebook_model import NotebookModel, from_pebble
 

@@ -15,9 +15,9 @@ from skipstone.foreign.attach.attach import attach
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.watch import Watch
 from skipstone.foreign.positions.follow import Follower
-from skipstone.foreign.positions.sanitize import sanitize
-from skipstone.foreign.positions.sanitizer import Sanitizer
 from skipstone.foreign.rows.finder import Finder
+from skipstone.foreign.sanitizer.sanitize import sanitize
+from skipstone.foreign.sanitizer.sanitizer import Sanitizer
 from skipstone.record import RunRecord, Tap
 from skipstone.record.reader import open_trace
 from tests.foreign.shapes import batches, canvases, rows

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skipstone import attach, diagnose
-from skipstone.foreign.positions.sanitize import sanitize
+from skipstone.foreign.sanitizer.sanitize import sanitize
 from skipstone.foreign.shared.calls import read_call, signature_of
 from skipstone.record import MemoryTrace
 from skipstone.testing.tiny import EOS, MASK

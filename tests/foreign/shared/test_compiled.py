@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from skipstone.foreign.attach.attach import attach
-from skipstone.foreign.positions.sanitize import sanitize
+from skipstone.foreign.sanitizer.sanitize import sanitize
 from tests.foreign.shapes.common import BEGIN, canvas_of, pick, plain, spans
 from tests.foreign.shapes.network import EOS, MASK, Plain
 

@@ -42,10 +42,10 @@ from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.attach.watch import Watch
 from skipstone.foreign.attention.listening import Listening
 from skipstone.foreign.positions.follow import Follower
-from skipstone.foreign.positions.sanitizer import Sanitizer
 from skipstone.foreign.rows.cache_axis import CacheAxis
 from skipstone.foreign.rows.finder import Finder
 from skipstone.foreign.rows.locate import Located
+from skipstone.foreign.sanitizer.sanitizer import Sanitizer
 from skipstone.foreign.shared.calls import Call, read_call
 from skipstone.foreign.shared.functions import Functions
 from skipstone.foreign.shared.guard import Guard

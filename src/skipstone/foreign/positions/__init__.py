@@ -1,1 +1,1 @@
-"""The sanitizer: which position of the canvas every row of every tensor stands for."""
+"""Position maps: which position of the canvas every row of every tensor belongs to."""

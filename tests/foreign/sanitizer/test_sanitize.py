@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipstone.errors import ConfigError
-from skipstone.foreign.positions.sanitize import Report, sanitize
+from skipstone.foreign.sanitizer.sanitize import Report, sanitize
 from skipstone.record import Event
 from skipstone.testing.tiny import MASK
 from specimens import bare, decode, hf_style, llada_style
@@ -329,7 +329,7 @@ def test_rows_of_different_positions_are_found(name: str) -> None:
     report = look_at(MIXED[name])
     event = only(report)
     assert event.kind == "misaligned_rows"
-    assert event.source.startswith("tests/foreign/positions/test_sanitize.py:")
+    assert event.source.startswith("tests/foreign/sanitizer/test_sanitize.py:")
     assert event.forward == 1
     assert {(event.positions_a[0], event.positions_b[0])} <= {(0, START), (START, 0)}
 

@@ -19,10 +19,10 @@ from torch import nn
 from skipstone.checks import checked
 from skipstone.errors import ConfigError
 from skipstone.foreign.positions.evidence import Findings
-from skipstone.foreign.positions.sanitizer import Sanitizer
-from skipstone.foreign.positions.watch import MaskWatch
 from skipstone.foreign.rows.cache_axis import CacheAxis
 from skipstone.foreign.rows.finder import Finder
+from skipstone.foreign.sanitizer.sanitizer import Sanitizer
+from skipstone.foreign.sanitizer.watch import MaskWatch
 from skipstone.foreign.shared.calls import read_call
 from skipstone.foreign.shared.compiled import active, compiled_of
 from skipstone.foreign.shared.forwards import hook_forward

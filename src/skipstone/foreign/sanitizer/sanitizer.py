@@ -11,10 +11,10 @@ from skipstone.foreign.positions.calls import tensors_in
 from skipstone.foreign.positions.evidence import Findings
 from skipstone.foreign.positions.follow import Follower
 from skipstone.foreign.positions.position_map import Tag
-from skipstone.foreign.positions.watch import CacheWatch
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed
 from skipstone.foreign.rows.stale_ids import given_old
+from skipstone.foreign.sanitizer.watch import CacheWatch
 from skipstone.foreign.shared.calls import Call
 from skipstone.foreign.shared.source import source_line
 
