@@ -16,6 +16,7 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.canvas import StepContext
+from skipstone.engine.batch import Failed
 from skipstone.engine.observe import StepView
 from skipstone.engine.step import Stepper
 from skipstone.memory.store import KVStore
@@ -104,7 +105,7 @@ def _unstopped() -> AbstractContextManager[object]:
     """What is not a number is committed like any other, as engines without a check do."""
     commit = Stepper.commit
 
-    def wrong(self: Stepper, scores: Scores, context: StepContext) -> decide.Committed:
+    def wrong(self: Stepper, scores: Scores, context: StepContext) -> tuple[decide.Committed, Failed]:
         self.batch.stops_at_nan = False
         return commit(self, scores, context)
 

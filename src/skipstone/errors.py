@@ -7,6 +7,7 @@
     ├── StalledError            decoding made no progress twice in a row
     ├── DeadlockError           whoever decodes a request waits for it
     ├── NotFiniteError          a forward gave a number that is not finite
+    ├── PolicyError             code of a policy raised an error, or gave what it must not
     ├── TraceError              a trace cannot be written or opened
     └── OutputError             a file or folder of results cannot be written
 
@@ -70,6 +71,10 @@ class NotFiniteError(SkipstoneError):
         """Say what is not finite, and hand over what was done."""
         super().__init__(message)
         self.finished: Mapping[int, Any] = finished or {}
+
+
+class PolicyError(SkipstoneError):
+    """Code of a policy raised an error, which is its cause, or gave something else than it must."""
 
 
 class TraceError(SkipstoneError):

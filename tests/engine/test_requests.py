@@ -38,11 +38,11 @@ from skipstone.engine.commits import Commit
 from skipstone.engine.observe import StepView
 from skipstone.engine.request import Handle
 from skipstone.engine.scheduler import Scheduler
-from skipstone.errors import DeadlockError
+from skipstone.errors import DeadlockError, PolicyError
 from skipstone.models.load import Model
 from skipstone.testing.tiny import EOS, MASK
 from skipstone.tracing import Recorder
-from skipstone.unmask import Scores
+from skipstone.unmask import Scores, UnmaskSession
 from tests.helpers.watching import ending_model, prompt_of, uneven_model
 
 BASE = Settings(gen_length=12, block_length=6, unmask=Threshold(0.4))
@@ -569,3 +569,58 @@ def test_no_more_are_decoded_at_once_than_there_are_slots(model: Model) -> None:
     gate.set()
     assert len({handle.result(60).tokens for handle in handles}) > 1
     assert max(most) == 2
+
+
+@dataclass(frozen=True)
+class FailingChoice(Threshold):
+    """Fails from its second step on, in one way or another."""
+
+    how: str = "raise"
+
+    def select(self, scores: Scores, moment: Moment) -> Tensor:
+        chosen_BG = super().select(scores, moment)
+        if all(place.forward == 0 for place in moment.places):
+            return chosen_BG
+        if self.how == "raise":
+            raise LookupError("no such offset")
+        return chosen_BG[:, :-1] if self.how == "shape" else chosen_BG.float()
+
+
+@dataclass(frozen=True)
+class NeverStarts(Threshold):
+    """Has no memory to give."""
+
+    def start(self, geometry: Geometry) -> UnmaskSession:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["asked first", "asked last"])
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        (
+            FailingChoice(0.4),
+            r"FailingChoice.*LookupError: no such offset \(test_requests.py:\d+\)",
+        ),
+        (FailingChoice(0.4, "shape"), r"selects bool \[3, 11\], must be bool \[3, 12\]"),
+        (FailingChoice(0.4, "dtype"), r"selects float32 \[3, 12\], must be bool \[3, 12\]"),
+        (NeverStarts(0.4), r"NeverStarts.*ZeroDivisionError \(test_requests.py:\d+\)"),
+    ],
+    ids=["raises", "shape", "dtype", "start"],
+)
+def test_an_error_of_a_policy_ends_the_requests_that_share_it_alone(
+    model: Model, policy: Threshold, told: str, *, first: bool
+) -> None:
+    engine = Engine(model, BASE, slots=3)
+    # The first of a queue lays out the batch; a policy that fails must not be that of all.
+    unmasks = [policy, Threshold(0.4), policy] if first else [Threshold(0.4), policy, policy]
+    handles = [engine.submit(prompt_of(n, 4 + n), unmask=one) for n, one in enumerate(unmasks)]
+    for n, (handle, unmask) in enumerate(zip(handles, unmasks, strict=True)):
+        if unmask == policy:
+            with pytest.raises(PolicyError, match=told):
+                handle.result(60)
+        else:
+            twin = Engine(model, BASE, unmask=unmask).generate(prompt_of(n, 4 + n))
+            assert handle.result(60).tokens == twin.tokens
+    # Control: the engine goes on.
+    assert_tokens(engine.generate(prompt_of(0, 4)), model)

@@ -22,15 +22,20 @@ from skipstone.engine.ages import Ages
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.naming import Asked, Naming, started
 from skipstone.engine.forward.runner import Runner
+from skipstone.engine.guarded import checked_choice, guarded
 from skipstone.engine.progress import RequestState
 from skipstone.engine.request import Done, Request
 from skipstone.engine.score.scorer import Scorer
 from skipstone.engine.sessions import Sessions
 from skipstone.engine.settings import Settings
+from skipstone.errors import SkipstoneError
 from skipstone.memory.inputs import LayerInputs
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Rows
 from skipstone.unmask import Scores, UnmaskPolicy, UnmaskSession
+
+Failed = dict[int, SkipstoneError]
+"""Slots whose unmask policy could not choose, and why."""
 
 
 @dataclass(eq=False)
@@ -120,7 +125,8 @@ class Batch:
             table_BL[slot] = -1
         self.scorer.admit(slot, settings.temperature, settings.seed or 0)
         others = [one.request.settings for one in self.states]
-        self.unmasking.admit(settings.unmask, slot, (other.unmask for other in others))
+        with guarded(settings.unmask):
+            self.unmasking.admit(settings.unmask, slot, (other.unmask for other in others))
         self.caching.admit(settings.cache, slot, (other.cache for other in others))
         self._listens = any(not each.cache.pure for each in (settings, *others))
         self._names = any(each.cache.needs for each in (settings, *others))
@@ -172,15 +178,28 @@ class Batch:
                 asked.append(Asked(session, "attention" in policy.needs, same, free))
         return Naming(asked, self._inputs) if asked else None
 
-    def select(self, scores: Scores, context: StepContext) -> Tensor:
-        """What the unmask policies of the requests commit: bool [B, G]."""
-        (_, session, same), *others = self.unmasking.serving(context)
-        chosen_BG = session.select(scores, same)
-        for _, session, same in others:
-            mine_BG = session.select(scores, same)
-            # Of requests that another policy serves, it says nothing.
-            chosen_BG = mine_BG.where(same.forward_B1 >= 0, chosen_BG)
-        return chosen_BG
+    def select(self, scores: Scores, context: StepContext) -> tuple[Tensor, Failed]:
+        """What the unmask policies of the requests commit, bool [B, G]; nothing where they fail."""
+        chosen_BG, failed = None, Failed()
+        for policy, session, same in self.unmasking.serving(context):
+            try:
+                with guarded(policy):
+                    mine_BG = session.select(scores.only(policy.needs), same)
+                mine_BG = checked_choice(policy, mine_BG, scores.token_BG)
+            except SkipstoneError as error:
+                failed |= dict.fromkeys(same.active, error)
+                continue
+            if chosen_BG is not None:
+                # Of requests that another policy serves, it says nothing.
+                mine_BG = mine_BG.where(same.forward_B1 >= 0, chosen_BG)
+            chosen_BG = mine_BG
+        if chosen_BG is None:
+            chosen_BG = torch.zeros_like(scores.token_BG, dtype=torch.bool)
+        elif failed:
+            chosen_BG = chosen_BG.clone()
+            chosen_BG[list(failed)] = False
+        return chosen_BG, failed
+
 
     def intervene(self, intervention: Intervention) -> None:
         """Let an experiment replace values from here on."""

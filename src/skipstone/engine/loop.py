@@ -110,7 +110,10 @@ class Loop:
             except BaseException as error:
                 self.batch.runner.store.release(base)
                 handle.fail(error)
-                raise
+                if not isinstance(error, SkipstoneError):
+                    raise
+                # It is done, and leaves the queue with the next one that waits.
+                continue
             state.handle = handle
             self.scheduler.admit(slot)
             # Only now: wherever it is interrupted, whoever waits is in the queue or in a slot.

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from skipstone.canvas import HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.ages import Ages
-from skipstone.engine.batch import Batch
+from skipstone.engine.batch import Batch, Failed
 from skipstone.engine.forward.finite import not_finite
-from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board, Observer, StepView, Taps
 from skipstone.engine.progress import RequestState
 from skipstone.engine.result import StepStats
+from skipstone.engine.forward.runner import Pass
 from skipstone.engine.score.scorer import ScoredRows
-from skipstone.errors import NotFiniteError
+from skipstone.errors import NotFiniteError, SkipstoneError
 from skipstone.ops.decide import dispatch as ops
 from skipstone.rows import HostCopy, Rows, to_host
 from skipstone.skip import SkipSession
@@ -49,6 +49,7 @@ class InFlightStep(NamedTuple):
     board: Board
     commit_BG: Tensor
     region: HostCopy
+    failed: Failed
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Completed:
 
     empty: list[RequestState] = field(default_factory=list)
     """Requests of which nothing was committed."""
-    broken: list[tuple[RequestState, NotFiniteError]] = field(default_factory=list)
-    """Requests with a number that is not finite, and where it comes from."""
+    broken: list[tuple[RequestState, SkipstoneError]] = field(default_factory=list)
+    """Requests that end here, and why: a number is not finite, or their policy failed."""
 
 
 @dataclass(eq=False)
@@ -104,7 +105,7 @@ class Stepper:
         done = batch.runner.forward(rows, context, fresh=fresh.active, taps=taps, naming=naming)
         scored = batch.scorer.score(done, context, batch.host, want_logits=taps.logits)
         scores = batch.scorer.eligible(done, rows, context)
-        committed = self.commit(scores, context)
+        committed, failed = self.commit(scores, context)
         states = tuple(batch.state(at.slot) for at in context.requests)
         for state, at in zip(states, context.requests, strict=True):
             state.launched(at)
@@ -121,19 +122,20 @@ class Stepper:
             board=batch.scorer.board.copy() if overtaken else batch.scorer.board,
             commit_BG=committed.commit_BG,
             region=to_host(committed.region_2BG),
+            failed=failed,
         )
 
-    def commit(self, scores: Scores, context: StepContext) -> ops.Committed:
+    def commit(self, scores: Scores, context: StepContext) -> tuple[ops.Committed, Failed]:
         """Choose, write the commit, remember it for the next step, stop where it has ended."""
         batch = self.batch
-        chosen_BG = batch.select(scores, context)
+        chosen_BG, failed = batch.select(scores, context)
         confidence_BG = scores.confidence_BG
         if not batch.stops_at_nan:
             confidence_BG = confidence_BG.nan_to_num(nan=0.0, neginf=-math.inf)
         fill = batch.config.eos_id if batch.stops else None
         committed = ops.commit(chosen_BG, confidence_BG, scores.token_BG, context, fill)
         batch.committed_BL = committed.committed_BL
-        return committed
+        return committed, failed
 
     def complete(self, flight: InFlightStep) -> Completed:
         """Read what a step committed, and tell.
@@ -153,7 +155,9 @@ class Stepper:
         self._count(flight, pairs, decided_BG)
         for state, at in pairs:
             offsets = np.flatnonzero(decided_BG[at.slot])
-            if broken[at.slot]:
+            if at.slot in flight.failed:
+                found.broken.append((state, flight.failed[at.slot]))
+            elif broken[at.slot]:
                 found.broken.append((state, self._not_finite(flight, before, at)))
             elif not offsets.size:
                 found.empty.append(state)

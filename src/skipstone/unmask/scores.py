@@ -5,7 +5,7 @@ Shape letters: B requests, G generation length, C candidates of one request.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -39,6 +39,14 @@ class Scores:
     """See ``margin_BG``."""
     entropy: Tensor | None = None
     """See ``entropy_BG``."""
+
+    def only(self, needs: frozenset[Need]) -> Scores:
+        """The scores that a policy named in its needs."""
+        return replace(
+            self,
+            margin=self.margin if Need.MARGIN in needs else None,
+            entropy=self.entropy if Need.ENTROPY in needs else None,
+        )
 
     @property
     def margin_BG(self) -> Tensor:
