@@ -105,7 +105,9 @@ def _unstopped() -> AbstractContextManager[object]:
     """What is not a number is committed like any other, as engines without a check do."""
     commit = Stepper.commit
 
-    def wrong(self: Stepper, scores: Scores, context: StepContext) -> tuple[decide.Committed, Failed]:
+    def wrong(
+        self: Stepper, scores: Scores, context: StepContext
+    ) -> tuple[decide.Committed, Failed]:
         self.batch.stops_at_nan = False
         return commit(self, scores, context)
 

@@ -26,7 +26,9 @@ from skipstone.unmask.ranking import rank_BG
 def confidence_in(kind: torch.dtype) -> Fault:
     """The softmax of the confidence runs in a shorter dtype than float64."""
 
-    def wrong(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> ops.Scored:
+    def wrong(
+        logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None, *, entropy: bool
+    ) -> ops.Scored:
         coarse_NV = logits_NV.to(kind, copy=True)
         coarse_NV[:, mask_id] = -torch.inf
         probability_NV = coarse_NV.softmax(-1)
@@ -36,6 +38,7 @@ def confidence_in(kind: torch.dtype) -> Fault:
             top.values[:, 0],
             top.indices[:, 1],
             top.values[:, 1],
+            torch.special.entr(probability_NV.double()).sum(-1) if entropy else None,
         )
 
     return lambda: instead(ops, "score", wrong)
@@ -223,10 +226,13 @@ def noise_at_temperature_zero() -> Generator[None, None, None]:
     """Gumbel noise is added although the temperature is 0."""
     score = ops.score
 
-    def wrong(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> ops.Scored:
+    def wrong(
+        logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None, *, entropy: bool
+    ) -> ops.Scored:
         generator = torch.Generator().manual_seed(7)
         uniform_NV = torch.rand(logits_NV.shape, generator=generator, dtype=torch.float64)
-        return score(logits_NV, mask_id, -4.0 * torch.log(-torch.log(uniform_NV)))
+        gumbel_NV = -4.0 * torch.log(-torch.log(uniform_NV))
+        return score(logits_NV, mask_id, gumbel_NV, entropy=entropy)
 
     with instead(ops, "score", wrong):
         yield

@@ -577,9 +577,9 @@ class FailingChoice(Threshold):
 
     how: str = "raise"
 
-    def select(self, scores: Scores, moment: Moment) -> Tensor:
-        chosen_BG = super().select(scores, moment)
-        if all(place.forward == 0 for place in moment.places):
+    def select(self, scores: Scores, context: StepContext) -> Tensor:
+        chosen_BG = super().select(scores, context)
+        if all(at.forward == 0 for at in context.requests):
             return chosen_BG
         if self.how == "raise":
             raise LookupError("no such offset")

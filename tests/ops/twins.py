@@ -145,13 +145,17 @@ def test_padding_may_stand_where_a_row_writes() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("entropy", [False, True])
 @pytest.mark.parametrize(("rows", "vocab"), [(1, 5), (3, 1000), (5, 20011)])
-def test_score(rows: int, vocab: int, dtype: torch.dtype) -> None:
+def test_score(rows: int, vocab: int, dtype: torch.dtype, entropy: bool) -> None:
     logits = 4 * drawn(rows, vocab, dtype=dtype)
     mask_id = int(logits[0].argmax())
     with backend.served_by("triton"):
-        found = decide.score(logits, mask_id, None)
-    twin = decided.score(logits, mask_id, None)
+        found = decide.score(logits, mask_id, None, entropy=entropy)
+    twin = decided.score(logits, mask_id, None, entropy=entropy)
+    assert (found.entropy_N is not None) == (twin.entropy_N is not None) == entropy
+    if found.entropy_N is not None and twin.entropy_N is not None:
+        torch.testing.assert_close(found.entropy_N, twin.entropy_N, rtol=1e-5, atol=1e-6)
     assert_equal(found.token_N, twin.token_N)
     torch.testing.assert_close(found.confidence_N, twin.confidence_N, rtol=1e-5, atol=1e-12)
     best = found.runner_up_confidence_N
@@ -172,6 +176,21 @@ def test_the_lowest_id_of_equals_is_chosen_and_the_next_is_the_runner_up() -> No
     assert_equal(found.confidence_N, found.runner_up_confidence_N)
 
 
+def test_the_entropy_is_that_of_the_tokens_that_are_possible() -> None:
+    # One token alone, eight alike, and a piece of the vocabulary in which nothing is possible.
+    logits = torch.full((3, 20000), float("-inf"), device=DEVICE)
+    logits[0, 7] = logits[1, 100:108] = 2.0
+    logits[2, [5, 19000]] = torch.tensor([0.0, 1.0], device=DEVICE)
+    logits[:, 3] = 50.0
+    p = torch.tensor([0.0, 1.0], dtype=torch.float64).softmax(0)
+    truth = torch.stack([torch.zeros(()), torch.tensor(8.0).log(), torch.special.entr(p).sum()])
+    for mode in ("triton", "reference"):
+        with backend.served_by(mode):
+            entropy_N = decide.score(logits, 3, None, entropy=True).entropy_N
+        assert entropy_N is not None
+        torch.testing.assert_close(entropy_N.cpu(), truth.double(), rtol=1e-5, atol=1e-6)
+
+
 # NumPy, which the interpreter uses, warns where a GPU computes a NaN.
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -179,8 +198,10 @@ def test_broken_logits_show_in_the_confidence(broken: float) -> None:
     logits = drawn(3, 9000, dtype=torch.float32)
     logits[1, 8500] = broken
     with backend.served_by("triton"):
-        found = decide.score(logits, 0, None)
+        found = decide.score(logits, 0, None, entropy=True)
     assert found.confidence_N.isnan().tolist() == [False, True, False]
+    assert found.entropy_N is not None
+    assert found.entropy_N.isnan().tolist() == [False, True, False]
     assert found.token_N[1] == 8500
     assert_equal(found.token_N, decided.score(logits, 0, None).token_N)
 

@@ -157,10 +157,11 @@ def test_share(batch: int, gen_length: int, seed: int, whole: bool) -> None:
 
 
 @pytest.mark.parametrize("shifts", [False, True])
+@pytest.mark.parametrize("entropy", [False, True])
 @pytest.mark.parametrize("some", [False, True])
 @pytest.mark.parametrize(("batch", "gen_length", "seed", "whole"), CASES)
 def test_note(
-    batch: int, gen_length: int, seed: int, whole: bool, some: bool, shifts: bool
+    batch: int, gen_length: int, seed: int, whole: bool, some: bool, entropy: bool, shifts: bool
 ) -> None:
     case = Case(batch, gen_length, seed, whole)
     rows, context = case.some_rows(), case.context
@@ -179,16 +180,22 @@ def test_note(
         token_N=torch.arange(index.size, device=DEVICE) + 30,
         runner_up_N=torch.arange(index.size, device=DEVICE) + 60,
     )
+    if entropy:
+        scored = scored._replace(entropy_N=drawn_from(VALUES, index.size, seed=13))
     kept = np.random.default_rng(seed).random(rows.num_rows) < 0.5
     kept_N = to_device(kept, CPU_OR_GPU) if some else None
 
     where = (to_device(rows.request[index], CPU_OR_GPU), to_device(offset, CPU_OR_GPU))
-    truth = [table_BG.clone() for table_BG in case.tables]
-    for table_BG, new_N in zip(truth, (*scored, context.forward_B1[where[0], 0]), strict=True):
+    tables = [*case.tables, drawn_from(VALUES, batch, gen_length, seed=14)][: 5 + entropy]
+    new = [
+        t for t in (*scored[:4], context.forward_B1[where[0], 0], scored.entropy_N) if t is not None
+    ]
+    truth = [table_BG.clone() for table_BG in tables]
+    for table_BG, new_N in zip(truth, new, strict=True):
         takes_N = to_device(kept[index], CPU_OR_GPU) if some else torch.ones_like(new_N) > 0
         table_BG[where] = torch.where(takes_N, new_N, table_BG[where])
     for mode in ("triton", "reference"):
-        found = [table_BG.clone() for table_BG in case.tables]
+        found = [table_BG.clone() for table_BG in tables]
         with backend.served_by(mode):
             index_2N = to_device(np.stack([index, scores]), CPU_OR_GPU)
             dispatch.write_scores(found, scored, rows, index_2N, kept_N, context)

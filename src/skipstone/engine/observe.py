@@ -64,11 +64,13 @@ class Board:
     """float64: the probability of the runner-up."""
     scored_at_BG: Tensor
     """int64: the forward of its request that said so; -1 where none has."""
+    entropy_BG: Tensor | None = None
+    """float64: entropy of its distribution; None while no request has asked for it."""
 
     @property
     def tables(self) -> tuple[Tensor, ...]:
         """All of it, in this order."""
-        return tuple(vars(self).values())
+        return tuple(table_BG for table_BG in vars(self).values() if table_BG is not None)
 
     def copy(self) -> Board:
         """The same, which nothing overwrites: one launch, as every value is 64 bits long."""

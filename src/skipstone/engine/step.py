@@ -20,10 +20,10 @@ from skipstone.canvas import HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.ages import Ages
 from skipstone.engine.batch import Batch, Failed
 from skipstone.engine.forward.finite import not_finite
+from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board, Observer, StepView, Taps
 from skipstone.engine.progress import RequestState
 from skipstone.engine.result import StepStats
-from skipstone.engine.forward.runner import Pass
 from skipstone.engine.score.scorer import ScoredRows
 from skipstone.errors import NotFiniteError, SkipstoneError
 from skipstone.ops.decide import dispatch as ops

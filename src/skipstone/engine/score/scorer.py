@@ -22,7 +22,7 @@ from skipstone.models.base import Network
 from skipstone.ops.decide import dispatch as ops
 from skipstone.reach import Reach
 from skipstone.rows import Rows, to_device
-from skipstone.unmask import Scores
+from skipstone.unmask import Need, Scores
 
 # Bounds the float64 copy of the logits: rows beyond this many bytes are scored in pieces.
 _PIECE_BYTES = 256 << 20
@@ -63,9 +63,21 @@ class Scorer:
         zeros = torch.zeros(shape, dtype=torch.int64, device=geometry.device)
         empty = torch.full(shape, -torch.inf, dtype=torch.float64, device=geometry.device)
         self.board = Board(zeros, empty, zeros.clone(), empty.clone(), zeros - 1)
+        self._needs = [frozenset[Need]()] * geometry.batch
 
-    def admit(self, slot: int, temperature: float, seed: int) -> None:
-        """Know nothing of a request yet, and draw from the beginning."""
+    def admit(self, slot: int, temperature: float, seed: int, needs: frozenset[Need]) -> None:
+        """Know nothing of a request yet, and draw from the beginning.
+
+        Args:
+            slot: where it is.
+            temperature: that it draws at.
+            seed: that it draws by.
+            needs: which scores its unmask policy chooses by.
+        """
+        self._needs[slot] = needs
+        if Need.ENTROPY in needs and self.board.entropy_BG is None:
+            entropy_BG = torch.full_like(self.board.confidence_BG, torch.nan)
+            self.board = replace(self.board, entropy_BG=entropy_BG)
         self.board.scored_at_BG[slot].fill_(-1)
         self.board.confidence_BG[slot].fill_(-torch.inf)
         self._draws.pop(slot, None)
@@ -127,9 +139,12 @@ class Scorer:
     ) -> None:
         """Score ``rows``; ``index_2N`` says by which of the forward. Changes the board."""
         assert done.computed is not None
-        scored = ops.score(logits_NV, self._network.config.mask_id, self._noise(rows))
+        entropy = any(Need.ENTROPY in self._needs[slot] for slot in context.active)
+        mask_id = self._network.config.mask_id
+        scored = ops.score(logits_NV, mask_id, self._noise(rows), entropy=entropy)
         # The rows of the forward are on the device; those of the scores need not be.
-        ops.write_scores(self.board.tables, scored, done.computed, index_2N, done.kept_N, context)
+        tables = self.board.tables if entropy else self.board.tables[:5]
+        ops.write_scores(tables, scored, done.computed, index_2N, done.kept_N, context)
 
     def _noise(self, rows: Rows) -> Tensor | None:
         """Gumbel noise times temperature, drawn for each request by its own generator."""
@@ -152,7 +167,9 @@ class Scorer:
         board = self.board
         led_by = _scored_by(rows, self._reach, context) if done.exits else None
         confidence_BG = ops.eligible(board.scored_at_BG, board.confidence_BG, led_by, context)
-        return Scores(board.token_BG, confidence_BG)
+        margins = any(Need.MARGIN in self._needs[slot] for slot in context.active)
+        margin_BG = board.confidence_BG - board.runner_up_confidence_BG if margins else None
+        return Scores(board.token_BG, confidence_BG, margin_BG, board.entropy_BG)
 
 
 def _undecided(

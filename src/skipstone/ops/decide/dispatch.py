@@ -34,13 +34,15 @@ __all__ = [
 ]
 
 
-def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
+def score(
+    logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None, *, entropy: bool = False
+) -> Scored:
     """See ``reference.score``; the kernel decides in float32, and draws nothing."""
     if gumbel_NV is not None or refusal(logits_NV):
-        return reference.score(logits_NV, mask_id, gumbel_NV)
+        return reference.score(logits_NV, mask_id, gumbel_NV, entropy=entropy)
     from skipstone.ops.decide import triton_score
 
-    return triton_score.score(logits_NV, mask_id)
+    return triton_score.score(logits_NV, mask_id, entropy=entropy)
 
 
 def similarity(

@@ -28,9 +28,13 @@ class Scored(NamedTuple):
     """int64: the most probable other token."""
     runner_up_confidence_N: Tensor
     """float64: the probability of the runner-up."""
+    entropy_N: Tensor | None = None
+    """float64: the entropy of the whole distribution, in nats; None if nobody asked."""
 
 
-def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
+def score(
+    logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None, *, entropy: bool = False
+) -> Scored:
     """Choose a token for each row and say how sure the model is, in float64.
 
     Args:
@@ -38,7 +42,8 @@ def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
         mask_id: never predicted; its probability is shared out among the other tokens.
         gumbel_NV: float64 Gumbel noise already multiplied by the temperature, or None for greedy.
             Adding it to the logits and taking the best samples at that temperature (LLaDA's rule);
-            the confidence stays that of the noiseless distribution.
+            the confidence stays that of the noiseless distribution, and so does the entropy.
+        entropy: whether to give the entropy too.
     """
     logits64_NV = logits_NV.to(torch.float64, copy=True)
     logits64_NV[:, mask_id] = -torch.inf
@@ -53,6 +58,7 @@ def score(logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None) -> Scored:
         probability_NV.gather(-1, token_N[:, None])[:, 0],
         runner_up_N,
         probability_NV.gather(-1, runner_up_N[:, None])[:, 0],
+        torch.special.entr(probability_NV).sum(-1) if entropy else None,
     )
 
 
@@ -239,7 +245,8 @@ def write_scores(
     """Put scores on the board, where they are to be taken. Changes the tables.
 
     Args:
-        tables: [B, G] each: token, confidence, runner-up, its confidence, forward of the score.
+        tables: [B, G] each: token, confidence, runner-up, its confidence, forward of the score; and
+            the entropy, where it was scored.
         scored: N rows.
         rows: what was computed.
         index_2N: int64, which of ``rows`` scored, and the positions that they scored.
@@ -249,7 +256,11 @@ def write_scores(
     index_N, position_N = index_2N
     request_N, takes_N = rows.request_N[index_N], None if kept_N is None else kept_N[index_N]
     where = (request_N, position_N - context.canvas.region_BG[request_N, 0])
-    for table_BG, new_N in zip(tables, (*scored, context.forward_B1[request_N, 0]), strict=True):
+    *told, entropy_N = scored
+    told.append(context.forward_B1[request_N, 0])
+    if entropy_N is not None:
+        told.append(entropy_N)
+    for table_BG, new_N in zip(tables, told, strict=True):
         table_BG[where] = new_N if takes_N is None else torch.where(takes_N, new_N, table_BG[where])
 
 

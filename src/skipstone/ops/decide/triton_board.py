@@ -98,6 +98,7 @@ def _scheduled_kernel(
         "new_confidence_ptr",
         "new_runner_up_ptr",
         "new_runner_up_confidence_ptr",
+        "new_entropy_ptr",
         "request_ptr",
         "position_ptr",
         "forward_ptr",
@@ -111,10 +112,12 @@ def _write_scores_kernel(
     runner_up_ptr,
     runner_up_confidence_ptr,
     scored_at_ptr,
+    entropy_ptr,
     new_token_ptr,
     new_confidence_ptr,
     new_runner_up_ptr,
     new_runner_up_confidence_ptr,
+    new_entropy_ptr,
     request_ptr,
     index_ptr,
     position_ptr,
@@ -124,6 +127,7 @@ def _write_scores_kernel(
     num_rows,
     gen_length,
     KEPT: tl.constexpr,
+    ENTROPY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One program puts the scores of a block of rows on the board, where they are to be taken."""
@@ -141,6 +145,8 @@ def _write_scores_kernel(
     tl.store(runner_up_ptr + to, tl.load(new_runner_up_ptr + n, mask=takes), mask=takes)
     other = tl.load(new_runner_up_confidence_ptr + n, mask=takes)
     tl.store(runner_up_confidence_ptr + to, other, mask=takes)
+    if ENTROPY:
+        tl.store(entropy_ptr + to, tl.load(new_entropy_ptr + n, mask=takes), mask=takes)
     tl.store(scored_at_ptr + to, tl.load(forward_ptr + request, mask=takes), mask=takes)
 
 
@@ -377,17 +383,20 @@ def write_scores(
     """As ``reference.write_scores``."""
     index_N, position_N = index_2N.contiguous()
     num_rows = index_N.shape[0]
-    token_BG, confidence_BG, runner_up_BG, runner_up_confidence_BG, scored_at_BG = tables
+    token_BG, confidence_BG, runner_up_BG, runner_up_confidence_BG, scored_at_BG = tables[:5]
+    entropy_N = scored.entropy_N
     _write_scores_kernel[(triton.cdiv(num_rows, _ROWS),)](
         token_BG,
         confidence_BG,
         runner_up_BG,
         runner_up_confidence_BG,
         scored_at_BG,
+        scored_at_BG if entropy_N is None else tables[5],
         scored.token_N.contiguous(),
         scored.confidence_N.contiguous(),
         scored.runner_up_N.contiguous(),
         scored.runner_up_confidence_N.contiguous(),
+        scored.confidence_N if entropy_N is None else entropy_N.contiguous(),
         rows.request_N,
         index_N,
         position_N,
@@ -397,6 +406,7 @@ def write_scores(
         num_rows,
         context.canvas.gen_length,
         KEPT=kept_N is not None,
+        ENTROPY=entropy_N is not None,
         BLOCK=_ROWS,
         num_warps=4,
     )

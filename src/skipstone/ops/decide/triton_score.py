@@ -3,7 +3,7 @@
 The vocabulary is split, so that few rows fill a card: every program finds the best two logits of
 one piece and the sum of exponentials relative to the best; a second kernel joins the pieces.
 
-Shape letters: N rows, V vocabulary, P pieces of the vocabulary.
+Shape letters: N rows, V vocabulary, P pieces of the vocabulary, X values.
 """
 
 from __future__ import annotations
@@ -27,9 +27,20 @@ def _best(value, index):
 
 @triton.jit
 def _piece_kernel(
-    logits_ptr, value_ptr, id_ptr, mask_id, vocab, pieces, num_rows, BLOCK: tl.constexpr
+    logits_ptr,
+    value_ptr,
+    id_ptr,
+    mask_id,
+    vocab,
+    pieces,
+    num_rows,
+    ENTROPY: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """The best two of one piece of one row, and its sum of exponentials."""
+    """The best two of one piece of one row, and its sum of exponentials.
+
+    For the entropy also the sum of exponentials times their exponents.
+    """
     row, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
     token = piece * BLOCK + tl.arange(0, BLOCK)
     possible = (token < vocab) & (token != mask_id)
@@ -40,7 +51,9 @@ def _piece_kernel(
     first, first_id = _best(rank, token)
     second, second_id = _best(tl.where(token == first_id, -float("inf"), rank), token)
     origin = tl.where(first == -float("inf"), 0.0, first)
-    total = tl.sum(tl.exp(logit - origin), axis=0)
+    exponent = logit - origin
+    power = tl.exp(exponent)
+    total = tl.sum(power, axis=0)
 
     at, plane = row * pieces + piece, num_rows * pieces
     tl.store(value_ptr + at, first)
@@ -48,11 +61,22 @@ def _piece_kernel(
     tl.store(value_ptr + 2 * plane + at, total)
     tl.store(id_ptr + at, first_id)
     tl.store(id_ptr + plane + at, second_id)
+    if ENTROPY:
+        # What has no probability adds nothing: 0 times minus infinity would be a NaN.
+        weighted = tl.where(logit == -float("inf"), 0.0, power * exponent)
+        tl.store(value_ptr + 3 * plane + at, tl.sum(weighted, axis=0))
 
 
 @triton.jit
 def _join_kernel(
-    value_ptr, id_ptr, chosen_ptr, confidence_ptr, pieces, num_rows, BLOCK: tl.constexpr
+    value_ptr,
+    id_ptr,
+    chosen_ptr,
+    confidence_ptr,
+    pieces,
+    num_rows,
+    ENTROPY: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Join the pieces of one row."""
     row = tl.program_id(0)
@@ -70,34 +94,54 @@ def _join_kernel(
     # Pieces are in order of ids, so the lowest piece among equals holds the lowest id.
     rest = tl.where(piece == winner, second, first)
     other, other_id = _best(rest, tl.where(piece == winner, second_id, first_id))
-    whole = tl.sum(total * tl.exp(first - best), axis=0)
+    scale = tl.exp(first - best)
+    whole = tl.sum(total * scale, axis=0)
     tl.store(chosen_ptr + row, token.to(tl.int64))
     tl.store(chosen_ptr + num_rows + row, other_id.to(tl.int64))
     tl.store(confidence_ptr + row, (tl.full((), 1.0, tl.float32) / whole).to(tl.float64))
     tl.store(confidence_ptr + num_rows + row, (tl.exp(other - best) / whole).to(tl.float64))
+    if ENTROPY:
+        weighted = tl.load(value_ptr + 3 * plane + at, mask=inside, other=0.0)
+        # Exponents are relative to the best of their piece; a piece without any has no weight.
+        shift = tl.where(first == -float("inf"), 0.0, first - best)
+        mean = tl.sum(scale * (weighted + total * shift) / whole, axis=0)
+        tl.store(confidence_ptr + 2 * num_rows + row, (tl.log(whole) - mean).to(tl.float64))
 
 
-def score(logits_NV: Tensor, mask_id: int) -> Scored:
+def score(logits_NV: Tensor, mask_id: int, *, entropy: bool = False) -> Scored:
     """As ``reference.score`` without noise, in float32; the lowest id of equals comes first."""
     logits_NV = logits_NV.contiguous()
     num_rows, vocab = logits_NV.shape
     block = min(_PIECE, triton.next_power_of_2(vocab))
     pieces = triton.cdiv(vocab, block)
-    value_3NP = logits_NV.new_empty((3, num_rows, pieces), dtype=torch.float32)
+    # X planes of a piece: its best two, its sum, and what the entropy needs.
+    value_XNP = logits_NV.new_empty((3 + entropy, num_rows, pieces), dtype=torch.float32)
     id_2NP = logits_NV.new_empty((2, num_rows, pieces), dtype=torch.int32)
     _piece_kernel[(num_rows, pieces)](
-        logits_NV, value_3NP, id_2NP, mask_id, vocab, pieces, num_rows, BLOCK=block, num_warps=8
-    )
-    chosen_2N = logits_NV.new_empty((2, num_rows), dtype=torch.int64)
-    confidence_2N = logits_NV.new_empty((2, num_rows), dtype=torch.float64)
-    _join_kernel[(num_rows,)](
-        value_3NP,
+        logits_NV,
+        value_XNP,
         id_2NP,
-        chosen_2N,
-        confidence_2N,
+        mask_id,
+        vocab,
         pieces,
         num_rows,
+        ENTROPY=entropy,
+        BLOCK=block,
+        num_warps=8,
+    )
+    chosen_2N = logits_NV.new_empty((2, num_rows), dtype=torch.int64)
+    # Confidence, that of the runner-up, entropy.
+    told_XN = logits_NV.new_empty((2 + entropy, num_rows), dtype=torch.float64)
+    _join_kernel[(num_rows,)](
+        value_XNP,
+        id_2NP,
+        chosen_2N,
+        told_XN,
+        pieces,
+        num_rows,
+        ENTROPY=entropy,
         BLOCK=triton.next_power_of_2(pieces),
         num_warps=1,
     )
-    return Scored(chosen_2N[0], confidence_2N[0], chosen_2N[1], confidence_2N[1])
+    entropy_N = told_XN[2] if entropy else None
+    return Scored(chosen_2N[0], told_XN[0], chosen_2N[1], told_XN[1], entropy_N)

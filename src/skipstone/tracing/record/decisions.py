@@ -18,6 +18,7 @@ from skipstone.engine.observe import StepView
 from skipstone.record import Candidates, Judgements, StepRecord
 from skipstone.rows import Rows
 from skipstone.skip import SkipScores
+from skipstone.unmask import Need
 from skipstone.unmask.recorded import scores_of
 
 
@@ -48,7 +49,7 @@ class Decisions:
             self.copied.synchronize()
         board = _HostBoard.unpack(self.columns.numpy(), self.view)
         for at, policy in zip(self.view.context.requests, self.view.unmask, strict=True):
-            record = _record(self, board, at, seconds)
+            record = _record(self, board, at, policy.needs, seconds)
             bound_C = policy.bound(scores_of(record, at.steps_left))
             if bound_C is not None:
                 record.candidates.bound[:] = bound_C
@@ -67,6 +68,8 @@ def _columns(view: StepView) -> list[Tensor]:
         board.runner_up_confidence_BG.view(torch.int64),
         view.allowed_BG.view(torch.int64),
     ]
+    if board.entropy_BG is not None:
+        columns.append(board.entropy_BG.view(torch.int64))
     if skip is not None:
         columns += [
             skip.similarity_SN.view(torch.int64),
@@ -86,7 +89,7 @@ class _HostBoard:
 
     scores_KBG: np.ndarray
     """int64: token, runner-up, scored at, committed; and, as the bits of float64, confidence, that
-    of the runner-up, that which was allowed to count."""
+    of the runner-up, that which was allowed to count, and the entropy if it was scored."""
     judged_KN: np.ndarray
     """int64: the S similarities, smallest and mean, as the bits of float64; stable, forced,
     position and forward of the reference. Empty if nothing was judged."""
@@ -94,14 +97,21 @@ class _HostBoard:
     @classmethod
     def unpack(cls, columns: np.ndarray, view: StepView) -> _HostBoard:
         batch, offsets = view.commit_BG.shape
-        scores = 7 * batch * offsets
+        kinds = 7 + (view.board.entropy_BG is not None)
+        scores = kinds * batch * offsets
         judged = 1 if view.skip is None else view.skip.rows.num_rows
         return cls(
-            columns[:scores].reshape(7, batch, offsets), columns[scores:].reshape(-1, judged)
+            columns[:scores].reshape(kinds, batch, offsets), columns[scores:].reshape(-1, judged)
         )
 
 
-def _record(decisions: Decisions, board: _HostBoard, at: RequestStep, seconds: float) -> StepRecord:
+def _record(
+    decisions: Decisions,
+    board: _HostBoard,
+    at: RequestStep,
+    needs: frozenset[Need],
+    seconds: float,
+) -> StepRecord:
     view, request = decisions.view, at.slot
     length = at.prompt_length + view.context.canvas.gen_length
     at_2L = np.stack([view.entered_at_BL[request], view.finished_at_BL[request]])[:, :length]
@@ -124,7 +134,7 @@ def _record(decisions: Decisions, board: _HostBoard, at: RequestStep, seconds: f
         finished=finished,
         entered_age=age_2L[0],
         finished_age=age_2L[1],
-        candidates=_candidates(decisions, board, at),
+        candidates=_candidates(decisions, board, at, needs),
         judgements=_judgements(view.skip, board, request),
         skip_layer=0 if finished.size == rows.size else _skip_layer(view),
         seconds=seconds,
@@ -142,7 +152,9 @@ def _skip_layer(view: StepView) -> int:
     return 0 if view.skip is None else view.skip.similarity_SN.shape[0] + 1
 
 
-def _candidates(decisions: Decisions, board: _HostBoard, at: RequestStep) -> Candidates:
+def _candidates(
+    decisions: Decisions, board: _HostBoard, at: RequestStep, needs: frozenset[Need]
+) -> Candidates:
     """The masks that have scores in this block or left of it, in order of position."""
     view, request = decisions.view, at.slot
     scores_KG = board.scores_KBG[:, request]
@@ -150,7 +162,8 @@ def _candidates(decisions: Decisions, board: _HostBoard, at: RequestStep) -> Can
     offset = np.flatnonzero(known[: at.block.stop])
     scores_KC = scores_KG.take(offset, axis=1)
     counts_KC = scores_KC[:4].astype(np.int32)
-    confidence_C, runner_up_C, allowed_C = scores_KC[4:].view(np.float64)
+    confidence_C, runner_up_C, allowed_C, *others = scores_KC[4:].view(np.float64)
+    entropy_C = others[0] if Need.ENTROPY in needs else np.full(offset.size, np.nan)
     rank_C = _ranks(scores_KG[6].view(np.float64))[offset]
     return Candidates(
         position=(at.prompt_length + offset).astype(np.int32),
@@ -160,7 +173,7 @@ def _candidates(decisions: Decisions, board: _HostBoard, at: RequestStep) -> Can
         runner_up_confidence=runner_up_C,
         rank=rank_C,
         bound=np.full(offset.size, np.nan),
-        entropy=np.full(offset.size, np.nan),
+        entropy=entropy_C,
         age=at.forward - counts_KC[2],
         eligible=np.isfinite(allowed_C),
         committed=counts_KC[3].astype(bool),
