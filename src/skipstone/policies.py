@@ -24,7 +24,16 @@ from skipstone.checks import number, whole_number
 from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import shown
 from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
-from skipstone.unmask import Factor, Fixed, Threshold, UnmaskPolicy
+from skipstone.unmask import (
+    Entropy,
+    EntropyBound,
+    Factor,
+    Fixed,
+    Frechet,
+    Margin,
+    Threshold,
+    UnmaskPolicy,
+)
 
 P = TypeVar("P", bound="CachePolicy | SkipPolicy | UnmaskPolicy")
 
@@ -180,7 +189,17 @@ CACHE = Kind[CachePolicy](
 )
 SKIP = Kind[SkipPolicy]("skip", SkipPolicy, {"none": NoSkip, "cosine": CosineSkip})
 UNMASK = Kind[UnmaskPolicy](
-    "unmask", UnmaskPolicy, {"fixed": Fixed, "threshold": Threshold, "factor": Factor}
+    "unmask",
+    UnmaskPolicy,
+    {
+        "fixed": Fixed,
+        "threshold": Threshold,
+        "factor": Factor,
+        "frechet": Frechet,
+        "margin": Margin,
+        "entropy": Entropy,
+        "entropy_bound": EntropyBound,
+    },
 )
 KINDS = (CACHE, UNMASK, SKIP)
 

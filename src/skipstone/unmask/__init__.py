@@ -1,15 +1,23 @@
 """Unmask policies: what is committed in a step."""
 
 from skipstone.unmask.base import UnmaskPolicy, UnmaskSession
+from skipstone.unmask.entropy import Entropy
+from skipstone.unmask.entropy_bound import EntropyBound
 from skipstone.unmask.factor import Factor
 from skipstone.unmask.fixed import Fixed
+from skipstone.unmask.frechet import Frechet
+from skipstone.unmask.margin import Margin
 from skipstone.unmask.scores import HostScores, Need, Scores
 from skipstone.unmask.threshold import Threshold
 
 __all__ = [
+    "Entropy",
+    "EntropyBound",
     "Factor",
     "Fixed",
+    "Frechet",
     "HostScores",
+    "Margin",
     "Need",
     "Scores",
     "Threshold",

@@ -39,3 +39,26 @@ def ranks(key_C: np.ndarray) -> np.ndarray:
     rank_C = np.empty_like(order_C)
     rank_C[order_C] = np.arange(order_C.size)
     return rank_C
+
+
+def in_order_BG(value_BG: Tensor, rank_BG: Tensor) -> Tensor:
+    """Values in the order of their ranks, which are all different in a row."""
+    import torch
+
+    return torch.empty_like(value_BG).scatter_(-1, rank_BG, value_BG)
+
+
+def first_BG(rank_BG: Tensor, enough_BG: Tensor, least: int) -> Tensor:
+    """As many of the first as there are that are enough, and at least ``least``: bool [B, G].
+
+    Args:
+        rank_BG: int64, 0 for the first.
+        enough_BG: bool, by rank; once False it stays so.
+        least: how many are taken in any case.
+    """
+    return rank_BG < enough_BG.sum(-1, keepdim=True).clamp(min=least)
+
+
+def first(rank_C: np.ndarray, enough_C: np.ndarray, least: int) -> np.ndarray:
+    """As ``first_BG``, on the host: bool [C]."""
+    return rank_C < max(least, int(enough_C.sum()))

@@ -63,8 +63,8 @@ def _piece_kernel(
     tl.store(id_ptr + plane + at, second_id)
     if ENTROPY:
         # What has no probability adds nothing: 0 times minus infinity would be a NaN.
-        weighted = tl.where(logit == -float("inf"), 0.0, power * exponent)
-        tl.store(value_ptr + 3 * plane + at, tl.sum(weighted, axis=0))
+        exponent = tl.where(logit == -float("inf"), 0.0, exponent)
+        tl.store(value_ptr + 3 * plane + at, tl.sum(power * exponent, axis=0))
 
 
 @triton.jit
