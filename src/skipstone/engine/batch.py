@@ -200,7 +200,6 @@ class Batch:
             chosen_BG[list(failed)] = False
         return chosen_BG, failed
 
-
     def intervene(self, intervention: Intervention) -> None:
         """Let an experiment replace values from here on."""
         self.runner.intervention = self.scorer.intervention = intervention

@@ -1,76 +1,22 @@
-"""What is worked out from recorded numbers alone: who is committed, and whose rows these are."""
+"""What is worked out from recorded numbers alone: whose rows these are, and on which grid."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
-from skipstone import Factor, Fixed, Settings, Threshold
-from skipstone.blocks import Block
-from skipstone.canvas import Canvas, Geometry
+from skipstone.canvas import Canvas
 from skipstone.diagnosis import fit
-from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.grids import grid
 from skipstone.diagnosis.rules.non_finite import no_numbers
 from skipstone.diagnosis.skip_rule import implied_bar
-from skipstone.record import Candidates, StepRecord
-from skipstone.unmask import Scores, UnmaskPolicy
-from tests.conftest import context_at
-from tests.helpers.recorded import steps_of, trace_of
+from tests.helpers.recorded import trace_of
 from tests.helpers.watching import BASE, LOW
-
-GEOMETRY = Geometry(
-    batch=1,
-    length=1,
-    gen_length=1,
-    num_layers=1,
-    width=1,
-    dtype=torch.float32,
-    device=torch.device("cpu"),
-)
-UNMASKS: list[UnmaskPolicy] = [Fixed(), Threshold(0.3), Threshold(0.05), Factor(0.8), Factor(2.0)]
-
-
-# --- decide: the commit rules without the model
-
-# Few values, so that exact ties are common; -inf is what may not be committed.
-confidences = st.lists(
-    st.sampled_from([-inf, 0.0, 0.05, 0.3, 0.3 + 1e-16, 0.5, 2 / 3, 0.75, 0.9, 1 - 2**-53, 1.0]),
-    min_size=1,
-    max_size=14,
-)
-unmasks = st.one_of(
-    st.just(Fixed()),
-    st.builds(Threshold, st.sampled_from([0.0, 0.3, 0.5, 0.75, 0.9, 1.0])),
-    st.builds(Factor, st.sampled_from([0.05, 0.3, 1.0, 1.5, 4.0])),
-)
-
-
-def candidates(confidence: list[float], start: int) -> Candidates:
-    """Masked positions of a block, with columns that no rule may look at left empty."""
-    row = np.array(confidence)
-    none, false = np.zeros(row.size, np.int32), np.zeros(row.size, bool)
-    return Candidates(
-        position=np.arange(start, start + row.size, dtype=np.int32),
-        token=none,
-        confidence=np.where(np.isneginf(row), 0.99, row),
-        runner_up=none,
-        runner_up_confidence=np.zeros(row.size),
-        rank=none,
-        bound=np.full(row.size, np.nan),
-        entropy=np.full(row.size, np.nan),
-        age=none,
-        eligible=~np.isneginf(row),
-        committed=false,
-    )
+from tests.unmask.recorded_step import step_before
 
 
 def test_what_a_call_did_not_score_is_no_number_that_broke() -> None:
@@ -87,109 +33,6 @@ def test_what_a_call_did_not_score_is_no_number_that_broke() -> None:
     assert no_numbers(step, foreign=False).tolist() == [True, True, True, False]
 
 
-def step_before(canvas: Canvas, confidence: list[float], step: int) -> StepRecord:
-    """A record of the step that decides on these confidences."""
-    host, start = canvas.on_host(), canvas.prompt_lengths[0]
-    ids, status = host.ids_BG[0].astype(np.int32), host.status_BG[0].astype(np.uint8)
-    length = canvas.length_of(0)
-    rows = np.arange(length, dtype=np.int32)
-    return StepRecord(
-        forward=step,
-        block=0,
-        step=step,
-        recovery=False,
-        refresh=False,
-        block_start=start,
-        block_stop=length,
-        ids_before=ids,
-        ids_after=ids,
-        status_before=status,
-        status_after=status,
-        rows=rows,
-        finished=rows,
-        entered_age=np.zeros(length, np.int32),
-        finished_age=np.zeros(length, np.int32),
-        candidates=candidates(confidence, start),
-        judgements=None,
-    )
-
-
-@hypothesis_settings(deadline=None, derandomize=True, max_examples=400)
-@given(confidences, unmasks, st.integers(1, 14), st.integers(0, 20), st.integers(1, 9))
-@example([0.5] * 6, Fixed(), 3, 0, 4)
-def test_a_replayed_decision_is_the_policys(
-    row: list[float], unmask: UnmaskPolicy, steps: int, step: int, prompt_length: int
-) -> None:
-    length = len(row)
-    chosen = Settings(gen_length=length, block_length=length, unmask=unmask)
-    if unmask.uses_steps:
-        chosen = chosen.replace(steps=min(steps, length))
-    canvas = Canvas.start([[1] * prompt_length], length, 0, torch.device("cpu"))
-    context = context_at(canvas, Block(0, 0, length), step, chosen.steps or length)
-    offered = Scores(torch.zeros_like(canvas.region_BG), torch.tensor([row], dtype=torch.float64))
-    picked = unmask.start(GEOMETRY).select(offered, context)[0].nonzero()[:, 0] + prompt_length
-    rule = rule_of(chosen.as_text())
-    assert rule is not None
-    assert rule.commits(step_before(canvas, row, step)) == tuple(picked.tolist())
-
-
-def rule_of(settings: dict[str, str]) -> CommitRule | None:
-    """The rule of a record that states these settings."""
-    record = trace_of(BASE).records[0]
-    return CommitRule.of(replace(record, header=replace(record.header, settings=settings)))
-
-
-def test_equal_confidence_is_replayed_from_the_left() -> None:
-    canvas = Canvas.start([[1]], 6, 0, torch.device("cpu"))
-    step = step_before(canvas, [0.2, 0.7, 0.7, 0.7, 0.2, 0.7], 0)
-    taken = {
-        unmask: rule.commits(step)
-        for unmask in ("fixed", "threshold:value=0.9", "factor:value=0.75")
-        if (rule := rule_of({"unmask": unmask, "steps": "3", "gen_length": "6"}))
-    }
-    assert taken == {
-        "fixed": (2, 3),
-        "threshold:value=0.9": (2,),
-        "factor:value=0.75": (2,),
-    }
-
-
-@pytest.mark.parametrize("unmask", UNMASKS, ids=repr)
-@pytest.mark.parametrize("block_length", [6, 7, 18])
-@pytest.mark.parametrize("steps", [None, 5, 11])
-def test_a_recorded_run_keeps_to_its_rule(
-    unmask: UnmaskPolicy, block_length: int, steps: int | None
-) -> None:
-    settings = BASE.replace(unmask=unmask, block_length=block_length, skip=LOW)
-    if steps is not None:
-        settings = settings.replace(steps=steps, budget="stop")
-    assert replay_of(settings, settings) == [step.committed for step in steps_of(settings)]
-
-
-def replay_of(rule: Settings, run: Settings) -> list[tuple[int, ...]]:
-    """What the rule of some settings commits in the steps of another run."""
-    found = rule_of(rule.as_text())
-    assert found is not None
-    return [found.commits(step) for step in steps_of(run)]
-
-
-def test_only_its_own_rule_explains_a_run() -> None:
-    runs = [BASE.replace(unmask=u, steps=6, budget="stop") for u in UNMASKS]
-    explains = [
-        [replay_of(rule, run) == [step.committed for step in steps_of(run)] for rule in runs]
-        for run in runs
-    ]
-    assert explains == np.eye(len(runs), dtype=bool).tolist()
-
-
-def test_a_rule_that_is_not_known_is_not_guessed() -> None:
-    for text in ("fixed:order=random", "unheard_of:value=0.9", "threshold:value=2", ""):
-        assert rule_of({"unmask": text, "gen_length": "6"}) is None
-    assert rule_of({"unmask": "fixed"}) is None
-    for gen_length, steps in (("6", "many"), ("", "6"), ("six", "6")):
-        assert rule_of({"unmask": "fixed", "gen_length": gen_length, "steps": steps}) is None
-
-
 def test_the_threshold_that_ran_is_recovered_and_only_if_another_was_stated() -> None:
     record = trace_of(BASE.replace(skip=LOW)).records[0]
     assert implied_bar(record) is None
@@ -199,9 +42,6 @@ def test_the_threshold_that_ran_is_recovered_and_only_if_another_was_stated() ->
     assert between is not None
     assert between[0] <= LOW.skip_threshold <= between[1]
     assert between[1] < 0.99
-
-
-# --- fit: whose rows are these?
 
 
 def rows(count: int, width: int = 16, seed: int = 0) -> np.ndarray:
