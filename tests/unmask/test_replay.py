@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipstone import Factor, Fixed, Settings, Threshold
-from skipstone.canvas import Block, Canvas, Geometry, StepContext
+from skipstone.blocks import Block
+from skipstone.canvas import Canvas, Geometry, StepContext
 from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.errors import PolicyError
 from skipstone.unmask import (
