@@ -73,8 +73,8 @@ def _rotated(x_HLE: Tensor, config: ModelConfig) -> Tensor:
     width = config.rotary_width
     # As the engine has them: float32, and cast to the model's dtype.
     exponent = torch.arange(0, width, 2, dtype=torch.float32) / width
-    at = torch.arange(x_HLE.shape[1], dtype=torch.float32)
-    angle = at[:, None] / config.rope_theta**exponent
+    at, slower = torch.arange(x_HLE.shape[1], dtype=torch.float32), config.rope_theta**exponent
+    angle = at[:, None] * (1 / slower) if config.rounds_rotation else at[:, None] / slower
     cos, sin = (f(angle).to(x_HLE.dtype) for f in (torch.cos, torch.sin))
     left, right, rest = x_HLE.split([width // 2, width // 2, x_HLE.shape[-1] - width], -1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin, rest], -1)

@@ -44,7 +44,8 @@ class ModelConfig:
     rotary_share: float = 1.0
     """Part of a head that is rotated, from its first number on."""
     rounds_rotation: bool = False
-    """Rotate in the model's dtype, cosine and sine included; else in float32."""
+    """Rotate as Llama's published code does: by positions times inverse frequencies, with cosine
+    and sine in the model's dtype. Else by positions over frequencies, in float32."""
     qkv_bias: bool = False
     qk_norm: bool = False
     """Normalise each head of queries and keys before it is rotated."""

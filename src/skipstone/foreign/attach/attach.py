@@ -24,6 +24,7 @@ from skipstone.foreign.attach.layers import find_layers
 from skipstone.foreign.attach.wanted import AttachLevel, Wanted
 from skipstone.foreign.shared.calls import as_text
 from skipstone.quoting import shown
+from skipstone.reach import Reach
 from skipstone.tracing.record.recorder import Window
 
 
@@ -40,6 +41,7 @@ def attach(
     prompt_length: int | None = None,
     function_name: str = "",
     sanitize: bool = False,
+    score_offset: int = 0,
 ) -> Attached:
     """Record what a loop that is not ours does with ``model`` inside a ``with`` block.
 
@@ -60,7 +62,8 @@ def attach(
         prompt_length: where new tokens begin; None takes the first mask.
         function_name: name of the loop; empty takes the function that calls the model.
         sanitize: also follow the position of every row, as ``skipstone.sanitize`` does, and
-            write what is found into the trace. It is slow, so nothing is said about time.
+            write what is found into the trace: slow, so nothing is said about time.
+        score_offset: -1 where logits are those of the next token, as Dream's are.
 
     Raises:
         ConfigError: the mask id or the layers are not known, or an argument is wrong.
@@ -68,11 +71,10 @@ def attach(
     """
     _check(model, level, layers, function_name, sanitize=sanitize)
     _check_window(level, window)
-    known = _mask_id(model, mask_id)
     eos = _special_id(model, "eos_token_id", eos_id)
     found = find_layers(model, layers)
     wanted = Wanted(
-        mask_id=known,
+        mask_id=_mask_id(model, mask_id),
         eos_id=-1 if eos is None else eos,
         num_layers=len(found),
         level=level,
@@ -82,6 +84,7 @@ def attach(
         stated=_settings(stated),
         function_name=function_name,
         sanitize=sanitize,
+        reach=Reach(score_offset=_score_offset(score_offset)),
     )
     return Attached(model, found, wanted)
 
@@ -116,6 +119,14 @@ def _prompt_length(given: int | None) -> int | None:
     checked("prompt_length", given, int | None)
     if given is not None and given < 0:
         raise ConfigError(f"prompt_length is {given}, must be at least 0")
+    return given
+
+
+def _score_offset(given: int) -> int:
+    if checked("score_offset", given, int) not in (0, -1):
+        raise ConfigError(
+            f"score_offset is {given}, must be 0, or -1 where a row scores the position after it"
+        )
     return given
 
 

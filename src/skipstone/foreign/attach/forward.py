@@ -17,7 +17,7 @@ from skipstone.foreign.attach.attended import Attended
 from skipstone.foreign.attach.kept import Kept, KeptTensor
 from skipstone.foreign.attach.output import Unguided, logits_of, rows_kept
 from skipstone.foreign.attach.picks import Pick, picked_rows
-from skipstone.foreign.attach.scoring import NO_SCORES, Scoring
+from skipstone.foreign.attach.scoring import NO_SCORES, Scoring, ScoringRows
 from skipstone.foreign.attach.seen import Seen
 from skipstone.foreign.attach.snapshot import Carriers, Snapshot
 from skipstone.foreign.attach.stores import Stores
@@ -26,6 +26,7 @@ from skipstone.foreign.attention.call import SeenAttention
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed, nowhere
 from skipstone.foreign.shared.caches import by_heads, returned
+from skipstone.reach import Reach
 from skipstone.record import Tap, TensorKey
 
 
@@ -183,12 +184,13 @@ class Forward:
             positions = [self.placed.positions_BN[b][index] for b, index in enumerate(going)]
             self._attended.add(layer, call, attention, positions)
 
-    def end(self, output: object, mask_id: int, axis: int | None = None) -> Tensor | None:
+    def end(self, output: object, mask_id: int, reach: Reach, axis: int | None) -> Tensor | None:
         """Score the masks, and copy the cache if it is wanted.
 
         Args:
             output: of the model.
             mask_id: of the masks.
+            reach: which positions rows score.
             axis: the dimension of a cache that is its length, if it is known.
 
         Returns:
@@ -223,9 +225,10 @@ class Forward:
                 f"rows these are is not known"
             )
             return returned_CNV
-        for b, c in enumerate(self.samples.chosen.tolist()):
+        for b, canvas_L in enumerate(self.before_BL):
             index = np.arange(rows) if rows == self._rows else self._going[b]
-            self._score(b, c, logits_CNV, index, mask_id)
+            given = self.placed.positions_BN[b][index], self._ids_BN[b][index]
+            self._score(b, logits_CNV, ScoringRows.of(reach, *given, canvas_L, mask_id), mask_id)
         return returned_CNV
 
     def send(self, carriers: Carriers) -> None:
@@ -370,29 +373,26 @@ class Forward:
             for b, c in enumerate(self.samples.chosen.tolist()):
                 self._kept[b].append(KeptTensor(key, positions, copy, (y, c)))
 
-    def _score(self, b: int, c: int, logits_CNV: Tensor, rows: np.ndarray, mask_id: int) -> None:
+    def _score(self, b: int, logits_CNV: Tensor, scoring: ScoringRows, mask_id: int) -> None:
         """Score the masks of one sample, from a copy: the loop may write into its logits."""
-        assert self._ids_BN is not None
-        positions = self.placed.positions_BN[b][rows]
-        index = np.flatnonzero(self._ids_BN[b][rows] == mask_id)
-        index = index[np.argsort(positions[index], kind="stable")]
-        if not index.size:
+        masks, logits_NV = scoring.row[scoring.masks], logits_CNV[int(self.samples.chosen[b])]
+        if not masks.size:
             return
-        logits_CV = logits_CNV[c][torch.from_numpy(index).to(logits_CNV.device)]
-        self._scored[b] = Scoring(positions[index], logits_CV, mask_id, self._scores)
+        logits_CV = logits_NV[torch.from_numpy(masks).to(logits_NV.device)]
+        position, hidden = scoring.position[scoring.masks], self.samples.hidden
+        self._scored[b] = Scoring(position, logits_CV, mask_id, self._scores)
         if self._others:
-            hidden = self.samples.hidden
-            self._keep_logits(b, Tap.LOGITS, logits_CNV[c], index)
+            self._keep_logits(b, Tap.LOGITS, logits_NV, scoring)
             if hidden is not None:
-                self._keep_logits(b, Tap.UNGUIDED, logits_CNV[int(hidden[b])], index)
+                self._keep_logits(b, Tap.UNGUIDED, logits_CNV[int(hidden[b])], scoring)
 
-    def _keep_logits(self, b: int, tap: Tap, logits_NV: Tensor, masks: np.ndarray) -> None:
-        kept = rows_kept(logits_NV, masks)
-        if some := kept.size < logits_NV.shape[0]:
+    def _keep_logits(self, b: int, tap: Tap, logits_NV: Tensor, scoring: ScoringRows) -> None:
+        kept, position = scoring.kept(rows_kept(logits_NV, scoring.row[scoring.masks]))
+        if some := not np.array_equal(kept, np.arange(logits_NV.shape[0])):
             logits_NV = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
         copy = self._tensors.take(logits_NV, own=some)
         key = TensorKey(self.number, tap, self._layers)
-        self._kept[b].append(KeptTensor(key, self.placed.positions_BN[b][kept], copy, ()))
+        self._kept[b].append(KeptTensor(key, position, copy, ()))
 
 
 def _rows(shape: torch.Size) -> int:

@@ -282,7 +282,7 @@ class Recording:
             run.event(disagree(located.placed, located.said, run.forwards, source))
 
     def _read(self, run: ForeignRun, forward: Forward, output: object) -> None:
-        logits_CNV = forward.end(output, self._wanted.mask_id, self._axis.known)
+        logits_CNV = forward.end(output, self._wanted.mask_id, self._wanted.reach, self._axis.known)
         if logits_CNV is not None:
             self.watch.logits.add(logits_CNV)
         for event in unseen(forward, self._model, run.source):

@@ -75,6 +75,7 @@ class ForeignRun:
         self._sink, self._level, self._span = sink, wanted.level, wanted.window
         self._told = set[str]()
         self._mask_id, self._prompt_given = wanted.mask_id, wanted.prompt_length
+        self._reach = wanted.reach
         self._header: Header | None = None
         self._written = list[tuple[int, StepRecord]]()
         self._origin = 0
@@ -150,7 +151,7 @@ class ForeignRun:
         bound = next((v for n in _BOUND_NAMES if (v := number(known.get(n))) == v), float("nan"))
         self._header = header
         self._assemblers = [
-            Assembler(ids, start, origin, self._mask_id, header.eos_id, bound)
+            Assembler(ids, start, origin, self._mask_id, header.eos_id, bound, self._reach)
             for ids, start, origin in zip(self.start_BL, self.prompt_lengths, origins, strict=True)
         ]
         self._sink.begin(self._headers(header), self._level)

@@ -5,18 +5,59 @@ Shape letters: V vocabulary, C rows that are masks.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from skipstone.foreign.attach.seen import MaskScores
 from skipstone.foreign.attach.snapshot import Snapshot
+from skipstone.reach import Reach
 
 # Bounds the float64 copy of the logits: rows beyond this many bytes are scored in pieces.
 _PIECE_BYTES = 256 << 20
 
 NO_SCORES = MaskScores(*(np.empty(0, t) for t in (np.int32, np.int32, float, np.int32, float)))
 """Of a call without masks."""
+
+
+class ScoringRows(NamedTuple):
+    """Which rows of a call score which positions, ascending."""
+
+    row: np.ndarray
+    """int64: the row among those of the logits."""
+    position: np.ndarray
+    """int32: the position that it scores."""
+    masks: np.ndarray
+    """int64: which of these positions are masks, ascending by position."""
+
+    @classmethod
+    def of(
+        cls, reach: Reach, rows_N: np.ndarray, ids_N: np.ndarray, canvas_L: np.ndarray, mask_id: int
+    ) -> ScoringRows:
+        """Look at one sample of a call.
+
+        Args:
+            reach: which position a row scores.
+            rows_N: where the rows stand.
+            ids_N: what was given for them.
+            canvas_L: what stands where no row of this call does.
+            mask_id: the mask's id.
+        """
+        if reach.score_offset == 0:
+            masks = np.flatnonzero(ids_N == mask_id)
+            masks = masks[np.argsort(rows_N[masks], kind="stable")]
+            return cls(np.arange(rows_N.size), rows_N, masks)
+        row, position = reach.scored_by(np.zeros_like(rows_N), rows_N)
+        inside = position < canvas_L.size
+        row, position = row[inside], position[inside]
+        return cls(row, position, np.flatnonzero(canvas_L[position] == mask_id))
+
+    def kept(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of these rows alone: the rows, and the positions that they score."""
+        chosen = np.isin(self.row, rows)
+        return self.row[chosen], self.position[chosen]
 
 
 class Scoring:

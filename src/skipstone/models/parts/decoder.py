@@ -82,10 +82,11 @@ class Decoder:
         self.layers = [Layer(config, dtype, device) for _ in range(config.num_layers)]
         self.norm = RMSNorm(outer["norm"], config.norm_eps)
         self.lm_head = Linear(outer.get("head", self.embedding))
+        rounds = config.rounds_rotation
         table_2LR = ops.rotary_tables(
-            config.max_length, config.rotary_width, config.rope_theta, device
+            config.max_length, config.rotary_width, config.rope_theta, device, inverted=rounds
         )
-        self.rotary_2LR = table_2LR.to(dtype) if config.rounds_rotation else table_2LR
+        self.rotary_2LR = table_2LR.to(dtype) if rounds else table_2LR
 
     @property
     def dtype(self) -> torch.dtype:

@@ -85,10 +85,22 @@ def linear_add_rms_norm(
     return add_rms_norm(x_ND, linear(input_NK, weight_DK, bias_D, scale_D), norm_D, eps)
 
 
-def rotary_tables(length: int, rotary_width: int, theta: float, device: torch.device) -> Tensor:
-    """Cosine and sine [2, L, R] in float32 for half-split rotary embedding."""
+def rotary_tables(
+    length: int, rotary_width: int, theta: float, device: torch.device, *, inverted: bool = False
+) -> Tensor:
+    """Cosine and sine [2, L, R] in float32 for half-split rotary embedding.
+
+    Args:
+        length: L.
+        rotary_width: R.
+        theta: base of the frequencies.
+        device: where the tables lie.
+        inverted: multiply positions by inverse frequencies, which differs in the last bits.
+    """
     exponent = torch.arange(0, rotary_width, 2, dtype=torch.float32, device=device) / rotary_width
-    angle = torch.arange(length, dtype=torch.float32, device=device)[:, None] / theta**exponent
+    position_L1 = torch.arange(length, dtype=torch.float32, device=device)[:, None]
+    slower = theta**exponent
+    angle = position_L1 * (1.0 / slower) if inverted else position_L1 / slower
     angle_LR = torch.cat([angle, angle], dim=-1)
     return torch.stack([angle_LR.cos(), angle_LR.sin()])
 

@@ -72,6 +72,10 @@ def _heads(values_NW: np.ndarray, config: ModelConfig) -> Tensor:
 
 def _angles(positions: np.ndarray, config: ModelConfig) -> Tensor:
     tables = ops.rotary_tables(
-        config.max_length, config.rotary_width, config.rope_theta, torch.device("cpu")
+        config.max_length,
+        config.rotary_width,
+        config.rope_theta,
+        torch.device("cpu"),
+        inverted=config.rounds_rotation,
     )
     return tables[:, torch.from_numpy(positions.astype(np.int64))]
