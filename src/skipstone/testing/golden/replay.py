@@ -46,10 +46,10 @@ def miss(model: Model, case: GoldenCase) -> str:
     except SkipstoneError as error:
         return f"the engine refuses it: {error}"
     tokens = tuple(result.tokens)
+    said = ""
     if case.wanted.commits is not None:
-        found = [step for step in seen.forwards if step]
-        return _in_commits(found, case.wanted.commits) or _in_tokens(tokens, case.wanted)
-    return _in_tokens(tokens, case.wanted) or _in_forwards(result, case.wanted)
+        said = _in_commits([step for step in seen.forwards if step], case.wanted.commits)
+    return said or _in_tokens(tokens, case.wanted) or _in_forwards(result, case.wanted)
 
 
 def _in_commits(found: Sequence[Commits], wanted: Sequence[Commits]) -> str:

@@ -1,4 +1,7 @@
-"""Fast-dLLM's LLaDA code (NVlabs/Fast-dLLM, ``llada/generate.py``): three caches a case."""
+"""Fast-dLLM's LLaDA code (NVlabs/Fast-dLLM, ``llada/generate.py``), and what grew from it.
+
+Fast-dLLM++ (Ringo-Star/FastdLLM_plusplus 29fd034) has the prefix of Frechet's bound in its place.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenAnswer, GoldenCase
+from skipstone.testing.golden.published.stepwise import stepwise
 
 
 def llada(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
@@ -23,3 +27,9 @@ def llada(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
             settings={"cache": cache, "eos_stop": "false", **rule, **lengths},
             wanted=GoldenAnswer(tuple(expect["tokens"]), expect["nfe"]),
         )
+
+
+def frechet(cache: str, name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
+    """The prefix of Frechet's bound beside one of the caches."""
+    unmask = f"frechet:margin={case['params']['frechet_margin']!r}"
+    yield stepwise(name, f"frechet_{cache}", case, {"cache": cache, "unmask": unmask})

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
+from skipstone.testing.golden.published import d2cache, fast_dllm
 
 Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 
-READERS: dict[str, Reader] = {}
+READERS: dict[str, Reader] = {
+    "orders": d2cache.orders,
+    "eb": d2cache.entropy_bound,
+    "frechet_none": partial(fast_dllm.frechet, "none"),
+    "frechet_prefix": partial(fast_dllm.frechet, "prefix"),
+    "frechet_dual": partial(fast_dllm.frechet, "dual"),
+}
 
 
 def read(policy: str, name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
