@@ -37,6 +37,7 @@ LONGEST = (
     "tests/laws/test_golden.py",
     "tests/cli/test_terminal.py",
     "tests/record/test_attacks.py",
+    "tests/engine/test_recorded_caches.py",
     "tests/engine/test_driver.py",
     "tests/pebble/test_model.py",
 )
