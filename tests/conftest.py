@@ -24,22 +24,24 @@ torch.set_num_threads(1)
 
 
 LONGEST = (
-    "tests/record/test_attacks.py",
     "tests/docs/test_readme.py",
-    "tests/docs/test_docs.py",
     "tests/ops/test_kernels.py",
-    "faults/tests/test_loops.py",
+    "tests/docs/test_docs.py",
+    "faults/tests/test_bench.py",
+    "tests/report/test_reading.py",
+    "faults/tests/test_foreign.py",
     "tests/kill/test_kill.py",
+    "faults/tests/test_loops.py",
+    "tests/sweep/test_sweep.py",
     "tests/docs/test_notebook.py",
     "tests/laws/test_golden.py",
     "tests/cli/test_terminal.py",
-    "faults/tests/test_bench.py",
-    "faults/tests/test_foreign.py",
-    "tests/report/test_reading.py",
-    "tests/sweep/test_sweep.py",
+    "tests/record/test_attacks.py",
+    "tests/engine/test_recorded_caches.py",
+    "tests/engine/test_driver.py",
     "tests/pebble/test_model.py",
 )
-"""Files that take half a minute and more, about the longest first."""
+"""Files that take twenty seconds and more of a core, about the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

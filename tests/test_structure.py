@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import grimp
 
-from tests.conftest import ROOT
+from tests.conftest import LONGEST, ROOT
 
 SOURCES = sorted((ROOT / "src" / "skipstone").rglob("*.py"))
 # Eighteen arguments, each with its line in the signature and its description, are longer than a
@@ -80,3 +80,7 @@ def test_a_public_class_has_a_name_of_its_own() -> None:
 def test_lines_of_a_function_are_counted_whole_and_without_its_head() -> None:
     source = 'def f(\n    a: int,\n) -> int:\n    """Says."""\n    a += 1\n    return a\n'
     assert list(functions(source)) == [("f", 6, 2)]
+
+
+def test_files_that_are_to_start_first_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / name).is_file()] == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -71,9 +71,7 @@ def test_law_8_tokens_and_work_are_the_same_with_and_without_an_observer(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_law_8_tapped_logits_are_those_of_the_model(dtype: torch.dtype) -> None:
     model = uneven_model(1)
-    network = model.network
-    assert isinstance(network, torch.nn.Module)
-    network.to(dtype)
+    model = replace(model, network=model.network.copy(dtype))
 
     def look(view: StepView) -> None:
         assert view.logits_NV is not None
@@ -151,9 +149,9 @@ def test_law_9_a_skipped_row_keeps_its_deep_keys_values_and_logits(
     written = list[tuple[int, frozenset[tuple[int, int]]]]()
     write = KVStore.write
 
-    def noting(store: KVStore, layer: int, rows: Rows, qkv: Tensor, angles: Tensor) -> Tensor:
+    def noting(store: KVStore, layer: int, rows: Rows, *heads: Any) -> Tensor:
         written.append((layer + 1, places(rows)))
-        return write(store, layer, rows, qkv, angles)
+        return write(store, layer, rows, *heads)
 
     monkeypatch.setattr(KVStore, "write", noting)
     before: dict[int, tuple[int, float]] = {}
