@@ -1,4 +1,4 @@
-"""d2Cache's sampling (Kamichanw/d2Cache 72feb60, ``generation/vanilla.py``): orders and the EB bound."""
+"""d2Cache's sampling (Kamichanw/d2Cache 72feb60, ``generation/vanilla.py``): orders, EB bound."""
 
 from __future__ import annotations
 
