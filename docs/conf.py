@@ -34,6 +34,8 @@ nitpick_ignore = [
     ("py:class", "nn.Module"),
     ("py:class", "skipstone.foreign.explain.evidence.Observation"),
     ("py:class", "skipstone.engine.loop.Loop"),
+    ("py:class", "skipstone.engine.request.Done"),
+    ("py:class", "skipstone.ops.model.reference.HeadNorms"),
     ("py:class", "skipstone.rows.Alike"),
     ("py:class", "SettingsFields"),
     ("py:exc", "CancelledError"),
