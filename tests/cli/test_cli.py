@@ -226,14 +226,15 @@ def test_the_options_are_the_planned_ones() -> None:
         "--unmask --skip --temperature --seed --eos-stop --budget --debug --prompt-ids --json"
     )
     shared = set(run_options.split())
+    decoding = shared | {"--memory"}
     planned = {
-        "generate": shared | {"--ids", "--batch-file", "--batch-size", "--stream"},
-        "compare": shared | {"--ids", "--a", "--b", "--report"},
+        "generate": decoding | {"--ids", "--batch-file", "--batch-size", "--stream"},
+        "compare": decoding | {"--ids", "--a", "--b", "--report"},
         "policies": {"--json", "--debug"},
         "env": {"--json", "--debug"},
-        "trace": shared
+        "trace": decoding
         | {"--ids", "--batch-file", "--batch-size", "--output", "--level", "--window"},
-        "diagnose": shared | {"--ids", "--sample", "--time-limit", "--keep"},
+        "diagnose": decoding | {"--ids", "--sample", "--time-limit", "--keep"},
         "step": {"--ids", "--at", "--with", "--model", "--sample", "--json", "--debug"},
         "show": {
             "--ids",
@@ -262,7 +263,7 @@ def test_the_options_are_the_planned_ones() -> None:
         | {"--skip-layer-k", "--going", "--refresh", "--generation", "--peer", "--repeats"}
         | {"--output", "--json", "--debug"},
         "diff": {"--ids", "--model", "--sample", "--floor", "--json", "--debug"},
-        "audit": shared - {"--prompt-ids"}
+        "audit": decoding - {"--prompt-ids"}
         | {"--baseline", "--candidate", "--prompts", "--max-disagreement", "--level"}
         | {"--confidence", "--batch", "--output", "--judge", "--junit", "--sarif"},
         "sweep": shared - {"--prompt-ids"}
@@ -319,3 +320,48 @@ def test_numbers_are_written_in_ascii_digits(
     assert message.count("\n") == 1
     assert "internal" not in message
     assert any(c in message for c in "٣²３٠"), message
+
+
+@pytest.mark.parametrize("asked", ["200MB", "0.01", "1%"])
+def test_memory_may_be_given_as_bytes_or_as_a_share(
+    capsys: pytest.CaptureFixture[str], asked: str
+) -> None:
+    code, out, _ = call(capsys, "generate", QUESTION, *FAST, "--memory", asked)
+    assert (code, out) == (0, call(capsys, "generate", QUESTION, *FAST)[1])
+
+
+def test_memory_in_which_a_request_never_fits_is_refused_with_what_it_takes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.trace"
+    for command in (["generate"], ["trace", "-o", str(path)]):
+        code, out, err = call(capsys, *command, QUESTION, *FAST, "--memory", "1MB")
+        assert (code, out) == (2, "")
+        assert "(memory='1MB')" in err
+        assert "give more memory" in err
+
+
+@pytest.mark.parametrize("asked", ["much", "5", "0", "-1GB", "150%", "40GBs"])
+def test_memory_that_is_none_is_refused_before_a_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("skipstone.models.load.load", loaded)
+    spec = ["--a", "cache=none", "--b", f"memory={asked}"]
+    for command in (["generate", QUESTION, f"--memory={asked}"], ["compare", QUESTION, *spec]):
+        code, out, err = call(capsys, *command)
+        assert (code, out) == (2, "")
+        assert "must be a share of the free memory" in err
+
+
+def test_slots_is_another_name_of_batch_size(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("Hi\nHo\n")
+    few = ["--batch-file", str(path), "--gen-length", "4", "--slots", "3"]
+    code, _, err = call(capsys, "generate", *few)
+    assert code == 0
+    assert "is more than the 2 prompts" in err

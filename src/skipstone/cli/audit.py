@@ -14,7 +14,7 @@ from skipstone.cli.escape import shortened
 from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.junit import junit_xml
 from skipstone.cli.numbers import decimal, whole
-from skipstone.cli.options import RunSpec, given, parse_rate, run_options, run_spec
+from skipstone.cli.options import RunSpec, given, memory_option, parse_rate, run_options, run_spec
 from skipstone.cli.progress import progress
 from skipstone.cli.prompts import judge_option, read_questions
 from skipstone.cli.sarif import sarif_log
@@ -75,6 +75,7 @@ _SHOWN = 5
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit XML.")
 @click.option("--sarif", type=click.Path(path_type=Path), help="Also write SARIF 2.1.0.")
 @run_options
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def audit_command(
     baseline: str,
@@ -249,11 +250,10 @@ def _run_specs(baseline: str, candidate: str, shared: dict[str, str]) -> tuple[R
 def _engines(a: RunSpec, b: RunSpec) -> tuple[Engine, Engine]:
     """Both engines; they share a model if they can."""
     from skipstone.audit.run import describe
-    from skipstone.engine import Engine
 
     model = a.load()
-    first = Engine(model, a.settings)
-    second = Engine(model if _key(a) == _key(b) else b.load(), b.settings)
+    first = a.engine(model)
+    second = b.engine(model if _key(a) == _key(b) else None)
     specs = describe(first, second)
     if specs["baseline"] == specs["candidate"]:
         note("baseline and candidate are the same run")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skipstone.cli.decisions import both_sides, parting
-from skipstone.cli.options import RunSpec, given, run_options, run_spec
+from skipstone.cli.options import RunSpec, given, memory_option, run_options, run_spec
 from skipstone.cli.prompts import one_prompt
 from skipstone.cli.report import report_pair
 from skipstone.cli.tables import say_table
@@ -37,6 +37,7 @@ _SHOWN_POSITIONS = 12
 @click.option("--a", "spec_a", metavar="SPEC", required=True, help='"cache=dual skip=cosine:..."')
 @click.option("--b", "spec_b", metavar="SPEC", required=True, help="The other run.")
 @run_options
+@memory_option
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
 @ids_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -79,11 +80,10 @@ def compare(
         _print(comparison, (result_a, result_b), (spec_a, spec_b), tokens, a, source)
     if page is not None:
         from skipstone.cli.specs import SpecPair
-        from skipstone.engine import Engine
         from skipstone.tracing.experiments.runner import Side
 
-        side_a = Side(recorder_a.trace, 0, Engine(models[0], a.settings))
-        side_b = Side(recorder_b.trace, 0, Engine(models[1], b.settings))
+        side_a = Side(recorder_a.trace, 0, a.engine(models[0]))
+        side_b = Side(recorder_b.trace, 0, b.engine(models[1]))
         report_pair(SpecPair(side_a, side_b, models[0]), page, (spec_a, spec_b))
     return 0 if comparison.identical else 1
 
@@ -97,11 +97,10 @@ def _load(a: RunSpec, b: RunSpec) -> tuple[Model, Model]:
 
 def _run(model: Model, spec: RunSpec, prompt: Prompt, level: Level) -> tuple[Result, Recorder]:
     from skipstone.cli.watch import watching
-    from skipstone.engine import Engine
     from skipstone.engine.observe import Observers
     from skipstone.tracing import Recorder
 
-    engine, recorder = Engine(model, spec.settings), Recorder(level)
+    engine, recorder = spec.engine(model), Recorder(level)
     with watching(stream=False, console=drawing_console()) as bar:
         members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)
         return engine.generate(prompt, observer=Observers(members)), recorder

@@ -13,7 +13,7 @@ import click
 from skipstone.checks import number
 from skipstone.cli.escape import json_text
 from skipstone.cli.idle import say_idle
-from skipstone.cli.options import given, run_options
+from skipstone.cli.options import given, memory_option, run_options
 from skipstone.cli.progress import status
 from skipstone.cli.prompts import one_prompt
 from skipstone.cli.terminal import note, say, say_json
@@ -42,6 +42,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 @click.argument("b")
 @click.argument("prompt", required=False)
 @run_options
+@memory_option
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
 @click.option(
     "--sample", type=int, help="Which sample of two traces.  [default: the first that parts]"

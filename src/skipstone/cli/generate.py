@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skipstone.cli.answers import Printer
-from skipstone.cli.options import given, run_options, run_spec
+from skipstone.cli.options import given, memory_option, run_options, run_spec
 from skipstone.cli.prompts import batch_places, batch_size_option, read_prompts
 from skipstone.cli.terminal import drawing_console
 from skipstone.cli.tokens import ids_option
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     help='Prompts to decode together: one a line, or JSON with {"prompt": ...}; - reads stdin.',
 )
 @batch_size_option
+@memory_option
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
 @click.option("--stream", is_flag=True, help="Show the canvas filling, if this is a terminal.")
 @ids_option
@@ -46,9 +47,8 @@ def generate(
     prompts = read_prompts(prompt, prompt_ids, batch_file)
     places = batch_places(batch_size, batch_file, len(prompts))
     from skipstone.cli.watch import watching
-    from skipstone.engine import Engine
 
-    engine = Engine(spec.load(), spec.settings)
+    engine = spec.engine()
 
     def decode() -> list[Result]:
         with watching(stream=stream, console=drawing_console()) as observer:

@@ -20,6 +20,7 @@ from skipstone.policies import CACHE, SKIP, UNMASK, Kind
 from skipstone.quoting import shown
 
 if TYPE_CHECKING:
+    from skipstone.engine import Engine
     from skipstone.models.load import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,7 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 # docs/decisions/0004-threads.md has the figures.
 _SMALL = 100_000_000
 
-MODEL_KEYS = ("model", "device", "dtype")
+# What a run spec may say beside settings.
+_RUN_KEYS = ("model", "device", "dtype", "memory")
 
 
 def _names(kind: Kind[Any]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -76,6 +78,14 @@ _OPTIONS = (
 )
 
 
+memory_option = click.option(
+    "--memory",
+    metavar="40GB|SHARE",
+    help="What keys and values may take: bytes, or a share of what is free.  [default: half of a "
+    "GPU; on a CPU what they need]",
+)
+
+
 def run_options(command: F) -> F:
     """Add the options of a run to a command."""
     for option in reversed(_OPTIONS):
@@ -91,6 +101,14 @@ class RunSpec:
     device: str
     dtype: str
     settings: Settings
+    memory: float | str | None = None
+    """What keys and values may take."""
+
+    def engine(self, model: Model | None = None) -> Engine:
+        """An engine of these settings; for a model that is loaded already, if one is given."""
+        from skipstone.engine import Engine
+
+        return Engine(model or self.load(), self.settings, memory=self.memory)
 
     def load(self) -> Model:
         """Load the model, and choose the threads of this process if the user has not."""
@@ -119,7 +137,7 @@ def run_spec(texts: Mapping[str, str]) -> RunSpec:
         ConfigError: a key is unknown or a value is refused.
     """
     texts = canonical({name.replace("-", "_"): text for name, text in texts.items()})
-    names = [*MODEL_KEYS, *Settings.__dataclass_fields__]
+    names = [*_RUN_KEYS, *Settings.__dataclass_fields__]
     for name in texts:
         if name not in names:
             known = [*names, *ALIASES]
@@ -128,8 +146,27 @@ def run_spec(texts: Mapping[str, str]) -> RunSpec:
         model=texts.get("model", "pebble"),
         device=texts.get("device", "auto"),
         dtype=texts.get("dtype", "auto"),
-        settings=parse_settings({n: t for n, t in texts.items() if n not in MODEL_KEYS}),
+        settings=parse_settings({n: t for n, t in texts.items() if n not in _RUN_KEYS}),
+        memory=_memory(texts.get("memory")),
     )
+
+
+def _memory(text: str | None) -> float | str | None:
+    """Bytes as they are written; a share as a number.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text is None:
+        return None
+    # It imports torch, which whoever gives no memory does not need yet.
+    from skipstone.memory.limit import MemoryLimit
+
+    try:
+        share = number(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return MemoryLimit.of(text).asked
+    return MemoryLimit.of(share).asked
 
 
 def parse_ids(text: str) -> list[int]:

@@ -30,10 +30,12 @@ judge_option = click.option(
 )
 
 batch_size_option = click.option(
+    "batch_size",
+    "--slots",
     "--batch-size",
     type=whole,
     metavar="N",
-    help="How many prompts of the file are decoded at once; the others wait for a place.  "
+    help="How many prompts of the file are decoded at once; the others wait for a slot.  "
     "[default: all]",
 )
 

@@ -145,8 +145,8 @@ def decoded_pair(spec_a: str, spec_b: str, shared: dict[str, str], prompt: Promp
     model_a = specs[0].load()
     same = _model_key(specs[0]) == _model_key(specs[1])
     model_b = model_a if same else specs[1].load()
-    a = _decoded(Engine(model_a, specs[0].settings), prompt)
-    return SpecPair(a, _decoded(Engine(model_b, specs[1].settings), prompt), model_a)
+    a = _decoded(specs[0].engine(model_a), prompt)
+    return SpecPair(a, _decoded(specs[1].engine(model_b), prompt), model_a)
 
 
 def _model_key(spec: RunSpec) -> tuple[str, str, str]:

@@ -11,7 +11,7 @@ import click
 from skipstone.cli.answers import Printer
 from skipstone.cli.idle import say_idle
 from skipstone.cli.numbers import size
-from skipstone.cli.options import given, run_options, run_spec
+from skipstone.cli.options import given, memory_option, run_options, run_spec
 from skipstone.cli.prompts import batch_places, batch_size_option, read_prompts
 from skipstone.cli.terminal import aside, drawing_console, note
 from skipstone.cli.tokens import ids_option
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     help='Prompts to decode together: one a line, or JSON with {"prompt": ...}; - reads stdin.',
 )
 @batch_size_option
+@memory_option
 @click.option("--prompt-ids", metavar="5,17,3", help="Token ids instead of text.")
 @ids_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a prompt.")
@@ -80,13 +81,12 @@ def trace(
     places = batch_places(batch_size, batch_file, len(prompts))
     kept, span = _what_to_keep(level, window)
     from skipstone.cli.watch import watching
-    from skipstone.engine import Engine
     from skipstone.engine.observe import Observers
     from skipstone.tracing import Recorder
 
     def decode() -> list[Result]:
         with TraceWriter(output) as sink:
-            engine = Engine(spec.load(), spec.settings)
+            engine = spec.engine()
             recorder = Recorder(kept, sink=sink, window=span)
             with watching(stream=False, console=drawing_console()) as bar:
                 members: tuple[Observer, ...] = (recorder,) if bar is None else (recorder, bar)
