@@ -274,8 +274,9 @@ def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         database.execute("PRAGMA synchronous = NORMAL")
-        # Every 16 MB, about 1500 steps: a checkpoint waits for the disk.
-        database.execute("PRAGMA wal_autocheckpoint = 4000")
+        # Every megabyte, about a hundred steps. A checkpoint waits for the disk: beside the run if a
+        # thread writes, and what is left of the log is waited for when the run ends.
+        database.execute("PRAGMA wal_autocheckpoint = 256")
     except BaseException:
         database.close()
         raise
