@@ -274,8 +274,8 @@ def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         database.execute("PRAGMA synchronous = NORMAL")
-        # Every megabyte, about a hundred steps. A checkpoint waits for the disk: beside the run if a
-        # thread writes, and what is left of the log is waited for when the run ends.
+        # Every megabyte, about a hundred steps. A checkpoint waits for the disk, beside the run if
+        # a thread writes; what is left of the log is waited for when the run ends.
         database.execute("PRAGMA wal_autocheckpoint = 256")
     except BaseException:
         database.close()
