@@ -151,7 +151,7 @@ def any_request(rng: random.Random) -> tuple[list[int], Settings]:
 
 @pytest.fixture(scope="module")
 def shared(exact: Model) -> Engine:
-    return Engine(exact, slots=4, memory="1GB")
+    return Engine(exact, slots=4, memory="200MB")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -177,7 +177,7 @@ def test_law_7_each_request_gives_what_it_gives_alone(shared: Engine, seed: int)
     driver._owner = driver._loop = None
     for handle, (prompt, chosen) in zip(handles, asked, strict=True):
         if not handle.cancelled():
-            alone = Engine(shared.model, chosen, runner="eager").generate(prompt)
+            alone = Engine(shared.model, chosen, runner="eager", memory="100MB").generate(prompt)
             assert handle.result(0).tokens == alone.tokens
             assert handle.result(0).stats.num_forwards == alone.stats.num_forwards
 
