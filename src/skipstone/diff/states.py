@@ -167,7 +167,6 @@ def _rows(tensor: TensorRows, index: np.ndarray) -> TensorRows:
         age=tensor.age[index],
         canvas=tensor.canvas[index],
         score=tensor.score[index],
-        threshold=tensor.threshold,
     )
 
 

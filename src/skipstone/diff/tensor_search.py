@@ -11,7 +11,8 @@ import numpy as np
 from skipstone.diff.floor import Floor
 from skipstone.diff.margins import finite, finite_or_none
 from skipstone.diff.states import RowErrors, TensorPair, tensor_pairs
-from skipstone.record.schema import StepRecord
+from skipstone.policies import SKIP
+from skipstone.record.schema import RunRecord, StepRecord
 from skipstone.record.tensors import OF_ATTENTION, Source, Tap, TensorRows
 from skipstone.record.trace import Trace
 
@@ -36,6 +37,7 @@ class Provenance:
     score: float | None
     """Mean similarity that let the row skip."""
     threshold: float | None
+    """What the score was held against; None if the skip policy is not known here."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def search(
         sample: which request of both.
     """
     state = bit = None
-    seen = _Seen()
+    seen, bars = _Seen(), (_bar(a.records[sample]), _bar(b.records[sample]))
     for pair in tensor_pairs(a, b, steps, sample_a=sample, sample_b=sample):
         seen.take(pair)
         if pair.refusal or pair.same_bits:
@@ -115,10 +117,10 @@ def search(
         errors = pair.errors()
         level = floor.level(pair.key.tap, pair.key.layer)
         if bit is None and errors.bits_differ is not None and errors.bits_differ.any():
-            bit = _divergence(pair, errors, errors.bits_differ, level)
+            bit = _divergence(pair, errors, errors.bits_differ, level, bars)
         beyond = ~(errors.relative_l2 <= level)
         if beyond.any():
-            state = _divergence(pair, errors, beyond, level)
+            state = _divergence(pair, errors, beyond, level, bars)
             break
     limits = (*_missing(a, b, steps, sample), *seen.limits(a.records[sample].prompt_length))
     return Search(state, bit, seen.tensors, seen.rows, limits)
@@ -200,7 +202,11 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _divergence(
-    pair: TensorPair, errors: RowErrors, differs: np.ndarray, level: float
+    pair: TensorPair,
+    errors: RowErrors,
+    differs: np.ndarray,
+    level: float,
+    bars: tuple[float | None, float | None],
 ) -> TensorDivergence:
     i = int(differs.argmax())
     return TensorDivergence(
@@ -219,15 +225,21 @@ def _divergence(
         kl=finite_or_none(errors.kl, i),
         largest_log_ratio=finite_or_none(errors.largest_log_ratio, i),
         top1_flip=None if errors.top1_flip is None else bool(errors.top1_flip[i]),
-        a=_provenance(pair.a, i),
-        b=_provenance(pair.b, i),
+        a=_provenance(pair.a, i, bars[0]),
+        b=_provenance(pair.b, i, bars[1]),
     )
 
 
-def _provenance(rows: TensorRows, i: int) -> Provenance:
+def _provenance(rows: TensorRows, i: int, bar: float | None) -> Provenance:
     return Provenance(
         source=Source(rows.source[i]).name.lower(),
         age=int(rows.age[i]),
         score=finite(rows.score[i]),
-        threshold=finite(rows.threshold),
+        threshold=bar,
     )
+
+
+def _bar(record: RunRecord) -> float | None:
+    """What the skip policy of a run holds rows against; None if that is not known here."""
+    policy = SKIP.recorded(record.header.settings)
+    return None if policy is None or policy.bar is None else policy.bar.value

@@ -88,8 +88,6 @@ class TensorRows:
     """int64 [N]: fingerprint of the canvas it was computed from; -1 if never."""
     score: np.ndarray
     """float64 [N]: mean similarity that let a row skip; NaN for others."""
-    threshold: float
-    """What the score was held against; NaN if there is none."""
 
     def __repr__(self) -> str:
         tap, layer = self.key.tap.value, self.key.layer
@@ -144,7 +142,6 @@ def with_provenance(
         age=age,
         canvas=np.array(canvas, dtype=np.int64),
         score=_scores(step, positions, source),
-        threshold=_threshold(record),
     )
 
 
@@ -155,12 +152,3 @@ def _scores(step: StepRecord, positions: np.ndarray, source: np.ndarray) -> np.n
         for i in np.flatnonzero(source == Source.SKIPPED).tolist():
             score[i] = mean.get(int(positions[i]), np.nan)
     return score
-
-
-def _threshold(record: RunRecord) -> float:
-    """The skip threshold of the settings, wherever the policy spells it."""
-    for part in record.header.settings.get("skip", "").partition(":")[2].split(","):
-        name, _, value = part.partition("=")
-        if name == "skip_threshold":
-            return float(value)
-    return float("nan")

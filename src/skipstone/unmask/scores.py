@@ -97,6 +97,18 @@ class HostScores:
         """int64: 0 for the most confident; equal confidence: lowest position first."""
         return ranks(self.confidence_C)
 
+    @cached_property
+    def token_before_C(self) -> np.ndarray:
+        """int64: the token that could have been committed in the step before; -1: none."""
+        before_C = np.full(self.token_C.shape, -1)
+        for last in self.earlier[-1:]:
+            open_C = last.allowed_C
+            _, mine, theirs = np.intersect1d(
+                self.offset_C, last.offset_C[open_C], return_indices=True
+            )
+            before_C[mine] = last.token_C[open_C][theirs]
+        return before_C
+
     @property
     def allowed_C(self) -> np.ndarray:
         """Bool: where something may be committed."""

@@ -14,6 +14,7 @@ import altair as alt
 import ml_dtypes
 import numpy as np
 
+from skipstone.policies import SKIP
 from skipstone.record import Judgements
 from skipstone.report.runs import Run, Study
 from skipstone.report.table import (
@@ -42,8 +43,6 @@ _MOST_NINES = 7.0
 """What is nearer to 1 counts as 1: float32 ends here."""
 _BINS = 56
 _VERDICTS = ("judged.skips", "judged.forced", "judged.goes_on")
-# Fields of a skip policy as settings spell it.
-_THRESHOLD, _DTYPE = "skip_threshold", "similarity_dtype"
 
 
 def nines(similarity: np.ndarray) -> np.ndarray:
@@ -54,18 +53,17 @@ def nines(similarity: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SkipThreshold:
-    """The threshold of the skip as a run states it, and the dtype that it is compared in."""
+    """What a run holds its rows against, and the dtype that it is compared in."""
 
     threshold: float
-    """NaN if it has none."""
     dtype: str
 
     @classmethod
-    def of(cls, run: Run) -> SkipThreshold:
-        """Read the settings of a record."""
-        spelled = run.record.header.settings.get("skip", "").partition(":")[2].split(",")
-        fields = dict(part.split("=", 1) for part in spelled if "=" in part)
-        return cls(float(fields.get(_THRESHOLD, "nan")), fields.get(_DTYPE, ""))
+    def of(cls, run: Run) -> SkipThreshold | None:
+        """What the policy of a run says; None if it says nothing, or is not known here."""
+        policy = SKIP.recorded(run.record.header.settings)
+        bar = None if policy is None else policy.bar
+        return None if bar is None else cls(bar.value, bar.dtype)
 
     def grid(self) -> list[float]:
         """The numbers that its dtype has from 0.9 to 1, if they are few enough to be seen."""
@@ -74,10 +72,8 @@ class SkipThreshold:
         spacing = float(ml_dtypes.finfo(np.dtype(self.dtype)).eps) / 2
         return [1 - i * spacing for i in range(int(0.1 / spacing) + 1)]
 
-    def band(self, noise: float) -> tuple[float, float] | None:
+    def band(self, noise: float) -> tuple[float, float]:
         """Similarities around the threshold that the arithmetic cannot tell from it."""
-        if self.threshold != self.threshold:
-            return None
         grid = self.grid()
         step = grid[0] - grid[1] if grid else 0.0
         width = max(noise, step)
@@ -231,19 +227,15 @@ def _histogram_chart(study: Study, word: Word) -> Chart:
 
 
 def _rules(study: Study) -> list[SkipThreshold]:
-    rules = [SkipThreshold.of(run) for run in study.pair]
-    return [
-        rule
-        for i, rule in enumerate(rules)
-        if rule.threshold == rule.threshold and rule not in rules[:i]
-    ]
+    rules = (SkipThreshold.of(run) for run in study.pair)
+    return list(dict.fromkeys(rule for rule in rules if rule is not None))
 
 
 def _band(study: Study) -> list[alt.Chart]:
     bands = [rule.band(study.difference.floor.similarity) for rule in _rules(study)]
     values = [
         {"from": float(nines(np.array(low))), "to": float(nines(np.array(high)))}
-        for low, high in (band for band in bands if band is not None)
+        for low, high in bands
     ]
     if not values:
         return []
