@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, Settings, Threshold
 from skipstone.cache import CacheNeed, CachePolicy, CacheSession
 from skipstone.canvas import Geometry, StepContext
+from skipstone.diagnosis.experiment import Choice
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import ConfigError
 from skipstone.memory.inputs import LayerInputs
@@ -20,8 +22,11 @@ from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
 from skipstone.ops.model import reference as ops
 from skipstone.reach import FULL
+from skipstone.record import TraceWriter, open_trace
 from skipstone.rows import Rows
 from skipstone.tracing import Recorder
+from skipstone.tracing.replay.plan import ReplayPlan
+from skipstone.tracing.replay.replay import replay
 from tests.helpers.watching import Looking, places, prompt_of, uneven_model
 
 BASE = Settings(gen_length=12, block_length=6, eos_stop=False, unmask=Fixed(), steps=8)
@@ -29,6 +34,7 @@ MODELS = [uneven_model(seed) for seed in range(3)]
 PROMPTS = [prompt_of(seed, 4 + 3 * seed) for seed in range(3)]
 
 Until = Literal["block", "all"]
+OWN, FORCED = frozenset[Choice](), frozenset[Choice](("rows", "skip"))
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,9 @@ def test_what_comes_in_goes_on_from_what_entered_there_last(cache: Widening, see
             assert torch.allclose(logits, expected[position], atol=2e-5)
             checked.append(position)
         assert places(view.rows) == {(0, p) for p in layers[0]}
-        assert places(view.finished) == {(0, p) for p in layers[3]}
+        through = set(everything).intersection(*layers)
+        assert places(view.finished) == {(0, p) for p in through}
+        assert set(view.finished_at_BL[0].tolist()) <= set(range(at.forward + 1))
 
     settings = replace(BASE, cache=cache)
     Engine(model, settings).generate(prompt, observer=Looking(look, Taps(logits=True)))
@@ -196,6 +204,33 @@ def test_law_3_eager_is_graph(cache: Widening, unmask: Fixed | Threshold) -> Non
         eager = Engine(model, settings, runner="eager").generate_batch(PROMPTS)
         graph = Engine(model, settings, runner="graph").generate_batch(PROMPTS)
         assert [one.tokens for one in graph] == [one.tokens for one in eager]
+
+
+@pytest.mark.parametrize("forced", [OWN, FORCED], ids=["own", "forced"])
+@pytest.mark.parametrize("cache", [Widening(3), Widening(2, back=4)], ids=repr)
+def test_a_recorded_run_is_replayed_bit_for_bit(
+    tmp_path: Path, cache: Widening, forced: frozenset[Choice]
+) -> None:
+    settings = replace(BASE, cache=cache)
+    recorder, again = Recorder("full"), Recorder("full")
+    Engine(MODELS[1], settings).generate(PROMPTS[1], observer=recorder)
+    with TraceWriter(tmp_path / "run") as writer:
+        Engine(MODELS[1], settings).generate(PROMPTS[1], observer=Recorder("full", sink=writer))
+    written = open_trace(tmp_path / "run")
+    record = recorder.trace.records[0]
+    plan = ReplayPlan((0, len(record.steps) - 1), forced)
+    replay(MODELS[1], settings, record, plan, again)
+    steps = zip(record.steps, again.trace.records[0].steps, written.records[0].steps, strict=True)
+    for one, other, read in steps:
+        assert one.committed == other.committed == read.committed
+        assert (one.rows == other.rows).all()
+        assert (one.finished == read.finished).all()
+        assert (one.entered_age == other.entered_age).all()
+    for key in recorder.trace.keys(0):
+        mine, theirs = (found.trace.tensor(0, key) for found in (recorder, again))
+        assert mine is not None
+        assert theirs is not None
+        assert (mine.values == theirs.values).all()
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -93,15 +93,23 @@ class Pass:
     """bool: which of ``computed`` did not skip; None if the others were packed away."""
     exits: Sequence[Exit]
     """Each time that rows could leave, in order."""
+    named: Sequence[Rows]
+    """Rows that went on each time that a cache policy could name them, in order."""
     skip: SkipScores | None
     states: dict[int, TappedStates]
 
     def finished(self) -> Rows | None:
-        """Rows that did not skip; waits until the host knows. None if all rows skipped."""
-        if self.kept_N is None or self.computed is None:
+        """Rows that went through every layer; waits until the host knows. None if none did."""
+        if self.computed is None or (self.kept_N is None and not self.named):
             return self.computed
-        index = np.flatnonzero(~self.exits[-1].left())
-        return self.computed.take(index) if index.size else None
+        through = np.ones(self.computed.num_rows, dtype=bool)
+        if self.kept_N is not None:
+            through = ~self.exits[-1].left()
+        for rows in (self.entered, *self.named):
+            through &= np.isin(_places(self.computed), _places(rows))
+        if through.all():
+            return self.computed
+        return self.computed.take(np.flatnonzero(through)) if through.any() else None
 
     def row_layers(self, batch: int, num_layers: int) -> tuple[np.ndarray, np.ndarray]:
         """Row-layers that could have been skipped, and that were: int64 [B] each."""
@@ -158,10 +166,11 @@ class Runner:
         layers = self._layers(taps, naming)
         judges = self.skip is not None and not set(rows.requests) <= set(fresh)
         going = rows.protect(fresh) if judges else rows
-        kept_N, exits = None, list[Exit]()
+        kept_N, exits, named = None, list[Exit](), list[Rows]()
         for first, last, shown in self.spans(() if naming is None else naming.layers):
             if naming is not None and first in naming.layers:
                 going, x_ND = naming.before(first, x_ND, going)
+                named.append(going)
             if not going.num_rows:
                 break
             said_N = None
@@ -186,6 +195,7 @@ class Runner:
             x_ND=x_ND,
             kept_N=kept_N,
             exits=exits,
+            named=named,
             skip=self.skip.scores if self.skip is not None else None,
             states=states,
         )
@@ -240,6 +250,11 @@ class Runner:
             )
         # Whatever a policy says of rows that may not skip.
         return kept_N if rows.fresh_N is None else kept_N | rows.fresh_N
+
+
+def _places(rows: Rows) -> np.ndarray:
+    """One number for each request and position: int64 [N]."""
+    return (rows.request << 32) + rows.position
 
 
 def stops(skip: SkipSession, num_layers: int) -> tuple[int, ...]:

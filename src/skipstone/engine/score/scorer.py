@@ -165,7 +165,8 @@ class Scorer:
         new tokens, so it may not join others, but it may lead.
         """
         board = self.board
-        led_by = _scored_by(rows, self._reach, context) if done.exits else None
+        leaves = done.exits or done.named
+        led_by = _scored_by(rows, self._reach, context) if leaves else None
         confidence_BG = ops.eligible(board.scored_at_BG, board.confidence_BG, led_by, context)
         margins = any(Need.MARGIN in self._needs[slot] for slot in context.active)
         margin_BG = board.confidence_BG - board.runner_up_confidence_BG if margins else None
