@@ -137,6 +137,17 @@ def test_a_canvas_that_begins_with_a_mask(name: str) -> None:
     assert list(Engine(made, settings).edit(canvas).tokens) == filled
 
 
+@pytest.mark.parametrize("name", ["shifted", "block-causal"])
+def test_an_answer_ends_at_the_tokens_that_its_model_ends_turns_with(name: str) -> None:
+    made, settings = model_of(name), settings_of(DualCache(), None, 4).replace(eos_stop=True)
+    whole = Engine(made, settings).generate(PROMPTS[0]).tokens
+    stop = next(token for token in whole[6:] if token not in whole[:6])
+    ends = Engine(replace(made, stop_ids=(stop,)), settings).generate(PROMPTS[0])
+    assert ends.length == whole.index(stop)
+    assert ends.tokens[: ends.length] == whole[: ends.length]
+    assert made.text.ids_of_special(("<mask>", "<nothing>", "<eos>")) == (MASK, EOS)
+
+
 # ---------------------------------------------------------------- rows
 
 

@@ -24,6 +24,7 @@ from skipstone.bench.plan import Generation
 from skipstone.bench.timing import Clock, Rig, Times, clocked, in_turn, release
 from skipstone.errors import ConfigError, nearest
 from skipstone.models.base import ModelConfig
+from skipstone.models.llada import LLADA
 from skipstone.models.load import Model
 from skipstone.quoting import one_line, shown
 
@@ -227,6 +228,11 @@ def published_config(kind: Callable[..., Any], shape: ModelConfig) -> Any:
 
 def _network(modelling: ModuleType, model: Model) -> Any:
     """Weights are shared, not copied: a second set of LLaDA-8B would not fit beside the first."""
+    if model.config.architecture != LLADA.name:
+        raise ConfigError(
+            f"the peer runs {LLADA.title}, and {model.name} is a {model.config.architecture}; "
+            f"choose a {LLADA.title} checkpoint"
+        )
     config = published_config(modelling.LLaDAConfig, model.config)
     bare = modelling.create_model_config_from_pretrained_config(config)
     bare.init_device = "meta"

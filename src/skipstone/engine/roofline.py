@@ -207,11 +207,9 @@ def _layers(
     card: Card, config: ModelConfig, work: Work, rows: int, layers: int, weight_bytes: int
 ) -> list[tuple[float, float]]:
     """Seconds of reading and of arithmetic, for the products and the attention of some layers."""
-    kv = config.num_kv_heads * config.head_width
-    weights = config.width * (2 * config.width + 2 * kv + 3 * config.mlp_width)
-    read, computed = _product(card, weights, rows, weight_bytes)
-    cached = work.batch * work.length * 2 * kv * weight_bytes / card.bandwidth
-    attended = 4 * rows * work.length * config.width / card.flops
+    read, computed = _product(card, config.layer_products, rows, weight_bytes)
+    cached = work.batch * work.length * config.kv_width * weight_bytes / card.bandwidth
+    attended = 4 * rows * work.length * config.query_width / card.flops
     return [(layers * read, layers * computed), (layers * cached, layers * attended)]
 
 

@@ -58,13 +58,28 @@ class ModelConfig:
         return int(self.head_width * self.rotary_share)
 
     @property
+    def query_width(self) -> int:
+        """H * E, the width of all queries of a row."""
+        return self.num_heads * self.head_width
+
+    @property
+    def kv_width(self) -> int:
+        """2 * U * E, the width of the keys and values of a row."""
+        return 2 * self.num_kv_heads * self.head_width
+
+    @property
+    def layer_products(self) -> int:
+        """Number of weights in the products of a layer."""
+        return self.width * (2 * self.query_width + self.kv_width + 3 * self.mlp_width)
+
+    @property
     def num_parameters(self) -> int:
         """Number of weights."""
-        queries, kv = self.num_heads * self.head_width, 2 * self.num_kv_heads * self.head_width
-        layer = self.width * (2 * queries + kv + 3 * self.mlp_width + 2)
-        layer += (queries + kv) * self.qkv_bias + 2 * self.head_width * self.qk_norm
+        beside = 2 * self.width + 2 * self.head_width * self.qk_norm
+        beside += (self.query_width + self.kv_width) * self.qkv_bias
         tables = 1 if self.tied_head else 2
-        return self.num_layers * layer + self.width * (tables * self.vocab_size + 1)
+        outer = self.width * (tables * self.vocab_size + 1)
+        return self.num_layers * (self.layer_products + beside) + outer
 
 
 class Network(Protocol):

@@ -120,10 +120,8 @@ def flops(config: ModelConfig, result: Result, scored: int) -> float:
         scored: rows that logits were computed for, over all steps.
     """
     length = result.prompt_tokens + len(result.tokens)
-    kv = config.num_kv_heads * config.head_width
-    weights = config.width * (2 * config.width + 2 * kv + 3 * config.mlp_width)
     layers = sum(s.rows * config.num_layers - s.skipped_row_layers for s in result.stats.steps)
-    each = 2.0 * weights + 4.0 * length * config.width
+    each = 2.0 * config.layer_products + 4.0 * length * config.query_width
     return layers * each + 2.0 * scored * config.vocab_size * config.width
 
 
