@@ -668,7 +668,7 @@ def test_noise_is_measured_around_the_first_decision(
         asked.append(around)
         return floor_from(trace, [("again", trace)], sample)
 
-    monkeypatch.setattr("skipstone.tracing.experiments.noise_floor", measure)
+    monkeypatch.setattr("skipstone.tracing.experiments.runner.noise_floor", measure)
     other = recorded(model, BASE.replace(skip=SKIP), "full")
     a, b = stored(tmp_path / "a", full), stored(tmp_path / "b", other)
     first = compare(full.records[0], other.records[0]).first
