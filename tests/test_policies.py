@@ -95,7 +95,7 @@ def test_a_registered_policy_that_is_none_is_refused(
         UNMASK.parse(name.removeprefix("unmask."))
 
 
-def test_the_only_setting_of_a_policy_needs_no_name() -> None:
+def test_the_first_setting_of_a_policy_needs_no_name() -> None:
     assert UNMASK.parse("threshold:0.7") == UNMASK.parse("threshold:value=0.7")
     for text, message in (
         ("threshold:high", "threshold:value is 'high', must be a number"),
@@ -103,5 +103,6 @@ def test_the_only_setting_of_a_policy_needs_no_name() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             UNMASK.parse(text)
+    assert UNMASK.parse("fixed:random,eps=0.1") == UNMASK.parse("fixed:order=random,eps=0.1")
     with pytest.raises(ConfigError, match=r"has no setting '0\.9'"):
-        SKIP.parse("cosine:0.9")
+        SKIP.parse("cosine:12,0.9")

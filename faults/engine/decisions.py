@@ -257,8 +257,9 @@ def draws_without_a_seed() -> Generator[None, None, None]:
     noise = Scorer._noise
 
     def wrong(self: Scorer, rows: Rows) -> Tensor | None:
-        for draws in self._draws.values():
-            draws.generator.seed()
+        for sampling in self._sampling.values():
+            if sampling.generator is not None:
+                sampling.generator.seed()
         return noise(self, rows)
 
     with instead(Scorer, "_noise", wrong):

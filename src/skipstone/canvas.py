@@ -231,6 +231,8 @@ class RequestStep:
     """Of all that is drawn for this request."""
     reach: Reach = FULL
     """How far its rows see, and which positions they score."""
+    opens_alone: bool = False
+    """Whether the first step of a block commits its first mask and no other."""
     settled: int = 0
     """Of a block-causal model: the K/V left of this position are those of final tokens."""
     base: int = 0
@@ -357,7 +359,10 @@ class StepContext:
         return at.reach.end(at.stop - 1, self.canvas.length_of(at.slot))
 
     def _span(self, at: RequestStep) -> tuple[int, int]:
-        return at.reach.span(at.start, at.stop, self.canvas.length_of(at.slot))
+        """The block's rows, and those before it that score what may still be a mask of it."""
+        undecided = at.start + (at.opens_alone and at.step > 0)
+        first, end = at.reach.span(undecided, at.stop, self.canvas.length_of(at.slot))
+        return min(at.start, first), end
 
     def rows_at(self, positions: Mapping[int, np.ndarray], *, refresh: Sequence[int] = ()) -> Rows:
         """Ascending positions by slot; ``refresh`` are slots whose requests are refreshed."""

@@ -1,7 +1,7 @@
 """Policies by name: the built-in ones, and those that other packages register.
 
-A policy is written ``name`` or ``name:key=value,key=value`` on the command line and in a run spec;
-one with a single setting also ``name:value``, for example ``threshold:0.9``.
+A policy is written ``name`` or ``name:key=value,key=value`` on the command line and in a run spec; a
+value alone is that of its first setting, for example ``threshold:0.9`` or ``fixed:random``.
 Another package adds its own through the entry-point group ``skipstone.policies``; the entry name is
 ``kind.name``, for example ``unmask.klass``.
 """
@@ -25,6 +25,7 @@ from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import shown
 from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
 from skipstone.unmask import (
+    DreamThreshold,
     Entropy,
     EntropyBound,
     Factor,
@@ -165,8 +166,9 @@ class Kind(Generic[P]):
         values = dict[str, object]()
         for item in filter(None, settings.split(",")):
             key, equals, value = (part.strip() for part in item.partition("="))
-            if not equals and len(fields) == 1 and key not in fields:
-                (key,), equals, value = fields, "=", key
+            alone = not equals and key not in fields
+            if alone and fields and (not values or len(fields) == 1):
+                key, equals, value = next(iter(fields)), "=", key
             if key not in fields:
                 rule = nearest(key, fields) if fields else "it has no settings"
                 raise ConfigError(
@@ -199,6 +201,7 @@ UNMASK = Kind[UnmaskPolicy](
         "margin": Margin,
         "entropy": Entropy,
         "entropy_bound": EntropyBound,
+        "dream_threshold": DreamThreshold,
     },
 )
 KINDS = (CACHE, UNMASK, SKIP)

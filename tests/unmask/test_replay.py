@@ -239,7 +239,8 @@ from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.policies import CACHE, SKIP, UNMASK
 from skipstone.unmask import HostScores
 rows = np.zeros(3, int), np.ones(3) / 2
-seen = HostScores(rows[0], rows[0], *[rows[1]] * 3, block=0, step=0, steps_left=1, masks_left=3)
+where = dict(block=0, step=0, step_budget=1, block_start=0, block_stop=3, masks_left=3)
+seen = HostScores(rows[0], rows[0], *[rows[1]] * 3, **where)
 for name in UNMASK.built_in:
     policy = UNMASK.parse(name)
     assert policy.replays and policy.replay(seen).any(), name

@@ -65,6 +65,8 @@ _OPTIONS = (
         help="none or cosine:skip_layer_k=18,skip_threshold=0.9999,...  [default: none]",
     ),
     click.option("--temperature", metavar="T", help="0 is greedy.  [default: 0]"),
+    click.option("--top-p", metavar="P", help="Only the most probable tokens, up to P in all."),
+    click.option("--top-k", metavar="N", help="Only the N most probable tokens."),
     click.option("--seed", metavar="N", help="Of temperature or random order."),
     click.option(
         "--eos-stop/--no-eos-stop", default=None, help="Stop at EOS.  [default: eos-stop]"

@@ -61,15 +61,14 @@ class CommitRule:
         return tuple(step.candidates.position[chosen_C].tolist())
 
     def _scores(self, step: StepRecord, confidence_C: np.ndarray | None = None) -> HostScores:
-        return scores_of(step, self._steps_left(step), confidence_C, self._before(step))
+        return scores_of(step, self._budget(step), confidence_C, self._before(step))
 
-    def _steps_left(self, step: StepRecord) -> int:
-        """Steps of the block's budget that are left, this one included."""
+    def _budget(self, step: StepRecord) -> int:
+        """Steps that are planned for the block."""
         assert self._planned is not None
         steps, length = self._planned
         start, stop = step.block_start - step.prompt_length, step.block_stop - step.prompt_length
-        budget = steps * stop // length - steps * start // length
-        return max(1, budget) - step.step
+        return max(1, steps * stop // length - steps * start // length)
 
     @cached_property
     def _planned(self) -> tuple[int, int] | None:
@@ -90,7 +89,7 @@ class CommitRule:
 
     @cached_property
     def _history(self) -> list[tuple[int, HostScores]]:
-        return [(s.forward, scores_of(s, self._steps_left(s))) for s in self.record.steps]
+        return [(s.forward, scores_of(s, self._budget(s))) for s in self.record.steps]
 
 
 def _mirrored(scores: HostScores) -> HostScores:

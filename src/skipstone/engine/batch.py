@@ -123,7 +123,7 @@ class Batch:
         self.committed_BL[slot].zero_()
         for table_BL in self.ages or ():
             table_BL[slot] = -1
-        self.scorer.admit(slot, settings.temperature, settings.seed or 0, settings.unmask.needs)
+        self.scorer.admit(slot, settings)
         others = [one.request.settings for one in self.states]
         with guarded(settings.unmask):
             self.unmasking.admit(settings.unmask, slot, (other.unmask for other in others))

@@ -65,6 +65,7 @@ class RequestState:
             forward=self.forward,
             seed=request.settings.seed or 0,
             reach=request.reach,
+            opens_alone=request.settings.unmask.opens_alone,
             settled=request.settled_before(block),
             base=self.base,
         )

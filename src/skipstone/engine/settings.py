@@ -41,6 +41,8 @@ class SettingsFields(TypedDict, total=False):
     block_length: int
     steps: int | None
     temperature: float
+    top_p: float | None
+    top_k: int | None
     seed: int | None
     eos_stop: bool
     budget: Budget
@@ -56,7 +58,8 @@ class Settings:
     Fields: ``cache`` (which rows a step recomputes), ``unmask`` (which masks it commits), ``skip``
     (which rows leave early), ``gen_length`` (new positions), ``block_length`` (decoded together),
     ``steps`` (over all blocks; None: one for each new position), ``temperature`` (0: greedy),
-    ``seed``, ``eos_stop`` (end at EOS), ``budget`` (``finish``, or ``stop`` after the steps).
+    ``top_p`` and ``top_k`` (which tokens are possible), ``seed``, ``eos_stop`` (end at EOS),
+    ``budget`` (``finish``, or ``stop`` after the steps).
     """
 
     cache: CachePolicy = DualCache()
@@ -73,6 +76,12 @@ class Settings:
     """Steps over all blocks; None is one for each new position. Fixed schedule or budget stop."""
     temperature: float = 0.0
     """0 takes the most probable token; above, Gumbel noise in float64 samples."""
+    top_p: float | None = None
+    """Only the most probable tokens are possible, up to the one with which they reach this."""
+    top_k: int | None = None
+    """Only so many tokens are possible, and those that are as probable as the last of them. With
+    ``top_p`` or ``top_k``, confidence, margin and entropy are those of what is left of the
+    distribution at this temperature; at temperature 0, at 1. Cut by top_p first."""
     seed: int | None = None
     """Of temperature or random order. The same for each prompt of a batch, so that a prompt gives
     the same tokens alone."""
@@ -104,11 +113,17 @@ class Settings:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature is {self.temperature}, must be 0 or more, and finite")
         num_blocks = -(-self.gen_length // self.block_length)
-        if self.steps is not None and not num_blocks <= self.steps <= self.gen_length:
+        most = _MOST if self.unmask.paced_by_time else self.gen_length
+        if self.steps is not None and not num_blocks <= self.steps <= most:
+            last = most if self.unmask.paced_by_time else f"{most} (one for each new token)"
             raise ConfigError(
                 f"steps is {shown(self.steps)}, must be between {num_blocks} (one for each block) "
-                f"and {self.gen_length} (one for each new token)"
+                f"and {last}"
             )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}, must be above 0 and at most 1")
+        if self.top_k is not None:
+            _check_count("top_k", self.top_k)
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {shown(self.seed)}, must be between 0 and 2**63 - 1")
 
@@ -136,6 +151,8 @@ class Settings:
                 f"seed={self.seed} has no effect at temperature 0; a temperature or a random order "
                 f"uses it"
             )
+        if self.top_p == 1 and self.top_k is None and self.temperature == 0:
+            said.append("top_p=1.0 has no effect at temperature 0; below 1 it leaves tokens out")
         return tuple(said)
 
     def replace(self, **changes: Unpack[SettingsFields]) -> Settings:

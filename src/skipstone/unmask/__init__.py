@@ -1,6 +1,7 @@
 """Unmask policies: what is committed in a step."""
 
 from skipstone.unmask.base import UnmaskPolicy, UnmaskSession
+from skipstone.unmask.dream_threshold import DreamThreshold
 from skipstone.unmask.entropy import Entropy
 from skipstone.unmask.entropy_bound import EntropyBound
 from skipstone.unmask.factor import Factor
@@ -11,6 +12,7 @@ from skipstone.unmask.scores import HostScores, Need, Scores
 from skipstone.unmask.threshold import Threshold
 
 __all__ = [
+    "DreamThreshold",
     "Entropy",
     "EntropyBound",
     "Factor",

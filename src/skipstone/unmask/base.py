@@ -78,6 +78,19 @@ class UnmaskPolicy:
         return False
 
     @property
+    def paced_by_time(self) -> bool:
+        """Whether more steps than masks still change what is committed in one."""
+        return False
+
+    @property
+    def opens_alone(self) -> bool:
+        """Whether the first step of a block commits the block's first mask and no other.
+
+        The row that scores it from the block before is then not computed again.
+        """
+        return False
+
+    @property
     def replays(self) -> bool:
         """Whether ``replay`` says what it commits; diagnosis has no rule to go by if not.
 

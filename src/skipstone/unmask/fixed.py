@@ -1,19 +1,27 @@
-"""LLaDA's schedule (Nie et al., arXiv 2502.09992): every step commits its share of a block.
+"""Schedules: every step commits its share of a block, in some order.
+
+The even one is LLaDA's (Nie et al., arXiv 2502.09992), the one by time Dream's (Ye et al., arXiv
+2508.15487), and so are its orders: ``maskgit_plus`` is the confidence, ``topk_margin`` the margin.
 
 Shape letters: B requests, G generation length, C candidates of one request.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from skipstone.checks import check_fields
+from skipstone.errors import ConfigError
 from skipstone.unmask.base import UnmaskPolicy
-from skipstone.unmask.ranking import share_BG
+from skipstone.unmask.ranking import rank_BG, ranks, share_BG
+from skipstone.unmask.schedule import Schedule, first, first_BG, share_by_time, share_by_time_B1
+from skipstone.unmask.scores import Need
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor
 
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
     from skipstone.unmask.base import UnmaskSession
     from skipstone.unmask.scores import HostScores, Scores
 
-Order = Literal["confidence", "random"]
+Order = Literal["confidence", "margin", "entropy", "random"]
 
 # Keeps the draws of the order apart from the draws of the tokens, which use the bare seed.
 _ORDER_STREAM = 0x5EED
@@ -29,14 +37,28 @@ _ORDER_STREAM = 0x5EED
 
 @dataclass(frozen=True)
 class Fixed(UnmaskPolicy):
-    """Spread the masks of a block evenly over its steps; each step commits its share."""
+    """Spread the masks of a block over its steps; each step commits its share."""
 
     order: Order = "confidence"
-    """Commit the most confident masks, or masks at random places."""
+    """Most confident first, largest margin first, least entropy first, or random places."""
+    schedule: Schedule = "even"
+    """Equal shares, or Dream's shares by time."""
+    eps: float = 0.001
+    """Where the time of Dream's schedule ends."""
+    first_alone: bool = False
+    """A block's first step commits its first mask alone, as Fast-dLLM's cached Dream does."""
 
     def __post_init__(self) -> None:
-        """Refuse an unknown order."""
+        """Refuse an unknown order, and an end of time that is none."""
         check_fields(self)
+        if not 0.0 < self.eps < 1.0:
+            raise ConfigError(f"fixed eps is {self.eps}, must be above 0 and below 1")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What gives the order."""
+        asked = {"margin": Need.MARGIN, "entropy": Need.ENTROPY}
+        return frozenset({asked[self.order]} if self.order in asked else ())
 
     @property
     def uses_steps(self) -> bool:
@@ -51,43 +73,75 @@ class Fixed(UnmaskPolicy):
     @property
     def pure(self) -> bool:
         """Nothing but the scores and the schedule decides, unless the order is drawn."""
-        return self.order == "confidence"
+        return self.order != "random"
 
     @property
     def keeps_to_schedule(self) -> bool:
-        """The share of the last step is all that is left."""
-        return True
+        """The share of the last step is all that is left; by time, earlier steps may take it."""
+        return self.schedule == "even"
+
+    @property
+    def paced_by_time(self) -> bool:
+        """By time, shares are none in steps that are many."""
+        return self.schedule == "time"
+
+    @property
+    def opens_alone(self) -> bool:
+        """As it is set."""
+        return self.first_alone
 
     def start(self, geometry: Geometry) -> UnmaskSession:
         """Generators for a random order, one for each request."""
-        return _RandomOrder(geometry) if self.order == "random" else self
+        return _RandomOrder(geometry, self) if self.order == "random" else self
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
-        """The share of this step, most confident first."""
-        return share_BG(scores.confidence_BG, scores.confidence_BG, context)
+        """The share of this step, the best first."""
+        key_BG = scores.confidence_BG
+        if self.order != "confidence":
+            key_BG = scores.margin_BG if self.order == "margin" else -scores.entropy_BG
+        return self.take(key_BG, scores, context)
+
+    def take(self, key_BG: Tensor, scores: Scores, context: StepContext) -> Tensor:
+        """The share of this step, the largest keys first."""
+        confidence_BG = scores.confidence_BG
+        allowed_BG = confidence_BG != -math.inf
+        if self.first_alone:
+            allowed_BG = first_BG(allowed_BG, context)
+        if self.first_alone or self.order != "confidence":
+            key_BG = key_BG.where(allowed_BG, -math.inf)
+        if self.schedule == "even":
+            return share_BG(key_BG, confidence_BG, context) & allowed_BG
+        share_B1 = share_by_time_B1(context, self.eps, first_alone=self.first_alone)
+        return (rank_BG(key_BG) < share_B1) & allowed_BG
 
     def replay(self, scores: HostScores) -> np.ndarray:
-        """The same; in whole numbers, rank < ceil(masks / steps)."""
-        return (scores.rank_C * scores.steps_left < scores.masks_left) & scores.allowed_C
+        """The same; evenly and in whole numbers, rank < ceil(masks / steps)."""
+        allowed_C = first(scores) if self.first_alone else scores.allowed_C
+        key_C = scores.confidence_C
+        if self.order != "confidence":
+            key_C = scores.margin_C if self.order == "margin" else -scores.entropy_C
+        rank_C = ranks(np.where(allowed_C, key_C, -np.inf))
+        if self.schedule == "even":
+            return (rank_C * scores.steps_left < scores.masks_left) & allowed_C
+        share = share_by_time(scores, self.eps, first_alone=self.first_alone)
+        return (rank_C < share) & allowed_C
 
 
 class _RandomOrder:
-    """A fixed schedule whose places are drawn by one generator for each request."""
+    """A schedule whose places are drawn by one generator for each request."""
 
-    def __init__(self, geometry: Geometry) -> None:
-        self._device = geometry.device
+    def __init__(self, geometry: Geometry, policy: Fixed) -> None:
+        self._device, self._policy = geometry.device, policy
         self._generators: dict[int, torch.Generator] = {}
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """The share of this step, at random places."""
-        confidence_BG = scores.confidence_BG
-        draw_BG = confidence_BG.new_zeros(confidence_BG.shape)
+        draw_BG = scores.confidence_BG.new_zeros(scores.confidence_BG.shape)
         # Only requests that take part draw, so that each draws what it would draw alone.
         for at in context.requests:
             own = context.canvas.gen_lengths[at.slot]
             draw_BG[at.slot, :own].uniform_(generator=self._generator(at))
-        key_BG = confidence_BG.where(confidence_BG.isneginf(), draw_BG)
-        return share_BG(key_BG, confidence_BG, context)
+        return self._policy.take(draw_BG, scores, context)
 
     def forget(self, request: int) -> None:
         """Draw from the beginning again."""

@@ -13,7 +13,7 @@ from skipstone.unmask.scores import HostScores
 
 def scores_of(
     step: StepRecord,
-    steps_left: int,
+    step_budget: int,
     confidence_C: np.ndarray | None = None,
     earlier: tuple[HostScores, ...] = (),
 ) -> HostScores:
@@ -21,7 +21,7 @@ def scores_of(
 
     Args:
         step: as it was recorded.
-        steps_left: of the block's budget, this one included.
+        step_budget: steps that are planned for its block.
         confidence_C: float64, -inf where nothing may be committed; as recorded if None.
         earlier: the steps of this request before it.
     """
@@ -34,7 +34,9 @@ def scores_of(
         entropy_C=candidates.entropy,
         block=step.block,
         step=step.step,
-        steps_left=max(1, steps_left),
+        step_budget=step_budget,
+        block_start=step.block_start - step.prompt_length,
+        block_stop=step.block_stop - step.prompt_length,
         masks_left=step.masks_before,
         earlier=earlier,
     )

@@ -85,12 +85,21 @@ class HostScores:
     """Which block the request is in, from 0."""
     step: int
     """Step within the block, from 0."""
-    steps_left: int
-    """Steps of the block's budget that are left, this one included; at least 1."""
+    step_budget: int
+    """Steps that are planned for the block."""
+    block_start: int
+    """Offset at which the block starts."""
+    block_stop: int
+    """Offset at which it ends."""
     masks_left: int
     """Masks in the block before this step."""
     earlier: tuple[HostScores, ...] = ()
     """The steps of this request before this one, the latest last; only of those who remember."""
+
+    @property
+    def steps_left(self) -> int:
+        """Steps of the block's budget that are left, this one included; at least 1."""
+        return max(1, self.step_budget - self.step)
 
     @cached_property
     def rank_C(self) -> np.ndarray:

@@ -18,6 +18,8 @@ from skipstone.canvas import Geometry, HostCanvas, Status, StepContext
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board
+from skipstone.engine.score.sampling import Sampling
+from skipstone.engine.settings import Settings
 from skipstone.models.base import Network
 from skipstone.ops.decide import dispatch as ops
 from skipstone.reach import Reach
@@ -37,19 +39,6 @@ class ScoredRows(NamedTuple):
     """Their logits, if somebody wants them."""
 
 
-class _Draws(NamedTuple):
-    """What a request draws with."""
-
-    temperature: float
-    generator: torch.Generator
-
-    def noise(self, rows: int, vocab: int, device: torch.device) -> Tensor:
-        """Gumbel noise times temperature: float64 [rows, vocab]."""
-        shape = (rows, vocab)
-        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=device)
-        return -self.temperature * torch.log(-torch.log(uniform))
-
-
 class Scorer:
     """Keeps the board: the latest token and confidence of every offset."""
 
@@ -58,32 +47,27 @@ class Scorer:
         self.intervention: Intervention | None = None
         """May replace logits; None: nobody does."""
         self._network, self._reach = network, network.config.reach
-        self._draws = dict[int, _Draws]()
+        self._sampling = dict[int, Sampling]()
         shape = (geometry.batch, geometry.gen_length)
         zeros = torch.zeros(shape, dtype=torch.int64, device=geometry.device)
         empty = torch.full(shape, -torch.inf, dtype=torch.float64, device=geometry.device)
         self.board = Board(zeros, empty, zeros.clone(), empty.clone(), zeros - 1)
         self._needs = [frozenset[Need]()] * geometry.batch
 
-    def admit(self, slot: int, temperature: float, seed: int, needs: frozenset[Need]) -> None:
+    def admit(self, slot: int, settings: Settings) -> None:
         """Know nothing of a request yet, and draw from the beginning.
 
         Args:
             slot: where it is.
-            temperature: that it draws at.
-            seed: that it draws by.
-            needs: which scores its unmask policy chooses by.
+            settings: how it samples, and by which scores its unmask policy chooses.
         """
-        self._needs[slot] = needs
+        self._needs[slot] = needs = settings.unmask.needs
         if Need.ENTROPY in needs and self.board.entropy_BG is None:
             entropy_BG = torch.full_like(self.board.confidence_BG, torch.nan)
             self.board = replace(self.board, entropy_BG=entropy_BG)
         self.board.scored_at_BG[slot].fill_(-1)
         self.board.confidence_BG[slot].fill_(-torch.inf)
-        self._draws.pop(slot, None)
-        if temperature > 0:
-            generator = torch.Generator(self.board.token_BG.device).manual_seed(seed)
-            self._draws[slot] = _Draws(temperature, generator)
+        self._sampling[slot] = Sampling.of(settings, self.board.token_BG.device)
 
     def score(
         self, done: Pass, context: StepContext, host: HostCanvas, *, want_logits: bool
@@ -124,11 +108,11 @@ class Scorer:
         return self._network.head(self._network.final_norm(x_ND))
 
     def _parts(self, rows: Rows) -> Iterator[slice]:
-        """Rows whose logits are made together: not too many, and none that draw beside others."""
+        """Rows whose logits are made together: not too many, and of one kind of sampling."""
         most = max(1, _PIECE_BYTES // (8 * self._network.config.vocab_size))
-        draws = [request in self._draws for request in rows.requests]
+        kinds = [self._sampling[request].kind for request in rows.requests]
         start = 0
-        for _, group in groupby(zip(draws, rows.counts, strict=True), key=lambda pair: pair[0]):
+        for _, group in groupby(zip(kinds, rows.counts, strict=True), key=lambda pair: pair[0]):
             stop = start + sum(count for _, count in group)
             for first in range(start, stop, most):
                 yield slice(first, min(first + most, stop))
@@ -141,22 +125,25 @@ class Scorer:
         assert done.computed is not None
         entropy = any(Need.ENTROPY in self._needs[slot] for slot in context.active)
         mask_id = self._network.config.mask_id
-        scored = ops.score(logits_NV, mask_id, self._noise(rows), entropy=entropy)
+        noise_NV, cuts = self._noise(rows), self._cuts(rows)
+        scored = ops.score(logits_NV, mask_id, noise_NV, entropy=entropy, cuts=cuts)
         # The rows of the forward are on the device; those of the scores need not be.
         tables = self.board.tables if entropy else self.board.tables[:5]
         ops.write_scores(tables, scored, done.computed, index_2N, done.kept_N, context)
 
     def _noise(self, rows: Rows) -> Tensor | None:
-        """Gumbel noise times temperature, drawn for each request by its own generator."""
-        if not self._draws.keys() & set(rows.requests):
-            return None
+        """Gumbel noise, drawn for each request by its own generator."""
         vocab = self._network.config.vocab_size
-        return torch.cat(
-            [
-                self._draws[request].noise(count, vocab, rows.device)
-                for request, count in zip(rows.requests, rows.counts, strict=True)
-            ]
-        )
+        pairs = zip(rows.requests, rows.counts, strict=True)
+        drawn = [self._sampling[request].noise(count, vocab) for request, count in pairs]
+        noise = [noise_NV for noise_NV in drawn if noise_NV is not None]
+        return torch.cat(noise) if noise else None
+
+    def _cuts(self, rows: Rows) -> list[ops.Cut]:
+        """Which tokens are possible, for each request in order; empty if all are for all."""
+        pairs = zip(rows.requests, rows.counts, strict=True)
+        cuts = [self._sampling[request].cut(count) for request, count in pairs]
+        return [cut for cut in cuts if cut is not None]
 
     def eligible(self, done: Pass, rows: Rows, context: StepContext) -> Scores:
         """What this step may commit: fresh scores, and an old one only if it is the best of all.

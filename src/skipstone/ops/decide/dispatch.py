@@ -13,12 +13,13 @@ from torch import Tensor
 from skipstone.canvas import StepContext
 from skipstone.ops.backend import absence, refusal
 from skipstone.ops.decide import reference
-from skipstone.ops.decide.reference import Bars, Committed, Judged, References, Scored
+from skipstone.ops.decide.reference import Bars, Committed, Cut, Judged, References, Scored
 from skipstone.rows import Rows
 
 __all__ = [
     "Bars",
     "Committed",
+    "Cut",
     "Judged",
     "References",
     "Scored",
@@ -35,11 +36,16 @@ __all__ = [
 
 
 def score(
-    logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None, *, entropy: bool = False
+    logits_NV: Tensor,
+    mask_id: int,
+    gumbel_NV: Tensor | None,
+    *,
+    entropy: bool = False,
+    cuts: Sequence[Cut] = (),
 ) -> Scored:
-    """See ``reference.score``; the kernel decides in float32, and draws nothing."""
-    if gumbel_NV is not None or refusal(logits_NV):
-        return reference.score(logits_NV, mask_id, gumbel_NV, entropy=entropy)
+    """See ``reference.score``; the kernel decides in float32, draws nothing and cuts nothing."""
+    if gumbel_NV is not None or cuts or refusal(logits_NV):
+        return reference.score(logits_NV, mask_id, gumbel_NV, entropy=entropy, cuts=cuts)
     from skipstone.ops.decide import triton_score
 
     return triton_score.score(logits_NV, mask_id, entropy=entropy)

@@ -32,8 +32,41 @@ class Scored(NamedTuple):
     """float64: the entropy of the whole distribution, in nats; None if nobody asked."""
 
 
+class Cut(NamedTuple):
+    """Which tokens are possible for rows of one request, in the order of Dream's published code."""
+
+    num_rows: int
+    temperature: float
+    """The logits are divided by it first."""
+    top_p: float | None
+    """Then the most probable tokens stay, up to the one with which they exceed this."""
+    top_k: int | None
+    """Then so many, and all that equal the last of them."""
+
+    def of(self, logits_NV: Tensor) -> Tensor:
+        """The logits, float64, with minus infinity for what is not possible."""
+        logits_NV = logits_NV / self.temperature
+        if self.top_p is not None and self.top_p < 1:
+            found = logits_NV.sort(dim=-1, descending=True, stable=True)
+            reached_NV = found.values.softmax(-1).cumsum(-1)
+            # What is before a token decides: the one that crosses the bound stays.
+            out_NV = reached_NV.roll(1, -1) > self.top_p
+            out_NV[:, 0] = False
+            out_NV = torch.zeros_like(out_NV).scatter_(-1, found.indices, out_NV)
+            logits_NV = logits_NV.masked_fill(out_NV, -torch.inf)
+        if self.top_k is not None and self.top_k < logits_NV.shape[-1]:
+            least_N1 = logits_NV.topk(self.top_k, -1).values[:, -1:]
+            logits_NV = logits_NV.masked_fill(logits_NV < least_N1, -torch.inf)
+        return logits_NV
+
+
 def score(
-    logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None, *, entropy: bool = False
+    logits_NV: Tensor,
+    mask_id: int,
+    gumbel_NV: Tensor | None,
+    *,
+    entropy: bool = False,
+    cuts: Sequence[Cut] = (),
 ) -> Scored:
     """Choose a token for each row and say how sure the model is, in float64.
 
@@ -44,9 +77,15 @@ def score(
             Adding it to the logits and taking the best samples at that temperature (LLaDA's rule);
             the confidence stays that of the noiseless distribution, and so does the entropy.
         entropy: whether to give the entropy too.
+        cuts: of the requests whose rows these are, in order; none: everything is possible. Noise is
+            not multiplied by the temperature then, and all that is said is that of the cut
+            distribution.
     """
     logits64_NV = logits_NV.to(torch.float64, copy=True)
     logits64_NV[:, mask_id] = -torch.inf
+    if cuts:
+        parts = logits64_NV.split([cut.num_rows for cut in cuts])
+        logits64_NV = torch.cat([cut.of(part) for cut, part in zip(cuts, parts, strict=True)])
     probability_NV = logits64_NV.softmax(-1)
     wanted_NV = logits64_NV if gumbel_NV is None else logits64_NV + gumbel_NV
     token_N = wanted_NV.argmax(-1)

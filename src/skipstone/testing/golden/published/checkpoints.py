@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
-from skipstone.testing.golden.published import fast_dllm
+from skipstone.testing.golden.published import dream, fast_dllm
 
 Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 
-READERS: dict[str, Reader] = {"LLaDAModelLM": fast_dllm.llada}
+READERS: dict[str, Reader] = {
+    "DreamModel": dream.dream,
+    "LLaDAModelLM": fast_dllm.llada,
+}
 
 
 def kind(case: Mapping[str, Any]) -> str:

@@ -1,0 +1,63 @@
+"""Dream's own code and Fast-dLLM's for it.
+
+``diffusion_generate`` of Dream-org's files decodes the whole canvas as one block; NVlabs/Fast-dLLM
+(``dream/model/generation_utils*.py``) has a threshold without a cache, and blocks with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from skipstone.testing.golden.case import GoldenAnswer, GoldenCase, InexpressibleError, commits_of
+
+_ORDERS = {"maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy"}
+
+
+def dream(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
+    """``diffusion_generate``, of whichever file."""
+    # Where a call left these out, what the configuration put there was recorded.
+    params = {**case["params"], **case.get("effective", {})}
+    lengths = {"gen_length": params["max_new_tokens"], "steps": params["steps"]}
+    lengths["block_length"] = params.get("block_length", params["max_new_tokens"])
+    cut = {key: params[key] for key in ("top_p", "top_k", "temperature")}
+    yield GoldenCase(
+        name=name,
+        kind=case["kind"],
+        prompt=tuple(case["prompt"]),
+        settings={
+            "cache": _cache(params),
+            "unmask": _rule(params),
+            "eos_stop": "false",
+            **{key: str(value) for key, value in (lengths | cut).items()},
+        },
+        wanted=_answer(case["expect"]),
+    )
+
+
+def _answer(expect: Mapping[str, Any]) -> GoldenAnswer:
+    """Its steps are told by the forward after which each token was there."""
+    tokens, forwards = expect["tokens"], expect["nfe"]
+    steps = [list[tuple[int, int]]() for _ in range(forwards)]
+    for offset, (token, forward) in enumerate(zip(tokens, expect["commit"], strict=True)):
+        steps[forward].append((offset, token))
+    return GoldenAnswer(tuple(tokens), forwards, commits_of(steps))
+
+
+def _cache(params: Mapping[str, Any]) -> str:
+    """A block_length is a parameter of the cached code alone."""
+    if "block_length" not in params:
+        return "none"
+    return "dual" if params["dual_cache"] else "prefix"
+
+
+def _rule(params: Mapping[str, Any]) -> str:
+    alg, cached = params["alg"], "block_length" in params
+    if alg == "confidence_threshold":
+        return f"dream_threshold:value={params['threshold']!r},cached={cached}"
+    if alg not in _ORDERS:
+        raise InexpressibleError(f"no order of the engine is {alg!r}")
+    # The cached code goes by entropy whatever it is asked for.
+    order = "entropy" if cached else _ORDERS[alg]
+    eps = f",eps={params['eps']!r}" if "eps" in params else ""
+    return f"fixed:order={order},schedule=time,first_alone={cached}{eps}"
