@@ -325,6 +325,19 @@ class StepContext:
         offset_G = torch.arange(self.canvas.gen_length, device=self.canvas.device)
         return (offset_G >= self._numbers_5B1[0]) & (offset_G < self._numbers_5B1[1])
 
+    def each(self, width: int, of: Callable[[RequestStep], Sequence[int] | np.ndarray]) -> Tensor:
+        """What the host knows of each request, on the device: int64 [B, width].
+
+        Args:
+            width: of the tensor.
+            of: the values of a request that takes part, at most ``width``; all others are 0.
+        """
+        values_BX = np.zeros((self.canvas.batch, width), np.int64)
+        for at in self.requests:
+            found = of(at)
+            values_BX[at.slot, : len(found)] = found
+        return to_device(values_BX, self.canvas.device)
+
     def split(self, wanted: Callable[[RequestStep], bool]) -> tuple[StepContext, StepContext]:
         """The requests that are wanted, and the others."""
         chosen = [at for at in self.requests if wanted(at)]

@@ -1,7 +1,7 @@
 """Policies by name: the built-in ones, and those that other packages register.
 
-A policy is written ``name`` or ``name:key=value,key=value`` on the command line and in a run spec; a
-value alone is that of its first setting, for example ``threshold:0.9`` or ``fixed:random``.
+A policy is written ``name`` or ``name:key=value,key=value`` on the command line and in a run spec;
+a value alone is that of its first setting, for example ``threshold:0.9`` or ``fixed:random``.
 Another package adds its own through the entry-point group ``skipstone.policies``; the entry name is
 ``kind.name``, for example ``unmask.klass``.
 """

@@ -39,7 +39,8 @@ class Engine:
     Settings, by name: ``cache`` (which rows a step recomputes: none, prefix, dual), ``unmask``
     (which masks it commits: fixed, threshold, factor), ``skip`` (which rows leave early: none,
     cosine), ``gen_length`` (new positions), ``block_length`` (decoded together), ``steps``,
-    ``temperature`` (0: greedy), ``top_p``, ``top_k``, ``seed``, ``eos_stop``, ``budget`` (finish or stop).
+    ``temperature`` (0: greedy), ``top_p``, ``top_k``, ``seed``, ``eos_stop``, ``budget``
+    (finish or stop).
     ``help(Settings)`` has their defaults. ``generate`` decodes one prompt into a ``Result``,
     ``generate_batch`` several.
 

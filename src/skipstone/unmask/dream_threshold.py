@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DreamThreshold(UnmaskPolicy):
-    """The threshold of Fast-dLLM's Dream: first mask of a block alone, or no faster than a schedule.
+    """The threshold as Fast-dLLM's Dream has it: a block's first mask alone, or held by a schedule.
 
     Like ``threshold``, it commits every mask whose confidence reaches ``value``, and the best one.
     """

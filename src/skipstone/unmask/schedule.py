@@ -19,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipstone.canvas import StepContext
+    from skipstone.canvas import RequestStep, StepContext
     from skipstone.unmask.scores import HostScores
 
 Schedule = Literal["even", "time"]
@@ -71,16 +71,12 @@ def masks_left_B1(context: StepContext) -> Tensor:
 
 def share_by_time_B1(context: StepContext, eps: float, *, first_alone: bool) -> Tensor:
     """How many masks each request commits in this step, by time: int64 [B, 1]."""
-    from skipstone.rows import to_device  # the settings are read without torch
 
-    canvas = context.canvas
-    share_BM = np.zeros((canvas.batch, canvas.gen_length + 1), np.int64)
-    for at in context.requests:
-        length = at.block.length
-        share_BM[at.slot, : length + 1] = shares_by_time(
-            length, at.step_budget, eps, first_alone=first_alone
-        )
-    return to_device(share_BM, canvas.device).gather(1, masks_left_B1(context))
+    def shares(at: RequestStep) -> np.ndarray:
+        return shares_by_time(at.block.length, at.step_budget, eps, first_alone=first_alone)
+
+    share_BM = context.each(context.canvas.gen_length + 1, shares)
+    return share_BM.gather(1, masks_left_B1(context))
 
 
 def share_by_time(scores: HostScores, eps: float, *, first_alone: bool) -> int:
@@ -95,12 +91,8 @@ def due_evenly_B1(context: StepContext) -> Tensor:
 
     That is: those that are left but for the shares of later steps. int64 [B, 1].
     """
-    from skipstone.rows import to_device
-
-    later_B1 = np.zeros((context.canvas.batch, 1), np.int64)
-    for at in context.requests:
-        later_B1[at.slot] = _later(at.block.length, at.steps_left, at.step_budget)
-    return masks_left_B1(context) - to_device(later_B1, context.canvas.device)
+    later_B1 = context.each(1, lambda at: [_later(at.block.length, at.steps_left, at.step_budget)])
+    return masks_left_B1(context) - later_B1
 
 
 def due_evenly(scores: HostScores) -> int:
