@@ -87,6 +87,8 @@ def test_settings_survive_their_text_form() -> None:
         block_length=16,
         steps=20,
         temperature=0.5,
+        top_p=0.9,
+        top_k=20,
         seed=7,
         eos_stop=False,
         budget="stop",

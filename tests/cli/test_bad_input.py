@@ -480,7 +480,10 @@ FUNCTIONS: dict[str, tuple[Act, list[str]]] = {
     "text key": (lambda _: parse_settings({"blok_length": "8"}), ["'blok_length'", "mean 'block"]),
     "text bool": (lambda _: parse_settings({"eos_stop": "yes"}), ["'yes'", "true or false"]),
     "text number": (lambda _: parse_settings({"block_length": "8.5"}), ["'8.5'", "whole number"]),
-    "text of nothing": (lambda _: parse_settings({"unmask": ""}), ["'' is unknown", "known: f"]),
+    "text of nothing": (
+        lambda _: parse_settings({"unmask": ""}),
+        ["'' is unknown", "known: dream"],
+    ),
     "text interval": (
         lambda _: parse_settings({"cache": "prefix:refresh_every=x"}),
         ["prefix:refresh_every is 'x'", "a whole number"],
