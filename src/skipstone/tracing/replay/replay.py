@@ -20,8 +20,8 @@ from skipstone.engine.observe import Observer
 from skipstone.errors import TraceError
 from skipstone.models.load import Model
 from skipstone.record import RunRecord, StepRecord
-from skipstone.tracing.experiments.interventions import Replacement
 from skipstone.tracing.replay.forced import ForcedCache, ForcedSkip, RecordedSteps
+from skipstone.tracing.replay.interventions import Replacement
 from skipstone.tracing.replay.plan import ReplayPlan, varied
 
 
