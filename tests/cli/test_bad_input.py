@@ -173,11 +173,11 @@ MODELS: dict[str, tuple[Callable[[Place], Path], list[str]]] = {
     ),
     "mixture of experts": (
         _config(architectures=["LLaDAMoEModelLM"]),
-        ["'LLaDAMoEModelLM' is not supported", "dense LLaDA"],
+        ["qk_layernorm is missing (must be True)", "use a LLaDA-MoE checkpoint"],
     ),
     "vision": (
         _config(architectures=["LlavaLLaDAModelLM"], model_type="llava_llada"),
-        ["'LlavaLLaDAModelLM' is not supported", "LLaDA-V", "dense LLaDA"],
+        ["'LlavaLLaDAModelLM' is not supported", "LLaDA-V", "LLaDAModelLM"],
     ),
     "other block": (
         _config(block_type="sequential", rope=False),
