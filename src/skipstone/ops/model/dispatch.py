@@ -159,14 +159,22 @@ def router_logits(x_ND: Tensor, gate_XD: Tensor) -> Tensor:
 
 def choose(logits_NX: Tensor, bias_X: Tensor | None, router: Router) -> Chosen:
     """See ``reference_experts.choose``."""
-    return reference_experts.choose(logits_NX, bias_X, router)
+    if refusal(logits_NX):
+        return reference_experts.choose(logits_NX, bias_X, router)
+    from skipstone.ops.model import triton_router
+
+    return triton_router.choose(logits_NX, bias_X, router)
 
 
 def experts_added(
     x_ND: Tensor, normed_ND: Tensor, chosen: Chosen, gate_up_XMD: Tensor, down_XDM: Tensor
 ) -> Tensor:
     """See ``reference_experts.experts_added``."""
-    return reference_experts.experts_added(x_ND, normed_ND, chosen, gate_up_XMD, down_XDM)
+    if refusal(x_ND):
+        return reference_experts.experts_added(x_ND, normed_ND, chosen, gate_up_XMD, down_XDM)
+    from skipstone.ops.model import triton_experts
+
+    return triton_experts.experts_added(x_ND, normed_ND, chosen, gate_up_XMD, down_XDM)
 
 
 def rotate_and_write(
