@@ -28,6 +28,7 @@ from skipstone.canvas import StepContext
 from skipstone.engine.request import Handle
 from skipstone.engine.step import InFlightStep, Stepper
 from skipstone.models.parts.decoder import Decoder
+from skipstone.models.parts.mlp import MLP
 from skipstone.models.shapes import LLADA_8B
 from skipstone.outputs import write_whole
 from skipstone.rows import Rows
@@ -153,6 +154,7 @@ def products(model: Model, rows: Counter[tuple[int, int]]) -> float:
             torch.cuda.synchronize()
             started = time.perf_counter()
             for layer in network.layers:
+                assert isinstance(layer.mlp, MLP)
                 layer.attention.qkv(x_ND)
                 layer.attention.out(x_ND)
                 both = layer.mlp.gate_up(x_ND)

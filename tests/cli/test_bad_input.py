@@ -173,7 +173,7 @@ MODELS: dict[str, tuple[Callable[[Place], Path], list[str]]] = {
     ),
     "mixture of experts": (
         _config(architectures=["LLaDAMoEModelLM"]),
-        ["'LLaDAMoEModelLM' is not supported", "LLaDAModelLM"],
+        ["qk_layernorm is missing (must be True)", "use a LLaDA-MoE checkpoint"],
     ),
     "vision": (
         _config(architectures=["LlavaLLaDAModelLM"], model_type="llava_llada"),

@@ -8,17 +8,18 @@ Shape letters: L positions, D width, H heads, E head width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipstone.models.base import ModelConfig, Network
+from skipstone.models.base import ModelConfig, MoEConfig, Network
 
 
 def logits(network: Network, ids: Sequence[int]) -> Tensor:
     """Logits [L, V] of every position, by the row that scores it."""
-    config, weights = network.config, network.published()
+    config, weights = network.config, _in_llama_names(network)
     x_LD = weights["model.embed_tokens.weight"][torch.tensor(ids)]
     for layer in range(config.num_layers):
         mine = {
@@ -29,13 +30,61 @@ def logits(network: Network, ids: Sequence[int]) -> Tensor:
         normed = _norm(x_LD, mine["input_layernorm.weight"], config.norm_eps)
         x_LD = x_LD + _attention(normed, mine, config)
         normed = _norm(x_LD, mine["post_attention_layernorm.weight"], config.norm_eps)
-        gate, up = normed @ mine["mlp.gate_proj.weight"].T, normed @ mine["mlp.up_proj.weight"].T
-        x_LD = x_LD + F.silu(gate) * up @ mine["mlp.down_proj.weight"].T
+        moe = config.moe_of(layer)
+        x_LD = x_LD + (_mlp(normed, mine, "mlp.") if moe is None else _mixed(normed, mine, moe))
     head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
     raw_LV = _norm(x_LD, weights["model.norm.weight"], config.norm_eps) @ head.T
     if config.reach.score_offset == -1:
         return torch.cat([raw_LV[:1], raw_LV[:-1]])
     return raw_LV
+
+
+def _in_llama_names(network: Network) -> dict[str, Tensor]:
+    """Weights by the names of Llama, which those of LLaDA2 are not in part."""
+    named = dict[str, Tensor]()
+    heads, kv = network.config.num_heads, network.config.num_kv_heads
+    rows = [count * network.config.head_width for count in (heads, kv, kv)]
+    others = {
+        "word_embeddings": "embed_tokens",
+        ".attention.dense": ".self_attn.o_proj",
+        ".attention.": ".self_attn.",
+        "query_layernorm": "q_norm",
+        "key_layernorm": "k_norm",
+    }
+    for published, weight in network.published().items():
+        name = reduce(lambda found, pair: found.replace(*pair), others.items(), published)
+        if "query_key_value" not in name:
+            named[name] = weight
+            continue
+        for part, split in zip("qkv", weight.split(rows), strict=True):
+            named[name.replace("query_key_value", f"{part}_proj")] = split
+    return named
+
+
+def _mlp(x: Tensor, mine: dict[str, Tensor], place: str) -> Tensor:
+    gate, up, down = (mine[f"{place}{name}_proj.weight"].T for name in ("gate", "up", "down"))
+    return F.silu(x @ gate) * (x @ up) @ down
+
+
+def _mixed(x_LD: Tensor, mine: dict[str, Tensor], moe: MoEConfig) -> Tensor:
+    """One row and one of its experts after the other."""
+    router = moe.router
+    shared = _mlp(x_LD, mine, "mlp.shared_experts.") if moe.shared_width else 0.0
+    rows = list[Tensor]()
+    for x_D in x_LD:
+        logits_X = x_D @ mine["mlp.gate.weight"].T
+        score_X = logits_X.softmax(-1) if router.scoring == "softmax" else logits_X.sigmoid()
+        judged = (score_X + mine.get("mlp.gate.expert_bias", 0.0)).tolist()
+        size = moe.num_experts // router.groups
+        groups = [range(first, first + size) for first in range(0, moe.num_experts, size)]
+        if router.groups > 1:
+            groups.sort(key=lambda group: -sum(sorted(judged[x] for x in group)[-2:]))
+        within = [x for group in groups[: router.top_groups] for x in group]
+        best = sorted(within, key=lambda x: -judged[x])[: router.top_k]
+        total = float(score_X[best].sum()) if router.normalised else 1.0
+        outs = [_mlp(x_D, mine, f"mlp.experts.{x}.") * score_X[x] / total for x in best]
+        rows.append(torch.stack(outs).sum(0) * router.scale)
+    return torch.stack(rows) + shared
 
 
 def _attention(x_LD: Tensor, mine: dict[str, Tensor], config: ModelConfig) -> Tensor:

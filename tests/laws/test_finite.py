@@ -40,7 +40,9 @@ FP16_REMEDY = "float16 reaches no further than 65504: choose dtype='bfloat16' or
 
 def mlp_of(model: Model, index: int) -> MLP:
     assert isinstance(model.network, Decoder)
-    return model.network.layers[index].mlp
+    mlp = model.network.layers[index].mlp
+    assert isinstance(mlp, MLP)
+    return mlp
 
 
 def overflowing(layer: int, dtype: torch.dtype = torch.float16) -> Model:

@@ -16,7 +16,9 @@ from skipstone.models import table
 from skipstone.models.checkpoint import load_network, stored_dtype
 from skipstone.models.config import read_config
 from skipstone.models.folder import INDEX, find_shards
+from skipstone.models.llada import LLADA
 from skipstone.models.parts.decoder import Decoder
+from skipstone.models.parts.mlp import MLP
 from skipstone.testing.checkpoint import (
     EOS,
     LAYERS,
@@ -67,6 +69,7 @@ def test_every_weight_lands_in_its_place(tmp_path: Path, kv_heads: int) -> None:
     assert torch.equal(network.lm_head.weight, stored("ff_out"))
     for i in range(LAYERS):
         layer, block = network.layers[i], f"blocks.{i}."
+        assert isinstance(layer.mlp, MLP)
         qkv = [stored(f"{block}{name}_proj") for name in "qkv"]
         assert torch.equal(layer.attention.qkv.weight, torch.cat(qkv))
         gate_up = [stored(f"{block}{name}_proj") for name in ("ff", "up")]
@@ -119,7 +122,7 @@ def test_each_dtype_converts_to_each(
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_the_stored_dtype_is_read_from_the_headers(tmp_path: Path, stored: torch.dtype) -> None:
-    assert stored_dtype(write_checkpoint(tmp_path, dtype=stored, shards=2)) == stored
+    assert stored_dtype(write_checkpoint(tmp_path, dtype=stored, shards=2), LLADA.names) == stored
 
 
 def test_null_in_the_config_means_left_open(tmp_path: Path) -> None:
@@ -260,7 +263,7 @@ def test_quantised_tensors_are_refused_whatever_dtype_is_asked_for(
     name = f"{ROOT}blocks.0.q_proj.weight"
     weights[name] = weights[name].to(stored)
     directory = write_checkpoint(tmp_path, weights=weights)
-    for act in (lambda: _load(directory), lambda: stored_dtype(directory)):
+    for act in (lambda: _load(directory), lambda: stored_dtype(directory, LLADA.names)):
         _error(act, "1 tensors are stored as", name, "quantised")
 
 
@@ -269,7 +272,10 @@ def test_mixed_dtypes_need_a_choice(tmp_path: Path) -> None:
     weights[f"{ROOT}ln_f.weight"] = weights[f"{ROOT}ln_f.weight"].float()
     directory = write_checkpoint(tmp_path, weights=weights)
     _error(
-        lambda: stored_dtype(directory), "mixed dtypes", "20 in BF16, 1 in F32", "dtype='float32'"
+        lambda: stored_dtype(directory, LLADA.names),
+        "mixed dtypes",
+        "20 in BF16, 1 in F32",
+        "dtype='float32'",
     )
     assert _load(directory, torch.float32).dtype == torch.float32
 
@@ -283,7 +289,7 @@ def test_a_truncated_shard_is_named(tmp_path: Path, kept: float) -> None:
     shard = find_shards(directory)[1]
     content = shard.read_bytes()
     shard.write_bytes(content[: int(len(content) * kept) if kept == 0.5 else int(kept)])
-    for act in (lambda: _load(directory), lambda: stored_dtype(directory)):
+    for act in (lambda: _load(directory), lambda: stored_dtype(directory, LLADA.names)):
         _error(act, str(shard), "truncated or no safetensors file", "download it again")
 
 
@@ -347,7 +353,7 @@ def test_pickled_weights_are_never_opened(tmp_path: Path, name: str) -> None:
 
 def test_no_tensors_at_all(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path, weights={})
-    _error(lambda: stored_dtype(directory), "hold no tensors")
+    _error(lambda: stored_dtype(directory, LLADA.names), "hold no tensors")
     _error(lambda: _load(directory), "0 tensors, too few")
 
 
@@ -357,10 +363,10 @@ def test_no_tensors_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "model_type"),
     [
-        ("LLaDAMoEModelLM", "llada"),
+        ("LlavaLLaDAModelLM", "llada"),
         ("DreamModel", "dream"),
         ("LlamaForCausalLM", "llama"),
-        ("LLaDA2MoeModelLM", "llada2_moe"),
+        ("LLaDA2MoeModelLM", "llada"),
         ("LLaDAModelLM", "dream"),
     ],
 )

@@ -14,11 +14,14 @@ from skipstone.engine import Engine, Settings
 from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.score.likelihood import LikelihoodRequest, MonteCarlo, log_likelihoods
 from skipstone.memory.store import KVStore
-from skipstone.models.base import ModelConfig
+from skipstone.models.base import ModelConfig, MoEConfig
 from skipstone.models.dream import DREAM
 from skipstone.models.illada import ILLADA
+from skipstone.models.llada2 import LLADA2
+from skipstone.models.llada_moe import LLADA_MOE
 from skipstone.models.load import Model
 from skipstone.models.sdar import SDAR
+from skipstone.ops.model.reference_experts import Router
 from skipstone.reach import Reach
 from skipstone.rows import Rows
 from skipstone.skip import CosineSkip
@@ -50,6 +53,27 @@ CONFIGS = {
     "both": replace(SHAPE, qkv_bias=True, qk_norm=True, reach=Reach(block_size=8, score_offset=-1)),
     "half rotation": replace(
         SHAPE, architecture=SDAR.name, qk_norm=True, rotary_share=0.5, rounds_rotation=False
+    ),
+    "experts": replace(
+        SHAPE,
+        architecture=LLADA_MOE.name,
+        qk_norm=True,
+        moe=MoEConfig(num_experts=6, expert_width=24, router=Router(2, "softmax")),
+    ),
+    "grouped experts": replace(
+        SHAPE,
+        architecture=LLADA2.name,
+        qk_norm=True,
+        rotary_share=0.5,
+        reach=Reach(block_size=8),
+        moe=MoEConfig(
+            num_experts=12,
+            expert_width=20,
+            router=Router(3, "sigmoid", normalised=True, scale=2.5, groups=4, top_groups=2),
+            choice_bias=True,
+            shared_width=28,
+            first_layer=1,
+        ),
     ),
     "tied": replace(SHAPE, architecture=ILLADA.name, tied_head=True),
 }
@@ -111,7 +135,8 @@ def test_alone_in_a_batch_and_as_graphs_alike(
     name: str, kept: str, skip: CosineSkip | None
 ) -> None:
     made = model_of(name)
-    settings = settings_of(EVERY[kept], 0.4, 8)
+    # Rows that wait for a high threshold stand still, and may skip.
+    settings = settings_of(EVERY[kept], 0.4 if skip is None else 0.9, 8)
     settings = settings if skip is None else settings.replace(skip=skip)
     alone = [Engine(made, settings).generate(prompt) for prompt in PROMPTS]
     together = Engine(made, settings).generate_batch(PROMPTS, batch_size=3)

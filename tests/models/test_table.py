@@ -65,7 +65,9 @@ def written(directory: Path, fields: dict[str, object]) -> Path:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("tied", [False, True])
 def test_names_cover_every_weight_once(name: str, tied: bool) -> None:
-    entry, config = ARCHITECTURES[name], replace(CONFIGS["both"], tied_head=tied)
+    own = {"LLaDAMoEModelLM": "experts", "LLaDA2MoeModelLM": "grouped experts"}
+    entry, config = ARCHITECTURES[name], CONFIGS[own.get(name, "both")]
+    config = replace(config, tied_head=tied)
     if name == "LLaDAModelLM":
         # It has neither biases nor norms of heads, and no names for them.
         config = replace(config, qkv_bias=False, qk_norm=False)
@@ -207,7 +209,7 @@ def logits(network: Network, ids: Tensor, reach: Reach) -> Tensor:
     return network.head(network.final_norm(x_ND))
 
 
-@pytest.mark.parametrize("folder", ["dream", "illada", "sdar"])
+@pytest.mark.parametrize("folder", ["dream", "illada", "sdar", "llada_moe", "llada2"])
 def test_logits_are_those_that_published_code_gave(golden_dir: Path, folder: str) -> None:
     network = skipstone.load(golden_dir / folder, device="cpu").network
     recorded = load_file(golden_dir / folder / "expected.safetensors")

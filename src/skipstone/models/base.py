@@ -13,8 +13,29 @@ import torch
 from torch import Tensor
 
 from skipstone.memory.store import KVStore
+from skipstone.ops.model.reference_experts import Router
 from skipstone.reach import FULL, Reach
 from skipstone.rows import Rows
+
+
+@dataclass(frozen=True)
+class MoEConfig:
+    """A mixture of experts in place of the MLP, from some layer on."""
+
+    num_experts: int
+    expert_width: int
+    """Of one expert, between its products."""
+    router: Router
+    choice_bias: bool = False
+    """Whether each expert has a bias that counts for choosing only."""
+    shared_width: int = 0
+    """Of an MLP beside the experts that every row goes through; 0 for none."""
+    first_layer: int = 0
+    """Layers before it have an MLP of their own."""
+
+    def hit(self, rows: int) -> float:
+        """How many experts so many rows need, if each of them chooses at random."""
+        return self.num_experts * (1.0 - (1.0 - self.router.top_k / self.num_experts) ** rows)
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,7 @@ class ModelConfig:
     head_width: int
     """E."""
     mlp_width: int
+    """Of an MLP, between its products; experts have their own."""
     vocab_size: int
     """V, rows of the embedding and of the head."""
     max_length: int
@@ -51,6 +73,8 @@ class ModelConfig:
     """Normalise each head of queries and keys before it is rotated."""
     reach: Reach = FULL
     """How far rows see, and which positions they score."""
+    moe: MoEConfig | None = None
+    """None: every layer has an MLP."""
 
     @property
     def rotary_width(self) -> int:
@@ -68,18 +92,45 @@ class ModelConfig:
         return 2 * self.num_kv_heads * self.head_width
 
     @property
-    def layer_products(self) -> int:
-        """Number of weights in the products of a layer."""
-        return self.width * (2 * self.query_width + self.kv_width + 3 * self.mlp_width)
-
-    @property
     def num_parameters(self) -> int:
         """Number of weights."""
-        beside = 2 * self.width + 2 * self.head_width * self.qk_norm
-        beside += (self.query_width + self.kv_width) * self.qkv_bias
+        vectors = 2 * self.width + 2 * self.head_width * self.qk_norm
+        vectors += (self.query_width + self.kv_width) * self.qkv_bias
+        biases = sum(moe.num_experts * moe.choice_bias for moe in self._mixtures())
+        products = sum(self.weights_of(layer) for layer in range(self.num_layers))
         tables = 1 if self.tied_head else 2
         outer = self.width * (tables * self.vocab_size + 1)
-        return self.num_layers * (self.layer_products + beside) + outer
+        return round(products) + biases + self.num_layers * vectors + outer
+
+    def moe_of(self, layer: int) -> MoEConfig | None:
+        """The mixture of experts of a layer, counted from 0; None if it has an MLP."""
+        return self.moe if self.moe is not None and layer >= self.moe.first_layer else None
+
+    def weights_of(self, layer: int, experts: float | None = None) -> float:
+        """Weights of the products of a layer, counted from 0.
+
+        Args:
+            layer: which.
+            experts: how many of them count; None: all.
+        """
+        moe, weights = self.moe_of(layer), self.width * (2 * self.query_width + self.kv_width)
+        if moe is None:
+            return weights + 3 * self.width * self.mlp_width
+        count = moe.num_experts if experts is None else experts
+        beside = moe.num_experts + 3 * moe.shared_width
+        return weights + self.width * (3 * count * moe.expert_width + beside)
+
+    def weights_used(self, layer: int) -> float:
+        """Weights of the products of a layer that one row is multiplied by."""
+        return self.weights_of(layer, None if self.moe is None else self.moe.router.top_k)
+
+    def weights_read(self, layer: int, rows: int) -> float:
+        """Weights of the products of a layer that so many rows read: of experts, those hit."""
+        return self.weights_of(layer, None if self.moe is None else self.moe.hit(rows))
+
+    def _mixtures(self) -> list[MoEConfig]:
+        found = (self.moe_of(layer) for layer in range(self.num_layers))
+        return [moe for moe in found if moe is not None]
 
 
 class Network(Protocol):

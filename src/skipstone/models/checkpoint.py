@@ -20,6 +20,7 @@ from skipstone.errors import CheckpointError, ConfigError
 from skipstone.models import table
 from skipstone.models.base import ModelConfig, Network
 from skipstone.models.folder import find_shards, listed
+from skipstone.models.names import WeightNames
 from skipstone.quoting import one_line
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -75,14 +76,19 @@ def _read_headers(shards: Sequence[Path]) -> list[_Stored]:
     return found
 
 
-def stored_dtype(directory: Path) -> torch.dtype:
+def stored_dtype(directory: Path, names: WeightNames) -> torch.dtype:
     """The one floating dtype that all tensors are stored in.
+
+    Args:
+        directory: holds the safetensors shards.
+        names: of the architecture; some of its weights may be stored otherwise.
 
     Raises:
         CheckpointError: tensors are stored in several dtypes, or not as floats.
     """
     stored = _read_headers(find_shards(directory))
     _check_floats(directory, stored)
+    stored = [tensor for tensor in stored if not names.takes_any_float(tensor.name)]
     kinds = sorted({tensor.dtype for tensor in stored})
     if not kinds:
         raise CheckpointError(f"{directory}: the weights hold no tensors; download them again")
@@ -146,10 +152,10 @@ def load_network(
 def _check_names(directory: Path, stored: Sequence[_Stored], config: ModelConfig) -> None:
     """Compare what the headers describe with what config.json asks for, before allocating it."""
     if config.num_layers > len(stored):
-        raise CheckpointError(
-            f"{directory} holds {len(stored)} tensors, too few for the {config.num_layers} layers "
-            f"of config.json; copy both from the same published checkpoint"
-        )
+        raise _too_few(directory, stored, f"{config.num_layers} layers")
+    moe = config.moe
+    if moe is not None and moe.num_experts * (config.num_layers - moe.first_layer) > len(stored):
+        raise _too_few(directory, stored, f"{moe.num_experts} experts in each layer")
     entry = table.entry_of(config)
     wanted = entry.shapes(config)
     tied = {alias: wanted[name] for alias, name in entry.tied(config).items()}
@@ -159,6 +165,13 @@ def _check_names(directory: Path, stored: Sequence[_Stored], config: ModelConfig
             f"{directory} does not match its config.json: {listed(problems, '; ')}; copy both "
             f"from the same published checkpoint"
         )
+
+
+def _too_few(directory: Path, stored: Sequence[_Stored], what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{directory} holds {len(stored)} tensors, too few for the {what} of config.json; copy "
+        f"both from the same published checkpoint"
+    )
 
 
 def _name_problems(

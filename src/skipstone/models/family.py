@@ -11,8 +11,6 @@ from skipstone.models.table import ARCHITECTURES
 from skipstone.quoting import shown
 
 _DIFFUSION = {
-    "LLaDAMoEModelLM": "LLaDA-MoE",
-    "LLaDA2MoeModelLM": "LLaDA2",
     "LlavaLLaDAModelLM": "LLaDA-V",
     "MMadaModelLM": "MMaDA",
     "SDARMoeForCausalLM": "SDAR-MoE",
@@ -48,11 +46,7 @@ def find_entry(path: Path, values: Mapping[str, object]) -> Architecture:
 
 
 def _choice() -> str:
-    known = ", ".join(
-        f"{e.title} (model_type {e.model_type!r}, architecture {e.name})"
-        for e in ARCHITECTURES.values()
-    )
-    return f"choose a checkpoint of {known}"
+    return f"choose a checkpoint of {', '.join(ARCHITECTURES)}"
 
 
 def _reason(architecture: object, kind: object) -> str:
@@ -62,7 +56,7 @@ def _reason(architecture: object, kind: object) -> str:
     entry = ARCHITECTURES.get(str(architecture))
     if entry is not None:
         stated = "without model_type" if kind is None else f"with model_type {shown(kind)}"
-        return f"{what} {stated}: the class is that of {entry.title}, the type is not"
+        return f"{what} {stated}: that of {entry.title} is {entry.model_type!r}"
     name = _DIFFUSION.get(str(architecture))
     if name is not None:
         return f"{what}: this is {name}, a diffusion language model that Skipstone cannot run yet"

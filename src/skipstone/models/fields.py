@@ -15,6 +15,7 @@ from skipstone.errors import CheckpointError, nearest
 from skipstone.files import Json
 from skipstone.models.keys import HARMLESS, MISSING, ROTARY_TABLES, Keys
 from skipstone.quoting import cut, shown
+from skipstone.text.mask import mask_id
 
 # More than any count or width of a model: products of three still are numbers of bytes.
 _WIDEST = 1 << 24
@@ -98,6 +99,19 @@ class Fields:
         tables = {name: self._rope_table(name) for name in sorted(ROTARY_TABLES)}
         inner = {f"{n}.rope_theta": t["rope_theta"] for n, t in tables.items() if "rope_theta" in t}
         return self._number(*self._one(self._spelled("rope_theta") | inner, "rope_theta", None))
+
+    def mask_id(self, text: str) -> int:
+        """``mask_token_id``, or else the id that the tokenizer's files give the mask token.
+
+        Args:
+            text: of the token, where they do not say which one it is.
+
+        Raises:
+            CheckpointError: neither says it.
+        """
+        written = self.stated("mask_token_id") is not None
+        found = None if written else mask_id(self._path.parent, text)
+        return self.integer("mask_token_id", found, least=0)
 
     def stated(self, key: str) -> object:
         """The value of a key under any of its spellings; None if it is absent or null."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from skipstone.models.base import ModelConfig
 from skipstone.models.fields import LONGEST, Fields
 from skipstone.models.keys import MISSING, PLAIN, Keys
@@ -26,14 +28,20 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
 _UNUSED = frozenset(("sliding_window", "max_window_layers"))
 
 
-def keys(*also_read: str, harmless: tuple[str, ...] = ()) -> Keys:
+def keys(
+    *also_read: str,
+    harmless: tuple[str, ...] = (),
+    supported: Mapping[str, tuple[object, ...]] | None = None,
+) -> Keys:
     """The keys of such a file.
 
     Args:
         also_read: keys that one architecture reads besides.
         harmless: keys of one architecture that change nothing at inference.
+        supported: keys of one architecture that can have one meaning, as ``Keys`` has them.
     """
-    plain = {key: values for key, values in PLAIN.items() if key not in _UNUSED}
+    others = _UNUSED.union(also_read)
+    plain = {key: values for key, values in PLAIN.items() if key not in others}
     return Keys(
         spellings=_SPELLINGS,
         also_read=frozenset(also_read),
@@ -44,13 +52,19 @@ def keys(*also_read: str, harmless: tuple[str, ...] = ()) -> Keys:
             "layer_norm_eps": (MISSING, None),
             "use_mrope": (False, MISSING, None),
             "clip_qkv": (MISSING, None),
+            **(supported or {}),
         },
         harmless=_UNUSED.union(harmless),
     )
 
 
 def read(
-    fields: Fields, architecture: str, *, mask_id: int | None = None, implies_heads: bool = True
+    fields: Fields,
+    architecture: str,
+    *,
+    mask_id: int | None = None,
+    implies_heads: bool = True,
+    mlp_width: str = "intermediate_size",
 ) -> ModelConfig:
     """What such a file says; what only one architecture does is added by its entry.
 
@@ -59,6 +73,7 @@ def read(
         architecture: whose it is.
         mask_id: where the file does not say; None: it has to.
         implies_heads: whether heads are as wide as the model over them where nothing is written.
+        mlp_width: which key says how wide an MLP is.
 
     Raises:
         CheckpointError: something is missing or no number.
@@ -71,7 +86,7 @@ def read(
         num_heads=heads,
         num_kv_heads=fields.divisor("num_key_value_heads", "num_attention_heads", heads),
         head_width=_head_width(fields, width, heads, implied=implies_heads),
-        mlp_width=fields.integer("intermediate_size"),
+        mlp_width=fields.integer(mlp_width),
         vocab_size=fields.integer("vocab_size"),
         max_length=fields.integer("max_position_embeddings", most=LONGEST),
         rope_theta=fields.theta(),

@@ -96,7 +96,7 @@ def load(
     directory = locate.find(name_or_dir, local_files_only=local_files_only)
     config = read_config(directory)
     if kind is None:
-        stored = stored_dtype(directory)
+        stored = stored_dtype(directory, table.entry_of(config).names)
         kind = torch.float32 if place.type == "cpu" else stored
     prefetch.fetch(place)
     text = Text.read(directory, config.mask_id, config.eos_id, config.vocab_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,7 +21,10 @@ class WeightNames:
     layer: str
     """What precedes the names of a layer, with ``{}`` for its index."""
     inner: Mapping[str, str]
-    """Within a layer: the places of ``Layer.places``."""
+    """Within a layer: the places of ``Layer.places``; with ``{}`` for the index of an expert, where
+    the weights of all of them are one tensor."""
+    any_float: frozenset[str] = frozenset()
+    """Those of ``inner`` that files may hold in another dtype than all the others."""
 
     def of(
         self, outer: Mapping[str, Tensor], layers: Sequence[Mapping[str, Tensor]]
@@ -31,7 +34,20 @@ class WeightNames:
         for index, layer in enumerate(layers):
             prefix = self.layer.format(index)
             named |= {prefix + name: layer[p] for p, name in self.inner.items() if p in layer}
-        return named
+        return {name: w for stacked in named.items() for name, w in _parts(*stacked)}
+
+    def takes_any_float(self, name: str) -> bool:
+        """Whether files may hold the weight of this name in another dtype than the others."""
+        return name.endswith(tuple(f".{self.inner[place]}" for place in self.any_float))
+
+
+def _parts(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A weight, or those of all experts, each by its name."""
+    if "{}" not in name:
+        yield name, weight
+        return
+    for expert, part in enumerate(weight):
+        yield name.format(expert), part
 
 
 LLAMA_NAMES = WeightNames(

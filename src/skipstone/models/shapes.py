@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from skipstone.models.base import ModelConfig
+from skipstone.models.base import ModelConfig, MoEConfig
 from skipstone.models.llada import LLADA
+from skipstone.models.llada2 import LLADA2
+from skipstone.models.llada_moe import LLADA_MOE
+from skipstone.ops.model.reference_experts import Router
+from skipstone.reach import Reach
 
 LLADA_8B = ModelConfig(
     architecture=LLADA.name,
@@ -23,4 +27,56 @@ LLADA_8B = ModelConfig(
 )
 """LLaDA-8B Base, Instruct and 1.5."""
 
-SHAPES = {"llada-8b": LLADA_8B}
+LLADA_MOE_7B = ModelConfig(
+    architecture=LLADA_MOE.name,
+    width=2048,
+    num_layers=16,
+    num_heads=16,
+    num_kv_heads=16,
+    head_width=128,
+    mlp_width=1024,
+    vocab_size=157184,
+    max_length=8192,
+    rope_theta=50000.0,
+    norm_eps=1e-5,
+    tied_head=False,
+    mask_id=156895,
+    eos_id=156892,
+    rounds_rotation=True,
+    qk_norm=True,
+    moe=MoEConfig(num_experts=64, expert_width=1024, router=Router(8, "softmax")),
+)
+"""LLaDA-MoE-7B-A1B Base and Instruct."""
+
+LLADA2_MINI = ModelConfig(
+    architecture=LLADA2.name,
+    width=2048,
+    num_layers=20,
+    num_heads=16,
+    num_kv_heads=4,
+    head_width=128,
+    mlp_width=5120,
+    vocab_size=157184,
+    max_length=32768,
+    rope_theta=600000.0,
+    norm_eps=1e-6,
+    tied_head=False,
+    mask_id=156895,
+    eos_id=156892,
+    rotary_share=0.5,
+    rounds_rotation=True,
+    qk_norm=True,
+    reach=Reach(block_size=32),
+    moe=MoEConfig(
+        num_experts=256,
+        expert_width=512,
+        router=Router(8, "sigmoid", normalised=True, scale=2.5, groups=8, top_groups=4),
+        choice_bias=True,
+        shared_width=512,
+        first_layer=1,
+    ),
+)
+"""LLaDA2.0-mini and 2.1-mini, at the length of 2.1."""
+
+SHAPES = {"llada-8b": LLADA_8B, "llada-moe": LLADA_MOE_7B, "llada2-mini": LLADA2_MINI}
+"""By the name that ``bench`` and ``roofline`` take."""

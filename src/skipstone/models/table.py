@@ -9,10 +9,12 @@ from skipstone.models.base import ModelConfig, Network
 from skipstone.models.dream import DREAM
 from skipstone.models.illada import ILLADA
 from skipstone.models.llada import LLADA
+from skipstone.models.llada2 import LLADA2
+from skipstone.models.llada_moe import LLADA_MOE
 from skipstone.models.sdar import SDAR
 
 ARCHITECTURES: dict[str, Architecture] = {
-    entry.name: entry for entry in (LLADA, ILLADA, DREAM, SDAR)
+    entry.name: entry for entry in (LLADA, ILLADA, DREAM, SDAR, LLADA_MOE, LLADA2)
 }
 """Entries by the name of the published class."""
 

@@ -16,7 +16,10 @@ import torch
 import torch.nn.functional as F
 
 KERNELS = (
-    *(f"skipstone.ops.model.triton_{name}" for name in ("attend", "linear", "rows")),
+    *(
+        f"skipstone.ops.model.triton_{name}"
+        for name in ("attend", "experts", "linear", "router", "rows")
+    ),
     *(f"skipstone.ops.decide.triton_{name}" for name in ("board", "score", "skip")),
 )
 _fetching: list[Thread] = []

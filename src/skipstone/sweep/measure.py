@@ -120,9 +120,12 @@ def flops(config: ModelConfig, result: Result, scored: int) -> float:
         scored: rows that logits were computed for, over all steps.
     """
     length = result.prompt_tokens + len(result.tokens)
-    layers = sum(s.rows * config.num_layers - s.skipped_row_layers for s in result.stats.steps)
-    each = 2.0 * config.layer_products + 4.0 * length * config.query_width
-    return layers * each + 2.0 * scored * config.vocab_size * config.width
+    attended = 4.0 * length * config.query_width
+    each = [2.0 * config.weights_used(layer) + attended for layer in range(config.num_layers)]
+    # Rows leave before the last layers, which are alike.
+    skipped = sum(step.skipped_row_layers for step in result.stats.steps) * each[-1]
+    layers = sum(step.rows for step in result.stats.steps) * sum(each) - skipped
+    return layers + 2.0 * scored * config.vocab_size * config.width
 
 
 @dataclass(frozen=True)

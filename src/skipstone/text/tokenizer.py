@@ -15,8 +15,8 @@ from skipstone.quoting import one_line, shown
 from skipstone.text.published import check_size
 from skipstone.text.special import SpecialTokens
 
-# The largest published ones have a third of it.
-_MOST_BYTES = 128 << 20
+MOST_BYTES = 128 << 20
+"""Of tokenizer.json. The largest published ones have a third of it."""
 # How many characters a normaliser may make of one; published ones make two or three.
 _MOST_GROWTH = 1000
 
@@ -28,7 +28,7 @@ def read_tokenizer(directory: Path, special: SpecialTokens, vocab_size: int) -> 
         CheckpointError: the file is missing, broken or too large, or has ids that the model lacks.
     """
     path = directory / "tokenizer.json"
-    if not check_size(path, _MOST_BYTES):
+    if not check_size(path, MOST_BYTES):
         raise CheckpointError(f"{path} does not exist; copy it from the published checkpoint")
     try:
         content = path.read_bytes()

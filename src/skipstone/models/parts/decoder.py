@@ -16,6 +16,7 @@ from skipstone.models.names import WeightNames
 from skipstone.models.parts.attention import Attention
 from skipstone.models.parts.linear import Linear
 from skipstone.models.parts.mlp import MLP
+from skipstone.models.parts.moe import MoE
 from skipstone.models.parts.norm import RMSNorm
 from skipstone.ops.model import dispatch as ops
 from skipstone.rows import Rows
@@ -27,12 +28,21 @@ _PIECE_ROWS = 4096
 class Layer:
     """One transformer block."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
-        """Allocate uninitialised weights; a checkpoint fills them through their places."""
+    def __init__(
+        self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Allocate uninitialised weights; a checkpoint fills them through their places.
+
+        Args:
+            config: of the network.
+            index: of the layer, from 0.
+            dtype: of the weights.
+            device: where they live.
+        """
         self.attention_norm = RMSNorm.empty(config.width, config.norm_eps, dtype, device)
         self.attention = Attention(config, dtype, device)
         self.mlp_norm = RMSNorm.empty(config.width, config.norm_eps, dtype, device)
-        self.mlp = MLP(config, dtype, device)
+        self.mlp = _mlp(config, index, dtype, device)
 
     def forward(
         self, x_ND: Tensor, angles_2NR: Tensor, index: int, rows: Rows, store: KVStore
@@ -62,6 +72,14 @@ class Layer:
         return norms | self.attention.places() | self.mlp.places()
 
 
+def _mlp(config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> MLP | MoE:
+    """What layer ``index`` has behind its attention."""
+    moe = config.moe_of(index)
+    if moe is None:
+        return MLP(config.mlp_width, config.width, dtype, device)
+    return MoE(moe, config.width, dtype, device)
+
+
 class Decoder:
     """A network for inference, as ``Network`` asks for it."""
 
@@ -79,7 +97,7 @@ class Decoder:
         self.config, self._names = config, names
         outer = _outer(config, dtype, device)
         self.embedding = outer["embedding"]
-        self.layers = [Layer(config, dtype, device) for _ in range(config.num_layers)]
+        self.layers = [Layer(config, i, dtype, device) for i in range(config.num_layers)]
         self.norm = RMSNorm(outer["norm"], config.norm_eps)
         self.lm_head = Linear(outer.get("head", self.embedding))
         rounds = config.rounds_rotation
@@ -141,11 +159,12 @@ class Decoder:
 
 def shapes(config: ModelConfig, names: WeightNames) -> dict[str, tuple[int, ...]]:
     """Names and shapes that a checkpoint must have; allocates nothing."""
-    # A layer, and not the whole network: its rotary tables would make torch load its compiler to
+    # Layers, and not the whole network: its rotary tables would make torch load its compiler to
     # compute on the meta device, which takes a second and 80 MB.
-    meta = torch.device("meta")
-    layer = Layer(config, torch.float32, meta).places()
-    views = names.of(_outer(config, torch.float32, meta), [layer] * config.num_layers)
+    meta, count = torch.device("meta"), config.num_layers
+    first, last = (Layer(config, i, torch.float32, meta).places() for i in (0, count - 1))
+    layers = [last if config.moe_of(i) else first for i in range(count)]
+    views = names.of(_outer(config, torch.float32, meta), layers)
     return {name: tuple(view.shape) for name, view in views.items()}
 
 

@@ -8,17 +8,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skipstone.models.base import ModelConfig
 from skipstone.models.parts.linear import Linear
 
 
 class MLP:
     """``down(silu(gate x) * up x)``; gate and up are one product."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
-        """Allocate uninitialised weights."""
-        self.gate_up = Linear.empty(2 * config.mlp_width, config.width, dtype, device)
-        self.down = Linear.empty(config.width, config.mlp_width, dtype, device)
+    def __init__(self, hidden: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Allocate uninitialised weights.
+
+        Args:
+            hidden: width between the products.
+            width: D, of a state.
+            dtype: of the weights.
+            device: where they live.
+        """
+        self.gate_up = Linear.empty(2 * hidden, width, dtype, device)
+        self.down = Linear.empty(width, hidden, dtype, device)
 
     def added(self, x_ND: Tensor, normed_ND: Tensor) -> Tensor:
         """What it gives, added to the residual stream: [N, D]."""

@@ -13,18 +13,23 @@ import torch
 from torch import Tensor
 
 from skipstone.ops.backend import refusal
-from skipstone.ops.model import attention_work, reference
+from skipstone.ops.model import attention_work, reference, reference_experts
 from skipstone.ops.model.reference import HeadNorms, normed, rotary_tables
+from skipstone.ops.model.reference_experts import Chosen, Router
 from skipstone.rows import Rows
 
 __all__ = [
     "FAR",
     "MOST_ROWS_OF_KERNEL",
     "CapturedAttention",
+    "Chosen",
     "HeadNorms",
+    "Router",
     "add_rms_norm",
     "attend",
     "attends_by_tensors",
+    "choose",
+    "experts_added",
     "left_to_torch",
     "linear",
     "linear_add",
@@ -35,6 +40,7 @@ __all__ = [
     "rms_norm",
     "rotary_tables",
     "rotate_and_write",
+    "router_logits",
     "splits_keys",
     "swiglu",
 ]
@@ -140,6 +146,35 @@ def linear_add_rms_norm(
     from skipstone.ops.model import triton_linear
 
     return triton_linear.linear_add_rms_norm(x_ND, input_NK, weight_DK, norm_D, eps)
+
+
+def router_logits(x_ND: Tensor, gate_XD: Tensor) -> Tensor:
+    """See ``reference_experts.router_logits``."""
+    if not _few(x_ND):
+        return reference_experts.router_logits(x_ND, gate_XD)
+    from skipstone.ops.model import triton_linear
+
+    return triton_linear.linear_float32(x_ND, gate_XD)
+
+
+def choose(logits_NX: Tensor, bias_X: Tensor | None, router: Router) -> Chosen:
+    """See ``reference_experts.choose``."""
+    if refusal(logits_NX):
+        return reference_experts.choose(logits_NX, bias_X, router)
+    from skipstone.ops.model import triton_router
+
+    return triton_router.choose(logits_NX, bias_X, router)
+
+
+def experts_added(
+    x_ND: Tensor, normed_ND: Tensor, chosen: Chosen, gate_up_XMD: Tensor, down_XDM: Tensor
+) -> Tensor:
+    """See ``reference_experts.experts_added``."""
+    if refusal(x_ND):
+        return reference_experts.experts_added(x_ND, normed_ND, chosen, gate_up_XMD, down_XDM)
+    from skipstone.ops.model import triton_experts
+
+    return triton_experts.experts_added(x_ND, normed_ND, chosen, gate_up_XMD, down_XDM)
 
 
 def rotate_and_write(

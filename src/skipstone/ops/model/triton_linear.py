@@ -277,6 +277,13 @@ def linear(
     return out_NO
 
 
+def linear_float32(x_NK: Tensor, weight_OK: Tensor) -> Tensor:
+    """Products [N, O] that are not rounded to the dtype of their factors; see ``linear``."""
+    out_NO = x_NK.new_empty(x_NK.shape[0], weight_OK.shape[0], dtype=torch.float32)
+    _launch_linear(x_NK, weight_OK, out_NO, _chosen("linear", x_NK, weight_OK))
+    return out_NO
+
+
 def linear_swiglu(x_NK: Tensor, gate_up_MK: Tensor, *, config: Config | None = None) -> Tensor:
     """As ``reference.linear_swiglu``, giving [N, M/2]; see ``linear``."""
     config = config or _chosen("linear_swiglu", x_NK, gate_up_MK)
