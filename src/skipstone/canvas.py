@@ -194,6 +194,10 @@ class RequestStep:
     """How far its rows see, and which positions they score."""
     opens_alone: bool = False
     """Whether the first step of a block commits its first mask and no other."""
+    grows: bool = False
+    """Whether nothing lies right of the block yet."""
+    whole_blocks: bool = False
+    """Whether a stop id ends the request only where its block is decided."""
     settled: int = 0
     """Of a block-causal model: the K/V left of this position are those of final tokens."""
     base: int = 0
@@ -247,44 +251,51 @@ class StepContext:
         return next(at for at in self.requests if at.slot == request)
 
     @cached_property
-    def _numbers_5B1(self) -> Tensor:
-        # Nothing was ever scored in forward -2: who takes no part has no fresh scores.
-        numbers_5B = np.tile(np.array([[0], [0], [0], [1], [-2]]), (1, self.canvas.batch))
+    def _numbers_6B1(self) -> Tensor:
+        # Nothing was ever scored in forward -2: who takes no part has no fresh scores, and it does
+        # not end.
+        nobody = np.array([[0], [0], [0], [1], [-2], [self.canvas.gen_length + 1]])
+        numbers_6B = np.tile(nobody, (1, self.canvas.batch))
         for p in self.requests:
-            block = p.block
-            numbers_5B[:, p.slot] = block.start, block.stop, p.step, p.steps_left, p.forward
-        return to_device(numbers_5B[:, :, None], self.canvas.device)
+            block, ends = p.block, p.block.stop if p.whole_blocks else 0
+            numbers_6B[:, p.slot] = block.start, block.stop, p.step, p.steps_left, p.forward, ends
+        return to_device(numbers_6B[:, :, None], self.canvas.device)
 
     @property
     def step_B1(self) -> Tensor:
         """int64 [B, 1]: step within the block."""
-        return self._numbers_5B1[2]
+        return self._numbers_6B1[2]
 
     @property
     def steps_left_B1(self) -> Tensor:
         """int64 [B, 1]: steps of the block's budget that are left, this one included."""
-        return self._numbers_5B1[3]
+        return self._numbers_6B1[3]
 
     @property
     def forward_B1(self) -> Tensor:
         """int64 [B, 1]: forwards that each request took part in before; -2 if it takes no part."""
-        return self._numbers_5B1[4]
+        return self._numbers_6B1[4]
 
     @property
     def block_start_B1(self) -> Tensor:
         """int64 [B, 1]: offset at which the block starts."""
-        return self._numbers_5B1[0]
+        return self._numbers_6B1[0]
 
     @property
     def block_stop_B1(self) -> Tensor:
         """int64 [B, 1]: offset at which the block ends."""
-        return self._numbers_5B1[1]
+        return self._numbers_6B1[1]
+
+    @property
+    def ends_from_B1(self) -> Tensor:
+        """int64 [B, 1]: a stop id ends a request only where all left of this offset is decided."""
+        return self._numbers_6B1[5]
 
     @cached_property
     def block_BG(self) -> Tensor:
         """Bool [B, G]: offsets of the block that each request is in; none if it takes no part."""
         offset_G = torch.arange(self.canvas.gen_length, device=self.canvas.device)
-        return (offset_G >= self._numbers_5B1[0]) & (offset_G < self._numbers_5B1[1])
+        return (offset_G >= self._numbers_6B1[0]) & (offset_G < self._numbers_6B1[1])
 
     def each(self, width: int, of: Callable[[RequestStep], Sequence[int] | np.ndarray]) -> Tensor:
         """What the host knows of each request, on the device: int64 [B, width].
@@ -329,13 +340,17 @@ class StepContext:
         """The block alone, with the rows that score it."""
         return self._rows(self._span)
 
+    def length_at(self, at: RequestStep) -> int:
+        """One past the last position that there is of a request, in its step."""
+        return at.stop if at.grows else self.canvas.length_of(at.slot)
+
     def _end(self, at: RequestStep) -> int:
-        return at.reach.end(at.stop - 1, self.canvas.length_of(at.slot))
+        return at.reach.end(at.stop - 1, self.length_at(at))
 
     def _span(self, at: RequestStep) -> tuple[int, int]:
         """The block's rows, and those before it that score what may still be a mask of it."""
         undecided = at.start + (at.opens_alone and at.step > 0)
-        first, end = at.reach.span(undecided, at.stop, self.canvas.length_of(at.slot))
+        first, end = at.reach.span(undecided, at.stop, self.length_at(at))
         return min(at.start, first), end
 
     def rows_at(self, positions: Mapping[int, np.ndarray], *, refresh: Sequence[int] = ()) -> Rows:
@@ -344,7 +359,7 @@ class StepContext:
         return Rows.at(
             {at.slot: positions[at.slot] for at in having},
             self.canvas.device,
-            lengths=[self.canvas.length_of(at.slot) for at in having],
+            lengths=[self.length_at(at) for at in having],
             bases=[at.base for at in having],
             reaches=[at.reach for at in having],
             refreshed=tuple(at.slot for at in having if at.slot in refresh),
@@ -357,7 +372,7 @@ class StepContext:
         return Rows.spans(
             [(p.slot, *span(p)) for p in self.requests],
             self.canvas.device,
-            lengths=[self.canvas.length_of(p.slot) for p in self.requests],
+            lengths=[self.length_at(p) for p in self.requests],
             bases=[p.base for p in self.requests],
             reaches=[p.reach for p in self.requests],
             refresh=refresh,

@@ -31,6 +31,7 @@ from skipstone.unmask import (
     Factor,
     Fixed,
     Frechet,
+    Hierarchical,
     Margin,
     Threshold,
     UnmaskPolicy,
@@ -198,6 +199,7 @@ UNMASK = Kind[UnmaskPolicy](
         "threshold": Threshold,
         "factor": Factor,
         "frechet": Frechet,
+        "hierarchical": Hierarchical,
         "margin": Margin,
         "entropy": Entropy,
         "entropy_bound": EntropyBound,
@@ -231,7 +233,9 @@ def field_defaults(policy: type) -> dict[str, object]:
 
 
 def convert(text: str, hint: object, where: str) -> object:
-    """Turn the text of a setting into its declared type: bool, int, float, str, Literal or None.
+    """Turn the text of a setting into its declared type.
+
+    One of bool, int, float, str, Literal, None, or whole numbers (a tuple).
 
     Raises:
         ConfigError: the text is no value of that type.
@@ -251,6 +255,8 @@ def convert(text: str, hint: object, where: str) -> object:
         if text.lower() not in ("true", "false"):
             raise ConfigError(f"{where} is {shown(text)}, must be true or false")
         return text.lower() == "true"
+    if origin is tuple:
+        return _whole_numbers(text, where)
     if hint in (int, float):
         try:
             return whole_number(text) if hint is int else number(text)
@@ -259,3 +265,14 @@ def convert(text: str, hint: object, where: str) -> object:
             kind += "" if text.isascii() else " in the digits 0 to 9"
             raise ConfigError(f"{where} is {shown(text)}, must be {kind}") from None
     return text
+
+
+def _whole_numbers(text: str, where: str) -> tuple[int, ...]:
+    """The numbers of ``5,17,3``; those of ``none`` are no numbers."""
+    try:
+        return tuple(whole_number(part) for part in text.split(",")) if text != "none" else ()
+    except ValueError:
+        raise ConfigError(
+            f"{where} is {shown(text)}, must be whole numbers separated by commas, like 5,17, or "
+            f"none"
+        ) from None

@@ -299,7 +299,7 @@ def test_a_loop_that_never_rests_keeps_nothing_of_those_that_left() -> None:
     "stop_ids", [5, "w1", [1.5], [True], [[1, 2]], None, torch.tensor([1.5]), {1: 2}], ids=repr
 )
 def test_stop_ids_that_are_none_are_refused(stop_ids: object) -> None:
-    with pytest.raises(PromptError, match="stop_ids"):
+    with pytest.raises(ConfigError, match="stop_ids"):
         Engine(MODEL, BASE).submit([1], stop_ids=stop_ids)  # pyrefly: ignore[bad-argument-type]
 
 

@@ -251,7 +251,7 @@ def test_an_old_score_leads_only_if_it_is_the_best_of_the_rows() -> None:
 
 def plain_commit(case: Case, chosen_BG: Tensor, confidence_BG: Tensor, stops: bool) -> Committed:
     """As it was before there was a kernel."""
-    canvas, context = case.canvas, case.context
+    canvas, context = case.canvas, replace(case.context, canvas=case.canvas)
     broken_BG = confidence_BG.isnan()
     commit_BG = chosen_BG & ~confidence_BG.isneginf() & ~broken_BG
     canvas.commit(commit_BG, case.tables[0], Status.COMMITTED)
@@ -261,23 +261,24 @@ def plain_commit(case: Case, chosen_BG: Tensor, confidence_BG: Tensor, stops: bo
         index_A = to_device(np.array(context.active, np.int64), canvas.device)
         new_BL = context.committed_BL.index_copy(0, index_A, new_BL.index_select(0, index_A))
     if stops:
-        stop_at(canvas, EOS)
+        stop_at(context, EOS)
     told_BG = torch.where(broken_BG, int(Status.BROKEN), canvas.region(canvas.status_BL))
     return Committed(commit_BG, new_BL, torch.stack([canvas.region(canvas.ids_BL), told_BG]))
 
 
-def stop_at(canvas: Canvas, eos: int) -> None:
-    """Fill with EOS what lies behind one that is decided, with nothing masked before it."""
-    for b, start in enumerate(canvas.prompt_lengths):
-        ids = canvas.ids_BL[b, start : start + canvas.gen_length]
-        status = canvas.status_BL[b, start : start + canvas.gen_length]
-        for at in range(canvas.gen_length):
-            if status[at] == Status.MASK:
-                break
-            if ids[at] == eos:
-                ids[status == Status.MASK] = eos
-                status[status == Status.MASK] = int(Status.FILLED)
-                break
+def stop_at(context: StepContext, eos: int) -> None:
+    """Fill with EOS what lies behind one that is decided, with nothing masked before it.
+
+    Of requests that take part; of some, once nothing of their block is masked either.
+    """
+    canvas = context.canvas
+    for at in context.requests:
+        region = slice(at.prompt_length, at.prompt_length + canvas.gen_length)
+        ids, status = canvas.ids_BL[at.slot, region], canvas.status_BL[at.slot, region]
+        masks = (status == Status.MASK).nonzero()[:, 0].tolist()
+        first = masks[0] if masks else canvas.gen_length
+        if eos in ids[:first] and (first >= at.block.stop or not at.whole_blocks):
+            ids[masks], status[masks] = eos, int(Status.FILLED)
 
 
 def commit_all_ways(case: Case, chosen_BG: Tensor, *, stops: bool) -> Canvas:
@@ -348,6 +349,25 @@ def test_stop(gen_length: int, eos_at: str, masks: str) -> None:
     filled_B = (canvas.region(canvas.status_BL) == Status.FILLED).any(1).tolist()
     before = eos_at in ("first", "last") and masks == "right" and middle > 0
     assert filled_B == [False, before]
+
+
+@pytest.mark.parametrize("gen_length", [7, 1100])
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_a_stop_waits_for_its_block(gen_length: int, left: int) -> None:
+    case = Case(2, gen_length, 0)
+    block = Block(1, 1, gen_length // 2)
+    first, second = (replace(at, block=block) for at in case.context.requests)
+    case.context = replace(case.context, requests=(first, replace(second, whole_blocks=True)))
+    ids = np.full((2, gen_length), 5)
+    ids[:, 0] = EOS
+    status = np.full((2, gen_length), int(Status.COMMITTED))
+    # The first mask: the last of the block, the one behind it, or further on.
+    status[:, block.stop - 1 + left :] = Status.MASK
+    case.place(ids, status)
+    nothing_BG = torch.zeros(2, gen_length, dtype=torch.bool, device=DEVICE)
+    canvas = commit_all_ways(case, nothing_BG, stops=True)
+    filled_B = (canvas.region(canvas.status_BL) == Status.FILLED).any(1).tolist()
+    assert filled_B == [True, left > 0]
 
 
 def test_an_eos_that_is_committed_now_stops() -> None:

@@ -76,6 +76,22 @@ _OPTIONS = (
         metavar="finish|stop",
         help="Decode until no mask is left, or stop after the steps.  [default: finish]",
     ),
+    click.option(
+        "--growing-canvas/--full-canvas",
+        default=None,
+        help="Masks of one block at a time, or of all blocks.  [default: full-canvas]",
+    ),
+    click.option(
+        "--absolute-blocks/--no-absolute-blocks",
+        default=None,
+        help="Count blocks from position 0.  [default: from the prompt's end]",
+    ),
+    click.option(
+        "--stop-after",
+        metavar="token|block",
+        help="End at EOS, or with the block that it is in.  [default: token]",
+    ),
+    click.option("--stop-ids", metavar="5,17", help="Token ids that end an answer as EOS does."),
     click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks."),
 )
 

@@ -20,7 +20,7 @@ from skipstone.engine.fit import check_fit, without_graphs
 from skipstone.engine.layout import Layout
 from skipstone.engine.loop import Loop
 from skipstone.engine.observe import Observer
-from skipstone.engine.prompts import Prompt, Prompts, encode, ids_of, several
+from skipstone.engine.prompts import Prompt, Prompts, encode, several
 from skipstone.engine.request import Handle, Request, read_or_cancel, with_stops
 from skipstone.engine.result import Result
 from skipstone.engine.roofline import advice
@@ -170,9 +170,7 @@ class Engine:
         self._advise(size or len(given), max(h.request.length for h in handles))
         return self._decode(handles, observer)
 
-    def submit(
-        self, prompt: Prompt, *, stop_ids: Sequence[int] = (), **changes: Unpack[SettingsFields]
-    ) -> Handle:
+    def submit(self, prompt: Prompt, **changes: Unpack[SettingsFields]) -> Handle:
         """Begin to decode a prompt beside whatever is being decoded, and return at once.
 
         Any thread may submit. Requests are decoded together, first come, first served; each gives
@@ -181,8 +179,8 @@ class Engine:
 
         Args:
             prompt: as ``generate`` takes it.
-            stop_ids: ids that end the answer as EOS does, where nothing left of one is masked.
-            changes: settings of this request; the others are the engine's.
+            changes: settings of this request, ``stop_ids`` among them; the others are the
+                engine's.
 
         Returns:
             What waits for the result, gives commits as they happen, and can cancel the request.
@@ -197,22 +195,17 @@ class Engine:
             check_fit(self.model.network, settings)
         notes = self.model.text.notes if isinstance(prompt, str) else ()
         request = self._request(prompt, "the prompt", settings)
-        self._check_ids(stops := ids_of(stop_ids, "stop_ids"), "stop_ids")
-        request = replace(request, stop_ids=with_stops(request.stop_ids, stops))
         handle = self._handle(request, notes=notes, joined=True)
         self._driver.submit(handle)
         return handle
 
-    def stream(
-        self, prompt: Prompt, *, stop_ids: Sequence[int] = (), **changes: Unpack[SettingsFields]
-    ) -> Iterator[Commit]:
+    def stream(self, prompt: Prompt, **changes: Unpack[SettingsFields]) -> Iterator[Commit]:
         """Decode a prompt, and give each token as it is decided, wherever that is.
 
         Whoever stops reading cancels the request.
 
         Args:
             prompt: as ``generate`` takes it.
-            stop_ids: as ``submit`` takes them.
             changes: settings of this request.
 
         Yields:
@@ -224,7 +217,7 @@ class Engine:
             StalledError: the unmask policy never commits anything.
             NotFiniteError: a number is not finite; the message names the layer.
         """
-        return read_or_cancel(self.submit(prompt, stop_ids=stop_ids, **changes))
+        return read_or_cancel(self.submit(prompt, **changes))
 
     def edit(
         self, canvas: Prompt, *, observer: Observer | None = None, **changes: Unpack[SettingsFields]
@@ -309,14 +302,17 @@ class Engine:
         sample: int = 0,
         where: str = "the prompt",
     ) -> Request:
-        config = self.model.config
+        config, own = self.model.config, ()
+        if settings.eos_stop:
+            own = (config.eos_id, *self.model.stop_ids)
+        self._check_ids(settings.stop_ids, "stop_ids")
         self._arena.check(len(prompt) + len(region), where)
         return Request(
             prompt=tuple(prompt),
             region=tuple(region),
             mask_id=config.mask_id,
             settings=settings,
-            stop_ids=(config.eos_id, *self.model.stop_ids) if settings.eos_stop else (),
+            stop_ids=with_stops(own, settings.stop_ids),
             sample=sample,
             reach=config.reach,
         )

@@ -66,6 +66,8 @@ class RequestState:
             seed=request.settings.seed or 0,
             reach=request.reach,
             opens_alone=request.settings.unmask.opens_alone,
+            grows=request.settings.growing_canvas,
+            whole_blocks=request.settings.stop_after == "block",
             settled=request.settled_before(block),
             base=self.base,
         )

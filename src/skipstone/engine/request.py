@@ -56,7 +56,8 @@ class Request:
     @cached_property
     def blocks(self) -> list[Block]:
         """From left to right; of a block-causal model they are absolute, as its attention is."""
-        before = 0 if self.reach.block_size is None else len(self.prompt)
+        absolute = self.settings.absolute_blocks or self.reach.block_size is not None
+        before = len(self.prompt) if absolute else 0
         return blocks(len(self.region), self.settings.block_length, before)
 
     def settled_before(self, block: Block) -> int:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict, TypeVar, Unpack, cast
 
 from skipstone import policies
 from skipstone.cache import CachePolicy, DualCache
-from skipstone.checks import check_fields
+from skipstone.checks import check_fields, checked
 from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import cut, shown
 from skipstone.skip import NoSkip, SkipPolicy
 from skipstone.unmask import Threshold, UnmaskPolicy
 
 Budget = Literal["finish", "stop"]
+StopAfter = Literal["token", "block"]
 V = TypeVar("V")
 
 # Far more than any model has positions; a typing error must not end in another library's error.
@@ -46,6 +47,10 @@ class SettingsFields(TypedDict, total=False):
     seed: int | None
     eos_stop: bool
     budget: Budget
+    growing_canvas: bool
+    absolute_blocks: bool
+    stop_after: StopAfter
+    stop_ids: Sequence[int]
 
 
 @dataclass(frozen=True, init=False)
@@ -59,7 +64,9 @@ class Settings:
     (which rows leave early), ``gen_length`` (new positions), ``block_length`` (decoded together),
     ``steps`` (over all blocks; None: one for each new position), ``temperature`` (0: greedy),
     ``top_p`` and ``top_k`` (which tokens are possible), ``seed``, ``eos_stop`` (end at EOS),
-    ``budget`` (``finish``, or ``stop`` after the steps).
+    ``budget`` (``finish``, or ``stop`` after the steps), ``growing_canvas`` (masks of one block
+    at a time), ``absolute_blocks`` (cut from position 0), ``stop_after`` (a ``token``, or its
+    ``block``), ``stop_ids`` (that end the answer too).
     """
 
     cache: CachePolicy = DualCache()
@@ -89,6 +96,18 @@ class Settings:
     """Stop a request once EOS is committed and nothing left of it is masked."""
     budget: Budget = "finish"
     """``finish`` decodes until no mask is left; ``stop`` ends each block after its steps."""
+    growing_canvas: bool = False
+    """There are masks of one block at a time, as in iLLaDA's ``var_generate``: nothing lies right
+    of the block that is decoded. Else those of all blocks are there from the beginning."""
+    absolute_blocks: bool = False
+    """Blocks lie on multiples of ``block_length`` from position 0, and the first one begins with
+    the end of the prompt; else they are counted from the prompt's end. Those of a block-causal
+    model always do."""
+    stop_after: StopAfter = "token"
+    """End once EOS, or what else ends the answer, is committed and nothing left of it is masked
+    (``token``), or once the whole block is decided in which that is so (``block``)."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end the answer as EOS does; also without ``eos_stop``."""
 
     def __init__(self, **settings: Unpack[SettingsFields]) -> None:
         """Take settings by name.
@@ -108,6 +127,7 @@ class Settings:
         check_fields(self)
         for kind in policies.KINDS:
             object.__setattr__(self, kind.name, kind.read(getattr(self, kind.name)))
+        object.__setattr__(self, "stop_ids", _checked_ids(self.stop_ids))
         for name in ("gen_length", "block_length"):
             _check_count(name, getattr(self, name))
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -151,6 +171,15 @@ class Settings:
                 f"seed={self.seed} has no effect at temperature 0; a temperature or a random order "
                 f"uses it"
             )
+        if self.growing_canvas and self.block_length >= self.gen_length:
+            said.append(
+                f"growing_canvas has no effect: all {self.gen_length} new tokens are one block of "
+                f"block_length={self.block_length}; a shorter one lets it grow"
+            )
+        if self.stop_after == "block" and not (self.eos_stop or self.stop_ids):
+            said.append(
+                "stop_after=block has no effect: eos_stop=false and no stop_ids, so nothing stops"
+            )
         if self.top_p == 1 and self.top_k is None and self.temperature == 0:
             said.append("top_p=1.0 has no effect at temperature 0; below 1 it leaves tokens out")
         return tuple(said)
@@ -173,10 +202,10 @@ class Settings:
             if field.name in kinds:
                 texts[field.name] = kinds[field.name].spell(value)
             else:
-                texts[field.name] = str(value).lower() if isinstance(value, bool) else str(value)
+                texts[field.name] = spelled(value)
         return texts
 
-    def as_json(self) -> dict[str, str | int | float | bool | None]:
+    def as_json(self) -> dict[str, str | int | float | bool | tuple[int, ...] | None]:
         """Every setting by name as a plain value, policies in their command-line form."""
         kinds = {kind.name: kind for kind in policies.KINDS}
         return {
@@ -185,6 +214,13 @@ class Settings:
             else getattr(self, field.name)
             for field in dataclasses.fields(self)
         }
+
+
+def spelled(value: object) -> str:
+    """The text of a value that is no policy."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def canonical(settings: Mapping[str, V]) -> dict[str, V]:
@@ -250,6 +286,17 @@ def _meant(name: str) -> str:
     if name in _OF_LOAD:
         return f"it belongs to the model: skipstone.load(..., {name}=...)"
     return nearest(name, [*policies.field_defaults(Settings), *ALIASES])
+
+
+def _checked_ids(ids: object) -> tuple[int, ...]:
+    """Ids as they are kept, each once."""
+    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+        raise ConfigError(f"stop_ids is {shown(ids)}; give a list of token ids")
+    found = tuple(cast("int", checked("each of stop_ids", one, int)) for one in ids)
+    for one in found:
+        if one < 0:
+            raise ConfigError(f"stop_ids has {shown(one)}, must be token ids, 0 or more")
+    return tuple(dict.fromkeys(found))
 
 
 def _check_count(name: str, value: int) -> None:

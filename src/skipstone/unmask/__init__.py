@@ -7,6 +7,7 @@ from skipstone.unmask.entropy_bound import EntropyBound
 from skipstone.unmask.factor import Factor
 from skipstone.unmask.fixed import Fixed
 from skipstone.unmask.frechet import Frechet
+from skipstone.unmask.hierarchical import Hierarchical
 from skipstone.unmask.margin import Margin
 from skipstone.unmask.scores import HostScores, Need, Scores
 from skipstone.unmask.threshold import Threshold
@@ -18,6 +19,7 @@ __all__ = [
     "Factor",
     "Fixed",
     "Frechet",
+    "Hierarchical",
     "HostScores",
     "Margin",
     "Need",

@@ -31,6 +31,9 @@ class Factor(UnmaskPolicy):
 
     value: float = 1.0
     """How much doubt is allowed in all; larger commits more."""
+    last: bool = False
+    """Commit the last mask of a block with the others where it alone is too unsure, as Fast-dLLM's
+    code does."""
 
     def __post_init__(self) -> None:
         """Refuse a value that commits nothing or that is not finite."""
@@ -48,13 +51,19 @@ class Factor(UnmaskPolicy):
         confidence_BG = scores.confidence_BG
         ranks_BG = rank_BG(confidence_BG)
         bound_BG = 1.0 - self.value / (ranks_BG.double() + 2.0)
-        enough_BG = (confidence_BG >= bound_BG) | (ranks_BG == 0)
-        return enough_BG & (confidence_BG != -math.inf)
+        allowed_BG = confidence_BG != -math.inf
+        enough_BG = ((confidence_BG >= bound_BG) | (ranks_BG == 0)) & allowed_BG
+        if self.last:
+            missing_B1 = allowed_BG.sum(-1, keepdim=True) - enough_BG.sum(-1, keepdim=True)
+            enough_BG |= allowed_BG & (missing_B1 == 1)
+        return enough_BG
 
     def replay(self, scores: HostScores) -> np.ndarray:
         """The same."""
         enough_C = scores.confidence_C >= self.bound(scores)
-        return (enough_C | (scores.rank_C == 0)) & scores.allowed_C
+        enough_C = (enough_C | (scores.rank_C == 0)) & scores.allowed_C
+        alone = self.last and scores.allowed_C.sum() - enough_C.sum() == 1
+        return scores.allowed_C if alone else enough_C
 
     def bound(self, scores: HostScores) -> np.ndarray:
         """1 - value/(n+1) for the n masks that are committed together with this rank.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from skipstone.unmask.base import UnmaskSession
     from skipstone.unmask.scores import HostScores, Scores
 
-Order = Literal["confidence", "margin", "entropy", "random"]
+Order = Literal["confidence", "margin", "entropy", "left_to_right", "random"]
 
 # Keeps the draws of the order apart from the draws of the tokens, which use the bare seed.
 _ORDER_STREAM = 0x5EED
@@ -40,7 +40,8 @@ class Fixed(UnmaskPolicy):
     """Spread the masks of a block over its steps; each step commits its share."""
 
     order: Order = "confidence"
-    """Most confident first, largest margin first, least entropy first, or random places."""
+    """Most confident first, largest margin first, least entropy first, leftmost first, or random
+    places."""
     schedule: Schedule = "even"
     """Equal shares, or Dream's shares by time."""
     eps: float = 0.001
@@ -96,10 +97,22 @@ class Fixed(UnmaskPolicy):
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """The share of this step, the best first."""
-        key_BG = scores.confidence_BG
-        if self.order != "confidence":
-            key_BG = scores.margin_BG if self.order == "margin" else -scores.entropy_BG
-        return self.take(key_BG, scores, context)
+        return self.take(self._key_BG(scores), scores, context)
+
+    def _key_BG(self, scores: Scores) -> Tensor:
+        if self.order == "left_to_right":
+            # Equal keys: lowest position first.
+            return scores.confidence_BG.new_zeros(scores.confidence_BG.shape)
+        if self.order == "margin":
+            return scores.margin_BG
+        return -scores.entropy_BG if self.order == "entropy" else scores.confidence_BG
+
+    def _key_C(self, scores: HostScores) -> np.ndarray:
+        if self.order == "left_to_right":
+            return np.zeros_like(scores.confidence_C)
+        if self.order == "margin":
+            return scores.margin_C
+        return -scores.entropy_C if self.order == "entropy" else scores.confidence_C
 
     def take(self, key_BG: Tensor, scores: Scores, context: StepContext) -> Tensor:
         """The share of this step, the largest keys first."""
@@ -117,10 +130,7 @@ class Fixed(UnmaskPolicy):
     def replay(self, scores: HostScores) -> np.ndarray:
         """The same; evenly and in whole numbers, rank < ceil(masks / steps)."""
         allowed_C = first(scores) if self.first_alone else scores.allowed_C
-        key_C = scores.confidence_C
-        if self.order != "confidence":
-            key_C = scores.margin_C if self.order == "margin" else -scores.entropy_C
-        rank_C = ranks(np.where(allowed_C, key_C, -np.inf))
+        rank_C = ranks(np.where(allowed_C, self._key_C(scores), -np.inf))
         if self.schedule == "even":
             return (rank_C * scores.steps_left < scores.masks_left) & allowed_C
         share = share_by_time(scores, self.eps, first_alone=self.first_alone)

@@ -353,20 +353,23 @@ def commit(
     new_BL = torch.zeros_like(before_BL).scatter_(1, canvas.region_BG, commit_BG)
     committed_BL = torch.where(context.forward_B1 >= 0, new_BL, before_BL)
     if eos_id is not None:
-        _fill_ended(canvas, eos_id)
+        _fill_ended(canvas, eos_id, context.ends_from_B1)
     region_2BG = canvas.generated_2BG()
     region_2BG[1].masked_fill_(broken_BG, Status.BROKEN)
     return Committed(commit_BG, committed_BL, region_2BG)
 
 
-def _fill_ended(canvas: Canvas, eos_id: int) -> None:
+def _fill_ended(canvas: Canvas, eos_id: int, ends_from_B1: Tensor) -> None:
     """Fill requests with EOS that have ended. Changes ids and status.
 
-    A request has ended where one of its stop ids is decided and nothing left of it is masked.
+    A request has ended where one of its stop ids is decided and nothing left of it is masked, nor
+    anything left of ``ends_from_B1``.
     """
     masked_BG, ids_BG = canvas.masked_BG(), canvas.region(canvas.ids_BL)
     stops_BG = (ids_BG[:, :, None] == canvas.stop_BK[:, None]).any(-1)
     ended_BG = stops_BG & ~masked_BG & (canvas.region(canvas.status_BL) != Status.PAD)
-    stopped_B1 = (ended_BG & (masked_BG.cumsum(1) == 0)).any(1, keepdim=True)
+    final_BG = masked_BG.cumsum(1) == 0
+    stopped_B1 = (ended_BG & final_BG).any(1, keepdim=True)
+    stopped_B1 &= final_BG.sum(1, keepdim=True) >= ends_from_B1
     eos_BG = torch.full_like(canvas.region_BG, eos_id)
     canvas.commit(masked_BG & stopped_B1, eos_BG, Status.FILLED)

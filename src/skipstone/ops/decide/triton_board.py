@@ -275,6 +275,7 @@ def _commit_kernel(
     before_ptr,
     forward_ptr,
     stop_ptr,
+    ends_from_ptr,
     commit_ptr,
     committed_ptr,
     region_out_ptr,
@@ -316,7 +317,8 @@ def _commit_kernel(
             ended = inside & (masked == 0) & (status != PAD) & stops
             mask_at = tl.minimum(mask_at, tl.min(tl.where(masked, at, gen_length), axis=0))
             eos_at = tl.minimum(eos_at, tl.min(tl.where(ended, at, gen_length), axis=0))
-    filled = tl.where(eos_at < mask_at, gen_length, 0)
+    ends_from = tl.load(ends_from_ptr + request)
+    filled = tl.where((eos_at < mask_at) & (mask_at >= ends_from), gen_length, 0)
     for first in range(0, length, BLOCK):
         position = first + tl.arange(0, BLOCK)
         at = position - origin
@@ -464,6 +466,7 @@ def commit(
         context.committed_BL.contiguous(),
         context.forward_B1,
         canvas.stop_BK,
+        context.ends_from_B1,
         commit_BG,
         committed_BL,
         region_2BG,

@@ -20,7 +20,7 @@ class GoldenAnswer:
     """What published code gave."""
 
     tokens: tuple[int, ...]
-    """Behind the prompt."""
+    """Behind the prompt, as far as they were decoded: not what a stop filled in."""
     forwards: int | None = None
     """As many as it took; fewer are welcome. None if it counts otherwise."""
     commits: tuple[Commits, ...] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from skipstone.canvas import Status
 from skipstone.engine import Engine, Result, Settings, parse_settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import SkipstoneError
@@ -18,6 +19,8 @@ class Commitments:
 
     taps: Taps = field(default_factory=Taps)
     forwards: list[Commits] = field(default_factory=list)
+    filled: frozenset[int] = frozenset()
+    """Offsets that a stop has filled in."""
 
     def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
         """Nothing is needed of a run before its first step."""
@@ -25,7 +28,9 @@ class Commitments:
     def on_step(self, view: StepView) -> None:
         """Note a forward."""
         before, after = view.before.ids_BG[0], view.after.ids_BG[0]
-        changed = (before != after).nonzero()[0]
+        filled = view.after.status_BG[0] == Status.FILLED
+        changed = ((before != after) & ~filled).nonzero()[0]
+        self.filled = frozenset(filled.nonzero()[0].tolist())
         self.forwards.append(tuple((int(at), int(after[at])) for at in changed))
 
     def on_end(self, results: Sequence[Result]) -> None:
@@ -45,7 +50,7 @@ def miss(model: Model, case: GoldenCase) -> str:
         result = engine.generate(list(case.prompt), observer=seen)
     except SkipstoneError as error:
         return f"the engine refuses it: {error}"
-    tokens = tuple(result.tokens)
+    tokens = tuple(token for at, token in enumerate(result.tokens) if at not in seen.filled)
     said = ""
     if case.wanted.commits is not None:
         said = _in_commits([step for step in seen.forwards if step], case.wanted.commits)

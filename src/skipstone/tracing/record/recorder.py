@@ -163,8 +163,7 @@ def _of(request: int, tapped: dict[TensorKey, tuple[Rows, Tensor]]) -> Rowed:
 
 def _stored(view: StepView, at: RequestStep) -> Rowed:
     """Keys and values of every position that the block of a request sees, layer by layer."""
-    length = at.prompt_length + view.context.canvas.gen_length
-    length = at.reach.end(at.stop - 1, length)
+    length = at.reach.end(at.stop - 1, view.context.length_at(at))
     positions, taken = np.arange(length, dtype=np.int32), Rowed()
     for tap, store in ((Tap.KEY, view.store.keys), (Tap.VALUE, view.store.values)):
         for layer in range(store.shape[0]):

@@ -162,7 +162,8 @@ def _hide(batch: Batch, block: Block, hidden: Hidden, seen: tuple[int, int] | No
         if hidden == "first":
             visible_BL[b, 0] = False
         if hidden == "last":
-            visible_BL[b, batch.canvas.length_of(b) - 1] = False
+            grows = batch.settings(b).growing_canvas
+            visible_BL[b, (start + block.stop if grows else batch.canvas.length_of(b)) - 1] = False
         if hidden in ("suffix", "outside"):
             visible_BL[b, start + block.stop :] = False
         if seen is not None:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
-from skipstone.testing.golden.published import dream, fast_dllm
+from skipstone.testing.golden.published import dinfer, dream, fast_dllm, llada
 
 Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 
 READERS: dict[str, Reader] = {
     "DreamModel": dream.dream,
+    "ILLaDAForCausalLM": llada.illada,
+    "LLaDAMoEModelLM": dinfer.llada_moe,
     "LLaDAModelLM": fast_dllm.llada,
 }
 

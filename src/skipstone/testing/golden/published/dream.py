@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from skipstone.testing.golden.case import GoldenAnswer, GoldenCase, InexpressibleError, commits_of
+from skipstone.testing.golden.case import GoldenCase, InexpressibleError
+from skipstone.testing.golden.published.told import answer
 
 _ORDERS = {"maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy"}
 
@@ -31,17 +32,8 @@ def dream(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
             "eos_stop": "false",
             **{key: str(value) for key, value in (lengths | cut).items()},
         },
-        wanted=_answer(case["expect"]),
+        wanted=answer(case["expect"]),
     )
-
-
-def _answer(expect: Mapping[str, Any]) -> GoldenAnswer:
-    """Its steps are told by the forward after which each token was there."""
-    tokens, forwards = expect["tokens"], expect["nfe"]
-    steps = [list[tuple[int, int]]() for _ in range(forwards)]
-    for offset, (token, forward) in enumerate(zip(tokens, expect["commit"], strict=True)):
-        steps[forward].append((offset, token))
-    return GoldenAnswer(tuple(tokens), forwards, commits_of(steps))
 
 
 def _cache(params: Mapping[str, Any]) -> str:

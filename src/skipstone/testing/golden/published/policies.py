@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
-from skipstone.testing.golden.published import d2cache, fast_dllm
+from skipstone.testing.golden.published import d2cache, dinfer, fast_dllm
 
 Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 
 READERS: dict[str, Reader] = {
     "orders": d2cache.orders,
     "eb": d2cache.entropy_bound,
+    "hierarchical": dinfer.hierarchical,
     "frechet_none": partial(fast_dllm.frechet, "none"),
     "frechet_prefix": partial(fast_dllm.frechet, "prefix"),
     "frechet_dual": partial(fast_dllm.frechet, "dual"),
