@@ -92,6 +92,10 @@ def test_settings_survive_their_text_form() -> None:
         seed=7,
         eos_stop=False,
         budget="stop",
+        growing_canvas=True,
+        absolute_blocks=True,
+        stop_after="block",
+        stop_ids=[5, 7],
     )
     assert parse_settings(settings.as_text()) == settings
     changed = [f.name for f in dataclasses.fields(Settings)]

@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from skipstone import Engine, PromptError, Settings, Threshold
+from skipstone import ConfigError, Engine, PromptError, Settings, Threshold
 from skipstone.canvas import StepContext
 from skipstone.engine.loop import Loop
 from skipstone.engine.request import Handle

@@ -24,6 +24,7 @@ from skipstone.unmask import (
     Entropy,
     EntropyBound,
     Frechet,
+    Hierarchical,
     Margin,
     Need,
     Scores,
@@ -50,6 +51,9 @@ UNMASKS: list[UnmaskPolicy] = [
     Factor(0.8),
     Factor(2.0),
     Frechet(-2.0),
+    Hierarchical(0.6, 0.05),
+    Hierarchical(None, None),
+    Fixed("left_to_right"),
     Margin(2),
     Margin(threshold=0.1),
 ]
@@ -77,6 +81,11 @@ unmasks = st.one_of(
     st.just(Fixed()),
     st.builds(Threshold, st.sampled_from([0.0, 0.3, 0.5, 0.75, 0.9, 1.0])),
     st.builds(Factor, st.sampled_from([0.05, 0.3, 1.0, 1.5, 4.0])),
+    st.builds(Factor, st.sampled_from([0.3, 1.5]), st.just(True)),
+    st.just(Fixed("left_to_right")),
+    st.builds(
+        Hierarchical, st.sampled_from([None, 0.3, 0.9]), st.sampled_from([None, 0.0, 0.3, 0.75])
+    ),
     st.builds(Frechet, st.sampled_from([-3.0, -0.5, 0.0, 0.25, 0.9])),
     st.builds(Margin, st.integers(1, 3), st.sampled_from([None, 0.0, 0.25, 0.65])),
     st.builds(Entropy, st.integers(1, 3), st.sampled_from([None, 0.0, 0.5, 3.0])),

@@ -64,19 +64,6 @@ def encode(prompt: object, text: Text, where: str, most: int) -> list[int]:
     return _ids(items, where, most)
 
 
-def ids_of(ids: object, where: str) -> list[int]:
-    """Single ids, none of them in doubt; ``where`` names them.
-
-    Raises:
-        PromptError: they are no list of whole numbers.
-    """
-    if isinstance(ids, Tensor | np.ndarray):
-        ids = _row(ids, where)
-    if isinstance(ids, (str, bytes, Mapping)) or not isinstance(ids, Iterable):
-        raise PromptError(f"{where} is {shown(ids)}; give a list of token ids")
-    return [_whole(token, where) for token in ids]
-
-
 def several(prompts: object) -> list[object]:
     """The prompts of a batch.
 

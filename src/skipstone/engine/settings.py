@@ -290,7 +290,7 @@ def _meant(name: str) -> str:
 
 def _checked_ids(ids: object) -> tuple[int, ...]:
     """Ids as they are kept, each once."""
-    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+    if hasattr(ids, "keys") or isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         raise ConfigError(f"stop_ids is {shown(ids)}; give a list of token ids")
     found = tuple(cast("int", checked("each of stop_ids", one, int)) for one in ids)
     for one in found:
