@@ -25,12 +25,21 @@ from skipstone.rows import Alike, Rows
 from skipstone.skip import SkipPolicy
 from skipstone.testing.tiny import EOS
 from skipstone.tracing import Recorder
-from skipstone.unmask import Factor, Scores, Threshold, UnmaskPolicy
+from skipstone.unmask import DreamThreshold, Factor, Scores, Threshold, UnmaskPolicy
 from tests.helpers.watching import ending_model, prompt_of, uneven_model
 
 MODELS = [ending_model(0), ending_model(1), uneven_model(2), uneven_model(3, num_kv_heads=2)]
 CACHES: list[CachePolicy] = [NoCache(), PrefixCache(), DualCache(), DualCache(refresh_every=3)]
-UNMASKS: list[UnmaskPolicy] = [Fixed(), Threshold(0.4), Threshold(0.9), Factor(1.0)]
+UNMASKS: list[UnmaskPolicy] = [
+    Fixed(),
+    Threshold(0.4),
+    Threshold(0.9),
+    Factor(1.0),
+    Fixed("entropy", "time", first_alone=True),
+    Fixed("margin", "time"),
+    DreamThreshold(0.4),
+    DreamThreshold(0.2, cached=False),
+]
 SKIPS: list[SkipPolicy] = [
     NoSkip(),
     CosineSkip(3, 0.8, 0.5),
@@ -66,6 +75,8 @@ def any_settings(draw: st.DrawFn, *, random_order: bool = False) -> Settings:
         block_length=block_length,
         steps=steps,
         temperature=temperature,
+        top_p=draw(st.sampled_from([None, None, 0.6])),
+        top_k=draw(st.sampled_from([None, None, 4])),
         seed=draw(st.integers(0, 1000)) if seeded else None,
         eos_stop=draw(st.booleans()),
         budget=budget,

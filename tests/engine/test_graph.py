@@ -28,7 +28,7 @@ from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy
 from skipstone.testing.tiny import tiny_model
 from skipstone.tracing import Recorder
-from skipstone.unmask import UnmaskPolicy
+from skipstone.unmask import DreamThreshold, UnmaskPolicy
 
 SKIP = CosineSkip(skip_layer_k=3, skip_threshold=0.9)
 BASE = Settings(gen_length=24, block_length=8, eos_stop=False)
@@ -50,7 +50,11 @@ def captured(engine: Engine) -> int:
 
 
 @pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache(), DualCache(3)], ids=repr)
-@pytest.mark.parametrize("unmask", [Fixed(), Threshold(0.3), Factor(2.0)], ids=repr)
+@pytest.mark.parametrize(
+    "unmask",
+    [Fixed(), Threshold(0.3), Factor(2.0), Fixed("entropy", "time"), DreamThreshold(0.3)],
+    ids=repr,
+)
 @pytest.mark.parametrize("skip", [NoSkip(), SKIP], ids=["no-skip", "skip"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_graphs_give_the_tokens_of_the_eager_path(

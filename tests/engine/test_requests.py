@@ -42,7 +42,7 @@ from skipstone.errors import DeadlockError, PolicyError
 from skipstone.models.load import Model
 from skipstone.testing.tiny import EOS, MASK
 from skipstone.tracing import Recorder
-from skipstone.unmask import Scores, UnmaskSession
+from skipstone.unmask import DreamThreshold, Scores, UnmaskPolicy, UnmaskSession
 from tests.helpers.watching import ending_model, prompt_of, uneven_model
 
 BASE = Settings(gen_length=12, block_length=6, unmask=Threshold(0.4))
@@ -62,10 +62,21 @@ def assert_same(mine: Result, alone: Result) -> None:
     assert mine.settings == alone.settings
 
 
+UNMASKS: list[UnmaskPolicy] = [
+    Fixed(),
+    Fixed("random"),
+    Fixed("entropy", "time", first_alone=True),
+    DreamThreshold(0.4),
+    DreamThreshold(0.2, cached=False),
+    Threshold(0.4),
+    Factor(1.0),
+]
+
+
 @st.composite
 def any_request(draw: st.DrawFn) -> tuple[list[int], Settings]:
     gen_length = draw(st.integers(2, 18))
-    unmask = draw(st.sampled_from([Fixed(), Fixed("random"), Threshold(0.4), Factor(1.0)]))
+    unmask = draw(st.sampled_from(UNMASKS))
     temperature = draw(st.sampled_from([0.0, 0.0, 0.7]))
     seeded = unmask.uses_seed or temperature > 0
     return draw(st.integers(0, 99).map(lambda s: prompt_of(s, 1 + s % 30))), Settings(
@@ -74,6 +85,8 @@ def any_request(draw: st.DrawFn) -> tuple[list[int], Settings]:
         cache=draw(st.sampled_from([NoCache(), PrefixCache(), DualCache(), DualCache(3)])),
         unmask=unmask,
         temperature=temperature,
+        top_p=draw(st.sampled_from([None, None, 0.6])),
+        top_k=draw(st.sampled_from([None, None, 4])),
         seed=draw(st.integers(0, 9)) if seeded else None,
         eos_stop=draw(st.booleans()),
         budget=draw(st.sampled_from(["finish", "stop"])),

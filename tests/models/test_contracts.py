@@ -27,7 +27,7 @@ from skipstone.rows import Rows
 from skipstone.skip import CosineSkip
 from skipstone.testing.tiny import EOS, MASK, VOCAB, tiny_model
 from skipstone.tracing import Recorder
-from skipstone.unmask import Fixed, Threshold
+from skipstone.unmask import DreamThreshold, Fixed, Threshold, UnmaskPolicy
 from tests.helpers import naive
 
 SHAPE = ModelConfig(
@@ -185,6 +185,40 @@ def test_a_shifted_model_computes_the_row_before_its_block() -> None:
         assert step.rows[0] == first
         assert step.candidates.position.min() >= len(PROMPTS[0])
         assert set(step.candidates.position[step.candidates.age == 0]) <= set(step.rows + 1)
+
+
+@pytest.mark.parametrize("name", ["shifted", "tied"])
+def test_where_a_block_begins_with_its_first_mask_no_row_scores_that_again(name: str) -> None:
+    recorder = Recorder()
+    settings = settings_of(DualCache(), None, 8).replace(unmask=DreamThreshold(0.4))
+    Engine(model_of(name), settings).generate(PROMPTS[0], observer=recorder)
+    for step in recorder.records[0].steps:
+        assert step.rows[0] == (0 if step.refresh else step.block_start)
+        if step.step == 0:
+            assert step.committed == (step.block_start,)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "unmask",
+    [
+        Fixed("entropy", "time", first_alone=True),
+        Fixed("margin", "time"),
+        DreamThreshold(0.3),
+        DreamThreshold(0.1, cached=False),
+    ],
+    ids=repr,
+)
+def test_published_rules_alone_in_a_batch_and_as_graphs_alike(
+    name: str, unmask: UnmaskPolicy
+) -> None:
+    made = model_of(name)
+    settings = settings_of(DualCache(), None, 8).replace(unmask=unmask, steps=9, top_p=0.9)
+    alone = [Engine(made, settings).generate(prompt).tokens for prompt in PROMPTS]
+    for runner in ("eager", "graph"):
+        engine = Engine(made, settings, runner=runner)
+        found = engine.generate_batch(PROMPTS, batch_size=3)
+        assert [result.tokens for result in found] == alone
 
 
 def test_a_block_causal_model_refreshes_one_block_and_not_the_prompt() -> None:

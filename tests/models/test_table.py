@@ -227,6 +227,26 @@ def test_logits_are_those_that_published_code_gave(golden_dir: Path, folder: str
     assert seen >= 2
 
 
+def test_logits_of_a_block_over_kept_keys_are_those_that_published_code_gave(
+    golden_dir: Path,
+) -> None:
+    network = skipstone.load(golden_dir / "dream", device="cpu").network
+    recorded = load_file(golden_dir / "dream" / "expected.safetensors")
+    config, ids, length = network.config, recorded["full_ids"].flatten(), 40
+    layers = EagerLayers(network, KVStore(config, length, network.dtype, CPU))
+
+    def forward(ids_N: Tensor, start: int, stop: int) -> Tensor:
+        rows = Rows.spans([(0, start, stop)], CPU, lengths=[length], reaches=[config.reach])
+        x_ND = network.embed(ids_N)
+        ((_, x_ND),) = layers.run(1, config.num_layers, x_ND, rows, every=False)
+        return network.head(network.final_norm(x_ND))
+
+    forward(ids, 0, length)
+    found = forward(recorded["block_ids"].flatten(), 24, 32)
+    right = recorded["block_logits"].view(found.shape)
+    torch.testing.assert_close(found, right, rtol=0, atol=1e-4)
+
+
 def test_every_config_names_its_entry() -> None:
     for config in CONFIGS.values():
         assert isinstance(config, ModelConfig)

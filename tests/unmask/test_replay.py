@@ -21,6 +21,7 @@ from skipstone.canvas import Canvas, Geometry, StepContext
 from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.errors import PolicyError
 from skipstone.unmask import (
+    DreamThreshold,
     Entropy,
     EntropyBound,
     Frechet,
@@ -54,12 +55,17 @@ UNMASKS: list[UnmaskPolicy] = [
     Hierarchical(0.6, 0.05),
     Hierarchical(None, None),
     Fixed("left_to_right"),
+    Fixed(schedule="time"),
+    Fixed("margin", first_alone=True),
+    DreamThreshold(0.3),
+    DreamThreshold(0.3, cached=False),
     Margin(2),
     Margin(threshold=0.1),
 ]
 SHARP: list[UnmaskPolicy] = [
     Entropy(2),
     Entropy(limit=2.5),
+    Fixed("entropy", "time", first_alone=True),
     EntropyBound(3.0),
     EntropyBound(4.0, "margin", "last", 2),
     EntropyBound(4.0, "entropy"),
@@ -79,6 +85,14 @@ scores = st.lists(
 )
 unmasks = st.one_of(
     st.just(Fixed()),
+    st.builds(
+        Fixed,
+        st.sampled_from(["confidence", "margin", "entropy"]),
+        st.sampled_from(["even", "time"]),
+        st.sampled_from([0.001, 0.3]),
+        st.booleans(),
+    ),
+    st.builds(DreamThreshold, st.sampled_from([0.0, 0.3, 0.75, 1.0]), st.booleans()),
     st.builds(Threshold, st.sampled_from([0.0, 0.3, 0.5, 0.75, 0.9, 1.0])),
     st.builds(Factor, st.sampled_from([0.05, 0.3, 1.0, 1.5, 4.0])),
     st.builds(Factor, st.sampled_from([0.3, 1.5]), st.just(True)),
