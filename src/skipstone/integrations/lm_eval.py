@@ -56,11 +56,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # What shapes a random draw, and therefore nothing at temperature 0.
-_DRAWING = ("top_k", "top_p", "min_p")
+_DRAWING = ("min_p",)
 # Prompts for each place of a batch that are handed over together. With more, places are empty less
 # often; but the harness' cache gets answers only once all of them are there.
 _PROMPTS_OF_A_PLACE = 8
-_KNOWN = ("until", "max_gen_toks", "do_sample", "temperature")
+_SETTINGS = ("temperature", "top_p", "top_k")
+_KNOWN = ("until", "max_gen_toks", "do_sample", *_SETTINGS)
 
 
 @register_model("skipstone")
@@ -213,8 +214,10 @@ class SkipstoneLM(TemplateLM):
         own = self.args.settings
         wanted = normalize_gen_kwargs(dict(gen_kwargs), default_max_gen_toks=own.gen_length)
         settings = self._task_may("gen_length", wanted["max_gen_toks"], own)
-        if "temperature" in wanted:
-            settings = self._task_may("temperature", wanted["temperature"], settings)
+        # Temperature first: at 0 nothing is drawn, and what a task says of draws means nothing.
+        for name in _SETTINGS:
+            if name in wanted and (name == "temperature" or settings.temperature > 0):
+                settings = self._task_may(name, wanted[name], settings)
         for name in wanted:
             if name in _KNOWN or (name in _DRAWING and settings.temperature == 0):
                 continue
