@@ -9,7 +9,7 @@ Shape letters: B requests, L canvas length, G generation length.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,20 +22,16 @@ from skipstone.engine.ages import Ages
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.naming import Asked, Naming, started
 from skipstone.engine.forward.runner import Runner
-from skipstone.engine.guarded import checked_choice, guarded
+from skipstone.engine.guarded import Failed, checked_choice, checked_rows, guarded, noting
 from skipstone.engine.progress import RequestState
 from skipstone.engine.request import Done, Request
 from skipstone.engine.score.scorer import Scorer
 from skipstone.engine.sessions import Sessions
 from skipstone.engine.settings import Settings
-from skipstone.errors import SkipstoneError
 from skipstone.memory.inputs import LayerInputs
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Rows
 from skipstone.unmask import Scores, UnmaskPolicy, UnmaskSession
-
-Failed = dict[int, SkipstoneError]
-"""Slots whose unmask policy could not choose, and why."""
 
 
 @dataclass(eq=False)
@@ -57,6 +53,8 @@ class Batch:
     """Kept only if somebody watches."""
     stops_at_nan: bool = True
     """Whether a NaN ends a request; else it is committed, for those who study where it leads."""
+    _failed: Failed = field(default_factory=Failed)
+    """Slots whose cache policy failed; they end with their next step."""
 
     def __post_init__(self) -> None:
         """Start without sessions."""
@@ -123,16 +121,18 @@ class Batch:
         self.committed_BL[slot].zero_()
         for table_BL in self.ages or ():
             table_BL[slot] = -1
-        self.scorer.admit(slot, settings)
         others = [one.request.settings for one in self.states]
         with guarded(settings.unmask):
+            self.scorer.admit(slot, settings)
             self.unmasking.admit(settings.unmask, slot, (other.unmask for other in others))
-        self.caching.admit(settings.cache, slot, (other.cache for other in others))
+        with guarded(settings.cache):
+            self.caching.admit(settings.cache, slot, (other.cache for other in others))
         self._listens = any(not each.cache.pure for each in (settings, *others))
         self._names = any(each.cache.needs for each in (settings, *others))
         self._inputs.forget(base, request.length)
         if self.runner.skip is not None:
             self.runner.skip.forget(slot)
+        self._failed.pop(slot, None)
         self.slots[slot] = state = RequestState(request, slot, base)
         return state
 
@@ -150,16 +150,22 @@ class Batch:
 
     def rows(self, context: StepContext) -> Rows:
         """What the cache policies of the requests recompute in a step, which may not be taken."""
-        serving = self.caching.serving(context)
-        return Rows.join(*(session.rows(same) for _, session, same in serving))
+        return Rows.join(*(self._rows(*served) for served in self.caching.serving(context)))
+
+    def _rows(self, policy: CachePolicy, session: CacheSession, context: StepContext) -> Rows:
+        """Of the requests that share a policy; all of them where it fails."""
+        with noting(self._failed, policy, context.active):
+            return checked_rows(policy, session.rows(context), context)
+        return context.all_rows()
 
     def taken(self, rows: Rows, context: StepContext) -> None:
         """Tell the cache policies that a step is taken with these rows."""
         if not self._listens:
             return
-        for _, session, same in self.caching.serving(context):
+        for policy, session, same in self.caching.serving(context):
             mine = np.isin(rows.request, same.active)
-            session.taken(rows if mine.all() else rows.take(np.flatnonzero(mine)), same)
+            with noting(self._failed, policy, same.active):
+                session.taken(rows if mine.all() else rows.take(np.flatnonzero(mine)), same)
 
     def naming(self, rows: Rows, context: StepContext, *, recovery: bool) -> Naming | None:
         """Whose cache policies have a say in the midst of a forward over ``rows``; None: nobody's.
@@ -175,19 +181,23 @@ class Batch:
         for policy, session, same in self.caching.serving(context):
             if policy.needs:
                 free, _ = same.split(lambda at: not recovery and at.slot not in rows.refreshed)
-                asked.append(Asked(session, "attention" in policy.needs, same, free))
-        return Naming(asked, self._inputs) if asked else None
+                asked.append(Asked(policy, session, same, free))
+        return Naming(asked, self._inputs, self._failed) if asked else None
 
     def select(self, scores: Scores, context: StepContext) -> tuple[Tensor, Failed]:
-        """What the unmask policies of the requests commit, bool [B, G]; nothing where they fail."""
-        chosen_BG, failed = None, Failed()
+        """What the unmask policies of the requests commit, bool [B, G].
+
+        Nothing where they fail, or the cache policies did in this step.
+        """
+        # A request that is not in this step, after all, ends with the one that it is in.
+        failed = {at: self._failed.pop(at) for at in context.active if at in self._failed}
+        chosen_BG = None
         for policy, session, same in self.unmasking.serving(context):
-            try:
-                with guarded(policy):
-                    mine_BG = session.select(scores.only(policy.needs), same)
+            mine_BG = None
+            with noting(failed, policy, same.active):
+                mine_BG = session.select(scores.only(policy.needs), same)
                 mine_BG = checked_choice(policy, mine_BG, scores.token_BG)
-            except SkipstoneError as error:
-                failed |= dict.fromkeys(same.active, error)
+            if mine_BG is None or same.active[0] in failed:
                 continue
             if chosen_BG is not None:
                 # Of requests that another policy serves, it says nothing.

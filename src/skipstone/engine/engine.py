@@ -191,7 +191,8 @@ class Engine:
             ConfigError: a setting is unknown or does not fit the model.
         """
         settings = self.settings.replace(**changes)
-        if (settings.skip, settings.cache) != (self.settings.skip, self.settings.cache):
+        mine, theirs = ((s.cache, s.unmask, s.skip) for s in (settings, self.settings))
+        if mine != theirs:
             check_fit(self.model.network, settings)
         notes = self.model.text.notes if isinstance(prompt, str) else ()
         request = self._request(prompt, "the prompt", settings)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from skipstone import policies
 from skipstone.engine.forward.naming import started
 from skipstone.engine.forward.runner import stops
+from skipstone.engine.guarded import guarded
 from skipstone.engine.layout import geometry_of
 from skipstone.engine.settings import Settings
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, nearest
 from skipstone.models.base import Network
+from skipstone.quoting import shown
+from skipstone.unmask import Need, UnmaskPolicy
 
 
 def check_fit(network: Network, settings: Settings) -> None:
@@ -18,6 +21,7 @@ def check_fit(network: Network, settings: Settings) -> None:
         ConfigError: they do; the message says why.
     """
     geometry = geometry_of(network, 0, 0, 0)
+    _check_needs(settings.unmask)
     skip = settings.skip.start(geometry)
     if skip is not None:
         stops(skip, geometry.num_layers)
@@ -25,6 +29,16 @@ def check_fit(network: Network, settings: Settings) -> None:
         raise ConfigError(
             f"{settings.cache!r} and {settings.skip!r} both say which rows go on at a layer: what "
             f"one drops the other takes up again; use skip=none, or another cache"
+        )
+
+
+def _check_needs(policy: UnmaskPolicy) -> None:
+    with guarded(policy):
+        unknown = sorted(str(need) for need in policy.needs if need not in list(Need))
+    if unknown:
+        raise ConfigError(
+            f"{policy!r} needs {shown(unknown[0])}, which is unknown; "
+            f"{nearest(unknown[0], [need.value for need in Need])}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,14 +11,32 @@ import torch
 from torch import Tensor
 
 from skipstone import policies
+from skipstone.cache import CachePolicy
+from skipstone.canvas import StepContext
 from skipstone.errors import PolicyError, SkipstoneError
+from skipstone.rows import Rows
 from skipstone.unmask import UnmaskPolicy
+
+Failed = dict[int, SkipstoneError]
+"""Slots whose policy failed, and how."""
 
 _ENDS = "the requests that share it end, and no others"
 
 
 @contextmanager
-def guarded(policy: UnmaskPolicy) -> Generator[None]:
+def noting(
+    failed: Failed, policy: UnmaskPolicy | CachePolicy, slots: Iterable[int]
+) -> Generator[None]:
+    """Within it, code of a policy runs; its error is noted in ``failed`` for the slots."""
+    try:
+        with guarded(policy):
+            yield
+    except SkipstoneError as error:
+        failed.update(dict.fromkeys(slots, error))
+
+
+@contextmanager
+def guarded(policy: UnmaskPolicy | CachePolicy) -> Generator[None]:
     """Within it, code of a policy runs.
 
     Raises:
@@ -53,5 +71,34 @@ def checked_choice(policy: UnmaskPolicy, chosen_BG: Tensor, like_BG: Tensor) -> 
     )
 
 
-def _named(policy: UnmaskPolicy) -> str:
-    return f"the unmask policy {policies.UNMASK.spell(policy, brief=True)}"
+def checked_rows(policy: CachePolicy, rows: Rows, context: StepContext) -> Rows:
+    """The rows that a policy names, if there are some of every request it was asked about.
+
+    Raises:
+        PolicyError: it is something else.
+    """
+    check_rows(policy, rows)
+    if sorted(rows.requests) != sorted(context.active):
+        raise PolicyError(
+            f"{_named(policy)} names rows of slots {list(rows.requests)}, must be some of each of "
+            f"{list(context.active)}; {_ENDS}"
+        )
+    return rows
+
+
+def check_rows(policy: CachePolicy, rows: object) -> None:
+    """Refuse what a policy gives in place of rows.
+
+    Raises:
+        PolicyError: it is something else.
+    """
+    if not isinstance(rows, Rows):
+        raise PolicyError(
+            f"{_named(policy)} names rows with {type(rows).__name__}, must be Rows, as "
+            f"context.rows_at makes them; {_ENDS}"
+        )
+
+
+def _named(policy: UnmaskPolicy | CachePolicy) -> str:
+    kind = policies.CACHE if isinstance(policy, CachePolicy) else policies.UNMASK
+    return f"the {kind.name} policy {kind.spell(policy, brief=True)}"

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from skipstone.canvas import HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.ages import Ages
-from skipstone.engine.batch import Batch, Failed
+from skipstone.engine.batch import Batch
 from skipstone.engine.forward.finite import not_finite
 from skipstone.engine.forward.runner import Pass
+from skipstone.engine.guarded import Failed
 from skipstone.engine.observe import Board, Observer, StepView, Taps
 from skipstone.engine.progress import RequestState
 from skipstone.engine.result import StepStats

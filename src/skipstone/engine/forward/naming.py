@@ -11,19 +11,21 @@ Shape letters: N packed rows, D width, K positions, H query heads, E head width,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.cache import CachePolicy, CacheSession
+from skipstone.cache import CacheNeed, CachePolicy, CacheSession
 from skipstone.canvas import Geometry, StepContext
 from skipstone.engine.forward.interventions import Intervention
-from skipstone.errors import ConfigError
+from skipstone.engine.guarded import Failed, check_rows, guarded, noting
+from skipstone.errors import ConfigError, nearest
 from skipstone.memory.inputs import LayerInputs
 from skipstone.memory.store import KVStore
 from skipstone.ops.model import reference as ops
+from skipstone.quoting import shown
 from skipstone.rows import Rows, to_device
 
 
@@ -32,18 +34,27 @@ def started(policy: CachePolicy, geometry: Geometry) -> CacheSession:
 
     Raises:
         ConfigError: it does not fit the model, or names rows and has not said that it would.
+        PolicyError: it raised an error.
     """
-    session = policy.start(geometry)
-    for layer in session.names_before:
+    with guarded(policy):
+        session, needs = policy.start(geometry), policy.needs
+        names_before = tuple(session.names_before)
+    unknown = sorted(str(need) for need in needs if need not in get_args(CacheNeed))
+    if unknown:
+        raise ConfigError(
+            f"{policy!r} needs {shown(unknown[0])}, which is unknown; "
+            f"{nearest(unknown[0], get_args(CacheNeed))}"
+        )
+    for layer in names_before:
         if not 2 <= layer <= geometry.num_layers:
             raise ConfigError(
                 f"{policy!r} names rows before layer {layer}, must be 2 to {geometry.num_layers} "
                 f"in this model"
             )
-        if "layer_inputs" not in policy.needs:
+        if "layer_inputs" not in needs:
             raise ConfigError(
                 f"{policy!r} names rows before layer {layer}, and its needs are "
-                f"{sorted(policy.needs)}: add 'layer_inputs' to them"
+                f"{sorted(needs)}: add 'layer_inputs' to them"
             )
     return session
 
@@ -51,9 +62,8 @@ def started(policy: CachePolicy, geometry: Geometry) -> CacheSession:
 class Asked(NamedTuple):
     """A session that has a say in the midst of a forward, and the requests that it speaks for."""
 
+    policy: CachePolicy
     session: CacheSession
-    attention: bool
-    """Whether it sees how rows attend."""
     context: StepContext
     """Of all of its requests."""
     free: StepContext
@@ -63,21 +73,23 @@ class Asked(NamedTuple):
 class Naming:
     """What the cache policies of one step say in the midst of the forward."""
 
-    def __init__(self, asked: Sequence[Asked], inputs: LayerInputs) -> None:
-        """Take the sessions that have a say; ``inputs`` is where layer inputs are kept."""
-        self._asked, self._inputs = asked, inputs
+    def __init__(self, asked: Sequence[Asked], inputs: LayerInputs, failed: Failed) -> None:
+        """Take the sessions that have a say.
+
+        Args:
+            asked: those.
+            inputs: where layer inputs are kept.
+            failed: takes the errors of sessions; one that failed has no say any more.
+        """
+        self._asked, self._inputs, self._failed = asked, inputs, failed
         self.layers = tuple(sorted({n for one in asked for n in one.session.names_before}))
         """Layers before which ``before`` is to be asked, ascending."""
-        watching = [one for one in asked if one.attention]
-        self.attention = _Attention(watching) if watching else None
+        watching = [one for one in asked if "attention" in one.policy.needs]
+        self.attention = _Attention(watching, failed) if watching else None
         """Shows to sessions how rows attend; None: no policy needs it."""
 
     def before(self, layer: int, x_ND: Tensor, rows: Rows) -> tuple[Rows, Tensor]:
-        """The rows that go on through ``layer``, and the states that enter it.
-
-        Raises:
-            ConfigError: a session names a position of which nothing is kept, or that is not its.
-        """
+        """The rows that go on through ``layer``, and the states that enter it."""
         parts = list[tuple[Rows, Tensor]]()
         others = np.ones(rows.num_rows, dtype=bool)
         for asked in self._asked:
@@ -92,15 +104,19 @@ class Naming:
         return _together(parts)
 
     def _named(self, asked: Asked, layer: int, x_ND: Tensor, rows: Rows) -> tuple[Rows, Tensor]:
-        """What one session says of the rows that came."""
-        if not asked.free.requests:
+        """What one session says of the rows that came; those go on where it fails."""
+        if not asked.free.requests or _has_failed(asked, self._failed):
             return rows, x_ND
         free_N = np.isin(rows.request, asked.free.active)
         came, came_ND = _picked(rows, x_ND, free_N)
-        named = asked.session.rows_before(layer, came_ND, came, asked.free)
+        named = None
+        with noting(self._failed, asked.policy, asked.context.active):
+            said = asked.session.rows_before(layer, came_ND, came, asked.free)
+            if said is not None:
+                _check(said, asked, layer, self._inputs)
+            named = said
         if named is None:
             return rows, x_ND
-        _check(named, asked, layer, self._inputs)
         # The states of those that came were kept just now.
         taken_ND = self._inputs.take(layer, named)
         return _together([_picked(rows, x_ND, ~free_N), (named, taken_ND)])
@@ -109,8 +125,8 @@ class Naming:
 class _Attention(Intervention):
     """Changes nothing: it shows how rows attend."""
 
-    def __init__(self, asked: Sequence[Asked]) -> None:
-        self._asked = asked
+    def __init__(self, asked: Sequence[Asked], failed: Failed) -> None:
+        self._asked, self._failed = asked, failed
 
     def entering(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:
         """As they are."""
@@ -121,9 +137,13 @@ class _Attention(Intervention):
     ) -> Tensor:
         """The same queries, once the sessions have seen what they look at."""
         weights_NK = ops.attention_weights(q_NHE, store.keys[layer - 1], rows, store.visible_BL)
-        for session, _, context, _ in self._asked:
+        for asked in self._asked:
+            policy, session, context, _ = asked
+            if _has_failed(asked, self._failed):
+                continue
             mine, mine_NK = _picked(rows, weights_NK, np.isin(rows.request, context.active))
-            session.attended(layer, mine_NK, mine, context)
+            with noting(self._failed, policy, context.active):
+                session.attended(layer, mine_NK, mine, context)
         return q_NHE
 
     def scoring(self, rows: Rows, logits_NV: Tensor) -> Tensor:
@@ -131,8 +151,13 @@ class _Attention(Intervention):
         return logits_NV
 
 
+def _has_failed(asked: Asked, failed: Failed) -> bool:
+    return asked.context.active[0] in failed
+
+
 def _check(named: Rows, asked: Asked, layer: int, inputs: LayerInputs) -> None:
     """Refuse rows that there are none of, or that nothing is kept of."""
+    check_rows(asked.policy, named)
     who = type(asked.session).__name__
     strange = sorted(set(named.requests) - set(asked.free.active))
     if strange:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from skipstone.canvas import StepContext
@@ -21,7 +22,7 @@ from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.naming import Naming
 from skipstone.engine.observe import TappedStates, Taps
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, PolicyError
 from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
 from skipstone.rows import HostCopy, Rows, to_device, to_host
@@ -159,7 +160,8 @@ class Runner:
             naming: who names rows anew before a layer; None: nobody does.
 
         Raises:
-            ConfigError: a policy breaks its contract; the message says how.
+            ConfigError: a skip policy breaks its contract; the message says how.
+            PolicyError: it gives something else than rows that go on.
         """
         x_ND = self.network.embed(context.canvas.ids_BL[rows.request_N, rows.position_N])
         states = {0: TappedStates(rows, x_ND)} if 0 in taps.states else {}
@@ -243,6 +245,11 @@ class Runner:
         kept_N = self.skip.keep(layer, x_ND, rows, context)
         if kept_N is None:
             return None
+        if kept_N.dtype != torch.bool or kept_N.shape != (rows.num_rows,):
+            given = f"{kept_N.dtype} {list(kept_N.shape)}".removeprefix("torch.")
+            raise PolicyError(
+                f"the skip policy keeps {given} after layer {layer}, must be bool [{rows.num_rows}]"
+            )
         if layer not in self._stops:
             raise ConfigError(
                 f"the skip policy drops rows after layer {layer}, and its decides_after is "

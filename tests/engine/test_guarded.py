@@ -1,0 +1,174 @@
+"""Policies of others that break: who asked for one ends with a sentence, the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from skipstone import ConfigError, Engine, Model, PolicyError, Settings
+from skipstone.cache import CacheNeed, CachePolicy, CacheSession, DualCache
+from skipstone.canvas import Geometry, StepContext
+from skipstone.engine.request import Handle
+from skipstone.rows import Rows
+from skipstone.testing import tiny_model
+from skipstone.unmask import Need, Threshold
+from tests.engine.third_party import RandomSkip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODEL = tiny_model(seed=1)
+BASE = Settings(unmask=Threshold(0.4), gen_length=24, block_length=8)
+PROMPTS = [[3, 14, 15], [9, 26, 5, 35, 8], [9, 7]]
+
+
+@dataclass(frozen=True)
+class Broken(CachePolicy):
+    """A dual cache, one method of which fails from the second step of a request on."""
+
+    where: str
+    how: str = "raise"
+
+    @property
+    def needs(self) -> frozenset[CacheNeed]:
+        return frozenset({"layer_inputs", "attention"})
+
+    def start(self, geometry: Geometry) -> CacheSession:
+        return BrokenSession(self)
+
+
+class BrokenSession(CacheSession):
+    def __init__(self, policy: Broken) -> None:
+        self.policy, self.whole = policy, DualCache()
+
+    @property
+    def names_before(self) -> tuple[int, ...]:
+        return (3,)
+
+    def rows(self, context: StepContext) -> Rows:
+        return self._or_breaks("rows", self.whole.rows(context), context)
+
+    def taken(self, rows: Rows, context: StepContext) -> None:
+        self._or_breaks("taken", rows, context)
+
+    def rows_before(
+        self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
+    ) -> Rows | None:
+        return self._or_breaks("rows_before", rows, context)
+
+    def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
+        self._or_breaks("attended", rows, context)
+
+    def forget(self, request: int) -> None:
+        if self.policy.where == "forget":
+            raise LookupError("no such request")
+
+    def _or_breaks(self, where: str, rows: Rows, context: StepContext) -> Rows:
+        if where != self.policy.where or all(at.forward == 0 for at in context.requests):
+            return rows
+        if self.policy.how == "raise":
+            raise LookupError("no such row")
+        if self.policy.how == "nobody":
+            return rows.take(np.arange(0))
+        return [3, 4]  # type: ignore[return-value]
+
+
+RAISED = r"the cache policy .*Broken.* raised LookupError: no such r.* \(test_guarded.py:\d+\)"
+
+
+@pytest.mark.parametrize("runner", ["eager", "graph"])
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        (Broken("rows"), RAISED),
+        (Broken("rows", "list"), "names rows with list, must be Rows"),
+        (Broken("rows", "nobody"), r"names rows of slots \[\], must be some of each of \[\d"),
+        (Broken("taken"), RAISED),
+        (Broken("rows_before"), RAISED),
+        (Broken("rows_before", "list"), "names rows with list, must be Rows"),
+        (Broken("attended"), RAISED),
+        (Broken("forget"), RAISED),
+    ],
+    ids=lambda one: f"{one.where} {one.how}" if isinstance(one, Broken) else "",
+)
+def test_an_error_of_a_cache_policy_ends_the_requests_that_share_it_alone(
+    policy: Broken, told: str, runner: str
+) -> None:
+    alone = [Engine(MODEL, BASE).generate(prompt).tokens for prompt in PROMPTS]
+    engine = Engine(MODEL, BASE, slots=3, runner=runner)  # type: ignore[arg-type]
+    for order in ((0, 1, 2), (1, 0, 2)):
+        handles = {
+            n: engine.submit(PROMPTS[n], cache=policy if n == 1 else BASE.cache) for n in order
+        }
+        with pytest.raises((PolicyError, ConfigError), match=told):
+            handles[1].result(60)
+        assert [handles[n].result(60).tokens for n in (0, 2)] == [alone[0], alone[2]]
+
+
+def test_a_cache_that_does_not_break_gives_what_the_dual_cache_gives() -> None:
+    """The control of the test above."""
+    engine = Engine(MODEL, BASE, cache=Broken("nowhere"))
+    expected = Engine(MODEL, BASE).generate(PROMPTS[1]).tokens
+    assert engine.generate(PROMPTS[1]).tokens == expected
+
+
+@dataclass(frozen=True)
+class Misspelt(DualCache):
+    @property
+    def needs(self) -> frozenset[CacheNeed]:
+        return frozenset({"layer_input"})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class NeedsMuch(Threshold):
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"entropie"})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class NeedsRaise(Threshold):
+    @property
+    def needs(self) -> frozenset[Need]:
+        raise LookupError("no needs")
+
+
+def submit(model: Model, **own: Any) -> Handle:
+    return Engine(model).submit([3], **own)
+
+
+@pytest.mark.parametrize("begin", [Engine, submit])
+def test_what_is_not_known_to_be_needed_is_refused_at_once(begin: Callable[..., object]) -> None:
+    with pytest.raises(ConfigError, match=r"needs 'layer_input'.*did you mean 'layer_inputs'"):
+        begin(MODEL, cache=Misspelt())
+    with pytest.raises(ConfigError, match=r"needs 'entropie'.*did you mean 'entropy'"):
+        begin(MODEL, unmask=NeedsMuch())
+    with pytest.raises(PolicyError, match=r"NeedsRaise.*LookupError: no needs"):
+        begin(MODEL, unmask=NeedsRaise())
+
+
+class Short(RandomSkip):
+    """Says nothing of the last row."""
+
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
+        kept_N = super().keep(layer, x_ND, rows, context)
+        return None if kept_N is None else kept_N[:-1]
+
+
+class Weights(RandomSkip):
+    """Says how much, not whether."""
+
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
+        kept_N = super().keep(layer, x_ND, rows, context)
+        return None if kept_N is None else kept_N.float()
+
+
+@pytest.mark.parametrize(("skip", "given"), [(Short, r"bool \[7\]"), (Weights, r"float32 \[8\]")])
+def test_a_skip_that_keeps_something_else_is_refused(skip: type[RandomSkip], given: str) -> None:
+    engine = Engine(MODEL, BASE, unmask="fixed", skip=skip((2,), 0.5, 1))
+    with pytest.raises(PolicyError, match=rf"keeps {given} after layer 2, must be bool \[8\]"):
+        engine.generate(PROMPTS[0])
