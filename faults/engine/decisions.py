@@ -212,7 +212,7 @@ def block_left_early() -> Generator[None, None, None]:
     """A block is left after a quarter of its steps, masks or not."""
 
     def wrong(self: RequestState, host: HostCanvas) -> RequestStep | None:
-        if self.step >= max(1, self.request.settings.block_length // 4):
+        if self.step >= max(1, self.request.settings.whole_block // 4):
             self.block, self.step = self.block + 1, 0
         return following(self, host)
 

@@ -192,6 +192,8 @@ class RequestStep:
     """Of all that is drawn for this request."""
     reach: Reach = FULL
     """How far its rows see, and which positions they score."""
+    block_length: int | None = None
+    """Positions of a block that is not cut short; None: of this one."""
     opens_alone: bool = False
     """Whether the first step of a block commits its first mask and no other."""
     grows: bool = False

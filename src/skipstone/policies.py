@@ -33,6 +33,7 @@ from skipstone.unmask import (
     Frechet,
     Hierarchical,
     Margin,
+    Quota,
     Threshold,
     UnmaskPolicy,
 )
@@ -204,6 +205,7 @@ UNMASK = Kind[UnmaskPolicy](
         "entropy": Entropy,
         "entropy_bound": EntropyBound,
         "dream_threshold": DreamThreshold,
+        "quota": Quota,
     },
 )
 KINDS = (CACHE, UNMASK, SKIP)

@@ -7,7 +7,7 @@ A row scores its own position, or, with a *score offset* of -1, the position aft
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,10 @@ class Reach:
     """Absolute blocks that see all before them and nothing after them; None: all is seen."""
     score_offset: int = 0
     """Position p is scored by row p + score_offset, and by its own row where there is none."""
+
+    def over(self, block_length: int) -> Reach:
+        """The same, with attention over other blocks; full attention stays what it is."""
+        return self if self.block_size is None else replace(self, block_size=block_length)
 
     def end(self, position: int, length: int) -> int:
         """One past the last position that the row at ``position`` sees.

@@ -177,7 +177,7 @@ def test_steps_launched_beyond_eos_are_discarded(
     settings = replace(BASE, eos_stop=True)
     free = flown(model, replace(BASE, eos_stop=False), PROMPTS[:1], 0)
     # What stands at the end of the first block ends the answer there at the latest.
-    eos = int(free[0].ids_G[BASE.block_length - 1])
+    eos = int(free[0].ids_G[BASE.whole_block - 1])
     waiting = flown(model, settings, PROMPTS[:1], 0, eos)
     assert forwards(waiting) < forwards(free)
     overtaken.clear()

@@ -88,9 +88,17 @@ EVERY = EXACT | {"prefix": PrefixCache(), "dual": DualCache()}
 RIGHT = [(n, k) for n, c in CONFIGS.items() for k in (EVERY if c.reach.block_size else EXACT)]
 
 
-def model_of(name: str) -> Model:
-    """A random model, of which no weight is as it would be left out."""
-    return tiny_model(config=CONFIGS[name], sharpness=6.0, norm_noise=0.3)
+def model_of(name: str, block_length: int | None = None) -> Model:
+    """A random model, of which no weight is as it would be left out.
+
+    Args:
+        name: of its config.
+        block_length: of the run; its attention is causal over these blocks, if over any.
+    """
+    config = CONFIGS[name]
+    if block_length is not None:
+        config = replace(config, reach=config.reach.over(block_length))
+    return tiny_model(config=config, sharpness=6.0, norm_noise=0.3)
 
 
 def settings_of(cache: CachePolicy, threshold: float | None, block_length: int) -> Settings:
@@ -106,7 +114,7 @@ def settings_of(cache: CachePolicy, threshold: float | None, block_length: int) 
 @cache
 def expected(name: str, index: int, threshold: float | None, block_length: int) -> list[int]:
     """What a naive decode makes of one of the prompts; the same for all caches."""
-    made, prompt = model_of(name), PROMPTS[index]
+    made, prompt = model_of(name, block_length), PROMPTS[index]
     size = made.config.reach.block_size
     first = block_length - (len(prompt) % block_length if size else 0)
     edges = [0, *range(first, 22, block_length), 22]
@@ -145,6 +153,16 @@ def test_alone_in_a_batch_and_as_graphs_alike(
         assert [r.tokens for r in results] == [r.tokens for r in alone]
     if skip is not None and kept == "dual":
         assert any(r.stats.skip_share > 0 for r in alone)
+
+
+def test_blocks_are_as_long_as_the_model_attends_where_nobody_says_so() -> None:
+    lengths = {name: Engine(model_of(name)).settings.block_length for name in CONFIGS}
+    assert lengths == {n: c.reach.block_size or 32 for n, c in CONFIGS.items()}
+    made = model_of("block-causal")
+    left_open = Engine(made, gen_length=22, eos_stop=False, unmask="threshold:0.4")
+    assert list(left_open.generate(PROMPTS[0]).tokens) == expected("block-causal", 0, 0.4, 4)
+    handle = Engine(made, block_length=8).submit(PROMPTS[0], block_length=None)
+    assert handle.result().settings.block_length == 4
 
 
 @pytest.mark.parametrize("name", ["shifted", "both"])
@@ -231,8 +249,8 @@ def test_a_block_causal_model_refreshes_one_block_and_not_the_prompt() -> None:
     for step in steps:
         block = edges.index(step.block_start)
         # The attention block that holds the end of the prompt is renewed with what is decoded.
-        before = edges[block - 1] // 4 * 4 if block else 0
-        first = before if step.step == 0 else step.block_start // 4 * 4
+        before = edges[block - 1] // 8 * 8 if block else 0
+        first = before if step.step == 0 else step.block_start // 8 * 8
         assert (step.rows[0], step.rows[-1] + 1) == (first, edges[block + 1])
 
 
@@ -242,7 +260,8 @@ def test_candidates_and_logits_stand_at_the_positions_they_score(name: str) -> N
     recorder = Recorder("full")
     Engine(made, settings_of(NoCache(), None, 8)).generate(prompt, observer=recorder)
     for step in recorder.records[0].steps:
-        right = naive.logits(made.network, [*prompt, *step.ids_before.tolist()])
+        whole = [*prompt, *step.ids_before.tolist()]
+        right = naive.logits(model_of(name, 8).network, whole)
         (tensor,) = (
             recorder.trace.tensor(0, key)
             for key in recorder.trace.keys(0)

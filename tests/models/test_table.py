@@ -27,7 +27,7 @@ from skipstone.rows import Rows
 from tests.models.test_contracts import CONFIGS
 
 CPU = torch.device("cpu")
-LLAMA_STYLE = ("ILLaDAForCausalLM", "DreamModel", "SDARForCausalLM")
+LLAMA_STYLE = ("ILLaDAForCausalLM", "DreamModel", "SDARForCausalLM", "StableDiffcoderForCausalLM")
 
 
 def fields_of(name: str, **changes: object) -> dict[str, object]:
@@ -136,12 +136,14 @@ def test_what_each_architecture_reads(tmp_path: Path) -> None:
     shape = {"head_width": 16, "rope_theta": 1e6, "rounds_rotation": True, "num_kv_heads": 1}
     for config in read.values():
         assert {key: getattr(config, key) for key in shape} == shape
-    illada, dream, sdar = (read[name] for name in LLAMA_STYLE)
+    illada, dream, sdar, coder = (read[name] for name in LLAMA_STYLE)
     assert (illada.qkv_bias, illada.qk_norm, illada.reach) == (False, False, Reach())
     assert (dream.qkv_bias, dream.qk_norm, dream.reach) == (True, False, Reach(score_offset=-1))
     assert (sdar.qkv_bias, sdar.qk_norm, sdar.reach) == (False, True, Reach(block_size=4))
-    fields = fields_of("SDARForCausalLM", block_size=16)
-    assert read_config(written(tmp_path, fields)).reach == Reach(block_size=16)
+    assert (coder.qkv_bias, coder.qk_norm, coder.reach) == (False, False, Reach(block_size=4))
+    for name in ("SDARForCausalLM", "StableDiffcoderForCausalLM"):
+        fields = fields_of(name, block_size=16)
+        assert read_config(written(tmp_path, fields)).reach == Reach(block_size=16)
 
 
 def test_the_mask_of_illada_is_in_none_of_its_files(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_the_mask_of_illada_is_in_none_of_its_files(tmp_path: Path) -> None:
         read_config(written(tmp_path, fields_of("ILLaDAForCausalLM", mask_token_id=None))).mask_id
         == 5
     )
-    for name in ("DreamModel", "SDARForCausalLM"):
+    for name in ("DreamModel", "SDARForCausalLM", "StableDiffcoderForCausalLM"):
         with pytest.raises(CheckpointError, match="mask_token_id is missing"):
             read_config(written(tmp_path, fields_of(name, mask_token_id=None)))
 
@@ -209,7 +211,9 @@ def logits(network: Network, ids: Tensor, reach: Reach) -> Tensor:
     return network.head(network.final_norm(x_ND))
 
 
-@pytest.mark.parametrize("folder", ["dream", "illada", "sdar", "llada_moe", "llada2"])
+@pytest.mark.parametrize(
+    "folder", ["dream", "illada", "sdar", "stable_diffcoder", "llada_moe", "llada2"]
+)
 def test_logits_are_those_that_published_code_gave(golden_dir: Path, folder: str) -> None:
     network = skipstone.load(golden_dir / folder, device="cpu").network
     recorded = load_file(golden_dir / folder / "expected.safetensors")

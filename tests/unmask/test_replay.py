@@ -28,6 +28,7 @@ from skipstone.unmask import (
     Hierarchical,
     Margin,
     Need,
+    Quota,
     Scores,
     UnmaskPolicy,
 )
@@ -61,6 +62,10 @@ UNMASKS: list[UnmaskPolicy] = [
     DreamThreshold(0.3, cached=False),
     Margin(2),
     Margin(threshold=0.1),
+    Quota(),
+    Quota(3),
+    Quota(3, 0.3),
+    Quota(3, order="left_to_right"),
 ]
 SHARP: list[UnmaskPolicy] = [
     Entropy(2),
@@ -69,6 +74,7 @@ SHARP: list[UnmaskPolicy] = [
     EntropyBound(3.0),
     EntropyBound(4.0, "margin", "last", 2),
     EntropyBound(4.0, "entropy"),
+    EntropyBound(4.0, "entropy", "none"),
 ]
 
 # Few values, so that exact ties are common; -inf is what may not be committed.
@@ -102,12 +108,19 @@ unmasks = st.one_of(
     ),
     st.builds(Frechet, st.sampled_from([-3.0, -0.5, 0.0, 0.25, 0.9])),
     st.builds(Margin, st.integers(1, 3), st.sampled_from([None, 0.0, 0.25, 0.65])),
+    st.builds(
+        Quota,
+        st.sampled_from([None, 1, 2, 3, 5, 20]),
+        st.sampled_from([None, 0.0, 0.3, 0.75]),
+        st.sampled_from(["confidence", "left_to_right"]),
+        st.sampled_from(["block", "masks"]),
+    ),
     st.builds(Entropy, st.integers(1, 3), st.sampled_from([None, 0.0, 0.5, 3.0])),
     st.builds(
         EntropyBound,
         st.sampled_from([0.0, 0.001, 1.0, 3.0]),
         st.sampled_from(["confidence", "margin", "entropy"]),
-        st.sampled_from(["largest", "last"]),
+        st.sampled_from(["largest", "last", "none"]),
         st.integers(1, 3),
     ),
 )
@@ -262,8 +275,8 @@ from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.policies import CACHE, SKIP, UNMASK
 from skipstone.unmask import HostScores
 rows = np.zeros(3, int), np.ones(3) / 2
-where = dict(block=0, step=0, step_budget=1, block_start=0, block_stop=3, masks_left=3)
-seen = HostScores(rows[0], rows[0], *[rows[1]] * 3, **where)
+where = dict(block=0, step=0, step_budget=1, block_start=0, block_stop=3)
+seen = HostScores(rows[0], rows[0], *[rows[1]] * 3, block_length=3, masks_left=3, **where)
 for name in UNMASK.built_in:
     policy = UNMASK.parse(name)
     assert policy.replays and policy.replay(seen).any(), name

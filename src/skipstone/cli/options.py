@@ -44,7 +44,9 @@ _OPTIONS = (
     click.option("--dtype", help="float32, bfloat16, ... or auto.  [default: auto]"),
     click.option("--gen-length", metavar="N", help="New positions.  [default: 128]"),
     click.option("--max-new-tokens", metavar="N", help="The same as --gen-length."),
-    click.option("--block-length", metavar="N", help="Positions in a block.  [default: 32]"),
+    click.option(
+        "--block-length", metavar="N", help="Positions in a block.  [default: the model's, or 32]"
+    ),
     click.option("--steps", metavar="N", help="Steps over all blocks (fixed, or budget stop)."),
     click.option(
         "--cache",

@@ -61,23 +61,24 @@ class CommitRule:
         return tuple(step.candidates.position[chosen_C].tolist())
 
     def _scores(self, step: StepRecord, confidence_C: np.ndarray | None = None) -> HostScores:
-        return scores_of(step, self._budget(step), confidence_C, self._before(step))
+        return scores_of(step, *self._shares(step), confidence_C, self._before(step))
 
-    def _budget(self, step: StepRecord) -> int:
-        """Steps that are planned for the block."""
+    def _shares(self, step: StepRecord) -> tuple[int, int]:
+        """Steps that are planned for the block, and positions of a block that is not cut short."""
         assert self._planned is not None
-        steps, length = self._planned
+        steps, length, block = self._planned
         start, stop = step.block_start - step.prompt_length, step.block_stop - step.prompt_length
-        return max(1, steps * stop // length - steps * start // length)
+        return max(1, steps * stop // length - steps * start // length), block
 
     @cached_property
-    def _planned(self) -> tuple[int, int] | None:
-        """Steps and positions of all blocks; None if the settings are no numbers."""
+    def _planned(self) -> tuple[int, int, int] | None:
+        """Steps and positions of all blocks, and of one; None if the settings are no numbers."""
         settings = self.record.header.settings
         try:
             length = int(settings["gen_length"])
             steps = settings.get("steps", "None")
-            return (length if steps == "None" else int(steps)), max(1, length)
+            block = int(settings.get("block_length", length))
+            return (length if steps == "None" else int(steps)), max(1, length), block
         except (KeyError, ValueError):
             return None
 
@@ -89,7 +90,7 @@ class CommitRule:
 
     @cached_property
     def _history(self) -> list[tuple[int, HostScores]]:
-        return [(s.forward, scores_of(s, self._budget(s))) for s in self.record.steps]
+        return [(s.forward, scores_of(s, *self._shares(s))) for s in self.record.steps]
 
 
 def _mirrored(scores: HostScores) -> HostScores:
@@ -107,7 +108,7 @@ def _mirrored(scores: HostScores) -> HostScores:
 
 def commits_above(step: StepRecord, value: float) -> tuple[int, ...]:
     """Positions that a loop commits which asks for this confidence, and always takes the best."""
-    chosen_C = reached(scores_of(step, 1), value)
+    chosen_C = reached(scores_of(step, 1, step.block_stop - step.block_start), value)
     return tuple(step.candidates.position[chosen_C].tolist())
 
 

@@ -16,7 +16,7 @@ from skipstone.engine.arena import MOST_SLOTS, Arena
 from skipstone.engine.commits import Commit
 from skipstone.engine.driver import Driver
 from skipstone.engine.finish import result_of
-from skipstone.engine.fit import check_fit, without_graphs
+from skipstone.engine.fit import check_fit, with_block, without_graphs
 from skipstone.engine.layout import Layout
 from skipstone.engine.loop import Loop
 from skipstone.engine.observe import Observer
@@ -40,7 +40,7 @@ class Engine:
     (which masks it commits: fixed, threshold, factor), ``skip`` (which rows leave early: none,
     cosine), ``gen_length`` (new positions), ``block_length`` (decoded together), ``steps``,
     ``temperature`` (0: greedy), ``top_p``, ``top_k``, ``seed``, ``eos_stop``, ``budget``
-    (finish or stop).
+    (finish or stop), ``growing_canvas``, ``absolute_blocks``, ``stop_after``, ``stop_ids``.
     ``help(Settings)`` has their defaults. ``generate`` decodes one prompt into a ``Result``,
     ``generate_batch`` several.
 
@@ -86,7 +86,8 @@ class Engine:
                 f"Engine(model, cache='dual', gen_length=64)"
             )
         self.model = model
-        self.settings = (settings or Settings()).replace(**changes)
+        base = (settings or Settings()).replace(**changes)
+        self.settings = with_block(base, model.config.reach)
         if runner not in get_args(RunnerName):
             known = get_args(RunnerName)
             raise ConfigError(f"runner {shown(runner)} is unknown; {nearest(str(runner), known)}")
@@ -190,7 +191,7 @@ class Engine:
             NoRoomError: its keys and values would never fit.
             ConfigError: a setting is unknown or does not fit the model.
         """
-        settings = self.settings.replace(**changes)
+        settings = with_block(self.settings.replace(**changes), self.model.config.reach)
         mine, theirs = ((s.cache, s.unmask, s.skip) for s in (settings, self.settings))
         if mine != theirs:
             check_fit(self.model.network, settings)
@@ -250,7 +251,7 @@ class Engine:
         first = ids.index(mask_id)
         own = SettingsFields(eos_stop=False) | changes
         own["gen_length"] = len(ids) - first
-        settings = self.settings.replace(**own)
+        settings = with_block(self.settings.replace(**own), self.model.config.reach)
         request = self._request_of(ids[:first], ids[first:], settings, where="the canvas")
         return self._decode([self._handle(request, observer=observer)], observer)[0]
 
@@ -315,7 +316,7 @@ class Engine:
             settings=settings,
             stop_ids=with_stops(own, settings.stop_ids),
             sample=sample,
-            reach=config.reach,
+            reach=config.reach.over(settings.whole_block),
         )
 
     def _check_ids(self, ids: Sequence[int], where: str) -> None:

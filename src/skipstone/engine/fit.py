@@ -11,7 +11,19 @@ from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, nearest
 from skipstone.models.base import Network
 from skipstone.quoting import shown
+from skipstone.reach import Reach
 from skipstone.unmask import Need, UnmaskPolicy
+
+
+def with_block(settings: Settings, reach: Reach) -> Settings:
+    """Settings that say how long blocks are: as long as those that the model attends, if none is.
+
+    Raises:
+        ConfigError: the steps do not fit these blocks.
+    """
+    if settings.block_length is not None:
+        return settings
+    return settings.replace(block_length=reach.block_size or settings.whole_block)
 
 
 def check_fit(network: Network, settings: Settings) -> None:

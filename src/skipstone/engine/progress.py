@@ -65,6 +65,7 @@ class RequestState:
             forward=self.forward,
             seed=request.settings.seed or 0,
             reach=request.reach,
+            block_length=request.settings.whole_block,
             opens_alone=request.settings.unmask.opens_alone,
             grows=request.settings.growing_canvas,
             whole_blocks=request.settings.stop_after == "block",

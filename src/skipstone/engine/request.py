@@ -58,7 +58,7 @@ class Request:
         """From left to right; of a block-causal model they are absolute, as its attention is."""
         absolute = self.settings.absolute_blocks or self.reach.block_size is not None
         before = len(self.prompt) if absolute else 0
-        return blocks(len(self.region), self.settings.block_length, before)
+        return blocks(len(self.region), self.settings.whole_block, before)
 
     def settled_before(self, block: Block) -> int:
         """Where the block before this one begins: all left of it was computed when it was final."""

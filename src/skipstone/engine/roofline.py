@@ -152,7 +152,7 @@ def advice(model: Model, settings: Settings, batch: int, length: int) -> str | N
     if here is None or not decides:
         return None
     k = decides[0] + 1
-    work = Work(batch, min(settings.block_length, settings.gen_length), length, k, going=0.0)
+    work = Work(batch, min(settings.whole_block, settings.gen_length), length, k, going=0.0)
     size = network.dtype.itemsize
     if saving(here, network.config, work, weight_bytes=size) >= WORTH_IT:
         return None

@@ -23,6 +23,7 @@ V = TypeVar("V")
 
 # Far more than any model has positions; a typing error must not end in another library's error.
 _MOST = 1 << 20
+_USUAL_BLOCK = 32
 _OF_LOAD = ("device", "dtype", "local_files_only")
 
 
@@ -39,7 +40,7 @@ class SettingsFields(TypedDict, total=False):
     gen_length: int
     max_new_tokens: int
     """The same as ``gen_length``."""
-    block_length: int
+    block_length: int | None
     steps: int | None
     temperature: float
     top_p: float | None
@@ -77,8 +78,9 @@ class Settings:
     """Which rows leave before the deep layers."""
     gen_length: int = 128
     """New positions after the prompt; also ``max_new_tokens``."""
-    block_length: int = 32
-    """Positions decoded together, from left to right; the last block may be shorter."""
+    block_length: int | None = None
+    """Positions decoded together, from left to right; the last block may be shorter. Where
+    attention is causal over blocks, it is over these. None: the model's block, or 32."""
     steps: int | None = None
     """Steps over all blocks; None is one for each new position. Fixed schedule or budget stop."""
     temperature: float = 0.0
@@ -129,10 +131,12 @@ class Settings:
             object.__setattr__(self, kind.name, kind.read(getattr(self, kind.name)))
         object.__setattr__(self, "stop_ids", _checked_ids(self.stop_ids))
         for name in ("gen_length", "block_length"):
-            _check_count(name, getattr(self, name))
+            if (count := getattr(self, name)) is not None:
+                _check_count(name, count)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature is {self.temperature}, must be 0 or more, and finite")
-        num_blocks = -(-self.gen_length // self.block_length)
+        # Without a length of blocks, it is checked when the model is known.
+        num_blocks = -(-self.gen_length // (self.block_length or self.gen_length))
         most = _MOST if self.unmask.paced_by_time else self.gen_length
         if self.steps is not None and not num_blocks <= self.steps <= most:
             last = most if self.unmask.paced_by_time else f"{most} (one for each new token)"
@@ -146,6 +150,11 @@ class Settings:
             _check_count("top_k", self.top_k)
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {shown(self.seed)}, must be between 0 and 2**63 - 1")
+
+    @property
+    def whole_block(self) -> int:
+        """Positions of a block that is not cut short, where no model says otherwise."""
+        return self.block_length or _USUAL_BLOCK
 
     @property
     def may_overlap(self) -> bool:
@@ -171,7 +180,7 @@ class Settings:
                 f"seed={self.seed} has no effect at temperature 0; a temperature or a random order "
                 f"uses it"
             )
-        if self.growing_canvas and self.block_length >= self.gen_length:
+        if self.growing_canvas and self.whole_block >= self.gen_length:
             said.append(
                 f"growing_canvas has no effect: all {self.gen_length} new tokens are one block of "
                 f"block_length={self.block_length}; a shorter one lets it grow"

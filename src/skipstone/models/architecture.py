@@ -33,6 +33,10 @@ class Architecture:
     stop_tokens: tuple[str, ...] = ()
     """Special tokens that end an answer as EOS does, where its tokenizer has them."""
 
+    needs_name: bool = False
+    """Whether models of other classes have its ``model_type``, so that a file must name the
+    class."""
+
     def build(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Network:
         """A network with uninitialised weights.
 

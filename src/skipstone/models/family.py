@@ -14,7 +14,6 @@ _DIFFUSION = {
     "LlavaLLaDAModelLM": "LLaDA-V",
     "MMadaModelLM": "MMaDA",
     "SDARMoeForCausalLM": "SDAR-MoE",
-    "StableDiffcoderForCausalLM": "Stable-DiffCoder",
     "Fast_dLLM_QwenForCausalLM": "Fast-dLLM v2",
     "NemotronLabsDiffusionModel": "Nemotron-Labs-Diffusion",
     "WeDLMForCausalLM": "WeDLM",
@@ -39,7 +38,8 @@ def find_entry(path: Path, values: Mapping[str, object]) -> Architecture:
     architecture = named[0] if isinstance(named, list) and named else None
     for entry in ARCHITECTURES.values():
         # A file that names no class is that of the first entry with its type.
-        if kind == entry.model_type and architecture in (None, entry.name, entry.model_type):
+        unnamed = () if entry.needs_name else (None, entry.model_type)
+        if kind == entry.model_type and architecture in (entry.name, *unnamed):
             return entry
     reason = _reason(kind if architecture is None else architecture, kind)
     raise CheckpointError(f"{path}: {reason}; {_choice()}")

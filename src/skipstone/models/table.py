@@ -12,9 +12,10 @@ from skipstone.models.llada import LLADA
 from skipstone.models.llada2 import LLADA2
 from skipstone.models.llada_moe import LLADA_MOE
 from skipstone.models.sdar import SDAR
+from skipstone.models.stable_diffcoder import STABLE_DIFFCODER
 
 ARCHITECTURES: dict[str, Architecture] = {
-    entry.name: entry for entry in (LLADA, ILLADA, DREAM, SDAR, LLADA_MOE, LLADA2)
+    entry.name: entry for entry in (LLADA, ILLADA, DREAM, SDAR, STABLE_DIFFCODER, LLADA_MOE, LLADA2)
 }
 """Entries by the name of the published class."""
 

@@ -9,6 +9,7 @@ from skipstone.unmask.fixed import Fixed
 from skipstone.unmask.frechet import Frechet
 from skipstone.unmask.hierarchical import Hierarchical
 from skipstone.unmask.margin import Margin
+from skipstone.unmask.quota import Quota
 from skipstone.unmask.scores import HostScores, Need, Scores
 from skipstone.unmask.threshold import Threshold
 
@@ -23,6 +24,7 @@ __all__ = [
     "HostScores",
     "Margin",
     "Need",
+    "Quota",
     "Scores",
     "Threshold",
     "UnmaskPolicy",

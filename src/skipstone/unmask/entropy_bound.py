@@ -3,7 +3,8 @@
 Tokens that are committed together depend on each other at most by the sum of their entropies minus
 the largest of them; the rule commits as many as keep this below ``gamma``. The code in d2Cache
 (github.com/Kamichanw/d2Cache, commit 72feb60) leaves out the entropy of the last instead of the
-largest, since it takes the running maximum along the wrong axis: that is ``free=last``.
+largest, since it takes the running maximum along the wrong axis: that is ``free=last``. Engines for
+SDAR (``entropy_bounded``) leave out none, and order by entropy: ``order=entropy,free=none``.
 
 Shape letters: B requests, G generation length, C candidates of one request.
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from skipstone.unmask.scores import HostScores, Scores
 
 Order = Literal["confidence", "margin", "entropy"]
-Free = Literal["largest", "last"]
+Free = Literal["largest", "last", "none"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class EntropyBound(UnmaskPolicy):
     order: Order = "confidence"
     """Most confident first, largest margin first, or least entropy first."""
     free: Free = "largest"
-    """The one that does not count: the largest, as in the paper, or the last, as in d2Cache."""
+    """The one that does not count: the largest, as in the paper, or the last, as in d2Cache; or
+    none, as in engines for SDAR."""
     each: int = 1
     """Masks that a step commits in any case."""
 
@@ -71,8 +73,10 @@ class EntropyBound(UnmaskPolicy):
             key_BG = scores.margin_BG if self.order == "margin" else -scores.entropy_BG
         ranks_BG = rank_BG(key_BG.where(allowed_BG, -math.inf))
         entropy_BG = in_order_BG(scores.entropy_BG.where(allowed_BG, 0.0), ranks_BG)
-        free_BG = entropy_BG if self.free == "last" else entropy_BG.cummax(-1).values
-        enough_BG = entropy_BG.cumsum(-1) - free_BG <= self.gamma
+        sum_BG = entropy_BG.cumsum(-1)
+        if self.free != "none":
+            sum_BG = sum_BG - (entropy_BG if self.free == "last" else entropy_BG.cummax(-1).values)
+        enough_BG = sum_BG <= self.gamma
         return first_BG(ranks_BG, enough_BG, self.each) & allowed_BG
 
     def replay(self, scores: HostScores) -> np.ndarray:
@@ -83,6 +87,8 @@ class EntropyBound(UnmaskPolicy):
         rank_C = ranks(np.where(scores.allowed_C, key_C, -np.inf))
         entropy_C = np.empty_like(scores.entropy_C)
         entropy_C[rank_C] = np.where(scores.allowed_C, scores.entropy_C, 0.0)
-        free_C = entropy_C if self.free == "last" else np.maximum.accumulate(entropy_C)
-        enough_C = entropy_C.cumsum() - free_C <= self.gamma
+        sum_C = entropy_C.cumsum()
+        if self.free != "none":
+            sum_C -= entropy_C if self.free == "last" else np.maximum.accumulate(entropy_C)
+        enough_C = sum_C <= self.gamma
         return first(rank_C, enough_C, self.each) & scores.allowed_C

@@ -14,6 +14,7 @@ from skipstone.unmask.scores import HostScores
 def scores_of(
     step: StepRecord,
     step_budget: int,
+    block_length: int,
     confidence_C: np.ndarray | None = None,
     earlier: tuple[HostScores, ...] = (),
 ) -> HostScores:
@@ -22,6 +23,7 @@ def scores_of(
     Args:
         step: as it was recorded.
         step_budget: steps that are planned for its block.
+        block_length: of a block that is not cut short.
         confidence_C: float64, -inf where nothing may be committed; as recorded if None.
         earlier: the steps of this request before it.
     """
@@ -35,6 +37,7 @@ def scores_of(
         block=step.block,
         step=step.step,
         step_budget=step_budget,
+        block_length=block_length,
         block_start=step.block_start - step.prompt_length,
         block_stop=step.block_stop - step.prompt_length,
         masks_left=step.masks_before,

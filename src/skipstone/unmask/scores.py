@@ -87,6 +87,8 @@ class HostScores:
     """Step within the block, from 0."""
     step_budget: int
     """Steps that are planned for the block."""
+    block_length: int
+    """Positions of a block that is not cut short."""
     block_start: int
     """Offset at which the block starts."""
     block_stop: int

@@ -25,6 +25,8 @@ class GoldenAnswer:
     """As many as it took; fewer are welcome. None if it counts otherwise."""
     commits: tuple[Commits, ...] | None = None
     """Of every forward that committed something; None if they were not recorded."""
+    ended: bool = False
+    """Whether a stop id is the last of them, behind which tokens may have been decoded, too."""
 
 
 @dataclass(frozen=True)

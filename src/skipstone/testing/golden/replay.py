@@ -50,7 +50,9 @@ def miss(model: Model, case: GoldenCase) -> str:
         result = engine.generate(list(case.prompt), observer=seen)
     except SkipstoneError as error:
         return f"the engine refuses it: {error}"
-    tokens = tuple(token for at, token in enumerate(result.tokens) if at not in seen.filled)
+    end = result.length + 1 if case.wanted.ended else None
+    decoded = [token for at, token in enumerate(result.tokens) if at not in seen.filled]
+    tokens = tuple(decoded[:end])
     said = ""
     if case.wanted.commits is not None:
         said = _in_commits([step for step in seen.forwards if step], case.wanted.commits)

@@ -50,7 +50,9 @@ class Decisions:
         board = _HostBoard.unpack(self.columns.numpy(), self.view)
         for at, policy in zip(self.view.context.requests, self.view.unmask, strict=True):
             record = _record(self, board, at, policy.needs, seconds)
-            bound_C = policy.bound(scores_of(record, at.step_budget))
+            bound_C = policy.bound(
+                scores_of(record, at.step_budget, at.block_length or at.block.length)
+            )
             if bound_C is not None:
                 record.candidates.bound[:] = bound_C
             yield at.sample, record

@@ -68,14 +68,14 @@ class Replayer:
             nudge=plan.variation == "last_bit",
         )
         gen_length = record.header.gen_length
-        self.settings = settings.replace(
+        own = settings.replace(
             cache=ForcedCache(settings.cache, self._recorded, "rows" in plan.led),
             skip=ForcedSkip(settings.skip, self._recorded, "skip" in plan.led, plan.unskip),
             gen_length=gen_length,
-            block_length=min(settings.block_length, gen_length),
         )
         self._prompts = plan.prompts(record)
-        self.stepper = Engine(model, self.settings).start(self._prompts).stepper
+        engine = Engine(model, own)
+        self.settings, self.stepper = engine.settings, engine.start(self._prompts).stepper
         if plan.padding_seen:
             _reserve_padding(self.batch)
         self.batch.ages = Ages.start(self.batch.canvas)

@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
-from skipstone.testing.golden.published import dinfer, dream, fast_dllm, llada
+from skipstone.testing.golden.published import (
+    dinfer,
+    dream,
+    fast_dllm,
+    llada,
+    sdar,
+    stable_diffcoder,
+)
 
 Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 
@@ -15,6 +22,8 @@ READERS: dict[str, Reader] = {
     "ILLaDAForCausalLM": llada.illada,
     "LLaDAMoEModelLM": dinfer.llada_moe,
     "LLaDAModelLM": fast_dllm.llada,
+    "SDARForCausalLM": sdar.sdar,
+    "StableDiffcoderForCausalLM": stable_diffcoder.stable_diffcoder,
 }
 
 

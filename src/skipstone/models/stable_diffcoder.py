@@ -1,0 +1,38 @@
+"""Stable-DiffCoder: Llama's decoder, whose attention is causal over blocks.
+
+Method: "Stable-DiffCoder" (ByteDance Seed). Blocks of 4 are what it was published with; its code
+decodes with others, too, and attends as it decodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from skipstone.models import llama_style
+from skipstone.models.architecture import Architecture
+from skipstone.models.base import ModelConfig
+from skipstone.models.fields import Fields
+from skipstone.models.names import LLAMA_NAMES
+from skipstone.reach import Reach
+
+NAME = "StableDiffcoderForCausalLM"
+
+# Neither is in config.json.
+_MASK_TOKEN = "<[MASK_TOKEN]>"
+_BLOCK_SIZE = 4
+
+
+def _read(fields: Fields) -> ModelConfig:
+    config = llama_style.read(fields, NAME, mask_id=fields.mask_id(_MASK_TOKEN))
+    return replace(config, reach=Reach(block_size=fields.integer("block_size", _BLOCK_SIZE)))
+
+
+STABLE_DIFFCODER = Architecture(
+    name=NAME,
+    model_type="llama",
+    title="Stable-DiffCoder",
+    keys=llama_style.keys("block_size"),
+    read=_read,
+    names=LLAMA_NAMES,
+    needs_name=True,
+)
