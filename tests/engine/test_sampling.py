@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipstone import Engine, Fixed, Settings
+from skipstone import Engine, Fixed, Settings, diagnose
 from skipstone.errors import ConfigError
 from skipstone.ops.decide import reference
 from skipstone.ops.decide.reference import Cut
@@ -123,6 +123,17 @@ def test_requests_that_cut_otherwise_share_a_batch() -> None:
     ]
     for handle, prompt, own in zip(handles, prompts, asked, strict=True):
         assert handle.result(60).tokens == Engine(model, own).generate(prompt).tokens
+
+
+@pytest.mark.parametrize("cut", [BASE.replace(top_p=0.2), BASE.replace(top_k=2)], ids=repr)
+def test_a_diagnosis_names_what_is_left_out(cut: Settings) -> None:
+    engines = [Engine(uneven_model(2), settings) for settings in (BASE, cut)]
+    runs = [Recorder("full"), Recorder("full")]
+    for engine, recorder in zip(engines, runs, strict=True):
+        engine.generate(prompt_of(0, 5), observer=recorder)
+    said = str(diagnose(*runs, engine_a=engines[0], engine_b=engines[1]))
+    assert "cause: other tokens are left out before one is chosen [sampler]" in said
+    assert "proof: necessary and sufficient" in said
 
 
 @pytest.mark.parametrize(

@@ -26,17 +26,22 @@ _STATES = ("random before", "random after")
 def examine(case: Case) -> Answer:
     """The same logits, another token: by setting, or although the settings are the same."""
     found = swap(case) if case.expected.conforms else None
-    if found is not None and found.factors[0].name in ("temperature", "seed"):
+    if found is not None and found.factors[0].name in ("temperature", "seed", "top_p", "top_k"):
+        cut = found.factors[0].name in ("top_p", "top_k")
         first, step = case.divergence.first, case.step_b(case.divergence.forward or 0)
         return Finding(
             rule=RULE.name,
             number=RULE.number,
-            what=Sentence("the tokens are drawn with other random numbers"),
+            what=Sentence("other tokens are left out before one is chosen")
+            if cut
+            else Sentence("the tokens are drawn with other random numbers"),
             where=place(step, None, None if first is None else first.position),
             evidence=found.said,
             experiment=found.outcome,
             proof=proof_of(removed=found.removed, added=found.added),
-            remedy=Sentence("compare runs with one seed, or at temperature 0"),
+            remedy=Sentence("compare runs with the same top_p and top_k")
+            if cut
+            else Sentence("compare runs with one seed, or at temperature 0"),
         )
     return of_the_loop(case, RULE.name, RULE.number) or _other_numbers(case) or _other_token(case)
 
