@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skipstone import Settings
 from skipstone.blocks import Block
 from skipstone.canvas import Canvas, HostCanvas, Status
 from skipstone.errors import ConfigError
@@ -169,6 +170,17 @@ def test_fast_dllms_threshold_for_dream_is_the_published_loop(
     length = steps * quota
     rows = data.draw(st.lists(st.lists(sure, min_size=length, max_size=length), min_size=1))
     assert decoded(policy(value), rows, steps) == published(rows, steps, value)
+
+
+def test_an_end_of_time_beside_an_even_schedule_is_said_to_be_idle() -> None:
+    assert "eps=0.1 has no effect" in Settings(unmask=Fixed(eps=0.1)).idle()[0]
+    assert not Settings(unmask=Fixed(schedule="time", eps=0.1)).idle()
+
+
+def test_more_steps_than_masks_are_for_a_schedule_by_time_alone() -> None:
+    assert Settings(gen_length=8, steps=48, unmask="fixed:schedule=time").steps == 48
+    with pytest.raises(ConfigError, match="steps is 48, must be between 1"):
+        Settings(gen_length=8, steps=48, unmask="fixed")
 
 
 def test_values_out_of_range_are_refused() -> None:

@@ -168,7 +168,7 @@ class Settings:
 
     def idle(self) -> tuple[str, ...]:
         """What is set and has no effect beside the other settings, a sentence each."""
-        said = list[str]()
+        said = list(self.unmask.idle())
         if self.steps is not None and not self.unmask.uses_steps and self.budget == "finish":
             unmask = policies.UNMASK.spell(self.unmask, brief=True)
             said.append(

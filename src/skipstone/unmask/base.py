@@ -90,6 +90,10 @@ class UnmaskPolicy:
         """
         return False
 
+    def idle(self) -> tuple[str, ...]:
+        """Which of its settings have no effect beside its others, a sentence each."""
+        return ()
+
     @property
     def replays(self) -> bool:
         """Whether ``replay`` says what it commits; diagnosis has no rule to go by if not.

@@ -91,6 +91,12 @@ class Fixed(UnmaskPolicy):
         """As it is set."""
         return self.first_alone
 
+    def idle(self) -> tuple[str, ...]:
+        """The end of a time that is not used."""
+        if self.schedule == "time" or self.eps == Fixed.eps:
+            return ()
+        return (f"eps={self.eps} has no effect: schedule=even knows no time; schedule=time does",)
+
     def start(self, geometry: Geometry) -> UnmaskSession:
         """Generators for a random order, one for each request."""
         return _RandomOrder(geometry, self) if self.order == "random" else self
