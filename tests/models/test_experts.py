@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import skipstone
-from skipstone import Engine, Settings
+from skipstone import CosineSkip, Engine, Settings, Threshold
 from skipstone.errors import CheckpointError
 from skipstone.models import table
 from skipstone.models.base import ModelConfig, MoEConfig
@@ -42,9 +42,14 @@ class Routed:
         self.chosen = list[ops.Chosen]()
         plain = ops.choose
 
-        def heard(logits_NX: Tensor, bias_X: Tensor | None, router: Router) -> ops.Chosen:
+        def heard(
+            logits_NX: Tensor,
+            bias_X: Tensor | None,
+            router: Router,
+            counts_N: Tensor | None = None,
+        ) -> ops.Chosen:
             self.logits.append(logits_NX)
-            self.chosen.append(plain(logits_NX, bias_X, router))
+            self.chosen.append(plain(logits_NX, bias_X, router, counts_N))
             return self.chosen[-1]
 
         patch.setattr(ops, "choose", heard)
@@ -194,6 +199,43 @@ def test_a_row_gives_the_same_beside_any_others(dtype: torch.dtype) -> None:
         assert torch.equal(moe.route(rows[some]).expert_NK, moe.route(rows).expert_NK[some])
         step = 8 * torch.finfo(dtype).eps
         torch.testing.assert_close(alone, whole[some], rtol=step, atol=step)
+
+
+def test_rows_that_do_not_count_hit_no_expert() -> None:
+    moe = mixture(tiny_model(config=SOFTMAX).network, 1)
+    rows = torch.randn(6, 32, generator=torch.Generator().manual_seed(1)).double()
+    counts = torch.tensor([True, False, True, True, False, True])
+    chosen = moe.route(rows, counts)
+    assert (chosen.expert_NK[~counts] == 6).all()
+    assert not chosen.weight_NK[~counts].any()
+    found = moe.added(rows, rows, counts)
+    torch.testing.assert_close(found[counts], moe.added(rows, rows)[counts])
+    assert torch.equal(found[~counts], rows[~counts])
+    assert torch.equal(moe.added(rows, rows, torch.zeros_like(counts)), rows)
+
+
+@torch.inference_mode()
+def test_rows_that_skip_hit_no_expert(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(config=SOFTMAX, sharpness=6.0, norm_noise=0.3)
+    settings = Settings(
+        gen_length=24,
+        block_length=8,
+        unmask=Threshold(0.9),
+        skip=CosineSkip(skip_layer_k=2, skip_threshold=0.8),
+        eos_stop=False,
+    )
+    routed = Routed(monkeypatch)
+    packed = Engine(model, settings).generate([3, 5, 7, 11, 2])
+    skipped = sum(step.skipped_row_layers for step in packed.stats.steps)
+    assert skipped > 0
+    assert not any((chosen.expert_NK == 6).any() for chosen in routed.chosen)
+    # As on a GPU with few rows: those that skip are computed, and what they give is not taken.
+    run = Engine(model, settings).start([[3, 5, 7, 11, 2]], batch_size=1)
+    run.batch.runner.packs = False
+    (done,) = run.decode()
+    assert tuple(done.ids_G.tolist()) == tuple(packed.tokens)
+    none = sum(int((chosen.expert_NK == 6).all(-1).sum()) for chosen in routed.chosen)
+    assert none == skipped
 
 
 # ---------------------------------------------------------------- files

@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from skipstone import Engine, Fixed, Settings
 from skipstone.ops import backend
 from skipstone.ops.model import dispatch, reference_experts, triton_experts
 from skipstone.ops.model.reference_experts import Chosen, Router
 from skipstone.ops.model.triton_experts import ExpertTiles
+from skipstone.testing.tiny import tiny_model
+from tests.models.test_contracts import CONFIGS
 from tests.ops.twins import DEVICE, DTYPES, assert_equal, drawn
 from tests.ops.twins_linear import close
 
@@ -82,6 +85,23 @@ def test_equal_scores_choose_the_first(name: str) -> None:
     with backend.served_by("triton"):
         found = dispatch.choose(logits, None, router)
     assert_equal(found.expert_NK, reference_experts.choose(logits, None, router).expert_NK)
+
+
+@pytest.mark.parametrize("counted", [(True, False, True, True, False), (False,) * 5])
+def test_rows_that_do_not_count_hit_no_expert(
+    counted: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = torch.tensor(counted, device=DEVICE)
+    logits, router = drawn(5, 8, dtype=torch.float32), Router(2, "softmax")
+    x, both = drawn(5, 40, dtype=torch.float32), weights(8, 24, 40, torch.float32)
+    twin_chosen = reference_experts.choose(logits, None, router, counts)
+    twin = reference_experts.experts_added(x, x, twin_chosen, *both)
+    poisoned(monkeypatch)
+    with backend.served_by("triton"):
+        found = dispatch.choose(logits, None, router, counts)
+        assert_equal(found.expert_NK, twin_chosen.expert_NK)
+        assert (found.expert_NK[~counts] == 8).all()
+        close(dispatch.experts_added(x, x, found, *both), twin)
 
 
 # NumPy, which the interpreter uses, warns where a GPU computes a NaN.
@@ -190,6 +210,16 @@ def test_there_are_tiles_for_every_choice(pairs: int, experts: int, rows: int) -
         # So many experts have one pair each, and another one all the others.
         needed = max(needed, alone + -(-(pairs - alone) // rows))
     assert needed <= most <= needed + 1
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="the interpreter takes any width")
+@pytest.mark.parametrize("name", ["experts", "grouped experts"])
+def test_a_run_with_kernels_gives_the_tokens_of_the_reference(name: str) -> None:
+    model = tiny_model(config=CONFIGS[name], norm_noise=0.3, dtype=torch.float32)
+    settings = Settings(gen_length=8, block_length=4, unmask=Fixed(), eos_stop=False)
+    plain = Engine(model, settings).generate([5, 6, 7])
+    with backend.served_by("triton"):
+        assert Engine(model, settings).generate([5, 6, 7]).tokens == plain.tokens
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU here")

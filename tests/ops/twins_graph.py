@@ -7,6 +7,7 @@ it is padding, is the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,8 +16,11 @@ from skipstone import CosineSkip, Engine, Fixed, NoSkip, Settings
 from skipstone.engine.forward.graph import MOST_ROWS, Graph, GraphLayers, bucket, buckets
 from skipstone.engine.loop import Loop
 from skipstone.engine.request import Done
+from skipstone.models.base import MoEConfig
+from skipstone.models.llada2 import LLADA2
 from skipstone.models.load import Model
 from skipstone.ops import backend
+from skipstone.ops.model.reference_experts import Router
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy
 from skipstone.testing.tiny import tiny_model
@@ -30,10 +34,16 @@ SKIP = CosineSkip(skip_layer_k=2, skip_threshold=0.8, skip_outlier=0.0)
 BASE = Settings(unmask=Fixed(), gen_length=4, block_length=4, eos_stop=False)
 
 
-@pytest.fixture(scope="module")
-def model() -> Model:
+@pytest.fixture(scope="module", params=["dense", "experts"])
+def model(request: pytest.FixtureRequest) -> Model:
     # Heads of 16: what the kernel of attention takes at least.
-    return tiny_model(2, num_layers=2, num_heads=2, num_kv_heads=2, dtype=torch.float32)
+    plain = tiny_model(2, num_layers=2, num_heads=2, num_kv_heads=2, dtype=torch.float32)
+    if request.param == "dense":
+        return plain
+    router = Router(2, "sigmoid", normalised=True, groups=2, top_groups=1)
+    moe = MoEConfig(6, 24, router, choice_bias=True, shared_width=20, first_layer=1)
+    config = replace(plain.config, architecture=LLADA2.name, moe=moe)
+    return tiny_model(2, config=config, norm_noise=0.3, dtype=torch.float32)
 
 
 @torch.inference_mode()

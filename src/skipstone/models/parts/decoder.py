@@ -50,18 +50,22 @@ class Layer:
         """Run the block on packed rows; writes their K/V into layer ``index`` of the store."""
         normed_ND = self.attention_norm(x_ND)
         attended_ND = self.attention(normed_ND, angles_2NR, index, rows, store)
+        counts_N = rows.writes_N
         if rows.num_rows <= _PIECE_ROWS:
-            return self._after_attention(x_ND, attended_ND)
+            return self._after_attention(x_ND, attended_ND, counts_N)
         out_ND = torch.empty_like(x_ND)
-        pieces = (values.split(_PIECE_ROWS) for values in (x_ND, attended_ND, out_ND))
-        for x, attended, out in zip(*pieces, strict=True):
-            out.copy_(self._after_attention(x, attended))
+        for first in range(0, rows.num_rows, _PIECE_ROWS):
+            piece = slice(first, first + _PIECE_ROWS)
+            counts = None if counts_N is None else counts_N[piece]
+            out_ND[piece] = self._after_attention(x_ND[piece], attended_ND[piece], counts)
         return out_ND
 
-    def _after_attention(self, x_ND: Tensor, attended_ND: Tensor) -> Tensor:
+    def _after_attention(
+        self, x_ND: Tensor, attended_ND: Tensor, counts_N: Tensor | None
+    ) -> Tensor:
         out = self.attention.out
         x_ND, normed_ND = out.added_and_normed(x_ND, attended_ND, self.mlp_norm)
-        return self.mlp.added(x_ND, normed_ND)
+        return self.mlp.added(x_ND, normed_ND, counts_N)
 
     def places(self) -> dict[str, Tensor]:
         """Views of the weights by their place."""

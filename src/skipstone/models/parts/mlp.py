@@ -26,8 +26,11 @@ class MLP:
         self.gate_up = Linear.empty(2 * hidden, width, dtype, device)
         self.down = Linear.empty(width, hidden, dtype, device)
 
-    def added(self, x_ND: Tensor, normed_ND: Tensor) -> Tensor:
-        """What it gives, added to the residual stream: [N, D]."""
+    def added(self, x_ND: Tensor, normed_ND: Tensor, counts_N: Tensor | None = None) -> Tensor:
+        """What it gives, added to the residual stream: [N, D].
+
+        All rows are computed, whichever of them count (``counts_N``): the weights are read anyway.
+        """
         return self.down.added(x_ND, self.gate_up.swiglu(normed_ND))
 
     def places(self) -> dict[str, Tensor]:

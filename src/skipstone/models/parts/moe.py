@@ -40,14 +40,21 @@ class MoE:
         shared = config.shared_width
         self.shared = MLP(shared, width, dtype, device) if shared else None
 
-    def route(self, normed_ND: Tensor) -> ops.Chosen:
-        """The experts of each row."""
+    def route(self, normed_ND: Tensor, counts_N: Tensor | None = None) -> ops.Chosen:
+        """The experts of each row; see ``added``."""
         logits_NX = ops.router_logits(normed_ND, self.gate.weight)
-        return ops.choose(logits_NX, self.bias_X, self._router)
+        return ops.choose(logits_NX, self.bias_X, self._router, counts_N)
 
-    def added(self, x_ND: Tensor, normed_ND: Tensor) -> Tensor:
-        """What it gives, added to the residual stream: [N, D]."""
-        chosen = self.route(normed_ND)
+    def added(self, x_ND: Tensor, normed_ND: Tensor, counts_N: Tensor | None = None) -> Tensor:
+        """What it gives, added to the residual stream: [N, D].
+
+        Args:
+            x_ND: the residual stream.
+            normed_ND: its norm.
+            counts_N: bool, rows whose states count; None: all. A row that skips, and padding, must
+                not make a card read experts that nobody else needs.
+        """
+        chosen = self.route(normed_ND, counts_N)
         if self.shared is not None:
             x_ND = self.shared.added(x_ND, normed_ND)
         return ops.experts_added(x_ND, normed_ND, chosen, self.gate_up_XMD, self.down_XDM)

@@ -157,13 +157,15 @@ def router_logits(x_ND: Tensor, gate_XD: Tensor) -> Tensor:
     return triton_linear.linear_float32(x_ND, gate_XD)
 
 
-def choose(logits_NX: Tensor, bias_X: Tensor | None, router: Router) -> Chosen:
+def choose(
+    logits_NX: Tensor, bias_X: Tensor | None, router: Router, counts_N: Tensor | None = None
+) -> Chosen:
     """See ``reference_experts.choose``."""
     if refusal(logits_NX):
-        return reference_experts.choose(logits_NX, bias_X, router)
+        return reference_experts.choose(logits_NX, bias_X, router, counts_N)
     from skipstone.ops.model import triton_router
 
-    return triton_router.choose(logits_NX, bias_X, router)
+    return triton_router.choose(logits_NX, bias_X, router, counts_N)
 
 
 def experts_added(

@@ -42,9 +42,9 @@ class Chosen(NamedTuple):
     """The experts of each row, the best first."""
 
     expert_NK: Tensor
-    """int32."""
+    """int32; X, which is no expert, for rows that count for nothing."""
     weight_NK: Tensor
-    """What each contributes; float32, or float64 where states are."""
+    """What each contributes; float32, or float64 where states are. 0 for those rows."""
 
 
 def router_logits(x_ND: Tensor, gate_XD: Tensor) -> Tensor:
@@ -53,13 +53,16 @@ def router_logits(x_ND: Tensor, gate_XD: Tensor) -> Tensor:
     return F.linear(x_ND.to(wide), gate_XD.to(wide))
 
 
-def choose(logits_NX: Tensor, bias_X: Tensor | None, router: Router) -> Chosen:
+def choose(
+    logits_NX: Tensor, bias_X: Tensor | None, router: Router, counts_N: Tensor | None = None
+) -> Chosen:
     """Choose experts; of equals the one that comes first.
 
     Args:
         logits_NX: of the router.
         bias_X: added to the scores for choosing only; weights are without it.
         router: the rule.
+        counts_N: bool, rows whose states count: no expert is read for the others; None: all.
     """
     softmax = router.scoring == "softmax"
     score_NX = logits_NX.softmax(-1) if softmax else logits_NX.sigmoid()
@@ -70,7 +73,12 @@ def choose(logits_NX: Tensor, bias_X: Tensor | None, router: Router) -> Chosen:
     weight_NK = score_NX.gather(-1, expert_NK)
     if router.normalised:
         weight_NK = weight_NK / (weight_NK.sum(-1, keepdim=True) + LEAST_SUM)
-    return Chosen(expert_NK.int(), weight_NK * router.scale)
+    expert_NK, weight_NK = expert_NK.int(), weight_NK * router.scale
+    if counts_N is None:
+        return Chosen(expert_NK, weight_NK)
+    out_N1 = ~counts_N[:, None]
+    none = logits_NX.shape[1]
+    return Chosen(expert_NK.masked_fill(out_N1, none), weight_NK.masked_fill(out_N1, 0.0))
 
 
 def _of_best_groups(judged_NX: Tensor, router: Router) -> Tensor:
@@ -120,7 +128,9 @@ def experts_added(
 
 def _hit(expert_NK: Tensor, num_experts: int) -> Iterable[int]:
     """Experts that have rows, as far as the host may know."""
-    return range(num_experts) if expert_NK.is_cuda else expert_NK.unique().tolist()
+    if expert_NK.is_cuda:
+        return range(num_experts)
+    return expert_NK[expert_NK < num_experts].unique().tolist()
 
 
 def _expert(x_PD: Tensor, gate_up_MD: Tensor, down_DM: Tensor) -> Tensor:

@@ -247,7 +247,9 @@ def _sum_kernel(
     total = tl.zeros((BLOCK,), tl.float32)
     for k in tl.static_range(TOP):
         weight = tl.load(weight_ptr + row * TOP + k)
-        part = tl.load(part_ptr + (row * TOP + k) * width + column, mask=inside, other=0.0)
+        # Of rows that count for nothing, nothing was computed.
+        taken = inside & (tl.broadcast_to(weight, (BLOCK,)) != 0.0)
+        part = tl.load(part_ptr + (row * TOP + k) * width + column, mask=taken, other=0.0)
         total += weight * part.to(tl.float32)
     x = tl.load(x_ptr + row * width + column, mask=inside, other=0.0)
     total = x.to(tl.float32) + total.to(x.dtype).to(tl.float32)
@@ -353,7 +355,8 @@ def _chosen_tiles(num_rows: int, top_k: int, gate_up_XMD: Tensor, down_XDM: Tens
     weights = (gate_up_XMD, down_XDM)
     tma = all(w.shape[-1] * w.itemsize % 16 == 0 and w.data_ptr() % 16 == 0 for w in weights)
     if rows <= 32:
-        return ExpertTiles(rows, 64, 128, 4, tma=tma)
+        # Small enough for two programs to share a processor: one reads while the other ends.
+        return ExpertTiles(rows, 64, 128 if rows == 16 else 64, 3, tma=tma)
     return ExpertTiles(rows, 64, 64, 4, num_warps=8 if rows == 128 else 4, tma=tma)
 
 

@@ -44,10 +44,11 @@ def _of_best_groups(
     return tl.where(is_open, judged, float("-inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["counts_ptr"])
 def _choose_kernel(
     logits_ptr,
     bias_ptr,
+    counts_ptr,
     expert_ptr,
     weight_ptr,
     scale,
@@ -61,6 +62,7 @@ def _choose_kernel(
     SIGMOID: tl.constexpr,
     BIASED: tl.constexpr,
     NORMALISED: tl.constexpr,
+    ALL_COUNT: tl.constexpr,
     LEAST: tl.constexpr,
     EARLY: tl.constexpr,
 ):
@@ -91,12 +93,18 @@ def _choose_kernel(
         judged = tl.where(x == best, float("-inf"), judged)
     if NORMALISED:
         weights = weights / (tl.sum(weights, axis=0) + LEAST)
+    weights = weights * scale
+    if not ALL_COUNT:
+        counts = tl.load(counts_ptr + row) != 0
+        experts, weights = tl.where(counts, experts, EXPERTS), tl.where(counts, weights, 0.0)
     at = row * TOP + slot
     tl.store(expert_ptr + at, experts, mask=slot < TOP)
-    tl.store(weight_ptr + at, weights * scale, mask=slot < TOP)
+    tl.store(weight_ptr + at, weights, mask=slot < TOP)
 
 
-def choose(logits_NX: Tensor, bias_X: Tensor | None, router: Router) -> Chosen:
+def choose(
+    logits_NX: Tensor, bias_X: Tensor | None, router: Router, counts_N: Tensor | None = None
+) -> Chosen:
     """As ``reference_experts.choose``."""
     logits_NX = logits_NX.contiguous()
     num_rows, num_experts = logits_NX.shape
@@ -105,6 +113,7 @@ def choose(logits_NX: Tensor, bias_X: Tensor | None, router: Router) -> Chosen:
     _choose_kernel[(num_rows,)](
         logits_NX,
         logits_NX if bias_X is None else bias_X,
+        logits_NX if counts_N is None else counts_N,
         expert_NK,
         weight_NK,
         router.scale,
@@ -118,6 +127,7 @@ def choose(logits_NX: Tensor, bias_X: Tensor | None, router: Router) -> Chosen:
         SIGMOID=router.scoring == "sigmoid",
         BIASED=bias_X is not None,
         NORMALISED=router.normalised,
+        ALL_COUNT=counts_N is None,
         LEAST=LEAST_SUM,
         num_warps=1 if num_experts <= 256 else 4,
         **triton_early.options(logits_NX),
