@@ -14,6 +14,9 @@ from torch import Tensor
 
 import skipstone
 from skipstone import CosineSkip, Engine, Settings, Threshold
+from skipstone.bench.random_model import random_model
+from skipstone.cli.main import run
+from skipstone.engine.roofline import CARDS, Work, bound, saving
 from skipstone.errors import CheckpointError
 from skipstone.models import table
 from skipstone.models.base import ModelConfig, MoEConfig
@@ -454,3 +457,42 @@ def test_rows_hit_few_experts_or_all() -> None:
         assert read == sorted(read)
         assert read[0] == pytest.approx(found)
         assert (read[2] > 5 * read[0]) == (config.moe is not None)
+
+
+def test_the_roofline_reads_the_experts_that_are_hit() -> None:
+    card = CARDS["h100"]
+    moe, heads = moe_of(LLADA_MOE_7B), 4 * 2048 * 2048
+    hit = 64 * (1 - (7 / 8) ** 32)
+    weights = 16 * (heads + 64 * 2048 + hit * 3 * 2048 * 1024) + 157184 * 2048
+    kv = 16 * 512 * 2 * 2048
+    least = bound(card, LLADA_MOE_7B, Work(1, 32, 512))
+    assert least.seconds == pytest.approx(2 * (weights + kv) / card.bandwidth, rel=1e-3)
+    dense = replace(LLADA_MOE_7B, moe=None, mlp_width=64 * 1024)
+    # Of many rows, 8 of 64 experts are computed, and not all.
+    assert (
+        bound(card, LLADA_MOE_7B, Work(512, 32, 512)).seconds
+        < bound(card, dense, Work(512, 32, 512)).seconds / 2
+    )
+    # Rows that leave hit no expert: a skip saves reading, which it cannot for a dense model.
+    work = Work(1, 32, 512, 8, 0.25)
+    assert saving(card, LLADA2_MINI, work) > 1.5
+    assert saving(card, LLADA_8B, work) < 1.01
+    assert moe.first_layer == 0
+
+
+@pytest.mark.parametrize("name", ["llada-moe", "llada2-mini"])
+def test_the_command_knows_the_shapes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["roofline", "--model", name, "--batch", "1", "--skip-layer-k", "4"]) == 0
+    assert f"{name} on h100" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", [SOFTMAX, GROUPED], ids=["LLaDA-MoE", "LLaDA2"])
+def test_bench_makes_a_model_of_random_experts(config: ModelConfig) -> None:
+    model = random_model("random", config, CPU, torch.float32)
+    weights = model.network.published()
+    assert all(w.isfinite().all() for w in weights.values())
+    router = [w for name, w in weights.items() if name.endswith("mlp.gate.weight")]
+    assert len(router) == config.num_layers - moe_of(config).first_layer
+    assert all(w.std() > 0.01 for w in router)
+    result = Engine(model, Settings(gen_length=8, block_length=8)).generate([1, 2, 3])
+    assert config.mask_id not in result.tokens

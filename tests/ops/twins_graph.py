@@ -34,12 +34,14 @@ SKIP = CosineSkip(skip_layer_k=2, skip_threshold=0.8, skip_outlier=0.0)
 BASE = Settings(unmask=Fixed(), gen_length=4, block_length=4, eos_stop=False)
 
 
-@pytest.fixture(scope="module", params=["dense", "experts"])
-def model(request: pytest.FixtureRequest) -> Model:
+@pytest.fixture(scope="module")
+def model() -> Model:
     # Heads of 16: what the kernel of attention takes at least.
-    plain = tiny_model(2, num_layers=2, num_heads=2, num_kv_heads=2, dtype=torch.float32)
-    if request.param == "dense":
-        return plain
+    return tiny_model(2, num_layers=2, num_heads=2, num_kv_heads=2, dtype=torch.float32)
+
+
+def with_experts(plain: Model) -> Model:
+    """The same shape, with experts in its second layer."""
     router = Router(2, "sigmoid", normalised=True, groups=2, top_groups=1)
     moe = MoEConfig(6, 24, router, choice_bias=True, shared_width=20, first_layer=1)
     config = replace(plain.config, architecture=LLADA2.name, moe=moe)
@@ -76,11 +78,14 @@ def padded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
 
 
 @pytest.mark.parametrize(
-    ("skip", "packs"), [(NoSkip(), True), (SKIP, True), (SKIP, False)], ids=["no", "packs", "masks"]
+    ("skip", "packs", "experts"),
+    [(NoSkip(), True, False), (SKIP, True, False), (SKIP, False, False), (SKIP, False, True)],
+    ids=["no", "packs", "masks", "masks-experts"],
 )
 def test_padded_rows_give_the_tokens_of_the_eager_path(
-    model: Model, padded: list[tuple[int, int]], skip: SkipPolicy, packs: bool
+    model: Model, padded: list[tuple[int, int]], skip: SkipPolicy, packs: bool, experts: bool
 ) -> None:
+    model = with_experts(model) if experts else model
     settings = BASE.replace(skip=skip)
     _, eager = decoded(model, settings, packs=True, graphs=False)
     with backend.served_by("triton"):
