@@ -8,6 +8,7 @@ from pathlib import Path
 
 from docs.benchmarks import benchmark_page
 from docs.fields import field_page
+from docs.models import models_page
 from skipstone.outputs import write_whole
 from skipstone.policies import KINDS, field_defaults
 
@@ -36,6 +37,7 @@ def policy_table() -> str:
 
 PAGES = {
     "policies.md": policy_table,
+    "models.md": models_page,
     "trace-fields.md": field_page,
     "benchmarks.md": benchmark_page,
 }

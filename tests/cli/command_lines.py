@@ -41,6 +41,7 @@ def sound(name: str, traces: tuple[Path, Path], here: Path) -> list[str]:
         "env": "",
         "export": f"{a} --to perfetto -o {here / 'out.json'}",
         "generate": f"Hi {few}",
+        "models": "",
         "policies": "",
         "report": f"{a} {b} -o {here / 'out.html'} --time-limit 0 --floor estimate",
         "roofline": "--batch 1",

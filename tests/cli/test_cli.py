@@ -230,6 +230,7 @@ def test_the_options_are_the_planned_ones() -> None:
     planned = {
         "generate": decoding | {"--ids", "--batch-file", "--batch-size", "--stream"},
         "compare": decoding | {"--ids", "--a", "--b", "--report"},
+        "models": {"--json", "--debug"},
         "policies": {"--json", "--debug"},
         "env": {"--json", "--debug"},
         "trace": decoding

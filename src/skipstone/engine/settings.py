@@ -183,7 +183,7 @@ class Settings:
         if self.growing_canvas and self.whole_block >= self.gen_length:
             said.append(
                 f"growing_canvas has no effect: all {self.gen_length} new tokens are one block of "
-                f"block_length={self.block_length}; a shorter one lets it grow"
+                f"block_length={self.whole_block}; a shorter one lets it grow"
             )
         if self.stop_after == "block" and not (self.eos_stop or self.stop_ids):
             said.append(

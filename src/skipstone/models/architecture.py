@@ -9,6 +9,7 @@ import torch
 
 from skipstone.models.base import ModelConfig, Network
 from skipstone.models.fields import Fields
+from skipstone.models.guide import Guide
 from skipstone.models.keys import Keys
 from skipstone.models.names import WeightNames
 from skipstone.models.parts.decoder import Decoder, shapes
@@ -30,6 +31,8 @@ class Architecture:
     """Its shape, special ids, and how far rows see; raises ``CheckpointError``."""
     names: WeightNames
     """What the files call its weights."""
+    guide: Guide
+    """What people should know of it."""
     stop_tokens: tuple[str, ...] = ()
     """Special tokens that end an answer as EOS does, where its tokenizer has them."""
 

@@ -13,6 +13,7 @@ from skipstone.models import llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
 from skipstone.models.fields import Fields
+from skipstone.models.guide import Guide
 from skipstone.models.names import LLAMA_NAMES
 from skipstone.reach import Reach
 
@@ -30,5 +31,20 @@ DREAM = Architecture(
     keys=llama_style.keys(),
     read=_read,
     names=LLAMA_NAMES,
+    guide=Guide(
+        checkpoints="Dream-v0-7B Base and Instruct, Dream-Coder-7B, DiffuCoder-7B",
+        ids="mask 151666, EOS 151643, from config.json",
+        verified=(
+            "logits of the published modelling file, within 1e-4",
+            "tokens and forwards of diffusion_generate and of Fast-dLLM's Dream: 74 of 74",
+        ),
+        recommended={
+            "unmask": "fixed:order=entropy,schedule=time",
+            "temperature": "0.2",
+            "top_p": "0.95",
+        },
+        by="the README of its authors",
+        missing=("sampling was not compared token by token: random numbers are drawn otherwise",),
+    ),
     stop_tokens=("<|im_end|>",),
 )

@@ -10,15 +10,24 @@ from skipstone.models.architecture import Architecture
 from skipstone.models.table import ARCHITECTURES
 from skipstone.quoting import shown
 
-_DIFFUSION = {
-    "LlavaLLaDAModelLM": "LLaDA-V",
-    "MMadaModelLM": "MMaDA",
-    "SDARMoeForCausalLM": "SDAR-MoE",
-    "Fast_dLLM_QwenForCausalLM": "Fast-dLLM v2",
-    "NemotronLabsDiffusionModel": "Nemotron-Labs-Diffusion",
-    "WeDLMForCausalLM": "WeDLM",
+UNSUPPORTED = {
+    "LlavaLLaDAModelLM": ("LLaDA-V", "reads images: towers and projections for them are not built"),
+    "MMadaModelLM": ("MMaDA", "text and images in one canvas, each decoded by a rule of its own"),
+    "SDARMoeForCausalLM": ("SDAR-MoE", "its router is none of those that are built"),
+    "Fast_dLLM_QwenForCausalLM": (
+        "Fast-dLLM v2",
+        "blocks within blocks; a forward that writes K/V also decides a token",
+    ),
+    "NemotronLabsDiffusionModel": (
+        "Nemotron-Labs-Diffusion",
+        "YaRN rotation, scaled queries, three ways to decode",
+    ),
+    "WeDLMForCausalLM": (
+        "WeDLM",
+        "causal attention over positions that are moved when decided",
+    ),
 }
-"""Published classes that are not in the table, and what they are called."""
+"""Published classes that are not in the table: what they are called, and what they would take."""
 
 
 def find_entry(path: Path, values: Mapping[str, object]) -> Architecture:
@@ -57,8 +66,8 @@ def _reason(architecture: object, kind: object) -> str:
     if entry is not None:
         stated = "without model_type" if kind is None else f"with model_type {shown(kind)}"
         return f"{what} {stated}: that of {entry.title} is {entry.model_type!r}"
-    name = _DIFFUSION.get(str(architecture))
-    if name is not None:
+    if str(architecture) in UNSUPPORTED:
+        name, _ = UNSUPPORTED[str(architecture)]
         return f"{what}: this is {name}, a diffusion language model that Skipstone cannot run yet"
     if str(architecture).endswith(("ForCausalLM", "LMHeadModel")):
         return f"{what}: it predicts the next token and is no diffusion language model"

@@ -10,6 +10,7 @@ from skipstone.models import llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
 from skipstone.models.fields import Fields
+from skipstone.models.guide import Guide
 from skipstone.models.names import LLAMA_NAMES
 
 NAME = "ILLaDAForCausalLM"
@@ -29,4 +30,16 @@ ILLADA = Architecture(
     keys=llama_style.keys(),
     read=_read,
     names=LLAMA_NAMES,
+    guide=Guide(
+        checkpoints="iLLaDA-8B Base and Instruct",
+        ids="mask 5, which no published file says; EOS 2",
+        verified=(
+            "logits of the published modelling file, transcribed by hand, within 1e-4",
+            "tokens and forwards of LLaDA's generate and var_generate, of Fast-dLLM's threshold, "
+            "and of an order from left to right: 46 of 46",
+        ),
+        recommended={"growing_canvas": "true", "stop_after": "block"},
+        by="var_generate of its authors",
+        missing=("the published config.json was not at hand: other keys are refused by name",),
+    ),
 )

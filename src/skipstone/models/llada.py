@@ -13,6 +13,7 @@ from __future__ import annotations
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
 from skipstone.models.fields import LONGEST, Fields
+from skipstone.models.guide import Guide
 from skipstone.models.keys import MISSING, PLAIN, Keys
 from skipstone.models.names import WeightNames
 from skipstone.quoting import shown
@@ -161,4 +162,13 @@ LLADA = Architecture(
     keys=KEYS,
     read=_read,
     names=NAMES,
+    guide=Guide(
+        checkpoints="LLaDA-8B Base and Instruct, LLaDA-1.5",
+        ids="mask 126336, EOS 126081, from config.json",
+        verified=(
+            "logits of Fast-dLLM's modelling file, within 1e-4",
+            "tokens and forwards of Fast-dLLM's generate without cache, with prefix and dual cache",
+        ),
+        by="Fast-dLLM's threshold and dual cache, which are Skipstone's defaults",
+    ),
 )

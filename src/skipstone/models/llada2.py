@@ -14,6 +14,7 @@ from skipstone.models import experts, llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig, MoEConfig
 from skipstone.models.fields import Fields
+from skipstone.models.guide import Guide
 from skipstone.models.keys import MISSING
 from skipstone.models.names import WeightNames
 from skipstone.ops.model.reference_experts import Router
@@ -164,5 +165,19 @@ LLADA2 = Architecture(
     keys=_KEYS,
     read=_read,
     names=_NAMES,
+    guide=Guide(
+        checkpoints="LLaDA2.0 and 2.1, mini and flash, CAP",
+        ids="mask 156895, EOS 156892",
+        verified=("logits of the published modelling file, within 1e-4",),
+        recommended={
+            "unmask": "threshold:value=0.95",
+            "stop_after": "block",
+        },
+        by="the generate of its authors' modelling file",
+        missing=(
+            "2.1 replaces tokens that are committed; here they are final",
+            "2.2: inserts and deletes tokens",
+        ),
+    ),
     stop_tokens=("<|role_end|>",),
 )

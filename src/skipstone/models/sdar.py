@@ -12,6 +12,7 @@ from skipstone.models import llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
 from skipstone.models.fields import Fields
+from skipstone.models.guide import Guide
 from skipstone.models.names import LLAMA_NAMES
 from skipstone.reach import Reach
 
@@ -45,5 +46,16 @@ SDAR = Architecture(
     ),
     read=_read,
     names=LLAMA_NAMES,
+    guide=Guide(
+        checkpoints="SDAR 1.7B, 4B and 8B, TraDo",
+        ids="mask 151669, EOS 151643, from config.json",
+        verified=(
+            "logits of the published modelling file, within 1e-4",
+            "tokens and forwards of generate.py, static, dynamic, sequential and entropy-bounded",
+        ),
+        recommended={"unmask": "quota:threshold=0.9", "stop_after": "block"},
+        by="the dynamic rule of its authors' generate.py",
+        missing=("SDAR-30B-A3B: its router is not built",),
+    ),
     stop_tokens=("<|im_end|>",),
 )

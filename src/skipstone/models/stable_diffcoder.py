@@ -12,6 +12,7 @@ from skipstone.models import llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
 from skipstone.models.fields import Fields
+from skipstone.models.guide import Guide
 from skipstone.models.names import LLAMA_NAMES
 from skipstone.reach import Reach
 
@@ -34,5 +35,15 @@ STABLE_DIFFCODER = Architecture(
     keys=llama_style.keys("block_size"),
     read=_read,
     names=LLAMA_NAMES,
+    guide=Guide(
+        checkpoints="Stable-DiffCoder-8B Base and Instruct",
+        ids="mask <[MASK_TOKEN]>, from the tokenizer; EOS 2",
+        verified=(
+            "logits of the published modelling file, within 1e-4",
+            "tokens and forwards of the published generation",
+        ),
+        recommended={"unmask": "threshold:value=0.95", "stop_after": "block"},
+        by="the defaults of its published code",
+    ),
     needs_name=True,
 )
