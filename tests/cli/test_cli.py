@@ -223,7 +223,8 @@ def test_policies_and_env(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_options_are_the_planned_ones() -> None:
     run_options = (
         "--model --device --dtype --gen-length --max-new-tokens --block-length --steps --cache "
-        "--unmask --skip --temperature --seed --eos-stop --budget --debug --prompt-ids --json"
+        "--unmask --skip --temperature --top-p --top-k --seed --eos-stop --stop-after --stop-ids "
+        "--budget --growing-canvas --absolute-blocks --debug --prompt-ids --json"
     )
     shared = set(run_options.split())
     decoding = shared | {"--memory"}
