@@ -161,7 +161,7 @@ def test_blocks_are_as_long_as_the_model_attends_where_nobody_says_so() -> None:
     made = model_of("block-causal")
     left_open = Engine(made, gen_length=22, eos_stop=False, unmask="threshold:0.4")
     assert list(left_open.generate(PROMPTS[0]).tokens) == expected("block-causal", 0, 0.4, 4)
-    handle = Engine(made, block_length=8).submit(PROMPTS[0], block_length=None)
+    handle = Engine(made, gen_length=22, block_length=8).submit(PROMPTS[0], block_length=None)
     assert handle.result().settings.block_length == 4
 
 

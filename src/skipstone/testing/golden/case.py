@@ -25,8 +25,8 @@ class GoldenAnswer:
     """As many as it took; fewer are welcome. None if it counts otherwise."""
     commits: tuple[Commits, ...] | None = None
     """Of every forward that committed something; None if they were not recorded."""
-    ended: bool = False
-    """Whether a stop id is the last of them, behind which tokens may have been decoded, too."""
+    is_cut: bool = False
+    """Whether more may have been decoded than published code returns, as behind a stop id."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def miss(model: Model, case: GoldenCase) -> str:
         result = engine.generate(list(case.prompt), observer=seen)
     except SkipstoneError as error:
         return f"the engine refuses it: {error}"
-    end = result.length + 1 if case.wanted.ended else None
+    end = len(case.wanted.tokens) if case.wanted.is_cut else None
     decoded = [token for at, token in enumerate(result.tokens) if at not in seen.filled]
     tokens = tuple(decoded[:end])
     said = ""

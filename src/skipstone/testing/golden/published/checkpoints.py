@@ -11,6 +11,7 @@ from skipstone.testing.golden.published import (
     dream,
     fast_dllm,
     llada,
+    llada2,
     sdar,
     stable_diffcoder,
 )
@@ -20,6 +21,7 @@ Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 READERS: dict[str, Reader] = {
     "DreamModel": dream.dream,
     "ILLaDAForCausalLM": llada.illada,
+    "LLaDA2MoeModelLM": llada2.llada2,
     "LLaDAMoEModelLM": dinfer.llada_moe,
     "LLaDAModelLM": fast_dllm.llada,
     "SDARForCausalLM": sdar.sdar,

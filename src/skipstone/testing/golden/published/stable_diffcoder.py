@@ -34,8 +34,8 @@ def stable_diffcoder(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]
         },
         wanted=GoldenAnswer(
             tuple(tokens[: tokens.index(eos_id) + 1] if ended else tokens),
-            ended=ended,
-            forwards=case["expect"]["forwards"],
+            case["expect"]["forwards"],
+            is_cut=ended,
         ),
     )
 
