@@ -15,6 +15,7 @@ from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, Sett
 from skipstone.cache import CacheNeed, CachePolicy, CacheSession
 from skipstone.canvas import Geometry, StepContext
 from skipstone.diagnosis.experiment import Choice
+from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import ConfigError
 from skipstone.memory.inputs import LayerInputs
@@ -251,10 +252,11 @@ def test_a_position_of_which_nothing_is_kept_is_refused() -> None:
 
 def test_what_a_slot_held_before_is_not_taken_up() -> None:
     engine = Engine(MODELS[0], BASE, cache=Widening(), slots=1, runner="graph")
-    engine.generate(PROMPTS[0])
-    # The same cells, for they are free again.
+    # One after the other in the same batch, in the same cells.
+    before, greedy = engine.submit(PROMPTS[0]), engine.submit(PROMPTS[0], cache=Greedy())
     with pytest.raises(ConfigError, match="names position 0 before layer 3"):
-        engine.submit(PROMPTS[0], cache=Greedy()).result(60)
+        greedy.result(60)
+    assert before.result(60).tokens == tokens(MODELS[0], Widening())
 
 
 @dataclass(frozen=True)
@@ -343,6 +345,36 @@ def test_a_session_sees_how_each_row_attends_and_changes_nothing() -> None:
         assert torch.allclose(weights_NK.sum(1), torch.ones(rows.num_rows), atol=1e-5)
         beyond = np.arange(weights_NK.shape[1]) >= rows.horizon[:, None]
         assert not weights_NK[torch.from_numpy(beyond)].any()
+
+
+class Weighing(Intervention):
+    """Computes how rows attend from the keys of the layer that they are in."""
+
+    def __init__(self) -> None:
+        self.seen = list[Tensor]()
+
+    def entering(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:
+        return x_ND
+
+    def scoring(self, rows: Rows, logits_NV: Tensor) -> Tensor:
+        return logits_NV
+
+    def written(
+        self, layer: int, rows: Rows, qkv_NHE: Tensor, q_NHE: Tensor, store: KVStore
+    ) -> Tensor:
+        self.seen.append(ops.attention_weights(q_NHE, store.keys[layer - 1], rows))
+        return q_NHE
+
+
+@torch.inference_mode()
+def test_the_weights_of_each_layer_are_those_of_its_own_keys() -> None:
+    watching, weighing = Watching([]), Weighing()
+    run = Engine(MODELS[2], BASE, cache=watching).start([PROMPTS[2]])
+    run.batch.intervene(weighing)
+    run.decode()
+    assert len(watching.seen) == len(weighing.seen) > 4
+    for (_, _, seen_NK), own_NK in zip(watching.seen, weighing.seen, strict=True):
+        assert torch.equal(seen_NK, own_NK)
 
 
 def test_the_weights_are_those_of_the_attention() -> None:

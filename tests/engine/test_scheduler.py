@@ -100,6 +100,13 @@ def test_whoever_was_passed_over_for_long_comes_before_those_that_came_first() -
     assert seen == [*[(0,)] * 8, (1,), *[(0,)] * 8, (1,), (0,), (0,)]
 
 
+def test_of_those_passed_over_for_long_whoever_waited_longest_is_first() -> None:
+    scheduler = admitted(*range(10))
+    seen = [scheduler.choose(dict.fromkeys(range(10), 60)) for _ in range(17)]
+    # The first one has waited for long enough, too, when the last one has waited twice as long.
+    assert seen == [*[(0,)] * 8, *[(slot,) for slot in range(1, 10)]]
+
+
 def test_one_alone_never_waits_however_long_it_is() -> None:
     requests = {0: Simulated(10_000, 3)}
     assert simulate(requests, {})[0] == list(range(24))
@@ -133,7 +140,8 @@ def test_a_slot_that_is_given_away_remembers_nothing() -> None:
         scheduler.admit(slot)
     fresh = admitted(0, 1, 2)
     wanted = {0: 60, 1: 60, 2: 1000}
-    for _ in range(20):
+    # Until the dear one has saved enough, and again.
+    for _ in range(60):
         assert scheduler.choose(wanted) == fresh.choose(wanted)
 
 
