@@ -12,12 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipstone import Settings
+from skipstone import Engine, Settings
 from skipstone.blocks import Block
 from skipstone.canvas import Canvas, HostCanvas, Status
 from skipstone.errors import ConfigError
+from skipstone.tracing import Recorder
 from skipstone.unmask import DreamThreshold, Fixed, Scores, UnmaskPolicy
 from tests.conftest import context_at
+from tests.helpers.watching import prompt_of, uneven_model
 
 CPU = torch.device("cpu")
 QUICK = settings(deadline=None, derandomize=True, max_examples=150)
@@ -170,6 +172,19 @@ def test_fast_dllms_threshold_for_dream_is_the_published_loop(
     length = steps * quota
     rows = data.draw(st.lists(st.lists(sure, min_size=length, max_size=length), min_size=1))
     assert decoded(policy(value), rows, steps) == published(rows, steps, value)
+
+
+def test_a_block_of_one_step_that_begins_alone_is_finished_before_the_next_is_begun() -> None:
+    for schedule in ("even", "time"):
+        recorder = Recorder()
+        unmask = f"fixed:schedule={schedule},first_alone=true"
+        shape = Settings(gen_length=12, block_length=6, steps=2, eos_stop=False, unmask=unmask)
+        Engine(uneven_model(2), shape).generate(prompt_of(0, 5), observer=recorder)
+        steps = recorder.records[0].steps
+        assert [step.block for step in steps] == [0, 0, 1, 1]
+        assert [len(step.committed) for step in steps] == [1, 5, 1, 5]
+        # Else the first step of the next block might be on its way before this is seen.
+        assert not shape.unmask.keeps_to_schedule
 
 
 def test_an_end_of_time_beside_an_even_schedule_is_said_to_be_idle() -> None:

@@ -78,8 +78,11 @@ class Fixed(UnmaskPolicy):
 
     @property
     def keeps_to_schedule(self) -> bool:
-        """The share of the last step is all that is left; by time, earlier steps may take it."""
-        return self.schedule == "even"
+        """The share of the last step is all that is left, if earlier steps do not take it.
+
+        They may by time; and a last step that is also the first may commit one mask alone.
+        """
+        return self.schedule == "even" and not self.first_alone
 
     @property
     def paced_by_time(self) -> bool:
