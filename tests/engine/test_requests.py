@@ -448,6 +448,17 @@ def test_what_stands_right_of_a_mask_is_seen(model: Model) -> None:
     assert len(found) > 1
 
 
+def test_masks_in_a_prompt_and_a_mask_as_a_stop_id_are_said(model: Model) -> None:
+    mask = model.config.mask_id
+    engine = Engine(model, gen_length=8, block_length=8, eos_stop=False)
+    (note,) = [n for n in engine.generate([5, mask, 7]).notes if "prompt" in n]
+    assert f"1 id of the prompt is the mask ({mask}) and stayed" in note
+    assert "Engine.edit" in note
+    assert not [n for n in engine.edit([5, mask, 7]).notes if "prompt" in n]
+    stopped = engine.submit([5, 6], stop_ids=[mask]).result(60)
+    assert f"stop id {mask} has no effect: it is the mask, which is never decided" in stopped.notes
+
+
 def test_edit_refuses_what_has_no_masks(model: Model) -> None:
     engine = Engine(model, BASE)
     with pytest.raises(PromptError, match="no mask"):

@@ -5,13 +5,16 @@ Shape letters: G generation length.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from skipstone import policies
 from skipstone.canvas import Status
-from skipstone.engine.request import Done
+from skipstone.engine.request import Done, Request
 from skipstone.engine.result import Result, Stats
 from skipstone.engine.settings import Settings
+from skipstone.sentence import counted
 from skipstone.skip import NoSkip
 from skipstone.text import Text
 
@@ -41,7 +44,7 @@ def result_of(
         masks_left=masks,
         stats=stats,
         settings=settings,
-        notes=(*_notes(settings, stats, masks), *notes),
+        notes=(*_notes(settings, stats, masks), *_of_ids(done.request), *notes),
     )
 
 
@@ -50,6 +53,19 @@ def _length(done: Done, eos_id: int) -> int:
     ended_G = np.isin(done.ids_G, [eos_id, *done.request.stop_ids])
     ended_G &= done.status_G != Status.MASK
     return int(ended_G.argmax()) if ended_G.any() else ended_G.size
+
+
+def _of_ids(request: Request) -> Iterator[str]:
+    """Ids that do not do what somebody may have meant by them."""
+    masks = request.prompt.count(request.mask_id)
+    if masks:
+        yield (
+            f"{counted(masks, 'id')} of the prompt {'is' if masks == 1 else 'are'} the mask "
+            f"({request.mask_id}) and stayed: what follows a prompt was decoded; Engine.edit "
+            f"decodes masks anywhere"
+        )
+    if request.mask_id in request.stop_ids:
+        yield f"stop id {request.mask_id} has no effect: it is the mask, which is never decided"
 
 
 def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]:
