@@ -168,7 +168,10 @@ LLADA2 = Architecture(
     guide=Guide(
         checkpoints="LLaDA2.0 and 2.1, mini and flash, CAP",
         ids="mask 156895, EOS 156892",
-        verified=("logits of the published modelling file, within 1e-4",),
+        verified=(
+            "logits of the published modelling file, within 1e-4",
+            "tokens and forwards of the published generation of 2.0",
+        ),
         recommended={
             "unmask": "threshold:value=0.95",
             "stop_after": "block",

@@ -51,7 +51,7 @@ SDAR = Architecture(
         ids="mask 151669, EOS 151643, from config.json",
         verified=(
             "logits of the published modelling file, within 1e-4",
-            "tokens and forwards of generate.py, static, dynamic, sequential and entropy-bounded",
+            "tokens and forwards of generate.py, static, dynamic and sequential",
         ),
         recommended={"unmask": "quota:threshold=0.9", "stop_after": "block"},
         by="the dynamic rule of its authors' generate.py",
