@@ -11,10 +11,12 @@ import pytest
 from skipstone import Engine, Fixed, Settings, Threshold
 from skipstone.cache import CachePolicy
 from skipstone.diagnosis.experiment import Follow
+from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.rules import region_boundaries
 from skipstone.skip import NoSkip
 from skipstone.testing.tiny import EOS
 from skipstone.unmask import UnmaskPolicy
-from tests.helpers.recorded import alone, trace_of
+from tests.helpers.recorded import alone, case_of, trace_of
 from tests.helpers.watching import BASE, CACHES, LOW, prompt_of, uneven_model
 
 MODEL = uneven_model(2)
@@ -114,3 +116,18 @@ def test_what_has_no_effect_is_said() -> None:
     assert any("growing_canvas has no effect" in note for note in said)
     assert any("stop_after=block has no effect" in note for note in said)
     assert not Engine(MODEL, replace(GROWING, steps=None)).generate(PROMPTS[0]).notes
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("growing_canvas", BASE.replace(growing_canvas=True)),
+        ("absolute_blocks", BASE.replace(absolute_blocks=True)),
+    ],
+)
+def test_where_blocks_lie_is_the_reason_that_is_told(name: str, other: Settings) -> None:
+    found = region_boundaries.examine(case_of(BASE, other))
+    assert isinstance(found, Finding)
+    assert name in str(found.evidence)
+    # A run that keeps to its settings is not blamed for where its blocks lie.
+    assert region_boundaries.examine(case_of(other, other)) is None

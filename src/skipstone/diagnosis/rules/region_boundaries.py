@@ -32,6 +32,9 @@ def examine(case: Case) -> Answer:
     return found or of_the_loop(case, RULE.name, RULE.number)
 
 
+_SETTINGS = ("block_length", "gen_length", "absolute_blocks", "growing_canvas")
+
+
 def _rows(case: Case) -> Finding | None:
     deviation = case.expected.first_of("rows")
     if deviation is None or deviation.expected is None:
@@ -67,12 +70,16 @@ def _rows(case: Case) -> Finding | None:
 
 def _blocks(case: Case) -> Finding | None:
     """Blocks that are not where prompt length and block length put them."""
-    length = case.record_b.header.settings.get("block_length", "")
-    if case.foreign or not length.isdigit():
+    settings, prompt = case.record_b.header.settings, case.record_b.prompt_length
+    text = settings.get("block_length", "")
+    if case.foreign or not text.isdigit():
         return None
+    length = int(text)
+    absolute = settings.get("absolute_blocks") == "true"
+    first = prompt // length * length if absolute else prompt
     for step in case.record_b.steps:
-        right = case.record_b.prompt_length + step.block * int(length)
-        stop = min(right + int(length), case.record_b.length)
+        right = max(prompt, first + step.block * length)
+        stop = min(first + (step.block + 1) * length, case.record_b.length)
         if (step.block_start, step.block_stop) != (right, stop):
             return _shifted(step, right, stop)
     return None
@@ -102,7 +109,7 @@ def _shifted(step: StepRecord, start: int, stop: int) -> Finding:
 
 def _by_setting(case: Case) -> Finding | None:
     found = swap(case) if case.expected.conforms else None
-    if found is None or found.factors[0].name not in ("block_length", "gen_length"):
+    if found is None or found.factors[0].name not in _SETTINGS:
         return None
     first, step = case.divergence.first, case.step_b(case.divergence.forward or 0)
     return Finding(

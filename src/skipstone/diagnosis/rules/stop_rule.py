@@ -13,6 +13,7 @@ from skipstone.diff import Divergence
 from skipstone.record import RunRecord
 from skipstone.sentence import NOTHING, Sentence
 
+_SETTINGS = ("eos_stop", "stop_after", "stop_ids")
 _STOP_LATE = Sentence("stop only when EOS is committed and nothing left of it is masked")
 
 
@@ -113,7 +114,7 @@ def _ended(case: Case) -> Finding | None:
 
 def _by_setting(case: Case) -> Finding | None:
     found = swap(case) if case.expected.conforms else None
-    if found is None or found.factors[0].name != "eos_stop":
+    if found is None or found.factors[0].name not in _SETTINGS:
         return None
     first, step = case.divergence.first, case.step_b(case.divergence.forward or 0)
     return Finding(
