@@ -27,6 +27,7 @@ from skipstone.rows import Rows
 from skipstone.skip import CosineSkip
 from skipstone.testing.tiny import EOS, MASK, VOCAB, tiny_model
 from skipstone.tracing import Recorder
+from skipstone.tracing.diagnose import diagnose
 from skipstone.unmask import DreamThreshold, Fixed, Threshold, UnmaskPolicy
 from tests.helpers import naive
 
@@ -163,6 +164,20 @@ def test_blocks_are_as_long_as_the_model_attends_where_nobody_says_so() -> None:
     assert list(left_open.generate(PROMPTS[0]).tokens) == expected("block-causal", 0, 0.4, 4)
     handle = Engine(made, gen_length=22, block_length=8).submit(PROMPTS[0], block_length=None)
     assert handle.result().settings.block_length == 4
+
+
+def test_a_record_says_that_blocks_lie_where_the_model_attends() -> None:
+    recorder = Recorder()
+    Engine(model_of("block-causal"), gen_length=22).generate(PROMPTS[0], observer=recorder)
+    (record,) = recorder.records
+    assert record.header.settings["absolute_blocks"] == "true"
+    other = Recorder()
+    Engine(model_of("block-causal"), gen_length=22, unmask="threshold:0.2").generate(
+        PROMPTS[0], observer=other
+    )
+    found = diagnose(recorder.trace, other.trace, model=model_of("block-causal"))
+    assert found.cause is not None
+    assert found.cause.rule == "commit-rule"
 
 
 @pytest.mark.parametrize("name", ["shifted", "both"])

@@ -16,11 +16,15 @@ from skipstone.unmask import Need, UnmaskPolicy
 
 
 def with_block(settings: Settings, reach: Reach) -> Settings:
-    """Settings that say how long blocks are: as long as those that the model attends, if none is.
+    """Settings that say where blocks are: cut as a block-causal model attends, and as long.
+
+    Records carry them, so that whoever reads one need not know the model.
 
     Raises:
         ConfigError: the steps do not fit these blocks.
     """
+    if reach.block_size is not None:
+        settings = settings.replace(absolute_blocks=True)
     if settings.block_length is not None:
         return settings
     return settings.replace(block_length=reach.block_size or settings.whole_block)

@@ -173,7 +173,7 @@ LLADA2 = Architecture(
             "tokens and forwards of the published generation of 2.0",
         ),
         recommended={
-            "unmask": "threshold:value=0.95",
+            "unmask": "quota:threshold=0.95",
             "stop_after": "block",
         },
         by="the generate of its authors' modelling file",
