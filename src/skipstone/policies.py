@@ -270,9 +270,12 @@ def convert(text: str, hint: object, where: str) -> object:
 
 
 def _whole_numbers(text: str, where: str) -> tuple[int, ...]:
-    """The numbers of ``5,17,3``; those of ``none`` are no numbers."""
+    """The numbers of ``5,17,3``, or of a list as Python and JSON write it; ``none`` has none."""
+    listed = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if listed.strip() in ("", "none") and text:
+        return ()
     try:
-        return tuple(whole_number(part) for part in text.split(",")) if text != "none" else ()
+        return tuple(whole_number(part.strip()) for part in listed.split(","))
     except ValueError:
         raise ConfigError(
             f"{where} is {shown(text)}, must be whole numbers separated by commas, like 5,17, or "

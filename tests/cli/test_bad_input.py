@@ -327,7 +327,7 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
     ),
     "too many steps": (
         _argv("hi", "--unmask", "fixed", "--gen-length", "64", "--steps", "65"),
-        ["steps is 65", "between 2", "64"],
+        ["steps is 65", "between one for each block and 64"],
     ),
     "negative seed": (
         _argv("hi", "--seed=-3", "--temperature", "1"),
@@ -412,7 +412,10 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
     "spec without value": (_pair("cache", "cache=dual"), ["'cache' in a run spec", "key=value"]),
     "spec twice": (_pair("seed=1 seed=2", "seed=1"), ["'seed' is given twice", "give it once"]),
     "spec unknown": (_pair("cache=dual", "cahce=dual"), ["'cahce'", "did you mean 'cache'?"]),
-    "spec strange": (_pair("cache=dual", "qq=1"), ["'qq' is unknown", "known: block_length"]),
+    "spec strange": (
+        _pair("cache=dual", "qq=1"),
+        ["'qq' is unknown", "known: absolute_blocks, block_length"],
+    ),
     "spec of a bad policy": (_pair("skip=cosines", "cache=dual"), ["'cosines'", "'cosine'?"]),
     "spec of a bad number": (
         _pair("cache=dual", "unmask=threshold:value=-0.5"),
@@ -426,9 +429,12 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
 FUNCTIONS: dict[str, tuple[Act, list[str]]] = {
     "gen_length": (lambda _: Settings(gen_length=-1), ["gen_length is -1", "at least 1"]),
     "block_length": (lambda _: Settings(block_length=0), ["block_length is 0", "at least 1"]),
-    "steps": (lambda _: Settings(unmask=Fixed(), steps=-1), ["steps is -1", "between 4"]),
+    "steps": (
+        lambda _: Settings(unmask=Fixed(), steps=-1),
+        ["steps is -1", "between one for each block"],
+    ),
     "steps for blocks": (
-        lambda _: Settings(unmask=Fixed(), steps=3),
+        lambda _: Settings(unmask=Fixed(), block_length=32, steps=3),
         ["steps is 3", "between 4 (one for each block) and 128"],
     ),
     "temperature": (lambda _: Settings(temperature=NAN), ["temperature is nan", "0 or more"]),

@@ -358,7 +358,7 @@ def test_settings_of_a_policy_survive_the_harness_splitting_at_commas() -> None:
     settings = read_model_args(lm_args | {"steps": None, "eos_stop": False}).settings
     texts = settings.as_text()
     assert texts["skip"].startswith("cosine:skip_layer_k=4,skip_threshold=0.5,")
-    assert texts["unmask"] == "factor:value=2.0"
+    assert texts["unmask"] == "factor:value=2.0,last=False"
     assert (settings.steps, settings.eos_stop) == (None, False)
 
 

@@ -139,11 +139,11 @@ class Settings:
         num_blocks = -(-self.gen_length // (self.block_length or self.gen_length))
         most = _MOST if self.unmask.paced_by_time else self.gen_length
         if self.steps is not None and not num_blocks <= self.steps <= most:
-            last = most if self.unmask.paced_by_time else f"{most} (one for each new token)"
-            raise ConfigError(
-                f"steps is {shown(self.steps)}, must be between {num_blocks} (one for each block) "
-                f"and {last}"
+            least = (
+                f"{num_blocks} (one for each block)" if self.block_length else "one for each block"
             )
+            last = most if self.unmask.paced_by_time else f"{most} (one for each new token)"
+            raise ConfigError(f"steps is {shown(self.steps)}, must be between {least} and {last}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}, must be above 0 and at most 1")
         if self.top_k is not None:

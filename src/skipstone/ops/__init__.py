@@ -1,1 +1,1 @@
-"""The arithmetic of a step, in plain PyTorch. Fast versions keep these signatures."""
+"""The arithmetic of a step: plain references, and kernels with the same signatures."""
