@@ -194,7 +194,7 @@ def test_an_end_of_time_beside_an_even_schedule_is_said_to_be_idle() -> None:
 
 def test_more_steps_than_masks_are_for_a_schedule_by_time_alone() -> None:
     assert Settings(gen_length=8, steps=48, unmask="fixed:schedule=time").steps == 48
-    with pytest.raises(ConfigError, match="steps is 48, must be between 1"):
+    with pytest.raises(ConfigError, match="steps is 48, must be between one for each block"):
         Settings(gen_length=8, steps=48, unmask="fixed")
 
 
