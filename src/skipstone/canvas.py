@@ -314,9 +314,11 @@ class StepContext:
 
     def split(self, wanted: Callable[[RequestStep], bool]) -> tuple[StepContext, StepContext]:
         """The requests that are wanted, and the others."""
-        chosen = [at for at in self.requests if wanted(at)]
-        others = [at for at in self.requests if at not in chosen]
-        return replace(self, requests=tuple(chosen)), replace(self, requests=tuple(others))
+        sides: tuple[list[RequestStep], list[RequestStep]] = ([], [])
+        for at in self.requests:
+            sides[not wanted(at)].append(at)
+        chosen, others = (replace(self, requests=tuple(side)) for side in sides)
+        return chosen, others
 
     def later(self) -> StepContext:
         """The same requests one step on, if they stay in their blocks."""
