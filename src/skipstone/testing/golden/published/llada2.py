@@ -10,6 +10,7 @@ from typing import Any
 
 from skipstone.engine.settings import spelled
 from skipstone.testing.golden.case import GoldenAnswer, GoldenCase, InexpressibleError
+from skipstone.testing.golden.published.whole_blocks import reaching
 
 
 def llada2(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
@@ -19,7 +20,6 @@ def llada2(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
             f"rule {case['rule']} edits tokens that are committed; a commit of the engine is final"
         )
     prompt, block, eos_id = tuple(case["prompt"]), case["block_length"], case["eos_id"]
-    length = len(prompt) + case["gen_length"]
     steps = min(case["steps"], case["gen_length"] // case["minimal_topk"])
     yield GoldenCase(
         name=name,
@@ -27,7 +27,7 @@ def llada2(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
         prompt=prompt,
         settings={
             "unmask": f"quota:steps={steps},threshold={case['threshold']!r}",
-            "gen_length": str(-(-length // block) * block - len(prompt)),
+            "gen_length": str(reaching(len(prompt), case["gen_length"], block)),
             "block_length": str(block),
             "temperature": str(case["temperature"]),
             "eos_stop": "false",

@@ -12,6 +12,7 @@ from typing import Any
 
 from skipstone.engine.settings import spelled
 from skipstone.testing.golden.case import GoldenAnswer, GoldenCase, InexpressibleError
+from skipstone.testing.golden.published.whole_blocks import reaching
 
 
 def sdar(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
@@ -24,7 +25,7 @@ def sdar(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
         prompt=prompt,
         settings={
             "unmask": _rule(case),
-            "gen_length": str(_whole(len(prompt) + case["gen_length"], block) - len(prompt)),
+            "gen_length": str(reaching(len(prompt), case["gen_length"], block)),
             "block_length": str(block),
             "temperature": str(case["temperature"]),
             "eos_stop": "false",
@@ -33,11 +34,6 @@ def sdar(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
         },
         wanted=GoldenAnswer(tuple(expect["tokens"]), expect["forwards"]),
     )
-
-
-def _whole(length: int, block: int) -> int:
-    """Positions of as many blocks as are needed."""
-    return -(-length // block) * block
 
 
 def _rule(case: Mapping[str, Any]) -> str:
