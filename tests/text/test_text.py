@@ -126,7 +126,7 @@ def test_special_text_in_a_prompt_stays_text(special: str, template: str | None)
     ids = text.encode(f"a{special}b")
     for token in SPECIAL.values():
         assert ids.count(token) == plain.count(token)
-    middle = _text(None, byte_tokenizer(special=False)).encode(f"a{special}b")
+    middle = _text(None, byte_tokenizer({})).encode(f"a{special}b")
     assert len(ids) - len(plain) == len(middle) - 2 == len(special)
 
 
@@ -140,7 +140,7 @@ def test_a_turn_cannot_be_forged() -> None:
 
 
 def test_special_text_that_is_not_marked_as_special_stays_text_too() -> None:
-    tokenizer = byte_tokenizer(special=False)
+    tokenizer = byte_tokenizer({})
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in SPECIAL])
     ids = _text(None, tokenizer).encode("a<|mdm_mask|>b<|endoftext|>")
     assert MASK not in ids
@@ -148,7 +148,7 @@ def test_special_text_that_is_not_marked_as_special_stays_text_too() -> None:
 
 
 def test_special_text_that_appears_only_after_normalising_stays_text() -> None:
-    tokenizer = byte_tokenizer(special=False)
+    tokenizer = byte_tokenizer({})
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.add_special_tokens([AddedToken(name, normalized=True) for name in SPECIAL])
     wide = "＜|mdm_mask|＞"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from skipstone.models.base import ModelConfig, Network
+from skipstone.models.example import Example
 from skipstone.models.fields import Fields
 from skipstone.models.guide import Guide
 from skipstone.models.keys import Keys
@@ -33,6 +34,8 @@ class Architecture:
     """What the files call its weights."""
     guide: Guide
     """What people should know of it."""
+    example: Example
+    """A tiny model of it in its published layout."""
     stop_tokens: tuple[str, ...] = ()
     """Special tokens that end an answer as EOS does, where its tokenizer has them."""
 

@@ -12,6 +12,8 @@ from dataclasses import replace
 from skipstone.models import llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
+from skipstone.models.chat import CHATML
+from skipstone.models.example import Example
 from skipstone.models.fields import Fields
 from skipstone.models.guide import Guide
 from skipstone.models.names import LLAMA_NAMES
@@ -45,6 +47,26 @@ DREAM = Architecture(
         },
         by="the README of its authors",
         missing=("sampling was not compared token by token: random numbers are drawn otherwise",),
+    ),
+    example=Example(
+        config=llama_style.example(
+            NAME, "Dream", mask_token_id=260, eos_token_id=256, pad_token_id=256
+        ),
+        special={
+            "<|endoftext|>": 256,
+            "<|im_start|>": 257,
+            "<|im_end|>": 258,
+            "<|beginoftext|>": 259,
+            "<|mask|>": 260,
+        },
+        named={
+            "bos_token": "<|beginoftext|>",
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+            "mask_token": "<|mask|>",
+        },
+        template=CHATML,
+        generation={"eos_token_id": 256, "pad_token_id": 256, "mask_token_id": 260},
     ),
     stop_tokens=("<|im_end|>",),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from skipstone.models import llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
+from skipstone.models.example import Example
 from skipstone.models.fields import Fields
 from skipstone.models.guide import Guide
 from skipstone.models.names import LLAMA_NAMES
@@ -41,5 +42,12 @@ ILLADA = Architecture(
         recommended={"growing_canvas": "true", "stop_after": "block"},
         by="var_generate of its authors",
         missing=("the published config.json was not at hand: other keys are refused by name",),
+    ),
+    example=Example(
+        config=llama_style.example(
+            NAME, "illada", tie_word_embeddings=True, bos_token_id=0, eos_token_id=2, pad_token_id=1
+        ),
+        special={"<[BOS]>": 0, "<[PAD]>": 1, "<[EOS]>": 2, "<[MASK]>": _MASK_ID},
+        named={"bos_token": "<[BOS]>", "eos_token": "<[EOS]>", "pad_token": "<[PAD]>"},
     ),
 )

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
+from skipstone.models.chat import HEADERS
+from skipstone.models.example import VOCAB, Example
 from skipstone.models.fields import LONGEST, Fields
 from skipstone.models.guide import Guide
 from skipstone.models.keys import MISSING, PLAIN, Keys
@@ -155,6 +157,30 @@ def _vocab_size(fields: Fields) -> int:
     return rows
 
 
+_EXAMPLE: dict[str, object] = {
+    "architectures": [NAME],
+    "model_type": "llada",
+    "block_type": "llama",
+    "d_model": 16,
+    "n_layers": 2,
+    "n_heads": 4,
+    "n_kv_heads": 4,
+    "mlp_hidden_size": 24,
+    "vocab_size": VOCAB,
+    "embedding_size": VOCAB,
+    "max_sequence_length": 128,
+    "rope": True,
+    "rope_theta": 500000.0,
+    "rms_norm_eps": 1e-5,
+    "layer_norm_type": "rms",
+    "activation_type": "silu",
+    "weight_tying": False,
+    "mask_token_id": 261,
+    "eos_token_id": 257,
+    "pad_token_id": 257,
+}
+
+
 LLADA = Architecture(
     name=NAME,
     model_type="llada",
@@ -170,5 +196,23 @@ LLADA = Architecture(
             "tokens and forwards of Fast-dLLM's generate without cache, with prefix and dual cache",
         ),
         by="Fast-dLLM's threshold and dual cache, which are Skipstone's defaults",
+    ),
+    example=Example(
+        config=_EXAMPLE,
+        special={
+            "<|startoftext|>": 256,
+            "<|endoftext|>": 257,
+            "<|start_header_id|>": 258,
+            "<|end_header_id|>": 259,
+            "<|eot_id|>": 260,
+            "<|mdm_mask|>": 261,
+        },
+        named={
+            "bos_token": "<|startoftext|>",
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+            "mask_token": "<|mdm_mask|>",
+        },
+        template=HEADERS,
     ),
 )

@@ -13,6 +13,8 @@ from dataclasses import replace
 from skipstone.models import experts, llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig, MoEConfig
+from skipstone.models.chat import ROLE_TAGS
+from skipstone.models.example import Example
 from skipstone.models.fields import Fields
 from skipstone.models.guide import Guide
 from skipstone.models.keys import MISSING
@@ -158,6 +160,32 @@ def _shared_width(fields: Fields, width: int) -> int:
     return implied
 
 
+_EXAMPLE = llama_style.example(
+    NAME,
+    "llada2_moe",
+    head_dim=8,
+    partial_rotary_factor=0.5,
+    first_k_dense_replace=1,
+    num_experts=8,
+    num_experts_per_tok=2,
+    n_group=4,
+    topk_group=2,
+    moe_intermediate_size=12,
+    num_shared_experts=1,
+    routed_scaling_factor=2.5,
+    score_function="sigmoid",
+    norm_topk_prob=True,
+    moe_router_enable_expert_bias=True,
+    router_dtype="fp32",
+    use_bias=False,
+    use_qkv_bias=False,
+    use_qk_norm=True,
+    mask_token_id=259,
+    eos_token_id=256,
+    pad_token_id=256,
+)
+
+
 LLADA2 = Architecture(
     name=NAME,
     model_type="llada2_moe",
@@ -181,6 +209,16 @@ LLADA2 = Architecture(
             "2.1 replaces tokens that are committed; here they are final",
             "2.2: inserts and deletes tokens",
         ),
+    ),
+    example=Example(
+        config=_EXAMPLE,
+        special={"<|endoftext|>": 256, "<|role_end|>": 258, "<|mask|>": 259},
+        named={
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+            "mask_token": "<|mask|>",
+        },
+        template=ROLE_TAGS,
     ),
     stop_tokens=("<|role_end|>",),
 )

@@ -13,6 +13,8 @@ from dataclasses import replace
 from skipstone.models import experts, llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig, MoEConfig
+from skipstone.models.chat import ROLE_TAGS
+from skipstone.models.example import Example
 from skipstone.models.fields import Fields
 from skipstone.models.guide import Guide
 from skipstone.models.keys import MISSING
@@ -70,6 +72,25 @@ def _check_layers(fields: Fields, num_layers: int) -> None:
         )
 
 
+_EXAMPLE = llama_style.example(
+    NAME,
+    "llada",
+    num_key_value_heads=4,
+    # Of dense layers, of which there are none.
+    intermediate_size=None,
+    dense_intermediate_size=64,
+    expert_intermediate_size=12,
+    moe_layer_freq=[1, 1],
+    num_experts=6,
+    num_experts_per_tok=2,
+    moe_router_score_function="softmax",
+    norm_topk_prob=None,
+    qk_layernorm=True,
+    eos_token_id=256,
+    pad_token_id=256,
+)
+
+
 LLADA_MOE = Architecture(
     name=NAME,
     model_type="llada",
@@ -91,6 +112,16 @@ LLADA_MOE = Architecture(
         ),
         by="LLaDA's generate with blocks of 32",
         missing=("dInfer's credit decoding",),
+    ),
+    example=Example(
+        config=_EXAMPLE,
+        special={"<|endoftext|>": 256, "<|role_end|>": 258, "<|mask|>": 259},
+        named={
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+            "mask_token": "<|mask|>",
+        },
+        template=ROLE_TAGS,
     ),
     stop_tokens=("<|role_end|>",),
 )

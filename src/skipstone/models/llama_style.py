@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from skipstone.models.base import ModelConfig
+from skipstone.models.example import VOCAB
 from skipstone.models.fields import LONGEST, Fields
 from skipstone.models.keys import MISSING, PLAIN, Keys
 
@@ -110,3 +111,32 @@ def _head_width(fields: Fields, width: int, heads: int, *, implied: bool) -> int
     if found % 2:
         raise fields.refuse(f"heads have width {found}, which rotary embedding cannot split; check")
     return found
+
+
+def example(architecture: str, model_type: str, **own: object) -> dict[str, object]:
+    """config.json of a tiny model with the keys of such a file.
+
+    Args:
+        architecture: the published class.
+        model_type: as the file has it beside the class.
+        own: keys of its own, or other values.
+    """
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 24,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": 256,
+        "rope_theta": 1000000.0,
+        "rope_scaling": None,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "torch_dtype": "float32",
+        "use_cache": False,
+    } | own

@@ -11,6 +11,8 @@ from dataclasses import replace
 from skipstone.models import llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
+from skipstone.models.chat import CHATML
+from skipstone.models.example import Example
 from skipstone.models.fields import Fields
 from skipstone.models.guide import Guide
 from skipstone.models.names import LLAMA_NAMES
@@ -56,6 +58,25 @@ SDAR = Architecture(
         recommended={"unmask": "quota:threshold=0.9", "stop_after": "block"},
         by="the dynamic rule of its authors' generate.py",
         missing=("SDAR-30B-A3B: its router is not built",),
+    ),
+    example=Example(
+        config=llama_style.example(
+            NAME,
+            "sdar",
+            head_dim=8,
+            block_size=_BLOCK_SIZE,
+            mask_token_id=259,
+            eos_token_id=256,
+            pad_token_id=256,
+        ),
+        special={"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258, "<|MASK|>": 259},
+        named={
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+            "mask_token": "<|MASK|>",
+        },
+        template=CHATML,
+        generation={"eos_token_id": 256, "pad_token_id": 256},
     ),
     stop_tokens=("<|im_end|>",),
 )

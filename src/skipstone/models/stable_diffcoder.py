@@ -11,6 +11,7 @@ from dataclasses import replace
 from skipstone.models import llama_style
 from skipstone.models.architecture import Architecture
 from skipstone.models.base import ModelConfig
+from skipstone.models.example import Example
 from skipstone.models.fields import Fields
 from skipstone.models.guide import Guide
 from skipstone.models.names import LLAMA_NAMES
@@ -44,6 +45,16 @@ STABLE_DIFFCODER = Architecture(
         ),
         recommended={"unmask": "threshold:value=0.95", "stop_after": "block"},
         by="the defaults of its published code",
+    ),
+    example=Example(
+        config=llama_style.example(NAME, "llama", bos_token_id=0, eos_token_id=2, pad_token_id=1),
+        special={"<[BOS]>": 0, "<[PAD]>": 1, "<[EOS]>": 2, _MASK_TOKEN: 5},
+        named={
+            "bos_token": "<[BOS]>",
+            "eos_token": "<[EOS]>",
+            "pad_token": "<[PAD]>",
+            "mask_token": _MASK_TOKEN,
+        },
     ),
     needs_name=True,
 )

@@ -1,4 +1,4 @@
-"""A tiny random LLaDA as a checkpoint is published: what tests of loading open, and damage."""
+"""Tiny random models as checkpoints are published: what tests of loading open, and damage."""
 
 from __future__ import annotations
 
@@ -12,89 +12,97 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor
 
-# 256 bytes, then the special tokens, then ids that no token has, as in the published files.
-BOS, EOS, START, END, EOT, MASK, VOCAB = 256, 257, 258, 259, 260, 261, 264
-SPECIAL = {
-    "<|startoftext|>": BOS,
-    "<|endoftext|>": EOS,
-    "<|start_header_id|>": START,
-    "<|end_header_id|>": END,
-    "<|eot_id|>": EOT,
-    "<|mdm_mask|>": MASK,
-}
-TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if loop.first %}{{ bos_token }}{% endif %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
-    "{{ message['content'] | trim }}<|eot_id|>"
-    "{% endfor %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
-)
+from skipstone.errors import CheckpointError, nearest
+from skipstone.models.architecture import Architecture
+from skipstone.models.chat import HEADERS
+from skipstone.models.example import VOCAB
+from skipstone.models.fields import Fields
+from skipstone.models.llada import LLADA
+from skipstone.models.table import ARCHITECTURES
+from skipstone.quoting import shown
+
+SPECIAL = LLADA.example.special
+BOS, EOS, START, END, EOT, MASK = SPECIAL.values()
 WIDTH, HEADS, MLP_WIDTH, LAYERS = 16, 4, 24, 2
+"""Of the tiny LLaDA."""
+
+TEMPLATE = HEADERS
+"""Its chat template."""
+
+_OWN = "the architecture's own"
+# What tables call them: the keys of LLaDA, and those of Llama.
+_KV_HEADS = ("n_kv_heads", "num_key_value_heads")
+_TIED = ("weight_tying", "tie_word_embeddings")
 
 
-def config_fields(*, kv_heads: int = HEADS, tied: bool = False) -> dict[str, object]:
-    """What config.json holds."""
-    return {
-        "architectures": ["LLaDAModelLM"],
-        "model_type": "llada",
-        "block_type": "llama",
-        "d_model": WIDTH,
-        "n_layers": LAYERS,
-        "n_heads": HEADS,
-        "n_kv_heads": kv_heads,
-        "mlp_hidden_size": MLP_WIDTH,
-        "vocab_size": VOCAB,
-        "embedding_size": VOCAB,
-        "max_sequence_length": 128,
-        "rope": True,
-        "rope_theta": 500000.0,
-        "rms_norm_eps": 1e-5,
-        "layer_norm_type": "rms",
-        "activation_type": "silu",
-        "weight_tying": tied,
-        "mask_token_id": MASK,
-        "eos_token_id": EOS,
-        "pad_token_id": EOS,
-    }
+def config_fields(
+    architecture: str = LLADA.name, *, kv_heads: int | None = None, tied: bool | None = None
+) -> dict[str, object]:
+    """What config.json holds; see ``write_checkpoint``.
+
+    Raises:
+        CheckpointError: there is no such architecture.
+    """
+    fields = dict(_entry(architecture).example.config)
+    for keys, value in ((_KV_HEADS, kv_heads), (_TIED, tied)):
+        if value is not None:
+            fields |= {key: value for key in keys if key in fields}
+    return fields
 
 
 def random_weights(
-    dtype: torch.dtype = torch.float32, *, kv_heads: int = HEADS, tied: bool = False
+    dtype: torch.dtype = torch.float32,
+    *,
+    architecture: str = LLADA.name,
+    kv_heads: int | None = None,
+    tied: bool | None = None,
 ) -> dict[str, Tensor]:
-    """Every published tensor, each with values of its own."""
-    kv = kv_heads * WIDTH // HEADS
-    layer = {
-        "attn_norm": (WIDTH,),
-        "ff_norm": (WIDTH,),
-        "q_proj": (WIDTH, WIDTH),
-        "k_proj": (kv, WIDTH),
-        "v_proj": (kv, WIDTH),
-        "attn_out": (WIDTH, WIDTH),
-        "ff_proj": (MLP_WIDTH, WIDTH),
-        "up_proj": (MLP_WIDTH, WIDTH),
-        "ff_out": (WIDTH, MLP_WIDTH),
-    }
-    shapes: dict[str, tuple[int, ...]] = {"wte": (VOCAB, WIDTH), "ln_f": (WIDTH,)}
-    shapes |= {f"blocks.{i}.{name}": shape for i in range(LAYERS) for name, shape in layer.items()}
-    if not tied:
-        shapes["ff_out"] = (VOCAB, WIDTH)
+    """Every published tensor, each with values of its own; see ``write_checkpoint``.
+
+    They are such that what is decoded varies with the prompt and the position.
+
+    Raises:
+        CheckpointError: there is no such architecture.
+    """
+    entry = _entry(architecture)
+    # No shape depends on the mask, which some leave to the tokenizer.
+    values = config_fields(architecture, kv_heads=kv_heads, tied=tied) | {"mask_token_id": 0}
+    config = entry.read(Fields(Path("config.json"), values, entry.keys, entry.title))
     generator = torch.Generator().manual_seed(0)
     return {
-        f"model.transformer.{name}.weight": torch.randn(shape, generator=generator).to(dtype)
-        for name, shape in shapes.items()
+        name: _random(name, shape, generator).to(dtype)
+        for name, shape in entry.shapes(config).items()
     }
 
 
-def byte_tokenizer(*, special: bool = True) -> Tokenizer:
-    """One token for each byte, and the special tokens."""
+def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    values = torch.randn(shape, generator=generator)
+    if len(shape) == 1:
+        # Norms around 1 and biases around 0, but not at them, so that one left out shows.
+        return 0.3 * values + (0.0 if name.endswith("bias") else 1.0)
+    # Embedding and head are as wide as they come; products within layers spread their rows.
+    return values if shape[0] == VOCAB else 3 * values / shape[-1] ** 0.5
+
+
+def byte_tokenizer(special: Mapping[str, int] = SPECIAL) -> Tokenizer:
+    """One token for each byte, and special tokens at their ids; bytes have those that are left."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
+    taken = frozenset(special.values())
+    left = (token for token in range(len(alphabet) + len(special)) if token not in taken)
+    tokenizer = Tokenizer(BPE(dict(zip(alphabet, left, strict=False)) | dict(special), []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    if special:
-        tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in special])
     return tokenizer
+
+
+def _entry(architecture: str) -> Architecture:
+    if architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"architecture {shown(architecture)} is unknown; "
+            f"{nearest(str(architecture), ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[architecture]
 
 
 def write_weights(directory: Path, weights: dict[str, Tensor], shards: int = 1) -> None:
@@ -120,47 +128,51 @@ def write_json(path: Path, value: object) -> None:
 def write_checkpoint(
     directory: Path,
     *,
+    architecture: str = LLADA.name,
     dtype: torch.dtype = torch.float32,
-    tied: bool = False,
-    kv_heads: int = HEADS,
+    tied: bool | None = None,
+    kv_heads: int | None = None,
     shards: int = 1,
-    template: object = TEMPLATE,
+    template: object = _OWN,
     weights: dict[str, Tensor] | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write a random LLaDA as a checkpoint is published, and return its directory.
+    """Write a tiny random model as a checkpoint is published, and return its directory.
 
-    config.json, tokenizer.json (one token for each byte, and six special ones),
-    tokenizer_config.json with a chat template, and safetensors files. The model has two layers of
-    width 16, four heads and 264 tokens.
+    config.json, tokenizer.json (one token for each byte, and special ones), tokenizer_config.json
+    with a chat template, generation_config.json where one is published, and safetensors files. All
+    names are those of the published checkpoints. The model has two layers of width 16, four heads
+    and 264 tokens.
 
     Args:
         directory: made if it does not exist.
+        architecture: as ``architectures`` in config.json has it, one of ``skipstone models``.
         dtype: of the stored tensors.
-        tied: no head of its own.
-        kv_heads: fewer than 4 for grouped queries.
+        tied: no head of its own; None: as published.
+        kv_heads: fewer than 4 for grouped queries; None: as published, one for each head or two.
         shards: how many safetensors files; several have an index.
-        template: ``chat_template`` of tokenizer_config.json; None leaves it out.
+        template: ``chat_template`` of tokenizer_config.json; None leaves it out. The published one
+            unless it is given.
         weights: instead of random ones, by their published names; matrices are [out, in].
-        config: fields of config.json to change.
+        config: fields of config.json to change; the weights stay as they are.
 
     Raises:
+        CheckpointError: there is no such architecture.
         OSError: the directory cannot be written.
     """
+    fields = config_fields(architecture, kv_heads=kv_heads, tied=tied) | dict(config or {})
+    example = _entry(architecture).example
     directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", fields)
+    byte_tokenizer(example.special).save(str(directory / "tokenizer.json"))
+    chosen = example.template if template is _OWN else template
+    settings = dict[str, object](example.named) | {"chat_template": chosen}
     write_json(
-        directory / "config.json", config_fields(kv_heads=kv_heads, tied=tied) | dict(config or {})
+        directory / "tokenizer_config.json", {k: v for k, v in settings.items() if v is not None}
     )
-    byte_tokenizer().save(str(directory / "tokenizer.json"))
-    settings: dict[str, object] = {
-        "bos_token": "<|startoftext|>",
-        "eos_token": {"content": "<|endoftext|>", "special": True},
-        "pad_token": "<|endoftext|>",
-        "mask_token": "<|mdm_mask|>",
-    }
-    if template is not None:
-        settings["chat_template"] = template
-    write_json(directory / "tokenizer_config.json", settings)
-    chosen = random_weights(dtype, kv_heads=kv_heads, tied=tied) if weights is None else weights
-    write_weights(directory, chosen, shards)
+    if example.generation:
+        write_json(directory / "generation_config.json", example.generation)
+    if weights is None:
+        weights = random_weights(dtype, architecture=architecture, kv_heads=kv_heads, tied=tied)
+    write_weights(directory, weights, shards)
     return directory
