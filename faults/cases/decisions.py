@@ -119,6 +119,14 @@ OF_DECISIONS = (
         prompts=SURE,
     ),
     Specimen(
+        "credit does not fade",
+        (31,),
+        same("unmask=credit:alpha=2,beta=0.3"),
+        Truth(scored_otherwise, where=candidates),
+        decisions.credit_that_stays,
+        prompts=SURE,
+    ),
+    Specimen(
         "threshold, by setting",
         (9,),
         against("unmask=threshold", "unmask=threshold:value=0.4"),

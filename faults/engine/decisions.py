@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.blocks import Block
-from skipstone.canvas import Canvas, HostCanvas, RequestStep, Status, StepContext
+from skipstone.canvas import Canvas, Geometry, HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.progress import RequestState
 from skipstone.engine.request import Request
 from skipstone.engine.score.scorer import Scorer
 from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
-from skipstone.unmask import Factor, Fixed, Scores, Threshold
+from skipstone.unmask import Credit, Factor, Fixed, Scores, Threshold, UnmaskSession
 from skipstone.unmask.ranking import rank_BG
 
 
@@ -145,6 +146,18 @@ def factor_without_rank() -> Generator[None, None, None]:
         return (enough_BG | best_BG) & ~confidence_BG.isneginf()
 
     with instead(Factor, "select", wrong):
+        yield
+
+
+@contextmanager
+def credit_that_stays() -> Generator[None, None, None]:
+    """What a token has earned by credit decoding does not fade."""
+    start = Credit.start
+
+    def wrong(self: Credit, geometry: Geometry) -> UnmaskSession:
+        return start(replace(self, beta=1.0), geometry)
+
+    with instead(Credit, "start", wrong):
         yield
 
 

@@ -20,6 +20,7 @@ from skipstone.engine.forward.naming import Naming
 from skipstone.engine.forward.runner import Pass, Runner
 from skipstone.engine.observe import Taps
 from skipstone.engine.score.scorer import ScoredRows, Scorer
+from skipstone.engine.score.weighing import Weighing
 from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
 from skipstone.skip.cosine import CosineSession
@@ -225,13 +226,19 @@ def exit_state_is_scored() -> Generator[None, None, None]:
         return keep_N
 
     def wrong(
-        self: Scorer, done: Pass, context: StepContext, host: HostCanvas, *, want_logits: bool
+        self: Scorer,
+        done: Pass,
+        context: StepContext,
+        host: HostCanvas,
+        *,
+        weighing: Weighing | None,
+        want_logits: bool,
     ) -> ScoredRows:
         if left:
             rows, x_ND = left.pop()
             early = replace(done, computed=rows, x_ND=x_ND)
-            score(self, early, context, host, want_logits=False)
-        return score(self, done, context, host, want_logits=want_logits)
+            score(self, early, context, host, weighing=None, want_logits=False)
+        return score(self, done, context, host, weighing=weighing, want_logits=want_logits)
 
     with instead(CosineSession, "_judge", remember), instead(Scorer, "score", wrong):
         yield

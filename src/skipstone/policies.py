@@ -25,6 +25,7 @@ from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import shown
 from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
 from skipstone.unmask import (
+    Credit,
     DreamThreshold,
     Entropy,
     EntropyBound,
@@ -200,6 +201,7 @@ UNMASK = Kind[UnmaskPolicy](
         "threshold": Threshold,
         "factor": Factor,
         "frechet": Frechet,
+        "credit": Credit,
         "hierarchical": Hierarchical,
         "margin": Margin,
         "entropy": Entropy,

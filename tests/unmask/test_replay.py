@@ -21,6 +21,7 @@ from skipstone.canvas import Canvas, Geometry, StepContext
 from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.errors import PolicyError
 from skipstone.unmask import (
+    Credit,
     DreamThreshold,
     Entropy,
     EntropyBound,
@@ -55,6 +56,7 @@ UNMASKS: list[UnmaskPolicy] = [
     Frechet(-2.0),
     Hierarchical(0.6, 0.05),
     Hierarchical(None, None),
+    Credit(0.6, alpha=2.0),
     Fixed("left_to_right"),
     Fixed(schedule="time"),
     Fixed("margin", first_alone=True),
@@ -103,6 +105,7 @@ unmasks = st.one_of(
     st.builds(Factor, st.sampled_from([0.05, 0.3, 1.0, 1.5, 4.0])),
     st.builds(Factor, st.sampled_from([0.3, 1.5]), st.just(True)),
     st.just(Fixed("left_to_right")),
+    st.builds(Credit, st.sampled_from([0.0, 0.3, 0.75, 1.0])),
     st.builds(
         Hierarchical, st.sampled_from([None, 0.3, 0.9]), st.sampled_from([None, 0.0, 0.3, 0.75])
     ),

@@ -39,6 +39,11 @@ class CommitRule:
         return rule if told and rule._planned is not None else None
 
     @property
+    def name(self) -> str:
+        """Of the policy, with the settings that are not its defaults."""
+        return UNMASK.spell(self.policy, brief=True)
+
+    @property
     def by_schedule(self) -> bool:
         """Whether the number of steps decides how many are committed."""
         return self.policy.uses_steps

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,12 +27,13 @@ from skipstone.engine.guarded import Failed, checked_choice, checked_rows, guard
 from skipstone.engine.progress import RequestState
 from skipstone.engine.request import Done, Request
 from skipstone.engine.score.scorer import Scorer
-from skipstone.engine.sessions import Sessions
+from skipstone.engine.score.weighing import Weighing
+from skipstone.engine.sessions import Served, Sessions
 from skipstone.engine.settings import Settings
 from skipstone.memory.inputs import LayerInputs
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Rows
-from skipstone.unmask import Scores, UnmaskPolicy, UnmaskSession
+from skipstone.unmask import Need, Scores, UnmaskPolicy, UnmaskSession, WeighingSession
 
 
 @dataclass(eq=False)
@@ -54,7 +56,7 @@ class Batch:
     stops_at_nan: bool = True
     """Whether a NaN ends a request; else it is committed, for those who study where it leads."""
     _failed: Failed = field(default_factory=Failed)
-    """Slots whose cache policy failed; they end with their next step."""
+    """Slots whose policy failed before the choice; they end with their next step."""
 
     def __post_init__(self) -> None:
         """Start without sessions."""
@@ -67,7 +69,7 @@ class Batch:
             lambda policy: started(policy, geometry), lambda slot: _settings(slots, slot).cache
         )
         self._inputs = LayerInputs(self.runner.store)
-        self._listens = self._names = False
+        self._listens = self._names = self._weighs = False
 
     @classmethod
     def start(
@@ -129,6 +131,7 @@ class Batch:
             self.caching.admit(settings.cache, slot, (other.cache for other in others))
         self._listens = any(not each.cache.pure for each in (settings, *others))
         self._names = any(each.cache.needs for each in (settings, *others))
+        self._weighs = any(Need.LOGITS in each.unmask.needs for each in (settings, *others))
         self._inputs.forget(base, request.length)
         if self.runner.skip is not None:
             self.runner.skip.forget(slot)
@@ -184,10 +187,17 @@ class Batch:
                 asked.append(Asked(policy, session, same, free))
         return Naming(asked, self._inputs, self._failed) if asked else None
 
+    def weighing(self, context: StepContext) -> Weighing | None:
+        """Whose unmask policies see the logits of a step; None: nobody's."""
+        if not self._weighs:
+            return None
+        asked = [s for s in self.unmasking.serving(context) if Need.LOGITS in s.policy.needs]
+        return Weighing(cast("list[Served[UnmaskPolicy, WeighingSession]]", asked), self._failed)
+
     def select(self, scores: Scores, context: StepContext) -> tuple[Tensor, Failed]:
         """What the unmask policies of the requests commit, bool [B, G].
 
-        Nothing where they fail, or the cache policies did in this step.
+        Nothing where they fail, or have failed in this step, or the cache policies did.
         """
         # A request that is not in this step, after all, ends with the one that it is in.
         failed = {at: self._failed.pop(at) for at in context.active if at in self._failed}

@@ -71,6 +71,26 @@ def checked_choice(policy: UnmaskPolicy, chosen_BG: Tensor, like_BG: Tensor) -> 
     )
 
 
+def checked_logits(policy: UnmaskPolicy, logits_NV: Tensor, like_NV: Tensor) -> Tensor:
+    """What a policy weighed, if it is [N, V] in the dtype it was given, float32 or float64.
+
+    Raises:
+        PolicyError: it is something else.
+    """
+    if not isinstance(logits_NV, Tensor):
+        given = type(logits_NV).__name__
+    elif (
+        logits_NV.dtype in (like_NV.dtype, torch.float32, torch.float64)
+        and logits_NV.shape == like_NV.shape
+    ):
+        return logits_NV
+    else:
+        given = f"{logits_NV.dtype} {list(logits_NV.shape)}".removeprefix("torch.")
+    raise PolicyError(
+        f"{_named(policy)} gives {given} for logits, must be float32 {list(like_NV.shape)}; {_ENDS}"
+    )
+
+
 def checked_rows(policy: CachePolicy, rows: Rows, context: StepContext) -> Rows:
     """The rows that a policy names, if there are some of every request it was asked about.
 

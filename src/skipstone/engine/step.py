@@ -104,7 +104,10 @@ class Stepper:
         batch.taken(rows, context)
         naming = batch.naming(rows, context, recovery=recovery)
         done = batch.runner.forward(rows, context, fresh=fresh.active, taps=taps, naming=naming)
-        scored = batch.scorer.score(done, context, batch.host, want_logits=taps.logits)
+        weighing = batch.weighing(context)
+        scored = batch.scorer.score(
+            done, context, batch.host, weighing=weighing, want_logits=taps.logits
+        )
         scores = batch.scorer.eligible(done, rows, context)
         committed, failed = self.commit(scores, context)
         states = tuple(batch.state(at.slot) for at in context.requests)

@@ -1,6 +1,7 @@
 """Unmask policies: what is committed in a step."""
 
-from skipstone.unmask.base import UnmaskPolicy, UnmaskSession
+from skipstone.unmask.base import UnmaskPolicy, UnmaskSession, WeighingSession
+from skipstone.unmask.credit import Credit
 from skipstone.unmask.dream_threshold import DreamThreshold
 from skipstone.unmask.entropy import Entropy
 from skipstone.unmask.entropy_bound import EntropyBound
@@ -10,10 +11,11 @@ from skipstone.unmask.frechet import Frechet
 from skipstone.unmask.hierarchical import Hierarchical
 from skipstone.unmask.margin import Margin
 from skipstone.unmask.quota import Quota
-from skipstone.unmask.scores import HostScores, Need, Scores
+from skipstone.unmask.scores import HostScores, MaskLogits, Need, Scores
 from skipstone.unmask.threshold import Threshold
 
 __all__ = [
+    "Credit",
     "DreamThreshold",
     "Entropy",
     "EntropyBound",
@@ -23,10 +25,12 @@ __all__ = [
     "Hierarchical",
     "HostScores",
     "Margin",
+    "MaskLogits",
     "Need",
     "Quota",
     "Scores",
     "Threshold",
     "UnmaskPolicy",
     "UnmaskSession",
+    "WeighingSession",
 ]

@@ -5,7 +5,7 @@ repr, its command-line form and its entry in the header of a trace. It is read w
 that whoever opens a trace can replay what it decided; what it computes with tensors imports torch
 when it runs.
 
-Shape letters: B requests, G generation length, C candidates of one request.
+Shape letters: B requests, G generation length, N masks, V vocabulary, C candidates of one request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skipstone.canvas import Geometry, StepContext
-    from skipstone.unmask.scores import HostScores, Need, Scores
+    from skipstone.unmask.scores import HostScores, MaskLogits, Need, Scores
 
 
 class UnmaskSession(Protocol):
@@ -33,6 +33,19 @@ class UnmaskSession(Protocol):
 
     def forget(self, request: int) -> None:
         """Drop what was remembered of a request: another one takes its place in the batch."""
+        ...
+
+
+class WeighingSession(UnmaskSession, Protocol):
+    """What a policy remembers that names ``Need.LOGITS`` in its needs."""
+
+    def weigh(self, masks: MaskLogits, context: StepContext) -> Tensor:
+        """The logits to choose by, [N, V] in float32 or better, of every mask that was scored.
+
+        Called before ``select``, at most once in a step for each mask; those of one request may
+        come in several calls. Whoever only looks returns ``masks.logits_NV``. What is recorded as
+        token and confidence is what follows from these. No host read, as in ``select``.
+        """
         ...
 
 

@@ -1,6 +1,6 @@
 """What a policy chooses by: scores on the device while a run goes on, and on the host afterwards.
 
-Shape letters: B requests, G generation length, C candidates of one request.
+Shape letters: B requests, G generation length, N masks, V vocabulary, C candidates of one request.
 """
 
 from __future__ import annotations
@@ -25,6 +25,45 @@ class Need(StrEnum):
     """The probability of the token minus that of the most probable other one."""
     ENTROPY = "entropy"
     """The entropy of the whole distribution, in nats."""
+    LOGITS = "logits"
+    """The logits of every mask that a step scores, before a token is chosen: the policy's session
+    has ``weigh``, which sees them and gives those to choose by."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskLogits:
+    """Logits of masks that a step scores, for sessions of policies with ``Need.LOGITS``."""
+
+    logits_NV: Tensor
+    """In the model's dtype; everybody's, so never to be written to."""
+    request_N: Tensor
+    """int64: the slot of each mask's request."""
+    offset_N: Tensor
+    """int64: where each mask is, counted from the end of the prompt. No mask is there twice."""
+    taken_N: Tensor | None
+    """bool: whose scores are taken; the others are computed in vain. None: all are."""
+    mask_id: int
+    """The id that is never predicted."""
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        """The most probable token that may be predicted and its probability: int64, float32 [N]."""
+        import torch  # the settings are read without torch
+
+        logits_NV = self.logits_NV.to(torch.float32, copy=True)
+        sum_N = logits_NV.logsumexp(-1)
+        logits_NV[:, self.mask_id] = -torch.inf
+        return logits_NV.argmax(-1), (logits_NV.amax(-1) - sum_N).exp()
+
+    def at(self, kept: Tensor) -> Tensor:
+        """What is kept of these masks, [N, ...] of [B, G, ...]."""
+        return kept[self.request_N, self.offset_N]
+
+    def keep(self, kept: Tensor, new: Tensor) -> None:
+        """Write [N, ...] to [B, G, ...], where the scores are taken. Changes ``kept``."""
+        if self.taken_N is not None:
+            taken_N = self.taken_N.reshape(-1, *[1] * (new.ndim - 1))
+            new = new.where(taken_N, self.at(kept))
+        kept[self.request_N, self.offset_N] = new
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,9 +43,7 @@ class Threshold(UnmaskPolicy):
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """All at or above the threshold, and the best."""
-        confidence_BG = scores.confidence_BG
-        best_BG = rank_BG(confidence_BG) == 0
-        return ((confidence_BG >= self.value) | best_BG) & (confidence_BG != -math.inf)
+        return reached_BG(scores, self.value)
 
     def replay(self, scores: HostScores) -> np.ndarray:
         """The same."""
@@ -54,6 +52,13 @@ class Threshold(UnmaskPolicy):
     def bound(self, scores: HostScores) -> np.ndarray:
         """The threshold, whatever the rank."""
         return np.full(scores.confidence_C.shape, self.value)
+
+
+def reached_BG(scores: Scores, value: float) -> Tensor:
+    """All offsets at or above a confidence, and the best: bool [B, G]."""
+    confidence_BG = scores.confidence_BG
+    best_BG = rank_BG(confidence_BG) == 0
+    return ((confidence_BG >= value) | best_BG) & (confidence_BG != -math.inf)
 
 
 def reached(scores: HostScores, value: float) -> np.ndarray:

@@ -19,12 +19,13 @@ from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board
 from skipstone.engine.score.sampling import Sampling
+from skipstone.engine.score.weighing import Weighing
 from skipstone.engine.settings import Settings
 from skipstone.models.base import Network
 from skipstone.ops.decide import dispatch as ops
 from skipstone.reach import Reach
 from skipstone.rows import Rows, to_device
-from skipstone.unmask import Need, Scores
+from skipstone.unmask import MaskLogits, Need, Scores
 
 # Bounds the float64 copy of the logits: rows beyond this many bytes are scored in pieces.
 _PIECE_BYTES = 256 << 20
@@ -70,7 +71,13 @@ class Scorer:
         self._sampling[slot] = Sampling.of(settings, self.board.token_BG.device)
 
     def score(
-        self, done: Pass, context: StepContext, host: HostCanvas, *, want_logits: bool
+        self,
+        done: Pass,
+        context: StepContext,
+        host: HostCanvas,
+        *,
+        weighing: Weighing | None,
+        want_logits: bool,
     ) -> ScoredRows:
         """Score the finished rows that are masks of their block or left of it. Changes the board.
 
@@ -79,7 +86,8 @@ class Scorer:
             context: its step.
             host: the canvas before the step, or somewhat earlier: what has been filled meanwhile is
                 scored in vain.
-            want_logits: keep them.
+            weighing: policies that see the logits and may give others; None: none does.
+            want_logits: keep those of the model.
         """
         if done.computed is None:
             return ScoredRows(None, None)
@@ -88,11 +96,20 @@ class Scorer:
         index, rows = _undecided(computed, self._reach, context, host)
         if index.size == 0:
             return ScoredRows(None, None)
-        kept = [self._score_part(part, rows, index, done, context) for part in self._parts(rows)]
+        kept = [
+            self._score_part(part, rows, index, done, context, weighing)
+            for part in self._parts(rows)
+        ]
         return ScoredRows(rows, torch.cat(kept) if want_logits else None)
 
     def _score_part(
-        self, part: slice, rows: Rows, index: np.ndarray, done: Pass, context: StepContext
+        self,
+        part: slice,
+        rows: Rows,
+        index: np.ndarray,
+        done: Pass,
+        context: StepContext,
+        weighing: Weighing | None,
     ) -> Tensor:
         """Score a part of ``rows``, by those at ``index`` of the forward: their logits."""
         whole = part == slice(0, rows.num_rows)
@@ -101,8 +118,27 @@ class Scorer:
         logits_NV = self._logits(done.x_ND[index_2N[0]])
         if self.intervention is not None:
             logits_NV = self.intervention.scoring(part_rows, logits_NV)
-        self._write(part_rows, logits_NV, index_2N, done, context)
+        weighed_NV = logits_NV
+        if weighing is not None:
+            masks = self._masks(logits_NV, index_2N, done, context)
+            weighed_NV = weighing.weigh(part_rows, masks)
+        self._write(part_rows, weighed_NV, index_2N, done, context)
         return logits_NV
+
+    def _masks(
+        self, logits_NV: Tensor, index_2N: Tensor, done: Pass, context: StepContext
+    ) -> MaskLogits:
+        """Logits with the places that they score, as policies see them."""
+        assert done.computed is not None
+        index_N, position_N = index_2N
+        request_N = done.computed.request_N[index_N]
+        return MaskLogits(
+            logits_NV=logits_NV,
+            request_N=request_N,
+            offset_N=position_N - context.canvas.region_BG[request_N, 0],
+            taken_N=None if done.kept_N is None else done.kept_N[index_N],
+            mask_id=self._network.config.mask_id,
+        )
 
     def _logits(self, x_ND: Tensor) -> Tensor:
         return self._network.head(self._network.final_norm(x_ND))

@@ -14,6 +14,13 @@ from skipstone.testing.golden.published.llada import llada
 from skipstone.testing.golden.published.stepwise import stepwise
 from skipstone.testing.golden.published.told import answer
 
+_CREDIT = {
+    "value": "threshold",
+    "alpha": "credit_alpha",
+    "gamma": "boost_gamma",
+    "beta": "decay_beta",
+}
+
 
 def llada_moe(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
     """The loops that were run on LLaDA-MoE: dInfer's, and LLaDA's own."""
@@ -49,6 +56,13 @@ def hierarchical(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
     yield stepwise(name, "hierarchical", case, rule)
 
 
+def credit(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
+    """``CreditThresholdParallelDecoder`` on LLaDA."""
+    params = case["params"]
+    rule = {"cache": params.get("cache", "none"), "unmask": _rule(params)}
+    yield stepwise(name, "credit_decoding", case, rule)
+
+
 def _rule(params: Mapping[str, Any]) -> str:
     """What is committed; ``decoder`` is a parameter of the loop over blocks."""
     threshold = params["threshold"]
@@ -57,6 +71,9 @@ def _rule(params: Mapping[str, Any]) -> str:
             return f"threshold:value={threshold!r}"
         case "threshold" if params.get("factor") is not None:
             return f"factor:value={params['factor']!r},last=true"
+        case "credit":
+            shown = {ours: params[name] for ours, name in _CREDIT.items() if name in params}
+            return "credit:" + ",".join(f"{name}={value!r}" for name, value in shown.items())
         case "hierarchy":
             return f"hierarchical:value={threshold},low={params['low_threshold']}"
         case other:

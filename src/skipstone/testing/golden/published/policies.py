@@ -14,6 +14,7 @@ Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 READERS: dict[str, Reader] = {
     "orders": d2cache.orders,
     "eb": d2cache.entropy_bound,
+    "credit_decoding": dinfer.credit,
     "hierarchical": dinfer.hierarchical,
     "frechet_none": partial(fast_dllm.frechet, "none"),
     "frechet_prefix": partial(fast_dllm.frechet, "prefix"),
