@@ -6,14 +6,18 @@ Layers with weights of their own run one after the other in a captured graph, so
 them. Which experts are hit is counted in the same run. With many rows the bound is whichever is
 longer, reading or arithmetic: the experts of LLaDA-MoE and LLaDA2-mini still take longer to read
 than 1024 rows take to compute, and the share of the matrix rate that can be reached is printed
-beside the one that is. ``--sweep`` tries how the products are cut. Needs a GPU.
+beside the one that is. ``--sweep`` tries how the products are cut, compiled by many processes
+before anything is timed. Needs a GPU.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import statistics
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -163,9 +167,46 @@ def _experts_alone(
 
 def candidates(rows: int) -> list[ExpertTiles]:
     """Cuts worth trying for so many rows."""
-    sizes = ((16,), (64, 128), (64, 128), (3, 4), (4,)) if rows <= 64 else None
-    sizes = sizes or ((32, 64, 128), (64, 128), (64,), (3, 4), (4, 8))
-    return [ExpertTiles(*size, tma=tma) for size in product(*sizes) for tma in (False, True)]
+    few = product((16,), (32, 64, 128), (64, 128, 256), (3, 4, 5), (4,))
+    many = product((32, 64, 128, 256), (64, 128), (64,), (3, 4), (4, 8))
+    cuts = few if rows <= 64 else many
+    # What one program sums, and what is in flight to it, must fit.
+    return [ExpertTiles(*cut, tma=tma) for cut in cuts for tma in (False, True) if _fits(*cut)]
+
+
+def _fits(rows: int, block_o: int, block_k: int, num_stages: int, num_warps: int) -> bool:
+    sums = 2 * rows * block_o
+    return sums <= 128 * 32 * num_warps and (rows + 2 * block_o) * block_k * num_stages <= 113_000
+
+
+def compiled(task: tuple[str, int, ExpertTiles]) -> str:
+    """Compile one cut, in a process of its own; says what failed."""
+    name, rows, tiles = task
+    config = SHAPES[name]
+    assert config.moe is not None
+    width, moe = config.width, config.moe
+    try:
+        x_ND = torch.zeros(rows, width, device=DEVICE, dtype=DTYPE)
+        up = torch.empty(moe.num_experts, 2 * moe.expert_width, width, device=DEVICE, dtype=DTYPE)
+        down = torch.empty(moe.num_experts, width, moe.expert_width, device=DEVICE, dtype=DTYPE)
+        # Of rows that count for nothing no expert is computed, whatever its weights are.
+        expert_NK = torch.full((rows, moe.router.top_k), moe.num_experts, device=DEVICE).int()
+        chosen = ops.Chosen(expert_NK, torch.zeros(expert_NK.shape, device=DEVICE))
+        triton_experts.experts_added(x_ND, x_ND, chosen, up, down, tiles=tiles)
+        torch.cuda.synchronize()
+    # Not every cut fits into a card's shared memory.
+    except Exception as error:
+        return f"{name} {tiles}: {str(error).splitlines()[0]}"
+    return ""
+
+
+def compile_all(rows: Sequence[int]) -> None:
+    """Fill the compiler's cache, many cuts at once."""
+    cuts = {cut: count for count in rows for cut in candidates(count)}
+    tasks = [(name, count, cut) for name in MODELS for cut, count in cuts.items()]
+    workers = max(1, (os.cpu_count() or 1) - 2)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        print(*filter(None, pool.map(compiled, tasks)), sep="\n", flush=True)
 
 
 @click.command()
@@ -175,6 +216,8 @@ def candidates(rows: int) -> list[ExpertTiles]:
 @click.option("-o", "--out", type=click.Path(path_type=Path))
 def main(rows: tuple[int, ...], layers: int, sweep: bool, out: Path | None) -> None:
     """Time mixtures of experts at the shapes of published models."""
+    if sweep:
+        compile_all(rows)
     torch.manual_seed(0)
     card = measure(DEVICE, DTYPE)
     print(f"{card.name}: {card.bandwidth / 1e12:.2f} TB/s, {card.flops / 1e12:.0f} TFLOP/s")
@@ -187,11 +230,12 @@ def main(rows: tuple[int, ...], layers: int, sweep: bool, out: Path | None) -> N
             print(
                 f"{name:12} {count:5} rows: {m.hit:5.1f} experts hit, {m.microseconds:7.1f} us, "
                 f"{m.times_reading:.2f} x reading them ({m.with_router:.1f} us with router); "
-                f"{m.share_of_rate:.1%} of the matrix rate, of {m.most_of_rate:.1%} at most"
+                f"{m.share_of_rate:.1%} of the matrix rate, of {m.most_of_rate:.1%} at most",
+                flush=True,
             )
             for us, tiles in made.sweep(count, candidates(count))[:5] if sweep else ():
                 swept.append({"model": name, "rows": count, "microseconds": us, **asdict(tiles)})
-                print(f"  {us:7.1f} us {tiles}")
+                print(f"  {us:7.1f} us {tiles}", flush=True)
         del made
     if out is not None:
         facts = {

@@ -24,7 +24,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from skipstone import attach
-from skipstone.bench.peer import FastDLLM, build, parse_peer
+from skipstone.bench.peers.fast_dllm import FastDLLM
+from skipstone.bench.peers.table import parse_peer
 from skipstone.bench.plan import Generation
 from skipstone.bench.random_model import random_model
 from skipstone.models.load import Model
@@ -158,7 +159,9 @@ def main(
         torch.set_num_threads(1)
     place, kind = torch.device(device), getattr(torch, dtype)
     model = random_model(f"random-{shape}", _SHAPES[shape], place, kind)
-    peer = build(parse_peer(peer_text), model)
+    peer = parse_peer(peer_text).build(model)
+    if not isinstance(peer, FastDLLM):
+        raise click.UsageError("--peer must be fast-dllm=PATH")
     wanted = Generation(prompt=prompt, new=new, block=block, forwards=forwards)
     ways = sides(peer, model.config.mask_id, names)
     costs = measure(peer, model, wanted, ways, rounds)

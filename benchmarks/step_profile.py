@@ -27,7 +27,7 @@ from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job
 from skipstone.models.shapes import LLADA_8B
 from skipstone.outputs import write_whole
-from skipstone.skip import NoSkip, SkipPolicy
+from skipstone.skip import SkipPolicy
 
 ROWS = 32
 LONG_US = 20.0
@@ -93,10 +93,10 @@ def profiled(model: Model, work: Job) -> Profile:
     )
 
 
-def parse_skip(text: str | None) -> SkipPolicy:
+def parse_skip(text: str | None) -> SkipPolicy | None:
     """``K:SHARE``, a forced skip before layer K after which that share of the rows goes on."""
     if text is None:
-        return NoSkip()
+        return None
     layer, _, share = text.partition(":")
     return SpacedSkip(CosineSkip(skip_layer_k=int(layer)), float(share))
 

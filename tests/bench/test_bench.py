@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,9 +12,9 @@ import torch
 
 from docs import benchmarks
 from skipstone import CosineSkip, Engine, Fixed, Settings
-from skipstone.bench import cells, gate, peer, stamped
+from skipstone.bench import cells, gate, stamped
 from skipstone.bench.gate import Check
-from skipstone.bench.plan import Generation, StepShape, parse_generation
+from skipstone.bench.plan import StepShape, parse_generation
 from skipstone.bench.random_model import random_model as of_shape
 from skipstone.bench.spaced import SpacedSkip
 from skipstone.bench.timing import Clock, Job, Rig, in_turn
@@ -231,7 +229,7 @@ def test_a_generation_reads_as_it_is_written(text: str) -> None:
         (["--generation", "9+32/8~40:0.5"], ["skip before layer 40", "between 2 and 32"]),
         (["--generation", "9000+128/32"], ["9128 positions", "the model's 512", "shorter"]),
         (["--only", "steps"], ["'steps'", "did you mean 'step'?"]),
-        (["--only", "peer"], ["there is none", "--peer fast-dllm=PATH"]),
+        (["--only", "peer"], ["there is none", "--peer NAME=PATH"]),
         (["--going", "2"], ["'2'", "share above 0 and at most 1", "like 0.25"]),
         (["--rows", "12"], ["--rows has 12", "a multiple of 8"]),
         (["--context", "32"], ["--context has 32", "more than --rows (32)"]),
@@ -342,37 +340,6 @@ def test_a_random_model_never_prefers_the_mask(toy: Model) -> None:
     head = toy.network.published()["model.transformer.ff_out.weight"]
     assert not head[126].any()
     assert head[125].any()
-
-
-@pytest.mark.parametrize(
-    ("wanted", "why"),
-    [
-        (Generation(9, 32, 8, batch=2), "one prompt at a time"),
-        (Generation(9, 32, 1), "two forwards a block"),
-        (Generation(9, 32, 8, skip_layer_k=8, going=0.5), "no token skip"),
-    ],
-)
-def test_what_the_peer_cannot_decode_is_not_tried(wanted: Generation, why: str) -> None:
-    assert why in (peer.refusal(wanted) or "")
-    assert peer.refusal(Generation(9, 32, 2)) is None
-
-
-PEER = os.environ.get("SKIPSTONE_FAST_DLLM", "")
-
-
-@pytest.mark.skipif(
-    not (PEER and find_spec("transformers") and find_spec("einops")),
-    reason="needs transformers, einops and SKIPSTONE_FAST_DLLM, a checkout of Fast-dLLM",
-)
-@pytest.mark.filterwarnings("default")
-def test_the_peer_decodes_our_weights_to_our_tokens(toy: Model) -> None:
-    theirs = peer.build(peer.parse_peer(f"fast-dllm={PEER}"), toy)
-    before = torch.backends.cuda.mem_efficient_sdp_enabled()
-    rows = peer.beside(Rig(toy, CARD, repeats=2), theirs, Generation(9, 32, 8, block=16))
-    assert [row.side.split()[0] for row in rows] == ["skipstone", "fast-dllm", "fast-dllm"]
-    assert [row.forwards for row in rows] == [8, 8, 8]
-    assert [row.same_tokens for row in rows] == [None, 32, None]
-    assert torch.backends.cuda.mem_efficient_sdp_enabled() == before
 
 
 def test_every_figure_of_a_cell_is_flat() -> None:

@@ -27,7 +27,7 @@ from skipstone.models.llada2 import LLADA2
 from skipstone.models.llada_moe import LLADA_MOE
 from skipstone.models.parts.decoder import Decoder
 from skipstone.models.parts.moe import MoE
-from skipstone.models.shapes import LLADA2_MINI, LLADA_8B, LLADA_MOE_7B
+from skipstone.models.shapes import LLADA2_MINI, LLADA_8B, LLADA_MOE_7B, SHAPES
 from skipstone.ops.model import dispatch as ops
 from skipstone.ops.model.reference_experts import Router, choose
 from skipstone.testing.tiny import tiny_model
@@ -480,7 +480,17 @@ def test_the_roofline_reads_the_experts_that_are_hit() -> None:
     assert moe.first_layer == 0
 
 
-@pytest.mark.parametrize("name", ["llada-moe", "llada2-mini"])
+def test_shapes_have_as_many_weights_as_what_was_published() -> None:
+    """Of Dream and SDAR: as the models that they were made from, Qwen2.5-7B and Qwen3-8B."""
+    found = {name: SHAPES[name].num_parameters for name in ("llada-8b", "dream-7b", "sdar-8b")}
+    assert found == {
+        "llada-8b": 8_015_581_184,
+        "dream-7b": 7_615_616_512,
+        "sdar-8b": 8_190_735_360,
+    }
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_the_command_knows_the_shapes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["roofline", "--model", name, "--batch", "1", "--skip-layer-k", "4"]) == 0
     assert f"{name} on h100" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from torch import Tensor
 from faults.published.checkouts import load
 from faults.published.code import Base, Code, Job
 from faults.published.weights import EOS
-from skipstone.bench.peer import published_config
+from skipstone.bench.peers.fast_dllm import published_config
 
 _UNDER = "src"
 _PACKAGES = (_UNDER, "src.models", "src.models.llada", "src.models.dream", "src.generation")

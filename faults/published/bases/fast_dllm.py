@@ -9,7 +9,7 @@ from typing import Any
 
 from faults.published.checkouts import load
 from faults.published.code import Base, Code, Job
-from skipstone.bench.peer import published_config
+from skipstone.bench.peers.fast_dllm import published_config
 from skipstone.models.load import Model
 
 _LOOPS = {

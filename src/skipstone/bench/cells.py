@@ -108,10 +108,10 @@ class RefreshCell:
     share_of_matrix_rate: float
 
 
-def step(rig: Rig, shape: StepShape) -> StepCell:
-    """Time a cached step."""
+def step(rig: Rig, shape: StepShape, schedule: Fixed | None = None) -> StepCell:
+    """Time a cached step; ``schedule`` is the even one if there is none."""
     release()
-    job = step_job(rig.model.config, shape, NoSkip())
+    job = step_job(rig.model.config, shape, None, schedule)
     (peak, _), clock = tried(rig.model, job), Clock(rig.model)
     (times,) = in_turn([lambda: clock.steps(job)], _turns(rig, job))
     work = _work(shape)
@@ -230,12 +230,27 @@ def job_of(config: ModelConfig, wanted: Generation) -> Job:
 
 def generation_floor_ms(rig: Rig, wanted: Generation) -> float:
     """Least time of its refreshes and its cached steps."""
-    length = wanted.length
-    refreshed = Work(wanted.batch, length, length, scored=wanted.block / length)
-    skipped = Work(wanted.batch, wanted.block, length, wanted.skip_layer_k, wanted.going)
-    cached = replace(skipped, scored=_STILL_MASKS)
-    steps = wanted.forwards - wanted.blocks
-    return wanted.blocks * _floor_ms(rig, refreshed) + steps * _floor_ms(rig, cached)
+    steps = wanted.forwards // wanted.blocks - 1
+    total = 0.0
+    for index in range(wanted.blocks):
+        opening = _opening(rig.model.config, wanted, index)
+        skipped = Work(
+            wanted.batch, wanted.block, opening.length, wanted.skip_layer_k, wanted.going
+        )
+        cached = replace(skipped, scored=_STILL_MASKS)
+        total += _floor_ms(rig, opening) + steps * _floor_ms(rig, cached)
+    return total
+
+
+def _opening(config: ModelConfig, wanted: Generation, index: int) -> Work:
+    """The first step of a block: a refresh or, where no block sees those after it, what is new."""
+    if config.reach.block_size is None:
+        length = rows = wanted.length
+    else:
+        length = wanted.prompt + (index + 1) * wanted.block
+        # The block before has got its last tokens since its K/V were written.
+        rows = length if index == 0 else 2 * wanted.block
+    return Work(wanted.batch, rows, length, scored=wanted.block / rows)
 
 
 def prompts(config: ModelConfig, batch: int, length: int) -> Prompts:
@@ -256,15 +271,29 @@ def _forced(new: int, block: int, steps: int, skip: SkipPolicy | None = None) ->
         block_length=block,
         steps=steps,
         eos_stop=False,
-        # A step that may commit fewer than its share must not make the run longer.
-        budget="stop",
+        # Where rows skip, a step may commit fewer than its share, which must not make the run
+        # longer. Where none can, steps are launched ahead, as they are for everyone.
+        budget="finish" if skip is None else "stop",
     )
 
 
-def step_job(config: ModelConfig, shape: StepShape, skip: SkipPolicy) -> Job:
-    """One block: a refresh, then cached steps that commit two tokens each."""
+def step_job(
+    config: ModelConfig,
+    shape: StepShape,
+    skip: SkipPolicy | None,
+    schedule: Fixed | None = None,
+) -> Job:
+    """One block: a refresh, then cached steps that commit two tokens each.
+
+    Args:
+        config: of the model.
+        shape: of the steps.
+        skip: forced, or ``NoSkip`` for what is held against one that is; None for a plain run.
+        schedule: how steps share the tokens; None: evenly.
+    """
     asked = prompts(config, shape.batch, shape.context - shape.rows)
-    return Job(_forced(shape.rows, shape.rows, shape.rows // 2, skip), asked)
+    forced = _forced(shape.rows, shape.rows, shape.rows // 2, skip)
+    return Job(forced.replace(unmask=schedule or Fixed()), asked)
 
 
 def _turns(rig: Rig, job: Job) -> int:

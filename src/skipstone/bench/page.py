@@ -12,7 +12,7 @@ import torch
 
 from skipstone.bench.cells import GenerationCell, RefreshCell, SkipCell, StepCell
 from skipstone.bench.gate import Check
-from skipstone.bench.peer import PeerCell
+from skipstone.bench.peers.beside import PeerCell
 from skipstone.bench.run import Cell, Unmeasured
 from skipstone.bench.timing import Rig
 from skipstone.outputs import write_whole

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import StepContext
-from skipstone.unmask import Fixed, Scores, UnmaskPolicy
+from skipstone.unmask import Fixed, Need, Scores, UnmaskPolicy
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,11 @@ class StampedFixed(UnmaskPolicy):
     inner: Fixed = field(default_factory=Fixed)
 
     @property
+    def needs(self) -> frozenset[Need]:
+        """As the schedule does."""
+        return self.inner.needs
+
+    @property
     def uses_steps(self) -> bool:
         """As the schedule does."""
         return self.inner.uses_steps
@@ -60,6 +65,16 @@ class StampedFixed(UnmaskPolicy):
     def pure(self) -> bool:
         """As the schedule is."""
         return self.inner.pure
+
+    @property
+    def opens_alone(self) -> bool:
+        """As the schedule does."""
+        return self.inner.opens_alone
+
+    @property
+    def keeps_to_schedule(self) -> bool:
+        """As the schedule does."""
+        return self.inner.keeps_to_schedule
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """What the schedule chooses."""

@@ -16,6 +16,7 @@ from skipstone.bench.stamped import StampedFixed, Stamps
 from skipstone.engine import Engine, Result, Settings
 from skipstone.engine.roofline import Card
 from skipstone.models.load import Model
+from skipstone.unmask import Fixed
 
 Prompts = tuple[tuple[int, ...], ...]
 WARM_UPS = 2
@@ -93,8 +94,10 @@ class Clock:
 
     def steps(self, job: Job) -> list[float]:
         """Seconds of each cached step of a job whose only block is refreshed once."""
-        stamps = Stamps(self._engine.model.network.device)
-        self.run(replace(job, settings=job.settings.replace(unmask=StampedFixed(stamps))))
+        stamps, schedule = Stamps(self._engine.model.network.device), job.settings.unmask
+        assert isinstance(schedule, Fixed)
+        stamped = job.settings.replace(unmask=StampedFixed(stamps, schedule))
+        self.run(replace(job, settings=stamped))
         return stamps.take()
 
 

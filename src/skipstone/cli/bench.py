@@ -42,7 +42,8 @@ _USED_BY = {
 @click.option("--only", metavar="PARTS", help=f"Some of {','.join(SECTIONS)}.")
 @click.option(
     "--model",
-    help="llada-8b, llada-moe, llada2-mini (random weights), pebble, a directory, a hub name.",
+    help="llada-8b, dream-7b, sdar-8b, llada-moe, llada2-mini (random weights), pebble, a "
+    "directory, a hub name.",
 )
 @click.option("--device", default="auto", help="cpu, cuda, ... or auto.  [default: auto]")
 @click.option("--dtype", default="auto", help="float32, bfloat16, ... or auto.  [default: auto]")
@@ -61,7 +62,11 @@ _USED_BY = {
     metavar="LIST",
     help="PROMPT+NEW/FORWARDSxBATCH@BLOCK, like 1000+256/256x8@64; ~K:SHARE forces a skip.",
 )
-@click.option("--peer", metavar="fast-dllm=PATH", help="A checkout of Fast-dLLM, run beside us.")
+@click.option(
+    "--peer",
+    metavar="NAME=PATH",
+    help="Published code, run beside us: fast-dllm=, dream= or sdar= and a checkout.",
+)
 @click.option("--repeats", default=20, show_default=True, help="Samples of a cell, done twice.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -85,7 +90,7 @@ def bench(
     """
     from skipstone.bench.gate import gate
     from skipstone.bench.page import Page
-    from skipstone.bench.peer import parse_peer
+    from skipstone.bench.peers.table import parse_peer
     from skipstone.bench.run import measure
     from skipstone.cli.bench_tables import print_cells
     from skipstone.cli.bench_target import BenchTarget
@@ -133,7 +138,7 @@ def _sections(ctx: click.Context, only: str | None, peer: str | None) -> tuple[s
                 f"--only has {shown(name)}, which is unknown; {nearest(name, SECTIONS)}"
             )
     if "peer" in chosen and not peer:
-        raise ConfigError("--only has peer, but there is none; give --peer fast-dllm=PATH")
+        raise ConfigError("--only has peer, but there is none; give --peer NAME=PATH")
     for option, users in _USED_BY.items():
         if _was_given(ctx, option) and not set(users) & set(chosen):
             flag = f"--{option.replace('_', '-')}"
@@ -151,7 +156,9 @@ def _command(ctx: click.Context) -> str:
     for param in ctx.command.params:
         if param.name in ("output", "as_json", "debug") or not _was_given(ctx, str(param.name)):
             continue
-        value = "fast-dllm=PATH" if param.name == "peer" else str(ctx.params[str(param.name)])
+        value = str(ctx.params[str(param.name)])
+        if param.name == "peer":
+            value = f"{value.partition('=')[0]}=PATH"
         words += [param.opts[-1], value]
     return shlex.join(words)
 

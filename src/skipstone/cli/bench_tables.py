@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from skipstone.bench.cells import GenerationCell, RefreshCell, SkipCell, StepCell
-from skipstone.bench.peer import PeerCell
+from skipstone.bench.peers.beside import PeerCell
 from skipstone.bench.run import Cell, Unmeasured
 from skipstone.cli.tables import say_table
 from skipstone.cli.terminal import say
@@ -106,6 +106,6 @@ _TABLES: tuple[tuple[type[Cell], str, Sequence[TableColumn]], ...] = (
     (SkipCell, "The same with a skip", _SKIP),
     (RefreshCell, "Refreshes", _REFRESH),
     (GenerationCell, "Whole generations, dual cache", _GENERATION),
-    (PeerCell, "Beside Fast-dLLM, on the same weights and schedule", _PEER),
+    (PeerCell, "Beside published code, on the same weights and schedule", _PEER),
     (Unmeasured, "Not measured", _UNMEASURED),
 )

@@ -39,7 +39,7 @@ class Point:
 @click.option(
     "--model",
     default="llada-8b",
-    help="llada-8b, llada-moe, llada2-mini, pebble, a directory, or a hub name.",
+    help="llada-8b, dream-7b, sdar-8b, llada-moe, llada2-mini, pebble, a directory, or a hub name.",
 )
 @click.option("--gpu", default="h100", help=f"{_CARDS}, or here: measured.  [default: h100]")
 @click.option("--batch", default="1,2,4,8,16,32,64", show_default=True, help="Requests together.")

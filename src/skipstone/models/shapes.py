@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from skipstone.models.base import ModelConfig, MoEConfig
+from skipstone.models.dream import DREAM
 from skipstone.models.llada import LLADA
 from skipstone.models.llada2 import LLADA2
 from skipstone.models.llada_moe import LLADA_MOE
+from skipstone.models.sdar import SDAR
 from skipstone.ops.model.reference_experts import Router
 from skipstone.reach import Reach
 
@@ -26,6 +28,46 @@ LLADA_8B = ModelConfig(
     eos_id=126081,
 )
 """LLaDA-8B Base, Instruct and 1.5."""
+
+DREAM_7B = ModelConfig(
+    architecture=DREAM.name,
+    width=3584,
+    num_layers=28,
+    num_heads=28,
+    num_kv_heads=4,
+    head_width=128,
+    mlp_width=18944,
+    vocab_size=152064,
+    max_length=131072,
+    rope_theta=1000000.0,
+    norm_eps=1e-6,
+    tied_head=False,
+    mask_id=151666,
+    eos_id=151643,
+    qkv_bias=True,
+    reach=Reach(score_offset=-1),
+)
+"""Dream-7B Base and Instruct, Dream-Coder and DiffuCoder."""
+
+SDAR_8B = ModelConfig(
+    architecture=SDAR.name,
+    width=4096,
+    num_layers=36,
+    num_heads=32,
+    num_kv_heads=8,
+    head_width=128,
+    mlp_width=12288,
+    vocab_size=151936,
+    max_length=32768,
+    rope_theta=1000000.0,
+    norm_eps=1e-6,
+    tied_head=False,
+    mask_id=151669,
+    eos_id=151643,
+    qk_norm=True,
+    reach=Reach(block_size=4),
+)
+"""SDAR-8B-Chat and TraDo-8B; a ``block_length`` takes the place of the blocks of 4."""
 
 LLADA_MOE_7B = ModelConfig(
     architecture=LLADA_MOE.name,
@@ -78,5 +120,11 @@ LLADA2_MINI = ModelConfig(
 )
 """LLaDA2.0-mini and 2.1-mini, at the length of 2.1."""
 
-SHAPES = {"llada-8b": LLADA_8B, "llada-moe": LLADA_MOE_7B, "llada2-mini": LLADA2_MINI}
+SHAPES = {
+    "llada-8b": LLADA_8B,
+    "dream-7b": DREAM_7B,
+    "sdar-8b": SDAR_8B,
+    "llada-moe": LLADA_MOE_7B,
+    "llada2-mini": LLADA2_MINI,
+}
 """By the name that ``bench`` and ``roofline`` take."""

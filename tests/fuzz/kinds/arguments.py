@@ -74,7 +74,7 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
     "--judge": ("contains", "exact", "number", "os:system", "nope:nope", "x"),
     "--lang": ("en", "zh", "fr"),
     "--time-limit": ("0.1s", "0.1", "1h", "-1s", "nan"),
-    "--peer": ("fast-dllm=/nonexistent", "x", "fast-dllm="),
+    "--peer": ("fast-dllm=/nonexistent", "sdar=/nonexistent", "x", "dream="),
 }
 OUTPUTS = ("--output", "--report", "--junit", "--sarif")
 FILES = ("--prompts", "--batch-file")
