@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.blocks import Block
 from skipstone.host_canvas import HostCanvas, Status
-from skipstone.reach import FULL, Reach
+from skipstone.request_step import RequestStep
 from skipstone.rows import Rows, to_device, to_host
 
 MOST_STOP_IDS = 8
@@ -144,6 +143,10 @@ class Canvas:
         """The generation region [B, G] of a tensor [B, L]."""
         return values_BL.gather(1, self.region_BG)
 
+    def written_BG(self) -> Tensor:
+        """int64 [B, G]: the ids that stand in the generation region."""
+        return self.region(self.ids_BL)
+
     def masked_BG(self) -> Tensor:
         """Bool [B, G]: offsets that still hold a mask."""
         return self.region(self.status_BL) == Status.MASK
@@ -170,55 +173,6 @@ class Canvas:
     def generated_2BG(self) -> Tensor:
         """Ids and status of the generation region, int64: a copy."""
         return torch.stack([self.region(self.ids_BL), self.region(self.status_BL)])
-
-
-@dataclass(frozen=True)
-class RequestStep:
-    """The step that one request takes."""
-
-    slot: int
-    """Its row of the batch."""
-    sample: int
-    """Which of the prompts it is."""
-    prompt_length: int
-    block: Block
-    step: int
-    """Step within the block, from 0; step 0 is the refresh of caches that have one."""
-    step_budget: int
-    """Steps that the fixed schedule plans for this block."""
-    forward: int
-    """Forwards that this request took part in before, over all of its blocks."""
-    seed: int = 0
-    """Of all that is drawn for this request."""
-    reach: Reach = FULL
-    """How far its rows see, and which positions they score."""
-    block_length: int | None = None
-    """Positions of a block that is not cut short; None: of this one."""
-    opens_alone: bool = False
-    """Whether the first step of a block commits its first mask and no other."""
-    grows: bool = False
-    """Whether nothing lies right of the block yet."""
-    whole_blocks: bool = False
-    """Whether a stop id ends the request only where its block is decided."""
-    settled: int = 0
-    """Of a block-causal model: the K/V left of this position are those of final tokens."""
-    base: int = 0
-    """The cell of the K/V store in which its position 0 lies."""
-
-    @property
-    def steps_left(self) -> int:
-        """Steps of the budget that are left, this one included; at least 1."""
-        return max(1, self.step_budget - self.step)
-
-    @property
-    def start(self) -> int:
-        """First position of the block."""
-        return self.prompt_length + self.block.start
-
-    @property
-    def stop(self) -> int:
-        """One past the last position of the block."""
-        return self.prompt_length + self.block.stop
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +213,8 @@ class StepContext:
         nobody = np.array([[0], [0], [0], [1], [-2], [self.canvas.gen_length + 1]])
         numbers_6B = np.tile(nobody, (1, self.canvas.batch))
         for p in self.requests:
-            block, ends = p.block, p.block.stop if p.whole_blocks else 0
+            # What may be replaced is not final before its block is.
+            block, ends = p.block, p.block.stop if p.whole_blocks or p.revises else 0
             numbers_6B[:, p.slot] = block.start, block.stop, p.step, p.steps_left, p.forward, ends
         return to_device(numbers_6B[:, :, None], self.canvas.device)
 
@@ -292,6 +247,16 @@ class StepContext:
     def ends_from_B1(self) -> Tensor:
         """int64 [B, 1]: a stop id ends a request only where all left of this offset is decided."""
         return self._numbers_6B1[5]
+
+    def ends_from_unless(self, changed_BG: Tensor) -> Tensor:
+        """As ``ends_from_B1``; no request ends that goes on in its block since a token changed.
+
+        Args:
+            changed_BG: bool, what this step writes.
+        """
+        goes_on_B1 = self.each(1, lambda at: (not at.may_end,)) > 0
+        goes_on_B1 &= changed_BG.any(-1, keepdim=True)
+        return self.ends_from_B1.masked_fill(goes_on_B1, self.canvas.gen_length + 1)
 
     @cached_property
     def block_BG(self) -> Tensor:

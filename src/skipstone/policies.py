@@ -27,6 +27,7 @@ from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
 from skipstone.unmask import (
     Credit,
     DreamThreshold,
+    Editing,
     Entropy,
     EntropyBound,
     Factor,
@@ -208,6 +209,7 @@ UNMASK = Kind[UnmaskPolicy](
         "entropy_bound": EntropyBound,
         "dream_threshold": DreamThreshold,
         "quota": Quota,
+        "editing": Editing,
     },
 )
 KINDS = (CACHE, UNMASK, SKIP)

@@ -25,7 +25,7 @@ from skipstone.rows import Alike, Rows
 from skipstone.skip import SkipPolicy
 from skipstone.testing.tiny import EOS
 from skipstone.tracing import Recorder
-from skipstone.unmask import DreamThreshold, Factor, Scores, Threshold, UnmaskPolicy
+from skipstone.unmask import DreamThreshold, Editing, Factor, Scores, Threshold, UnmaskPolicy
 from tests.helpers.watching import ending_model, prompt_of, uneven_model
 
 MODELS = [ending_model(0), ending_model(1), uneven_model(2), uneven_model(3, num_kv_heads=2)]
@@ -39,6 +39,8 @@ UNMASKS: list[UnmaskPolicy] = [
     Fixed("margin", "time"),
     DreamThreshold(0.4),
     DreamThreshold(0.2, cached=False),
+    Editing(0.3, 0.1, post_steps=3),
+    Editing(0.5, 0.0, each=2, post_steps=0),
 ]
 SKIPS: list[SkipPolicy] = [
     NoSkip(),

@@ -291,7 +291,12 @@ def commit_all_ways(case: Case, chosen_BG: Tensor, *, stops: bool) -> Canvas:
         context = replace(case.context, canvas=again)
         with backend.served_by(mode):
             found = dispatch.commit(
-                chosen_BG, confidence_BG, case.tables[0], context, EOS if stops else None
+                chosen_BG,
+                confidence_BG,
+                case.tables[0],
+                context,
+                EOS if stops else None,
+                context.ends_from_B1,
             )
         for a, b in zip(found, truth, strict=True):
             exactly(a, b)
@@ -416,7 +421,9 @@ def test_a_graph_can_capture_them_and_nobody_waits() -> None:
         dispatch.write_scores(case.tables, scored, rows, index_2N, None, context)
         offered_BG = dispatch.eligible(case.tables[4], case.tables[1], rows, context)
         chosen_BG = dispatch.scheduled(dispatch.rank(offered_BG), offered_BG, context)
-        return dispatch.commit(chosen_BG, offered_BG, case.tables[0], context, EOS)
+        return dispatch.commit(
+            chosen_BG, offered_BG, case.tables[0], context, EOS, context.ends_from_B1
+        )
 
     start = (case.canvas.ids_BL.clone(), case.canvas.status_BL.clone())
     torch.cuda.set_sync_debug_mode("error")

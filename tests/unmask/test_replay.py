@@ -23,6 +23,7 @@ from skipstone.errors import PolicyError
 from skipstone.unmask import (
     Credit,
     DreamThreshold,
+    Editing,
     Entropy,
     EntropyBound,
     Frechet,
@@ -54,6 +55,8 @@ UNMASKS: list[UnmaskPolicy] = [
     Factor(0.8),
     Factor(2.0),
     Frechet(-2.0),
+    Editing(0.5, 0.05),
+    Editing(0.4, 0.0, 2, post_steps=1),
     Hierarchical(0.6, 0.05),
     Hierarchical(None, None),
     Credit(0.6, alpha=2.0),
@@ -107,6 +110,9 @@ unmasks = st.one_of(
     st.just(Fixed("left_to_right")),
     st.builds(Credit, st.sampled_from([0.0, 0.3, 0.75, 1.0])),
     st.builds(
+        Editing, st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.0, 0.3]), st.integers(1, 3)
+    ),
+    st.builds(
         Hierarchical, st.sampled_from([None, 0.3, 0.9]), st.sampled_from([None, 0.0, 0.3, 0.75])
     ),
     st.builds(Frechet, st.sampled_from([-3.0, -0.5, 0.0, 0.25, 0.9])),
@@ -150,7 +156,8 @@ def test_a_replayed_decision_is_the_policys(
         torch.tensor([v], dtype=torch.float64) for v in (confidence, runner_up, entropy)
     )
     margin_BG = sure.where(sure != -inf, NOT_ALLOWED) - second
-    offered = Scores(torch.zeros_like(canvas.region_BG), sure, margin_BG, told).only(unmask.needs)
+    token_BG, none_BG = torch.zeros_like(canvas.region_BG), torch.full_like(sure, -inf)
+    offered = Scores(token_BG, sure, margin_BG, told, none_BG).only(unmask.needs)
     picked = unmask.start(GEOMETRY).select(offered, context)[0].nonzero()[:, 0] + prompt_length
     rule = rule_of(chosen.as_text())
     assert rule is not None

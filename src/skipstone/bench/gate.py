@@ -165,7 +165,14 @@ def _decisions(logits_NV: Tensor, rows: Rows) -> Sequence[Tensor]:
     offered_BG = decide.eligible(tables[-1], tables[1], rows, context)
     rank_BG = decide.rank(offered_BG)
     chosen_BG = decide.scheduled(rank_BG, offered_BG, context)
-    committed = decide.commit(chosen_BG, offered_BG, tables[0], context, int(scored.token_N[0]))
+    committed = decide.commit(
+        chosen_BG,
+        offered_BG,
+        tables[0],
+        context,
+        int(scored.token_N[0]),
+        context.ends_from_B1,
+    )
     return [*tables, rank_BG, *committed]
 
 

@@ -107,6 +107,8 @@ def _mirrored(scores: HostScores) -> HostScores:
         confidence_C=scores.confidence_C[::-1],
         margin_C=scores.margin_C[::-1],
         entropy_C=scores.entropy_C[::-1],
+        held=scores.held_C[::-1],
+        revisable=scores.revisable_C[::-1],
         earlier=tuple(map(_mirrored, scores.earlier)),
     )
 

@@ -239,9 +239,10 @@ class Batch:
         places = [at for state in states if (at := state.next_step(self.host))]
         return self._context(places) if places else None
 
-    def together(self, block: Block, step: int, forward: int) -> StepContext:
+    def together(self, block: Block, step: int, forward: int, post_step: int = 0) -> StepContext:
         """Every request at the same step of the same block: how a run is led."""
-        return self._context(replace(s.at(block, step), forward=forward) for s in self.states)
+        at = (state.at(block, step, post_step) for state in self.states)
+        return self._context(replace(one, forward=forward) for one in at)
 
     def again(self, states: Iterable[RequestState]) -> StepContext:
         """The step that these requests took last, once more."""

@@ -88,8 +88,9 @@ class Loop:
     def _is_done(self, state: RequestState, *, flies: bool) -> bool:
         host = self.batch.host
         if flies:
-            # It has not reached the end of its block yet, or there is nothing after it.
-            return not state.has_masks(host)
+            # It has not reached the end of its block yet, or there is nothing after it; where
+            # steps do not overlap, the one that flies may still change something.
+            return state.request.settings.may_overlap and not state.has_masks(host)
         state.resume(host)
         return state.next_step(host) is None
 

@@ -11,6 +11,7 @@ from skipstone.blocks import Block
 from skipstone.canvas import HostCanvas, RequestStep
 from skipstone.engine.request import Handle, Request
 from skipstone.engine.result import StepStats
+from skipstone.unmask import Need
 
 # Steps of a request that are remembered to judge how much its next one commits.
 _REMEMBERED = 8
@@ -35,6 +36,8 @@ class RequestState:
     stats: list[StepStats] = field(default_factory=list)
     _last: RequestStep | None = None
     """Of the step that was launched last."""
+    _changed: bool = False
+    """Whether the step that was completed last wrote anything."""
     _paces: deque[int] = field(default_factory=lambda: deque[int](maxlen=_REMEMBERED))
 
     def next_step(self, host: HostCanvas) -> RequestStep | None:
@@ -46,15 +49,29 @@ class RequestState:
         request = self.request
         while self.block < len(request.blocks):
             block = request.blocks[self.block]
-            within = request.settings.budget == "finish" or self.step < request.budget(block)
-            if within and host.masks(self.slot, block):
-                return self.at(block, self.step)
+            if self.stays_in(block, host):
+                return self.at(block, self.step, self._post_step(block, host))
             self.block, self.step = self.block + 1, 0
         return None
 
-    def at(self, block: Block, step: int) -> RequestStep:
-        """Where it is, in policies' words."""
+    def stays_in(self, block: Block, host: HostCanvas) -> bool:
+        """Whether its next step is in the block that it was in: what is there is not final yet."""
         request = self.request
+        within = request.settings.budget == "finish" or self.step < request.budget(block)
+        return within and bool(host.masks(self.slot, block) or self._may_revise)
+
+    @property
+    def _may_revise(self) -> bool:
+        """Whether tokens of a block may still be replaced if no mask is left in it."""
+        begun = self.step > 0 and self._last is not None
+        return begun and self._changed and not self.last_step().may_end
+
+    def _post_step(self, block: Block, host: HostCanvas) -> int:
+        return 0 if host.masks(self.slot, block) else self.last_step().post_step + 1
+
+    def at(self, block: Block, step: int, post_step: int = 0) -> RequestStep:
+        """Where it is, in policies' words."""
+        request, unmask = self.request, self.request.settings.unmask
         return RequestStep(
             slot=self.slot,
             sample=request.sample,
@@ -66,11 +83,14 @@ class RequestState:
             seed=request.settings.seed or 0,
             reach=request.reach,
             block_length=request.settings.whole_block,
-            opens_alone=request.settings.unmask.opens_alone,
+            opens_alone=unmask.opens_alone,
             grows=request.settings.growing_canvas,
             whole_blocks=request.settings.stop_after == "block",
             settled=request.settled_before(block),
             base=self.base,
+            revises=Need.COMMITTED in unmask.needs,
+            post_step=post_step,
+            post_steps=unmask.post_steps_of_block,
         )
 
     def last_step(self) -> RequestStep:
@@ -116,6 +136,7 @@ class RequestState:
         """A step of it is done."""
         self.stats.append(stats)
         self._paces.append(stats.committed)
+        self._changed = stats.committed + stats.edited > 0
 
     def surely_goes_on(self, host: HostCanvas, in_flight: int) -> bool:
         """Whether its next step is known, very likely, before the steps in flight are completed.

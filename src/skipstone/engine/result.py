@@ -24,6 +24,8 @@ class StepStats:
     """Row-layers below the skip layer in steps where rows may skip."""
     skipped_row_layers: int
     """Row-layers that were not computed."""
+    edited: int = 0
+    """Committed tokens that were replaced."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -133,11 +133,14 @@ class Stepper:
         """Choose, write the commit, remember it for the next step, stop where it has ended."""
         batch = self.batch
         chosen_BG, failed = batch.select(scores, context)
-        confidence_BG = scores.confidence_BG
+        allowed_BG = scores.allowed_BG
         if not batch.stops_at_nan:
-            confidence_BG = confidence_BG.nan_to_num(nan=0.0, neginf=-math.inf)
+            allowed_BG = allowed_BG.nan_to_num(nan=0.0, neginf=-math.inf)
         fill = batch.config.eos_id if batch.stops else None
-        committed = ops.commit(chosen_BG, confidence_BG, scores.token_BG, context, fill)
+        ends_from_B1 = context.ends_from_B1
+        if batch.stops and not all(at.may_end for at in context.requests):
+            ends_from_B1 = context.ends_from_unless(chosen_BG)
+        committed = ops.commit(chosen_BG, allowed_BG, scores.token_BG, context, fill, ends_from_B1)
         batch.committed_BL = committed.committed_BL
         return committed, failed
 
@@ -153,19 +156,23 @@ class Stepper:
         if not flight.states:
             return found
         batch.host = after = _taken(before, region, flight.context.active)
-        decided_BG = (after.status_BG == Status.COMMITTED) & (before.status_BG == Status.MASK)
+        is_committed_BG = after.status_BG == Status.COMMITTED
+        decided_BG = is_committed_BG & (before.status_BG == Status.MASK)
+        edited_BG = is_committed_BG & ~decided_BG & (after.ids_BG != before.ids_BG)
         broken = (region.status_BG == Status.BROKEN).any(1)
         pairs = list(zip(flight.states, flight.context.requests, strict=True))
-        self._count(flight, pairs, decided_BG)
+        self._count(flight, pairs, decided_BG, edited_BG)
         for state, at in pairs:
             offsets = np.flatnonzero(decided_BG[at.slot])
             if at.slot in flight.failed:
                 found.broken.append((state, flight.failed[at.slot]))
             elif broken[at.slot]:
                 found.broken.append((state, self._not_finite(flight, before, at)))
-            elif not offsets.size:
+            elif not (offsets.size or at.post_step):
                 found.empty.append(state)
             elif state.handle is not None:
+                if at.revises:
+                    offsets = _final(state, at, offsets, after)
                 state.handle.committed(offsets, after.ids_BG[at.slot, offsets])
         if batch.ages is not None:
             self._show(_without(flight, [state for state, _ in found.broken]), before, batch.ages)
@@ -193,7 +200,7 @@ class Stepper:
         for state, at in zip(flight.states, flight.context.requests, strict=True):
             if self.batch.slots[at.slot] is not state:
                 gone.append(state)
-            elif self.overlaps and not before.masks(at.slot, at.block):
+            elif self.overlaps and not (at.post_step or before.masks(at.slot, at.block)):
                 state.dropped(at)
                 gone.append(state)
         return _without(flight, gone)
@@ -215,6 +222,7 @@ class Stepper:
         flight: InFlightStep,
         pairs: Sequence[tuple[RequestState, RequestStep]],
         decided_BG: np.ndarray,
+        edited_BG: np.ndarray,
     ) -> None:
         """Add this forward to the statistics of the requests that took part."""
         batch = self.batch
@@ -231,6 +239,7 @@ class Stepper:
                     committed=int(decided_BG[at.slot].sum()),
                     skippable_row_layers=int(skippable[at.slot]),
                     skipped_row_layers=int(skipped[at.slot]),
+                    edited=int(edited_BG[at.slot].sum()),
                 )
             )
 
@@ -245,7 +254,7 @@ class Stepper:
             before=before,
             after=batch.host,
             commit_BG=flight.commit_BG,
-            allowed_BG=flight.scores.confidence_BG,
+            allowed_BG=flight.scores.allowed_BG,
             unmask=tuple(state.request.settings.unmask for state in flight.states),
             board=flight.board,
             rows=flight.rows,
@@ -273,6 +282,25 @@ def _without(flight: InFlightStep, gone: Sequence[RequestState]) -> InFlightStep
         context=replace(flight.context, requests=tuple(at for _, at in kept)),
         rows=flight.rows.take(np.flatnonzero(np.isin(flight.rows.request, slots))),
     )
+
+
+def _final(
+    state: RequestState, at: RequestStep, decided: np.ndarray, after: HostCanvas
+) -> np.ndarray:
+    """Offsets that are final with this step, where tokens of the block may be replaced until then.
+
+    Args:
+        state: a request whose policy revises.
+        at: its step.
+        decided: offsets that this step committed; those left of the block are never scored again.
+        after: the canvas after it.
+    """
+    final = decided[decided < at.block.start]
+    if not state.stays_in(at.block, after):
+        status = after.status_BG[at.slot, at.block.start : at.block.stop]
+        ended = np.flatnonzero(status == Status.COMMITTED) + at.block.start
+        final = np.concatenate([final, ended])
+    return final
 
 
 def _taken(before: HostCanvas, region: HostCanvas, slots: Sequence[int]) -> HostCanvas:

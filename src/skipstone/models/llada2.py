@@ -198,17 +198,14 @@ LLADA2 = Architecture(
         ids="mask 156895, EOS 156892",
         verified=(
             "logits of the published modelling file, within 1e-4",
-            "tokens and forwards of the published generation of 2.0",
+            "tokens and forwards of the published generation of 2.0 and of 2.1",
         ),
         recommended={
             "unmask": "quota:threshold=0.95",
             "stop_after": "block",
         },
-        by="the generate of its authors' modelling file",
-        missing=(
-            "2.1 replaces tokens that are committed; here they are final",
-            "2.2: inserts and deletes tokens",
-        ),
+        by="the generate of its authors' modelling file for 2.0; that for 2.1 is unmask=editing",
+        missing=("2.2: inserts and deletes tokens",),
     ),
     example=Example(
         config=_EXAMPLE,

@@ -160,8 +160,19 @@ class StepRecord:
 
     @property
     def committed(self) -> tuple[int, ...]:
-        """Positions committed in this step."""
+        """Positions whose token this step wrote: of masks, and of tokens that it replaced."""
         return tuple(self.candidates.position[self.candidates.committed].tolist())
+
+    @property
+    def edited(self) -> tuple[int, ...]:
+        """Those of them at which a token was committed before."""
+        position_C = self.candidates.position[self.candidates.committed]
+        return tuple(position_C[~self.masked[position_C - self.prompt_length]].tolist())
+
+    @property
+    def masked(self) -> np.ndarray:
+        """Bool [G]: where the canvas held a mask before this step."""
+        return self.status_before == 2
 
     @cached_property
     def skipped(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from skipstone.unmask.base import UnmaskPolicy, UnmaskSession, WeighingSession
 from skipstone.unmask.credit import Credit
 from skipstone.unmask.dream_threshold import DreamThreshold
+from skipstone.unmask.editing import Editing
 from skipstone.unmask.entropy import Entropy
 from skipstone.unmask.entropy_bound import EntropyBound
 from skipstone.unmask.factor import Factor
@@ -17,6 +18,7 @@ from skipstone.unmask.threshold import Threshold
 __all__ = [
     "Credit",
     "DreamThreshold",
+    "Editing",
     "Entropy",
     "EntropyBound",
     "Factor",

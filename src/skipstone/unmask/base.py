@@ -26,6 +26,8 @@ class UnmaskSession(Protocol):
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """Which offsets are committed now: bool [B, G]. Equal confidence: lowest position first.
 
+        With ``Need.COMMITTED`` these may be committed ones too: each takes its new token.
+
         No host read, no boolean indexing, no shape that depends on values: the same code runs
         inside a captured graph.
         """
@@ -96,6 +98,15 @@ class UnmaskPolicy:
         return False
 
     @property
+    def post_steps_of_block(self) -> int:
+        """How many steps may still replace tokens of a block in which no mask is left.
+
+        A block ends with the first of its steps that changes nothing, or after so many. Whoever
+        replaces none has none.
+        """
+        return 0
+
+    @property
     def opens_alone(self) -> bool:
         """Whether the first step of a block commits the block's first mask and no other.
 
@@ -132,7 +143,7 @@ class UnmaskPolicy:
         """Nothing was remembered."""
 
     def replay(self, scores: HostScores) -> np.ndarray:
-        """What ``select`` commits of one request, from recorded scores: bool [C].
+        """What ``select`` commits or replaces of one request, from recorded scores: bool [C].
 
         Pure arithmetic on the host, without torch. It must agree with ``select`` for every score,
         equal ones among them: a decision that does not is told as a fault.

@@ -28,10 +28,12 @@ def scores_of(
         earlier: the steps of this request before it.
     """
     candidates = step.candidates
+    allowed_C = candidates.allowed if confidence_C is None else confidence_C
+    held_C = _held(step)
     return HostScores(
         offset_C=candidates.position.astype(np.int64) - step.prompt_length,
         token_C=candidates.token.astype(np.int64),
-        confidence_C=candidates.allowed if confidence_C is None else confidence_C,
+        confidence_C=np.where(held_C < 0, allowed_C, -np.inf),
         margin_C=candidates.confidence - candidates.runner_up_confidence,
         entropy_C=candidates.entropy,
         block=step.block,
@@ -41,5 +43,13 @@ def scores_of(
         block_start=step.block_start - step.prompt_length,
         block_stop=step.block_stop - step.prompt_length,
         masks_left=step.masks_before,
+        held=held_C,
+        revisable=np.where(held_C < 0, -np.inf, allowed_C),
         earlier=earlier,
     )
+
+
+def _held(step: StepRecord) -> np.ndarray:
+    """The committed tokens at the candidates of a step, int64 [C]; -1 at masks."""
+    offset_C = step.candidates.position - step.prompt_length
+    return np.where(step.masked[offset_C], -1, step.ids_before[offset_C].astype(np.int64))

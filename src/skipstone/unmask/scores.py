@@ -25,6 +25,8 @@ class Need(StrEnum):
     """The probability of the token minus that of the most probable other one."""
     ENTROPY = "entropy"
     """The entropy of the whole distribution, in nats."""
+    COMMITTED = "committed"
+    """Scores of committed tokens of the block too: one that is selected is replaced."""
     LOGITS = "logits"
     """The logits of every mask that a step scores, before a token is chosen: the policy's session
     has ``weigh``, which sees them and gives those to choose by."""
@@ -78,6 +80,8 @@ class Scores:
     """See ``margin_BG``."""
     entropy: Tensor | None = None
     """See ``entropy_BG``."""
+    revisable: Tensor | None = None
+    """See ``revisable_BG``."""
 
     def only(self, needs: frozenset[Need]) -> Scores:
         """The scores that a policy named in its needs."""
@@ -85,7 +89,15 @@ class Scores:
             self,
             margin=self.margin if Need.MARGIN in needs else None,
             entropy=self.entropy if Need.ENTROPY in needs else None,
+            revisable=self.revisable if Need.COMMITTED in needs else None,
         )
+
+    @property
+    def allowed_BG(self) -> Tensor:
+        """float64: confidence of all that may be written, masks and others; -inf elsewhere."""
+        if self.revisable is None:
+            return self.confidence_BG
+        return self.confidence_BG.maximum(self.revisable)
 
     @property
     def margin_BG(self) -> Tensor:
@@ -97,18 +109,26 @@ class Scores:
         """float64: entropy of the distribution, in nats; needs ``Need.ENTROPY``."""
         return _asked_for(self.entropy, Need.ENTROPY)
 
+    @property
+    def revisable_BG(self) -> Tensor:
+        """float64: the token's probability where one is committed that may be replaced, else -inf.
+
+        Needs ``Need.COMMITTED``. Where it says something, ``confidence_BG`` is -inf.
+        """
+        return _asked_for(self.revisable, Need.COMMITTED)
+
 
 def _asked_for(table_BG: Tensor | None, need: Need) -> Tensor:
     if table_BG is None:
         raise AttributeError(
-            f"the {need} was not computed: the policy must name Need.{need.name} in its needs"
+            f"{need} scores were not computed: the policy must name Need.{need.name} in its needs"
         )
     return table_BG
 
 
 @dataclass(frozen=True, eq=False)
 class HostScores:
-    """The same for one step of one request, as a record has it: its masks that had scores."""
+    """The same for one step of one request, as a record has it: what it has that had scores."""
 
     offset_C: np.ndarray
     """int64: where they stand, counted from the end of the prompt; ascending."""
@@ -134,6 +154,10 @@ class HostScores:
     """Offset at which it ends."""
     masks_left: int
     """Masks in the block before this step."""
+    held: np.ndarray | None = None
+    """See ``held_C``."""
+    revisable: np.ndarray | None = None
+    """See ``revisable_C``."""
     earlier: tuple[HostScores, ...] = ()
     """The steps of this request before this one, the latest last; only of those who remember."""
 
@@ -141,6 +165,18 @@ class HostScores:
     def steps_left(self) -> int:
         """Steps of the block's budget that are left, this one included; at least 1."""
         return max(1, self.step_budget - self.step)
+
+    @property
+    def held_C(self) -> np.ndarray:
+        """int64: the committed token that stands there; -1 at a mask."""
+        return np.full(self.token_C.shape, -1) if self.held is None else self.held
+
+    @property
+    def revisable_C(self) -> np.ndarray:
+        """float64: confidence where a committed token may be replaced; -inf elsewhere."""
+        if self.revisable is None:
+            return np.full(self.token_C.shape, -np.inf)
+        return self.revisable
 
     @cached_property
     def rank_C(self) -> np.ndarray:

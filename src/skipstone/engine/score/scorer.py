@@ -193,13 +193,23 @@ class Scorer:
         confidence_BG = ops.eligible(board.scored_at_BG, board.confidence_BG, led_by, context)
         margins = any(Need.MARGIN in self._needs[slot] for slot in context.active)
         margin_BG = board.confidence_BG - board.runner_up_confidence_BG if margins else None
-        return Scores(board.token_BG, confidence_BG, margin_BG, board.entropy_BG)
+        revises = any(at.revises for at in context.requests)
+        revisable_BG = self._revisable(context) if revises else None
+        return Scores(board.token_BG, confidence_BG, margin_BG, board.entropy_BG, revisable_BG)
+
+    def _revisable(self, context: StepContext) -> Tensor:
+        """Confidence where committed tokens have fresh scores and may be replaced; else -inf."""
+        revising, _ = context.split(lambda at: at.revises)
+        status_BG = context.canvas.region(context.canvas.status_BL)
+        fresh_BG = self.board.scored_at_BG == revising.forward_B1
+        open_BG = (status_BG == Status.COMMITTED) & revising.block_BG & fresh_BG
+        return self.board.confidence_BG.masked_fill(~open_BG, -torch.inf)
 
 
 def _undecided(
     rows: Rows, reach: Reach, context: StepContext, host: HostCanvas
 ) -> tuple[np.ndarray, Rows]:
-    """What ``rows`` score that their block may commit: which of them do, and the masks scored."""
+    """What ``rows`` score that their block may write: which of them do, and where they write."""
     canvas = context.canvas
     stop = np.zeros(canvas.batch, np.int64)
     stop[list(context.active)] = [at.block.stop for at in context.requests]
@@ -208,7 +218,14 @@ def _undecided(
     offset = position - np.array(canvas.prompt_lengths)[request]
     inside = (offset >= 0) & (offset < stop[request])
     status = host.status_BG[request, np.where(inside, offset, 0)]
-    found = np.flatnonzero(inside & (status == Status.MASK))
+    wanted = status == Status.MASK
+    if any(at.revises for at in context.requests):
+        first = np.full(canvas.batch, canvas.gen_length)
+        first[list(context.active)] = [
+            at.block.start if at.revises else at.block.stop for at in context.requests
+        ]
+        wanted |= (status == Status.COMMITTED) & (offset >= first[request])
+    found = np.flatnonzero(inside & wanted)
     return index[found], _at(rows.take(index[found]), position[found])
 
 

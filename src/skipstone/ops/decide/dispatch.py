@@ -141,10 +141,11 @@ def commit(
     token_BG: Tensor,
     context: StepContext,
     eos_id: int | None,
+    ends_from_B1: Tensor,
 ) -> Committed:
     """See ``reference.commit``."""
     if absence(confidence_BG):
-        return reference.commit(chosen_BG, confidence_BG, token_BG, context, eos_id)
+        return reference.commit(chosen_BG, confidence_BG, token_BG, context, eos_id, ends_from_B1)
     from skipstone.ops.decide import triton_board
 
-    return triton_board.commit(chosen_BG, confidence_BG, token_BG, context, eos_id)
+    return triton_board.commit(chosen_BG, confidence_BG, token_BG, context, eos_id, ends_from_B1)

@@ -333,18 +333,21 @@ def commit(
     token_BG: Tensor,
     context: StepContext,
     eos_id: int | None,
+    ends_from_B1: Tensor,
 ) -> Committed:
-    """Write tokens where they are chosen and may be committed, then stop at EOS.
+    """Write tokens where they are chosen and may be written, then stop at EOS.
 
-    A token whose confidence is NaN is never written. Changes the canvas. Requests that take no part
-    keep what they committed in their last step.
+    Where a token is committed already, the new one takes its place. One whose confidence is NaN is
+    never written. Changes the canvas. Requests that take no part keep what they committed in their
+    last step.
 
     Args:
         chosen_BG: bool.
-        confidence_BG: float64, -inf where nothing may be committed.
+        confidence_BG: float64, -inf where nothing may be written.
         token_BG: int64.
         context: where each request is.
         eos_id: what requests are filled with that end at one of their stop ids; None: none ends.
+        ends_from_B1: int64, no request ends before all left of this offset is decided.
     """
     canvas, before_BL = context.canvas, context.committed_BL
     broken_BG = confidence_BG.isnan()
@@ -353,7 +356,7 @@ def commit(
     new_BL = torch.zeros_like(before_BL).scatter_(1, canvas.region_BG, commit_BG)
     committed_BL = torch.where(context.forward_B1 >= 0, new_BL, before_BL)
     if eos_id is not None:
-        _fill_ended(canvas, eos_id, context.ends_from_B1)
+        _fill_ended(canvas, eos_id, ends_from_B1)
     region_2BG = canvas.generated_2BG()
     region_2BG[1].masked_fill_(broken_BG, Status.BROKEN)
     return Committed(commit_BG, committed_BL, region_2BG)

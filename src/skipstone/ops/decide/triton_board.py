@@ -449,6 +449,7 @@ def commit(
     token_BG: Tensor,
     context: StepContext,
     eos_id: int | None,
+    ends_from_B1: Tensor,
 ) -> Committed:
     """As ``reference.commit``."""
     canvas = context.canvas
@@ -466,7 +467,7 @@ def commit(
         context.committed_BL.contiguous(),
         context.forward_B1,
         canvas.stop_BK,
-        context.ends_from_B1,
+        ends_from_B1.contiguous(),
         commit_BG,
         committed_BL,
         region_2BG,

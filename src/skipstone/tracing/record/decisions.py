@@ -157,16 +157,24 @@ def _skip_layer(view: StepView) -> int:
 def _candidates(
     decisions: Decisions, board: _HostBoard, at: RequestStep, needs: frozenset[Need]
 ) -> Candidates:
-    """The masks that have scores in this block or left of it, in order of position."""
+    """The masks that have scores in this block or left of it, in order of position.
+
+    Of a policy that replaces tokens, what is committed in this block too.
+    """
     view, request = decisions.view, at.slot
-    scores_KG = board.scores_KBG[:, request]
-    known = (view.before.status_BG[request] == Status.MASK) & (scores_KG[2] >= 0)
-    offset = np.flatnonzero(known[: at.block.stop])
+    scores_KG, status_G = board.scores_KBG[:, request], view.before.status_BG[request]
+    masked_G = status_G == Status.MASK
+    open_G = masked_G.copy()
+    if at.revises:
+        within = slice(at.block.start, at.block.stop)
+        open_G[within] |= status_G[within] == Status.COMMITTED
+    offset = np.flatnonzero((open_G & (scores_KG[2] >= 0))[: at.block.stop])
     scores_KC = scores_KG.take(offset, axis=1)
     counts_KC = scores_KC[:4].astype(np.int32)
     confidence_C, runner_up_C, allowed_C, *others = scores_KC[4:].view(np.float64)
     entropy_C = others[0] if Need.ENTROPY in needs else np.full(offset.size, np.nan)
-    rank_C = _ranks(scores_KG[6].view(np.float64))[offset]
+    allowed_G = scores_KG[6].view(np.float64)
+    rank_C = _ranks(np.where(masked_G, allowed_G, -np.inf))[offset]
     return Candidates(
         position=(at.prompt_length + offset).astype(np.int32),
         token=counts_KC[0],

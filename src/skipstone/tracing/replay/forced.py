@@ -52,12 +52,26 @@ class RecordedSteps:
         return None if step is None or step.forward == self._free else step
 
     @property
+    def post_step(self) -> int:
+        """Which of the steps it is that find no mask in the block, from 1; 0 where there are some.
+
+        A step that repeats another one counts as that.
+        """
+        return sum(
+            not s.masks_before
+            for (block, step), s in self._numbered.items()
+            if block == self.step.block and step <= self.step.step
+        )
+
+    @property
     def committed_before(self) -> tuple[int, ...]:
         """What the recorded step before committed: its canvas against this one."""
         before = self._before.get(self.step.forward)
         if before is None:
             return ()
-        new = (before.status_before == 2) & (self.step.status_before != 2)
+        new = before.masked & ~self.step.masked
+        # An edit changes the token alone; a mask that stays one keeps its id.
+        new |= before.ids_before != self.step.ids_before
         return tuple((np.flatnonzero(new) + self.step.prompt_length).tolist())
 
 

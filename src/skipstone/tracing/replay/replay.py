@@ -108,7 +108,7 @@ class Replayer:
         if step.forward >= self._plan.forwards[0]:
             self._recorded.padding_seen = self._plan.padding_seen
             _hide(self.batch, block, self._plan.hidden, self._plan.seen)
-        context = self.batch.together(block, step.step, step.forward)
+        context = self.batch.together(block, step.step, step.forward, self._recorded.post_step)
         self.stepper.step(context, recovery=step.recovery)
 
 

@@ -1,0 +1,68 @@
+"""The step that one request takes, as policies are told of it; without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipstone.blocks import Block
+from skipstone.reach import FULL, Reach
+
+
+@dataclass(frozen=True)
+class RequestStep:
+    """The step that one request takes."""
+
+    slot: int
+    """Its row of the batch."""
+    sample: int
+    """Which of the prompts it is."""
+    prompt_length: int
+    block: Block
+    step: int
+    """Step within the block, from 0; step 0 is the refresh of caches that have one."""
+    step_budget: int
+    """Steps that the fixed schedule plans for this block."""
+    forward: int
+    """Forwards that this request took part in before, over all of its blocks."""
+    seed: int = 0
+    """Of all that is drawn for this request."""
+    reach: Reach = FULL
+    """How far its rows see, and which positions they score."""
+    block_length: int | None = None
+    """Positions of a block that is not cut short; None: of this one."""
+    opens_alone: bool = False
+    """Whether the first step of a block commits its first mask and no other."""
+    grows: bool = False
+    """Whether nothing lies right of the block yet."""
+    whole_blocks: bool = False
+    """Whether a stop id ends the request only where its block is decided."""
+    settled: int = 0
+    """Of a block-causal model: the K/V left of this position are those of final tokens."""
+    base: int = 0
+    """The cell of the K/V store in which its position 0 lies."""
+    revises: bool = False
+    """Whether committed tokens of the block are scored too, and may be replaced."""
+    post_step: int = 0
+    """Which of the steps it is that find no mask in the block, from 1; 0 where there are some."""
+    post_steps: int = 0
+    """At most so many of them."""
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the block ends with this step even if something is changed in it."""
+        return self.post_step >= self.post_steps
+
+    @property
+    def steps_left(self) -> int:
+        """Steps of the budget that are left, this one included; at least 1."""
+        return max(1, self.step_budget - self.step)
+
+    @property
+    def start(self) -> int:
+        """First position of the block."""
+        return self.prompt_length + self.block.start
+
+    @property
+    def stop(self) -> int:
+        """One past the last position of the block."""
+        return self.prompt_length + self.block.stop
