@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
-from skipstone.memory.store import KVStore
+from skipstone.memory.prefixes import Prefix
+from skipstone.memory.store import Admitted, KVStore
 from skipstone.ops.model import reference as ops
 from skipstone.rows import Rows
 
@@ -82,8 +83,8 @@ def padding_seen() -> Fault:
     """The padding of shorter requests is attended; only a ragged batch has any."""
     attend, admit = ops.attend, KVStore.admit
 
-    def with_padding(self: KVStore, length: int) -> int | None:
-        return admit(self, max(length, _LONGEST))
+    def with_padding(self: KVStore, length: int, prefix: Prefix | None = None) -> Admitted | None:
+        return admit(self, max(length, _LONGEST), prefix)
 
     def wrong(
         q_NHE: Tensor,

@@ -42,6 +42,13 @@ class Reach:
             return np.full(position_N.size, length)
         return np.minimum(length, (position_N // block + 1) * block)
 
+    def whole(self, count: int) -> int:
+        """How many of the first ``count`` positions lie in blocks that end among them.
+
+        Their keys and values depend on nothing else. None under full attention.
+        """
+        return 0 if self.block_size is None else count // self.block_size * self.block_size
+
     def first(self, settled: int) -> int:
         """The first row whose K/V may change, where those left of ``settled`` are final."""
         return 0 if self.block_size is None else self.span(settled, settled + 1, settled + 1)[0]

@@ -17,8 +17,9 @@ from skipstone import CosineSkip, DualCache, Engine, NoCache, PrefixCache, Setti
 from skipstone.errors import ConfigError, NoRoomError
 from skipstone.memory import limit
 from skipstone.memory.limit import MemoryLimit
-from skipstone.memory.ranges import GRAIN, Ranges, rounded
-from skipstone.memory.store import KVStore, cell_bytes
+from skipstone.memory.prefixes import Prefix
+from skipstone.memory.ranges import GRAIN, Range, Ranges, rounded
+from skipstone.memory.store import Admitted, KVStore, cell_bytes
 from skipstone.models.load import Model
 from skipstone.testing.tiny import tiny_model
 
@@ -53,7 +54,8 @@ def test_ranges_never_overlap_never_leak_and_join_when_they_are_free(
         if holder in held:
             ranges.release(held.pop(holder).start)
             continue
-        start = ranges.take(length)
+        gaps = ranges.gaps(length)
+        start = ranges.take(gaps[0].start, length).start if gaps else None
         taken = {cell for cells in held.values() for cell in cells}
         free = [all(at + i not in taken for i in range(rounded(length))) for at in range(640)]
         room = [at for at in range(grains * GRAIN - rounded(length) + 1) if free[at]]
@@ -65,14 +67,14 @@ def test_ranges_never_overlap_never_leak_and_join_when_they_are_free(
     for cells in held.values():
         ranges.release(cells.start)
     assert ranges.end == 0
-    assert grains == 0 or ranges.take(grains * GRAIN) == 0
+    assert grains == 0 or ranges.gaps(grains * GRAIN) == [Range(0, grains * GRAIN)]
 
 
 def test_a_store_grows_up_to_what_it_may_take_and_keeps_what_it_holds() -> None:
     store = KVStore(SHAPE, 16, torch.float32, CPU, most=96)
-    assert store.admit(10) == 0
+    assert store.admit(10) == Admitted(0, 0)
     store.keys[:, :10] = 3.0
-    assert store.admit(30) == 16
+    assert store.admit(30) == Admitted(16, 0)
     assert store.cells == 48
     assert (store.keys[:, :10] == 3.0).all()
     assert not store.keys[:, 16:].any()
@@ -80,14 +82,14 @@ def test_a_store_grows_up_to_what_it_may_take_and_keeps_what_it_holds() -> None:
     assert store.fits(96)
     assert not store.fits(97)
     store.release(16)
-    assert store.admit(80) == 16
+    assert store.admit(80) == Admitted(16, 0)
     assert store.cells == 96
 
 
 def test_a_store_that_graphs_point_into_never_moves() -> None:
     store = KVStore(SHAPE, 64, torch.float32, CPU)
     where = store.keys.data_ptr()
-    assert store.admit(64) == 0
+    assert store.admit(64) == Admitted(0, 0)
     assert store.admit(1) is None
     assert store.keys.data_ptr() == where
 
@@ -156,10 +158,10 @@ def test_requests_wait_for_room_and_give_what_they_give_alone(
     engine = Engine(model, settings, runner=runner, memory=f"{80 * each}b")  # type: ignore[arg-type]
     most, admit = [0], KVStore.admit
 
-    def noted(store: KVStore, length: int) -> int | None:
-        base = admit(store, length)
+    def noted(store: KVStore, length: int, prefix: Prefix | None) -> Admitted | None:
+        place = admit(store, length, prefix)
         most[0] = max(most[0], store.cells)
-        return base
+        return place
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KVStore, "admit", noted)

@@ -94,6 +94,12 @@ _OPTIONS = (
         help="End at EOS, or with the block that it is in.  [default: token]",
     ),
     click.option("--stop-ids", metavar="5,17", help="Token ids that end an answer as EOS does."),
+    click.option(
+        "--reuse-prefix/--no-reuse-prefix",
+        default=None,
+        help="Take over the K/V of a prompt's beginning from an earlier prompt that begins so too.  "
+        "[default: where it is exact]",
+    ),
     click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks."),
 )
 

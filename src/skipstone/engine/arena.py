@@ -28,6 +28,8 @@ class Arena:
         self._limit = limit
         self.kept: GraphLayers | None = None
         """Layers over graphs that were captured; they outlive lengths and batches."""
+        self._plain: EagerLayers | None = None
+        """Layers without graphs whose store holds what later prompts may take over."""
 
     def check(self, length: int, where: str) -> None:
         """Refuse a request for which there could never be room.
@@ -42,36 +44,43 @@ class Arena:
         config, dtype = self._network.config, self._network.dtype
         self._limit.check(length, self._cells(), config, dtype, where)
 
-    def layers(self, lengths: Sequence[int], *, graphs: bool) -> Layers:
+    def layers(self, lengths: Sequence[int], *, graphs: bool, keep: bool = False) -> Layers:
         """Layers over a store; with all graphs that were captured before, if nobody uses them.
 
         Args:
             lengths: of the requests that come first, so that there is room for them at once.
             graphs: whether steps are captured.
+            keep: whether whoever asks next is to find the keys and values of these requests.
 
         Raises:
             NoRoomError: the memory that may be taken is not to be had.
         """
-        network, kept = self._network, self.kept
-        if graphs and kept is not None and kept.store.unused:
+        kept = self.kept if graphs else self._plain if keep else None
+        if kept is not None and kept.store.unused:
             return kept
-        self.kept = None
+        if graphs:
+            self.kept = None
+            self.kept = GraphLayers(self._network, self._store(lengths, graphs=True))
+            return self.kept
+        layers = EagerLayers(self._network, self._store(lengths, graphs=False))
+        if keep:
+            self._plain = layers
+        return layers
+
+    def _store(self, lengths: Sequence[int], *, graphs: bool) -> KVStore:
+        network = self._network
         most = self._cells()
         # What is captured lies over this memory: it never moves, and all of it is taken at once.
         fixed = graphs and network.device.type == "cuda"
         cells = most if fixed else min(most, sum(map(rounded, lengths)))
         try:
-            store = KVStore(network.config, cells, network.dtype, network.device, most=most)
+            return KVStore(network.config, cells, network.dtype, network.device, most=most)
         except torch.OutOfMemoryError:
             needed = spelled(cells * cell_bytes(network.config, network.dtype))
             raise NoRoomError(
                 f"keys and values are to take {needed}, which is not to be had in one piece on "
                 f"{network.device}: give the engine less memory"
             ) from None
-        if not graphs:
-            return EagerLayers(network, store)
-        self.kept = GraphLayers(network, store)
-        return self.kept
 
     def _cells(self) -> int:
         """Positions for whose keys and values there may be room."""

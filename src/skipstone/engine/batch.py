@@ -31,9 +31,15 @@ from skipstone.engine.score.weighing import Weighing
 from skipstone.engine.sessions import Served, Sessions
 from skipstone.engine.settings import Settings
 from skipstone.memory.inputs import LayerInputs
+from skipstone.memory.prefixes import Prefix
+from skipstone.memory.store import Admitted
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Rows
 from skipstone.unmask import Need, Scores, UnmaskPolicy, UnmaskSession, WeighingSession
+
+# Whoever comes waits a step if so many positions are about to be computed that it shares. Fewer
+# cost less than the step: on a card, one takes as long as reading the weights.
+WORTH_WAITING = 64
 
 
 @dataclass(eq=False)
@@ -105,12 +111,23 @@ class Batch:
         start, new = len(request.prompt), len(request.region)
         return new <= self.geometry.gen_length and start + new <= self.geometry.length
 
-    def admit(self, slot: int, base: int, request: Request) -> RequestState:
+    def waits_for_prefix(self, request: Request) -> bool:
+        """Whether the next step of another request computes much that this one could take over."""
+        if request.prefix is None:
+            return False
+        pending = (state.request.prefix for state in self.states if not state.forward)
+        coming = max((p.shared_with(request.prefix) for p in pending if p is not None), default=0)
+        if coming < WORTH_WAITING:
+            return False
+        there = self.runner.store.prefixes.longest(request.prefix).count
+        return coming - there >= WORTH_WAITING
+
+    def admit(self, slot: int, place: Admitted, request: Request) -> RequestState:
         """Put a request into a slot; nothing there may speak of the one before.
 
         Args:
             slot: which.
-            base: what the store gave for it.
+            place: what the store gave for it.
             request: who comes.
         """
         settings, config = request.settings, self.config
@@ -132,24 +149,46 @@ class Batch:
         self._listens = any(not each.cache.pure for each in (settings, *others))
         self._names = any(each.cache.needs for each in (settings, *others))
         self._weighs = any(Need.LOGITS in each.unmask.needs for each in (settings, *others))
-        self._inputs.forget(base, request.length)
+        self._inputs.forget(place.base, request.length)
         if self.runner.skip is not None:
             self.runner.skip.forget(slot)
         self._failed.pop(slot, None)
-        self.slots[slot] = state = RequestState(request, slot, base)
+        self.slots[slot] = state = RequestState(request, slot, place.base, reused=place.reused)
         return state
 
-    def release(self, state: RequestState) -> None:
-        """Let a request leave."""
+    def release(self, state: RequestState, *, sound: bool) -> None:
+        """Let a request leave.
+
+        Args:
+            state: of the request.
+            sound: whether others may take over what it has computed.
+        """
+        store, request = self.runner.store, state.request
         self.slots[state.slot] = None
-        self.runner.store.release(state.base)
+        store.release(state.base)
+        if not sound:
+            store.prefixes.forget(state.base)
+        elif request.prefix is not None:
+            # In the next turn of a talk, the answer is a part of the prompt.
+            whole = [*request.prompt, *self.host.ids_BG[state.slot].tolist()]
+            store.prefixes.hold(state.base, Prefix.of(whole[: state.settled], request.reach))
+
+    def begun(self, states: Iterable[RequestState], rows: Rows) -> None:
+        """The step of these rows is launched: others may take over the prompts that it computes."""
+        for state in states:
+            prefix = state.request.prefix
+            if state.forward == 1 and prefix is not None:
+                first = int(rows.position[rows.request == state.slot][0])
+                # A policy may have computed them all the same.
+                state.reused = min(state.reused, first)
+                self.runner.store.prefixes.hold(state.base, prefix)
 
     def decoded(self, state: RequestState) -> Done:
         """What was decoded of a request."""
         new = len(state.request.region)
         ids_G = self.host.ids_BG[state.slot, :new].copy()
         status_G = self.host.status_BG[state.slot, :new].copy()
-        return Done(state.request, state.stats, ids_G, status_G)
+        return Done(state.request, state.stats, ids_G, status_G, state.reused)
 
     def rows(self, context: StepContext) -> Rows:
         """What the cache policies of the requests recompute in a step, which may not be taken."""

@@ -40,7 +40,8 @@ class Engine:
     (which masks it commits: fixed, threshold, factor), ``skip`` (which rows leave early: none,
     cosine), ``gen_length`` (new positions), ``block_length`` (decoded together), ``steps``,
     ``temperature`` (0: greedy), ``top_p``, ``top_k``, ``seed``, ``eos_stop``, ``budget``
-    (finish or stop), ``growing_canvas``, ``absolute_blocks``, ``stop_after``, ``stop_ids``.
+    (finish or stop), ``growing_canvas``, ``absolute_blocks``, ``stop_after``, ``stop_ids``,
+    ``reuse_prefix``.
     ``help(Settings)`` has their defaults. ``generate`` decodes one prompt into a ``Result``,
     ``generate_batch`` several.
 
@@ -361,11 +362,12 @@ class Engine:
 
         For whoever leads a run step by step; ``decode`` drives it to its end.
         """
+        # A store of its own: what is computed along a record is nobody else's.
+        settings = self.settings.replace(reuse_prefix=False)
+        masks = [self.model.config.mask_id] * settings.gen_length
         handles = [
             self._handle(
-                self._request_of(
-                    prompt, [self.model.config.mask_id] * self.settings.gen_length, self.settings, i
-                ),
+                self._request_of(prompt, masks, settings, i),
                 observer=observer,
                 batch_size=batch_size,
             )

@@ -11,7 +11,8 @@ import numpy as np
 
 from skipstone import policies
 from skipstone.canvas import Status
-from skipstone.engine.request import Done, Request
+from skipstone.engine.prefix import idle
+from skipstone.engine.request import Done
 from skipstone.engine.result import Result, Stats
 from skipstone.engine.settings import Settings
 from skipstone.sentence import counted
@@ -35,7 +36,7 @@ def result_of(
     tokens, masks = tuple(done.ids_G.tolist()), int(masked_G.sum())
     length = _length(done, eos_id)
     generated = int((done.status_G[:length] != Status.MASK).sum())
-    stats = Stats(tuple(done.stats), seconds, generated, generated)
+    stats = Stats(tuple(done.stats), seconds, generated, generated, done.reused)
     return Result(
         text=text.decode(tokens[:length], masked_G[:length].tolist()),
         tokens=tokens,
@@ -44,7 +45,7 @@ def result_of(
         masks_left=masks,
         stats=stats,
         settings=settings,
-        notes=(*_notes(settings, stats, masks), *_of_ids(done.request), *notes),
+        notes=(*_notes(settings, stats, masks), *_of_request(done), *notes),
     )
 
 
@@ -55,8 +56,10 @@ def _length(done: Done, eos_id: int) -> int:
     return int(ended_G.argmax()) if ended_G.any() else ended_G.size
 
 
-def _of_ids(request: Request) -> Iterator[str]:
-    """Ids that do not do what somebody may have meant by them."""
+def _of_request(done: Done) -> Iterator[str]:
+    """What does not do what somebody may have meant by it, by the ids that were given."""
+    request = done.request
+    yield from idle(request.settings, request.reach, done.prompt_length, done.reused)
     masks = request.prompt.count(request.mask_id)
     if masks:
         yield (

@@ -61,7 +61,9 @@ class Layout:
         geometry = geometry_of(network, slots, prompt_length + gen_length, gen_length)
         skip = first.request.settings.skip.start(geometry)
         lengths = [handle.request.length for handle in handles[:slots]]
-        runner = Runner(network, skip, self._arena.layers(lengths, graphs=graphs))
+        shares = any(handle.request.prefix is not None for handle in handles)
+        layers = self._arena.layers(lengths, graphs=graphs, keep=shares)
+        runner = Runner(network, skip, layers)
         batch = Batch.start(network.config, geometry, runner, Scorer(network, geometry))
         if first.observer is not None:
             batch.ages = Ages.start(batch.canvas)

@@ -71,7 +71,7 @@ class Loop:
         for state in self.batch.states:
             if state.handle is not None:
                 state.handle.fail(error)
-            self._leave(state)
+            self._leave(state, sound=False)
         self._flying.clear()
 
     def _release(self) -> None:
@@ -79,11 +79,11 @@ class Loop:
         flying = {state.slot for flight in self._flying for state in flight.states}
         for state in self.batch.states:
             if state.handle is not None and state.handle.cancelled():
-                self._leave(state)
+                self._leave(state, sound=True)
             elif self._is_done(state, flies=state.slot in flying):
                 if state.handle is not None:
                     state.handle.finish(self.batch.decoded(state))
-                self._leave(state)
+                self._leave(state, sound=True)
 
     def _is_done(self, state: RequestState, *, flies: bool) -> bool:
         host = self.batch.host
@@ -94,22 +94,25 @@ class Loop:
         state.resume(host)
         return state.next_step(host) is None
 
-    def _leave(self, state: RequestState) -> None:
+    def _leave(self, state: RequestState, *, sound: bool) -> None:
         self.scheduler.release(state.slot)
-        self.batch.release(state)
+        self.batch.release(state, sound=sound)
 
     def admit(self) -> None:
         """Give free slots to those that wait and may share this batch."""
         for slot in self.batch.free:
             handle = self._next_waiting()
-            base = None if handle is None else self.batch.runner.store.admit(handle.request.length)
-            if handle is None or base is None:
+            if handle is None or self.batch.waits_for_prefix(handle.request):
+                return
+            request = handle.request
+            place = self.batch.runner.store.admit(request.length, request.prefix)
+            if place is None:
                 # Others will leave and make room.
                 return
             try:
-                state = self.batch.admit(slot, base, handle.request)
+                state = self.batch.admit(slot, place, request)
             except BaseException as error:
-                self.batch.runner.store.release(base)
+                self.batch.runner.store.release(place.base)
                 handle.fail(error)
                 if not isinstance(error, SkipstoneError):
                     raise
@@ -164,7 +167,9 @@ class Loop:
             context, others = context.split(lambda at: at.slot in chosen)
             if others.requests:
                 rows = batch.rows(context)
-        self._flying.append(self.stepper.launch(context, rows))
+        flight = self.stepper.launch(context, rows)
+        self._flying.append(flight)
+        batch.begun(flight.states, rows)
         return True
 
     def _complete_oldest(self) -> None:
@@ -205,4 +210,4 @@ class Loop:
         """End one request with an error; the others go on."""
         if state.handle is not None:
             state.handle.fail(error)
-        self._leave(state)
+        self._leave(state, sound=False)

@@ -33,6 +33,8 @@ class RequestState:
     """Which step within the block that is."""
     forward: int = 0
     """Forwards that it has taken part in."""
+    reused: int = 0
+    """Its first positions, whose K/V were there when it came."""
     stats: list[StepStats] = field(default_factory=list)
     _last: RequestStep | None = None
     """Of the step that was launched last."""
@@ -86,12 +88,19 @@ class RequestState:
             opens_alone=unmask.opens_alone,
             grows=request.settings.growing_canvas,
             whole_blocks=request.settings.stop_after == "block",
-            settled=request.settled_before(block),
+            settled=max(self.reused, request.settled_before(block)),
             base=self.base,
             revises=Need.COMMITTED in unmask.needs,
             post_step=post_step,
             post_steps=unmask.post_steps_of_block,
         )
+
+    @property
+    def settled(self) -> int:
+        """K/V left of this position are those of final tokens, and computed."""
+        if self._last is None or not self.forward:
+            return self.reused
+        return max(len(self.request.prompt), self._last.settled)
 
     def last_step(self) -> RequestStep:
         """Where its last step was, for one more at the same place."""

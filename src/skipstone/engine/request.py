@@ -21,9 +21,11 @@ import numpy as np
 from skipstone.blocks import Block, blocks
 from skipstone.canvas import MOST_STOP_IDS
 from skipstone.engine.commits import Commit, CommittedTokens, Reader
+from skipstone.engine.prefix import reuses
 from skipstone.engine.result import Result, StepStats
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, DeadlockError
+from skipstone.memory.prefixes import Prefix
 from skipstone.reach import FULL, Reach
 from skipstone.text import Text
 
@@ -59,6 +61,13 @@ class Request:
         absolute = self.settings.absolute_blocks or self.reach.block_size is not None
         before = len(self.prompt) if absolute else 0
         return blocks(len(self.region), self.settings.whole_block, before)
+
+    @cached_property
+    def prefix(self) -> Prefix | None:
+        """What others may take over of its prompt, and it of theirs; None: nothing."""
+        if not reuses(self.settings, self.reach):
+            return None
+        return Prefix.of(self.prompt, self.reach)
 
     def settled_before(self, block: Block) -> int:
         """Where the block before this one begins: all left of it was computed when it was final."""
@@ -96,6 +105,8 @@ class Done:
     stats: list[StepStats]
     ids_G: np.ndarray
     status_G: np.ndarray
+    reused: int = 0
+    """Positions of its prompt whose keys and values were taken over."""
 
     @property
     def sample(self) -> int:

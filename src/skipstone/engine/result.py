@@ -33,7 +33,8 @@ class Stats:
     """The work of one request; ``print`` tells it in one line.
 
     Attributes: ``steps`` (one ``StepStats`` a forward), ``seconds``, ``generated``,
-    ``run_generated``, ``num_forwards``, ``num_refreshes``, ``skip_share``, ``tokens_per_second``.
+    ``run_generated``, ``reused``, ``num_forwards``, ``num_refreshes``, ``skip_share``,
+    ``tokens_per_second``.
     """
 
     steps: tuple[StepStats, ...]
@@ -43,12 +44,15 @@ class Stats:
     """New tokens up to the first EOS; EOS, masks and the prompt are not counted."""
     run_generated: int
     """The same over all requests of the batch."""
+    reused: int = 0
+    """Positions of the prompt whose keys and values were taken over from an earlier request."""
 
     def __str__(self) -> str:
         return (
             f"{counted(self.generated, 'token')}, {counted(self.num_forwards, 'forward')}, "
             f"{self.seconds:.2f} s, "
             f"{self.tokens_per_second:.1f} tokens/s, {self.skip_share:.1%} of row-layers skipped"
+            + (f", {counted(self.reused, 'prompt token')} reused" if self.reused else "")
         )
 
     def __repr__(self) -> str:
@@ -131,6 +135,7 @@ class Result:
             "tokens": list(self.answer),
             "text": self.text,
             "prompt_tokens": self.prompt_tokens,
+            "reused_tokens": self.stats.reused,
             "num_forwards": self.stats.num_forwards,
             "masks_left": self.masks_left,
             "skip_share": self.stats.skip_share,

@@ -52,6 +52,7 @@ class SettingsFields(TypedDict, total=False):
     absolute_blocks: bool
     stop_after: StopAfter
     stop_ids: Sequence[int]
+    reuse_prefix: bool | None
 
 
 @dataclass(frozen=True, init=False)
@@ -67,7 +68,8 @@ class Settings:
     ``top_p`` and ``top_k`` (which tokens are possible), ``seed``, ``eos_stop`` (end at EOS),
     ``budget`` (``finish``, or ``stop`` after the steps), ``growing_canvas`` (masks of one block
     at a time), ``absolute_blocks`` (cut from position 0), ``stop_after`` (a ``token``, or its
-    ``block``), ``stop_ids`` (that end the answer too).
+    ``block``), ``stop_ids`` (that end the answer too), ``reuse_prefix`` (take over
+    the keys and values of a prompt's beginning).
     """
 
     cache: CachePolicy = DualCache()
@@ -110,6 +112,10 @@ class Settings:
     (``token``), or once the whole block is decided in which that is so (``block``)."""
     stop_ids: tuple[int, ...] = ()
     """Ids that end the answer as EOS does; also without ``eos_stop``."""
+    reuse_prefix: bool | None = None
+    """Whether a prompt takes over the keys and values of whole blocks with which an earlier one of
+    this engine begins as well. None: wherever they are the same, which is where attention is causal
+    over blocks."""
 
     def __init__(self, **settings: Unpack[SettingsFields]) -> None:
         """Take settings by name.

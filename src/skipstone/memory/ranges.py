@@ -27,7 +27,7 @@ def rounded(length: int) -> int:
 
 
 class Ranges:
-    """Cells of which ranges are taken: the first gap that is long enough."""
+    """Cells of which ranges are taken."""
 
     def __init__(self, capacity: int) -> None:
         """``capacity`` cells, all of them free."""
@@ -35,19 +35,17 @@ class Ranges:
         self._taken = list[Range]()
         """Ascending."""
 
-    def take(self, length: int) -> int | None:
-        """Take a range of at least so many cells.
-
-        Returns:
-            Its first cell; None if no gap is long enough now.
-        """
-        length = rounded(length)
+    def gaps(self, length: int) -> list[Range]:
+        """Where a range of at least so many cells fits, ascending."""
         edges = [Range(0, 0), *self._taken, Range(self.capacity, self.capacity)]
-        for left, right in pairwise(edges):
-            if right.start - left.stop >= length:
-                insort(self._taken, Range(left.stop, left.stop + length))
-                return left.stop
-        return None
+        gaps = (Range(left.stop, right.start) for left, right in pairwise(edges))
+        return [gap for gap in gaps if gap.stop - gap.start >= rounded(length)]
+
+    def take(self, start: int, length: int) -> Range:
+        """Take a range of at least so many cells that begins in a gap, and ends in it."""
+        taken = Range(start, start + rounded(length))
+        insort(self._taken, taken)
+        return taken
 
     def release(self, start: int) -> None:
         """Give the range back that begins in a cell."""

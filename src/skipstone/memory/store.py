@@ -7,11 +7,12 @@ L canvas length, R rotated part of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from skipstone.memory.prefixes import NOTHING, Prefix, Prefixes, Shared
 from skipstone.memory.ranges import Ranges, rounded
 from skipstone.ops.model import dispatch as ops
 from skipstone.rows import Rows
@@ -46,6 +47,15 @@ def cell_bytes(config: KVConfig, dtype: torch.dtype) -> int:
     return 2 * config.num_layers * config.num_kv_heads * config.head_width * dtype.itemsize
 
 
+class Admitted(NamedTuple):
+    """Where a request lies, and what it finds there."""
+
+    base: int
+    """The cell of its position 0, by which it is released."""
+    reused: int
+    """Its first positions, whose keys and values are there already."""
+
+
 class KVStore:
     """Keys and values of every position of every request.
 
@@ -54,7 +64,7 @@ class KVStore:
     A forward overwrites the rows it computes; every other position keeps what it has. Keys are
     stored rotated, so nothing is rotated twice. What a released range holds stays there until the
     next request writes over it: that sees nothing that it did not write, for it sees no further
-    than its horizon.
+    than its horizon. Where a prompt begins as another did, it is copied from there (``prefixes``).
     """
 
     def __init__(
@@ -84,6 +94,8 @@ class KVStore:
         """bool: False where a position is hidden from all rows; None hides nothing."""
         self.on_write: OnWrite | None = None
         """Told of each write; None: nobody is."""
+        self.prefixes = Prefixes()
+        """What others can take over."""
         self._most = cells if most is None else max(cells, most)
         self._ranges = Ranges(cells)
 
@@ -106,20 +118,32 @@ class KVStore:
         """Whether a request of so many positions could ever be admitted."""
         return rounded(length) <= self._most
 
-    def admit(self, length: int) -> int | None:
+    def admit(self, length: int, prefix: Prefix | None = None) -> Admitted | None:
         """Give a range to a request.
 
         Args:
             length: of the request, with all that it will decode.
+            prefix: of its tokens, to be copied as far as it is held; None: nothing is.
 
         Returns:
-            Its base, the cell of its position 0, by which it is released; None if there is no room
-            now.
+            Where it lies; None if there is no room now.
         """
-        base = self._ranges.take(length)
-        if base is None and self._grow(self._ranges.end + rounded(length)):
-            base = self._ranges.take(length)
-        return base
+        ranges, prefixes = self._ranges, self.prefixes
+        gaps = ranges.gaps(length)
+        if not gaps and self._grow(ranges.end + rounded(length)):
+            gaps = ranges.gaps(length)
+        if not gaps:
+            return None
+        shared = NOTHING if prefix is None else prefixes.longest(prefix)
+        if shared.count:
+            # Whatever is written over, this is the last of all.
+            prefixes.touch(shared.base)
+        base = prefixes.place(gaps, rounded(length), shared.base)
+        prefixes.overwrite(ranges.take(base, length))
+        if prefix is not None and shared.count:
+            self._copy(shared, base)
+            prefixes.hold(base, prefix.first(shared.count))
+        return Admitted(base, shared.count)
 
     def release(self, base: int) -> None:
         """Take the range of a request back."""
@@ -134,6 +158,14 @@ class KVStore:
         self._ranges.capacity = cells
         self.keys, self.values = _grown(self.keys, cells), _grown(self.values, cells)
         return True
+
+    def _copy(self, shared: Shared, base: int) -> None:
+        """Bring keys and values of every layer to ``base``; both ranges may overlap."""
+        apart = abs(shared.base - base)
+        for cells in (self.keys, self.values) if apart else ():
+            taken = cells[:, shared.base : shared.base + shared.count]
+            taken = taken if apart >= shared.count else taken.clone()
+            cells[:, base : base + shared.count] = taken
 
     def write(
         self,

@@ -135,7 +135,8 @@ class StepRecord:
     finished: np.ndarray
     """int32: positions that went through every layer."""
     entered_age: np.ndarray
-    """int32 [L]: age of the first layers' K/V, for every position of the canvas."""
+    """int32 [L]: age of the first layers' K/V, for every position of the canvas; -1 where this
+    request has computed none, as what it took over of an earlier prompt."""
     finished_age: np.ndarray
     """int32 [L]: age of the deep layers' K/V, state and logits."""
     candidates: Candidates

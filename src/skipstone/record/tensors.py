@@ -60,7 +60,7 @@ class Source(IntEnum):
     SKIPPED = 2
     """An earlier forward: the row entered, and left before this layer."""
     NEVER = 3
-    """Nothing was ever computed here."""
+    """This request has computed nothing here: nobody has, or an earlier one has."""
 
 
 class TensorKey(NamedTuple):

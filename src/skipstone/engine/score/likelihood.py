@@ -30,7 +30,7 @@ from skipstone.engine.forward.finite import not_finite
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, PromptError
 from skipstone.memory.ranges import rounded
-from skipstone.memory.store import KVStore
+from skipstone.memory.store import Admitted, KVStore
 from skipstone.models.base import Network
 from skipstone.models.load import Model
 from skipstone.rows import Rows, to_device
@@ -197,7 +197,7 @@ def _forward(network: Network, batch: Sequence[_Copy]) -> list[float]:
         masked_BL[b, len(copy.question.context) : length] = copy.masked_A
     spans = [(b, 0, int(n)) for b, n in enumerate(lengths)]
     store = KVStore(config, sum(map(rounded, lengths.tolist())), network.dtype, network.device)
-    bases = [cast("int", store.admit(n)) for n in lengths.tolist()]
+    bases = [cast("Admitted", store.admit(n)).base for n in lengths.tolist()]
     rows = Rows.spans(
         spans,
         network.device,

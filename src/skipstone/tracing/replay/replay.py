@@ -16,7 +16,7 @@ from skipstone.diagnosis.experiment import Hidden
 from skipstone.engine import Engine, Settings
 from skipstone.engine.ages import Ages
 from skipstone.engine.batch import Batch
-from skipstone.engine.observe import Observer
+from skipstone.engine.observe import Observer, Taps
 from skipstone.errors import TraceError
 from skipstone.models.load import Model
 from skipstone.record import RunRecord, StepRecord
@@ -80,6 +80,7 @@ class Replayer:
             _reserve_padding(self.batch)
         self.batch.ages = Ages.start(self.batch.canvas)
         self.batch.intervene(self._replacement)
+        self._compute_reused(record.steps[0])
         if observer is not None:
             self.watch(observer)
 
@@ -87,6 +88,26 @@ class Replayer:
     def batch(self) -> Batch:
         """The request that is replayed, and those beside it."""
         return self.stepper.batch
+
+    @torch.inference_mode()
+    def _compute_reused(self, first: StepRecord) -> None:
+        """Compute what the recorded request took over from an earlier one, which is not here.
+
+        Where attention is causal over blocks, a first step that begins behind position 0 has left
+        out what was there already. Code that is not ours is not believed that.
+        """
+        batch, begins = self.batch, int(first.rows.min(initial=first.prompt_length))
+        causal = batch.config.reach.block_size is not None
+        if not causal or first.forward or not begins or first.positions_from != "engine":
+            return
+        for state in batch.states:
+            # That of a companion ends as far before its prompt does.
+            state.reused = max(0, begins + len(state.request.prompt) - first.prompt_length)
+        context = batch.together(_block_of(first), first.step, first.forward)
+        reused = {state.slot: np.arange(state.reused) for state in batch.states}
+        rows = context.rows_at(reused)
+        if rows.num_rows:
+            batch.runner.forward(rows, context, fresh=context.active, taps=Taps())
 
     def watch(self, observer: Observer) -> None:
         """Show the steps from here on to an observer."""
@@ -103,13 +124,17 @@ class Replayer:
         _check_ids(step, self._model.network.config.vocab_size)
         self._recorded.step, self._replacement.forward = step, step.forward
         put(self.batch, step, self._recorded.committed_before)
-        start = step.prompt_length
-        block = Block(step.block, step.block_start - start, step.block_stop - start)
+        block = _block_of(step)
         if step.forward >= self._plan.forwards[0]:
             self._recorded.padding_seen = self._plan.padding_seen
             _hide(self.batch, block, self._plan.hidden, self._plan.seen)
         context = self.batch.together(block, step.step, step.forward, self._recorded.post_step)
         self.stepper.step(context, recovery=step.recovery)
+
+
+def _block_of(step: StepRecord) -> Block:
+    start = step.prompt_length
+    return Block(step.block, step.block_start - start, step.block_stop - start)
 
 
 def _reserve_padding(batch: Batch) -> None:
@@ -118,9 +143,9 @@ def _reserve_padding(batch: Batch) -> None:
     for state in batch.states:
         store.release(state.base)
     for state in batch.states:
-        base = store.admit(length)
-        assert base is not None, "a store for a replay grows"
-        state.base = base
+        place = store.admit(length)
+        assert place is not None, "a store for a replay grows"
+        state.base = place.base
 
 
 def _check_ids(step: StepRecord, vocab_size: int) -> None:
