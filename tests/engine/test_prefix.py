@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from unittest.mock import patch
 
 import numpy as np
@@ -376,14 +376,10 @@ class Steps:
     """Counts the requests that are being decoded, and may fail."""
 
     fails_at: int = -1
-    requests: list[int] = None  # type: ignore[assignment]
+    requests: list[int] = field(default_factory=list[int])
+    taps: Taps = Taps()
 
-    def __post_init__(self) -> None:
-        self.requests = []
-
-    taps = Taps()
-
-    def on_start(self, *_: object) -> None:
+    def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
         pass
 
     def on_step(self, view: StepView) -> None:

@@ -97,8 +97,8 @@ _OPTIONS = (
     click.option(
         "--reuse-prefix/--no-reuse-prefix",
         default=None,
-        help="Take over the K/V of a prompt's beginning from an earlier prompt that begins so too.  "
-        "[default: where it is exact]",
+        help="Take over the K/V of a prompt's beginning from an earlier prompt that begins so "
+        "too.  [default: where it is exact]",
     ),
     click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks."),
 )
