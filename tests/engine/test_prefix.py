@@ -377,7 +377,7 @@ class Steps:
 
     fails_at: int = -1
     requests: list[int] = field(default_factory=list[int])
-    taps: Taps = Taps()
+    taps: Taps = field(default_factory=Taps)
 
     def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
         pass
