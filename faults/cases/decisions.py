@@ -126,6 +126,15 @@ OF_DECISIONS = (
         decisions.credit_that_stays,
         prompts=SURE,
     ),
+    # Its steps say how many are due where none is ready: that is a schedule, too.
+    Specimen(
+        "what still moves is committed",
+        (9, 24),
+        same("unmask=klass:value=0.8"),
+        Truth(parted, where=candidates),
+        decisions.what_still_moves,
+        prompts=SURE,
+    ),
     Specimen(
         "threshold, by setting",
         (9,),

@@ -20,7 +20,7 @@ from skipstone.engine.request import Request
 from skipstone.engine.score.scorer import Scorer
 from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
-from skipstone.unmask import Credit, Factor, Fixed, Scores, Threshold, UnmaskSession
+from skipstone.unmask import Credit, Factor, Fixed, Klass, Scores, Threshold, UnmaskSession
 from skipstone.unmask.ranking import rank_BG
 
 
@@ -158,6 +158,18 @@ def credit_that_stays() -> Generator[None, None, None]:
         return start(replace(self, beta=1.0), geometry)
 
     with instead(Credit, "start", wrong):
+        yield
+
+
+@contextmanager
+def what_still_moves() -> Generator[None, None, None]:
+    """KLASS commits what is sure, although its distribution still moves."""
+    start = Klass.start
+
+    def wrong(self: Klass, geometry: Geometry) -> UnmaskSession:
+        return start(replace(self, drift=1e9), geometry)
+
+    with instead(Klass, "start", wrong):
         yield
 
 

@@ -187,7 +187,9 @@ def test_json_positions_are_indices_into_tokens(model: Model) -> None:
 
 
 def candidate(confidence: float, bound: float | None, margin: float) -> Candidate:
-    return Candidate(7, 3, confidence, 4, margin, 0, bound, None, 0, eligible=True, committed=True)
+    return Candidate(
+        7, 3, confidence, 4, margin, 0, bound, None, None, 0, eligible=True, committed=True
+    )
 
 
 def test_numbers_of_both_sides_that_differ_do_not_look_the_same() -> None:

@@ -159,6 +159,7 @@ def made(
                     rank=np.arange(size, dtype=np.int32),
                     bound=np.full(size, np.nan),
                     entropy=np.full(size, np.nan),
+                    drift=np.full(size, np.nan),
                     age=np.zeros(size, np.int32),
                     eligible=np.ones(size, bool),
                     committed=np.array([o in tokens for o in masked.tolist()], bool),

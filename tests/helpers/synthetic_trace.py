@@ -105,6 +105,7 @@ def _candidates(rng: np.random.Generator, position: np.ndarray) -> Candidates:
         rank=rng.permutation(count).astype(np.int32),
         bound=np.where(rng.random(count) < 0.5, np.nan, 0.9),
         entropy=np.full(count, np.nan),
+        drift=np.full(count, np.nan),
         age=rng.integers(3, size=count, dtype=np.int32),
         eligible=rng.random(count) < 0.8,
         committed=rng.random(count) < 0.3,

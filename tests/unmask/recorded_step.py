@@ -12,7 +12,11 @@ NOT_ALLOWED = 0.99
 
 
 def candidates(
-    confidence: list[float], start: int, runner_up: list[float] | None, entropy: list[float] | None
+    confidence: list[float],
+    start: int,
+    runner_up: list[float] | None,
+    entropy: list[float] | None,
+    drift: list[float] | None,
 ) -> Candidates:
     """Masked positions of a block, with columns that no rule may look at left empty."""
     row = np.array(confidence)
@@ -26,6 +30,7 @@ def candidates(
         rank=none,
         bound=np.full(row.size, np.nan),
         entropy=np.full(row.size, np.nan) if entropy is None else np.array(entropy),
+        drift=np.full(row.size, np.nan) if drift is None else np.array(drift),
         age=none,
         eligible=~np.isneginf(row),
         committed=false,
@@ -38,6 +43,7 @@ def step_before(
     step: int,
     runner_up: list[float] | None = None,
     entropy: list[float] | None = None,
+    drift: list[float] | None = None,
 ) -> StepRecord:
     """A record of the step that decides on these confidences."""
     host, start = canvas.on_host(), canvas.prompt_lengths[0]
@@ -60,6 +66,6 @@ def step_before(
         finished=rows,
         entered_age=np.zeros(length, np.int32),
         finished_age=np.zeros(length, np.int32),
-        candidates=candidates(confidence, start, runner_up, entropy),
+        candidates=candidates(confidence, start, runner_up, entropy, drift),
         judgements=None,
     )

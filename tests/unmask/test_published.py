@@ -16,7 +16,15 @@ from skipstone.testing.golden.replay import miss
 pytestmark = pytest.mark.golden
 
 CHECKPOINTS = ("mha", "gqa", "deep")
-POLICIES = ("orders", "eb", "credit_decoding", "frechet_none", "frechet_prefix", "frechet_dual")
+POLICIES = (
+    "orders",
+    "eb",
+    "credit_decoding",
+    "klass",
+    "frechet_none",
+    "frechet_prefix",
+    "frechet_dual",
+)
 
 
 @cache
@@ -56,6 +64,9 @@ def test_tokens_and_the_commits_of_every_step_are_the_recorded_ones(
         ("eb", "free=last", "free=largest"),
         ("eb", "gamma=", "gamma=2"),
         ("orders", "margin:each=1,threshold=None", "entropy:each=1"),
+        ("klass", "history=2", "history=1"),
+        ("klass", "ready=best", "ready=all"),
+        ("klass", "most_entropy", "entropy"),
         ("credit_decoding", "alpha=0.7", "alpha=0.6"),
         ("credit_decoding", "beta=0.8", "beta=0.9"),
         ("frechet_dual", "margin=0.25", "margin=0.02"),

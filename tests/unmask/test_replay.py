@@ -28,6 +28,7 @@ from skipstone.unmask import (
     EntropyBound,
     Frechet,
     Hierarchical,
+    Klass,
     Margin,
     Need,
     Quota,
@@ -80,6 +81,9 @@ SHARP: list[UnmaskPolicy] = [
     EntropyBound(4.0, "margin", "last", 2),
     EntropyBound(4.0, "entropy"),
     EntropyBound(4.0, "entropy", "none"),
+    Fixed("most_entropy"),
+    Klass(0.3, 0.3),
+    Klass(0.6, 0.1, 1, "best"),
 ]
 
 # Few values, so that exact ties are common; -inf is what may not be committed.
@@ -90,6 +94,7 @@ scores = st.lists(
         ),
         st.sampled_from([0.0, 0.05, 0.1, 0.25]),
         st.sampled_from([0.0, 0.001, 0.5, 1.0, 3.0]),
+        st.sampled_from([0.0, 0.01, 0.02, 30.0]),
     ),
     min_size=1,
     max_size=14,
@@ -98,7 +103,7 @@ unmasks = st.one_of(
     st.just(Fixed()),
     st.builds(
         Fixed,
-        st.sampled_from(["confidence", "margin", "entropy"]),
+        st.sampled_from(["confidence", "margin", "entropy", "most_entropy"]),
         st.sampled_from(["even", "time"]),
         st.sampled_from([0.001, 0.3]),
         st.booleans(),
@@ -108,6 +113,13 @@ unmasks = st.one_of(
     st.builds(Factor, st.sampled_from([0.05, 0.3, 1.0, 1.5, 4.0])),
     st.builds(Factor, st.sampled_from([0.3, 1.5]), st.just(True)),
     st.just(Fixed("left_to_right")),
+    st.builds(
+        Klass,
+        st.sampled_from([0.0, 0.3, 0.75]),
+        st.sampled_from([0.01, 0.02]),
+        st.sampled_from([1, 2]),
+        st.sampled_from(["all", "best"]),
+    ),
     st.builds(Credit, st.sampled_from([0.0, 0.3, 0.75, 1.0])),
     st.builds(
         Editing, st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.0, 0.3]), st.integers(1, 3)
@@ -137,9 +149,9 @@ unmasks = st.one_of(
 
 @hypothesis_settings(deadline=None, derandomize=True, max_examples=1000)
 @given(scores, unmasks, st.integers(1, 14), st.integers(0, 20), st.integers(1, 9))
-@example([(0.5, 0.0, 1.0)] * 6, Fixed(), 3, 0, 4)
+@example([(0.5, 0.0, 1.0, 0.0)] * 6, Fixed(), 3, 0, 4)
 def test_a_replayed_decision_is_the_policys(
-    row: list[tuple[float, float, float]],
+    row: list[tuple[float, float, float, float]],
     unmask: UnmaskPolicy,
     steps: int,
     step: int,
@@ -151,17 +163,17 @@ def test_a_replayed_decision_is_the_policys(
         chosen = chosen.replace(steps=min(steps, length))
     canvas = Canvas.start([[1] * prompt_length], length, 0, torch.device("cpu"))
     context = context_at(canvas, Block(0, 0, length), step, chosen.steps or length)
-    confidence, runner_up, entropy = map(list, zip(*row, strict=True))
-    sure, second, told = (
-        torch.tensor([v], dtype=torch.float64) for v in (confidence, runner_up, entropy)
+    confidence, runner_up, entropy, drift = map(list, zip(*row, strict=True))
+    sure, second, told, moved = (
+        torch.tensor([v], dtype=torch.float64) for v in (confidence, runner_up, entropy, drift)
     )
     margin_BG = sure.where(sure != -inf, NOT_ALLOWED) - second
     token_BG, none_BG = torch.zeros_like(canvas.region_BG), torch.full_like(sure, -inf)
-    offered = Scores(token_BG, sure, margin_BG, told, none_BG).only(unmask.needs)
+    offered = Scores(token_BG, sure, margin_BG, told, none_BG, moved).only(unmask.needs)
     picked = unmask.start(GEOMETRY).select(offered, context)[0].nonzero()[:, 0] + prompt_length
     rule = rule_of(chosen.as_text())
     assert rule is not None
-    before = step_before(canvas, confidence, step, runner_up, entropy)
+    before = step_before(canvas, confidence, step, runner_up, entropy, drift)
     assert rule.commits(before) == tuple(picked.tolist())
 
 
@@ -286,7 +298,7 @@ from skipstone.policies import CACHE, SKIP, UNMASK
 from skipstone.unmask import HostScores
 rows = np.zeros(3, int), np.ones(3) / 2
 where = dict(block=0, step=0, step_budget=1, block_start=0, block_stop=3)
-seen = HostScores(rows[0], rows[0], *[rows[1]] * 3, block_length=3, masks_left=3, **where)
+seen = HostScores(rows[0], rows[0], *[rows[1]] * 4, block_length=3, masks_left=3, **where)
 for name in UNMASK.built_in:
     policy = UNMASK.parse(name)
     assert policy.replays and policy.replay(seen).any(), name

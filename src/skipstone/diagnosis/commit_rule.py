@@ -35,7 +35,7 @@ class CommitRule:
         if policy is None or not policy.replays:
             return None
         rule = cls(policy, record)
-        told = Need.ENTROPY not in policy.needs or all(map(_has_entropy, record.steps))
+        told = all(_tells(step, policy.needs) for step in record.steps)
         return rule if told and rule._planned is not None else None
 
     @property
@@ -107,6 +107,7 @@ def _mirrored(scores: HostScores) -> HostScores:
         confidence_C=scores.confidence_C[::-1],
         margin_C=scores.margin_C[::-1],
         entropy_C=scores.entropy_C[::-1],
+        drift_C=scores.drift_C[::-1],
         held=scores.held_C[::-1],
         revisable=scores.revisable_C[::-1],
         earlier=tuple(map(_mirrored, scores.earlier)),
@@ -119,5 +120,9 @@ def commits_above(step: StepRecord, value: float) -> tuple[int, ...]:
     return tuple(step.candidates.position[chosen_C].tolist())
 
 
-def _has_entropy(step: StepRecord) -> bool:
-    return not np.isnan(step.candidates.entropy[step.candidates.eligible]).any()
+def _tells(step: StepRecord, needs: frozenset[Need]) -> bool:
+    """Whether a step says all that a policy needs: an old trace, or another policy's, may not."""
+    candidates = step.candidates
+    columns = {Need.ENTROPY: candidates.entropy, Need.DRIFT: candidates.drift}
+    asked = [column for need, column in columns.items() if need in needs]
+    return not any(np.isnan(column[candidates.eligible]).any() for column in asked)

@@ -66,17 +66,20 @@ class Board:
     """int64: the forward of its request that said so; -1 where none has."""
     entropy_BG: Tensor | None = None
     """float64: entropy of its distribution; None while no request has asked for it."""
+    drift_BG: Tensor | None = None
+    """float64: divergence from the one before; None while no request has asked for it."""
 
     @property
-    def tables(self) -> tuple[Tensor, ...]:
-        """All of it, in this order."""
-        return tuple(table_BG for table_BG in vars(self).values() if table_BG is not None)
+    def tables(self) -> dict[str, Tensor]:
+        """All that there is of it, by name in this order."""
+        return {name: table for name, table in vars(self).items() if table is not None}
 
     def copy(self) -> Board:
         """The same, which nothing overwrites: one launch, as every value is 64 bits long."""
-        packed = torch.stack([table_BG.view(torch.int64) for table_BG in self.tables])
-        pairs = zip(packed, self.tables, strict=True)
-        return Board(*(copy_BG.view(table_BG.dtype) for copy_BG, table_BG in pairs))
+        tables = self.tables
+        packed = torch.stack([table_BG.view(torch.int64) for table_BG in tables.values()])
+        pairs = zip(packed, tables.items(), strict=True)
+        return Board(**{name: copy.view(table.dtype) for copy, (name, table) in pairs})
 
 
 @dataclass(frozen=True, eq=False)

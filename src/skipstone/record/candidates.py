@@ -30,6 +30,8 @@ class Candidate:
     """Confidence that the unmask rule asked for; None if the rule has no bound."""
     entropy: float | None
     """Of the whole distribution, in nats; None if the rule did not ask for it."""
+    drift: float | None
+    """Divergence of the distribution from the one before, in nats; None if the rule did not ask."""
     age: int
     """Of the logits; above 0 if the row skipped."""
     eligible: bool
@@ -62,6 +64,9 @@ class Candidates:
     """float64 [C]; NaN if the rule has no bound."""
     entropy: np.ndarray
     """float64 [C], in nats: of the whole distribution; NaN where the rule did not ask for it."""
+    drift: np.ndarray
+    """float64 [C], in nats: divergence of the distribution from the one before; NaN where the rule
+    did not ask for it."""
     age: np.ndarray
     """int32 [C]"""
     eligible: np.ndarray
@@ -89,7 +94,6 @@ class Candidates:
         return self._row(int(found[0])) if found.size else None
 
     def _row(self, i: int) -> Candidate:
-        bound, entropy = float(self.bound[i]), float(self.entropy[i])
         return Candidate(
             position=int(self.position[i]),
             token=int(self.token[i]),
@@ -97,9 +101,14 @@ class Candidates:
             runner_up=int(self.runner_up[i]),
             margin=float(self.confidence[i] - self.runner_up_confidence[i]),
             rank=int(self.rank[i]),
-            bound=None if np.isnan(bound) else bound,
-            entropy=None if np.isnan(entropy) else entropy,
+            bound=_told(self.bound[i]),
+            entropy=_told(self.entropy[i]),
+            drift=_told(self.drift[i]),
             age=int(self.age[i]),
             eligible=bool(self.eligible[i]),
             committed=bool(self.committed[i]),
         )
+
+
+def _told(number: float) -> float | None:
+    return None if np.isnan(number) else float(number)

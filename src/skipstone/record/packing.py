@@ -37,10 +37,13 @@ CANDIDATE_ARRAYS = {
     "rank": INT,
     "bound": FLOAT,
     "entropy": FLOAT,
+    "drift": FLOAT,
     "age": INT,
     "eligible": BOOL,
     "committed": BOOL,
 }
+WHERE_ASKED_FOR = ("entropy", "drift")
+"""Arrays of candidates that are only there where a policy asked for them."""
 JUDGEMENT_ARRAYS = {
     "position": INT,
     "similarity": FLOAT,
@@ -57,8 +60,9 @@ _CODES = {INT: "I32", FLOAT: "F64", BOOL: "BOOL", BYTE: "U8"}
 def pack_arrays(record: StepRecord) -> bytes:
     """All arrays of a step as one safetensors blob."""
     told = dict(CANDIDATE_ARRAYS)
-    if np.isnan(record.candidates.entropy).all():
-        del told["entropy"]  # nobody asked for it
+    for name in WHERE_ASKED_FOR:
+        if np.isnan(getattr(record.candidates, name)).all():
+            del told[name]
     owners: list[tuple[object, str, dict[str, np.dtype]]] = [
         (record, "", STEP_ARRAYS),
         (record.candidates, "candidates.", told),
@@ -121,7 +125,7 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
         block_start=block_start,
         block_stop=block_stop,
         **_take(found, "", STEP_ARRAYS),
-        candidates=Candidates(**_columns(_with_entropy(found), "candidates.", CANDIDATE_ARRAYS)),
+        candidates=Candidates(**_columns(_with_all(found), "candidates.", CANDIDATE_ARRAYS)),
         judgements=judgements,
         skip_layer=skip_layer,
         seconds=number(seconds),
@@ -160,10 +164,10 @@ def unpack_entry(
     )
 
 
-def _with_entropy(found: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """The arrays of a step, with the entropy that is only there where a policy asked for it."""
+def _with_all(found: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The arrays of a step, with those that nobody asked for."""
     missing = np.full(found["candidates.position"].shape[:1], np.nan)
-    return {"candidates.entropy": missing, **found}
+    return {**{f"candidates.{name}": missing for name in WHERE_ASKED_FOR}, **found}
 
 
 def _take(

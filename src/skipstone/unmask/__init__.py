@@ -10,6 +10,7 @@ from skipstone.unmask.factor import Factor
 from skipstone.unmask.fixed import Fixed
 from skipstone.unmask.frechet import Frechet
 from skipstone.unmask.hierarchical import Hierarchical
+from skipstone.unmask.klass import Klass
 from skipstone.unmask.margin import Margin
 from skipstone.unmask.quota import Quota
 from skipstone.unmask.scores import HostScores, MaskLogits, Need, Scores
@@ -26,6 +27,7 @@ __all__ = [
     "Frechet",
     "Hierarchical",
     "HostScores",
+    "Klass",
     "Margin",
     "MaskLogits",
     "Need",

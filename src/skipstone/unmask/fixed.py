@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from skipstone.unmask.base import UnmaskSession
     from skipstone.unmask.scores import HostScores, Scores
 
-Order = Literal["confidence", "margin", "entropy", "left_to_right", "random"]
+Order = Literal["confidence", "margin", "entropy", "most_entropy", "left_to_right", "random"]
 
 # Keeps the draws of the order apart from the draws of the tokens, which use the bare seed.
 _ORDER_STREAM = 0x5EED
@@ -41,7 +41,7 @@ class Fixed(UnmaskPolicy):
 
     order: Order = "confidence"
     """Most confident first, largest margin first, least entropy first, leftmost first, or random
-    places."""
+    places. Most entropy first is a fault of KLASS's code for its ``entropy``, for comparison."""
     schedule: Schedule = "even"
     """Equal shares, or Dream's shares by time."""
     eps: float = 0.001
@@ -58,7 +58,8 @@ class Fixed(UnmaskPolicy):
     @property
     def needs(self) -> frozenset[Need]:
         """What gives the order."""
-        asked = {"margin": Need.MARGIN, "entropy": Need.ENTROPY}
+        entropies = {"entropy": Need.ENTROPY, "most_entropy": Need.ENTROPY}
+        asked = {"margin": Need.MARGIN, **entropies}
         return frozenset({asked[self.order]} if self.order in asked else ())
 
     @property
@@ -114,6 +115,8 @@ class Fixed(UnmaskPolicy):
             return scores.confidence_BG.new_zeros(scores.confidence_BG.shape)
         if self.order == "margin":
             return scores.margin_BG
+        if self.order == "most_entropy":
+            return scores.entropy_BG
         return -scores.entropy_BG if self.order == "entropy" else scores.confidence_BG
 
     def _key_C(self, scores: HostScores) -> np.ndarray:
@@ -121,6 +124,8 @@ class Fixed(UnmaskPolicy):
             return np.zeros_like(scores.confidence_C)
         if self.order == "margin":
             return scores.margin_C
+        if self.order == "most_entropy":
+            return scores.entropy_C
         return -scores.entropy_C if self.order == "entropy" else scores.confidence_C
 
     def take(self, key_BG: Tensor, scores: Scores, context: StepContext) -> Tensor:

@@ -36,6 +36,7 @@ def scores_of(
         confidence_C=np.where(held_C < 0, allowed_C, -np.inf),
         margin_C=candidates.confidence - candidates.runner_up_confidence,
         entropy_C=candidates.entropy,
+        drift_C=candidates.drift,
         block=step.block,
         step=step.step,
         step_budget=step_budget,

@@ -27,6 +27,9 @@ class Need(StrEnum):
     """The entropy of the whole distribution, in nats."""
     COMMITTED = "committed"
     """Scores of committed tokens of the block too: one that is selected is replaced."""
+    DRIFT = "drift"
+    """How far the whole distribution has moved since it was last computed: its Kullback-Leibler
+    divergence from that one, in nats. All distributions of a request are kept for it."""
     LOGITS = "logits"
     """The logits of every mask that a step scores, before a token is chosen: the policy's session
     has ``weigh``, which sees them and gives those to choose by."""
@@ -56,6 +59,16 @@ class MaskLogits:
         logits_NV[:, self.mask_id] = -torch.inf
         return logits_NV.argmax(-1), (logits_NV.amax(-1) - sum_N).exp()
 
+    def take(self, index_M: Tensor) -> MaskLogits:
+        """Some of the masks."""
+        return replace(
+            self,
+            logits_NV=self.logits_NV[index_M],
+            request_N=self.request_N[index_M],
+            offset_N=self.offset_N[index_M],
+            taken_N=None if self.taken_N is None else self.taken_N[index_M],
+        )
+
     def at(self, kept: Tensor) -> Tensor:
         """What is kept of these masks, [N, ...] of [B, G, ...]."""
         return kept[self.request_N, self.offset_N]
@@ -82,6 +95,8 @@ class Scores:
     """See ``entropy_BG``."""
     revisable: Tensor | None = None
     """See ``revisable_BG``."""
+    drift: Tensor | None = None
+    """See ``drift_BG``."""
 
     def only(self, needs: frozenset[Need]) -> Scores:
         """The scores that a policy named in its needs."""
@@ -90,6 +105,7 @@ class Scores:
             margin=self.margin if Need.MARGIN in needs else None,
             entropy=self.entropy if Need.ENTROPY in needs else None,
             revisable=self.revisable if Need.COMMITTED in needs else None,
+            drift=self.drift if Need.DRIFT in needs else None,
         )
 
     @property
@@ -117,6 +133,14 @@ class Scores:
         """
         return _asked_for(self.revisable, Need.COMMITTED)
 
+    @property
+    def drift_BG(self) -> Tensor:
+        """float64: divergence from the distribution before, in nats; needs ``Need.DRIFT``.
+
+        It is large where there was none before.
+        """
+        return _asked_for(self.drift, Need.DRIFT)
+
 
 def _asked_for(table_BG: Tensor | None, need: Need) -> Tensor:
     if table_BG is None:
@@ -140,6 +164,8 @@ class HostScores:
     """float64: confidence minus the probability of the runner-up."""
     entropy_C: np.ndarray
     """float64, in nats; NaN where the policy did not ask for it."""
+    drift_C: np.ndarray
+    """float64, in nats: divergence from the distribution before; NaN where nobody asked for it."""
     block: int
     """Which block the request is in, from 0."""
     step: int

@@ -30,6 +30,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
         "factor:value=nan",
         "credit:0.2",
         "credit:beta=2",
+        "klass",
+        "klass:drift=0",
     ),
     "--skip": ("none", "cosine", "cosine:skip_layer_k=1", "cosine:skip_layer_k=1,skip_threshold=2"),
     "--top-p": ("0.9", "1", "0", "1e-300"),

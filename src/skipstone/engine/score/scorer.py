@@ -5,7 +5,7 @@ Shape letters: B requests, L canvas length, G generation length, N packed rows, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from skipstone.canvas import Geometry, HostCanvas, Status, StepContext
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.runner import Pass
 from skipstone.engine.observe import Board
+from skipstone.engine.score.drift import Distributions
 from skipstone.engine.score.sampling import Sampling
 from skipstone.engine.score.weighing import Weighing
 from skipstone.engine.settings import Settings
@@ -53,6 +54,7 @@ class Scorer:
         zeros = torch.zeros(shape, dtype=torch.int64, device=geometry.device)
         empty = torch.full(shape, -torch.inf, dtype=torch.float64, device=geometry.device)
         self.board = Board(zeros, empty, zeros.clone(), empty.clone(), zeros - 1)
+        self._distributions: Distributions | None = None
         self._needs = [frozenset[Need]()] * geometry.batch
 
     def admit(self, slot: int, settings: Settings) -> None:
@@ -66,9 +68,19 @@ class Scorer:
         if Need.ENTROPY in needs and self.board.entropy_BG is None:
             entropy_BG = torch.full_like(self.board.confidence_BG, torch.nan)
             self.board = replace(self.board, entropy_BG=entropy_BG)
+        if Need.DRIFT in needs:
+            self._begin_drift(slot)
         self.board.scored_at_BG[slot].fill_(-1)
         self.board.confidence_BG[slot].fill_(-torch.inf)
         self._sampling[slot] = Sampling.of(settings, self.board.token_BG.device)
+
+    def _begin_drift(self, slot: int) -> None:
+        """Know no distribution of a request yet."""
+        if self._distributions is None:
+            drift_BG = torch.full_like(self.board.confidence_BG, torch.nan)
+            self.board = replace(self.board, drift_BG=drift_BG)
+            self._distributions = Distributions(drift_BG, self._network.config.vocab_size)
+        self._distributions.forget(slot)
 
     def score(
         self,
@@ -93,7 +105,9 @@ class Scorer:
             return ScoredRows(None, None)
         # Nobody skips any more, so what may not skip needs no index on the device.
         computed = replace(done.computed, fresh_N=None)
-        index, rows = _undecided(computed, self._reach, context, host)
+        self._look_ahead(computed, done, context, host)
+        spans = {at.slot: (0, at.block.stop) for at in context.requests}
+        index, rows = _masked(computed, self._reach, context, host, spans)
         if index.size == 0:
             return ScoredRows(None, None)
         kept = [
@@ -112,18 +126,43 @@ class Scorer:
         weighing: Weighing | None,
     ) -> Tensor:
         """Score a part of ``rows``, by those at ``index`` of the forward: their logits."""
-        whole = part == slice(0, rows.num_rows)
-        part_rows = rows if whole else rows.take(np.arange(rows.num_rows)[part])
-        index_2N = to_device(np.stack([index[part], part_rows.position]), rows.device)
+        part_rows, index_2N = _part(part, rows, index)
         logits_NV = self._logits(done.x_ND[index_2N[0]])
         if self.intervention is not None:
             logits_NV = self.intervention.scoring(part_rows, logits_NV)
         weighed_NV = logits_NV
-        if weighing is not None:
+        if weighing is not None or self._distributions is not None:
             masks = self._masks(logits_NV, index_2N, done, context)
-            weighed_NV = weighing.weigh(part_rows, masks)
+            self._move(part_rows, masks)
+            weighed_NV = logits_NV if weighing is None else weighing.weigh(part_rows, masks)
         self._write(part_rows, weighed_NV, index_2N, done, context)
         return logits_NV
+
+    def _look_ahead(
+        self, computed: Rows, done: Pass, context: StepContext, host: HostCanvas
+    ) -> None:
+        """Keep what was computed right of the block, where a policy asks how far it moves."""
+        ahead = [at for at in context.requests if Need.DRIFT in self._needs[at.slot]]
+        if not ahead:
+            return
+        spans = {at.slot: (at.block.stop, context.canvas.gen_length) for at in ahead}
+        index, rows = _masked(computed, self._reach, context, host, spans)
+        for part in self._parts(rows):
+            part_rows, index_2N = _part(part, rows, index)
+            logits_NV = self._logits(done.x_ND[index_2N[0]])
+            self._move(part_rows, self._masks(logits_NV, index_2N, done, context))
+
+    def _move(self, rows: Rows, masks: MaskLogits) -> None:
+        """Say how far distributions have moved, where a policy asks. Changes the board."""
+        drift_BG = self.board.drift_BG
+        if self._distributions is None or drift_BG is None:
+            return
+        asked = [slot for slot, needs in enumerate(self._needs) if Need.DRIFT in needs]
+        mine = np.isin(rows.request, asked)
+        if not mine.all():
+            masks = masks.take(to_device(np.flatnonzero(mine), rows.device))
+        if mine.any():
+            masks.keep(drift_BG, self._distributions.moved(masks))
 
     def _masks(
         self, logits_NV: Tensor, index_2N: Tensor, done: Pass, context: StepContext
@@ -164,7 +203,7 @@ class Scorer:
         noise_NV, cuts = self._noise(rows), self._cuts(rows)
         scored = ops.score(logits_NV, mask_id, noise_NV, entropy=entropy, cuts=cuts)
         # The rows of the forward are on the device; those of the scores need not be.
-        tables = self.board.tables if entropy else self.board.tables[:5]
+        tables = list(self.board.tables.values())[: 5 + entropy]
         ops.write_scores(tables, scored, done.computed, index_2N, done.kept_N, context)
 
     def _noise(self, rows: Rows) -> Tensor | None:
@@ -195,7 +234,14 @@ class Scorer:
         margin_BG = board.confidence_BG - board.runner_up_confidence_BG if margins else None
         revises = any(at.revises for at in context.requests)
         revisable_BG = self._revisable(context) if revises else None
-        return Scores(board.token_BG, confidence_BG, margin_BG, board.entropy_BG, revisable_BG)
+        return Scores(
+            board.token_BG,
+            confidence_BG,
+            margin=margin_BG,
+            entropy=board.entropy_BG,
+            revisable=revisable_BG,
+            drift=board.drift_BG,
+        )
 
     def _revisable(self, context: StepContext) -> Tensor:
         """Confidence where committed tokens have fresh scores and may be replaced; else -inf."""
@@ -206,17 +252,25 @@ class Scorer:
         return self.board.confidence_BG.masked_fill(~open_BG, -torch.inf)
 
 
-def _undecided(
-    rows: Rows, reach: Reach, context: StepContext, host: HostCanvas
+def _masked(
+    rows: Rows,
+    reach: Reach,
+    context: StepContext,
+    host: HostCanvas,
+    spans: Mapping[int, tuple[int, int]],
 ) -> tuple[np.ndarray, Rows]:
-    """What ``rows`` score that their block may write: which of them do, and where they write."""
+    """What ``rows`` score that may be written, by slot from one offset up to another.
+
+    Returns:
+        By which rows, and where they write.
+    """
     canvas = context.canvas
-    stop = np.zeros(canvas.batch, np.int64)
-    stop[list(context.active)] = [at.block.stop for at in context.requests]
+    start, stop = np.zeros((2, canvas.batch), np.int64)
+    start[list(spans)], stop[list(spans)] = zip(*spans.values(), strict=True)
     index, position = reach.scored_by(rows.request, rows.position)
     request = rows.request[index]
     offset = position - np.array(canvas.prompt_lengths)[request]
-    inside = (offset >= 0) & (offset < stop[request])
+    inside = (offset >= start[request]) & (offset < stop[request])
     status = host.status_BG[request, np.where(inside, offset, 0)]
     wanted = status == Status.MASK
     if any(at.revises for at in context.requests):
@@ -227,6 +281,13 @@ def _undecided(
         wanted |= (status == Status.COMMITTED) & (offset >= first[request])
     found = np.flatnonzero(inside & wanted)
     return index[found], _at(rows.take(index[found]), position[found])
+
+
+def _part(part: slice, rows: Rows, index: np.ndarray) -> tuple[Rows, Tensor]:
+    """Some of ``rows``, and on the device, int64 [2, N]: their ``index``, and what they score."""
+    whole = part == slice(0, rows.num_rows)
+    part_rows = rows if whole else rows.take(np.arange(rows.num_rows)[part])
+    return part_rows, to_device(np.stack([index[part], part_rows.position]), rows.device)
 
 
 def _scored_by(rows: Rows, reach: Reach, context: StepContext) -> Rows:

@@ -6,7 +6,6 @@ Shape letters: N masks, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -45,7 +44,7 @@ class Weighing:
                 return self._of(served, masks)
             if mine.any():
                 index_M = to_device(np.flatnonzero(mine), rows.device)
-                new_MV = self._of(served, _picked(masks, index_M))
+                new_MV = self._of(served, masks.take(index_M))
                 # What the others have in half precision has all of its bits in single.
                 weighed_NV = weighed_NV.to(new_MV.dtype).index_copy(0, index_M, new_MV)
         return weighed_NV
@@ -55,14 +54,3 @@ class Weighing:
             weighed_NV = served.session.weigh(masks, served.context)
             return checked_logits(served.policy, weighed_NV, masks.logits_NV)
         return masks.logits_NV
-
-
-def _picked(masks: MaskLogits, index_M: Tensor) -> MaskLogits:
-    taken_N = masks.taken_N
-    return replace(
-        masks,
-        logits_NV=masks.logits_NV[index_M],
-        request_N=masks.request_N[index_M],
-        offset_N=masks.offset_N[index_M],
-        taken_N=None if taken_N is None else taken_N[index_M],
-    )

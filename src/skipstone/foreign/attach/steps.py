@@ -244,6 +244,7 @@ class Assembler:
             rank=_rank(np.where(eligible, confidence, -np.inf)),
             bound=np.full(position.size, self._bound),
             entropy=np.full(position.size, np.nan),
+            drift=np.full(position.size, np.nan),
             age=(seen.forward - self._finished_at[self._reach.row_of(position)]).astype(np.int32),
             eligible=eligible,
             committed=committed[position],

@@ -361,7 +361,7 @@ def _made_up(record: RunRecord, experiment: Rescore) -> StepRecord:
     ids[offsets], status[offsets] = record.header.mask_id, 2
     empty = np.zeros(0, np.int32)
     everything = np.arange(record.length, dtype=np.int32)
-    nothing = Candidates(*[empty] * 9, eligible=empty.astype(bool), committed=empty.astype(bool))
+    nothing = Candidates(*[empty] * 10, eligible=empty.astype(bool), committed=empty.astype(bool))
     return StepRecord(
         forward=0,
         block=0,

@@ -70,8 +70,7 @@ def _columns(view: StepView) -> list[Tensor]:
         board.runner_up_confidence_BG.view(torch.int64),
         view.allowed_BG.view(torch.int64),
     ]
-    if board.entropy_BG is not None:
-        columns.append(board.entropy_BG.view(torch.int64))
+    columns += [asked_BG.view(torch.int64) for asked_BG in _asked_for(view).values()]
     if skip is not None:
         columns += [
             skip.similarity_SN.view(torch.int64),
@@ -85,13 +84,20 @@ def _columns(view: StepView) -> list[Tensor]:
     return columns
 
 
+def _asked_for(view: StepView) -> dict[Need, Tensor]:
+    """What is only scored where a policy asks for it, in the order of its columns."""
+    board = view.board
+    tables = {Need.ENTROPY: board.entropy_BG, Need.DRIFT: board.drift_BG}
+    return {need: table_BG for need, table_BG in tables.items() if table_BG is not None}
+
+
 @dataclass(frozen=True, eq=False)
 class _HostBoard:
     """The columns again, after the copy."""
 
     scores_KBG: np.ndarray
     """int64: token, runner-up, scored at, committed; and, as the bits of float64, confidence, that
-    of the runner-up, that which was allowed to count, and the entropy if it was scored."""
+    of the runner-up, that which was allowed to count, and what a policy asked for."""
     judged_KN: np.ndarray
     """int64: the S similarities, smallest and mean, as the bits of float64; stable, forced,
     position and forward of the reference. Empty if nothing was judged."""
@@ -99,7 +105,7 @@ class _HostBoard:
     @classmethod
     def unpack(cls, columns: np.ndarray, view: StepView) -> _HostBoard:
         batch, offsets = view.commit_BG.shape
-        kinds = 7 + (view.board.entropy_BG is not None)
+        kinds = 7 + len(_asked_for(view))
         scores = kinds * batch * offsets
         judged = 1 if view.skip is None else view.skip.rows.num_rows
         return cls(
@@ -172,7 +178,8 @@ def _candidates(
     scores_KC = scores_KG.take(offset, axis=1)
     counts_KC = scores_KC[:4].astype(np.int32)
     confidence_C, runner_up_C, allowed_C, *others = scores_KC[4:].view(np.float64)
-    entropy_C = others[0] if Need.ENTROPY in needs else np.full(offset.size, np.nan)
+    told = {n: own_C for n, own_C in zip(_asked_for(view), others, strict=True) if n in needs}
+    nothing_C = np.full(offset.size, np.nan)
     allowed_G = scores_KG[6].view(np.float64)
     rank_C = _ranks(np.where(masked_G, allowed_G, -np.inf))[offset]
     return Candidates(
@@ -183,7 +190,8 @@ def _candidates(
         runner_up_confidence=runner_up_C,
         rank=rank_C,
         bound=np.full(offset.size, np.nan),
-        entropy=entropy_C,
+        entropy=told.get(Need.ENTROPY, nothing_C),
+        drift=told.get(Need.DRIFT, nothing_C),
         age=at.forward - counts_KC[2],
         eligible=np.isfinite(allowed_C),
         committed=counts_KC[3].astype(bool),

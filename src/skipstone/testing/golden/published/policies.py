@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
-from skipstone.testing.golden.published import d2cache, dinfer, fast_dllm
+from skipstone.testing.golden.published import d2cache, dinfer, fast_dllm, klass
 
 Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 
@@ -16,6 +16,7 @@ READERS: dict[str, Reader] = {
     "eb": d2cache.entropy_bound,
     "credit_decoding": dinfer.credit,
     "hierarchical": dinfer.hierarchical,
+    "klass": klass.klass,
     "frechet_none": partial(fast_dllm.frechet, "none"),
     "frechet_prefix": partial(fast_dllm.frechet, "prefix"),
     "frechet_dual": partial(fast_dllm.frechet, "dual"),
