@@ -33,8 +33,8 @@ class Stats:
     """The work of one request; ``print`` tells it in one line.
 
     Attributes: ``steps`` (one ``StepStats`` a forward), ``seconds``, ``generated``,
-    ``run_generated``, ``reused``, ``num_forwards``, ``num_refreshes``, ``skip_share``,
-    ``tokens_per_second``.
+    ``run_generated``, ``reused``, ``num_forwards``, ``num_refreshes``, ``num_edits``,
+    ``skip_share``, ``tokens_per_second``.
     """
 
     steps: tuple[StepStats, ...]
@@ -67,6 +67,11 @@ class Stats:
     def num_refreshes(self) -> int:
         """Forwards that recomputed every row from scratch."""
         return sum(step.refresh for step in self.steps)
+
+    @property
+    def num_edits(self) -> int:
+        """Times that a committed token was replaced."""
+        return sum(step.edited for step in self.steps)
 
     @property
     def skip_share(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.commit_rule import CommitRule
+from skipstone.diagnosis.edits import edited_otherwise, of_edits
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.loop import COMMIT_RULE
@@ -13,7 +14,9 @@ from skipstone.unmask import Need
 
 
 def examine(case: Case) -> Answer:
-    """Rules that weigh the logits otherwise, by setting or against it; or other rules at all."""
+    """Rules that edit, or weigh the logits, otherwise, by setting or against it; or other rules."""
+    if edited := edited_otherwise(case):
+        return of_edits(case, edited, COMMIT_RULE, RULE.number)
     rule = CommitRule.of(case.record_b)
     if rule is not None and Need.LOGITS in rule.policy.needs:
         return _by_setting(case, rule) or _against_the_settings(case, rule)

@@ -6,6 +6,7 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.commit_rule import CommitRule
+from skipstone.diagnosis.edits import edited_otherwise
 from skipstone.diagnosis.experiment import Rescore
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
@@ -23,7 +24,7 @@ def examine(case: Case) -> Answer:
     if step is None or first is None or first.kind != "committed_set":
         return None
     extra = [p for p in step.committed if p not in first.committed_a]
-    if not extra or len(step.committed) <= len(first.committed_a):
+    if not extra or len(step.committed) <= len(first.committed_a) or edited_otherwise(case):
         return None
     by_rule = _by_rule(case, step)
     by_setting = swap(case) if case.expected.conforms or case.expected.trace is None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.commit_rule import CommitRule
+from skipstone.diagnosis.edits import edited_otherwise
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, of_the_loop, place, proof_of
@@ -15,7 +16,7 @@ from skipstone.unmask.ranking import ranks
 
 def examine(case: Case) -> Answer:
     """As many commits as planned, of the best candidates? By setting, or against the settings."""
-    if masks_left(case.record_b):
+    if masks_left(case.record_b) or edited_otherwise(case):
         return None
     found = swap(case) if case.expected.conforms else None
     if found is not None and found.factors[0].name in ("steps", "unmask"):
