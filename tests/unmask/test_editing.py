@@ -359,7 +359,7 @@ def edits_above(value: float) -> AbstractContextManager[object]:
 
 def without_post_steps() -> AbstractContextManager[object]:
     """A block ends with its last mask."""
-    return patch.object(RequestState, "_may_revise", property(lambda self: False))
+    return patch.object(RequestState, "_may_revise", False)
 
 
 @pytest.mark.parametrize(
