@@ -30,16 +30,16 @@ def confidence_in(kind: torch.dtype) -> Fault:
     def wrong(
         logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None, *, entropy: bool
     ) -> ops.Scored:
-        coarse_NV = logits_NV.to(kind, copy=True)
-        coarse_NV[:, mask_id] = -torch.inf
-        probability_NV = coarse_NV.softmax(-1)
+        probability_NV = logits_NV.to(kind).softmax(-1)
+        entropy_N = torch.special.entr(probability_NV.double()).sum(-1) if entropy else None
+        probability_NV[:, mask_id] = 0
         top = probability_NV.double().topk(2, dim=-1)
         return ops.Scored(
             top.indices[:, 0],
             top.values[:, 0],
             top.indices[:, 1],
             top.values[:, 1],
-            torch.special.entr(probability_NV.double()).sum(-1) if entropy else None,
+            entropy_N,
         )
 
     return lambda: instead(ops, "score", wrong)

@@ -55,13 +55,19 @@ def test_what_is_left_is_what_published_code_leaves(
     if tied:
         logits = logits.round()
     wanted = logits.clone()
-    wanted[:, MASK] = -inf
     wanted = wanted / (temperature or 1.0)
+    possible = wanted.clone()
+    possible[:, MASK] = -inf
+    best_41 = possible.argmax(-1, keepdim=True)
     if top_p is not None and top_p < 1:
         wanted = published_top_p(wanted, top_p)
     if top_k is not None:
         wanted = published_top_k(wanted, top_k)
+    # Where published code would be left with the mask alone, the best token stays.
+    wanted = wanted.scatter(-1, best_41, possible.gather(-1, best_41))
     right = wanted.softmax(-1)
+    whole = torch.special.entr(right).sum(-1)
+    right[:, MASK] = 0
     cuts = [Cut(3, temperature or 1.0, top_p, top_k), Cut(1, temperature or 1.0, top_p, top_k)]
     found = reference.score(logits, MASK, None, entropy=True, cuts=cuts)
     assert found.entropy_N is not None
@@ -70,15 +76,22 @@ def test_what_is_left_is_what_published_code_leaves(
         # Among equals published code keeps any; here the lowest id comes first.
         torch.testing.assert_close(found.confidence_N, best[:, 0])
         torch.testing.assert_close(found.runner_up_confidence_N, best[:, 1])
-        torch.testing.assert_close(found.entropy_N, torch.special.entr(right).sum(-1))
+        torch.testing.assert_close(found.entropy_N, whole)
     assert (found.token_N != MASK).all()
 
 
 def test_the_token_that_crosses_the_bound_stays_and_ties_with_the_last_do() -> None:
     logits = torch.tensor([[0.0, 0.5, 0.3, 0.1, 0.1]], dtype=torch.float64).log()
     for top_p, top_k, left in ((0.45, None, [1]), (0.6, None, [1, 2]), (None, 3, [1, 2, 3, 4])):
-        kept = Cut(1, 1.0, top_p, top_k).of(logits).isfinite()
+        kept = Cut(1, 1.0, top_p, top_k).of(logits, 0).isfinite()
         assert kept[0].nonzero()[:, 0].tolist() == left
+
+
+def test_the_best_token_stays_beside_a_mask_that_cuts_all_others_off() -> None:
+    logits = torch.tensor([[0.6, 0.1, 0.3]], dtype=torch.float64).log()
+    found = reference.score(logits, 0, None, cuts=[Cut(1, 1.0, None, 1)])
+    assert found.token_N.tolist() == [2]
+    assert found.confidence_N.item() == pytest.approx(1 / 3)
 
 
 def confidences(settings: Settings) -> list[list[float]]:

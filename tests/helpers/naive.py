@@ -148,9 +148,9 @@ def decode(
     ids = [*prompt, *[mask] * blocks[-1][1]]
     for first, stop in blocks:
         while masked := [p for p in range(start + first, start + stop) if ids[p] == mask]:
-            found = logits(network, ids)[masked].double()
-            found[:, mask] = -torch.inf
-            confidence, token = found.softmax(-1).max(-1)
+            found = logits(network, ids)[masked].double().softmax(-1)
+            found[:, mask] = 0
+            confidence, token = found.max(-1)
             best = int(confidence.argmax())
             for i, position in enumerate(masked):
                 if i == best or (threshold is not None and confidence[i] >= threshold):

@@ -115,17 +115,14 @@ class Net:
         return x + self.linear(gate / (1.0 + np.exp(-gate)) * up, f"{root}.ff_out")
 
     def guess(self, x: Vector) -> tuple[int, float]:
-        """The best token that is not the mask, and its probability among those."""
+        """The best token that is not the mask, and its probability among all."""
         logits = self.weights["ff_out.weight"] @ self.norm(x, "ln_f")
         best, total = -1, 0.0
-        top = max(logit for token, logit in enumerate(logits) if token != self.config.mask_id)
         for token, logit in enumerate(logits):
-            if token == self.config.mask_id:
-                continue
-            total += float(np.exp(logit - top))
-            if best < 0 or logit > logits[best]:
+            total += float(np.exp(logit - logits.max()))
+            if token != self.config.mask_id and (best < 0 or logit > logits[best]):
                 best = token
-        return best, 1.0 / total
+        return best, float(np.exp(logits[best] - logits.max())) / total
 
 
 @dataclass

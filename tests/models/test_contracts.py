@@ -187,9 +187,9 @@ def test_a_canvas_that_begins_with_a_mask(name: str) -> None:
     filled = list(canvas)
     while MASK in filled:
         masked = [p for p, token in enumerate(filled) if token == MASK]
-        found = naive.logits(made.network, filled)[masked].double()
-        found[:, MASK] = -torch.inf
-        confidence, token = found.softmax(-1).max(-1)
+        found = naive.logits(made.network, filled)[masked].double().softmax(-1)
+        found[:, MASK] = 0
+        confidence, token = found.max(-1)
         filled[masked[int(confidence.argmax())]] = int(token[int(confidence.argmax())])
     settings = settings_of(NoCache(), None, 8)
     assert list(Engine(made, settings).edit(canvas).tokens) == filled
@@ -321,7 +321,6 @@ def test_a_likelihood_is_that_of_the_naive_forward(name: str) -> None:
             masked = [i for i in range(size) if bits >> i & 1]
             shown = [MASK if i in masked else token for i, token in enumerate(answer)]
             right = naive.logits(made.network, [*context, *shown]).double()
-            right[:, MASK] = -torch.inf
             log = right.log_softmax(-1)
             score = sum(float(log[len(context) + i, answer[i]]) for i in masked)
             # Each count of masks is equally likely, and each choice of so many.

@@ -176,19 +176,34 @@ def test_the_lowest_id_of_equals_is_chosen_and_the_next_is_the_runner_up() -> No
     assert_equal(found.confidence_N, found.runner_up_confidence_N)
 
 
-def test_the_entropy_is_that_of_the_tokens_that_are_possible() -> None:
+def test_the_entropy_is_that_of_the_whole_distribution() -> None:
     # One token alone, eight alike, and a piece of the vocabulary in which nothing is possible.
     logits = torch.full((3, 20000), float("-inf"), device=DEVICE)
     logits[0, 7] = logits[1, 100:108] = 2.0
     logits[2, [5, 19000]] = torch.tensor([0.0, 1.0], device=DEVICE)
-    logits[:, 3] = 50.0
-    p = torch.tensor([0.0, 1.0], dtype=torch.float64).softmax(0)
+    # The mask has a share, too, in the last row the largest.
+    logits[2, 3] = 1.5
+    p = torch.tensor([0.0, 1.0, 1.5], dtype=torch.float64).softmax(0)
     truth = torch.stack([torch.zeros(()), torch.tensor(8.0).log(), torch.special.entr(p).sum()])
     for mode in ("triton", "reference"):
         with backend.served_by(mode):
-            entropy_N = decide.score(logits, 3, None, entropy=True).entropy_N
-        assert entropy_N is not None
-        torch.testing.assert_close(entropy_N.cpu(), truth.double(), rtol=1e-5, atol=1e-6)
+            found = decide.score(logits, 3, None, entropy=True)
+        assert found.entropy_N is not None
+        torch.testing.assert_close(found.entropy_N.cpu(), truth.double(), rtol=1e-5, atol=1e-6)
+        assert found.token_N.tolist() == [7, 100, 19000]
+        assert found.confidence_N[2].item() == pytest.approx(p[1].item(), rel=1e-6)
+
+
+def test_a_mask_that_is_all_but_certain_leaves_the_others_in_order() -> None:
+    logits = torch.zeros(1, 9000, device=DEVICE)
+    logits[0, [4, 7, 8500]] = torch.tensor([50.0, 2.0, 3.0], device=DEVICE)
+    for mode in ("triton", "reference"):
+        with backend.served_by(mode):
+            found = decide.score(logits, 4, None, entropy=True)
+        assert [found.token_N.item(), found.runner_up_N.item()] == [8500, 7]
+        assert 0 < found.runner_up_confidence_N.item() < found.confidence_N.item() < 1e-19
+        assert found.entropy_N is not None
+        assert 0 <= found.entropy_N.item() < 1e-15
 
 
 # NumPy, which the interpreter uses, warns where a GPU computes a NaN.

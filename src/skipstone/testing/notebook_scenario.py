@@ -51,9 +51,9 @@ class Step:
 
 def choose(logits: Tensor, masked: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
     """Tokens [B, N] and which to commit: the most confident mask, and all at the threshold."""
-    logits = logits.double()
-    logits[..., mask_id] = -torch.inf
-    confidence, token = logits.softmax(-1).max(-1)
+    probabilities = logits.double().softmax(-1)
+    probabilities[..., mask_id] = 0
+    confidence, token = probabilities.max(-1)
     confidence = torch.where(masked, confidence, -1.0)
     best = torch.zeros_like(masked).scatter_(1, confidence.argmax(-1, keepdim=True), True)
     return token, masked & (best | (confidence >= THRESHOLD))

@@ -390,8 +390,8 @@ def test_a_token_that_is_not_the_best_has_its_own_probability() -> None:
     with attach(net, mask_id=MASK) as recorder, torch.no_grad():
         canvas = decode.start_canvas(IDS, 4, MASK)
         logits = net(canvas)
-        logits[..., MASK] = -torch.inf
-        probability = logits.softmax(-1)[0, 8]
+        probability = logits.double().softmax(-1)[0, 8]
+        probability[MASK] = 0
         canvas[0, 8] = probability.topk(5).indices[4]
         token, best = int(canvas[0, 8]), int(probability.argmax())
         recorder.finish(canvas)

@@ -46,9 +46,9 @@ def test_candidates_have_the_scores_that_the_loop_chose_by() -> None:
         found = step.candidates
         masks = np.flatnonzero(step.ids_before == MASK) + record.prompt_length
         assert found.position.tolist() == masks.tolist()
-        logits_CV = logits_LV[masks].double()
-        logits_CV[:, MASK] = -torch.inf
-        confidence, token = logits_CV.softmax(-1).max(-1)
+        probability_CV = logits_LV[masks].double().softmax(-1)
+        probability_CV[:, MASK] = 0
+        confidence, token = probability_CV.max(-1)
         assert found.token.tolist() == token.tolist()
         np.testing.assert_allclose(found.confidence, confidence.numpy(), rtol=1e-6)
         taken = step.ids_after[found.position - record.prompt_length]

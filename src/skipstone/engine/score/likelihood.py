@@ -90,7 +90,7 @@ def log_likelihoods(
 ) -> Iterator[tuple[int, float]]:
     """Estimate the log-likelihood (in nats) of each answer given its context.
 
-    The mask token has no probability, as in decoding.
+    The mask token has its share of the distribution, as in decoding; it is never an answer.
 
     Args:
         model: what ``skipstone.load`` gave.
@@ -216,7 +216,7 @@ def _forward(network: Network, batch: Sequence[_Copy]) -> list[float]:
     token_M = to_device(ids_BL[masked_BL], network.device)
     found_M = _log_probabilities(network, x_ND[to_device(index, network.device)], token_M)
     log_M = found_M.cpu().numpy()
-    # The mask token has no probability, and a finite model gives every other token some.
+    # The mask token is no answer, and a finite model gives every other token some.
     broken = np.flatnonzero(~np.isfinite(log_M) & (ids_BL[masked_BL] != config.mask_id))
     if broken.size:
         copy = batch[request[broken[0]]]
@@ -231,6 +231,5 @@ def _log_probabilities(network: Network, x_MD: Tensor, token_M: Tensor) -> Tenso
     parts = list[Tensor]()
     for x_ND, token_N in zip(x_MD.split(piece), token_M.split(piece), strict=True):
         logits_NV = network.head(network.final_norm(x_ND)).to(torch.float64, copy=True)
-        logits_NV[:, config.mask_id] = -torch.inf
         parts.append(logits_NV.log_softmax(-1).gather(-1, token_N[:, None])[:, 0])
-    return torch.cat(parts)
+    return torch.cat(parts).masked_fill(token_M == config.mask_id, -torch.inf)

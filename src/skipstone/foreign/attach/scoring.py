@@ -93,16 +93,15 @@ class Scoring:
             # The best token is now the runner-up of the one that was taken.
             runner_up[odd], second[odd] = token[odd], confidence[odd]
             token[odd] = taken[odd]
-            confidence[odd] = self._probability(odd, taken[odd], mask_id)
+            confidence[odd] = self._probability(odd, taken[odd])
         return MaskScores(
             self._position, token.astype(np.int32), confidence, runner_up.astype(np.int32), second
         )
 
-    def _probability(self, rows: np.ndarray, tokens: np.ndarray, mask_id: int) -> np.ndarray:
+    def _probability(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Of one token of each of some rows."""
         logits = self._logits_CV[torch.from_numpy(rows).to(self._logits_CV.device)]
         logits = logits.to(torch.float64, copy=True)
-        logits[:, mask_id] = -torch.inf
         return logits.softmax(-1).cpu().numpy()[np.arange(rows.size), tokens]
 
 
@@ -114,11 +113,14 @@ def _scored(logits_CV: Tensor, mask_id: int) -> Tensor:
     """
     left_CV = logits_CV.clone()
     left_CV[:, mask_id] = -torch.inf
-    # Widened before the best goes, so that the sum has it.
-    share_CV = left_CV.to(torch.float64, copy=True)
     best_C1, token_C1 = left_CV.max(-1, keepdim=True)
     second_C1, runner_up_C1 = left_CV.scatter_(-1, token_C1, -torch.inf).max(-1, keepdim=True)
-    total_C1 = share_CV.sub_(best_C1.double()).exp_().sum(-1, keepdim=True)
-    other_C1 = (second_C1.double() - best_C1.double()).exp() / total_C1
-    columns = token_C1.double(), total_C1.reciprocal(), runner_up_C1.double(), other_C1
+    # The mask is never taken, yet has its share of the sum.
+    origin_C1 = torch.maximum(best_C1, logits_CV[:, mask_id, None]).double()
+    share_CV = logits_CV.to(torch.float64, copy=True).sub_(origin_C1).exp_()
+    total_C1 = share_CV.sum(-1, keepdim=True)
+    first_C1, other_C1 = (
+        (best.double() - origin_C1).exp() / total_C1 for best in (best_C1, second_C1)
+    )
+    columns = token_C1.double(), first_C1, runner_up_C1.double(), other_C1
     return torch.cat(columns, dim=1).T

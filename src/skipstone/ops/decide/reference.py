@@ -43,9 +43,12 @@ class Cut(NamedTuple):
     top_k: int | None
     """Then so many, and all that equal the last of them."""
 
-    def of(self, logits_NV: Tensor) -> Tensor:
-        """The logits, float64, with minus infinity for what is not possible."""
-        logits_NV = logits_NV / self.temperature
+    def of(self, logits_NV: Tensor, mask_id: int) -> Tensor:
+        """The logits, float64, with minus infinity for what is not possible.
+
+        The best but the mask stays, also where the mask alone would be left.
+        """
+        whole_NV = logits_NV = logits_NV / self.temperature
         if self.top_p is not None and self.top_p < 1:
             found = logits_NV.sort(dim=-1, descending=True, stable=True)
             reached_NV = found.values.softmax(-1).cumsum(-1)
@@ -57,7 +60,15 @@ class Cut(NamedTuple):
         if self.top_k is not None and self.top_k < logits_NV.shape[-1]:
             least_N1 = logits_NV.topk(self.top_k, -1).values[:, -1:]
             logits_NV = logits_NV.masked_fill(logits_NV < least_N1, -torch.inf)
-        return logits_NV
+        best_N1 = _without(mask_id, whole_NV, -torch.inf).argmax(-1, keepdim=True)
+        return logits_NV.scatter(-1, best_N1, whole_NV.gather(-1, best_N1))
+
+
+def _without(mask_id: int, x_NV: Tensor, value: float) -> Tensor:
+    """A copy in which the mask has a value that is never chosen."""
+    x_NV = x_NV.clone()
+    x_NV[:, mask_id] = value
+    return x_NV
 
 
 def score(
@@ -72,7 +83,8 @@ def score(
 
     Args:
         logits_NV: logits of the rows that need a decision, and of no others.
-        mask_id: never predicted; its probability is shared out among the other tokens.
+        mask_id: never predicted; what probability it has is missing to the other tokens, as in
+            published code.
         gumbel_NV: float64 Gumbel noise already multiplied by the temperature, or None for greedy.
             Adding it to the logits and taking the best samples at that temperature (LLaDA's rule);
             the confidence stays that of the noiseless distribution, and so does the entropy.
@@ -81,13 +93,16 @@ def score(
             not multiplied by the temperature then, and all that is said is that of the cut
             distribution.
     """
-    logits64_NV = logits_NV.to(torch.float64, copy=True)
-    logits64_NV[:, mask_id] = -torch.inf
+    logits64_NV = logits_NV.to(torch.float64)
     if cuts:
-        parts = logits64_NV.split([cut.num_rows for cut in cuts])
-        logits64_NV = torch.cat([cut.of(part) for cut, part in zip(cuts, parts, strict=True)])
+        parts = zip(cuts, logits64_NV.split([cut.num_rows for cut in cuts]), strict=True)
+        logits64_NV = torch.cat([cut.of(part_NV, mask_id) for cut, part_NV in parts])
     probability_NV = logits64_NV.softmax(-1)
-    wanted_NV = logits64_NV if gumbel_NV is None else logits64_NV + gumbel_NV
+    entropy_N = torch.special.entr(probability_NV).sum(-1) if entropy else None
+    probability_NV[:, mask_id] = 0
+    wanted_NV = _without(mask_id, logits64_NV, -torch.inf)
+    if gumbel_NV is not None:
+        wanted_NV += gumbel_NV
     token_N = wanted_NV.argmax(-1)
     # The runner-up is looked for among the others: topk promises no order among equals.
     top = probability_NV.topk(2, dim=-1).indices
@@ -97,7 +112,7 @@ def score(
         probability_NV.gather(-1, token_N[:, None])[:, 0],
         runner_up_N,
         probability_NV.gather(-1, runner_up_N[:, None])[:, 0],
-        torch.special.entr(probability_NV).sum(-1) if entropy else None,
+        entropy_N,
     )
 
 

@@ -37,34 +37,36 @@ def _piece_kernel(
     ENTROPY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The best two of one piece of one row, and its sum of exponentials.
+    """The best two of one piece of one row, its largest logit, its sum of exponentials.
 
     For the entropy also the sum of exponentials times their exponents.
     """
     row, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
     token = piece * BLOCK + tl.arange(0, BLOCK)
-    possible = (token < vocab) & (token != mask_id)
-    logit = tl.load(logits_ptr + row * vocab + token, mask=possible, other=-float("inf"))
+    logit = tl.load(logits_ptr + row * vocab + token, mask=token < vocab, other=-float("inf"))
     logit = logit.to(tl.float32)
     # A NaN wins, as in argmax, so that it is seen; it then makes the sum NaN.
-    rank = tl.where(logit == logit, logit, float("inf"))
+    seen = tl.where(logit == logit, logit, float("inf"))
+    rank = tl.where(token == mask_id, -float("inf"), seen)
     first, first_id = _best(rank, token)
     second, second_id = _best(tl.where(token == first_id, -float("inf"), rank), token)
-    origin = tl.where(first == -float("inf"), 0.0, first)
-    exponent = logit - origin
+    # The mask's too: it may be the largest, and exponentials must stay finite.
+    largest = tl.max(seen, axis=0)
+    exponent = logit - tl.where(largest == -float("inf"), 0.0, largest)
     power = tl.exp(exponent)
     total = tl.sum(power, axis=0)
 
     at, plane = row * pieces + piece, num_rows * pieces
     tl.store(value_ptr + at, first)
     tl.store(value_ptr + plane + at, second)
-    tl.store(value_ptr + 2 * plane + at, total)
+    tl.store(value_ptr + 2 * plane + at, largest)
+    tl.store(value_ptr + 3 * plane + at, total)
     tl.store(id_ptr + at, first_id)
     tl.store(id_ptr + plane + at, second_id)
     if ENTROPY:
         # What has no probability adds nothing: 0 times minus infinity would be a NaN.
         exponent = tl.where(logit == -float("inf"), 0.0, exponent)
-        tl.store(value_ptr + 3 * plane + at, tl.sum(power * exponent, axis=0))
+        tl.store(value_ptr + 4 * plane + at, tl.sum(power * exponent, axis=0))
 
 
 @triton.jit
@@ -85,7 +87,8 @@ def _join_kernel(
     at, plane = row * pieces + piece, num_rows * pieces
     first = tl.load(value_ptr + at, mask=inside, other=-float("inf"))
     second = tl.load(value_ptr + plane + at, mask=inside, other=-float("inf"))
-    total = tl.load(value_ptr + 2 * plane + at, mask=inside, other=0.0)
+    largest = tl.load(value_ptr + 2 * plane + at, mask=inside, other=-float("inf"))
+    total = tl.load(value_ptr + 3 * plane + at, mask=inside, other=0.0)
     first_id = tl.load(id_ptr + at, mask=inside, other=0)
     second_id = tl.load(id_ptr + plane + at, mask=inside, other=0)
 
@@ -94,16 +97,17 @@ def _join_kernel(
     # Pieces are in order of ids, so the lowest piece among equals holds the lowest id.
     rest = tl.where(piece == winner, second, first)
     other, other_id = _best(rest, tl.where(piece == winner, second_id, first_id))
-    scale = tl.exp(first - best)
+    origin = tl.max(largest, axis=0)
+    scale = tl.exp(largest - origin)
     whole = tl.sum(total * scale, axis=0)
     tl.store(chosen_ptr + row, token.to(tl.int64))
     tl.store(chosen_ptr + num_rows + row, other_id.to(tl.int64))
-    tl.store(confidence_ptr + row, (tl.full((), 1.0, tl.float32) / whole).to(tl.float64))
-    tl.store(confidence_ptr + num_rows + row, (tl.exp(other - best) / whole).to(tl.float64))
+    tl.store(confidence_ptr + row, (tl.exp(best - origin) / whole).to(tl.float64))
+    tl.store(confidence_ptr + num_rows + row, (tl.exp(other - origin) / whole).to(tl.float64))
     if ENTROPY:
-        weighted = tl.load(value_ptr + 3 * plane + at, mask=inside, other=0.0)
-        # Exponents are relative to the best of their piece; a piece without any has no weight.
-        shift = tl.where(first == -float("inf"), 0.0, first - best)
+        weighted = tl.load(value_ptr + 4 * plane + at, mask=inside, other=0.0)
+        # Exponents are relative to the largest of their piece; a piece without any has no weight.
+        shift = tl.where(largest == -float("inf"), 0.0, largest - origin)
         mean = tl.sum(scale * (weighted + total * shift) / whole, axis=0)
         tl.store(confidence_ptr + 2 * num_rows + row, (tl.log(whole) - mean).to(tl.float64))
 
@@ -114,8 +118,8 @@ def score(logits_NV: Tensor, mask_id: int, *, entropy: bool = False) -> Scored:
     num_rows, vocab = logits_NV.shape
     block = min(_PIECE, triton.next_power_of_2(vocab))
     pieces = triton.cdiv(vocab, block)
-    # X planes of a piece: its best two, its sum, and what the entropy needs.
-    value_XNP = logits_NV.new_empty((3 + entropy, num_rows, pieces), dtype=torch.float32)
+    # X planes of a piece: its best two, its largest, its sum, and what the entropy needs.
+    value_XNP = logits_NV.new_empty((4 + entropy, num_rows, pieces), dtype=torch.float32)
     id_2NP = logits_NV.new_empty((2, num_rows, pieces), dtype=torch.int32)
     _piece_kernel[(num_rows, pieces)](
         logits_NV,
