@@ -108,10 +108,9 @@ LLADA_MOE = Architecture(
         ids="mask 156895, from the tokenizer; EOS 156892",
         verified=(
             "logits of the published modelling file, within 1e-4",
-            "tokens and forwards of LLaDA's generate and of dInfer's loops: 47 of 52",
+            "tokens and forwards of LLaDA's generate and of dInfer's loops: 52 of 52",
         ),
         by="LLaDA's generate with blocks of 32",
-        missing=("dInfer's credit decoding",),
     ),
     example=Example(
         config=_EXAMPLE,
