@@ -284,6 +284,20 @@ def test_blocks_of_another_length_are_not_the_same() -> None:
     assert Prefix.of(SYSTEM, reach).shared_with(Prefix.of(SYSTEM, reach.over(8))) == 0
 
 
+def test_more_is_held_where_more_memory_is_given() -> None:
+    model = model_of("block-causal")
+    talks = [[talk] * 40 for talk in range(4)]
+    each = cell_bytes(model.config, model.network.dtype)
+    for memory, kept in ((None, 0), (f"{4096 * each}b", 40)):
+        engine = Engine(model, BASE, memory=memory)
+        for own in range(3):
+            results = [engine.generate([*talk, 9, own, own]) for talk in talks]
+            assert reused(results) == [kept if own else 0] * 4
+        assert engine._arena._plain is not None
+        cells = engine._arena._plain.store.cells
+        assert cells == rounded(43 + 18) if memory is None else 4 * 61 <= cells <= 2 * 4096 / 3
+
+
 # --- who has no part in it
 
 
@@ -458,7 +472,10 @@ def test_prefixes_are_cut_where_they_are_written_over_and_the_oldest_goes_first(
     assert prefixes.longest(Prefix.of(ids, reach)) == (0, 28)
     prefixes.overwrite(Range(0, 16))
     assert prefixes.longest(Prefix.of(ids, reach)) == (48, 20)
+    assert prefixes.fill([Range(48, 96)], 48)
+    assert not prefixes.fill([Range(48, 112)], 32)
     prefixes.forget(48)
+    assert not prefixes.fill([Range(48, 64)], 16)
     assert prefixes.longest(Prefix.of(ids, reach)).count == 0
     assert Prefix.of(ids, FULL).ids.size == 0
     for base in range(MOST_HELD + 9):

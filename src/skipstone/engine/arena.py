@@ -68,13 +68,24 @@ class Arena:
         return layers
 
     def _store(self, lengths: Sequence[int], *, graphs: bool) -> KVStore:
+        """An empty one with room for these requests."""
         network = self._network
         most = self._cells()
         # What is captured lies over this memory: it never moves, and all of it is taken at once.
         fixed = graphs and network.device.type == "cuda"
         cells = most if fixed else min(most, sum(map(rounded, lengths)))
+        # On a CPU, no more than requests need unless more is given. While a store grows, the old
+        # one is there beside one twice as large: a third, so that both are no more than all.
+        spare = 0 if self._limit.asked is None and network.device.type != "cuda" else most // 3
         try:
-            return KVStore(network.config, cells, network.dtype, network.device, most=most)
+            return KVStore(
+                network.config,
+                cells,
+                network.dtype,
+                network.device,
+                most=most,
+                spare=spare,
+            )
         except torch.OutOfMemoryError:
             needed = spelled(cells * cell_bytes(network.config, network.dtype))
             raise NoRoomError(
@@ -84,8 +95,9 @@ class Arena:
 
     def _cells(self) -> int:
         """Positions for whose keys and values there may be room."""
-        if self.kept is not None:
-            return self.kept.store.most
+        for layers in (self.kept, self._plain):
+            if layers is not None:
+                return layers.store.most
         network = self._network
         most = MOST_SLOTS * network.config.max_length
         return self._limit.cells(network.config, network.dtype, network.device, most)

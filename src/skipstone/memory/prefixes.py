@@ -127,19 +127,28 @@ class Prefixes:
         Returns:
             Its first cell; of equals the lowest.
         """
-        # A request may begin where anything that is held does, or ends.
-        edges = {edge for held in self._held.values() for edge in (held.base, rounded(held.stop))}
-        start_S = np.array(
-            [
-                start
-                for gap in gaps
-                for start in sorted({gap.start, *edges})
-                if gap.start <= start and start + length <= gap.stop
-            ]
-        )
-        base_H, stop_H, used_H = np.array(
-            [(held.base, held.stop, held.used) for held in self._held.values()] or [(0, 0, 0)]
-        ).T
-        over_SH = (base_H < start_S[:, None] + length) & (start_S[:, None] < stop_H)
-        last_S = (over_SH * used_H).max(1)
+        start_S = self._starts(gaps, length)
+        last_S = self._last_used(start_S, length)
         return int(start_S[np.lexsort((start_S, start_S != source, last_S))[0]])
+
+    def fill(self, gaps: Sequence[Range], length: int) -> bool:
+        """Whether something is written over wherever in these gaps a request goes."""
+        return bool(self._last_used(self._starts(gaps, length), length).all())
+
+    def _starts(self, gaps: Sequence[Range], length: int) -> np.ndarray:
+        """Where a request may begin: in a gap, or where anything that is held does, or ends."""
+        edges = {edge for held in self._held.values() for edge in (held.base, rounded(held.stop))}
+        starts = (
+            start
+            for gap in gaps
+            for start in sorted({gap.start, *edges})
+            if gap.start <= start and start + length <= gap.stop
+        )
+        return np.fromiter(starts, np.int64)
+
+    def _last_used(self, start_S: np.ndarray, length: int) -> np.ndarray:
+        """When anything was used last that is held where a request begins; 0: nothing is."""
+        held = [(held.base, held.stop, held.used) for held in self._held.values()]
+        base_H, stop_H, used_H = np.array(held, np.int64).reshape(-1, 3).T
+        over_SH = (base_H < start_S[:, None] + length) & (start_S[:, None] < stop_H)
+        return (over_SH * used_H).max(1, initial=0)

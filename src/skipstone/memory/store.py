@@ -75,6 +75,7 @@ class KVStore:
         device: torch.device,
         *,
         most: int | None = None,
+        spare: int = 0,
     ) -> None:
         """Allocate an empty store.
 
@@ -85,6 +86,8 @@ class KVStore:
             device: where they lie.
             most: cells up to which the store grows, by copying; None: it never moves, as captured
                 graphs that point into it need.
+            spare: cells up to which it grows, at most ``most``, before it lets anything be written
+                over that others may take over.
         """
         cells = rounded(cells)
         shape = (config.num_layers, cells, config.num_kv_heads, config.head_width)
@@ -97,6 +100,7 @@ class KVStore:
         self.prefixes = Prefixes()
         """What others can take over."""
         self._most = cells if most is None else max(cells, most)
+        self._spare = min(spare, self._most)
         self._ranges = Ranges(cells)
 
     @property
@@ -129,21 +133,27 @@ class KVStore:
             Where it lies; None if there is no room now.
         """
         ranges, prefixes = self._ranges, self.prefixes
-        gaps = ranges.gaps(length)
-        if not gaps and self._grow(ranges.end + rounded(length)):
-            gaps = ranges.gaps(length)
-        if not gaps:
+        if not ranges.gaps(length) and ranges.end + rounded(length) > self._most:
             return None
         shared = NOTHING if prefix is None else prefixes.longest(prefix)
         if shared.count:
             # Whatever is written over, this is the last of all.
             prefixes.touch(shared.base)
-        base = prefixes.place(gaps, rounded(length), shared.base)
+        base = self._place(rounded(length), shared.base)
         prefixes.overwrite(ranges.take(base, length))
         if prefix is not None and shared.count:
             self._copy(shared, base)
             prefixes.hold(base, prefix.first(shared.count))
         return Admitted(base, shared.count)
+
+    def _place(self, length: int, source: int) -> int:
+        """Where a request of so many cells goes, for which there is room; the store may grow."""
+        ranges, prefixes = self._ranges, self.prefixes
+        gaps = ranges.gaps(length)
+        spares = self.cells < self._spare and prefixes.fill(gaps, length)
+        if (spares or not gaps) and self._grow(ranges.end + length):
+            gaps = ranges.gaps(length)
+        return prefixes.place(gaps, length, source)
 
     def release(self, base: int) -> None:
         """Take the range of a request back."""
