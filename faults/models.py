@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 import skipstone
 from skipstone.models.load import Model
 from skipstone.models.parts.decoder import Decoder
+from skipstone.models.table import ARCHITECTURES
+from skipstone.testing import write_checkpoint
 
 
 @cache
@@ -19,8 +23,11 @@ def model(name: str) -> Model:
     Names: ``pebble``; ``bfloat16``; ``sharp``, so confident that many confidences round to 1;
     ``twins``, in which every two tokens are almost the same; ``layer 5``, with other weights in one
     layer; ``eight bits``, whose weights lie on the grid of int8; ``short``, the first six layers
-    alone, which is quick.
+    alone, which is quick. Any architecture: a tiny one with random weights.
     """
+    if name in ARCHITECTURES:
+        with TemporaryDirectory() as folder:
+            return skipstone.load(write_checkpoint(Path(folder), architecture=name), device="cpu")
     made = skipstone.load("pebble", dtype="bfloat16" if name == "bfloat16" else "float32")
     with torch.no_grad():
         if name != "pebble" and name != "bfloat16":

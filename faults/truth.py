@@ -120,6 +120,11 @@ def in_block(step: StepRecord) -> range:
     return range(step.block_start, step.block_stop)
 
 
+def computed(step: StepRecord) -> list[int]:
+    """The positions of the rows, which may be more than those of the block."""
+    return step.rows.tolist()
+
+
 def near_block(step: StepRecord) -> range:
     """The positions of the block and one on either side."""
     return range(step.block_start - 1, step.block_stop + 1)

@@ -16,7 +16,7 @@ from faults.engine.instead import Fault, instead
 from skipstone.blocks import Block, blocks
 from skipstone.cache.policies import DualCache
 from skipstone.canvas import StepContext
-from skipstone.engine import loop
+from skipstone.engine import request
 from skipstone.memory.store import KVStore
 from skipstone.models.base import ModelConfig
 from skipstone.models.parts.decoder import Decoder
@@ -97,13 +97,20 @@ def refresh_stops_half_way() -> Generator[None, None, None]:
     """From the second block on, a refresh renews the prompt in the first half of layers only."""
     write = KVStore.write
 
-    def wrong(self: KVStore, layer: int, rows: Rows, qkv_NHE: Tensor, angles_2NE: Tensor) -> Tensor:
+    def wrong(
+        self: KVStore,
+        layer: int,
+        rows: Rows,
+        qkv_NHE: Tensor,
+        angles_2NE: Tensor,
+        norms: ops.HeadNorms | None = None,
+    ) -> Tensor:
         stores = (self.keys[layer], self.values[layer])
         first = not stores[0].any()
         base = int(rows.base[0])
         prompt = slice(base, base + 8)
         before = [store[prompt].clone() for store in stores]
-        q_NHE = write(self, layer, rows, qkv_NHE, angles_2NE)
+        q_NHE = write(self, layer, rows, qkv_NHE, angles_2NE, norms)
         late = layer >= self.keys.shape[0] // 2
         if late and not first and _everything(rows):
             for store, old in zip(stores, before, strict=True):
@@ -314,12 +321,12 @@ def block_rows_one_short() -> Generator[None, None, None]:
 def blocks_start_late() -> Generator[None, None, None]:
     """The prompt is counted one token too long where the first block ends."""
 
-    def wrong(gen_length: int, block_length: int) -> list[Block]:
-        first, *rest = blocks(gen_length, block_length)
+    def wrong(gen_length: int, block_length: int, before: int = 0) -> list[Block]:
+        first, *rest = blocks(gen_length, block_length, before)
         late = [Block(b.index, b.start + 1, min(b.stop + 1, gen_length)) for b in rest]
         return [Block(0, 0, first.stop + 1), *late]
 
-    with instead(loop, "blocks", wrong):
+    with instead(request, "blocks", wrong):
         yield
 
 

@@ -5,7 +5,7 @@ Shape letters: B requests, G generation length, N packed rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -28,7 +28,12 @@ def confidence_in(kind: torch.dtype) -> Fault:
     """The softmax of the confidence runs in a shorter dtype than float64."""
 
     def wrong(
-        logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None, *, entropy: bool
+        logits_NV: Tensor,
+        mask_id: int,
+        gumbel_NV: Tensor | None,
+        *,
+        entropy: bool,
+        cuts: Sequence[ops.Cut] = (),
     ) -> ops.Scored:
         probability_NV = logits_NV.to(kind).softmax(-1)
         entropy_N = torch.special.entr(probability_NV.double()).sum(-1) if entropy else None
@@ -211,13 +216,13 @@ def never_the_best_alone() -> Generator[None, None, None]:
 def stop_before_the_left_is_done() -> Generator[None, None, None]:
     """The run stops at the first EOS although masks are left of it."""
 
-    def wrong(self: Canvas, eos_id: int) -> None:
-        masked_BG = self.masked_BG()
-        ended_BG = (self.region(self.ids_BL) == eos_id) & ~masked_BG
+    def wrong(canvas: Canvas, eos_id: int, ends_from_B1: Tensor) -> None:
+        masked_BG = canvas.masked_BG()
+        ended_BG = (canvas.region(canvas.ids_BL) == eos_id) & ~masked_BG
         fill_BG = masked_BG & ended_BG.any(1, keepdim=True)
-        self.commit(fill_BG, torch.full_like(self.region_BG, eos_id), Status.FILLED)
+        canvas.commit(fill_BG, torch.full_like(canvas.region_BG, eos_id), Status.FILLED)
 
-    with instead(Canvas, "stop", wrong):
+    with instead(ops, "_fill_ended", wrong):
         yield
 
 
@@ -225,10 +230,10 @@ def stop_before_the_left_is_done() -> Generator[None, None, None]:
 def eos_never_stops() -> Generator[None, None, None]:
     """The run goes on after EOS although it was asked to stop there."""
 
-    def wrong(self: Canvas, eos_id: int) -> None:
+    def wrong(canvas: Canvas, eos_id: int, ends_from_B1: Tensor) -> None:
         """Do nothing."""
 
-    with instead(Canvas, "stop", wrong):
+    with instead(ops, "_fill_ended", wrong):
         yield
 
 
@@ -252,12 +257,17 @@ def noise_at_temperature_zero() -> Generator[None, None, None]:
     score = ops.score
 
     def wrong(
-        logits_NV: Tensor, mask_id: int, gumbel_NV: Tensor | None, *, entropy: bool
+        logits_NV: Tensor,
+        mask_id: int,
+        gumbel_NV: Tensor | None,
+        *,
+        entropy: bool,
+        cuts: Sequence[ops.Cut] = (),
     ) -> ops.Scored:
         generator = torch.Generator().manual_seed(7)
         uniform_NV = torch.rand(logits_NV.shape, generator=generator, dtype=torch.float64)
         gumbel_NV = -4.0 * torch.log(-torch.log(uniform_NV))
-        return score(logits_NV, mask_id, gumbel_NV, entropy=entropy)
+        return score(logits_NV, mask_id, gumbel_NV, entropy=entropy, cuts=cuts)
 
     with instead(ops, "score", wrong):
         yield

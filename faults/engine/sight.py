@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
@@ -104,8 +103,9 @@ def padding_seen() -> Fault:
     return fault
 
 
-def causal() -> Fault:
-    """Rows see only what stands left of them, as in a model that writes from left to right."""
+def _reaching(far: Callable[[Rows], np.ndarray]) -> Fault:
+    """Replace how far each row sees, in every step."""
+    attend = ops.attend
 
     def wrong(
         q_NHE: Tensor,
@@ -114,15 +114,21 @@ def causal() -> Fault:
         rows: Rows,
         visible_BL: Tensor | None,
     ) -> Tensor:
-        mine = slice(int(rows.base[0]), int(rows.base[0] + rows.horizon[0]))
-        place_L = torch.arange(rows.horizon[0])
-        mask_NL = place_L[None] <= rows.position_N[:, None]
-        out_HNE = F.scaled_dot_product_attention(
-            q_NHE.transpose(0, 1),
-            key_CUE[mine].transpose(0, 1),
-            value_CUE[mine].transpose(0, 1),
-            attn_mask=mask_NL,
-        )
-        return out_HNE.transpose(0, 1).flatten(1)
+        return attend(q_NHE, key_CUE, value_CUE, replace(rows, horizon=far(rows)), visible_BL)
 
     return lambda: instead(ops, "attend", wrong)
+
+
+def own_block_hidden(block: int) -> Fault:
+    """Rows see the blocks before their own, and only those."""
+    return _reaching(lambda rows: np.maximum(1, rows.position // block * block))
+
+
+def horizon_ignored() -> Fault:
+    """Rows see all that is computed with them, and not only up to the end of their block."""
+    return _reaching(lambda rows: np.full(rows.num_rows, int(rows.position.max()) + 1))
+
+
+def causal() -> Fault:
+    """Rows see only what stands left of them, as in a model that writes from left to right."""
+    return _reaching(lambda rows: rows.position + 1)

@@ -20,8 +20,12 @@ SideName = Literal["a", "b"]
 Choice = Literal["rows", "skip"]
 Variation = Literal["", "again", "batch", "padding", "threads", "backend", "last_bit"]
 
-Hidden = Literal["", "prompt", "left", "suffix", "outside", "first", "last", "padding seen"]
-"""A set of keys that rows may not see; or that they see although it is padding."""
+Horizon = Literal["later", "own block", "next block seen", "call seen", "padding seen"]
+"""How far rows see: up to themselves, up to their block, one block too far, all rows of the call,
+or the padding, too."""
+
+Hidden = Literal["", "prompt", "left", "suffix", "outside", "first", "last"] | Horizon
+"""A set of keys that rows may not see; or that they see although they should not."""
 
 VARIATIONS: tuple[Variation, ...] = (
     "again", "batch", "padding", "threads", "backend", "last_bit",

@@ -77,12 +77,12 @@ def _restores(
             tensors=False,
         )
     )
-    first = case.divergence.first
-    if trace is None or first is None:
+    other = case.divergence.same_step(step)
+    if trace is None or other is None:
         return False
     steps = trace.records[0].steps
     found = next((s for s in steps if s.forward == step.forward), None)
-    return found is not None and found.committed == first.committed_a
+    return found is not None and found.decides_as(other)
 
 
 def _halve(

@@ -175,6 +175,11 @@ class StepRecord:
         """Bool [G]: where the canvas held a mask before this step."""
         return self.status_before == 2
 
+    def decides_as(self, other: StepRecord) -> bool:
+        """Whether another step commits the same tokens at the same positions."""
+        mine, theirs = (s.candidates.token[s.candidates.committed] for s in (self, other))
+        return self.committed == other.committed and np.array_equal(mine, theirs)
+
     @cached_property
     def skipped(self) -> tuple[int, ...]:
         """Positions that left before the deep layers."""

@@ -86,8 +86,8 @@ class Expected:
         trace = self.inquiry.ask(Follow("a", "b", (0, steps[-1].forward), tensors=False))
         if trace is None:
             return NOTHING
-        wanted = {s.forward: s.committed for s in trace.records[0].steps}
-        other = sum(wanted.get(s.forward, s.committed) != s.committed for s in steps)
+        wanted = {s.forward: s for s in trace.records[0].steps}
+        other = sum(not wanted.get(s.forward, s).decides_as(s) for s in steps)
         return Sentence(
             "on A's canvases B's settings decide otherwise in {other} of {steps} steps",
             other=other,

@@ -46,7 +46,7 @@ class Proving:
         for step in reversed(self.runs.record_b.steps):
             other, right = self.divergence.same_step(step), steps.get(step.forward)
             if other is not None and right is not None and step.forward <= self.divergence.horizon:
-                return other.committed == right.committed
+                return right.decides_as(other)
         return None
 
     @cached_property

@@ -190,14 +190,17 @@ def same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float) ->
 
 def _same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float, draw: Draw) -> bool:
     x, y = a.proposals(at_a, draw), b.proposals(at_b, draw)
-    both = np.isfinite(x.best_C) & np.isfinite(y.best_C)
+    # Of what one of them fills up with ends it decides nothing.
+    positions = a.decisions[at_a].position_C, b.decisions[at_b].position_C
+    _, of_a, of_b = np.intersect1d(*positions, return_indices=True)
+    both = np.isfinite(x.best_C[of_a]) & np.isfinite(y.best_C[of_b])
     if not both.any():
         return False
-    p, q = np.exp(x.log_p_C), np.exp(y.log_p_C)
+    p, q = np.exp(x.log_p_C[of_a]), np.exp(y.log_p_C[of_b])
     same = np.abs(p - q) <= noise
     # Of two tokens that are as good as each other either may be the best.
-    second = np.exp(x.second_C - x.best_C + x.log_p_C)
-    tied = (second >= p - noise) | (x.token_C == y.token_C)
+    second = np.exp(x.second_C - x.best_C + x.log_p_C)[of_a]
+    tied = (second >= p - noise) | (x.token_C[of_a] == y.token_C[of_b])
     return bool((same & tied)[both].all())
 
 

@@ -138,8 +138,11 @@ def _cache_unused(case: Case) -> Finding | None:
 
 
 def never_cached(record: RunRecord) -> bool:
-    """Whether every forward computes every row, over more than the first step of each block."""
-    whole = all(step.rows.size == record.length for step in record.steps)
+    """Whether every forward computes every row, over more than the first step of each block.
+
+    Models that see up to the end of a block, and canvases that grow, have no rows behind it yet.
+    """
+    whole = all(step.rows.size == step.rows.max(initial=-1) + 1 for step in record.steps)
     return whole and any(step.step > 0 for step in record.steps)
 
 

@@ -13,6 +13,9 @@ from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_ski
 from skipstone.record import Judgements, StepRecord
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
+# So many values of which some are 1, as those of states that hardly change.
+_MANY = 8
+
 
 def examine(case: Case) -> Answer:
     """Look for similarities that are all values of a coarse dtype."""
@@ -82,12 +85,18 @@ def _on_grid(case: Case) -> tuple[StepRecord | None, str]:
             continue
         values = step.judgements.similarity
         for dtype in ("bfloat16", "float16"):
-            if values.size > 8 and np.array_equal(rounded(values, dtype), values):
+            if _telling(values) and np.array_equal(rounded(values, dtype), values):
                 found.append((step, dtype))
                 break
     if first is None:
         found = [f for f in found if _flipped(case, f[0]).size] or found
     return found[0] if found else (None, "")
+
+
+def _telling(values: np.ndarray) -> bool:
+    """Whether values would not be on a grid by chance: 0 and 1 are on every grid."""
+    own = np.unique(values[(values != 0) & (values != 1)]).size
+    return own > 1 or (own == 1 and values.size > _MANY)
 
 
 def _flipped(case: Case, step: StepRecord) -> np.ndarray:

@@ -250,7 +250,7 @@ def _restored_by_unskipping(case: Case, step: StepRecord, forwards: tuple[int, .
     Without the skips before it, what skips in this step is one forward old; if that is young
     enough, the errors of single steps are harmless and their sum is not.
     """
-    first = case.divergence.first
+    other = case.divergence.same_step(step)
     trace = case.ask(
         Follow(
             "b",
@@ -261,10 +261,10 @@ def _restored_by_unskipping(case: Case, step: StepRecord, forwards: tuple[int, .
             tensors=False,
         )
     )
-    if trace is None or first is None:
+    if trace is None or other is None:
         return None
     found = next((s for s in trace.records[0].steps if s.forward == step.forward), None)
-    return found is not None and found.committed == first.committed_a
+    return found is not None and found.decides_as(other)
 
 
 RULE = Rule(12, "stale-skipped-state", "stale state of a skipped row", examine)

@@ -20,6 +20,10 @@ _WORDS: dict[Hidden, Sentence] = {
     "outside": Sentence("everything outside the block is hidden"),
     "first": Sentence("the first key is hidden"),
     "last": Sentence("the last key is hidden"),
+    "later": Sentence("every key behind its row is hidden, as under a causal mask"),
+    "own block": Sentence("the block that a row is in is hidden from it"),
+    "next block seen": Sentence("a row sees one block beyond its own"),
+    "call seen": Sentence("a row sees all rows of the call, also those behind its block"),
     "padding seen": Sentence("the padding of the batch is seen"),
 }
 
@@ -52,7 +56,7 @@ def hidden_keys(case: Case) -> Hidden | None:
     """What is hidden in a reference run that scores as B; None if nothing that was tried."""
     if not _suspected(case) or case.tensors.local is None:
         return None
-    tried = (hidden for hidden in get_args(Hidden) if hidden)
+    tried = (hidden for part in get_args(Hidden) for hidden in get_args(part) if hidden)
     return next((h for h in tried if case.proof.reproduces(_with(case, h))), None)
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from skipstone.cache import CacheNeed, CachePolicy, CacheSession
-from skipstone.canvas import Geometry, StepContext
+from skipstone.canvas import Geometry, RequestStep, StepContext
+from skipstone.diagnosis.experiment import Horizon
 from skipstone.record import RunRecord, StepRecord
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy, SkipScores, SkipSession
@@ -28,8 +29,8 @@ class RecordedSteps:
         """Begin with the first; nothing is taken from the record in forward ``free``."""
         self.step = record.steps[0]
         """The one that is being taken."""
-        self.padding_seen = False
-        """Whether its rows see the padding of their request."""
+        self.horizon: Horizon | None = None
+        """How far its rows see; None for as far as the model has it."""
         self.skips = any(step.skip_layer for step in record.steps)
         """Whether any of them could drop rows."""
         self._free = free
@@ -137,10 +138,29 @@ class _ForcedCacheSession(CacheSession):
         self._inner.forget(request)
 
     def _seeing(self, rows: Rows, context: StepContext) -> Rows:
-        """The same rows, which see padding if that is tried."""
-        if not self._recorded.padding_seen:
+        """The same rows, which see less or more if that is tried."""
+        if self._recorded.horizon is None:
             return rows
-        return replace(rows, horizon=np.full(rows.num_rows, context.canvas.ids_BL.shape[1]))
+        seen = [_horizon(self._recorded.horizon, rows, at, context) for at in context.requests]
+        at_R = [rows.request == at.slot for at in context.requests]
+        return replace(rows, horizon=np.select(at_R, seen, rows.horizon))
+
+
+def _horizon(far: Horizon, rows: Rows, at: RequestStep, context: StepContext) -> np.ndarray:
+    """One past the last position that each row sees, int64 [N]; of one request."""
+    position, block = rows.position, at.reach.block_size
+    match far:
+        case "padding seen":
+            return np.full(rows.num_rows, context.canvas.ids_BL.shape[1])
+        case "later":
+            return position + 1
+        case "call seen":
+            return np.full(rows.num_rows, position[rows.request == at.slot].max(initial=0) + 1)
+        case "own block":
+            return rows.horizon if block is None else np.maximum(1, position // block * block)
+        case "next block seen":
+            length, beyond = context.length_at(at), 0 if block is None else block
+            return np.maximum(rows.horizon, np.minimum(length, rows.horizon + beyond))
 
 
 @dataclass(frozen=True, eq=False)

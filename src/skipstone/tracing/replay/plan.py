@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from skipstone.diagnosis.experiment import STRAIGHT, Choice, Hidden, Patch, Turn, Variation
+from skipstone.diagnosis.experiment import STRAIGHT, Choice, Hidden, Horizon, Patch, Turn, Variation
 from skipstone.engine import Settings
 from skipstone.record import RunRecord, StepRecord
 
@@ -46,7 +47,12 @@ class ReplayPlan:
     @property
     def padding_seen(self) -> bool:
         """Whether rows see the padding of their request."""
-        return self.hidden == "padding seen"
+        return self.horizon == "padding seen"
+
+    @property
+    def horizon(self) -> Horizon | None:
+        """How far rows see; None for as far as the model has it."""
+        return next((far for far in get_args(Horizon) if far == self.hidden), None)
 
     def prompts(self, record: RunRecord) -> list[list[int]]:
         """What is decoded: the recorded prompt first, and what stands beside it."""

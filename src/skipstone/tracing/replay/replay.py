@@ -6,13 +6,14 @@ Shape letters: B requests, L canvas length, G generation length.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import torch
 
 from skipstone.blocks import Block
 from skipstone.canvas import HostCanvas
-from skipstone.diagnosis.experiment import Hidden
+from skipstone.diagnosis.experiment import Hidden, Horizon
 from skipstone.engine import Engine, Settings
 from skipstone.engine.ages import Ages
 from skipstone.engine.batch import Batch
@@ -126,7 +127,7 @@ class Replayer:
         put(self.batch, step, self._recorded.committed_before)
         block = _block_of(step)
         if step.forward >= self._plan.forwards[0]:
-            self._recorded.padding_seen = self._plan.padding_seen
+            self._recorded.horizon = self._plan.horizon
             _hide(self.batch, block, self._plan.hidden, self._plan.seen)
         context = self.batch.together(block, step.step, step.forward, self._recorded.post_step)
         self.stepper.step(context, recovery=step.recovery)
@@ -174,7 +175,7 @@ def put(batch: Batch, step: StepRecord, committed: Sequence[int]) -> None:
 
 def _hide(batch: Batch, block: Block, hidden: Hidden, seen: tuple[int, int] | None) -> None:
     """Change what rows may see, for this step."""
-    if hidden in ("", "padding seen") and seen is None:
+    if (not hidden or hidden in get_args(Horizon)) and seen is None:
         return
     visible_BL = torch.ones_like(batch.canvas.ids_BL, dtype=torch.bool)
     for b, start in enumerate(batch.canvas.prompt_lengths):
