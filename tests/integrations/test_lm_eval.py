@@ -273,8 +273,8 @@ def test_generation_arguments_without_meaning_are_refused(tiny: SkipstoneLM) -> 
         generate(tiny, "x", untill=["."])
     with pytest.raises(ConfigError, match="'min_p' is unknown"):
         generate(tiny, "x", do_sample=True, temperature=1.0, min_p=0.1)
-    drawn = generate(tiny, "x", do_sample=True, temperature=2.0)
-    assert generate(tiny, "x", do_sample=True, temperature=2.0, top_k=2) != drawn
+    drawn = generate(tiny, "again", do_sample=True, temperature=2.0)
+    assert generate(tiny, "again", do_sample=True, temperature=2.0, top_k=2) != drawn
     with pytest.raises(ConfigError, match=r"top_p is 2\.0"):
         generate(tiny, "x", do_sample=True, temperature=1.0, top_p=2.0)
     # At temperature 0 nothing is drawn, so there is nothing to restrict.

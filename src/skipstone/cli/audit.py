@@ -14,7 +14,15 @@ from skipstone.cli.escape import shortened
 from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.junit import junit_xml
 from skipstone.cli.numbers import decimal, whole
-from skipstone.cli.options import RunSpec, given, memory_option, parse_rate, run_options, run_spec
+from skipstone.cli.options import (
+    RunSpec,
+    given,
+    loaded_pair,
+    memory_option,
+    parse_rate,
+    run_options,
+    run_spec,
+)
 from skipstone.cli.progress import progress
 from skipstone.cli.prompts import judge_option, read_questions
 from skipstone.cli.sarif import sarif_log
@@ -243,7 +251,6 @@ def _unrepeated(questions: Sequence[Question]) -> list[Question]:
 def _run_specs(baseline: str, candidate: str, shared: dict[str, str]) -> tuple[RunSpec, RunSpec]:
     """Both runs, over what they share."""
     a, b = (run_spec({**shared, **parse_spec(spec)}) for spec in (baseline, candidate))
-    say_idle_settings(a.settings, b.settings)
     return a, b
 
 
@@ -251,17 +258,13 @@ def _engines(a: RunSpec, b: RunSpec) -> tuple[Engine, Engine]:
     """Both engines; they share a model if they can."""
     from skipstone.audit.run import describe
 
-    model = a.load()
-    first = a.engine(model)
-    second = b.engine(model if _key(a) == _key(b) else None)
+    (a, mine), (b, theirs) = loaded_pair(a, b)
+    say_idle_settings(a.settings, b.settings)
+    first, second = a.engine(mine), b.engine(theirs)
     specs = describe(first, second)
     if specs["baseline"] == specs["candidate"]:
         note("baseline and candidate are the same run")
     return first, second
-
-
-def _key(spec: RunSpec) -> tuple[str, str, str]:
-    return spec.model, spec.device, spec.dtype
 
 
 def _check_outputs(

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from skipstone.cli.decisions import both_sides, parting
-from skipstone.cli.options import RunSpec, given, memory_option, run_options, run_spec
+from skipstone.cli.options import (
+    RunSpec,
+    given,
+    loaded_pair,
+    memory_option,
+    run_options,
+    run_spec,
+)
 from skipstone.cli.prompts import one_prompt
 from skipstone.cli.report import report_pair
 from skipstone.cli.tables import say_table
@@ -67,32 +74,25 @@ def compare(
         check_output(page)
     shared = given(options)
     a, b = (run_spec({**shared, **parse_spec(spec)}) for spec in (spec_a, spec_b))
-    models = _load(a, b)
+    (a, model_a), (b, model_b) = loaded_pair(a, b)
     level: Level = "decisions" if page is None else "sketches"
-    result_a, recorder_a = _run(models[0], a, source, level)
-    result_b, recorder_b = _run(models[1], b, source, level)
+    result_a, recorder_a = _run(model_a, a, source, level)
+    result_b, recorder_b = _run(model_b, b, source, level)
     comparison = compare_records(recorder_a.records[0], recorder_b.records[0])
     if as_json:
         sides = {"a": result_a.as_json(), "b": result_b.as_json()}
         say_json(comparison.as_json() | sides)
     else:
-        tokens = tokens_of_model(models[0], ids=ids)
+        tokens = tokens_of_model(model_a, ids=ids)
         _print(comparison, (result_a, result_b), (spec_a, spec_b), tokens, a, source)
     if page is not None:
         from skipstone.cli.specs import SpecPair
         from skipstone.tracing.experiments.runner import Side
 
-        side_a = Side(recorder_a.trace, 0, a.engine(models[0]))
-        side_b = Side(recorder_b.trace, 0, b.engine(models[1]))
-        report_pair(SpecPair(side_a, side_b, models[0]), page, (spec_a, spec_b))
+        side_a = Side(recorder_a.trace, 0, a.engine(model_a))
+        side_b = Side(recorder_b.trace, 0, b.engine(model_b))
+        report_pair(SpecPair(side_a, side_b, model_a), page, (spec_a, spec_b))
     return 0 if comparison.identical else 1
-
-
-def _load(a: RunSpec, b: RunSpec) -> tuple[Model, Model]:
-    """Load both models; one if they are the same."""
-    model = a.load()
-    same = (a.model, a.device, a.dtype) == (b.model, b.device, b.dtype)
-    return model, model if same else b.load()
 
 
 def _run(model: Model, spec: RunSpec, prompt: Prompt, level: Level) -> tuple[Result, Recorder]:

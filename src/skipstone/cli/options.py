@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from skipstone.checks import number, whole_number
+from skipstone.cli.terminal import note
 from skipstone.engine import Settings, parse_settings
 from skipstone.engine.settings import ALIASES, canonical
 from skipstone.errors import ConfigError, PromptError, nearest
@@ -131,10 +132,15 @@ class RunSpec:
     """What keys and values may take."""
 
     def engine(self, model: Model | None = None) -> Engine:
-        """An engine of these settings; for a model that is loaded already, if one is given."""
+        """An engine of these settings; for a model that is loaded already, if one is given.
+
+        What they leave open and the model recommends is said.
+        """
         from skipstone.engine import Engine
 
-        return Engine(model or self.load(), self.settings, memory=self.memory)
+        model = model or self.load()
+        (run,) = settled(model, self)
+        return Engine(model, run.settings, memory=self.memory)
 
     def load(self) -> Model:
         """Load the model, and choose the threads of this process if the user has not."""
@@ -146,6 +152,41 @@ class RunSpec:
         if model.config.num_parameters < _SMALL and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)
         return model
+
+
+def settled(model: Model, *runs: RunSpec) -> list[RunSpec]:
+    """Runs with what their model recommends decided; what is taken of it is said once.
+
+    Those that are held against each other differ in what their user stated alone.
+
+    Raises:
+        ConfigError: the steps of one do not fit the model.
+    """
+    from skipstone.engine.defaults import alike, decided, taken
+
+    settings = [run.settings for run in runs]
+    ours = alike(settings, model) if len(runs) > 1 else [decided(settings[0], model)]
+    pairs = list(zip(runs, ours, strict=True))
+    found = {n: t for run, own in pairs for n, t in taken(run.settings, own, model).items()}
+    if found:
+        spec = " ".join(f"{name}={text}" for name, text in found.items())
+        note(f"from the model: {spec} ({model.recommended.by}); what is stated wins")
+    return [replace(run, settings=own) for run, own in pairs]
+
+
+def loaded_pair(a: RunSpec, b: RunSpec) -> tuple[tuple[RunSpec, Model], tuple[RunSpec, Model]]:
+    """Two runs that are held against each other, settled, and their models; one if they share it.
+
+    Raises:
+        SkipstoneError: a model cannot be loaded, or a run does not fit it.
+    """
+    model = a.load()
+    other = model if (a.model, a.device, a.dtype) == (b.model, b.device, b.dtype) else b.load()
+    if a.model == b.model:
+        mine, theirs = settled(model, a, b)
+    else:
+        (mine,), (theirs,) = settled(model, a), settled(other, b)
+    return (mine, model), (theirs, other)
 
 
 def given(options: Mapping[str, object]) -> dict[str, str]:

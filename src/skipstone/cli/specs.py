@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skipstone.cli.idle import say_idle_settings
-from skipstone.cli.options import RunSpec, run_spec
+from skipstone.cli.options import loaded_pair, run_spec
 from skipstone.cli.terminal import note
 from skipstone.engine import Engine, parse_spec
 from skipstone.engine.prompts import Prompt
@@ -141,16 +141,10 @@ def _side(trace: Trace, sample: int, model: Model | None) -> Side:
 def decoded_pair(spec_a: str, spec_b: str, shared: dict[str, str], prompt: Prompt) -> SpecPair:
     """Two run specs, decoded now; both can be run again."""
     specs = [run_spec({**shared, **parse_spec(spec)}) for spec in (spec_a, spec_b)]
-    say_idle_settings(*(spec.settings for spec in specs))
-    model_a = specs[0].load()
-    same = _model_key(specs[0]) == _model_key(specs[1])
-    model_b = model_a if same else specs[1].load()
-    a = _decoded(specs[0].engine(model_a), prompt)
-    return SpecPair(a, _decoded(specs[1].engine(model_b), prompt), model_a)
-
-
-def _model_key(spec: RunSpec) -> tuple[str, str, str]:
-    return spec.model, spec.device, spec.dtype
+    (run_a, model_a), (run_b, model_b) = loaded_pair(*specs)
+    say_idle_settings(run_a.settings, run_b.settings)
+    a = _decoded(run_a.engine(model_a), prompt)
+    return SpecPair(a, _decoded(run_b.engine(model_b), prompt), model_a)
 
 
 def _decoded(engine: Engine, prompt: Prompt) -> Side:

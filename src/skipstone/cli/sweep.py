@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import click
 from skipstone.cli.escape import json_text
 from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.numbers import whole
-from skipstone.cli.options import given, parse_rate, run_options, run_spec
+from skipstone.cli.options import RunSpec, given, parse_rate, run_options, run_spec, settled
 from skipstone.cli.progress import progress
 from skipstone.cli.prompts import judge_option, read_questions
 from skipstone.cli.tables import say_table
@@ -22,6 +22,8 @@ from skipstone.engine import parse_settings, parse_spec
 from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
+    from skipstone.models.load import Model
+    from skipstone.sweep.grid import Setting
     from skipstone.sweep.run import Sweep
     from skipstone.sweep.summary import Assessment, Summary, SweepLevel
 
@@ -113,17 +115,18 @@ def sweep_command(
     trusted = parse_settings(parse_spec(baseline), exact(base.settings))
     points = parse_grid(grid, base.settings, trusted)
     questions = read_questions(path, "--prompts", rule)
-    planned = Assessment([], [Setting(BASELINE, trusted), *points.settings], level, rate)
-    say_idle_settings(trusted, *(setting.settings for setting in points.settings))
+    model = base.load()
+    decided = _decided([Setting(BASELINE, trusted), *points.settings], base, model)
+    planned = Assessment([], decided, level, rate)
     _say_notes(points.notes)
     _say_too_few(planned.needed, len(questions[:limit]), bound)
     with progress() as moved:
         sweep = run_sweep(
-            base.load(),
+            model,
             questions,
-            points.settings,
+            decided[1:],
             output,
-            baseline=trusted,
+            baseline=decided[0].settings,
             limit=limit,
             executor=executor,
             progress=moved,
@@ -136,6 +139,13 @@ def sweep_command(
         return
     _print(judged)
     aside((f"[written: {output}]", "label"))
+
+
+def _decided(tried: Sequence[Setting], base: RunSpec, model: Model) -> list[Setting]:
+    """The same with what the model recommends decided; what has no effect is said."""
+    runs = settled(model, *(replace(base, settings=one.settings) for one in tried))
+    say_idle_settings(*(run.settings for run in runs))
+    return [replace(one, settings=run.settings) for one, run in zip(tried, runs, strict=True)]
 
 
 def _check_limit(limit: int | None) -> None:

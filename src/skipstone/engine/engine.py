@@ -14,9 +14,10 @@ from typing import Literal, Never, Unpack, cast, get_args
 from skipstone.checks import checked
 from skipstone.engine.arena import MOST_SLOTS, Arena
 from skipstone.engine.commits import Commit
+from skipstone.engine.defaults import with_defaults
 from skipstone.engine.driver import Driver
 from skipstone.engine.finish import result_of
-from skipstone.engine.fit import check_fit, with_block, without_graphs
+from skipstone.engine.fit import check_fit, without_graphs
 from skipstone.engine.layout import Layout
 from skipstone.engine.loop import Loop
 from skipstone.engine.observe import Observer
@@ -87,8 +88,8 @@ class Engine:
                 f"Engine(model, cache='dual', gen_length=64)"
             )
         self.model = model
-        base = (settings or Settings()).replace(**changes)
-        self.settings = with_block(base, model.config.reach)
+        self._stated = (settings or Settings()).replace(**changes)
+        self.settings = with_defaults(self._stated, model)
         if runner not in get_args(RunnerName):
             known = get_args(RunnerName)
             raise ConfigError(f"runner {shown(runner)} is unknown; {nearest(str(runner), known)}")
@@ -192,7 +193,7 @@ class Engine:
             NoRoomError: its keys and values would never fit.
             ConfigError: a setting is unknown or does not fit the model.
         """
-        settings = with_block(self.settings.replace(**changes), self.model.config.reach)
+        settings = with_defaults(self._stated.replace(**changes), self.model)
         mine, theirs = ((s.cache, s.unmask, s.skip) for s in (settings, self.settings))
         if mine != theirs:
             check_fit(self.model.network, settings)
@@ -252,7 +253,7 @@ class Engine:
         first = ids.index(mask_id)
         own = SettingsFields(eos_stop=False) | changes
         own["gen_length"] = len(ids) - first
-        settings = with_block(self.settings.replace(**own), self.model.config.reach)
+        settings = with_defaults(self._stated.replace(**own), self.model)
         request = self._request_of(ids[:first], ids[first:], settings, where="the canvas")
         return self._decode([self._handle(request, observer=observer)], observer)[0]
 
@@ -307,7 +308,7 @@ class Engine:
     ) -> Request:
         config, own = self.model.config, ()
         if settings.eos_stop:
-            own = (config.eos_id, *self.model.stop_ids)
+            own = (config.eos_id,)
         self._check_ids(settings.stop_ids, "stop_ids")
         self._arena.check(len(prompt) + len(region), where)
         return Request(

@@ -11,23 +11,7 @@ from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, nearest
 from skipstone.models.base import Network
 from skipstone.quoting import shown
-from skipstone.reach import Reach
 from skipstone.unmask import Need, UnmaskPolicy
-
-
-def with_block(settings: Settings, reach: Reach) -> Settings:
-    """Settings that say where blocks are: cut as a block-causal model attends, and as long.
-
-    Records carry them, so that whoever reads one need not know the model.
-
-    Raises:
-        ConfigError: the steps do not fit these blocks.
-    """
-    if reach.block_size is not None:
-        settings = settings.replace(absolute_blocks=True)
-    if settings.block_length is not None:
-        return settings
-    return settings.replace(block_length=reach.block_size or settings.whole_block)
 
 
 def check_fit(network: Network, settings: Settings) -> None:

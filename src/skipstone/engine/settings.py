@@ -117,17 +117,29 @@ class Settings:
     this engine begins as well. None: wherever they are the same, which is where attention is causal
     over blocks."""
 
+    # No annotation: it is no setting, and plays no part in what is equal, printed or recorded.
+    stated = frozenset[str]()
+    """Names of what was given; an engine takes the others from its model, which may recommend
+    some."""
+
     def __init__(self, **settings: Unpack[SettingsFields]) -> None:
         """Take settings by name.
 
         Raises:
             ConfigError: a name is unknown, or a value is of the wrong type or out of range.
         """
-        known = policies.field_defaults(type(self))
-        for name, value in (known | canonical(settings)).items():
-            if name not in known:
+        given = canonical(settings)
+        self._fill(policies.field_defaults(type(self)), given, frozenset(given))
+
+    def _fill(
+        self, base: Mapping[str, object], changes: Mapping[str, object], stated: frozenset[str]
+    ) -> None:
+        """Take values, and check them."""
+        for name, value in {**base, **changes}.items():
+            if name not in base:
                 raise ConfigError(f"setting {shown(name)} is unknown; {_meant(name)}")
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "stated", stated)
         self._check()
 
     def _check(self) -> None:
@@ -143,7 +155,9 @@ class Settings:
             raise ConfigError(f"temperature is {self.temperature}, must be 0 or more, and finite")
         # Without a length of blocks, it is checked when the model is known.
         num_blocks = -(-self.gen_length // (self.block_length or self.gen_length))
-        most = _MOST if self.unmask.paced_by_time else self.gen_length
+        # So it is without an unmask policy, which the model may recommend.
+        free = self.unmask.paced_by_time or "unmask" not in self.stated
+        most = _MOST if free else self.gen_length
         if self.steps is not None and not num_blocks <= self.steps <= most:
             least = (
                 f"{num_blocks} (one for each block)" if self.block_length else "one for each block"
@@ -205,8 +219,21 @@ class Settings:
         Raises:
             ConfigError: a name is unknown or a value is refused.
         """
-        own = {name: getattr(self, name) for name in policies.field_defaults(type(self))}
-        return Settings(**cast("SettingsFields", own | canonical(changes)))
+        own, given = self._values(), canonical(changes)
+        made = object.__new__(Settings)
+        made._fill(own, given, self.stated.union(given))
+        return made
+
+    def all_stated(self) -> Settings:
+        """The same, and no model changes any of it.
+
+        Raises:
+            ConfigError: there are more steps than its unmask policy has a use for.
+        """
+        return Settings(**cast("SettingsFields", self._values()))
+
+    def _values(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in policies.field_defaults(type(self))}
 
     def as_text(self) -> dict[str, str]:
         """Every setting by name, policies in their command-line form."""

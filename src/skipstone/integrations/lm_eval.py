@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from skipstone.engine import Engine, Settings
+from skipstone.engine.defaults import with_defaults
 from skipstone.engine.score.likelihood import (
     LikelihoodRequest,
     batches,
@@ -121,7 +122,7 @@ class SkipstoneLM(TemplateLM):
             "model_num_parameters": self.model.config.num_parameters,
             "model_dtype": str(self.model.network.dtype),
             "model_fingerprint": self.model.fingerprint,
-            "skipstone_settings": self.args.settings.as_text(),
+            "skipstone_settings": self._engine.settings.as_text(),
             "mc_num": self.args.likelihood.mc_num,
             "mc_seed": self.args.likelihood.mc_seed,
         }
@@ -202,7 +203,7 @@ class SkipstoneLM(TemplateLM):
         asked = Counter[int]()
         groups = defaultdict[Settings, list[int]](list)
         for i, request in enumerate(requests):
-            settings = self._settings(_asked(request))
+            settings = with_defaults(self._settings(_asked(request)), self.model)
             if settings.temperature > 0 or settings.unmask.uses_seed:
                 settings = settings.replace(seed=(settings.seed or 0) + asked[id(request)])
                 asked[id(request)] += 1
@@ -227,9 +228,7 @@ class SkipstoneLM(TemplateLM):
         return settings
 
     def _task_may(self, name: str, value: float, settings: Settings) -> Settings:
-        if getattr(settings, name) == value:
-            return settings
-        if name in self.args.given:
+        if name in self.args.given and getattr(settings, name) != value:
             kept = getattr(settings, name)
             self._say(f"the task asks for {name}={value}; {name}={kept} of model_args is kept")
             return settings

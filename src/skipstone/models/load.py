@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Never
@@ -15,6 +15,7 @@ from skipstone.models.base import ModelConfig, Network
 from skipstone.models.checkpoint import load_network, stored_dtype
 from skipstone.models.config import read_config
 from skipstone.models.fingerprint import fingerprint
+from skipstone.models.recommended import Recommended, read_recommended, read_stop_ids
 from skipstone.ops import prefetch
 from skipstone.quoting import cut, shown
 from skipstone.text import Text
@@ -47,6 +48,8 @@ class Model:
     text: Text
     stop_ids: tuple[int, ...] = ()
     """Ids beside EOS that end an answer."""
+    recommended: Recommended = field(default_factory=Recommended)
+    """How to decode with it where its user says nothing."""
 
     @property
     def config(self) -> ModelConfig:
@@ -100,9 +103,11 @@ def load(
         kind = torch.float32 if place.type == "cpu" else stored
     prefetch.fetch(place)
     text = Text.read(directory, config.mask_id, config.eos_id, config.vocab_size)
+    entry = table.entry_of(config)
+    recommended = read_recommended(directory, entry)
+    stop_ids = read_stop_ids(directory, entry, text, config)
     network = load_network(directory, config, kind, place)
-    stop_tokens = table.entry_of(config).stop_tokens
-    return Model(str(name_or_dir), network, text, text.ids_of_special(stop_tokens))
+    return Model(str(name_or_dir), network, text, stop_ids, recommended)
 
 
 def _device(name: object) -> torch.device:

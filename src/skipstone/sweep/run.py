@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from skipstone.cache import NoCache
 from skipstone.checks import checked
 from skipstone.diff.agreement import Question
 from skipstone.engine import Engine, Settings
+from skipstone.engine.defaults import alike
 from skipstone.errors import ConfigError, PromptError, SkipstoneError
 from skipstone.kinds import of_kind
 from skipstone.models.load import Model
@@ -93,7 +94,7 @@ def run_sweep(
         progress(done, len(chosen))
     measurements = store.read(range(len(chosen)))
     store.finish(measurements, chosen)
-    return Sweep(store, chosen, plan.settings, baseline, measurements)
+    return Sweep(store, chosen, plan.settings, plan.baseline, measurements)
 
 
 def _check_kinds(
@@ -113,13 +114,14 @@ def _check_kinds(
 
 def _plan(model: Model, baseline: Settings, settings: Sequence[Setting]) -> WorkerSetup:
     network = model.network
+    baseline, *runs = alike([baseline, *(setting.settings for setting in settings)], model)
     return WorkerSetup(
         model=_place(model.name),
         device=network.device.type,
         dtype=str(network.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         baseline=baseline,
-        settings=tuple(settings),
+        settings=tuple(replace(s, settings=run) for s, run in zip(settings, runs, strict=True)),
     )
 
 

@@ -140,7 +140,8 @@ def greedy_flags(
         asking[len(answer), context].append(i)
     for length, group in groupby(sorted(asking), key=lambda key: key[0]):
         whole = Settings(gen_length=length, block_length=length, eos_stop=False)
-        engine = Engine(model, whole, cache=NoCache(), unmask=Fixed())
+        plain = whole.replace(cache=NoCache(), unmask=Fixed()).all_stated()
+        engine = Engine(model, plain)
         for batch in batches(group, batch_size):
             results = engine.generate_batch([context for _, context in batch])
             for key, result in zip(batch, results, strict=True):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from skipstone.engine import Engine, Settings, parse_settings, parse_spec
+from skipstone.engine.defaults import alike
 from skipstone.engine.prompts import Prompt
 from skipstone.errors import ConfigError
 from skipstone.foreign.attach.attached import Attached
@@ -88,11 +89,10 @@ def _engine_side(
             f"model is {shown(network)}; settings need a model of ours, as skipstone.load gives it"
         )
     if isinstance(given, str):
-        return EngineSide(
-            name, Engine(network, parse_settings(parse_spec(given), base)), prompt, depth
-        )
+        given = parse_settings(parse_spec(given), base)
     if isinstance(given, Settings):
-        return EngineSide(name, Engine(network, given), prompt, depth)
+        (settings,) = alike([given], network)
+        return EngineSide(name, Engine(network, settings), prompt, depth)
     raise ConfigError(
         f"{name} is {shown(given)} ({type(given).__name__}); for a model of ours give an engine, "
         f"settings, or their text, and prompt=..."

@@ -46,7 +46,7 @@ def miss(model: Model, case: GoldenCase) -> str:
     """
     seen = Commitments()
     try:
-        engine = Engine(model, parse_settings(case.settings))
+        engine = Engine(model, parse_settings(case.settings).all_stated())
         result = engine.generate(list(case.prompt), observer=seen)
     except SkipstoneError as error:
         return f"the engine refuses it: {error}"

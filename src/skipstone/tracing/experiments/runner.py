@@ -340,7 +340,7 @@ def settings_of(record: RunRecord, changes: dict[str, str]) -> Settings:
     known = {n: t for n, t in header.settings.items() if n in Settings.__dataclass_fields__}
     if header.source != "skipstone":
         known = {"gen_length": str(header.gen_length)}
-    return parse_settings(known | changes)
+    return parse_settings(known | changes).all_stated()
 
 
 def _recording(record: RunRecord, tensors: tuple[int, int] | None) -> tuple[Recorder, Observer]:
