@@ -13,7 +13,7 @@ from skipstone.models.load import Model
 from skipstone.testing import write_checkpoint
 
 
-def loaded(directory: Path, architecture: str = "DreamModel", **file: object) -> Model:
+def loaded(directory: Path, architecture: str = "DreamModel", /, **file: object) -> Model:
     """A checkpoint with a generation_config.json."""
     write_checkpoint(directory, architecture=architecture)
     (directory / "generation_config.json").write_text(json.dumps(file))

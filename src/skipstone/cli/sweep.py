@@ -117,9 +117,8 @@ def sweep_command(
     questions = read_questions(path, "--prompts", rule)
     model = base.load()
     decided = _decided([Setting(BASELINE, trusted), *points.settings], base, model)
-    planned = Assessment([], decided, level, rate)
     _say_notes(points.notes)
-    _say_too_few(planned.needed, len(questions[:limit]), bound)
+    _say_too_few(Assessment([], decided, level, rate).needed, len(questions[:limit]), bound)
     with progress() as moved:
         sweep = run_sweep(
             model,
@@ -131,7 +130,7 @@ def sweep_command(
             executor=executor,
             progress=moved,
         )
-    judged = Assessment(sweep.measurements, planned.settings, level, rate)
+    judged = Assessment(sweep.measurements, decided, level, rate)
     report = _report(sweep, judged)
     _write(sweep, judged, report)
     if as_json:
