@@ -22,20 +22,23 @@ with every model. Quantised checkpoints and adapters are refused.
 _DEFAULTS = """
 ## Recommended settings are the defaults
 
-Who loads a checkpoint and states nothing decodes with what the column *recommended* says, and answers
-end at EOS, at the tokens that end a turn and at those of `generation_config.json`. The file's
-`temperature`, `top_p`, `top_k` and `do_sample` come before the column. A line on stderr says what was
-taken; results and records hold all settings as they were.
+Who loads a checkpoint and states nothing decodes with what the column *recommended* says, and
+answers end at EOS, at the tokens that end a turn and at those of `generation_config.json`. The
+file's `temperature`, `top_p`, `top_k` and `do_sample` come before the column. A line on stderr
+says what was taken; results and records hold all settings as they were.
 
-- What is stated wins, each setting by itself: `--top-p 0.5` leaves Dream its order and its temperature. So
-  do `stop_ids`, also none (`--stop-ids none`); without `eos_stop` nothing ends an answer but what is stated.
-- Which rows are recomputed, and how blocks are cut, is Skipstone's own default for every model: authors decode
-  without a cache, and Dream's without blocks.
+- What is stated wins, each setting by itself: `--top-p 0.5` leaves Dream its order and its
+  temperature. So do `stop_ids`, also none (`--stop-ids none`); without `eos_stop` nothing ends an
+  answer but what is stated.
+- Which rows are recomputed, and how blocks are cut, is Skipstone's own default for every model:
+  authors decode without a cache, and Dream's without blocks.
 - Dream's recommendation draws. The seed is 0 where none is given, so that an answer comes again.
-- Draws go with their unmask policy: beside another one (`--unmask threshold`) Dream is greedy, since a low
-  temperature and a cut raise the confidence that a bar is held against. At `--temperature 0` nothing is cut.
-- Runs that are held against each other (`compare`, `audit`, `sweep`, `explain`) take the recommended order and
-  end, and do not draw unless that is stated: draws differ with the order of commits.
+- Draws go with their unmask policy: beside another one (`--unmask threshold`) Dream is greedy,
+  since a low temperature and a cut raise the confidence that a bar is held against. At
+  `--temperature 0` nothing is cut.
+- Runs that are held against each other (`compare`, `audit`, `sweep`, `explain`) take the
+  recommended order and end, and do not draw unless that is stated: draws differ with the order of
+  commits.
 - What would have no effect beside what was stated is not taken, so nobody is told of it.
 - `bench` and the recorded cases below state everything.
 """
