@@ -136,6 +136,14 @@ OF_DECISIONS = (
         prompts=SURE,
     ),
     Specimen(
+        "every mask is near an anchor",
+        (9,),
+        same("unmask=local_leap:value=0.9,relaxed=0.4,radius=1"),
+        Truth(parted, where=candidates),
+        decisions.anchors_everywhere,
+        prompts=SURE,
+    ),
+    Specimen(
         "threshold, by setting",
         (9,),
         against("unmask=threshold", "unmask=threshold:value=0.4"),

@@ -20,7 +20,16 @@ from skipstone.engine.request import Request
 from skipstone.engine.score.scorer import Scorer
 from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
-from skipstone.unmask import Credit, Factor, Fixed, Klass, Scores, Threshold, UnmaskSession
+from skipstone.unmask import (
+    Credit,
+    Factor,
+    Fixed,
+    Klass,
+    LocalLeap,
+    Scores,
+    Threshold,
+    UnmaskSession,
+)
 from skipstone.unmask.ranking import rank_BG
 
 
@@ -175,6 +184,18 @@ def what_still_moves() -> Generator[None, None, None]:
         return start(replace(self, drift=1e9), geometry)
 
     with instead(Klass, "start", wrong):
+        yield
+
+
+@contextmanager
+def anchors_everywhere() -> Generator[None, None, None]:
+    """LocalLeap takes the lower threshold however far an anchor is."""
+    select = LocalLeap.select
+
+    def wrong(self: LocalLeap, scores: Scores, context: StepContext) -> Tensor:
+        return select(replace(self, radius=scores.token_BG.shape[1]), scores, context)
+
+    with instead(LocalLeap, "select", wrong):
         yield
 
 

@@ -11,6 +11,7 @@ from skipstone.unmask.fixed import Fixed
 from skipstone.unmask.frechet import Frechet
 from skipstone.unmask.hierarchical import Hierarchical
 from skipstone.unmask.klass import Klass
+from skipstone.unmask.local_leap import LocalLeap
 from skipstone.unmask.margin import Margin
 from skipstone.unmask.quota import Quota
 from skipstone.unmask.scores import HostScores, MaskLogits, Need, Scores
@@ -28,6 +29,7 @@ __all__ = [
     "Hierarchical",
     "HostScores",
     "Klass",
+    "LocalLeap",
     "Margin",
     "MaskLogits",
     "Need",
