@@ -215,6 +215,27 @@ def test_policies_and_env(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(out)["skip"]["cosine"]["settings"]["skip_layer_k"] == 18
     code, out, _ = call(capsys, "policies")
     assert "unmask=threshold" in out
+    code, out, _ = call(capsys, "policies", "klass")
+    assert code == 0
+    for said in (
+        "arXiv 2511.05664",
+        "drift=0.01",
+        "(float)",
+        "needs DRIFT",
+        "(all, best)",
+        "waits",
+    ):
+        assert said in out
+    assert "Shape letters" not in out
+    code, named, _ = call(capsys, "policies", "unmask=klass", "--json")
+    assert code == 0
+    assert [s["default"] for s in json.loads(named)["unmask=klass"]["settings"]][1:3] == [0.01, 2]
+    code, out, _ = call(capsys, "policies", "none")
+    assert "cache=none" in out
+    assert "skip=none" in out
+    code, _, err = call(capsys, "policies", "klas")
+    assert code == 2
+    assert "policy 'klas' is unknown; did you mean 'klass'" in err
     code, out, _ = call(capsys, "env", "--json")
     assert code == 0
     assert json.loads(out)["torch"]

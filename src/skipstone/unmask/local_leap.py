@@ -32,11 +32,11 @@ class LocalLeap(UnmaskPolicy):
     """Commit masks that reach a value, their neighbours that reach a lower one, and the best."""
 
     value: float = 0.9
-    """Confidence that a mask must reach; one that does is an anchor in this step."""
+    """Confidence that a mask must reach; one that does is an anchor in this step; 0 to 1."""
     relaxed: float = 0.75
-    """Confidence that a mask near an anchor must reach."""
+    """Confidence that a mask near an anchor must reach, 0 to 1."""
     radius: int = 4
-    """How many positions from an anchor still are near it."""
+    """How many positions from an anchor still are near it, 0 or more."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
