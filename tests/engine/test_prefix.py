@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 from unittest.mock import patch
 
 import numpy as np
@@ -21,18 +22,21 @@ from skipstone.diagnosis.experiment import Follow
 from skipstone.engine.batch import WORTH_WAITING
 from skipstone.engine.engine import RunnerName
 from skipstone.engine.forward.eager import EagerLayers
+from skipstone.engine.forward.graph import GraphLayers
 from skipstone.engine.observe import StepView, Taps
 from skipstone.memory.prefixes import MOST_HELD, Prefix, Prefixes
 from skipstone.memory.ranges import GRAIN, Range, rounded
 from skipstone.memory.store import Admitted, KVStore, cell_bytes
 from skipstone.models.load import Model
 from skipstone.reach import FULL, Reach
+from skipstone.record import MemoryTrace
 from skipstone.rows import Rows
 from skipstone.skip import CosineSkip
 from skipstone.testing.tiny import tiny_model
 from skipstone.tracing import Recorder
+from skipstone.tracing.diagnose import diagnose
 from skipstone.tracing.experiments.runner import ExperimentRunner, Side
-from skipstone.unmask import Fixed, Threshold, UnmaskPolicy
+from skipstone.unmask import Editing, Fixed, Threshold, UnmaskPolicy
 from tests.models.test_contracts import CONFIGS, model_of
 
 CAUSAL = [name for name, config in CONFIGS.items() if config.reach.block_size]
@@ -136,7 +140,9 @@ def test_batches_of_any_prompts_in_little_memory(
 
 
 @pytest.mark.parametrize(
-    "unmask", [Fixed(), Fixed("random"), Threshold(0.2), Threshold(0.9)], ids=repr
+    "unmask",
+    [Fixed(), Fixed("random"), Threshold(0.2), Threshold(0.9), Editing(0.3, 0.2)],
+    ids=repr,
 )
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("name", CAUSAL)
@@ -236,20 +242,22 @@ def test_the_tail_of_a_prompt_is_never_shared() -> None:
     assert engine.generate(SYSTEM[1:9]).stats.reused == 0
 
 
-def test_an_answer_is_a_part_of_the_next_prompt() -> None:
+@pytest.mark.parametrize("unmask", [Threshold(0.3), Editing(0.3, 0.2)], ids=repr)
+def test_an_answer_is_a_part_of_the_next_prompt(unmask: UnmaskPolicy) -> None:
     model = model_of("block-causal")
-    engine, turn = Engine(model, BASE), SYSTEM[:9]
+    settings = BASE.replace(unmask=unmask)
+    engine, turn = Engine(model, settings), SYSTEM[:9]
     for _ in range(3):
         with poisoned() as stores:
             result = engine.generate(turn)
         before = len(turn)
-        assert result.tokens == alone(model, BASE, turn)
+        assert result.tokens == alone(model, settings, turn)
         assert_holds_what_it_says(model, stores[-1])
         turn = [*turn, *result.answer, 5, 6]
         again = engine.generate(turn)
         # All but its last two blocks, in which a stop may have filled up what nobody computed.
         assert again.stats.reused >= before + len(result.answer) - 11
-        assert again.tokens == alone(model, BASE, turn)
+        assert again.tokens == alone(model, settings, turn)
 
 
 def test_an_answer_that_ended_early_is_not_taken_for_what_was_never_computed() -> None:
@@ -451,6 +459,35 @@ def test_a_recorded_run_that_took_over_is_replayed(cache: CachePolicy) -> None:
     assert case.expected.first_of("rows") is None
 
 
+@pytest.mark.parametrize("level", ["decisions", "full"])
+def test_no_diagnosis_blames_what_was_taken_over(level: Literal["decisions", "full"]) -> None:
+    model, prompt = model_of("block-causal"), [*SYSTEM, 3, 4]
+    traces = list[MemoryTrace]()
+    for unmask, before in ((0.3, False), (0.3, True), (0.6, True)):
+        engine, recorder = Engine(model, BASE, unmask=Threshold(unmask)), Recorder(level)
+        if before:
+            engine.generate(SYSTEM)
+        result = engine.generate(prompt, observer=recorder)
+        assert result.stats.reused == 68 * before
+        traces.append(recorder.trace)
+    without, taken, other = traces
+    assert diagnose(without, taken, model=model).findings == ()
+    for a in (without, taken):
+        cause = diagnose(a, other, model=model).cause
+        assert cause is not None
+        assert cause.rule == "commit-rule"
+
+
+def test_an_observer_changes_nothing() -> None:
+    watched, unwatched = (Engine(model_of("block-causal"), BASE) for _ in range(2))
+    asked = prompts_of(5, 6)
+    for size in (3, 2):
+        seen = watched.generate_batch(asked, batch_size=size, observer=Recorder())
+        unseen = unwatched.generate_batch(asked, batch_size=size)
+        assert [r.tokens for r in seen] == [r.tokens for r in unseen]
+        assert reused(seen) == reused(unseen)
+
+
 # --- the book of what is held
 
 
@@ -482,6 +519,19 @@ def test_prefixes_are_cut_where_they_are_written_over_and_the_oldest_goes_first(
         prefixes.hold(base * GRAIN, Prefix.of([base % 60] * 8, reach))
     assert len(prefixes._held) == MOST_HELD
     assert min(prefixes._held) == 9 * GRAIN
+
+
+def test_what_loads_kernels_writes_over_what_is_held() -> None:
+    model, reach = model_of("block-causal"), Reach(block_size=4)
+    store = KVStore(model.config, 4096, torch.float64, torch.device("cpu"))
+    for base in (0, 4000):
+        store.prefixes.hold(base, Prefix.of(range(base, base + 40), reach))
+    store.keys.fill_(1.0)
+    GraphLayers(model.network, store)._load_many()
+    assert not store.keys[0, :40].any()
+    assert store.keys[0, 4000:].all()
+    assert store.prefixes.longest(Prefix.of(range(40), reach)).count == 0
+    assert store.prefixes.longest(Prefix.of(range(4000, 4040), reach)) == (4000, 40)
 
 
 def test_a_store_copies_over_itself() -> None:

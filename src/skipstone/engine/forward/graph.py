@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from skipstone.engine.forward.eager import EagerLayers
+from skipstone.memory.ranges import Range
 from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
 from skipstone.ops import prefetch
@@ -188,6 +189,7 @@ class GraphLayers:
         bases = np.cumsum([0, *lengths[:-1]]).tolist()
         if self.store.cells < sum(lengths) or not self.store.unused:
             return
+        self.store.prefixes.overwrite(Range(0, sum(lengths)))
         spans = [(b, 0, length) for b, length in enumerate(lengths)]
         rows = Rows.spans(spans, self.store.keys.device, lengths=lengths, bases=bases)
         x_ND = self.store.keys.new_zeros(rows.num_rows, self._width)
