@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import sqlite3
 import subprocess
@@ -115,6 +116,34 @@ def test_each_level_keeps_its_tensors(
         wanted = {s.forward for s in steps if taps and ("--window" not in arguments or at(s, 1, 1))}
         assert recorded == wanted
         assert all(trace.tensor(0, key) is not None for key in keys)
+
+
+def test_edits_are_shown_and_compared(capsys: pytest.CaptureFixture[str], path: Path) -> None:
+    question, paths = (
+        "I have a question. What is Carl Sagan known for?",
+        [path, path.with_name("b")],
+    )
+    lengths = ["--gen-length", "32", "--block-length", "16"]
+    for edit, to in zip(("0.9", "0.5"), paths, strict=True):
+        unmask = f"editing:threshold=0.3,edit={edit}"
+        call(capsys, "trace", question, "-o", to, "--unmask", unmask, *lengths)
+    record = open_trace(paths[1]).records[0]
+    step = next(step for step in record.steps if step.edited)
+    _, shown, _ = call(capsys, "show", paths[1])
+    assert re.search(r"committed +edited +masks left", shown)
+    _, shown, _ = call(capsys, "show", paths[1], "--steps")
+    assert len(re.findall(r"committed +edited +masks left", shown)) == 2
+    _, shown, _ = call(capsys, "show", paths[1], "--step", f"{step.block}.{step.step}")
+    assert re.search(rf"edited +{step.edited[0]} from '.+' to '.+'", shown)
+    _, told, _ = call(capsys, "show", paths[1], "--steps", "--json")
+    value = json.loads(told)
+    assert sum(block["edited"] for block in value["blocks"]) == sum(
+        len(s.edited) for s in record.steps
+    )
+    assert [s["edited"] for s in value["steps"]] == [list(s.edited) for s in record.steps]
+    _, compared, _ = call(capsys, "diff", *paths)
+    assert re.search(r"A commits nothing, B edits [\d, ]+\n +A +does not edit to '", compared)
+    assert re.search(r"\n +B +edits to '", compared)
 
 
 def at(step: made_up.StepRecord, block: int, number: int) -> bool:
@@ -237,9 +266,11 @@ def test_show_prints_the_run_in_words(capsys: pytest.CaptureFixture[str], path: 
     record = open_trace(path).records[0]
     for row, block in zip(rows, (0, 1), strict=True):
         steps = [step for step in record.steps if step.block == block]
-        committed, masks = sum(len(s.committed) for s in steps), steps[-1].masks_after
+        edited, masks = sum(len(s.edited) for s in steps), steps[-1].masks_after
+        committed = sum(len(s.committed) for s in steps) - edited
         skipped = sum(len(s.skipped) for s in steps)
-        assert row[:8] == [str(n) for n in (block, 4, 4, 1, committed, masks, 32, skipped)]
+        counts = (block, 4, 4, 1, committed, edited, masks, 32, skipped)
+        assert row[:9] == [str(n) for n in counts]
 
 
 @pytest.mark.usefixtures("wide")
@@ -253,7 +284,8 @@ def test_show_lists_steps_and_one_step(capsys: pytest.CaptureFixture[str], path:
     assert code == 0
     step = record.steps[5]
     assert out.startswith("block 1, step 1, forward 5")
-    assert f"committed   {spans(step.committed)}" in out
+    masks = [p for p in step.committed if p not in step.edited]
+    assert f"committed   {spans(masks)}" in out
     for candidate in step.candidates:
         assert any(
             line.split()[:5]

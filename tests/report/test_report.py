@@ -33,6 +33,7 @@ from skipstone.report.study import closest_look, study
 from skipstone.report.table import Axis, Table, coarse, coded, exact, whole
 from skipstone.report.views import VIEWS
 from skipstone.report.words import LANGUAGES, in_language, words
+from skipstone.unmask import Editing
 from tests.diff.test_diff import stored
 from tests.helpers.recorded import trace_of
 
@@ -41,6 +42,9 @@ PLAIN = Settings(
 )
 EXACT = replace(PLAIN, cache=NoCache())
 SKIPS = replace(PLAIN, skip=CosineSkip(skip_layer_k=2, skip_threshold=0.5))
+
+
+EDITS = replace(PLAIN, unmask=Editing(0.3, 0.0, post_steps=3), steps=None)
 
 
 def english(key: str) -> str:
@@ -95,6 +99,28 @@ def test_the_commit_map_says_what_the_record_says() -> None:
         step = committed[int(row["position"] or 0)]
         assert row["step"] == seen.index(seen.b, step.forward)
         assert row["token"] == f"#{record_b.tokens[int(row['position'] or 0) - 5]}"
+
+
+def test_an_edit_is_seen_where_it_was_made() -> None:
+    run = trace_of(EDITS).records[0]
+    seen = study([trace_of(PLAIN), trace_of(EDITS)])
+    written = {p: (step, p in step.edited) for step in run.steps for p in step.committed}
+    assert any(edited for _, edited in written.values())
+    for row in VIEWS["commits_b"].rows(seen).rows(english):
+        step, edited = written[int(row["position"] or 0)]
+        assert row["step"] == seen.index(seen.b, step.forward)
+        assert row["commit"] == ("edited" if edited else "committed")
+    step = next(step for step in run.steps if step.edited)
+    place = seen.index(seen.b, step.forward)
+    assert place is not None
+    fates = {
+        int(row["position"] or 0): row["fate"]
+        for row in VIEWS["candidates"].rows(seen).rows(english, place)
+        if row["run"] == "B"
+    }
+    held = [p for p in fates if not step.masked[p - step.prompt_length]]
+    assert {p for p in held if fates[p] == "edits"} == set(step.edited)
+    assert {fates[p] for p in held} <= {"edits", "keeps what is committed"}
 
 
 def test_the_error_map_is_the_distance_of_the_states_in_units_of_the_noise() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from skipstone.cli.tokens import Tokens
 from skipstone.diff import Divergence
@@ -22,10 +22,20 @@ def parting(first: Divergence, start: int) -> str:
     if first.kind == "stop":
         return "one run goes on where the other has stopped"
     a, b = (
-        ", ".join(str(p - start) for p in positions) or "nothing"
-        for positions in (first.committed_a, first.committed_b)
+        _written(positions, first, start) for positions in (first.committed_a, first.committed_b)
     )
-    return f"A commits {a}, B commits {b}"
+    return f"A {a}, B {b}"
+
+
+def _written(positions: Sequence[int], first: Divergence, start: int) -> str:
+    """What a run commits and edits in a step."""
+    commits, edits = (
+        ", ".join(str(p - start) for p in positions if (p in first.edits) == edited)
+        for edited in (False, True)
+    )
+    parts = [f"commits {commits}"] if commits or not edits else []
+    parts += [f"edits {edits}"] if edits else []
+    return " and ".join(parts) if positions else "commits nothing"
 
 
 def both_sides(first: Divergence, tokens: Tokens) -> Iterator[str]:
@@ -39,14 +49,18 @@ def both_sides(first: Divergence, tokens: Tokens) -> Iterator[str]:
             yield f"   {name}  has no scores for it in this step"
             continue
         against = "" if candidate.bound is None else f" against {confidences[2 + i]}"
+        choice = _choice(candidate, first, tokens)
         yield (
-            f"   {name}  {_choice(candidate, tokens)}, confidence {confidences[i]}{against}, "
+            f"   {name}  {choice}, confidence {confidences[i]}{against}, "
             f"margin {margins[i]} before {tokens(candidate.runner_up)}{_age(candidate)}"
         )
 
 
-def _choice(candidate: Candidate, tokens: Tokens) -> str:
-    return f"{'commits' if candidate.committed else 'holds back'} {tokens(candidate.token)}"
+def _choice(candidate: Candidate, first: Divergence, tokens: Tokens) -> str:
+    token = tokens(candidate.token)
+    if candidate.position in first.edits:
+        return f"edits to {token}" if candidate.committed else f"does not edit to {token}"
+    return f"{'commits' if candidate.committed else 'holds back'} {token}"
 
 
 def _age(candidate: Candidate) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -37,6 +38,8 @@ from skipstone.record import (
 from skipstone.record.summary import BlockSummary, summarise_blocks, summarise_taps, trace_bytes
 from skipstone.record.verify import verify
 from skipstone.sentence import after_end, counted
+
+V = TypeVar("V")
 
 _SHOWN_EVENTS = 5
 
@@ -199,16 +202,21 @@ def _listed(ids: Sequence[int]) -> str:
 
 def _print_blocks(record: RunRecord) -> None:
     similarity = {row.block: row for row in similarity_by_block(record)}
-    columns = ("block", "steps", "forwards", "refreshes", "committed", "masks left", "rows")
+    blocks = summarise_blocks(record)
+    edits = any(block.edited for block in blocks)
+    counts = ("block", "steps", "forwards", "refreshes", "committed", *_if(edits, "edited"))
+    columns = (*counts, "masks left", "rows")
     seen = ("skipped", "smallest similarity", "median", "largest", "seconds")
     say()
     say_table(
         (*columns, *seen),
-        (_block_row(block, similarity.get(block.block)) for block in summarise_blocks(record)),
+        (_block_row(block, similarity.get(block.block), edits=edits) for block in blocks),
     )
 
 
-def _block_row(block: BlockSummary, seen: SimilaritySummary | None) -> tuple[object, ...]:
+def _block_row(
+    block: BlockSummary, seen: SimilaritySummary | None, *, edits: bool
+) -> tuple[object, ...]:
     similarity = (seen.smallest, seen.median_mean, seen.largest_mean) if seen else (None,) * 3
     return (
         block.block,
@@ -216,6 +224,7 @@ def _block_row(block: BlockSummary, seen: SimilaritySummary | None) -> tuple[obj
         block.forwards,
         block.refreshes,
         block.committed,
+        *_if(edits, block.edited),
         block.masks_left,
         block.rows,
         block.skipped,
@@ -224,27 +233,26 @@ def _block_row(block: BlockSummary, seen: SimilaritySummary | None) -> tuple[obj
     )
 
 
+def _if(shown: bool, cell: V) -> tuple[V, ...]:
+    """A cell of a column that is there only if it has something to say."""
+    return (cell,) if shown else ()
+
+
 def _print_steps(record: RunRecord) -> None:
-    columns = (
-        "forward",
-        "step",
-        "rows",
-        "skipped",
-        "committed",
-        "masks left",
-        "smallest similarity",
-        "mean",
-    )
+    edits = any(step.edited for step in record.steps)
+    columns = ("forward", "step", "rows", "skipped", "committed", *_if(edits, "edited"))
+    seen = ("masks left", "smallest similarity", "mean", "refresh", "recovery", "seconds")
     say()
     say_table(
-        (*columns, "refresh", "recovery", "seconds"),
+        (*columns, *seen),
         (
             (
                 step.forward,
                 _place(step),
                 step.rows.size,
                 len(step.skipped),
-                len(step.committed),
+                len(step.committed) - len(step.edited),
+                *_if(edits, len(step.edited)),
                 step.masks_after,
                 *_similarity(step.judgements),
                 step.refresh,
@@ -270,7 +278,10 @@ def _print_step(step: StepRecord, record: RunRecord, tokens: Tokens) -> None:
     say((head.strip(), "head"))
     say_labelled("rows", spans(step.rows.tolist()))
     say_labelled("skipped", spans(step.skipped))
-    say_labelled("committed", spans(step.committed))
+    say_labelled("committed", spans(sorted(set(step.committed) - set(step.edited))))
+    if step.edited:
+        said = (_edit(step, position, tokens) for position in step.edited)
+        say_labelled("edited", ", ".join(said))
     say_labelled("positions", f"known from {step.positions_from}")
     say()
     start = record.prompt_length
@@ -284,6 +295,13 @@ def _print_step(step: StepRecord, record: RunRecord, tokens: Tokens) -> None:
     if step.judgements is not None:
         say()
         _print_judgements(step.judgements, start)
+
+
+def _edit(step: StepRecord, position: int, tokens: Tokens) -> str:
+    """A token that was replaced, and by what."""
+    offset = position - step.prompt_length
+    before, after = int(step.ids_before[offset]), int(step.ids_after[offset])
+    return f"{position} from {tokens(before)} to {tokens(after)}"
 
 
 def _candidate_row(candidate: Candidate, start: int, tokens: Tokens) -> tuple[object, ...]:

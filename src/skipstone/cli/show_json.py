@@ -63,6 +63,7 @@ def _step_json(step: StepRecord) -> dict[str, object]:
         "rows": step.rows.tolist(),
         "skipped": list(step.skipped),
         "committed": list(step.committed),
+        "edited": list(step.edited),
         "masks_left": step.masks_after,
         "seconds": step.seconds,
     }

@@ -65,6 +65,7 @@ class CanvasView:
         if all((at.slot, at.sample) != (0, 0) for at in view.context.requests):
             return
         fresh = view.before.status_BG[0] != view.after.status_BG[0]
+        fresh |= view.before.ids_BG[0] != view.after.ids_BG[0]
         at = view.context.of(0)
         title = f"block {at.block.index}  step {at.step}\n"
         canvas = _draw(self._model, view.after, fresh.tolist())

@@ -34,6 +34,8 @@ class Divergence:
     forward_a: int = -1
     """A's forward; -1 if A did not make this step."""
     forward_b: int = -1
+    edits: tuple[int, ...] = ()
+    """Of what either committed: positions at which a token was committed before."""
 
     def __repr__(self) -> str:
         where = f"block {self.block}, step {self.step}, position {self.position}"
@@ -49,6 +51,7 @@ class Divergence:
             "canvas_position": self.position,
             "committed_a": [p - prompt_length for p in self.committed_a],
             "committed_b": [p - prompt_length for p in self.committed_b],
+            "edits": [p - prompt_length for p in self.edits],
             "a": None if self.a is None else asdict(self.a),
             "b": None if self.b is None else asdict(self.b),
         }
@@ -105,4 +108,5 @@ def _divergence(at: StepRecord, kind: DivergenceKind, position: int, pair: Pair)
         committed_b=() if b is None else b.committed,
         forward_a=-1 if a is None else a.forward,
         forward_b=-1 if b is None else b.forward,
+        edits=tuple(sorted({p for step in pair.steps for p in step.edited})),
     )

@@ -52,6 +52,7 @@ class Stats:
             f"{counted(self.generated, 'token')}, {counted(self.num_forwards, 'forward')}, "
             f"{self.seconds:.2f} s, "
             f"{self.tokens_per_second:.1f} tokens/s, {self.skip_share:.1%} of row-layers skipped"
+            + (f", {counted(self.num_edits, 'edit')}" if self.num_edits else "")
             + (f", {counted(self.reused, 'prompt token')} reused" if self.reused else "")
         )
 
@@ -142,6 +143,7 @@ class Result:
             "prompt_tokens": self.prompt_tokens,
             "reused_tokens": self.stats.reused,
             "num_forwards": self.stats.num_forwards,
+            "num_edits": self.stats.num_edits,
             "masks_left": self.masks_left,
             "skip_share": self.stats.skip_share,
             "seconds": self.stats.seconds,

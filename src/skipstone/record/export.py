@@ -193,6 +193,7 @@ def _timeline(trace: StoredTrace, sample: int) -> Iterator[dict[str, object]]:
                 "rows": step.rows.size,
                 "finished": step.finished.size,
                 "committed": list(step.committed),
+                "edited": list(step.edited),
             },
             **common,
         }

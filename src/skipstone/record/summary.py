@@ -25,6 +25,9 @@ class BlockSummary:
     skipped: int
     """How many of them left before the deep layers."""
     committed: int
+    """Masks."""
+    edited: int
+    """Times that a committed token was replaced."""
     masks_left: int
     """In the block, after its last step."""
     seconds: float
@@ -61,7 +64,8 @@ def summarise_blocks(record: RunRecord) -> list[BlockSummary]:
                 refreshes=sum(step.refresh for step in steps),
                 rows=sum(step.rows.size for step in steps),
                 skipped=sum(len(step.skipped) for step in steps),
-                committed=sum(len(step.committed) for step in steps),
+                committed=sum(len(step.committed) - len(step.edited) for step in steps),
+                edited=sum(len(step.edited) for step in steps),
                 masks_left=steps[-1].masks_after,
                 seconds=sum(step.seconds for step in steps),
             )

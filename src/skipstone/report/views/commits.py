@@ -23,7 +23,7 @@ from skipstone.report.views.view import (
     tips,
 )
 
-_KINDS = ("commit.committed", "commit.filled", "commit.mask")
+_KINDS = ("commit.committed", "commit.filled", "commit.mask", "commit.edited")
 _RELATIONS = ("relation.same", "relation.later", "relation.token", "relation.one")
 
 
@@ -61,11 +61,11 @@ def commits_of(record: RunRecord, index: Callable[[int], int | None]) -> Iterato
 
 
 def _of_step(step: StepRecord, place: int) -> Iterator[CommitOrigin]:
-    table = step.candidates
+    table, edited = step.candidates, frozenset(step.edited)
     for i in np.flatnonzero(table.committed).tolist():
-        yield CommitOrigin(
-            int(table.position[i]), place, 0, int(table.token[i]), float(table.confidence[i])
-        )
+        position, token = int(table.position[i]), int(table.token[i])
+        kind = 3 if position in edited else 0
+        yield CommitOrigin(position, place, kind, token, float(table.confidence[i]))
     filled = np.flatnonzero((step.status_after == 4) & (step.status_before != 4))
     for i in filled.tolist():
         yield CommitOrigin(step.prompt_length + i, place, 1, int(step.ids_after[i]), float("nan"))
@@ -103,7 +103,10 @@ def _map(study: Study, word: Word) -> Chart:
         shape=alt.Shape(
             "commit:N",
             legend=alt.Legend(title=None),
-            scale=alt.Scale(domain=[word(k) for k in _KINDS], range=["square", "diamond", "cross"]),
+            scale=alt.Scale(
+                domain=[word(k) for k in _KINDS],
+                range=["square", "diamond", "cross", "triangle-up"],
+            ),
         ),
         color=alt.Color(
             "confidence:Q",

@@ -21,24 +21,25 @@ from skipstone.report.views.view import (
     tips,
 )
 
-_FATES = ("fate.commits", "fate.holds", "fate.barred")
+_FATES = ("fate.commits", "fate.holds", "fate.barred", "fate.edits", "fate.keeps")
 _SHOWN_TOKENS = 5
 
 
 def _candidates(study: Study) -> Table:
     """Every candidate of both runs, step by step."""
     found = [
-        (i, side, step.candidates)
+        (i, side, step)
         for i, pair in enumerate(study.steps)
         for side, run in enumerate(study.pair)
         if (step := study.of(run, pair)) is not None
     ]
-    tables = [table for _, _, table in found]
-    steps = np.concatenate([np.full(len(t), i) for i, _, t in found])
+    tables = [step.candidates for _, _, step in found]
+    steps = np.concatenate([np.full(len(step.candidates), i) for i, _, step in found])
     return Table(
         {
             "run": lettered(
-                np.concatenate([np.full(len(t), side) for _, side, t in found]), study.letters
+                np.concatenate([np.full(len(step.candidates), side) for _, side, step in found]),
+                study.letters,
             ),
             "position": whole(_joined(tables, "position")),
             "token": named([study.token(t) for t in _joined(tables, "token").tolist()]),
@@ -51,7 +52,7 @@ def _candidates(study: Study) -> Table:
             "rank": whole(_joined(tables, "rank")),
             "ties": whole(np.concatenate([_ties(t) for t in tables])),
             "age": whole(_joined(tables, "age")),
-            "fate": coded(np.concatenate([_fates(t) for t in tables]), _FATES),
+            "fate": coded(np.concatenate([_fates(step) for _, _, step in found]), _FATES),
         },
         ends_of(steps, len(study.steps)),
     )
@@ -67,8 +68,15 @@ def _ties(table: Candidates) -> np.ndarray:
     return counts[inverse] - 1
 
 
-def _fates(table: Candidates) -> np.ndarray:
-    return np.where(table.committed, 0, np.where(table.eligible, 1, 2))
+def _fates(step: StepRecord) -> np.ndarray:
+    """Int [C]: as in ``_FATES``; a committed token is edited or kept."""
+    table = step.candidates
+    written = ~step.masked[table.position - step.prompt_length]
+    return np.where(
+        table.committed,
+        np.where(written, 3, 0),
+        np.where(table.eligible, np.where(written, 4, 1), 2),
+    )
 
 
 def _decision_plot(study: Study, word: Word) -> Chart:
@@ -76,7 +84,8 @@ def _decision_plot(study: Study, word: Word) -> Chart:
     bound = base.mark_tick(thickness=2, opacity=1).encode(
         x=position_axis(study, word), y="bound:Q", color=alt.Color("run:N", scale=sides(study))
     )
-    _, held, barred = (f"datum.fate == '{word(fate)}'" for fate in _FATES)
+    _, holds, barred, _, keeps = (f"datum.fate == '{word(fate)}'" for fate in _FATES)
+    held = f"{holds} || {keeps}"
     points = base.mark_point(filled=True, strokeWidth=1.5, opacity=1).encode(
         x=position_axis(study, word),
         y=alt.Y("confidence:Q", title=word("column.confidence"), scale=alt.Scale(domain=[0, 1.02])),
