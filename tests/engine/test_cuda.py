@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from skipstone import (
     Threshold,
     load,
 )
+from skipstone.bench.random_model import random_model
 from skipstone.cache import CachePolicy
 from skipstone.engine import step as step_module
 from skipstone.engine.engine import RunnerName
@@ -32,6 +34,7 @@ from skipstone.engine.request import Handle
 from skipstone.errors import NoRoomError
 from skipstone.memory.store import cell_bytes
 from skipstone.models.load import Model
+from skipstone.models.shapes import SDAR_8B
 from skipstone.record import TraceWriter, open_trace
 from skipstone.rows import HostCopy
 from skipstone.skip import SkipPolicy
@@ -44,6 +47,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:the skip cannot make this run faster"),
 ]
 
+SDAR_SHAPE = replace(
+    SDAR_8B,
+    width=256,
+    num_layers=4,
+    num_heads=8,
+    num_kv_heads=2,
+    head_width=32,
+    mlp_width=768,
+    vocab_size=512,
+    mask_id=511,
+    eos_id=510,
+)
 SKIP = CosineSkip(skip_layer_k=8, skip_threshold=0.99)
 PROMPTS = ["Who is Newton, physics?", "Add the numbers 12, 24, 12, 2 one by one."]
 
@@ -265,6 +280,38 @@ def test_law_13_no_length_batch_or_mix_captures_or_compiles_anything(
     for lengths in ((22,), (1,), (40, 7), (99, 3, 64), (200,), (16,) * 9, (150, 31, 8, 77, 20)):
         engine.generate_batch([[3 + i, *[5] * (n - 1)] for i, n in enumerate(lengths)])
     assert not done
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_prompts_that_begin_alike_capture_nothing_and_change_nothing(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model("sdar", SDAR_SHAPE, torch.device("cuda"), dtype)
+    settings = Settings(unmask=Fixed(), gen_length=32, eos_stop=False)
+    engine = Engine(model, settings, memory="1GB")
+    system = [3 + (7 * at) % 401 for at in range(301)]
+    asked = [[*system[:cut], 5 + cut % 13] for cut in (301, 300, 170, 301, 12, 3, 299)]
+    plain = [Engine(model, settings, memory="100MB", reuse_prefix=False).generate(p) for p in asked]
+    begin, done = torch.cuda.CUDAGraph.capture_begin, list[str]()
+
+    def captured(graph: torch.cuda.CUDAGraph, *args: object, **options: object) -> None:
+        done.append("captured")
+        begin(graph, *args, **options)  # pyrefly: ignore
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", captured)
+    first = engine.generate(asked[0])
+    assert done
+    done.clear()
+    one_by_one = [engine.generate(prompt) for prompt in asked]
+    together = engine.generate_batch([*asked, *asked])
+    assert not done
+    # Of 302 tokens, all of the 75 whole blocks; then as far as each begins alike.
+    assert first.stats.reused == 0
+    assert [r.stats.reused for r in one_by_one] == [300, 300, 168, 300, 12, 0, 296]
+    assert [r.stats.reused for r in together] == [300, 300, 168, 300, 12, 4, 300] * 2
+    if dtype == torch.float32:
+        found = [r.tokens for r in (*one_by_one, *together)]
+        assert found == [r.tokens for r in plain] * 3
 
 
 def test_requests_wait_for_room_on_a_card(pebble: Model) -> None:

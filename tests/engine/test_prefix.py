@@ -32,11 +32,12 @@ from skipstone.reach import FULL, Reach
 from skipstone.record import MemoryTrace
 from skipstone.rows import Rows
 from skipstone.skip import CosineSkip
-from skipstone.testing.tiny import tiny_model
+from skipstone.testing.tiny import MASK, tiny_model
 from skipstone.tracing import Recorder
 from skipstone.tracing.diagnose import diagnose
 from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from skipstone.unmask import Editing, Fixed, Threshold, UnmaskPolicy
+from tests.laws.test_laws import Shy
 from tests.models.test_contracts import CONFIGS, model_of
 
 CAUSAL = [name for name, config in CONFIGS.items() if config.reach.block_size]
@@ -171,6 +172,30 @@ def test_rows_that_skip() -> None:
         results = [engine.generate(prompt) for prompt in asked]
     assert [r.tokens for r in results] == [r.tokens for r in without]
     assert sum(reused(results)) > 0
+    assert_holds_what_it_says(model, stores[-1])
+
+
+def test_a_canvas_with_masks_anywhere() -> None:
+    model = model_of("block-causal")
+    engine, canvas = Engine(model, BASE), [*SYSTEM, *[MASK] * 3, 7, 8, MASK, 9, 10, *[MASK] * 5]
+    right = Engine(model, BASE, cache=NoCache(), reuse_prefix=False).edit(canvas)
+    engine.generate([*SYSTEM, 5])
+    for taken in (68, 68):
+        with poisoned() as stores:
+            found = engine.edit(canvas)
+        assert (found.tokens, found.stats.reused) == (right.tokens, taken)
+        assert_holds_what_it_says(model, stores[-1])
+
+
+def test_an_empty_step_is_repeated_over_all_rows() -> None:
+    model, settings = model_of("block-causal"), BASE.replace(unmask=Shy())
+    engine = Engine(model, settings)
+    engine.generate(SYSTEM)
+    with poisoned() as stores:
+        result = engine.generate([*SYSTEM, 5, 6])
+    assert result.stats.reused == 68
+    assert [step.rows for step in result.stats.steps[:2]] == [8, 76]
+    assert result.tokens == alone(model, settings, [*SYSTEM, 5, 6])
     assert_holds_what_it_says(model, stores[-1])
 
 

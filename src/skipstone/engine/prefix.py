@@ -38,11 +38,11 @@ def idle(settings: Settings, reach: Reach, prompt: int, reused: int) -> tuple[st
 
 def _obstacle(settings: Settings, reach: Reach) -> str | None:
     """Why keys and values of a prompt are no other prompt's; None: they are."""
-    cache = policies.CACHE.spell(settings.cache, brief=True)
     if reach.block_size is None:
         return "the model attends in both directions, so what follows changes a prompt's K/V"
     if isinstance(settings.cache, NoCache):
-        return f"cache={cache} computes every row in every step"
+        return "cache=none computes every row in every step"
     if settings.cache.needs:
+        cache = policies.CACHE.spell(settings.cache, brief=True)
         return f"cache {cache} computes rows from the middle of the layers on"
     return None
