@@ -52,12 +52,15 @@ class Case:
     """Request ``b`` of B has ``rows * (b + 1) / B`` rows."""
     padded: bool = False
     """Up to a quarter of a request's positions is hidden."""
+    heads: int = HEADS
+    kv_heads: int = HEADS
 
     @property
     def name(self) -> str:
         """As in the table."""
         marks = "~" * self.ragged + "+hidden" * self.padded
-        return f"{self.batch} x {self.rows}{marks} of {self.context}"
+        heads = "" if self.kv_heads == HEADS else f", heads {self.heads}/{self.kv_heads}"
+        return f"{self.batch} x {self.rows}{marks} of {self.context}{heads}"
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:
@@ -75,7 +78,7 @@ class Case:
     @property
     def least_us(self) -> float:
         """Reading K/V once."""
-        return 4 * self.batch * self.context * HEADS * WIDTH / _BANDWIDTH * 1e6
+        return 4 * self.batch * self.context * self.kv_heads * WIDTH / _BANDWIDTH * 1e6
 
 
 CASES = (
@@ -89,6 +92,10 @@ CASES = (
     Case(64, 32, 512),
     Case(8, 512, 512, padded=True),
     Case(1, 1280, 1280),
+    Case(1, 33, 512, heads=28, kv_heads=4),
+    Case(1, 33, 1280, heads=28, kv_heads=4),
+    Case(1, 32, 512, heads=32, kv_heads=8),
+    Case(1, 32, 1280, heads=32, kv_heads=8),
 )
 
 
@@ -117,7 +124,10 @@ def chosen(case: Case) -> Tiles:
     """What ``attend`` takes by itself."""
     rows = case.packed(torch.device("cpu"))
     far = attention_work.splits(rows)
-    return attention_work.tiles_for(rows.num_rows, HEADS, 1, WIDTH, 2, far=far)
+    group = triton_attend.group_of(case.heads, case.kv_heads)
+    shared = case.heads > case.kv_heads
+    shape = (rows.num_rows, case.heads, group, WIDTH, 2)
+    return attention_work.tiles_for(*shape, shared=shared, far=far)
 
 
 def variants(case: Case) -> list[Tiles]:
@@ -141,6 +151,9 @@ def variants(case: Case) -> list[Tiles]:
         first._replace(warps=2),
         first._replace(slots=16 if first.slots > 16 else 32),
     ]
+    if case.kv_heads < case.heads:
+        changes += [first._replace(slots=64, parts=parts) for parts in (4, 5, 8, 10)]
+        changes += [first._replace(slots=128, parts=parts, warps=8) for parts in (4, 8, 10)]
     most = case.context // 64 if case.batch == 1 else 2
     splits = [p for p in (1, 2, 3, 4, 5, 8, 10, 20) if p <= most and p != first.parts]
     return list(dict.fromkeys([first, *changes, *(first._replace(parts=p) for p in splits)]))
@@ -151,8 +164,8 @@ def inputs(case: Case, layers: int) -> tuple[Tensor, Tensor, Rows, Tensor | None
     device = torch.device("cuda")
     rows = case.packed(device).own()
     like = {"dtype": torch.bfloat16, "device": device}
-    q_NHE = torch.randn(rows.num_rows, HEADS, WIDTH, **like)
-    kv = torch.empty(2, layers, case.batch * case.context, HEADS, WIDTH, **like)
+    q_NHE = torch.randn(rows.num_rows, case.heads, WIDTH, **like)
+    kv = torch.empty(2, layers, case.batch * case.context, case.kv_heads, WIDTH, **like)
     for part in kv.flatten(0, 1):
         part.normal_()
     visible_BL = None
@@ -243,9 +256,11 @@ def module_at(path: Path) -> ModuleType:
 def written(num_rows: int, before: ModuleType | None) -> Iterator[Timing]:
     """Rotation and write of K/V: one kernel, with some rows kept from writing, and the old pair."""
     device = torch.device("cuda")
-    rows = Rows.spans([(b, 32, 64) for b in range(num_rows // 32)], device).own()
+    requests = range(num_rows // 32)
+    spans, bases = [(b, 32, 64) for b in requests], [128 * b for b in requests]
+    rows = Rows.spans(spans, device, lengths=[128] * len(requests), bases=bases).own()
     some = replace(rows, writes_N=torch.arange(num_rows, device=device) % 4 > 0).own()
-    shape = (LAYERS, 2, num_rows // 32, 128, HEADS, WIDTH)
+    shape = (LAYERS, 2, 128 * len(requests), HEADS, WIDTH)
     stores = torch.zeros(shape, dtype=torch.bfloat16, device=device)
     qkv_NHE = torch.randn(num_rows, 3 * HEADS, WIDTH, device=device).bfloat16()
     angles_2NE = reference.rotary_tables(128, WIDTH, 5e5, device)[:, rows.position_N]
@@ -278,6 +293,8 @@ def table(timings: Sequence[Timing]) -> list[str]:
     """One line a case: PyTorch, what is taken, and the best."""
     lines = [f"{'us a layer':24} {'K/V once':>8} {'torch':>8} {'taken':>8} {'best':>8}"]
     for case in CASES:
+        if not any(t.case == case.name for t in timings):
+            continue
         mine = {t.variant: t for t in timings if t.case == case.name and not t.failure}
         kernels = [t for name, t in mine.items() if name != "torch"]
         if not kernels:
@@ -307,11 +324,13 @@ def run(cases: Sequence[Case], before: ModuleType | None) -> Iterator[Timing]:
 
 @click.command()
 @click.option("--rows-before", type=click.Path(path_type=Path), help="triton_rows.py of old.")
+@click.option("--grouped", is_flag=True, help="Only cases whose heads share keys.")
 @click.option("-o", "--out", type=click.Path(path_type=Path))
-def main(rows_before: Path | None, out: Path | None) -> None:
+def main(rows_before: Path | None, out: Path | None, *, grouped: bool) -> None:
     """Time attention, and the write before it."""
     started = time.perf_counter()
-    tasks = [(case, tiles) for case in CASES for tiles in variants(case)]
+    cases = [case for case in CASES if case.kv_heads < case.heads or not grouped]
+    tasks = [(case, tiles) for case in cases for tiles in variants(case)]
     context = multiprocessing.get_context("spawn")
     failures = list[str]()
     try:
@@ -322,7 +341,7 @@ def main(rows_before: Path | None, out: Path | None) -> None:
     print(f"{len(tasks)} variants compiled in {time.perf_counter() - started:.0f} s", flush=True)
     timings = list[Timing]()
     with torch.inference_mode():
-        for timing in run(CASES, None if rows_before is None else module_at(rows_before)):
+        for timing in run(cases, None if rows_before is None else module_at(rows_before)):
             print(timing.line, flush=True)
             timings.append(timing)
     print(*(t.line for t in timings if "rows" in t.case), *table(timings), sep="\n")

@@ -25,7 +25,7 @@ from skipstone.engine.roofline import measure
 from skipstone.ops.triton_early import served_early
 from skipstone.outputs import write_whole
 from tuning.products import (
-    SHAPES,
+    PRODUCTS,
     Inputs,
     Weights,
     alike,
@@ -49,8 +49,8 @@ STEPS = [
 
 def products(weights: Weights, rows: int) -> Iterable[Timing]:
     """Every product of so many rows, three ways."""
-    for name in SHAPES:
-        given = inputs(name, rows)
+    for name in PRODUCTS:
+        given = inputs(weights[name][0], rows)
         those = weights[name] * (3 if name == "head" else 1)
         expected = exact(name, given, those[0])
         with served_early(False):

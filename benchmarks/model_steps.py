@@ -90,11 +90,11 @@ def main(
         del rig
     if out is not None:
         facts = {
-            "command": "python -m benchmarks.model_steps",
+            "command": f"python -m benchmarks.model_steps --repeats {repeats}",
             "card": asdict(card),
             "torch": torch.__version__,
             "steps": found,
-            "profiles": profiles,
+            **({"profiles": profiles} if profiles else {}),
         }
         write_whole(out, json.dumps(facts, indent=1) + "\n")
 

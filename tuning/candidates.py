@@ -11,7 +11,7 @@ import torch
 
 from skipstone.ops.model.triton_linear import Config
 from skipstone.ops.triton_early import served_early
-from tuning.products import SHAPES, few_rows, inputs
+from tuning.products import few_rows, inputs
 
 SHARED_MEMORY = 227 * 1024
 
@@ -26,6 +26,8 @@ PLAIN = [
     Config(64, 128, 3),
     Config(64, 64, 8),
     Config(32, 128, 4),
+    Config(32, 256, 4),
+    Config(32, 256, 4, tma=True),
     Config(128, 128, 5, tma=True),
     Config(128, 64, 5, tma=True),
     Config(64, 256, 4, tma=True),
@@ -45,6 +47,8 @@ GATED = [
     Config(32, 128, 4),
     Config(64, 128, 5, tma=True),
     Config(64, 64, 5, tma=True),
+    Config(64, 64, 8, tma=True),
+    Config(128, 64, 4, num_warps=8, tma=True),
     Config(128, 64, 6, num_warps=8, tma=True),
 ]
 
@@ -60,6 +64,8 @@ ADDED = [
     Config(128, 64, 5, splits=8),
     Config(128, 128, 5, splits=8),
     Config(32, 256, 4, splits=2),
+    Config(64, 128, 6, splits=2, tma=True),
+    Config(64, 256, 4, splits=4, tma=True),
     Config(64, 128, 4, splits=4, tma=True),
     Config(64, 256, 4, splits=2, tma=True),
     Config(128, 128, 5, splits=4, tma=True),
@@ -82,24 +88,26 @@ class Variant:
     """One way for our kernels to compute a product."""
 
     product: str
+    shape: tuple[int, int]
+    """Of the weight."""
     rows: int
     config: Config
     early: bool
 
 
-def variants(name: str, rows: int) -> list[Variant]:
-    """All that are tried; early starts only with 32 rows, to save time."""
+def variants(name: str, shape: tuple[int, int], rows: int) -> list[Variant]:
+    """All that are tried; late starts only with 32 rows, to save time."""
     configs = dict.fromkeys(fitting(name, c, rows) for c in CANDIDATES[name])
-    ways = (False, True) if rows == 32 else (False,)
-    return [Variant(name, rows, config, early) for early in ways for config in configs]
+    ways = (False, True) if rows == 32 else (True,)
+    return [Variant(name, shape, rows, config, early) for early in ways for config in configs]
 
 
 def compiled(v: Variant) -> str:
     """Compile a variant in a process of its own; why it fails, or nothing."""
     try:
-        weight_OK = torch.zeros(SHAPES[v.product], device="cuda", dtype=torch.bfloat16)
+        weight_OK = torch.zeros(v.shape, device="cuda", dtype=torch.bfloat16)
         with served_early(v.early):
-            few_rows(v.product, inputs(v.product, v.rows), weight_OK, v.config)
+            few_rows(v.product, inputs(weight_OK, v.rows), weight_OK, v.config)
         torch.cuda.synchronize()
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0][:150]

@@ -1,4 +1,4 @@
-"""The products of LLaDA-8B's layers with their epilogues: by our kernels, the library, exactly.
+"""The products of a model's layers with their epilogues: by our kernels, the library, exactly.
 
 Shape letters: N rows, K inner width, O outputs, D width.
 """
@@ -14,21 +14,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skipstone.models.base import ModelConfig
 from skipstone.models.shapes import LLADA_8B
 from skipstone.ops.model import triton_linear, triton_rows
 from skipstone.ops.model.triton_linear import Config
 
-WIDTH, MLP, VOCAB = LLADA_8B.width, LLADA_8B.mlp_width, LLADA_8B.vocab_size
+WIDTH = LLADA_8B.width
 
 
-SHAPES = {
-    "qkv": (3 * WIDTH, WIDTH),
-    "attn_out": (WIDTH, WIDTH),
-    "gate_up": (2 * MLP, WIDTH),
-    "down": (WIDTH, MLP),
-    "head": (VOCAB, WIDTH),
-}
-"""Weights [O, K] of LLaDA-8B; all but the head are there once a layer."""
+def shapes_of(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Weights [O, K] of a model; all but the head are there once a layer."""
+    width, mlp = config.width, config.mlp_width
+    return {
+        "qkv": (config.query_width + config.kv_width, width),
+        "attn_out": (width, config.query_width),
+        "gate_up": (2 * mlp, width),
+        "down": (width, mlp),
+        "head": (config.vocab_size, width),
+    }
+
+
+PRODUCTS = tuple(shapes_of(LLADA_8B))
+"""Names of the products of a layer, and of the head."""
 
 
 EPS = LLADA_8B.norm_eps
@@ -49,9 +56,9 @@ class Inputs:
     norm_D: Tensor
 
 
-def inputs(name: str, rows: int) -> Inputs:
-    """Random rows for a product."""
-    outputs, width = SHAPES[name]
+def inputs(weight_OK: Tensor, rows: int) -> Inputs:
+    """Random rows for a product with this weight."""
+    outputs, width = weight_OK.shape
     made = (torch.randn(s, device="cuda") for s in ((rows, width), (rows, outputs), (outputs,)))
     return Inputs(*(x.bfloat16() for x in made))
 
@@ -97,21 +104,21 @@ def exact(name: str, given: Inputs, weight_OK: Tensor) -> Tensor:
 
 def alike(name: str, weight_OK: Tensor) -> bool:
     """Whether a row is computed bit for bit alike, however many are beside it."""
-    whole = inputs(name, 64)
+    whole = inputs(weight_OK, 64)
     out_NO = few_rows(name, whole, weight_OK, None)
     parts = (Inputs(whole.x_NK[:n], whole.stream_ND[:n], whole.norm_D) for n in (1, 8, 32))
     outs = [few_rows(name, part, weight_OK, None) for part in parts]
     return all(torch.equal(out, out_NO[: len(out)]) for out in outs)
 
 
-def random_weights() -> Weights:
-    """All weights of LLaDA-8B but the embedding."""
+def random_weights(config: ModelConfig = LLADA_8B) -> Weights:
+    """All weights of a model but the embedding."""
     return {
         name: [
             torch.empty(shape, device="cuda", dtype=torch.bfloat16).normal_(0.0, 0.02)
-            for _ in range(1 if name == "head" else LLADA_8B.num_layers)
+            for _ in range(1 if name == "head" else config.num_layers)
         ]
-        for name, shape in SHAPES.items()
+        for name, shape in shapes_of(config).items()
     }
 
 

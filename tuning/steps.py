@@ -15,7 +15,7 @@ from skipstone.models.shapes import LLADA_8B
 from skipstone.ops.model import reference, triton_attend, triton_linear, triton_rows
 from skipstone.ops.triton_early import served_early
 from skipstone.rows import Rows
-from tuning.products import EPS, SHAPES, WIDTH, Weights, captured, seconds
+from tuning.products import EPS, PRODUCTS, WIDTH, Weights, captured, seconds
 from tuning.sweep import EARLY, FEW, Configs, Timing, fastest
 
 
@@ -136,7 +136,7 @@ class Steps:
         way = EARLY if plan.early else FEW
         chosen = fastest(timings, way)
         spent, _ = self.timed(replace(plan, configs=chosen), 5)
-        for name, rank in product(SHAPES, (1, 2, 3)):
+        for name, rank in product(PRODUCTS, (1, 2, 3)):
             config = fastest(timings, way, rank).get(name)
             if config is None:
                 continue

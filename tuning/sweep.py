@@ -11,7 +11,7 @@ from torch import Tensor
 from skipstone.ops.model.triton_linear import Config
 from skipstone.ops.triton_early import served_early
 from tuning.candidates import Variant, variants
-from tuning.products import SHAPES, captured, composed, exact, few_rows, inputs, seconds
+from tuning.products import PRODUCTS, captured, composed, exact, few_rows, inputs, seconds
 
 LIBRARY, COMPOSED, FEW, EARLY = "F.linear", "composed", "few rows", "few rows, early"
 
@@ -52,7 +52,8 @@ def timed(
 
 def sweep(name: str, rows: int, weights: list[Tensor], wrong: dict[Variant, str]) -> list[Timing]:
     """The library, today's composition, and our kernel in every variant that compiled."""
-    given = inputs(name, rows)
+    shape = weights[0].shape[0], weights[0].shape[1]
+    given = inputs(weights[0], rows)
     expected = exact(name, given, weights[0])
 
     def library(weight_OK: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def sweep(name: str, rows: int, weights: list[Tensor], wrong: dict[Variant, str]
         timed(name, LIBRARY, None, library, weights, None, rows),
         timed(name, COMPOSED, None, today, weights, expected, rows),
     ]
-    for v in variants(name, rows):
+    for v in variants(name, shape, rows):
 
         def ours(weight_OK: Tensor, v: Variant = v) -> Tensor:
             with served_early(v.early):
@@ -98,5 +99,5 @@ Configs = dict[str, Config]
 def fastest(timings: Iterable[Timing], way: str, rank: int = 0) -> Configs:
     """The best config of each product at 32 rows, or a worse one by rank."""
     timings = list(timings)
-    ranked = {name: best(timings, name, 32, way)[rank : rank + 1] for name in SHAPES}
+    ranked = {name: best(timings, name, 32, way)[rank : rank + 1] for name in PRODUCTS}
     return {name: those[0].config for name, those in ranked.items() if those and those[0].config}

@@ -33,7 +33,7 @@ NOTHING: Any = None
 IDLE: dict[str, Peer] = {
     "fast-dllm": FastDLLM(NOTHING, {}),
     "dream": CachedDream(NOTHING, NOTHING, {}, NOTHING),
-    "sdar": PublishedSDAR(NOTHING, NOTHING, NOTHING),
+    "sdar": PublishedSDAR(NOTHING, NOTHING, NOTHING, flash=False),
 }
 """Peers that decode nothing."""
 SHAPE_OF = {"fast-dllm": "llada-8b", "dream": "dream-7b", "sdar": "sdar-8b"}
@@ -166,6 +166,8 @@ def test_what_stands_in_goes_away() -> None:
 
     with standing_in(_flash_attention()):
         assert "flash_attn.bert_padding" in sys.modules
+        # As transformers asks, which takes what has no version for not installed.
+        assert find_spec("flash_attn") is not None
     assert not any(name.startswith("flash_attn") for name in sys.modules)
 
 
@@ -181,6 +183,7 @@ def _beside(name: str, generation: Generation) -> Sequence[PeerCell]:
     peer = parse_peer(f"{name}={path}").build(model)
     rows = beside(Rig(model, CARD, repeats=2), name, peer, generation)
     assert torch.backends.cuda.mem_efficient_sdp_enabled() == before
+    assert [row.note[: len(name)] for row in rows] == ["", *([name] * (len(rows) - 1))]
     assert all(row.side.startswith(("skipstone ", f"{name} ")) for row in rows)
     return rows
 

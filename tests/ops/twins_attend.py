@@ -212,6 +212,15 @@ def test_keys_are_split_where_rows_are_few_and_see_far(
     assert (work[:, 7].max() > 1) == far
 
 
+def test_heads_that_share_keys_take_the_rows_of_a_block_at_once() -> None:
+    """Dream's block has 33 rows: in tiles of 32, every key would be read for one row again."""
+    rows = Rows.spans([(0, 0, 33)], torch.device(DEVICE), lengths=[1280])
+    for shared, tiles in ((True, 1), (False, 2)):
+        shape = attention_work.tiles_for(33, 28, 1, 128, 2, shared=shared, far=True)
+        work = attention_work.pieces(rows, shape, 1, 28, num_rows=33)
+        assert len({tuple(piece[:2]) for piece in work.tolist()}) == tiles
+
+
 @pytest.mark.parametrize(
     ("spans", "width", "writes", "hidden", "left"),
     [

@@ -24,6 +24,9 @@ def print_cells(cells: Sequence[Cell]) -> None:
         say((title, "head"))
         names = [name for name, _ in columns]
         say_table(names, [[value(row) for _, value in columns] for row in rows])
+        for note in dict.fromkeys(row.note for row in rows if isinstance(row, PeerCell)):
+            if note:
+                say(note)
 
 
 def _ms(value: float) -> str:

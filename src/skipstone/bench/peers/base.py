@@ -28,6 +28,11 @@ class Peer(Protocol):
         """The ways in which it decodes; the first gives our tokens, if nothing is rounded."""
         ...
 
+    @property
+    def note(self) -> str:
+        """What of it is not as published, and by which packages it runs."""
+        ...
+
     def refusal(self, wanted: Generation) -> str | None:
         """Why it cannot decode a generation; None if it can."""
         ...

@@ -32,6 +32,8 @@ class PeerCell:
     same_tokens: int | None
     """Tokens that equal ours at the same place; None for ourselves and for another cache."""
     new: int
+    note: str
+    """What of it is not as published, and by which packages it runs; empty for ourselves."""
 
 
 def beside(rig: Rig, name: str, peer: Peer, wanted: Generation) -> list[PeerCell]:
@@ -79,6 +81,7 @@ def _beside(rig: Rig, name: str, peer: Peer, wanted: Generation) -> list[PeerCel
             again_times_ours=times.again_ms / mine.again_ms,
             same_tokens=agreed,
             new=wanted.new,
+            note="" if times is mine else peer.note,
         )
         for side, forwards, times, agreed in rows
     ]

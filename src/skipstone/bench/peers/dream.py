@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skipstone.bench.cells import job_of
 from skipstone.bench.peers.base import PeerCode, check_architecture
-from skipstone.bench.peers.published import CallCount, holding, modules_of
+from skipstone.bench.peers.published import CallCount, holding, modules_of, runs_by
 from skipstone.bench.plan import Generation
 from skipstone.engine import Settings
 from skipstone.models.base import ModelConfig
@@ -46,6 +46,11 @@ class CachedDream:
     def sides(self) -> tuple[str, ...]:
         """Both of its caches, and none."""
         return tuple(self.loops)
+
+    @property
+    def note(self) -> str:
+        """Nothing is changed."""
+        return f"dream by {runs_by()}"
 
     def refusal(self, wanted: Generation) -> str | None:
         """Why a generation cannot be decoded by it; None if it can."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skipstone.bench.cells import job_of
 from skipstone.bench.peers.base import PeerCode, check_architecture
-from skipstone.bench.peers.published import modules_of
+from skipstone.bench.peers.published import modules_of, runs_by
 from skipstone.bench.plan import Generation
 from skipstone.engine import Settings
 from skipstone.models.base import ModelConfig
@@ -43,6 +43,11 @@ class FastDLLM:
     def sides(self) -> tuple[str, ...]:
         """Both of its caches."""
         return tuple(self.loops)
+
+    @property
+    def note(self) -> str:
+        """Nothing is changed."""
+        return f"fast-dllm by {runs_by()}"
 
     def refusal(self, wanted: Generation) -> str | None:
         """Why a generation cannot be decoded by it; None if it can."""

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +70,11 @@ def holding(kind: Any, config: Any, weights: Mapping[str, Tensor], device: torch
             made = type(module)(config=config).to(device)
             setattr(network.get_submodule(parent), own, made)
     return network.eval()
+
+
+def runs_by() -> str:
+    """Which transformers published code runs by."""
+    return f"transformers {version('transformers')}"
 
 
 class CallCount:

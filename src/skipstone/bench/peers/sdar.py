@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from skipstone.bench.cells import job_of
 from skipstone.bench.peers.base import PeerCode, check_architecture
-from skipstone.bench.peers.published import CallCount, holding, modules_of, standing_in
+from skipstone.bench.peers.published import CallCount, holding, modules_of, runs_by, standing_in
 from skipstone.bench.plan import Generation
 from skipstone.engine import Settings
 from skipstone.models.base import ModelConfig
@@ -43,11 +44,21 @@ class PublishedSDAR:
     network: Any
     calls: CallCount
     loop: Callable[..., Tensor]
+    flash: bool
+    """Whether flash-attn is installed."""
 
     @property
     def sides(self) -> tuple[str, ...]:
         """It has one way."""
         return (_SIDE,)
+
+    @property
+    def note(self) -> str:
+        """How it comes to be greedy, and what stands for flash-attn."""
+        attention = (
+            "" if self.flash else "; PyTorch's attention and RMS norm stand for flash-attn's"
+        )
+        return f"sdar by {runs_by()}; the most probable token, where it draws one{attention}"
 
     def refusal(self, wanted: Generation) -> str | None:
         """Why a generation cannot be decoded by it; None if it can."""
@@ -110,13 +121,14 @@ def _made(folder: Path, model: Model) -> PublishedSDAR:
     check_architecture(model, SDAR.name, SDAR.title)
     place, package = (folder / _MODEL).parent, (folder / _MODEL).name
     names = (f"{package}.modeling_sdar", f"{package}.configuration_sdar")
-    with standing_in({} if find_spec("flash_attn") else _flash_attention()):
+    flash = find_spec("flash_attn") is not None
+    with standing_in({} if flash else _flash_attention()):
         modelling, configuration = modules_of(place, *names)
     (generate,) = modules_of(folder, "generate")
     config = published_config(configuration.SDARConfig, model.config)
     weights, device = model.network.published(), model.network.device
     network = holding(modelling.SDARForCausalLM, config, weights, device)
-    return PublishedSDAR(network, CallCount(network), generate.block_diffusion_generate)
+    return PublishedSDAR(network, CallCount(network), generate.block_diffusion_generate, flash)
 
 
 @contextmanager
@@ -145,7 +157,11 @@ def _flash_attention() -> dict[str, ModuleType]:
     setattr(attention, "flash_attn_varlen_func", None)  # noqa: B010
     for name in ("index_first_axis", "pad_input", "unpad_input"):
         setattr(padding, name, None)
-    return {module.__name__: module for module in (attention, *between, norms, padding)}
+    found = {module.__name__: module for module in (attention, *between, norms, padding)}
+    for name, module in found.items():
+        # Who looks whether flash-attn is installed asks for it.
+        module.__spec__ = ModuleSpec(name, loader=None)
+    return found
 
 
 def _attended(

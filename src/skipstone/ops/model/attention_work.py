@@ -48,7 +48,14 @@ def splits(rows: Rows) -> bool:
 
 
 def tiles_for(
-    num_rows: int, heads: int, group: int, width: int, itemsize: int, *, far: bool
+    num_rows: int,
+    heads: int,
+    group: int,
+    width: int,
+    itemsize: int,
+    *,
+    shared: bool = False,
+    far: bool,
 ) -> Tiles:
     """Good pieces, by shapes alone: near the best of ``benchmarks/attend.py``.
 
@@ -58,12 +65,14 @@ def tiles_for(
         group: of them, computed together.
         width: of a head.
         itemsize: bytes of a number.
+        shared: whether heads share keys.
         far: what ``splits`` says.
     """
     # Float32 has no matrix unit that is exact: small tiles keep it in registers.
     most = 16 if itemsize > 2 else 32 if width > 128 else 64
-    # Blocks have few rows; refreshes, of which many are computed at once, have many.
-    usual = 32 if num_rows <= 2 * MOST_ROWS_OF_SPLIT else 64
+    # Blocks have few rows; refreshes, of which many are computed at once, have many. Keys that
+    # heads share are read again and again, and the more often, the smaller the tiles are.
+    usual = 64 if shared or num_rows > 2 * MOST_ROWS_OF_SPLIT else 32
     slots = min(most, usual, 1 << (max(16, num_rows * group) - 1).bit_length())
     if not far and num_rows * heads < slots * _PROCESSORS:
         # Too few keys to split: rather read them more often than leave processors idle.

@@ -255,7 +255,8 @@ class CapturedAttention(NamedTuple):
     @property
     def _tiles(self) -> attention_work.Tiles:
         shape = (self.num_rows, self.heads, self._group, self.width, self.itemsize)
-        return attention_work.tiles_for(*shape, far=self.far)
+        shared = self.heads > self.kv_heads
+        return attention_work.tiles_for(*shape, shared=shared, far=self.far)
 
     def holds(self, rows: Rows) -> bool:
         """Whether there is room for all pieces of these rows; many requests have many."""

@@ -242,7 +242,9 @@ def attend(
     if tiles is None:
         far = attention_work.splits(rows)
         size = q_NHE.element_size()
-        tiles = attention_work.tiles_for(num_rows, heads, group, width, size, far=far)
+        tiles = attention_work.tiles_for(
+            num_rows, heads, group, width, size, shared=heads > kv_heads, far=far
+        )
     work_W8 = rows.work_W8
     if work_W8 is None:
         work_W8 = _work(rows, tiles, group, heads)

@@ -357,7 +357,7 @@ def _chosen_tiles(num_rows: int, top_k: int, gate_up_XMD: Tensor, down_XDM: Tens
     if rows <= 32:
         # Small enough for two programs to share a processor: one reads while the other ends.
         return ExpertTiles(rows, 64, 128 if rows == 16 else 64, 3, tma=tma)
-    return ExpertTiles(rows, 128, 64, 4, num_warps=8 if rows == 128 else 4, tma=tma)
+    return ExpertTiles(rows, 128, 64, 3, num_warps=8 if rows == 128 else 4, tma=tma)
 
 
 def _power_above(value: float) -> int:
