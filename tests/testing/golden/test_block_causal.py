@@ -72,7 +72,7 @@ def test_each_gives_its_tokens_beside_others_and_as_graphs(golden_dir: Path, nam
     folder = golden_dir / name
     made, chosen = model_of(folder), some(folder)[::2]
     engine = Engine(made, runner="graph", slots=3)
-    settings = [parse_settings(case.settings) for case in chosen]
+    settings = [parse_settings(case.settings).all_stated() for case in chosen]
     handles = [
         engine.submit(
             list(case.prompt),
