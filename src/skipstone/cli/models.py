@@ -53,7 +53,7 @@ def _named(name: str) -> Architecture:
 def _say_all(entry: Architecture) -> None:
     guide = entry.guide
     say((entry.title, "head"), f"  {entry.name}, model_type {entry.model_type}")
-    lines = [("checkpoints", guide.checkpoints), ("ids", guide.ids)]
+    lines = [("checkpoints", guide.checkpoints), ("ids", guide.ids), ("chat", guide.chat)]
     lines += [("recommended", f"{guide.spec or 'the defaults'} ({guide.by})")]
     lines += [("answers end at", ", ".join(("EOS", *entry.stop_tokens)))]
     lines += [("checked", line) for line in guide.verified]

@@ -34,8 +34,9 @@ DREAM = Architecture(
     read=_read,
     names=LLAMA_NAMES,
     guide=Guide(
-        checkpoints="Dream-v0-7B Base and Instruct, Dream-Coder-7B, DiffuCoder-7B",
+        checkpoints="Dream-v0-7B Base and Instruct, Dream-Coder-7B, DiffuCoder-7B, d3LLM-Dream",
         ids="mask 151666, EOS 151643, from config.json",
+        chat="ChatML: turns ended by <|im_end|>",
         verified=(
             "logits of the published modelling file, within 1e-4",
             "tokens and forwards of diffusion_generate and of Fast-dLLM's Dream: 74 of 74",

@@ -43,8 +43,7 @@ def find_entry(path: Path, values: Mapping[str, object]) -> Architecture:
                 f"{path}: {_quantised(values[key])}; quantised checkpoints are not supported, use "
                 f"the original"
             )
-    named, kind = values.get("architectures"), values.get("model_type")
-    architecture = named[0] if isinstance(named, list) and named else None
+    architecture, kind = _class_of(path, values), values.get("model_type")
     for entry in ARCHITECTURES.values():
         # A file that names no class is that of the first entry with its type.
         unnamed = () if entry.needs_name else (None, entry.model_type)
@@ -52,6 +51,19 @@ def find_entry(path: Path, values: Mapping[str, object]) -> Architecture:
             return entry
     reason = _reason(kind if architecture is None else architecture, kind)
     raise CheckpointError(f"{path}: {reason}; {_choice()}")
+
+
+def _class_of(path: Path, values: Mapping[str, object]) -> object:
+    """The class that a file names first; None if it names none."""
+    named = values.get("architectures")
+    if named is None or named == []:
+        return None
+    if isinstance(named, list):
+        return named[0]
+    raise CheckpointError(
+        f"{path}: architectures is {shown(named)}, must be a list with the name of a class; copy "
+        f"config.json from the published checkpoint"
+    )
 
 
 def _choice() -> str:

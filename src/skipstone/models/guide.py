@@ -14,6 +14,8 @@ class Guide:
     """Published models that it loads."""
     ids: str
     """Special ids that its published checkpoints have, and where the mask's comes from."""
+    chat: str
+    """How its chat models are talked to; the template is the checkpoint's own."""
     verified: tuple[str, ...]
     """What was compared with what, a sentence each."""
     recommended: Mapping[str, str] = field(default_factory=dict)

@@ -34,8 +34,9 @@ ILLADA = Architecture(
     guide=Guide(
         checkpoints="iLLaDA-8B Base and Instruct",
         ids="mask 5, which no published file says; EOS 2",
+        chat="as its tokenizer says",
         verified=(
-            "logits of the published modelling file, transcribed by hand, within 1e-4",
+            "logits of a transcription of the published modelling file, within 1e-4",
             "tokens and forwards of LLaDA's generate and var_generate, of Fast-dLLM's threshold, "
             "and of an order from left to right: 46 of 46",
         ),

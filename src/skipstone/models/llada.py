@@ -189,11 +189,13 @@ LLADA = Architecture(
     read=_read,
     names=NAMES,
     guide=Guide(
-        checkpoints="LLaDA-8B Base and Instruct, LLaDA-1.5",
+        checkpoints="LLaDA-8B Base and Instruct, LLaDA-1.5, d3LLM-LLaDA",
         ids="mask 126336, EOS 126081, from config.json",
+        chat="turns with headers as in Llama 3, each ended by <|eot_id|>",
         verified=(
-            "logits of Fast-dLLM's modelling file, within 1e-4",
-            "tokens and forwards of Fast-dLLM's generate without cache, with prefix and dual cache",
+            "logits of Fast-dLLM's modelling file, within 1e-4, whole and of a block over a cache",
+            "tokens and forwards of Fast-dLLM's generate without cache, with prefix and dual cache:"
+            " 147 of 147, and 138 of 138 with grouped queries",
         ),
         by="Fast-dLLM's threshold and dual cache, which are Skipstone's defaults",
     ),
@@ -215,4 +217,5 @@ LLADA = Architecture(
         },
         template=HEADERS,
     ),
+    stop_tokens=("<|eot_id|>",),
 )

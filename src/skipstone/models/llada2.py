@@ -137,6 +137,11 @@ def _experts(fields: Fields) -> MoEConfig:
 
 def _groups(fields: Fields, num_experts: int, top_k: int) -> tuple[int, int]:
     """Groups of experts, and how many of them a row may choose from."""
+    if (fields.stated("n_group") is None) != (fields.stated("topk_group") is None):
+        raise fields.refuse(
+            "only one of n_group and topk_group is written, and the other cannot be guessed; copy "
+            "config.json from the published checkpoint"
+        )
     groups = fields.divisor("n_group", "num_experts", 1)
     top_groups = fields.integer("topk_group", groups, most=groups)
     size = num_experts // groups
@@ -195,10 +200,11 @@ LLADA2 = Architecture(
     names=_NAMES,
     guide=Guide(
         checkpoints="LLaDA2.0 and 2.1, mini and flash, CAP",
-        ids="mask 156895, EOS 156892",
+        ids="mask 156895, from config.json or the tokenizer; EOS 156892",
+        chat="<role>HUMAN</role> and its like before a turn, <|role_end|> behind it",
         verified=(
             "logits of the published modelling file, within 1e-4",
-            "tokens and forwards of the published generation of 2.0 and of 2.1",
+            "tokens and forwards of the published generation of 2.0 and of 2.1: 78 of 78",
         ),
         recommended={
             "unmask": "quota:threshold=0.95",

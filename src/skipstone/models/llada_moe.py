@@ -65,7 +65,7 @@ def _read(fields: Fields) -> ModelConfig:
 def _check_layers(fields: Fields, num_layers: int) -> None:
     """Refuse layers without experts, which no published checkpoint has."""
     stated = fields.stated("moe_layer_freq")
-    if stated is not None and stated not in (1, [1] * num_layers):
+    if isinstance(stated, bool) or stated not in (None, 1, [1] * num_layers):
         raise fields.refuse(
             f"moe_layer_freq must be 1 for each of the {num_layers} layers: layers without experts "
             f"are not computed, use a published LLaDA-MoE checkpoint"
@@ -106,11 +106,12 @@ LLADA_MOE = Architecture(
     guide=Guide(
         checkpoints="LLaDA-MoE-7B-A1B Base and Instruct",
         ids="mask 156895, from the tokenizer; EOS 156892",
+        chat="<role>HUMAN</role> and its like before a turn, <|role_end|> behind it",
         verified=(
             "logits of the published modelling file, within 1e-4",
             "tokens and forwards of LLaDA's generate and of dInfer's loops: 52 of 52",
         ),
-        by="LLaDA's generate with blocks of 32",
+        by="its authors' dInfer decodes by a threshold, as Skipstone does",
     ),
     example=Example(
         config=_EXAMPLE,

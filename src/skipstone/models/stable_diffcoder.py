@@ -37,11 +37,12 @@ STABLE_DIFFCODER = Architecture(
     read=_read,
     names=LLAMA_NAMES,
     guide=Guide(
-        checkpoints="Stable-DiffCoder-8B Base and Instruct",
+        checkpoints="Stable-DiffCoder-8B-Instruct",
         ids="mask <[MASK_TOKEN]>, from the tokenizer; EOS 2",
+        chat="as its tokenizer says",
         verified=(
             "logits of the published modelling file, within 1e-4",
-            "tokens and forwards of the published generation",
+            "tokens and forwards of the published generation: 52 of 52",
         ),
         recommended={"unmask": "threshold:value=0.95", "stop_after": "block"},
         by="the defaults of its published code",

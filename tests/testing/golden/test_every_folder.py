@@ -36,7 +36,7 @@ def cut(recorded: Path, to: Path) -> Path:
     target = to / ("policies/one" if of_policy else recorded.name)
     target.mkdir(parents=True)
     content = json.loads(source.read_text())
-    kept = [raw for raw in _shortest(recorded, content["cases"] if of_policy else content)]
+    kept = list(_shortest(recorded, content["cases"] if of_policy else content))
     if of_policy:
         (to / source.stem).symlink_to(recorded.parents[1] / source.stem)
         write(target / source.name, content | {"cases": kept})
@@ -70,7 +70,7 @@ def write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value))
 
 
-@pytest.mark.parametrize("name", (*FOLDERS, *POLICIES))
+@pytest.mark.parametrize("name", [*FOLDERS, *POLICIES])
 def test_the_shortest_case_of_each_kind_comes_again_and_no_other_answer(
     golden_dir: Path, tmp_path: Path, name: str
 ) -> None:
@@ -94,7 +94,7 @@ def test_the_shortest_case_of_each_kind_comes_again_and_no_other_answer(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", (*FOLDERS, *POLICIES))
+@pytest.mark.parametrize("name", [*FOLDERS, *POLICIES])
 def test_every_recorded_case_comes_again(golden_dir: Path, name: str) -> None:
     done = replay(golden_dir / name)
     assert done.exit_code == 0, done.output
