@@ -17,13 +17,13 @@ from skipstone.bench.gate import Check
 from skipstone.bench.plan import StepShape, parse_generation
 from skipstone.bench.random_model import random_model as of_shape
 from skipstone.bench.spaced import SpacedSkip
-from skipstone.bench.timing import Clock, Job, Rig, in_turn
+from skipstone.bench.timing import Clock, Job, Rig, in_turn, store_bytes
 from skipstone.cli.main import run
 from skipstone.engine.ages import Ages
 from skipstone.engine.forward.runner import Pass, Runner
 from skipstone.engine.prompts import Prompt
 from skipstone.engine.roofline import Card, Work, bound
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, NoRoomError
 from skipstone.models.load import Model
 from skipstone.models.shapes import LLADA_8B
 from skipstone.ops import backend
@@ -143,6 +143,15 @@ def test_a_step_is_from_one_choice_to_the_next(rig: Rig, monkeypatch: pytest.Mon
     work = Work(2, 8, 24, scored=0.5)
     floor = bound(CARD, rig.model.config, work, weight_bytes=8).seconds * 1e3
     assert found.times_floor == pytest.approx(7.0 / floor)
+
+
+def test_a_store_of_what_a_job_needs_holds_all_its_requests_at_once(rig: Rig) -> None:
+    job = cells.step_job(rig.model.config, StepShape(3, 40, 8), NoSkip())
+    clock = Clock(rig.model, f"{store_bytes(rig.model, job)}B")
+    assert [len(result.stats.steps) for result in clock.run(job)] == [4] * 3
+    less = Clock(rig.model, f"{store_bytes(rig.model, replace(job, prompts=job.prompts[:1])) - 1}B")
+    with pytest.raises(NoRoomError):
+        less.run(job)
 
 
 def test_every_cached_step_is_a_sample(rig: Rig) -> None:

@@ -15,6 +15,8 @@ import torch
 from skipstone.bench.stamped import StampedFixed, Stamps
 from skipstone.engine import Engine, Result, Settings
 from skipstone.engine.roofline import Card
+from skipstone.memory.ranges import rounded
+from skipstone.memory.store import cell_bytes
 from skipstone.models.load import Model
 from skipstone.unmask import Fixed
 
@@ -76,9 +78,14 @@ def unadvised() -> Generator[None]:
 class Clock:
     """One engine for all jobs of a cell: they share its K/V store, and no other one is needed."""
 
-    def __init__(self, model: Model) -> None:
-        """Time a model with the runner that the engine takes on its device."""
-        self._engine = Engine(model)
+    def __init__(self, model: Model, memory: str | None = None) -> None:
+        """Time a model with the runner that the engine takes on its device.
+
+        Args:
+            model: what decodes.
+            memory: for keys and values, as an engine takes it; None for what it takes by itself.
+        """
+        self._engine = Engine(model, memory=memory)
 
     def run(self, job: Job) -> list[Result]:
         """Decode once, without a clock."""
@@ -130,20 +137,26 @@ def tried(model: Model, job: Job) -> tuple[float | None, list[Result]]:
     The memory is in GB, None on a CPU; all buffers, captured graphs and what a generation allocates
     are in it.
     """
-    network, clock = model.network, Clock(model)
+    network = model.network
     if network.device.type != "cuda":
-        return None, clock.run(job)
+        return None, Clock(model).run(job)
+    # By itself an engine takes half of a card, whatever a job needs.
+    stored = store_bytes(model, job)
+    clock = Clock(model, f"{stored}B")
     release()
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     for _ in range(WARM_UPS):
         clock.run(job)
     results = clock.run(job)
-    config = network.config
-    length = max(map(len, job.prompts)) + job.settings.gen_length
-    kv = config.num_kv_heads * config.head_width * network.dtype.itemsize
-    stored = 2 * config.num_layers * len(job.prompts) * length * kv
     return (torch.cuda.max_memory_allocated() - held - stored) / 1e9, results
+
+
+def store_bytes(model: Model, job: Job) -> int:
+    """What keys and values of a job's requests take, if each ends with a whole block."""
+    new = job.settings.gen_length + job.settings.whole_block
+    lengths = (len(prompt) + new for prompt in job.prompts)
+    return sum(map(rounded, lengths)) * cell_bytes(model.config, model.network.dtype)
 
 
 def release() -> None:
