@@ -136,6 +136,14 @@ OF_DECISIONS = (
         prompts=SURE,
     ),
     Specimen(
+        "a filling commits what is not sure",
+        (9,),
+        same("unmask=slow_fast"),
+        Truth(parted, where=candidates),
+        decisions.fills_what_is_not_sure,
+        prompts=SURE,
+    ),
+    Specimen(
         "every mask is near an anchor",
         (9,),
         same("unmask=local_leap:value=0.9,relaxed=0.4,radius=1"),

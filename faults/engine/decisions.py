@@ -27,6 +27,7 @@ from skipstone.unmask import (
     Klass,
     LocalLeap,
     Scores,
+    SlowFast,
     Threshold,
     UnmaskSession,
 )
@@ -184,6 +185,18 @@ def what_still_moves() -> Generator[None, None, None]:
         return start(replace(self, drift=1e9), geometry)
 
     with instead(Klass, "start", wrong):
+        yield
+
+
+@contextmanager
+def fills_what_is_not_sure() -> Generator[None, None, None]:
+    """SlowFast commits together what its value does not allow."""
+    start = SlowFast.start
+
+    def wrong(self: SlowFast, geometry: Geometry) -> UnmaskSession:
+        return start(replace(self, value=self.value / 2), geometry)
+
+    with instead(SlowFast, "start", wrong):
         yield
 
 

@@ -311,7 +311,8 @@ class StepContext:
 
     def length_at(self, at: RequestStep) -> int:
         """One past the last position that there is of a request, in its step."""
-        return at.stop if at.grows else self.canvas.length_of(at.slot)
+        length = at.stop if at.grows else self.canvas.length_of(at.slot)
+        return length if at.sees is None else min(length, at.prompt_length + at.sees)
 
     def _end(self, at: RequestStep) -> int:
         return at.reach.end(at.stop - 1, self.length_at(at))
@@ -319,8 +320,9 @@ class StepContext:
     def _span(self, at: RequestStep) -> tuple[int, int]:
         """The block's rows, and those before it that score what may still be a mask of it."""
         undecided = at.start + (at.opens_alone and at.step > 0)
-        first, end = at.reach.span(undecided, at.stop, self.length_at(at))
-        return min(at.start, first), end
+        length = self.length_at(at)
+        first, end = at.reach.span(undecided, at.stop, length)
+        return min(at.start, first), min(end, length)
 
     def rows_at(self, positions: Mapping[int, np.ndarray], *, refresh: Sequence[int] = ()) -> Rows:
         """Ascending positions by slot; ``refresh`` are slots whose requests are refreshed."""

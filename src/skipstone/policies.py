@@ -38,6 +38,7 @@ from skipstone.unmask import (
     LocalLeap,
     Margin,
     Quota,
+    SlowFast,
     Threshold,
     UnmaskPolicy,
 )
@@ -208,6 +209,7 @@ UNMASK = Kind[UnmaskPolicy](
         "hierarchical": Hierarchical,
         "klass": Klass,
         "local_leap": LocalLeap,
+        "slow_fast": SlowFast,
         "margin": Margin,
         "entropy": Entropy,
         "entropy_bound": EntropyBound,

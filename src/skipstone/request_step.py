@@ -40,6 +40,8 @@ class RequestStep:
     """Of a block-causal model: the K/V left of this position are those of final tokens."""
     base: int = 0
     """The cell of the K/V store in which its position 0 lies."""
+    sees: int | None = None
+    """Its rows see nothing from this offset on, nor are any computed there; None: they see all."""
     revises: bool = False
     """Whether committed tokens of the block are scored too, and may be replaced."""
     post_step: int = 0

@@ -34,6 +34,7 @@ from skipstone.unmask import (
     Need,
     Quota,
     Scores,
+    SlowFast,
     UnmaskPolicy,
 )
 from tests.conftest import context_at
@@ -63,6 +64,7 @@ UNMASKS: list[UnmaskPolicy] = [
     Hierarchical(None, None),
     Credit(0.6, alpha=2.0),
     LocalLeap(0.6, 0.35, 1),
+    SlowFast(0.6, 2, 0.3),
     LocalLeap(0.6, 0.2, 3),
     Fixed("left_to_right"),
     Fixed(schedule="time"),
@@ -122,6 +124,15 @@ unmasks = st.one_of(
         st.sampled_from([0.01, 0.02]),
         st.sampled_from([1, 2]),
         st.sampled_from(["all", "best"]),
+    ),
+    st.builds(
+        SlowFast,
+        st.sampled_from([0.3, 0.75, 0.9]),
+        st.integers(1, 3),
+        st.sampled_from([0.05, 0.5]),
+        st.integers(1, 3),
+        st.sampled_from([0.0, 1.0]),
+        st.booleans(),
     ),
     st.builds(
         LocalLeap,
@@ -223,7 +234,9 @@ def test_a_recorded_run_keeps_to_its_rule(
 
 def replay_of(rule: Settings, run: Settings) -> list[tuple[int, ...]]:
     """What the rule of some settings commits in the steps of another run."""
-    found = rule_of(rule.as_text())
+    record = trace_of(run).records[0]
+    stated = replace(record, header=replace(record.header, settings=rule.as_text()))
+    found = CommitRule.of(stated)
     assert found is not None
     return [found.commits(step) for step in steps_of(run)]
 

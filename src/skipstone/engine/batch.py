@@ -35,7 +35,14 @@ from skipstone.memory.prefixes import Prefix
 from skipstone.memory.store import Admitted
 from skipstone.models.base import ModelConfig
 from skipstone.rows import Rows
-from skipstone.unmask import Need, Scores, UnmaskPolicy, UnmaskSession, WeighingSession
+from skipstone.unmask import (
+    NarrowingSession,
+    Need,
+    Scores,
+    UnmaskPolicy,
+    UnmaskSession,
+    WeighingSession,
+)
 
 # Whoever comes waits a step if so many positions are about to be computed that it shares. Fewer
 # cost less than the step: on a card, one takes as long as reading the weights.
@@ -232,6 +239,18 @@ class Batch:
             return None
         asked = [s for s in self.unmasking.serving(context) if Need.LOGITS in s.policy.needs]
         return Weighing(cast("list[Served[UnmaskPolicy, WeighingSession]]", asked), self._failed)
+
+    def seen_B1(self, context: StepContext, failed: Failed) -> Tensor | None:
+        """How far the rows of the next step see, int64 [B, 1]; None: nobody's policy says so."""
+        asked = [s for s in self.unmasking.serving(context) if s.policy.narrows]
+        seen_B1 = None
+        for policy, session, same in cast("list[Served[UnmaskPolicy, NarrowingSession]]", asked):
+            with noting(failed, policy, same.active):
+                own_B1 = session.sees_B1
+                everything_B1 = torch.full_like(own_B1, self.canvas.gen_length)
+                before_B1 = everything_B1 if seen_B1 is None else seen_B1
+                seen_B1 = own_B1.where(same.forward_B1 >= 0, before_B1)
+        return seen_B1
 
     def select(self, scores: Scores, context: StepContext) -> tuple[Tensor, Failed]:
         """What the unmask policies of the requests commit, bool [B, G].

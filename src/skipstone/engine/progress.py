@@ -33,6 +33,8 @@ class RequestState:
     """Which step within the block that is."""
     forward: int = 0
     """Forwards that it has taken part in."""
+    sees: int | None = None
+    """From which offset on its rows see nothing; None: they see all."""
     reused: int = 0
     """Its first positions, whose K/V were there when it came."""
     stats: list[StepStats] = field(default_factory=list)
@@ -90,6 +92,7 @@ class RequestState:
             whole_blocks=request.settings.stop_after == "block",
             settled=max(self.reused, request.settled_before(block)),
             base=self.base,
+            sees=self.sees,
             revises=Need.COMMITTED in unmask.needs,
             post_step=post_step,
             post_steps=unmask.post_steps_of_block,

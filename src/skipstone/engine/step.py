@@ -50,6 +50,8 @@ class InFlightStep(NamedTuple):
     board: Board
     commit_BG: Tensor
     region: HostCopy
+    seen: HostCopy | None
+    """How far the rows of each request see in its next step; None: as far as there is anything."""
     failed: Failed
 
 
@@ -110,6 +112,7 @@ class Stepper:
         )
         scores = batch.scorer.eligible(done, rows, context)
         committed, failed = self.commit(scores, context)
+        seen_B1 = batch.seen_B1(context, failed)
         states = tuple(batch.state(at.slot) for at in context.requests)
         for state, at in zip(states, context.requests, strict=True):
             state.launched(at)
@@ -126,6 +129,7 @@ class Stepper:
             board=batch.scorer.board.copy() if overtaken else batch.scorer.board,
             commit_BG=committed.commit_BG,
             region=to_host(committed.region_2BG),
+            seen=None if seen_B1 is None else to_host(seen_B1),
             failed=failed,
         )
 
@@ -162,7 +166,9 @@ class Stepper:
         broken = (region.status_BG == Status.BROKEN).any(1)
         pairs = list(zip(flight.states, flight.context.requests, strict=True))
         self._count(flight, pairs, decided_BG, edited_BG)
+        seen_B1 = None if flight.seen is None else flight.seen.wait()
         for state, at in pairs:
+            state.sees = None if seen_B1 is None else int(seen_B1[at.slot, 0])
             offsets = np.flatnonzero(decided_BG[at.slot])
             if at.slot in flight.failed:
                 found.broken.append((state, flight.failed[at.slot]))

@@ -1,6 +1,11 @@
 """Unmask policies: what is committed in a step."""
 
-from skipstone.unmask.base import UnmaskPolicy, UnmaskSession, WeighingSession
+from skipstone.unmask.base import (
+    NarrowingSession,
+    UnmaskPolicy,
+    UnmaskSession,
+    WeighingSession,
+)
 from skipstone.unmask.credit import Credit
 from skipstone.unmask.dream_threshold import DreamThreshold
 from skipstone.unmask.editing import Editing
@@ -15,6 +20,7 @@ from skipstone.unmask.local_leap import LocalLeap
 from skipstone.unmask.margin import Margin
 from skipstone.unmask.quota import Quota
 from skipstone.unmask.scores import HostScores, MaskLogits, Need, Scores
+from skipstone.unmask.slow_fast import SlowFast
 from skipstone.unmask.threshold import Threshold
 
 __all__ = [
@@ -32,9 +38,11 @@ __all__ = [
     "LocalLeap",
     "Margin",
     "MaskLogits",
+    "NarrowingSession",
     "Need",
     "Quota",
     "Scores",
+    "SlowFast",
     "Threshold",
     "UnmaskPolicy",
     "UnmaskSession",

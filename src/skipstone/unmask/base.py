@@ -51,6 +51,18 @@ class WeighingSession(UnmaskSession, Protocol):
         ...
 
 
+class NarrowingSession(UnmaskSession, Protocol):
+    """What a policy remembers that ``narrows`` what rows see."""
+
+    @property
+    def sees_B1(self) -> Tensor:
+        """int64 [B, 1]: from this offset on, the rows of a request's next step see nothing.
+
+        Asked after ``select``, and read by the host together with what was committed.
+        """
+        ...
+
+
 class UnmaskPolicy:
     """A policy, to derive from: what it declares, what it decides, and its rule once more.
 
@@ -112,6 +124,11 @@ class UnmaskPolicy:
 
         The row that scores it from the block before is then not computed again.
         """
+        return False
+
+    @property
+    def narrows(self) -> bool:
+        """Whether its session says how far the rows of the next step see; it is not pure then."""
         return False
 
     def idle(self) -> tuple[str, ...]:

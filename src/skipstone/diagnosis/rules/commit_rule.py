@@ -14,17 +14,19 @@ from skipstone.unmask import Need
 
 
 def examine(case: Case) -> Answer:
-    """Rules that edit, or weigh the logits, otherwise, by setting or against it; or other rules."""
+    """Rules that edit or remember otherwise, by setting or against it; or other rules."""
     if edited := edited_otherwise(case):
         return of_edits(case, edited, COMMIT_RULE, RULE.number)
     rule = CommitRule.of(case.record_b)
+    if rule is not None and not rule.policy.pure and (found := _by_setting(case, rule)):
+        return found
     if rule is not None and Need.LOGITS in rule.policy.needs:
-        return _by_setting(case, rule) or _against_the_settings(case, rule)
+        return _against_the_settings(case, rule)
     return of_the_loop(case, COMMIT_RULE, RULE.number)
 
 
 def _by_setting(case: Case, rule: CommitRule) -> Finding | None:
-    """A setting of a policy that gives other logits decides."""
+    """A setting of a policy that remembers something decides."""
     found = swap(case) if case.expected.conforms else None
     if found is None or found.factors[0].setting != "unmask":
         return None
@@ -35,7 +37,7 @@ def _by_setting(case: Case, rule: CommitRule) -> Finding | None:
         what=Sentence("another setting of the unmask policy decides"),
         where=place(step, None, None if first is None else first.position),
         evidence=Sentence(
-            "{factors}; {policy} chooses by logits of its own, with what it remembers added",
+            "{factors}; {policy} chooses by what it remembers of earlier steps",
             factors=found.said,
             policy=Code(rule.name),
         ),

@@ -7,7 +7,14 @@ from functools import partial
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
-from skipstone.testing.golden.published import d2cache, dinfer, fast_dllm, klass, localleap
+from skipstone.testing.golden.published import (
+    d2cache,
+    dinfer,
+    fast_dllm,
+    klass,
+    localleap,
+    slowfast,
+)
 
 Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 
@@ -17,6 +24,7 @@ READERS: dict[str, Reader] = {
     "credit_decoding": dinfer.credit,
     "hierarchical": dinfer.hierarchical,
     "klass": klass.klass,
+    "slowfast": slowfast.slowfast,
     "localleap": localleap.localleap,
     "frechet_none": partial(fast_dllm.frechet, "none"),
     "frechet_prefix": partial(fast_dllm.frechet, "prefix"),
