@@ -184,6 +184,17 @@ def test_nothing_is_recommended_that_would_have_no_effect() -> None:
             assert made(name, **stated).idle() == ()
 
 
+def test_an_edit_sees_what_lies_right_of_a_mask() -> None:
+    engine = Engine(model_of("ILLaDAForCausalLM"), SMALL)
+    mask = engine.model.config.mask_id
+    canvas = [9, 8, mask, 7, *[mask] * 40, 6, 6, 11]
+    found = engine.edit(canvas).settings
+    assert (found.growing_canvas, found.eos_stop, found.stop_after) == (False, False, "token")
+    other = engine.edit([*canvas[:-1], 200]).tokens
+    assert other[0] != engine.edit(canvas).tokens[0]
+    assert engine.edit(canvas, growing_canvas=True).settings.growing_canvas is True
+
+
 # ---------------------------------------------------------------- runs beside each other
 
 

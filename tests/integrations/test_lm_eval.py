@@ -15,6 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
 from skipstone.engine import Engine
+from skipstone.engine.defaults import with_defaults
 from skipstone.errors import CheckpointError, ConfigError, PromptError
 from skipstone.integrations.lm_eval import SkipstoneLM
 from skipstone.integrations.model_args import read_model_args
@@ -389,3 +390,14 @@ def test_model_args_win_over_the_harness_and_its_default_device_is_no_demand() -
     lm = SkipstoneLM.create_from_arg_string("batch_size=3,device=cpu", harness_says)
     assert lm.args.setup.batch_size == 3
     assert lm.model.network.device.type == "cpu"
+
+
+def test_a_task_and_its_user_win_over_what_the_model_recommends(tmp_path: Path) -> None:
+    model = str(write_checkpoint(tmp_path, architecture="DreamModel"))
+    dream = SkipstoneLM(model=model, gen_length=16)
+    assert dream.get_model_info()["skipstone_settings"]["temperature"] == "0.2"  # type: ignore[index]
+    greedy = dream._settings({"do_sample": False})
+    drawn = dream._settings({"do_sample": True, "temperature": 0.7})
+    found = [with_defaults(settings, dream.model) for settings in (greedy, drawn)]
+    assert [(one.temperature, one.top_p) for one in found] == [(0.0, None), (0.7, 0.95)]
+    assert {one.as_text()["unmask"].split(",")[0] for one in found} == {"fixed:order=entropy"}

@@ -630,3 +630,20 @@ def test_a_repeated_prompt_is_refused(
     twice = [Question("a", line=1), Question("b", line=2), Question("a", line=4)]
     with pytest.raises(PromptError, match=r"prompt 3 \(line 4\) is the same as prompt 1"):
         run_sweep(tiny, twice, settings, tmp_path / "o", baseline=EXACT)
+
+
+def test_a_sweep_of_a_model_that_draws_by_itself_compares_what_is_stated(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "dream", architecture="DreamModel")
+    dream = load(directory, device="cpu")
+    asked = Settings(gen_length=16)
+    grid = parse_grid("cache=none,prefix", asked, exact(asked))
+    sweep = run_sweep(
+        dream, QUESTIONS[:2], grid.settings, tmp_path / "sweep", baseline=exact(asked)
+    )
+    runs = [sweep.baseline, *(setting.settings for setting in sweep.settings)]
+    assert [(run.temperature, run.top_p) for run in runs] == [(0.0, None)] * 3
+    entropy = "fixed:order=entropy,schedule=time,eps=0.001,first_alone=False"
+    assert [run.as_text()["unmask"] for run in runs[1:]] == [entropy] * 2
+    # What is recommended as a run spec decodes so without the model's word.
+    assert "order=entropy,schedule=time" in sweep.settings[0].spec
+    assert sweep.baseline.unmask == Fixed()

@@ -62,3 +62,51 @@ def test_fields_of_its_config_can_be_changed(tmp_path: Path) -> None:
     )
     assert skipstone.load(directory, device="cpu").config.reach.block_size == 8
     assert "chat_template" not in json.loads((directory / "tokenizer_config.json").read_text())
+
+
+TURNS = [
+    {"role": "system", "content": "S"},
+    {"role": "user", "content": "U"},
+    {"role": "assistant", "content": "A"},
+    {"role": "user", "content": "V"},
+]
+HEADERS = "".join(
+    f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}"
+    for role, text in (
+        ("system", "S<|eot_id|>"),
+        ("user", "U<|eot_id|>"),
+        ("assistant", "A<|eot_id|>"),
+        ("user", "V<|eot_id|>"),
+        ("assistant", ""),
+    )
+)
+CHATML = (
+    "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n"
+    "<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nV<|im_end|>\n<|im_start|>assistant\n"
+)
+ROLE_TAGS = (
+    "<role>SYSTEM</role>S<|role_end|><role>HUMAN</role>U<|role_end|>"
+    "<role>ASSISTANT</role>A<|role_end|><role>HUMAN</role>V<|role_end|><role>ASSISTANT</role>"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "rendered"),
+    [
+        ("LLaDAModelLM", f"<|startoftext|>{HEADERS}"),
+        ("DreamModel", CHATML),
+        ("SDARForCausalLM", CHATML),
+        ("LLaDAMoEModelLM", ROLE_TAGS),
+        ("LLaDA2MoeModelLM", ROLE_TAGS),
+    ],
+)
+def test_turns_are_written_as_its_authors_write_them(
+    tmp_path: Path, name: str, rendered: str
+) -> None:
+    model = skipstone.load(write_checkpoint(tmp_path, architecture=name), device="cpu")
+    assert model.text.render(TURNS) == rendered
+    # The token that ends a turn is one of those that end an answer, and is no part of its text.
+    (end,) = model.stop_ids
+    assert rendered.count(model.text.token(end)) == 4
+    assert end in model.text.encode(TURNS)
+    assert model.text.decode([65, end]) == model.text.decode([65])

@@ -252,6 +252,9 @@ class Engine:
             raise PromptError(f"the canvas has no mask to fill in: put id {mask_id} where one is")
         first = ids.index(mask_id)
         own = SettingsFields(eos_stop=False) | changes
+        if "growing_canvas" not in self._stated.stated:
+            # What was given right of a mask is there to be seen, whatever a model recommends.
+            own.setdefault("growing_canvas", False)
         own["gen_length"] = len(ids) - first
         settings = with_defaults(self._stated.replace(**own), self.model)
         request = self._request_of(ids[:first], ids[first:], settings, where="the canvas")
