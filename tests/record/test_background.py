@@ -215,7 +215,7 @@ def test_what_is_put_into_records_late_is_what_was_seen(
     model: Model, unmask: Threshold | Factor
 ) -> None:
     """Records made after the whole run, when every tensor of the view has been overwritten."""
-    settings = Settings(**(vars(BASE) | {"skip": LOW, "unmask": unmask}))
+    settings = BASE.replace(skip=LOW, unmask=unmask)
     late = list[Decisions]()
     recorder = Recorder()
     looking = Looking(lambda view: late.append(Decisions.copy(view)))
