@@ -194,6 +194,34 @@ def test_a_forked_process_decodes_by_itself() -> None:
     assert ended(code) == (0, "16\n16\n", "")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_waits_for_the_end_of_a_step() -> None:
+    code = (
+        "import os, threading, time, skipstone\n"
+        "from skipstone.engine.observe import Taps\n"
+        "lock, inside = threading.Lock(), threading.Event()\n"
+        "def look(view):\n"
+        "    with lock:\n"
+        "        inside.set()\n"
+        "        time.sleep(0.5)\n"
+        "class Looking:\n"
+        "    taps = Taps()\n"
+        "    def on_start(self, *run): pass\n"
+        "    def on_step(self, view): look(view)\n"
+        "    def on_end(self, results): pass\n"
+        "e = skipstone.Engine(skipstone.load('pebble'), unmask='fixed', gen_length=4)\n"
+        "decode = lambda: e.generate('Who is Newton?', observer=Looking())\n"
+        "threading.Thread(target=decode).start()\n"
+        "inside.wait()\n"
+        "child = os.fork()\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+        "else:\n"
+        "    print(lock.acquire(timeout=1), flush=True)\n"
+        "    os._exit(0)\n"
+    )
+    assert ended(code) == (0, "True\n", "")
+
+
 def test_whoever_decodes_while_the_process_ends_does_not_wait_for_ever() -> None:
     code = (
         "import atexit\n"

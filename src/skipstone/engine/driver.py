@@ -12,6 +12,7 @@ import atexit
 import contextvars
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from skipstone.engine.request import Handle
 
 # How long a waiting thread sleeps at most before it looks whether it can be interrupted.
 _NAP_SECONDS = 0.2
+# How long a fork waits for the end of a step; two threads that fork wait for each other so long.
+_FORK_SECONDS = 5.0
 
 
 # A thread that is killed in the middle of a step may take the process down with it.
@@ -41,13 +44,30 @@ def _end() -> None:
         thread.join()
 
 
+# Threads that fork this process; no turn begins meanwhile. A list: a lock would be forked as it is.
+_forking = list[int]()
+
+
+def _stand() -> None:
+    """Before a fork: a lock that a step holds, whosever it is, would be held in the child."""
+    _forking.append(threading.get_ident())
+    end = time.monotonic() + _FORK_SECONDS
+    while any(driver.turns_elsewhere() for driver in tuple(_drivers)) and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def _go_on() -> None:
+    _forking.clear()
+
+
 def _forked() -> None:
+    _forking.clear()
     for driver in tuple(_drivers):
         driver.forked()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_stand, after_in_parent=_go_on, after_in_child=_forked)
 
 
 class Driver:
@@ -111,6 +131,10 @@ class Driver:
         self._loop, self._lock, self._owner = None, threading.Lock(), None
         for handle in lost:
             handle.lose(CancelledError("submitted before the fork: the parent process decodes it"))
+
+    def turns_elsewhere(self) -> bool:
+        """Whether another thread is in the middle of a turn."""
+        return self._turning not in (None, threading.get_ident()) and self._owner is not None
 
     def _may_wait(self) -> bool:
         """Whether this thread may wait for others: not while it is in the middle of their step."""
@@ -183,12 +207,15 @@ class Driver:
     @torch.inference_mode()
     def _turn(self) -> bool:
         """One turn of the loop, laid out anew where those that wait need it; False: no work."""
-        loop = self._loop
-        if loop is None:
-            return self._begin_next()
         self._turning = threading.get_ident()
+        while _forking:
+            self._turning = None
+            time.sleep(0.001)
+            self._turning = threading.get_ident()
         try:
-            if loop.turn():
+            if self._loop is None:
+                return self._begin_next()
+            if self._loop.turn():
                 return True
         except Exception as error:  # raised where its requests are waited for
             self._abandon(error)
