@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from skipstone.engine import Engine, Settings
+from skipstone.engine import Engine
 from skipstone.engine.observe import Observers, StepView
 from skipstone.errors import TraceError
 from skipstone.models.load import Model
