@@ -71,6 +71,13 @@ def diverged(a: RunRecord, b: RunRecord) -> StepRecord | None:
     return min(found, key=lambda step: step.forward, default=None)
 
 
+def still_changing(a: RunRecord, b: RunRecord) -> StepRecord | None:
+    """The last step of the first block that B leaves where A goes on in it."""
+    first = compare(a, b).first
+    steps = [s for s in b.steps if first is not None and s.block == first.block]
+    return steps[-1] if steps else None
+
+
 def commits_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
     """The first step of B that commits otherwise than A did from the same canvas."""
     theirs = {step.canvas: step for step in reversed(a.steps)}

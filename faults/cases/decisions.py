@@ -18,6 +18,7 @@ from faults.truth import (
     masks_stay,
     parted,
     scored_otherwise,
+    still_changing,
 )
 
 OF_DECISIONS = (
@@ -149,6 +150,29 @@ OF_DECISIONS = (
         same("unmask=local_leap:value=0.9,relaxed=0.4,radius=1"),
         Truth(parted, where=candidates),
         decisions.anchors_everywhere,
+        prompts=SURE,
+    ),
+    Specimen(
+        "the bound of edits does not arrive",
+        (31,),
+        same("unmask=editing:threshold=0.3"),
+        Truth(parted, where=candidates),
+        decisions.edits_at_any_odds,
+        prompts=SURE,
+    ),
+    Specimen(
+        "a block ends while tokens of it change",
+        (31,),
+        same("unmask=editing:threshold=0.2,edit=0.1,post_steps=4"),
+        Truth(still_changing, where=in_block),
+        decisions.ends_while_it_changes,
+        prompts=SURE[:2],
+    ),
+    Specimen(
+        "the bound of edits, by setting",
+        (31,),
+        against("unmask=editing:threshold=0.3", "unmask=editing:threshold=0.3,edit=0.4"),
+        Truth(parted, where=candidates),
         prompts=SURE,
     ),
     Specimen(

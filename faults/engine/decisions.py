@@ -22,6 +22,7 @@ from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
 from skipstone.unmask import (
     Credit,
+    Editing,
     Factor,
     Fixed,
     Klass,
@@ -161,6 +162,25 @@ def factor_without_rank() -> Generator[None, None, None]:
         return (enough_BG | best_BG) & ~confidence_BG.isneginf()
 
     with instead(Factor, "select", wrong):
+        yield
+
+
+@contextmanager
+def edits_at_any_odds() -> Generator[None, None, None]:
+    """Committed tokens are replaced wherever another one is more probable, whatever the bound."""
+    select = Editing.select
+
+    def wrong(self: Editing, scores: Scores, context: StepContext) -> Tensor:
+        return select(replace(self, edit=0.0), scores, context)
+
+    with instead(Editing, "select", wrong):
+        yield
+
+
+@contextmanager
+def ends_while_it_changes() -> Generator[None, None, None]:
+    """A block ends with its last mask, though its tokens may still be edited."""
+    with instead(RequestState, "_may_revise", False):
         yield
 
 

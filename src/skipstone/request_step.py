@@ -46,13 +46,8 @@ class RequestStep:
     """Whether committed tokens of the block are scored too, and may be replaced."""
     post_step: int = 0
     """Which of the steps it is that find no mask in the block, from 1; 0 where there are some."""
-    post_steps: int = 0
-    """At most so many of them."""
-
-    @property
-    def may_end(self) -> bool:
-        """Whether the block ends with this step even if something is changed in it."""
-        return self.post_step >= self.post_steps
+    may_end: bool = True
+    """Whether the block ends with this step if no mask is left, even if something is changed."""
 
     @property
     def steps_left(self) -> int:

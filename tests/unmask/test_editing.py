@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from math import inf
+from pathlib import Path
 from typing import Literal
 from unittest.mock import patch
 
@@ -25,11 +26,12 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.diagnose import diagnose
 from skipstone.diagnosis.finding import Proof
+from skipstone.diff import compare
 from skipstone.engine.observe import StepView
 from skipstone.engine.progress import RequestState
 from skipstone.engine.score.scorer import Scorer
 from skipstone.errors import ConfigError, PolicyError, SkipstoneError
-from skipstone.record import RunRecord
+from skipstone.record import RunRecord, TraceWriter, open_trace
 from skipstone.skip import NoSkip, SkipPolicy
 from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from skipstone.unmask import Editing, HostScores, Need, Scores, UnmaskPolicy
@@ -286,6 +288,18 @@ def test_a_stop_id_ends_a_request_once_it_can_no_longer_be_edited(
     assert edited_away
 
 
+def test_a_stop_id_ends_a_request_where_the_budget_ends_its_block() -> None:
+    model = uneven_model(1)
+    # All masks are committed at once; the second step edits, and is the last of the budget.
+    short = of(Editing(0.0, 0.0)).replace(budget="stop", steps=6)
+    free = Engine(model, short).generate(PROMPT)
+    assert [(s.step, s.edited > 0) for s in free.stats.steps[:2]] == [(0, False), (1, True)]
+    for stop in free.tokens[:6]:
+        result = Engine(model, short.replace(stop_ids=(stop,))).generate(PROMPT)
+        assert result.stats.steps == free.stats.steps[:2]
+        assert result.tokens[:6] == free.tokens[:6]
+
+
 def test_given_tokens_of_a_canvas_are_never_edited() -> None:
     engine, mask = Engine(uneven_model(1), of(EAGER)), uneven_model(1).config.mask_id
     given = [mask, mask, 9, mask, 11, mask, mask, 12]
@@ -303,6 +317,22 @@ def test_a_number_that_is_none_where_a_token_is_committed_ends_the_request() -> 
 
     with patch.object(Scorer, "_revisable", broken), pytest.raises(SkipstoneError, match="finite"):
         Engine(uneven_model(1), of(EAGER)).generate(PROMPT)
+
+
+def test_a_trace_of_a_run_that_was_killed_has_its_edits(tmp_path: Path) -> None:
+    whole = run_of(of(EAGER))
+    with TraceWriter(tmp_path / "killed") as sink:
+        sink.begin([whole.header], "decisions")
+        for step in whole.steps[:6]:
+            sink.step(0, step, {})
+    with open_trace(tmp_path / "killed") as trace:
+        (killed,) = trace.records
+        rule = CommitRule.of(killed)
+        assert rule is not None
+        assert [step.edited for step in killed.steps] == [s.edited for s in whole.steps[:6]]
+        assert [rule.commits(step) for step in killed.steps] == [s.committed for s in killed.steps]
+        assert compare(whole, killed).first is not None
+    assert any(step.edited for step in whole.steps[:6])
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,13 @@ class RequestState:
 
     def stays_in(self, block: Block, host: HostCanvas) -> bool:
         """Whether its next step is in the block that it was in: what is there is not final yet."""
-        request = self.request
-        within = request.settings.budget == "finish" or self.step < request.budget(block)
+        within = self._is_within(block, self.step)
         return within and bool(host.masks(self.slot, block) or self._may_revise)
+
+    def _is_within(self, block: Block, step: int) -> bool:
+        """Whether the budget has this step."""
+        request = self.request
+        return request.settings.budget == "finish" or step < request.budget(block)
 
     @property
     def _may_revise(self) -> bool:
@@ -95,7 +99,7 @@ class RequestState:
             sees=self.sees,
             revises=Need.COMMITTED in unmask.needs,
             post_step=post_step,
-            post_steps=unmask.post_steps_of_block,
+            may_end=post_step >= unmask.post_steps_of_block or not self._is_within(block, step + 1),
         )
 
     @property

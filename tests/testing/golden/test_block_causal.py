@@ -6,6 +6,7 @@ In ``make test`` a few cases of each kind; all of them in ``make test-long``.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -83,3 +84,19 @@ def test_each_gives_its_tokens_beside_others_and_as_graphs(golden_dir: Path, nam
     for case, own, handle in zip(chosen, settings, handles, strict=True):
         alone = Engine(made, own).generate(list(case.prompt))
         assert handle.result().tokens == alone.tokens, case.name
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual", "dual:refresh_every=2"])
+def test_edits_are_the_same_with_every_cache(golden_dir: Path, cache: str) -> None:
+    folder = golden_dir / "llada2"
+    chosen = [case for case in cases(folder) if case.kind == "generate, 2.1"][:6]
+    edits = 0
+    for case in chosen:
+        kept = replace(case, settings={**case.settings, "cache": cache})
+        assert miss(model_of(folder), kept) == ""
+        engine = Engine(model_of(folder), parse_settings(kept.settings))
+        stats = engine.generate(list(case.prompt)).stats
+        # Not one forward less either: a step too early would be seen here.
+        assert stats.num_forwards == case.wanted.forwards
+        edits += stats.num_edits
+    assert edits
