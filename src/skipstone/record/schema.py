@@ -26,6 +26,9 @@ LAST_UNSEEN = (
 """What a run says that ended by itself, and whose last canvas is not known."""
 WITHIN = "given."
 """Begins what an environment has of plain values within the objects that a loop was given."""
+SCORE_OFFSET = "score_offset"
+"""Kind of the event that says which row scores a position of a foreign run: number ``offset``."""
+
 LOOP_WAS_GIVEN = "loop was given"
 """What an environment calls the names of the loop's arguments, and of those of the model."""
 

@@ -495,8 +495,16 @@ def test_rows_written_to_wrong_cache_positions_are_found() -> None:
 
 
 def test_tokens_taken_from_other_rows_are_found() -> None:
-    report, _ = watched(LLADA, lambda: in_place_loop(shift=1))
+    with sanitize(LLADA, mask_id=MASK, score_offset=0) as report:
+        in_place_loop(shift=1)
     assert "misaligned_rows" in kinds(report)
+
+
+def test_scores_of_the_row_before_are_told_and_are_no_mix_up() -> None:
+    report, _ = watched(LLADA, lambda: in_place_loop(shift=1))
+    assert kinds(report) == {"score_offset"}
+    with pytest.raises(ConfigError, match="score_offset is 2"), sanitize(LLADA, score_offset=2):
+        pass
 
 
 # Low precision.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 
+from skipstone.diagnosis.by_row import by_row, unlike
 from skipstone.diagnosis.case.attending import Attending
 from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.expected import Expected
@@ -47,8 +48,11 @@ class Case:
             sample_a: which request of A.
             sample_b: which request of B.
         """
+        apart = unlike(a.records[sample_a], b.records[sample_b])
+        if apart:
+            a, b = by_row(a, sample_a), by_row(b, sample_b)
         self.runs = Runs(a, b, sample_a, sample_b)
-        self.inquiry = Inquiry(experimenter)
+        self.inquiry = Inquiry(experimenter, apart)
         self.divergence = Parting(self.runs)
         self.noise = Noise(self.runs, self.inquiry, self.divergence)
         self.loops = Loops(self.runs, self.divergence, self.noise)

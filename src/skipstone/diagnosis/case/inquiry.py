@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from skipstone.diagnosis.by_row import by_row
 from skipstone.diagnosis.experiment import Experimenter, ExperimentRequest, Spent, Unavailable
 from skipstone.record import Trace
 from skipstone.sentence import Sentence
@@ -14,6 +15,8 @@ class Inquiry:
     """Asks for experiments, if somebody can carry them out."""
 
     experimenter: Experimenter | None = None
+    by_row: bool = False
+    """Whether logits are shown at the rows that computed them."""
     unavailable: list[Sentence] = field(default_factory=list)
     """Why experiments could not be made."""
     spent: bool = False
@@ -24,7 +27,8 @@ class Inquiry:
         if self.experimenter is None:
             return None
         try:
-            return self.experimenter.ask(experiment)
+            found = self.experimenter.ask(experiment)
+            return by_row(found) if self.by_row else found
         except Unavailable as reason:
             self.spent |= isinstance(reason, Spent)
             if reason.why not in self.unavailable:

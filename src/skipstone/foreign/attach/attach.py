@@ -23,8 +23,8 @@ from skipstone.foreign.attach.blocks import BLOCK_NAMES, said_length
 from skipstone.foreign.attach.layers import find_layers
 from skipstone.foreign.attach.wanted import AttachLevel, Wanted
 from skipstone.foreign.shared.calls import as_text
+from skipstone.foreign.shared.offset import check_offset
 from skipstone.quoting import shown
-from skipstone.reach import Reach
 from skipstone.tracing.record.recorder import Window
 
 
@@ -41,7 +41,7 @@ def attach(
     prompt_length: int | None = None,
     function_name: str = "",
     sanitize: bool = False,
-    score_offset: int = 0,
+    score_offset: int | None = None,
 ) -> Attached:
     """Record what a loop that is not ours does with ``model`` inside a ``with`` block.
 
@@ -63,7 +63,8 @@ def attach(
         function_name: name of the loop; empty takes the function that calls the model.
         sanitize: also follow the position of every row, as ``skipstone.sanitize`` does, and
             write what is found into the trace: slow, so nothing is said about time.
-        score_offset: -1 where logits are those of the next token, as Dream's are.
+        score_offset: 0, or -1 where logits are those of the next token, as Dream's are; None finds
+            it from the first commits, and the trace says how.
 
     Raises:
         ConfigError: the mask id or the layers are not known, or an argument is wrong.
@@ -84,7 +85,7 @@ def attach(
         stated=_settings(stated),
         function_name=function_name,
         sanitize=sanitize,
-        reach=Reach(score_offset=_score_offset(score_offset)),
+        score_offset=check_offset(score_offset),
     )
     return Attached(model, found, wanted)
 
@@ -119,14 +120,6 @@ def _prompt_length(given: int | None) -> int | None:
     checked("prompt_length", given, int | None)
     if given is not None and given < 0:
         raise ConfigError(f"prompt_length is {given}, must be at least 0")
-    return given
-
-
-def _score_offset(given: int) -> int:
-    if checked("score_offset", given, int) not in (0, -1):
-        raise ConfigError(
-            f"score_offset is {given}, must be 0, or -1 where a row scores the position after it"
-        )
     return given
 
 

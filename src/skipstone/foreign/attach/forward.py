@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from skipstone.foreign.attach.attended import Attended
-from skipstone.foreign.attach.kept import Kept, KeptTensor
-from skipstone.foreign.attach.output import Unguided, logits_of, rows_kept
+from skipstone.foreign.attach.kept import Kept, KeptScores, KeptTensor
+from skipstone.foreign.attach.offset import ScoreOffset
+from skipstone.foreign.attach.output import Unguided, logits_of
 from skipstone.foreign.attach.picks import Pick, picked_rows
-from skipstone.foreign.attach.scoring import NO_SCORES, Scoring, ScoringRows
+from skipstone.foreign.attach.scored import CallScores
 from skipstone.foreign.attach.seen import Seen
 from skipstone.foreign.attach.snapshot import Carriers, Snapshot
 from skipstone.foreign.attach.stores import Stores
@@ -26,7 +27,6 @@ from skipstone.foreign.attention.call import SeenAttention
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed, nowhere
 from skipstone.foreign.shared.caches import by_heads, returned
-from skipstone.reach import Reach
 from skipstone.record import Tap, TensorKey
 
 
@@ -42,6 +42,7 @@ class Forward:
         level: AttachLevel,
         layers: int,
         stores: Stores,
+        offset: ScoreOffset,
     ) -> None:
         """A call begins.
 
@@ -53,6 +54,7 @@ class Forward:
             level: which states, keys, values and logits are wanted.
             layers: of the model.
             stores: caches as the call before left them.
+            offset: says which positions rows score.
         """
         self.number = number
         self.placed = located.placed
@@ -60,18 +62,15 @@ class Forward:
         self.samples = located.samples
         self.unseen = ""
         """What the call did not show, and why."""
-        self.keeps = False
-        self.skip_layer = 0
-        self.width = 0
-        self.vocab_size = 0
-        self.dtype: torch.dtype | None = None
+        self.keeps, self.dtype = False, cast("torch.dtype | None", None)
+        self.skip_layer = self.width = self.vocab_size = 0
         self.rows_lost = ""
         self.unlocated = ""
         """Why it is not known which rows the layers compute."""
         self._chosen_CM: np.ndarray | None = None
         """Which rows of the ids the model computes, if it chose some itself."""
-        self._given_rows = rows
-        self._rows, self._layers = rows, layers
+        self._given_rows = self._rows = rows
+        self._layers = layers
         self._given, self._stores = given, stores
         self._ids_BN = located.ids_BN
         self._found = located.placed.positions_BN.shape[1] == rows
@@ -89,7 +88,8 @@ class Forward:
         # Scores are asked for first: they do not wait for all the rest.
         self._scores, self._tensors = Snapshot(), Snapshot()
         self._kept: list[Kept] = [[] for _ in range(batch)]
-        self._scored: list[Scoring | None] = [None] * batch
+        logits = self._tensors if self._others else None
+        self._scored = CallScores(number, layers, self.samples, offset, self._scores, logits)
         self._attended = Attended(number, located.canvas_BL.shape[1], self._tensors)
 
     def enters_whole(self, layer: int, x: Tensor) -> bool:
@@ -184,13 +184,12 @@ class Forward:
             positions = [self.placed.positions_BN[b][index] for b, index in enumerate(going)]
             self._attended.add(layer, call, attention, positions)
 
-    def end(self, output: object, mask_id: int, reach: Reach, axis: int | None) -> Tensor | None:
+    def end(self, output: object, mask_id: int, axis: int | None) -> Tensor | None:
         """Score the masks, and copy the cache if it is wanted.
 
         Args:
             output: of the model.
             mask_id: of the masks.
-            reach: which positions rows score.
             axis: the dimension of a cache that is its length, if it is known.
 
         Returns:
@@ -228,7 +227,7 @@ class Forward:
         for b, canvas_L in enumerate(self.before_BL):
             index = np.arange(rows) if rows == self._rows else self._going[b]
             given = self.placed.positions_BN[b][index], self._ids_BN[b][index]
-            self._score(b, logits_CNV, ScoringRows.of(reach, *given, canvas_L, mask_id), mask_id)
+            self._kept[b] += self._scored.take(b, logits_CNV, *given, canvas_L, mask_id)
         return returned_CNV
 
     def send(self, carriers: Carriers) -> None:
@@ -250,21 +249,21 @@ class Forward:
         """Keep the logits of a call with the same canvas, but for its prompt."""
         if not self._others:
             return
-        key = TensorKey(self.number, Tap.UNGUIDED, self._layers)
-        for kept, (positions, copy) in zip(self._kept, unguided, strict=False):
-            kept.append(KeptTensor(key, positions, copy, ()))
+        parts = self._scored.guided_by(unguided, self.before_BL.shape[1])
+        for kept, part in zip(self._kept, parts, strict=False):
+            kept.append(part)
 
     def logits(self) -> Unguided:
         """Those that were kept, of a call that turned out to have a hidden prompt itself."""
-        every = [k for kept in self._kept for k in kept if isinstance(k, KeptTensor)]
-        return [(k.positions, k.copy) for k in every if k.key.tap is Tap.LOGITS]
+        every = [k for kept in self._kept for k in kept if isinstance(k, KeptScores)]
+        return [(k.rows, k.copy) for k in every if k.key.tap is Tap.LOGITS]
 
     def seen(
         self, b: int, after: np.ndarray, next_rows: np.ndarray | None, seconds: float, mask_id: int
     ) -> tuple[Seen, Kept]:
         """One sample of the call, now that its canvas after the commit is known."""
         rows = self.placed.positions_BN[b]
-        scored = self._scored[b]
+        scores, shifted = self._scored.scores(b, after, mask_id)
         return Seen(
             forward=self.number,
             rows=rows,
@@ -276,8 +275,9 @@ class Forward:
             before=self.before_BL[b],
             after=after,
             next_rows=next_rows,
-            scores=NO_SCORES if scored is None else scored.as_committed(after, mask_id),
+            scores=scores,
             seconds=seconds,
+            shifted=shifted,
         ), self._kept[b]
 
     def _batched(self, x: Tensor) -> Tensor | None:
@@ -372,27 +372,6 @@ class Forward:
             key = TensorKey(self.number, tap, layer)
             for b, c in enumerate(self.samples.chosen.tolist()):
                 self._kept[b].append(KeptTensor(key, positions, copy, (y, c)))
-
-    def _score(self, b: int, logits_CNV: Tensor, scoring: ScoringRows, mask_id: int) -> None:
-        """Score the masks of one sample, from a copy: the loop may write into its logits."""
-        masks, logits_NV = scoring.row[scoring.masks], logits_CNV[int(self.samples.chosen[b])]
-        if not masks.size:
-            return
-        logits_CV = logits_NV[torch.from_numpy(masks).to(logits_NV.device)]
-        position, hidden = scoring.position[scoring.masks], self.samples.hidden
-        self._scored[b] = Scoring(position, logits_CV, mask_id, self._scores)
-        if self._others:
-            self._keep_logits(b, Tap.LOGITS, logits_NV, scoring)
-            if hidden is not None:
-                self._keep_logits(b, Tap.UNGUIDED, logits_CNV[int(hidden[b])], scoring)
-
-    def _keep_logits(self, b: int, tap: Tap, logits_NV: Tensor, scoring: ScoringRows) -> None:
-        kept, position = scoring.kept(rows_kept(logits_NV, scoring.row[scoring.masks]))
-        if some := not np.array_equal(kept, np.arange(logits_NV.shape[0])):
-            logits_NV = logits_NV[torch.from_numpy(kept).to(logits_NV.device)]
-        copy = self._tensors.take(logits_NV, own=some)
-        key = TensorKey(self.number, tap, self._layers)
-        self._kept[b].append(KeptTensor(key, position, copy, ()))
 
 
 def _rows(shape: torch.Size) -> int:

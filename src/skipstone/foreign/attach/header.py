@@ -7,6 +7,7 @@ import platform
 import torch
 from torch import nn
 
+from skipstone.foreign.attach.chance import generators
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.given import configuration
 from skipstone.foreign.attach.run import ForeignRun
@@ -23,11 +24,7 @@ def header_of(
     wanted: Wanted,
     done: Forward,
     run: ForeignRun,
-    *,
-    function_name: str,
-    called_at: str,
     keys: str,
-    chance: tuple[str, str],
 ) -> Header:
     """The header of a run; prompt, length and sample are filled in by the run.
 
@@ -37,11 +34,11 @@ def header_of(
         wanted: what ``attach`` was asked for.
         done: the first call, which has shown width, vocabulary and dtype.
         run: knows what the calls and the loop were given.
-        function_name: of the loop.
-        called_at: the line that calls the model.
         keys: how cached keys are kept, as ``kind_of_keys`` says.
-        chance: where random numbers stood before and after the first decision.
     """
+    device = next(first_layer.parameters()).device
+    # Where random numbers stood before and after the first decision.
+    chance = run.chance, generators(device)
     return Header(
         model=type(model).__name__,
         num_layers=wanted.num_layers,
@@ -50,7 +47,7 @@ def header_of(
         mask_id=wanted.mask_id,
         eos_id=wanted.eos_id,
         dtype=str(done.dtype).removeprefix("torch."),
-        device=str(next(first_layer.parameters()).device),
+        device=str(device),
         settings=dict(run.settings),
         prompt_ids=(),
         gen_length=0,
@@ -59,9 +56,9 @@ def header_of(
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        source=function_name,
+        source=wanted.function_name or run.function_name,
         environment=environment()
-        | {"keys": keys, "called at": called_at, LOOP_WAS_GIVEN: " ".join(sorted(run.loop_names))}
+        | {"keys": keys, "called at": run.source, LOOP_WAS_GIVEN: " ".join(sorted(run.loop_names))}
         | {f"{WITHIN}{name}": text for name, text in run.within.items()}
         | dict(zip(("random before", "random after"), chance, strict=True))
         | configuration(model),

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from skipstone.foreign.attach.offset import ScoreOffset
 from skipstone.foreign.attach.snapshot import Values
 from skipstone.record import Tap, TensorKey
 from skipstone.record.sketch import pack, sketch
@@ -49,6 +50,29 @@ class KeptTensor:
         if self.key.tap is Tap.SKETCH:
             values = pack(sketch(values))
         return {self.key: (self.positions, values)}
+
+
+@dataclass(frozen=True, eq=False)
+class KeptScores:
+    """Logits of some rows, which stand at the positions that they score."""
+
+    key: TensorKey
+    rows: np.ndarray
+    """Positions of the rows."""
+    length: int
+    """Of the canvas."""
+    copy: Values
+    offset: ScoreOffset
+    """Says which positions these are, once enough was committed."""
+
+    def rowed(self, found: Rowed) -> Rowed:
+        """Positions and values; waits for them."""
+        values, reach = self.copy.array(), self.offset.reach
+        if reach.score_offset == 0:
+            return {self.key: (self.rows, values)}
+        row, position = reach.scored_by(np.zeros_like(self.rows), self.rows)
+        inside = position < self.length
+        return {self.key: (position[inside], values[row[inside]])}
 
 
 Kept = list[KeptPart]

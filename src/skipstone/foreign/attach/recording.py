@@ -50,7 +50,7 @@ from skipstone.foreign.shared.calls import Call, read_call
 from skipstone.foreign.shared.functions import Functions
 from skipstone.foreign.shared.guard import Guard
 from skipstone.foreign.shared.source import caller, place, source_line
-from skipstone.record import Event, Header, MemoryTrace
+from skipstone.record import Event, MemoryTrace
 from skipstone.record.writer import TraceWriter
 
 
@@ -249,7 +249,14 @@ class Recording:
         rows = call.shape[1]
         number = run.count_call(call.arguments, (len(located.canvas_BL), rows))
         self._forward = Forward(
-            number, located, rows, call.pairs, self._wanted.level, len(self._layers), self._stores
+            number,
+            located,
+            rows,
+            call.pairs,
+            self._wanted.level,
+            len(self._layers),
+            self._stores,
+            run.offset,
         )
         self._forward.hide(self._hidden.taken())
         if self._listens:
@@ -282,7 +289,7 @@ class Recording:
             run.event(disagree(located.placed, located.said, run.forwards, source))
 
     def _read(self, run: ForeignRun, forward: Forward, output: object) -> None:
-        logits_CNV = forward.end(output, self._wanted.mask_id, self._wanted.reach, self._axis.known)
+        logits_CNV = forward.end(output, self._wanted.mask_id, self._axis.known)
         if logits_CNV is not None:
             self.watch.logits.add(logits_CNV)
         for event in unseen(forward, self._model, run.source):
@@ -343,7 +350,8 @@ class Recording:
             if not run.begun:
                 first = rowed([kept for kept in tensors if kept.key.layer == 1])
                 keys = kind_of_keys(first, done.number, seen.before == self._wanted.mask_id)
-                run.begin(self._header(run, done, keys), self._wanted.stated)
+                header = header_of(self._model, self._layers[0], self._wanted, done, run, keys)
+                run.begin(header, self._wanted.stated)
             run.add(b, seen, tensors)
         self._step_began = time.perf_counter()
 
@@ -358,7 +366,9 @@ class Recording:
                 final_BL = None if newest_BL is None else newest_BL[:, : run.length]
         self._complete(run, run.canvas_BL if final_BL is None else final_BL, None)
         if self._sanitizer is not None:
-            findings = self._sanitizer.findings
+            findings, next_token = self._sanitizer.findings, self._sanitizer.next_token
+            stated, shifted = run.offset.stated, run.offset.reach.score_offset == -1
+            findings.settle(shifted=shifted or (stated is None and next_token.shifted))
             for event in sanitized(findings, run.disagreed, self._first_call, self._calls):
                 run.event(event)
         self._hand_over(run)
@@ -381,20 +391,6 @@ class Recording:
         run.clock.reads_inside.update(self.watch.reads_inside)
         self.watch.reads_between.clear()
         self.watch.reads_inside.clear()
-
-    def _header(self, run: ForeignRun, done: Forward, keys: str) -> Header:
-        name = self._wanted.function_name or run.function_name
-        return header_of(
-            self._model,
-            self._layers[0],
-            self._wanted,
-            done,
-            run,
-            function_name=name,
-            called_at=run.source,
-            keys=keys,
-            chance=(run.chance, generators(self._device())),
-        )
 
     def _device(self) -> torch.device:
         return next(self._layers[0].parameters()).device

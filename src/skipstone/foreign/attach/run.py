@@ -27,6 +27,7 @@ from skipstone.foreign.attach.cost import TimeSpent
 from skipstone.foreign.attach.given import GivenTensors, plain_arguments, settings_within
 from skipstone.foreign.attach.growth import refitted
 from skipstone.foreign.attach.kept import Kept, rowed
+from skipstone.foreign.attach.offset import ScoreOffset
 from skipstone.foreign.attach.seen import Seen
 from skipstone.foreign.attach.steps import Assembler
 from skipstone.foreign.attach.wanted import Wanted
@@ -53,6 +54,8 @@ class ForeignRun:
         """Lines whose calls contradict their ids."""
         self.stale = ""
         """The line of the call before, which may turn out to have been given old ids."""
+        self.offset = ScoreOffset(wanted.score_offset)
+        """Which row scores a position."""
         self.guided = False
         """Whether unconditional calls were seen."""
         self.settings = dict[str, str]()
@@ -74,8 +77,8 @@ class ForeignRun:
         self._skippable_row_layers = 0
         self._sink, self._level, self._span = sink, wanted.level, wanted.window
         self._told = set[str]()
-        self._mask_id, self._prompt_given = wanted.mask_id, wanted.prompt_length
-        self._reach = wanted.reach
+        self._mask_id, self._eos_id = wanted.mask_id, wanted.eos_id
+        self._prompt_given = wanted.prompt_length
         self._header: Header | None = None
         self._written = list[tuple[int, StepRecord]]()
         self._origin = 0
@@ -151,7 +154,7 @@ class ForeignRun:
         bound = next((v for n in _BOUND_NAMES if (v := number(known.get(n))) == v), float("nan"))
         self._header = header
         self._assemblers = [
-            Assembler(ids, start, origin, self._mask_id, header.eos_id, bound, self._reach)
+            Assembler(ids, start, origin, self._mask_id, header.eos_id, bound, self.offset)
             for ids, start, origin in zip(self.start_BL, self.prompt_lengths, origins, strict=True)
         ]
         self._sink.begin(self._headers(header), self._level)
@@ -192,8 +195,10 @@ class ForeignRun:
         if self._block_length is None:
             self._block_length = self._shown_length(sample, seen)
         self._waiting.append((sample, seen, tensors))
-        if self._block_length is not None and sample == len(self.start_BL) - 1:
-            self._write(self._block_length)
+        self._note_offset(self.offset.note(seen, self._mask_id, self._eos_id))
+        length = self._block_length if self.offset.settled else None
+        if length is not None and sample == len(self.start_BL) - 1:
+            self._write(length)
 
     def _shown_length(self, sample: int, seen: Seen) -> int | None:
         """The block length that a call shows: by its rows, or as the loop names it."""
@@ -211,7 +216,10 @@ class ForeignRun:
 
     def end(self, final_BL: np.ndarray | None, texts: Sequence[str], *, ended: bool) -> None:
         """Write what still waits, and the outcome of a run that ended, if its canvas is known."""
-        if self._waiting:
+        self._note_offset(self.offset.over())
+        if self._waiting and self._block_length is not None:
+            self._write(self._block_length)
+        elif self._waiting:
             first = [seen for sample, seen, _ in self._waiting if sample == 0]
             length = self._likely_length
             if length is None:
@@ -235,9 +243,14 @@ class ForeignRun:
         if isinstance(self._sink, TraceWriter):
             self._sink.close()
 
+    def _note_offset(self, found: Event | None) -> None:
+        if found is not None:
+            self.event(dataclasses.replace(found, source=self.source, forward=self.forwards - 1))
+
     def _write(self, block_length: int) -> None:
         """All samples of a call together: they are at one block, even if only some show it."""
-        waiting, batch = self._waiting, len(self.start_BL)
+        waiting = [(b, self.offset.read(seen), kept) for b, seen, kept in self._waiting]
+        batch = len(self.start_BL)
         if not self._written:
             self._window = next((w for _, s, _ in waiting if (w := _window(s)) is not None), None)
         grids = [assembler.blocks(block_length, self._window) for assembler in self._assemblers]
@@ -247,7 +260,7 @@ class ForeignRun:
             others = max((block for block in shown if block is not None), default=None)
             records = [self._assemblers[b].record(seen, grids[b], others) for b, seen, _ in call]
             self._write_steps(records, call)
-        waiting.clear()
+        self._waiting.clear()
 
     def _write_steps(
         self, records: Sequence[StepRecord], call: Sequence[tuple[int, Seen, Kept]]

@@ -54,11 +54,6 @@ class ScoringRows(NamedTuple):
         row, position = row[inside], position[inside]
         return cls(row, position, np.flatnonzero(canvas_L[position] == mask_id))
 
-    def kept(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of these rows alone: the rows, and the positions that they score."""
-        chosen = np.isin(self.row, rows)
-        return self.row[chosen], self.position[chosen]
-
 
 class Scoring:
     """Scores of the masks of one sample, on their way to the host."""

@@ -50,3 +50,5 @@ class Seen:
     """int32: rows of the next call; None if there was none."""
     scores: MaskScores
     seconds: float
+    shifted: MaskScores | None = None
+    """The same where a row scores the position after it, as long as that is not known."""

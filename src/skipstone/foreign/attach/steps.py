@@ -14,8 +14,8 @@ import dataclasses
 import numpy as np
 
 from skipstone.foreign.attach.blocks import Blocks, lay_out
+from skipstone.foreign.attach.offset import ScoreOffset
 from skipstone.foreign.attach.seen import MaskScores, Seen
-from skipstone.reach import FULL, Reach
 from skipstone.record import Candidates, StepRecord
 
 _MASK, _COMMITTED, _FILLED, _PROMPT = 2, 3, 4, 1
@@ -32,7 +32,7 @@ class Assembler:
         mask_id: int,
         eos_id: int,
         bound: float,
-        reach: Reach = FULL,
+        offset: ScoreOffset,
     ) -> None:
         """Start from the first canvas.
 
@@ -43,12 +43,12 @@ class Assembler:
             mask_id: the mask's id.
             eos_id: -1 if there is none.
             bound: confidence that the rule asks for; NaN if it is not known.
-            reach: which row scores a position.
+            offset: which row scores a position.
         """
         self._given = canvas != mask_id
         self._prompt_length, self._origin = prompt_length, origin
         self._mask_id, self._eos_id = mask_id, eos_id
-        self._bound, self._reach = bound, reach
+        self._bound, self._offset = bound, offset
         self._entered_at = np.full(canvas.size, -1, np.int32)
         self._finished_at = np.full(canvas.size, -1, np.int32)
         self._board = _board(canvas.size)
@@ -245,7 +245,9 @@ class Assembler:
             bound=np.full(position.size, self._bound),
             entropy=np.full(position.size, np.nan),
             drift=np.full(position.size, np.nan),
-            age=(seen.forward - self._finished_at[self._reach.row_of(position)]).astype(np.int32),
+            age=(seen.forward - self._finished_at[self._offset.reach.row_of(position)]).astype(
+                np.int32
+            ),
             eligible=eligible,
             committed=committed[position],
         )

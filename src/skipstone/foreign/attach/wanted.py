@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from skipstone.reach import Reach
 from skipstone.tracing.record.recorder import Window
 
 AttachLevel = Literal["decisions", "sketches", "window", "full"]
@@ -31,8 +30,8 @@ class Wanted:
     function_name: str
     """Empty takes the function that calls the model."""
     sanitize: bool
-    reach: Reach
-    """Which positions rows score."""
+    score_offset: int | None
+    """Which row scores a position; None to find out."""
 
     def path_of(self, run: int) -> Path | None:
         """Folder of a run, counted from 1: the first has the name that was given."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 from skipstone.foreign.positions.calls import Clash
 from skipstone.foreign.positions.position_map import PositionMap, ranked
 from skipstone.foreign.shared.source import source_line
-from skipstone.record import Event
+from skipstone.record import SCORE_OFFSET, Event
 
 LOW_PRECISION = frozenset({torch.bfloat16, torch.float16})
 
@@ -26,6 +26,9 @@ class Findings:
     """By kind and source, in order of first occurrence."""
     tallies: dict[str, Tally] = field(default_factory=dict)
     """Similarities in low precision, by source."""
+    one_apart: dict[tuple[str, str], Event] = field(default_factory=dict)
+    """Tokens that met throughout with those of the next position: a mix-up, unless logits are those
+    of the next token."""
 
     def add(
         self,
@@ -37,15 +40,37 @@ class Findings:
         numbers: dict[str, float] | None = None,
     ) -> None:
         """Note something; at a line that had it before, only the count goes up."""
-        known = self.found.get((kind, source))
-        self.found[kind, source] = Event(
+        self._add(self.found, kind, message, source, positions, numbers or {})
+
+    def settle(self, *, shifted: bool) -> None:
+        """Say whether the loop reads logits as those of the next token, at the end of a run."""
+        for key, event in self.one_apart.items():
+            if not shifted:
+                self.found.setdefault(key, event)
+            else:
+                message = f"logits are read as those of the next token throughout: {event.message}"
+                told = replace(event, kind=SCORE_OFFSET, message=message)
+                self.found.setdefault((SCORE_OFFSET, event.source), told)
+        self.one_apart.clear()
+
+    def _add(
+        self,
+        found: dict[tuple[str, str], Event],
+        kind: str,
+        message: str,
+        source: str,
+        positions: tuple[tuple[int, ...], tuple[int, ...]],
+        numbers: dict[str, float],
+    ) -> None:
+        known = found.get((kind, source))
+        found[kind, source] = Event(
             kind=kind,
             message=known.message if known else message,
             source=source,
             forward=known.forward if known else self.forward,
             positions_a=known.positions_a if known else positions[0],
             positions_b=known.positions_b if known else positions[1],
-            numbers=known.numbers if known else numbers or {},
+            numbers=known.numbers if known else numbers,
             count=known.count + 1 if known else 1,
         )
 
@@ -63,7 +88,8 @@ class Findings:
         if "similarity_right" in numbers:
             message += f", at equal positions it is {numbers['similarity_right']:.6f}"
         positions = (tuple(a for a, _ in pairs), tuple(b for _, b in pairs))
-        self.add("misaligned_rows", message, source, positions=positions, numbers=numbers)
+        found = self.one_apart if _one_apart(clash, pairs) else self.found
+        self._add(found, "misaligned_rows", message, source, positions, numbers)
 
     def low_precision(self, name: str, a: Tensor, b: Tensor, dim: int, computed: Tensor) -> None:
         """A similarity was computed in a type that cannot tell values near 1 apart."""
@@ -137,6 +163,15 @@ def _pairs(clash: Clash) -> list[tuple[int, int]]:
         for positions in (clash.positions_a, clash.positions_b)
     )
     return list(dict.fromkeys(zip(a, b, strict=True)))
+
+
+def _one_apart(clash: Clash, pairs: list[tuple[int, int]]) -> bool:
+    """Whether all that met are tokens, or what is said of them, of neighbours on one side."""
+    a, b = clash.positions_a, clash.positions_b
+    everywhere = torch.equal((a >= 0) & (b >= 0), clash.where)
+    apart = {p - q for p, q in pairs}
+    vectors = _are_rows(clash, clash.where.ndim)
+    return everywhere and not vectors and (apart == {1} or apart == {-1})
 
 
 def similarities(clash: Clash, position_map: PositionMap) -> dict[str, float]:

@@ -28,6 +28,7 @@ from skipstone.foreign.shared.compiled import active, compiled_of
 from skipstone.foreign.shared.forwards import hook_forward
 from skipstone.foreign.shared.functions import Functions
 from skipstone.foreign.shared.guard import Guard
+from skipstone.foreign.shared.offset import check_offset
 from skipstone.foreign.shared.source import source_line
 from skipstone.record import Event
 
@@ -140,13 +141,18 @@ class _Hooks:
 
 
 @contextmanager
-def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Report]:
+def sanitize(
+    model: nn.Module, *, mask_id: int | None = None, score_offset: int | None = None
+) -> Generator[Report]:
     """Follow the position of every row through decoding code, and report where rows are mixed up.
 
     Kinds of findings: ``misaligned_rows`` (rows of different positions combined row by row, or
     written over each other), ``low_precision_similarity``, ``cache_overwritten`` (one cache given
     to the same step twice, overwritten in between), ``ids_behind`` (a call was given ids that the
     loop had gone on from), ``masks_left``.
+
+    Where the tokens that are written show that logits are those of the next token, as Dream's are,
+    rows that meet one apart for it are not mixed up: the report says so, as ``score_offset``.
 
     Positions start at the ids of each call of ``model`` and follow what is done with them; where a
     function is not known they are lost, and nothing is claimed. Results stay the same, bit for bit.
@@ -157,12 +163,15 @@ def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Repor
     Args:
         model: the module that the code calls.
         mask_id: the mask token; by default ``model.config.mask_token_id``.
+        score_offset: 0 if a row scores its own position, -1 if the one after it; None goes by the
+            tokens that are written.
 
     Yields:
         The report, which is complete when the block has ended.
 
     Raises:
-        ConfigError: ``model`` is not a torch module, or ``mask_id`` is no id.
+        ConfigError: ``model`` is not a torch module, ``mask_id`` is no id, or ``score_offset`` is
+            neither 0 nor -1.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -170,6 +179,7 @@ def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Repor
             f"for our own models use a recorder, their rows cannot be mixed up"
         )
     checked("mask_id", mask_id, int | None)
+    check_offset(score_offset)
     if mask_id is None:
         mask_id = getattr(getattr(model, "config", None), "mask_token_id", None)
     sanitizer, guard = Sanitizer(), Guard()
@@ -184,5 +194,7 @@ def sanitize(model: nn.Module, *, mask_id: int | None = None) -> Generator[Repor
         with active(functions):
             yield report
         with guard.within("the end of the report", source_line):
+            shifted = sanitizer.next_token.shifted if score_offset is None else score_offset == -1
+            sanitizer.findings.settle(shifted=shifted)
             if masks is not None:
                 masks.ended()

@@ -14,6 +14,7 @@ from skipstone.foreign.positions.position_map import Tag
 from skipstone.foreign.rows.locate import Located
 from skipstone.foreign.rows.placed import Placed
 from skipstone.foreign.rows.stale_ids import given_old
+from skipstone.foreign.sanitizer.next_token import NextToken
 from skipstone.foreign.sanitizer.watch import CacheWatch
 from skipstone.foreign.shared.calls import Call
 from skipstone.foreign.shared.source import source_line
@@ -30,7 +31,10 @@ class Sanitizer:
         self.follower = Follower(self.findings)
         self.lost = 0
         """Forwards through which the rows could not be followed from the ids to the outputs."""
+        self.next_token = NextToken()
+        """Whether logits are those of the next token."""
         self._caches = CacheWatch(self.findings)
+        self._located: Located | None = None
         self._positions: Tensor | None = None
         self._line = ""
         """That made the call before."""
@@ -41,6 +45,8 @@ class Sanitizer:
         if located is not None and located.was_stale is not None:
             message, positions = given_old(located.was_stale)
             self.findings.add("ids_behind", message, self._line, positions=(positions, ()))
+        self.next_token.called(located)
+        self._located = located
         self._line = source_line()
         self.findings.forward += 1
         self._positions = None
@@ -71,6 +77,9 @@ class Sanitizer:
     def after(self, out: object) -> None:
         """Row i of the outputs is row i of the ids, even if the way between was not followed."""
         self._caches.returned(out)
+        logits = next(_logits(out), None)
+        if logits is not None and self._located is not None:
+            self.next_token.returned(logits, self._located)
         if self._positions is None:
             return
         lost = False
@@ -87,11 +96,20 @@ class Sanitizer:
         self.lost += lost
 
 
+def _logits(out: object) -> Iterator[Tensor]:
+    """Logits [C, N, V] in what a model returned."""
+    found: Any = out if isinstance(out, Tensor) else _field(out, "logits")
+    yield from (x for x in tensors_in((found,)) if x.ndim == 3)
+
+
 def _outputs(out: object) -> Iterator[Tensor]:
     """Logits and states in what a model returned."""
     if isinstance(out, Tensor):
         yield out
         return
     for name in _OUTPUTS:
-        found: Any = out.get(name) if isinstance(out, Mapping) else getattr(out, name, None)
-        yield from tensors_in((found,))
+        yield from tensors_in((_field(out, name),))
+
+
+def _field(out: object, name: str) -> object:
+    return out.get(name) if isinstance(out, Mapping) else getattr(out, name, None)

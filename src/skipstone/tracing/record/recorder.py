@@ -26,7 +26,9 @@ from skipstone.engine.observe import StepView, Taps
 from skipstone.engine.result import Result
 from skipstone.engine.settings import Settings
 from skipstone.models.load import Model
+from skipstone.reach import Reach
 from skipstone.record import (
+    SCORE_OFFSET,
     Header,
     MemoryTrace,
     Outcome,
@@ -206,8 +208,13 @@ def _header(
         weights=model.fingerprint,
         batch=batch,
         sample=sample,
-        environment=environment(),
+        environment=environment() | _scored(config.reach),
     )
+
+
+def _scored(reach: Reach) -> dict[str, str]:
+    """Which row scores a position, if it is not its own."""
+    return {} if reach.score_offset == 0 else {SCORE_OFFSET: str(reach.score_offset)}
 
 
 def environment() -> dict[str, str]:
