@@ -26,7 +26,8 @@ from faults.truth import (
 from skipstone.models.table import ARCHITECTURES
 
 PROMPT = "a prompt that is long enough to be seen"
-SPEC = "gen_length=32 block_length=16 unmask=fixed eos_stop=false"
+# Greedy, whatever its authors recommend.
+SPEC = "gen_length=32 block_length=16 unmask=fixed eos_stop=false temperature=0 top_p=1"
 SKIP = f"{SPEC} skip=cosine:skip_layer_k=2,skip_threshold=0.9"
 BLOCKWISE = [name for name in ARCHITECTURES if model(name).config.reach.block_size is not None]
 """Those whose rows see blocks."""
@@ -105,7 +106,7 @@ def test_a_wrong_horizon_is_named(name: str, architecture: str) -> None:
     block = model(architecture).config.reach.block_size
     assert block is not None
     fault = sight.own_block_hidden(block) if name[0] == "o" else sight.horizon_ignored()
-    spec = "gen_length=8 unmask=fixed eos_stop=false"
+    spec = SPEC.replace("gen_length=32 block_length=16", "gen_length=8")
     found = outcome(
         specimen(name, architecture, 15, Truth(ALWAYS, (1,), anywhere), fault, spec), alone=False
     )

@@ -116,7 +116,10 @@ def test_a_forgotten_shift_is_named(at_hand: bool) -> None:
 def test_it_is_named_against_our_engine_too() -> None:
     model, net, prompt = dream()
     settings = parse_settings(
-        parse_spec("gen_length=16 block_length=16 steps=8 unmask=fixed cache=none eos_stop=false")
+        parse_spec(
+            "gen_length=16 block_length=16 steps=8 unmask=fixed cache=none eos_stop=false "
+            "temperature=0 top_p=1"
+        )
     )
     recorder = Recorder("full")
     Engine(model, settings).generate(prompt[0].tolist(), observer=recorder)
