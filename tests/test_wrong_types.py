@@ -51,7 +51,12 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("CosineSkip", "reference", "previous", "did you mean 'previous_step'?"),
     ("Threshold", "value", "0.9", "value is '0.9', must be a number"),
     ("Factor", "value", None, "value is None, must be a number"),
-    ("Fixed", "order", 1, "order is 1; known: confidence, entropy, left_to_right, margin, most_entropy, random"),
+    (
+        "Fixed",
+        "order",
+        1,
+        "order is 1; known: confidence, entropy, left_to_right, margin, most_entropy, random",
+    ),
     ("DualCache", "refresh_every", 1.5, "refresh_every is 1.5, must be a whole number"),
     ("PrefixCache", "refresh_every", "2", "refresh_every is '2', must be a whole number"),
 ]
