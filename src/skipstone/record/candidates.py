@@ -13,7 +13,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Candidate:
-    """A masked position of the block, or left of it, as the commit rule saw it."""
+    """A masked position of the block, or left of it, as the commit rule saw it.
+
+    Where the rule may edit, a committed position of the block too.
+    """
 
     position: int
     token: int
@@ -46,7 +49,11 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The masked positions of one step, in order of position; one array a column."""
+    """The masked positions of one step, in order of position; one array a column.
+
+    Where the unmask policy may edit, the committed positions of the block are among them: the token
+    is then the one that would take the place of what is committed.
+    """
 
     position: np.ndarray
     """int32 [C]"""
