@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from skipstone.engine.settings import Settings, SettingsFields, parse_settings
-from skipstone.reach import Reach
 
 if TYPE_CHECKING:
     from skipstone.models.load import Model
@@ -26,9 +25,9 @@ def with_defaults(settings: Settings, model: Model) -> Settings:
     Raises:
         ConfigError: the steps do not fit the blocks that the model decodes.
     """
-    whole = _with_block(settings, model.config.reach)
-    if "stop_ids" not in settings.stated and settings.eos_stop:
-        whole = whole.replace(stop_ids=model.stop_ids)
+    whole = settings.replace(**_of_model(settings, model))
+    if not model.recommended.settings:
+        return whole.all_stated()
     recommended = parse_settings(model.recommended.settings)
     names = [name for name in model.recommended.settings if name not in _DRAWING]
     for name in (*names, *_drawn(settings, recommended)):
@@ -110,10 +109,13 @@ def _over(settings: Settings, values: Mapping[str, object]) -> Settings:
     return settings.replace(**cast("SettingsFields", changes))
 
 
-def _with_block(settings: Settings, reach: Reach) -> Settings:
-    """Settings that say where blocks are: cut as a block-causal model attends, and as long."""
-    if reach.block_size is not None:
-        settings = settings.replace(absolute_blocks=True)
-    if settings.block_length is not None:
-        return settings
-    return settings.replace(block_length=reach.block_size or settings.whole_block)
+def _of_model(settings: Settings, model: Model) -> SettingsFields:
+    """Where blocks are, cut as a block-causal model attends and as long; and what ends answers."""
+    size, found = model.config.reach.block_size, SettingsFields()
+    if size is not None:
+        found["absolute_blocks"] = True
+    if settings.block_length is None:
+        found["block_length"] = size or settings.whole_block
+    if "stop_ids" not in settings.stated and settings.eos_stop:
+        found["stop_ids"] = model.stop_ids
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import typing
@@ -153,6 +154,16 @@ class Settings:
                 _check_count(name, count)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature is {self.temperature}, must be 0 or more, and finite")
+        self._check_steps()
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}, must be above 0 and at most 1")
+        if self.top_k is not None:
+            _check_count("top_k", self.top_k)
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {shown(self.seed)}, must be between 0 and 2**63 - 1")
+
+    def _check_steps(self) -> None:
+        """Refuse steps that the blocks or the unmask policy have no use for."""
         # Without a length of blocks, it is checked when the model is known.
         num_blocks = -(-self.gen_length // (self.block_length or self.gen_length))
         # So it is without an unmask policy, which the model may recommend.
@@ -164,12 +175,6 @@ class Settings:
             )
             last = most if self.unmask.paced_by_time else f"{most} (one for each new token)"
             raise ConfigError(f"steps is {shown(self.steps)}, must be between {least} and {last}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p is {self.top_p}, must be above 0 and at most 1")
-        if self.top_k is not None:
-            _check_count("top_k", self.top_k)
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed is {shown(self.seed)}, must be between 0 and 2**63 - 1")
 
     @property
     def whole_block(self) -> int:
@@ -230,7 +235,10 @@ class Settings:
         Raises:
             ConfigError: there are more steps than its unmask policy has a use for.
         """
-        return Settings(**cast("SettingsFields", self._values()))
+        made = copy.copy(self)
+        object.__setattr__(made, "stated", frozenset(self._values()))
+        made._check_steps()
+        return made
 
     def _values(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in policies.field_defaults(type(self))}
