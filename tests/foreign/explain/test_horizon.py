@@ -1,4 +1,4 @@
-"""Foreign code whose rows see block by block: right code is not blamed, a wrong horizon is named."""
+"""Foreign code that sees block by block: right code is not blamed, a wrong horizon is named."""
 
 from __future__ import annotations
 
