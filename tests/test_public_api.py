@@ -97,6 +97,7 @@ def test_settings_survive_their_text_form() -> None:
         stop_after="block",
         stop_ids=[5, 7],
         reuse_prefix=False,
+        suffix_window=9,
     )
     assert parse_settings(settings.as_text()) == settings
     changed = [f.name for f in dataclasses.fields(Settings)]

@@ -311,7 +311,9 @@ class StepContext:
 
     def length_at(self, at: RequestStep) -> int:
         """One past the last position that there is of a request, in its step."""
-        length = at.stop if at.grows else self.canvas.length_of(at.slot)
+        length = self.canvas.length_of(at.slot)
+        if at.suffix is not None:
+            length = min(length, at.stop + at.suffix)
         return length if at.sees is None else min(length, at.prompt_length + at.sees)
 
     def _end(self, at: RequestStep) -> int:

@@ -32,8 +32,8 @@ class RequestStep:
     """Positions of a block that is not cut short; None: of this one."""
     opens_alone: bool = False
     """Whether the first step of a block commits its first mask and no other."""
-    grows: bool = False
-    """Whether nothing lies right of the block yet."""
+    suffix: int | None = None
+    """So many positions lie right of the block, at most, in this step; None: all there are."""
     whole_blocks: bool = False
     """Whether a stop id ends the request only where its block is decided."""
     settled: int = 0

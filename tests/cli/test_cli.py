@@ -245,7 +245,8 @@ def test_the_options_are_the_planned_ones() -> None:
     run_options = (
         "--model --device --dtype --gen-length --max-new-tokens --block-length --steps --cache "
         "--unmask --skip --temperature --top-p --top-k --seed --eos-stop --stop-after --stop-ids "
-        "--budget --growing-canvas --absolute-blocks --reuse-prefix --debug --prompt-ids --json"
+        "--budget --growing-canvas --absolute-blocks --reuse-prefix --suffix-window "
+        "--debug --prompt-ids --json"
     )
     shared = set(run_options.split())
     decoding = shared | {"--memory"}

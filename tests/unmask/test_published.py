@@ -23,6 +23,7 @@ POLICIES = (
     "klass",
     "localleap",
     "slowfast",
+    "suffix_window_dpad",
     "frechet_none",
     "frechet_prefix",
     "frechet_dual",

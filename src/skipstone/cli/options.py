@@ -101,6 +101,11 @@ _OPTIONS = (
         help="Take over the K/V of a prompt's beginning from an earlier prompt that begins so "
         "too.  [default: where it is exact]",
     ),
+    click.option(
+        "--suffix-window",
+        metavar="N",
+        help="Compute and see only N positions right of a block.  [default: all]",
+    ),
     click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks."),
 )
 

@@ -20,6 +20,7 @@ from skipstone.blocks import Block
 from skipstone.cache import CachePolicy, CacheSession
 from skipstone.canvas import Canvas, Geometry, HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.ages import Ages
+from skipstone.engine.entering import with_entering
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.naming import Asked, Naming, started
 from skipstone.engine.forward.runner import Runner
@@ -204,7 +205,8 @@ class Batch:
     def _rows(self, policy: CachePolicy, session: CacheSession, context: StepContext) -> Rows:
         """Of the requests that share a policy; all of them where it fails."""
         with noting(self._failed, policy, context.active):
-            return checked_rows(policy, session.rows(context), context)
+            named = checked_rows(policy, session.rows(context), context)
+            return with_entering(named, context, lambda slot: self.state(slot).sight)
         return context.all_rows()
 
     def taken(self, rows: Rows, context: StepContext) -> None:

@@ -42,7 +42,7 @@ class Engine:
     cosine), ``gen_length`` (new positions), ``block_length`` (decoded together), ``steps``,
     ``temperature`` (0: greedy), ``top_p``, ``top_k``, ``seed``, ``eos_stop``, ``budget``
     (finish or stop), ``growing_canvas``, ``absolute_blocks``, ``stop_after``, ``stop_ids``,
-    ``reuse_prefix``.
+    ``reuse_prefix``, ``suffix_window``.
     ``help(Settings)`` has their defaults. ``generate`` decodes one prompt into a ``Result``,
     ``generate_batch`` several.
 

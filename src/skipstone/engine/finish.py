@@ -12,7 +12,7 @@ import numpy as np
 from skipstone import policies
 from skipstone.canvas import Status
 from skipstone.engine.prefix import idle
-from skipstone.engine.request import Done
+from skipstone.engine.request import Done, Request
 from skipstone.engine.result import Result, Stats
 from skipstone.engine.settings import Settings
 from skipstone.sentence import counted
@@ -59,6 +59,7 @@ def _length(done: Done, eos_id: int) -> int:
 def _of_request(done: Done) -> Iterator[str]:
     """What does not do what somebody may have meant by it, by the ids that were given."""
     request = done.request
+    yield from _windowed(request)
     yield from idle(request.settings, request.reach, done.prompt_length, done.reused)
     masks = request.prompt.count(request.mask_id)
     if masks:
@@ -69,6 +70,16 @@ def _of_request(done: Done) -> Iterator[str]:
         )
     if request.mask_id in request.stop_ids:
         yield f"stop id {request.mask_id} has no effect: it is the mask, which is never decided"
+
+
+def _windowed(request: Request) -> Iterator[str]:
+    """That a window was asked for where nothing right of a block is seen anyway."""
+    window = request.settings.suffix_window
+    if window is not None and request.reach.block_size is not None:
+        yield (
+            f"suffix_window={window} has no effect: attention of this model is causal over blocks, "
+            f"and nothing right of a block is seen"
+        )
 
 
 def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]:

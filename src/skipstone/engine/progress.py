@@ -92,7 +92,7 @@ class RequestState:
             reach=request.reach,
             block_length=request.settings.whole_block,
             opens_alone=unmask.opens_alone,
-            grows=request.settings.growing_canvas,
+            suffix=request.settings.suffix,
             whole_blocks=request.settings.stop_after == "block",
             settled=max(self.reused, request.settled_before(block)),
             base=self.base,
@@ -108,6 +108,12 @@ class RequestState:
         if self._last is None or not self.forward:
             return self.reused
         return max(len(self.request.prompt), self._last.settled)
+
+    @property
+    def sight(self) -> int:
+        """One past the last position that its steps have seen; before the first step, its end."""
+        length, last = self.request.length, self._last
+        return length if last is None or last.suffix is None else last.stop + last.suffix
 
     def last_step(self) -> RequestStep:
         """Where its last step was, for one more at the same place."""

@@ -54,6 +54,7 @@ class SettingsFields(TypedDict, total=False):
     stop_after: StopAfter
     stop_ids: Sequence[int]
     reuse_prefix: bool | None
+    suffix_window: int | None
 
 
 @dataclass(frozen=True, init=False)
@@ -70,7 +71,8 @@ class Settings:
     ``budget`` (``finish``, or ``stop`` after the steps), ``growing_canvas`` (masks of one block
     at a time), ``absolute_blocks`` (cut from position 0), ``stop_after`` (a ``token``, or its
     ``block``), ``stop_ids`` (that end the answer too), ``reuse_prefix`` (take over
-    the keys and values of a prompt's beginning).
+    the keys and values of a prompt's beginning), ``suffix_window`` (positions right of a block that
+    are computed and seen).
     """
 
     cache: CachePolicy = DualCache()
@@ -117,6 +119,10 @@ class Settings:
     """Whether a prompt takes over the keys and values of whole blocks with which an earlier one of
     this engine begins as well. None: wherever they are the same, which is where attention is causal
     over blocks."""
+    suffix_window: int | None = None
+    """Of what is right of a block, only so many positions are there: the others are neither
+    computed nor seen while it is decoded, as in DPad. Positions keep their numbers, and the window
+    moves with the block. 0 is ``growing_canvas``. None: all are there."""
 
     # No annotation: it is no setting, and plays no part in what is equal, printed or recorded.
     stated = frozenset[str]()
@@ -161,6 +167,11 @@ class Settings:
             _check_count("top_k", self.top_k)
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {shown(self.seed)}, must be between 0 and 2**63 - 1")
+        if self.suffix_window is not None and not 0 <= self.suffix_window <= _MOST:
+            raise ConfigError(
+                f"suffix_window is {shown(self.suffix_window)}, must be none (all positions), or "
+                f"between 0 and {_MOST}"
+            )
 
     def _check_steps(self) -> None:
         """Refuse steps that the blocks or the unmask policy have no use for."""
@@ -180,6 +191,11 @@ class Settings:
     def whole_block(self) -> int:
         """Positions of a block that is not cut short, where no model says otherwise."""
         return self.block_length or _USUAL_BLOCK
+
+    @property
+    def suffix(self) -> int | None:
+        """Positions right of a block that there are while it is decoded; None: all of them."""
+        return 0 if self.growing_canvas else self.suffix_window
 
     @property
     def may_overlap(self) -> bool:
@@ -210,6 +226,8 @@ class Settings:
                 f"growing_canvas has no effect: all {self.gen_length} new tokens are one block of "
                 f"block_length={self.whole_block}; a shorter one lets it grow"
             )
+        if self.suffix_window is not None and (why := self._window_holds_all()):
+            said.append(f"suffix_window={self.suffix_window} has no effect: {why}")
         if self.stop_after == "block" and not (self.eos_stop or self.stop_ids):
             said.append(
                 "stop_after=block has no effect: eos_stop=false and no stop_ids, so nothing stops"
@@ -217,6 +235,18 @@ class Settings:
         if self.top_p == 1 and self.top_k is None and self.temperature == 0:
             said.append("top_p=1.0 has no effect at temperature 0; below 1 it leaves tokens out")
         return tuple(said)
+
+    def _window_holds_all(self) -> str:
+        """Why a window leaves nothing out that would be there without it; empty if it does."""
+        if self.growing_canvas:
+            return "growing_canvas leaves nothing right of a block"
+        most = max(0, self.gen_length - (1 if self.absolute_blocks else self.whole_block))
+        if self.suffix_window is None or self.suffix_window < most:
+            return ""
+        return (
+            f"at most {most} of {self.gen_length} new positions are right of a block of "
+            f"{self.whole_block}; a smaller window or shorter blocks leave some out"
+        )
 
     def replace(self, **changes: Unpack[SettingsFields]) -> Settings:
         """A copy with some settings changed.

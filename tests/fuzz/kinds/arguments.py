@@ -42,6 +42,7 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
     "--top-k": ("1", "50", "0"),
     "--stop-ids": ("none", "5", "5,17", "[5]", "-1", "5,,6"),
     "--stop-after": ("token", "block", "word"),
+    "--suffix-window": ("none", "0", "4", "99", "-1", "1e3"),
     "--memory": ("1GB", "0.8", "80%", "1", "0"),
     "--temperature": ("0", "0.5", "1e308", "1e-320"),
     "--seed": ("0", "7"),

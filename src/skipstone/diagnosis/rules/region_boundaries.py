@@ -32,7 +32,7 @@ def examine(case: Case) -> Answer:
     return found or of_the_loop(case, RULE.name, RULE.number)
 
 
-_SETTINGS = ("block_length", "gen_length", "absolute_blocks", "growing_canvas")
+_SETTINGS = ("block_length", "gen_length", "absolute_blocks", "growing_canvas", "suffix_window")
 
 
 def _rows(case: Case) -> Finding | None:

@@ -188,8 +188,9 @@ def _hide(batch: Batch, block: Block, hidden: Hidden, seen: tuple[int, int] | No
         if hidden == "first":
             visible_BL[b, 0] = False
         if hidden == "last":
-            grows = batch.settings(b).growing_canvas
-            visible_BL[b, (start + block.stop if grows else batch.canvas.length_of(b)) - 1] = False
+            length, suffix = batch.canvas.length_of(b), batch.settings(b).suffix
+            end = length if suffix is None else min(length, start + block.stop + suffix)
+            visible_BL[b, end - 1] = False
         if hidden in ("suffix", "outside"):
             visible_BL[b, start + block.stop :] = False
         if seen is not None:

@@ -10,6 +10,7 @@ from skipstone.testing.golden.case import GoldenCase, InexpressibleError
 from skipstone.testing.golden.published import (
     d2cache,
     dinfer,
+    dpad,
     fast_dllm,
     klass,
     localleap,
@@ -26,6 +27,7 @@ READERS: dict[str, Reader] = {
     "klass": klass.klass,
     "slowfast": slowfast.slowfast,
     "localleap": localleap.localleap,
+    "suffix_window_dpad": dpad.suffix_window,
     "frechet_none": partial(fast_dllm.frechet, "none"),
     "frechet_prefix": partial(fast_dllm.frechet, "prefix"),
     "frechet_dual": partial(fast_dllm.frechet, "dual"),
