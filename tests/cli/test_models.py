@@ -36,6 +36,44 @@ def test_one_is_told_in_full_by_any_of_its_names(
     assert "iLLaDA" not in out
 
 
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("TraDo", "SDAR"),
+        ("JetLM/SDAR-8B-Chat", "SDAR"),
+        ("dream-coder", "Dream"),
+        ("inclusionAI/LLaDA2.1-mini", "LLaDA2"),
+        ("llada2.0", "LLaDA2"),
+        ("GSAI-ML/LLaDA-8B-Instruct", "dense LLaDA"),
+        ("LLaDA-1.5", "dense LLaDA"),
+        ("LLaDA-MoE-7B-A1B-Instruct", "LLaDA-MoE"),
+        ("iLLaDA-8B-Base", "iLLaDA"),
+    ],
+)
+def test_what_people_download_leads_to_its_entry(
+    name: str, title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", name]) == 0
+    assert capsys.readouterr().out.startswith(f"{title}  ")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("LLaDA", "may be one of several: dense LLaDA, LLaDA-MoE, LLaDA2;"),
+        ("LLaDA-V", "LLaDA-V does not run yet: reads images"),
+        ("WeDLMForCausalLM", "WeDLM does not run yet"),
+        ("DreamReasoner-8B", "is unknown"),
+        ("", "is unknown"),
+    ],
+)
+def test_a_name_of_several_and_one_of_none_are_refused(
+    name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", name]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_an_unknown_one_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models", "illda"]) == 2
     assert "iLLaDA" in capsys.readouterr().err

@@ -57,8 +57,9 @@ def test_no_architecture_but_those_of_the_table(tmp_path: Path) -> None:
 
 
 def test_fields_of_its_config_can_be_changed(tmp_path: Path) -> None:
-    directory = write_checkpoint(
-        tmp_path, architecture="SDARForCausalLM", config={"block_size": 8}, template=None
+    directory = tmp_path
+    write_checkpoint(
+        str(tmp_path), architecture="SDARForCausalLM", config={"block_size": 8}, template=None
     )
     assert skipstone.load(directory, device="cpu").config.reach.block_size == 8
     assert "chat_template" not in json.loads((directory / "tokenizer_config.json").read_text())

@@ -35,19 +35,39 @@ def models(name: str | None, *, as_json: bool) -> None:
 
 
 def _named(name: str) -> Architecture:
-    """The entry of a name.
+    """The entry of a name: its own, or that of a checkpoint that it serves.
 
     Raises:
-        CheckpointError: nothing is called so.
+        CheckpointError: nothing is called so, several are, or what is does not run.
     """
+    from skipstone.models.family import UNSUPPORTED
     from skipstone.models.table import ARCHITECTURES
 
     known = {text: e for e in ARCHITECTURES.values() for text in (e.title, e.name)}
     folded = {text.casefold(): entry for text, entry in known.items()}
-    entry = folded.get(name.casefold())
-    if entry is None:
+    called = name.rpartition("/")[2].casefold()
+    if called in folded:
+        return folded[called]
+    for architecture, (title, why) in UNSUPPORTED.items():
+        if called in (architecture.casefold(), title.casefold()):
+            raise CheckpointError(f"{title} does not run yet: {why}; run 'skipstone models'")
+    found = [entry for entry in ARCHITECTURES.values() if _serves(entry, called)]
+    if len(found) > 1:
+        titles = ", ".join(entry.title for entry in found)
+        raise CheckpointError(f"{shown(name)} may be one of several: {titles}; give one of them")
+    if not found:
         raise CheckpointError(f"model {shown(name)} is unknown; {nearest(name, known)}")
-    return entry
+    return found[0]
+
+
+def _serves(entry: Architecture, called: str) -> bool:
+    """Whether a folded name is that of one of its checkpoints, or the beginning of one."""
+    listed = (entry.title, *entry.guide.checkpoints.split(", "))
+    for word in (text.partition(" ")[0].casefold() for text in listed):
+        goes_on = called.startswith(word) and not called[len(word) :][:1].isalpha()
+        if goes_on or (called and word.startswith(called)):
+            return True
+    return False
 
 
 def _say_all(entry: Architecture) -> None:

@@ -41,8 +41,8 @@ STABLE_DIFFCODER = Architecture(
         ids="mask <[MASK_TOKEN]>, from the tokenizer; EOS 2",
         chat="as its tokenizer says",
         verified=(
-            "logits of the published modelling file, within 1e-4",
-            "tokens and forwards of the published generation: 52 of 52",
+            "logits of a transcription of the published modelling file, within 1e-4",
+            "tokens and forwards of a transcription of its generate_block: 52 of 52",
         ),
         recommended={"unmask": "threshold:value=0.95", "stop_after": "block"},
         by="the defaults of its published code",

@@ -126,7 +126,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_checkpoint(
-    directory: Path,
+    directory: str | Path,
     *,
     architecture: str = LLADA.name,
     dtype: torch.dtype = torch.float32,
@@ -161,7 +161,7 @@ def write_checkpoint(
         OSError: the directory cannot be written.
     """
     fields = config_fields(architecture, kv_heads=kv_heads, tied=tied) | dict(config or {})
-    example = _entry(architecture).example
+    example, directory = _entry(architecture).example, Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", fields)
     byte_tokenizer(example.special).save(str(directory / "tokenizer.json"))

@@ -12,6 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from skipstone.testing.golden.__main__ import main
+from skipstone.testing.golden.case import Inexpressible
+from skipstone.testing.golden.folder import expressed
+from skipstone.testing.golden.published import checkpoints
 
 pytestmark = pytest.mark.golden
 
@@ -104,3 +107,75 @@ def test_a_folder_without_truth_is_refused(tmp_path: Path) -> None:
     done = replay(tmp_path)
     assert done.exit_code == 1
     assert "holds no recorded truth" in done.output
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("cases.json", {}, "must hold a list of cases, at least one"),
+        ("cases.json", [], "must hold a list of cases, at least one"),
+        ("cases.json", [1], "must hold a list of cases, at least one"),
+        ("other.json", [], "holds no cases of a policy"),
+        ("other.json", {"policy": "eb", "cases": None}, "must hold a list of cases"),
+    ],
+)
+def test_files_without_cases_are_refused(
+    tmp_path: Path, file: str, content: object, said: str
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    if file != "cases.json":
+        (tmp_path / "config.json").unlink()
+    (tmp_path / file).write_text(json.dumps(content))
+    done = replay(tmp_path)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert said in done.output
+
+
+@pytest.mark.parametrize(
+    ("recorded", "changes", "said"),
+    [
+        ("sdar", {"block_length": 0}, "no call has such parameters"),
+        ("sdar", {"block_length": None}, "no call has such parameters"),
+        ("sdar", {"stopping_criteria_idx": 501}, "no call has such parameters"),
+        ("sdar", {"top_k": 3}, "top_k is 3"),
+        ("llada2", {"minimal_topk": 0}, "no call has such parameters"),
+        ("llada2", {"eos_id": None}, "no call has such parameters"),
+        ("llada2", {"top_p": 0.5}, "top_p is 0.5"),
+        ("dream", {"params": None}, "no call has such parameters"),
+        ("dream", {"params": {"alg_temp": 0.5}}, "alg_temp is 0.5"),
+        ("llada_moe", {"params": {"temperature": 0.5}}, "temperature is 0.5"),
+        ("llada_moe", {"params": {"remasking": "random"}}, "remasking is 'random'"),
+        ("llada_moe", {"params": {"cfg_scale": 1.0}}, "cfg_scale is 1.0"),
+        ("stable_diffcoder", {"steps": None}, "no call has such parameters"),
+    ],
+)
+def test_parameters_that_nothing_here_means_are_said(
+    golden_dir: Path, recorded: str, changes: dict[str, Any], said: str
+) -> None:
+    """None is passed over, and none ends in a traceback."""
+    if not (golden_dir / recorded).is_dir():
+        pytest.skip(f"{recorded} is not recorded here")
+    config = json.loads((golden_dir / recorded / "config.json").read_text())
+    raw = json.loads((golden_dir / recorded / "cases.json").read_text())
+    case = max(raw, key=lambda case: len(case.keys() & changes.keys()))
+    own = changes.get("params")
+    other = case | changes | ({"params": case["params"] | own} if own else {})
+    read = checkpoints.read(config["architectures"][0], "x", other)
+    (found,) = expressed("x", "kind", read)
+    assert isinstance(found, Inexpressible)
+    assert said in found.reason
+
+
+def test_steps_beyond_one_for_each_token_commit_nothing(golden_dir: Path) -> None:
+    if not (golden_dir / "illada").is_dir():
+        pytest.skip("illada is not recorded here")
+    case = next(
+        case
+        for case in json.loads((golden_dir / "illada" / "cases.json").read_text())
+        if case["kind"] == "llada_generate"
+    )
+    params = case["params"]
+    case["params"] = params | {"steps": 3 * params["gen_length"]}
+    (found,) = checkpoints.read("ILLaDAForCausalLM", "x", case)
+    assert found.settings["steps"] == str(params["gen_length"])

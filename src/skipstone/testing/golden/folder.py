@@ -14,6 +14,7 @@ from skipstone.testing.golden.case import GoldenCase, Inexpressible, Inexpressib
 from skipstone.testing.golden.published import checkpoints, policies
 
 CASES = "cases.json"
+_WANTED = f"give a folder with {CASES} beside a checkpoint, or one of a policy"
 
 
 @dataclass(frozen=True)
@@ -39,41 +40,62 @@ def read(folder: Path) -> list[GoldenFolder]:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise CheckpointError(
-            f"{folder} holds no recorded truth; give a folder with {CASES} beside a checkpoint, or "
-            f"one of a policy, with a file for each checkpoint"
+            f"{folder} holds no recorded truth; {_WANTED}, with a file for each checkpoint"
         )
     return [_policy(file) for file in files]
 
 
 def _checkpoint(folder: Path) -> GoldenFolder:
     config, values = _json(folder / "config.json"), _json(folder / CASES)
-    named = config.get("architectures") or [""]
+    named = config.get("architectures") if isinstance(config, dict) else None
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
     found = list[GoldenCase | Inexpressible]()
-    for number, case in enumerate(values):
+    for number, case in enumerate(_cases(folder / CASES, values)):
         name = f"{folder.name} {number}"
-        found += _read(name, checkpoints.kind(case), checkpoints.read(named[0], name, case))
+        found += expressed(name, checkpoints.kind(case), checkpoints.read(architecture, name, case))
     return GoldenFolder(folder, tuple(found))
 
 
 def _policy(file: Path) -> GoldenFolder:
     recorded = _json(file)
-    policy, checkpoint = str(recorded["policy"]), file.parents[2] / file.stem
+    if not isinstance(recorded, dict) or not {"policy", "cases"} <= recorded.keys():
+        raise CheckpointError(
+            f"{file} holds no cases of a policy; {_WANTED}, whose files have policy and cases"
+        )
+    policy, checkpoint = str(recorded["policy"]), file.absolute().parents[2] / file.stem
     found = list[GoldenCase | Inexpressible]()
-    for number, case in enumerate(recorded["cases"]):
+    for number, case in enumerate(_cases(file, recorded["cases"])):
         name = f"{file.parent.name}/{file.stem} {number}"
-        found += _read(name, policy, policies.read(policy, name, case))
+        found += expressed(name, policy, policies.read(policy, name, case))
     return GoldenFolder(checkpoint, tuple(found))
 
 
-def _read(
+def _cases(file: Path, values: object) -> list[dict[str, Any]]:
+    """The cases of a file, which has some."""
+    if isinstance(values, list) and values and all(isinstance(case, dict) for case in values):
+        return values
+    raise CheckpointError(f"{file} must hold a list of cases, at least one; record it again")
+
+
+def expressed(
     name: str, kind: str, cases: Iterator[GoldenCase]
 ) -> Iterator[GoldenCase | Inexpressible]:
+    """What a reader makes of a case, or why nothing.
+
+    Args:
+        name: of the case.
+        kind: what was run.
+        cases: of a reader.
+    """
     try:
         yield from cases
     except InexpressibleError as error:
         yield Inexpressible(name, kind, str(error))
     except KeyError as error:
         yield Inexpressible(name, kind, f"the case has no {error}")
+    # Whatever is written there: published code could not be called so either.
+    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
+        yield Inexpressible(name, kind, f"no call has such parameters ({one_line(error)})")
 
 
 def _json(path: Path) -> Any:

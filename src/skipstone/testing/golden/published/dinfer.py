@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
-from skipstone.testing.golden.published.llada import llada
+from skipstone.testing.golden.published.llada import check_greedy, llada
 from skipstone.testing.golden.published.stepwise import stepwise
 from skipstone.testing.golden.published.told import answer
 
@@ -28,6 +28,7 @@ def llada_moe(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
         yield llada(name, case)
         return
     params, expect = case["params"], case["expect"]
+    check_greedy(params)
     aligned = bool(params.get("start_block_align"))
     new = None
     if params["early_stop"]:

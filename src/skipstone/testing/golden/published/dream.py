@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
-from skipstone.testing.golden.published.told import answer
+from skipstone.testing.golden.published.told import answer, check_only
 
 _ORDERS = {"maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy"}
 
@@ -19,6 +19,7 @@ def dream(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
     """``diffusion_generate``, of whichever file."""
     # Where a call left these out, what the configuration put there was recorded.
     params = {**case["params"], **case.get("effective", {})}
+    check_only(params, alg_temp=(None, 0))
     lengths = {"gen_length": params["max_new_tokens"], "steps": params["steps"]}
     lengths["block_length"] = params.get("block_length", params["max_new_tokens"])
     cut = {key: params[key] for key in ("top_p", "top_k", "temperature")}

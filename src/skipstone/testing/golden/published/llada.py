@@ -11,7 +11,7 @@ from typing import Any
 
 from skipstone.engine.settings import spelled
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
-from skipstone.testing.golden.published.told import answer
+from skipstone.testing.golden.published.told import answer, check_only
 
 _ORDERS = {"confidence": "confidence", "left_to_right": "left_to_right"}
 
@@ -46,12 +46,21 @@ def llada(name: str, case: Mapping[str, Any]) -> GoldenCase:
 
 def _rule(params: Mapping[str, Any], blocks: int) -> dict[str, str]:
     """What is committed; the steps are given for ``blocks`` of them together."""
-    for key, only in (("temperature", 0), ("cfg_scale", 0), ("remasking", "low_confidence")):
-        if params.get(key, only) != only:
-            raise InexpressibleError(f"{key} is {params[key]!r}, and only {only!r} is compared")
+    check_greedy(params)
     if params.get("threshold") is not None:
         return {"unmask": f"threshold:value={params['threshold']!r}"}
     order = params.get("decode_order", "confidence")
     if order not in _ORDERS:
         raise InexpressibleError(f"no order of the engine is {order!r}")
-    return {"unmask": f"fixed:order={_ORDERS[order]}", "steps": str(params["steps"] * blocks)}
+    # Steps beyond one for each token run, and commit nothing.
+    steps = min(params["steps"] * blocks, params["gen_length"])
+    return {"unmask": f"fixed:order={_ORDERS[order]}", "steps": str(steps)}
+
+
+def check_greedy(params: Mapping[str, Any]) -> None:
+    """Refuse what draws tokens or masks, or mixes in a second forward.
+
+    Raises:
+        InexpressibleError: a parameter asks for it.
+    """
+    check_only(params, temperature=(0,), cfg_scale=(0,), remasking=("low_confidence",))

@@ -12,12 +12,14 @@ from typing import Any
 
 from skipstone.engine.settings import spelled
 from skipstone.testing.golden.case import GoldenAnswer, GoldenCase, InexpressibleError
+from skipstone.testing.golden.published.told import check_only
 from skipstone.testing.golden.published.whole_blocks import reaching
 
 
 def sdar(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
     """One call; it decodes whole blocks, and says what it decoded up to the end of the last."""
     prompt, block = tuple(case["prompt"]), case["block_length"]
+    check_only(case, top_k=(None, 0), top_p=(None, 1.0))
     expect = case.get("expect_capped") or case["expect"]
     yield GoldenCase(
         name=name,
