@@ -39,7 +39,12 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("Settings", "cache", skipstone.DualCache, "cache is the class DualCache; write DualCache()"),
     ("Settings", "cache", "duel", "cache policy 'duel' is unknown; did you mean 'dual'?"),
     ("Settings", "cache", "dual:refresh=2", "has no setting 'refresh'"),
-    ("Settings", "cache", "", "cache policy '' is unknown; known: dual, none, prefix"),
+    (
+        "Settings",
+        "cache",
+        "",
+        "cache policy '' is unknown; known: dkv, dual, none, prefix, vicinity",
+    ),
     ("Settings", "unmask", "x" * 5000, "xxx..."),
     ("Settings", "cache", b"dual", "cache is b'dual', which is no cache policy"),
     ("Settings", "unmask", skipstone.DualCache(), "which is no unmask policy"),

@@ -309,6 +309,32 @@ class StepContext:
         """The block alone, with the rows that score it."""
         return self._rows(self._span)
 
+    def rows_near_block(self, before: int, after: int) -> Rows:
+        """The block with the rows that score it, and so many positions left and right of it.
+
+        Where attention is causal over blocks, these are those whose K/V may change and are seen.
+        """
+
+        def near(at: RequestStep) -> tuple[int, int]:
+            first, end = self._span(at)
+            left = max(at.reach.first(at.settled), at.start - before)
+            return min(first, left), max(end, min(at.stop + after, self._end(at)))
+
+        return self._rows(near)
+
+    def rows_to_decode(self, positions: Mapping[int, np.ndarray]) -> Rows:
+        """Ascending positions by slot that the block sees, with the rows that score them.
+
+        Where tokens of the block may be replaced, all of it too.
+        """
+        found = dict[int, np.ndarray]()
+        for at in self.requests:
+            own = np.union1d(positions[at.slot], at.reach.row_of(positions[at.slot]))
+            if at.revises:
+                own = np.union1d(own, np.arange(*self._span(at)))
+            found[at.slot] = own[own < self._end(at)]
+        return self.rows_at(found)
+
     def length_at(self, at: RequestStep) -> int:
         """One past the last position that there is of a request, in its step."""
         length = self.canvas.length_of(at.slot)

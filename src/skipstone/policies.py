@@ -19,13 +19,21 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, Literal, TypeVar, cast
 
-from skipstone.cache import CachePolicy, DualCache, NoCache, PrefixCache
+from skipstone.cache import (
+    CachePolicy,
+    DelayedCache,
+    DualCache,
+    NoCache,
+    PrefixCache,
+    VicinityCache,
+)
 from skipstone.checks import number, whole_number
 from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import shown
 from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
 from skipstone.unmask import (
     Credit,
+    DinferThreshold,
     DreamThreshold,
     Editing,
     Entropy,
@@ -194,7 +202,15 @@ class Kind(Generic[P]):
 
 
 CACHE = Kind[CachePolicy](
-    "cache", CachePolicy, {"none": NoCache, "prefix": PrefixCache, "dual": DualCache}
+    "cache",
+    CachePolicy,
+    {
+        "none": NoCache,
+        "prefix": PrefixCache,
+        "dual": DualCache,
+        "vicinity": VicinityCache,
+        "dkv": DelayedCache,
+    },
 )
 SKIP = Kind[SkipPolicy]("skip", SkipPolicy, {"none": NoSkip, "cosine": CosineSkip})
 UNMASK = Kind[UnmaskPolicy](
@@ -214,6 +230,7 @@ UNMASK = Kind[UnmaskPolicy](
         "entropy": Entropy,
         "entropy_bound": EntropyBound,
         "dream_threshold": DreamThreshold,
+        "dinfer_threshold": DinferThreshold,
         "quota": Quota,
         "editing": Editing,
     },

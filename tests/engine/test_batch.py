@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, NoSkip, PrefixCache
-from skipstone.cache import CachePolicy
+from skipstone.cache import CachePolicy, DelayedCache, VicinityCache
 from skipstone.canvas import Geometry, StepContext
 from skipstone.diff import compare
 from skipstone.engine import Result, Settings
@@ -29,7 +29,15 @@ from skipstone.unmask import DreamThreshold, Editing, Factor, Scores, Threshold,
 from tests.helpers.watching import ending_model, prompt_of, uneven_model
 
 MODELS = [ending_model(0), ending_model(1), uneven_model(2), uneven_model(3, num_kv_heads=2)]
-CACHES: list[CachePolicy] = [NoCache(), PrefixCache(), DualCache(), DualCache(refresh_every=3)]
+CACHES: list[CachePolicy] = [
+    NoCache(),
+    PrefixCache(),
+    DualCache(),
+    DualCache(refresh_every=3),
+    VicinityCache(2, 3, warmup=1),
+    VicinityCache(1, 1, warmup=2, refresh_every=3, published=True),
+    DelayedCache(4),
+]
 UNMASKS: list[UnmaskPolicy] = [
     Fixed(),
     Threshold(0.4),

@@ -20,7 +20,7 @@ from skipstone import (
     Settings,
     Threshold,
 )
-from skipstone.cache import CachePolicy
+from skipstone.cache import CachePolicy, VicinityCache
 from skipstone.canvas import HostCanvas, Status, StepContext
 from skipstone.engine.loop import Loop
 from skipstone.engine.progress import RequestState
@@ -33,7 +33,13 @@ from skipstone.unmask import Scores, UnmaskPolicy
 
 BASE = Settings(unmask=Fixed(), gen_length=24, block_length=8, eos_stop=False)
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7]]
-CACHES: list[CachePolicy] = [NoCache(), PrefixCache(), DualCache(), DualCache(2)]
+CACHES: list[CachePolicy] = [
+    NoCache(),
+    PrefixCache(),
+    DualCache(),
+    DualCache(2),
+    VicinityCache(2, 3, 1),
+]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,15 @@ import pytest
 import torch
 
 from skipstone import Engine, Result, Settings
-from skipstone.cache import CacheNeed, CachePolicy, DualCache, NoCache, PrefixCache
+from skipstone.cache import (
+    CacheNeed,
+    CachePolicy,
+    DelayedCache,
+    DualCache,
+    NoCache,
+    PrefixCache,
+    VicinityCache,
+)
 from skipstone.canvas import StepContext
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Follow
@@ -41,7 +49,14 @@ from tests.laws.test_laws import Shy
 from tests.models.test_contracts import CONFIGS, model_of
 
 CAUSAL = [name for name, config in CONFIGS.items() if config.reach.block_size]
-CACHES = [DualCache(), PrefixCache(), DualCache(refresh_every=2), PrefixCache(refresh_every=1)]
+CACHES = [
+    DualCache(),
+    PrefixCache(),
+    DualCache(refresh_every=2),
+    PrefixCache(refresh_every=1),
+    VicinityCache(2, 3, warmup=1),
+    DelayedCache(4),
+]
 BASE = Settings(gen_length=18, block_length=4, unmask=Threshold(0.3), eos_stop=False)
 SYSTEM = [(7 * at + at // 5) % 61 for at in range(70)]
 

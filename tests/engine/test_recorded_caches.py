@@ -1,53 +1,23 @@
-"""Caches with sessions, as third parties write them, commit what their published code committed."""
+"""Caches commit what their published code committed, from the rows that it computed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from skipstone import DualCache, Engine, Fixed, Settings, load
-from skipstone.cache import CachePolicy
-from skipstone.testing.golden.replay import Commitments
-from tests.engine.recorded_caches import Delayed, Slack, Vicinity
+from skipstone import DualCache, Engine, Model, load
+from skipstone.engine import Settings, parse_settings
+from skipstone.testing.golden.case import GoldenCase
+from skipstone.testing.golden.folder import read
+from skipstone.testing.golden.replay import miss
 
 pytestmark = pytest.mark.golden
 
-Case = dict[str, Any]
-DIFFERENT = 6
-"""Of the cases of a checkpoint, at least so many are not those of the dual cache."""
-
-
-def vicinity(case: Case) -> Settings:
-    asked = case["params"]
-    cache = Vicinity(
-        asked["prefix_look"],
-        asked["after_look"],
-        asked["warmup_steps"],
-        asked["cache_update_freq"] or 0,
-    )
-    return _settings(case, cache).replace(unmask=Slack(asked["threshold"]))
-
-
-def delayed(case: Case) -> Settings:
-    asked = case["params"]
-    cache = Delayed(asked["cache_reloading_step"])
-    steps = case["gen_length"] // asked["tokens_per_step"]
-    return _settings(case, cache).replace(unmask=Fixed(), steps=steps)
-
-
-def _settings(case: Case, cache: CachePolicy) -> Settings:
-    lengths = case["gen_length"], case["block_length"]
-    return Settings(cache=cache, gen_length=lengths[0], block_length=lengths[1], eos_stop=False)
-
-
-POLICIES: dict[str, Callable[[Case], Settings]] = {
-    "vicinity": vicinity,
-    "dkv_cache_decode": delayed,
-}
 RECORDED = [
     ("vicinity", "mha"),
     ("vicinity", "gqa"),
@@ -55,48 +25,108 @@ RECORDED = [
     ("dkv_cache_decode", "mha"),
     ("dkv_cache_decode", "deep"),
 ]
+DIFFERENT = 6
+"""Of the cases of a checkpoint, at least so many are not those of the dual cache."""
+
+
+@cache
+def model_of(golden_dir: Path, checkpoint: str) -> Model:
+    return load(golden_dir / checkpoint, device="cpu", dtype="float32")
+
+
+def cases_of(golden_dir: Path, name: str, checkpoint: str) -> list[GoldenCase]:
+    (found,) = (
+        folder
+        for folder in read(golden_dir / "policies" / name)
+        if folder.checkpoint.name == checkpoint
+    )
+    cases = [case for case in found.cases if isinstance(case, GoldenCase)]
+    assert len(cases) == len(found.cases) >= 20
+    return cases
+
+
+def recorded(golden_dir: Path, name: str, checkpoint: str) -> list[dict[str, Any]]:
+    return json.loads((golden_dir / "policies" / name / f"{checkpoint}.json").read_text())["cases"]
+
+
+def settings_of(case: GoldenCase) -> Settings:
+    return parse_settings(case.settings).all_stated()
 
 
 @pytest.mark.parametrize(("name", "checkpoint"), RECORDED)
-def test_a_session_commits_what_the_published_code_committed(
+def test_tokens_and_the_commits_of_every_step_are_the_recorded_ones(
     golden_dir: Path, name: str, checkpoint: str
 ) -> None:
-    file = golden_dir / "policies" / name / f"{checkpoint}.json"
-    model = load(golden_dir / checkpoint, device="cpu", dtype="float32")
-    cases, differing = json.loads(file.read_text())["cases"], 0
-    for number, case in enumerate(cases):
-        settings, seen = POLICIES[name](case), Commitments()
-        result = Engine(model, settings).generate(case["prompt"], observer=seen)
-        wanted = [tuple(map(tuple, sorted(step))) for step in case["steps"] if step]
-        assert [step for step in seen.forwards if step] == wanted, number
-        assert list(result.tokens) == case["tokens"], number
-        if "rows" in case:
-            assert [step.rows for step in result.stats.steps] == case["rows"], number
-        assert result.stats.num_forwards <= case["forwards"], number
-        dual = Engine(model, settings, cache=DualCache()).generate(case["prompt"])
-        differing += dual.tokens != result.tokens
-    assert len(cases) >= 20
+    model, cases = model_of(golden_dir, checkpoint), cases_of(golden_dir, name, checkpoint)
+    assert {case.name: miss(model, case) for case in cases} == {case.name: "" for case in cases}
     # The control: where rows are recomputed matters to what is committed.
-    assert differing >= DIFFERENT
+    dual = (Engine(model, settings_of(case), cache=DualCache()) for case in cases)
+    tokens = [engine.generate(case.prompt).tokens for engine, case in zip(dual, cases, strict=True)]
+    pairs = zip(tokens, cases, strict=True)
+    assert sum(other != case.wanted.tokens for other, case in pairs) >= DIFFERENT
 
 
-@pytest.mark.parametrize("name", list(POLICIES))
-def test_each_request_has_a_session_of_its_own(golden_dir: Path, name: str) -> None:
-    cases = json.loads((golden_dir / "policies" / name / "mha.json").read_text())["cases"][:10]
-    model = load(golden_dir / "mha", device="cpu", dtype="float32")
-    engine = Engine(model, slots=3)
-    settings = [POLICIES[name](case) for case in cases]
-    handles = [
-        engine.submit(
-            case["prompt"],
-            cache=own.cache,
-            unmask=own.unmask,
-            gen_length=own.gen_length,
-            block_length=own.block_length,
-            steps=own.steps,
-            eos_stop=False,
-        )
-        for case, own in zip(cases, settings, strict=True)
+@pytest.mark.parametrize("checkpoint", ["mha", "deep"])
+def test_a_delayed_cache_computes_as_many_rows_as_its_published_code(
+    golden_dir: Path, checkpoint: str
+) -> None:
+    name = "dkv_cache_decode"
+    wanted = [case["rows"] for case in recorded(golden_dir, name, checkpoint)]
+    model, cases = model_of(golden_dir, checkpoint), cases_of(golden_dir, name, checkpoint)
+    results = [Engine(model, settings_of(case)).generate(case.prompt) for case in cases]
+    assert [[step.rows for step in result.stats.steps] for result in results] == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "other"),
+    [
+        ("vicinity", "published=true", "published=false"),
+        ("vicinity", "before=4,after=8", "before=4,after=0"),
+        ("vicinity", "before=8,after=8", "before=0,after=8"),
+        ("vicinity", "warmup=4", "warmup=1"),
+        ("vicinity", "refresh_every=8", "refresh_every=3"),
+        ("dkv_cache_decode", "refresh_every=2", "refresh_every=3"),
+        ("dkv_cache_decode", "refresh_every=100", "refresh_every=4"),
+    ],
+)
+def test_another_setting_misses_some(golden_dir: Path, name: str, setting: str, other: str) -> None:
+    changed = [
+        replace(case, settings={**case.settings, "cache": spelled.replace(setting, other)})
+        for case in cases_of(golden_dir, name, "deep")
+        if setting in (spelled := case.settings["cache"])
     ]
+    missed = [miss(model_of(golden_dir, "deep"), case) for case in changed]
+    assert any(missed)
+    assert not any("refuses" in said for said in missed)
+
+
+def test_masks_about_as_unsure_as_the_best_are_committed_with_it(golden_dir: Path) -> None:
+    cases, model = cases_of(golden_dir, "vicinity", "mha"), model_of(golden_dir, "mha")
+    plain = [
+        replace(case, settings={**case.settings, "unmask": unmask.removeprefix("dinfer_")})
+        for case in cases
+        if (unmask := case.settings["unmask"])
+    ]
+    assert any(miss(model, case) for case in plain)
+
+
+@pytest.mark.parametrize("name", ["vicinity", "dkv_cache_decode"])
+def test_each_request_has_a_session_of_its_own(golden_dir: Path, name: str) -> None:
+    cases = cases_of(golden_dir, name, "deep")[:12]
+    engine = Engine(model_of(golden_dir, "deep"), slots=3)
+    handles = []
+    for case in cases:
+        own = settings_of(case)
+        handles.append(
+            engine.submit(
+                case.prompt,
+                cache=own.cache,
+                unmask=own.unmask,
+                gen_length=own.gen_length,
+                block_length=own.block_length,
+                steps=own.steps,
+                eos_stop=False,
+            )
+        )
     for case, handle in zip(cases, handles, strict=True):
-        assert list(handle.result(120).tokens) == case["tokens"]
+        assert handle.result(120).tokens == case.wanted.tokens

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from skipstone.cache import CachePolicy, DualCache, NoCache, PrefixCache
+from skipstone.cache import (
+    CachePolicy,
+    DelayedCache,
+    DualCache,
+    NoCache,
+    PrefixCache,
+    VicinityCache,
+)
 from skipstone.engine import Engine, Result, Settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.models.load import Model
@@ -19,7 +26,13 @@ from skipstone.testing.tiny import EOS, tiny_model
 # Settings at which the caches differ, and a skip that acts, on the models below.
 LOW = CosineSkip(skip_layer_k=3, skip_threshold=0.7, skip_outlier=0.0)
 BASE = Settings(gen_length=18, block_length=6, eos_stop=False)
-CACHES: list[CachePolicy] = [NoCache(), PrefixCache(), DualCache()]
+CACHES: list[CachePolicy] = [
+    NoCache(),
+    PrefixCache(),
+    DualCache(),
+    VicinityCache(2, 3, warmup=0),
+    DelayedCache(5),
+]
 
 Place = tuple[int, int]
 """A request and an absolute position in its canvas."""

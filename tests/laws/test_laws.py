@@ -18,6 +18,7 @@ from skipstone.engine import Settings
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import StalledError
 from skipstone.ops.decide import reference
+from skipstone.policies import CACHE
 from skipstone.skip import NoSkip
 from skipstone.testing.tiny import MASK, tiny_model
 from skipstone.unmask import Factor, Scores, Threshold, UnmaskPolicy
@@ -35,7 +36,7 @@ from tests.helpers.watching import (
 
 NEVER = CosineSkip(skip_layer_k=3, skip_threshold=1.0)
 SEEDS = range(4)
-each_cache = pytest.mark.parametrize("cache", CACHES, ids=["none", "prefix", "dual"])
+each_cache = pytest.mark.parametrize("cache", CACHES, ids=CACHE.spell)
 
 
 def tokens_of(base: Settings) -> list[tuple[int, ...]]:

@@ -26,6 +26,7 @@ from skipstone.canvas import StepContext
 from skipstone.engine import Settings
 from skipstone.engine.observe import Observers, StepView, Taps
 from skipstone.memory.store import KVStore
+from skipstone.policies import CACHE
 from skipstone.rows import Rows
 from skipstone.unmask import Factor, UnmaskPolicy
 from tests.helpers.watching import (
@@ -40,7 +41,7 @@ from tests.helpers.watching import (
 )
 
 ALL_TAPS = Taps(states=(1, 2, 3, 4), logits=True)
-each_cache = pytest.mark.parametrize("cache", CACHES, ids=["none", "prefix", "dual"])
+each_cache = pytest.mark.parametrize("cache", CACHES, ids=CACHE.spell)
 
 
 def ignore(view: StepView) -> None:

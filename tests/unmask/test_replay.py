@@ -22,6 +22,7 @@ from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.errors import PolicyError
 from skipstone.unmask import (
     Credit,
+    DinferThreshold,
     DreamThreshold,
     Editing,
     Entropy,
@@ -69,6 +70,7 @@ UNMASKS: list[UnmaskPolicy] = [
     Fixed("left_to_right"),
     Fixed(schedule="time"),
     Fixed("margin", first_alone=True),
+    DinferThreshold(0.9, 0.05),
     DreamThreshold(0.3),
     DreamThreshold(0.3, cached=False),
     Margin(2),
@@ -113,6 +115,7 @@ unmasks = st.one_of(
         st.sampled_from([0.001, 0.3]),
         st.booleans(),
     ),
+    st.builds(DinferThreshold, st.sampled_from([0.3, 0.9, 1.0]), st.sampled_from([0.0, 0.1])),
     st.builds(DreamThreshold, st.sampled_from([0.0, 0.3, 0.75, 1.0]), st.booleans()),
     st.builds(Threshold, st.sampled_from([0.0, 0.3, 0.5, 0.75, 0.9, 1.0])),
     st.builds(Factor, st.sampled_from([0.05, 0.3, 1.0, 1.5, 4.0])),

@@ -1,14 +1,18 @@
 """Cache policies: which rows are recomputed in a step."""
 
 from skipstone.cache.base import CacheNeed, CachePolicy, CacheSession, StepTaken
+from skipstone.cache.delayed import DelayedCache
 from skipstone.cache.policies import DualCache, NoCache, PrefixCache
+from skipstone.cache.vicinity import VicinityCache
 
 __all__ = [
     "CacheNeed",
     "CachePolicy",
     "CacheSession",
+    "DelayedCache",
     "DualCache",
     "NoCache",
     "PrefixCache",
     "StepTaken",
+    "VicinityCache",
 ]

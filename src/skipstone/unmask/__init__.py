@@ -7,6 +7,7 @@ from skipstone.unmask.base import (
     WeighingSession,
 )
 from skipstone.unmask.credit import Credit
+from skipstone.unmask.dinfer_threshold import DinferThreshold
 from skipstone.unmask.dream_threshold import DreamThreshold
 from skipstone.unmask.editing import Editing
 from skipstone.unmask.entropy import Entropy
@@ -25,6 +26,7 @@ from skipstone.unmask.threshold import Threshold
 
 __all__ = [
     "Credit",
+    "DinferThreshold",
     "DreamThreshold",
     "Editing",
     "Entropy",

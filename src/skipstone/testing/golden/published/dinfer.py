@@ -1,7 +1,7 @@
 """dInfer's loops (inclusionAI/dInfer fce4e328, ``python/dinfer/decoding``).
 
 ``generate`` of ``generate_fastdllm.py``, and ``BlockWiseDiffusionLLM`` with the decoders of
-``parallel_strategy.py``; all without a cache.
+``parallel_strategy.py``, without a cache; ``VicinityCacheDiffusionLLM``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
 from skipstone.testing.golden.published.llada import check_greedy, llada
 from skipstone.testing.golden.published.stepwise import stepwise
-from skipstone.testing.golden.published.told import answer
+from skipstone.testing.golden.published.told import answer, check_only
 
 _CREDIT = {
     "value": "threshold",
@@ -62,6 +62,21 @@ def credit(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
     params = case["params"]
     rule = {"cache": params.get("cache", "none"), "unmask": _rule(params)}
     yield stepwise(name, "credit_decoding", case, rule)
+
+
+def vicinity(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
+    """``VicinityCacheDiffusionLLM`` with the threshold."""
+    params = case["params"]
+    check_only(params, decoder=("threshold",), cache=("vicinity",))
+    if params["cache_update_freq"] and params.get("maximum_unroll", 1) > 1:
+        raise InexpressibleError("forwards of an unrolled loop, taken in vain, move its clock")
+    near = f"before={params['prefix_look']},after={params['after_look']}"
+    clock = f"warmup={params['warmup_steps']},refresh_every={params['cache_update_freq'] or 0}"
+    rule = {
+        "cache": f"vicinity:{near},{clock},published=true",
+        "unmask": f"dinfer_threshold:value={params['threshold']!r}",
+    }
+    yield stepwise(name, "vicinity", case, rule)
 
 
 def _rule(params: Mapping[str, Any]) -> str:

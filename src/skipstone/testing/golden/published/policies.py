@@ -10,6 +10,7 @@ from skipstone.testing.golden.case import GoldenCase, InexpressibleError
 from skipstone.testing.golden.published import (
     d2cache,
     dinfer,
+    dkv,
     dpad,
     fast_dllm,
     klass,
@@ -28,6 +29,8 @@ READERS: dict[str, Reader] = {
     "slowfast": slowfast.slowfast,
     "localleap": localleap.localleap,
     "suffix_window_dpad": dpad.suffix_window,
+    "vicinity": dinfer.vicinity,
+    "dkv_cache_decode": dkv.decode,
     "frechet_none": partial(fast_dllm.frechet, "none"),
     "frechet_prefix": partial(fast_dllm.frechet, "prefix"),
     "frechet_dual": partial(fast_dllm.frechet, "dual"),
