@@ -207,46 +207,55 @@ class StepContext:
         return next(at for at in self.requests if at.slot == request)
 
     @cached_property
-    def _numbers_6B1(self) -> Tensor:
+    def _numbers_7B1(self) -> Tensor:
         # Nothing was ever scored in forward -2: who takes no part has no fresh scores, and it does
         # not end.
-        nobody = np.array([[0], [0], [0], [1], [-2], [self.canvas.gen_length + 1]])
-        numbers_6B = np.tile(nobody, (1, self.canvas.batch))
+        nobody = np.array([[0], [0], [0], [1], [-2], [self.canvas.gen_length + 1], [0]])
+        numbers_7B = np.tile(nobody, (1, self.canvas.batch))
         for p in self.requests:
             # What may be replaced is not final before its block is.
             block, ends = p.block, p.block.stop if p.whole_blocks or p.revises else 0
-            numbers_6B[:, p.slot] = block.start, block.stop, p.step, p.steps_left, p.forward, ends
-        return to_device(numbers_6B[:, :, None], self.canvas.device)
+            counts, end = (p.step, p.steps_left, p.forward), self.length_at(p) - p.prompt_length
+            numbers_7B[:, p.slot] = block.start, block.stop, *counts, ends, end
+        return to_device(numbers_7B[:, :, None], self.canvas.device)
 
     @property
     def step_B1(self) -> Tensor:
         """int64 [B, 1]: step within the block."""
-        return self._numbers_6B1[2]
+        return self._numbers_7B1[2]
 
     @property
     def steps_left_B1(self) -> Tensor:
         """int64 [B, 1]: steps of the block's budget that are left, this one included."""
-        return self._numbers_6B1[3]
+        return self._numbers_7B1[3]
 
     @property
     def forward_B1(self) -> Tensor:
         """int64 [B, 1]: forwards that each request took part in before; -2 if it takes no part."""
-        return self._numbers_6B1[4]
+        return self._numbers_7B1[4]
 
     @property
     def block_start_B1(self) -> Tensor:
         """int64 [B, 1]: offset at which the block starts."""
-        return self._numbers_6B1[0]
+        return self._numbers_7B1[0]
 
     @property
     def block_stop_B1(self) -> Tensor:
         """int64 [B, 1]: offset at which the block ends."""
-        return self._numbers_6B1[1]
+        return self._numbers_7B1[1]
 
     @property
     def ends_from_B1(self) -> Tensor:
         """int64 [B, 1]: a stop id ends a request only where all left of this offset is decided."""
-        return self._numbers_6B1[5]
+        return self._numbers_7B1[5]
+
+    @property
+    def masked_share_B1(self) -> Tensor:
+        """float64 [B, 1]: of masks among the block and what there is right of it in this step."""
+        start_B1, end_B1 = self._numbers_7B1[0], self._numbers_7B1[6]
+        offset_G = torch.arange(self.canvas.gen_length, device=self.canvas.device)
+        open_BG = self.canvas.masked_BG() & (offset_G >= start_B1) & (offset_G < end_B1)
+        return open_BG.sum(-1, keepdim=True).double() / (end_B1 - start_B1).clamp(min=1).double()
 
     def ends_from_unless(self, changed_BG: Tensor) -> Tensor:
         """As ``ends_from_B1``; no request ends that goes on in its block since a token changed.
@@ -262,7 +271,7 @@ class StepContext:
     def block_BG(self) -> Tensor:
         """Bool [B, G]: offsets of the block that each request is in; none if it takes no part."""
         offset_G = torch.arange(self.canvas.gen_length, device=self.canvas.device)
-        return (offset_G >= self._numbers_6B1[0]) & (offset_G < self._numbers_6B1[1])
+        return (offset_G >= self._numbers_7B1[0]) & (offset_G < self._numbers_7B1[1])
 
     def each(self, width: int, of: Callable[[RequestStep], Sequence[int] | np.ndarray]) -> Tensor:
         """What the host knows of each request, on the device: int64 [B, width].

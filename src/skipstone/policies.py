@@ -39,6 +39,7 @@ from skipstone.unmask import (
     Entropy,
     EntropyBound,
     Factor,
+    FallingThreshold,
     Fixed,
     Frechet,
     Hierarchical,
@@ -219,6 +220,7 @@ UNMASK = Kind[UnmaskPolicy](
     {
         "fixed": Fixed,
         "threshold": Threshold,
+        "falling_threshold": FallingThreshold,
         "factor": Factor,
         "frechet": Frechet,
         "credit": Credit,

@@ -27,6 +27,7 @@ from skipstone.unmask import (
     Editing,
     Entropy,
     EntropyBound,
+    FallingThreshold,
     Frechet,
     Hierarchical,
     Klass,
@@ -56,6 +57,7 @@ UNMASKS: list[UnmaskPolicy] = [
     Fixed(),
     Threshold(0.3),
     Threshold(0.05),
+    FallingThreshold(0.45, 1.0),
     Factor(0.8),
     Factor(2.0),
     Frechet(-2.0),
@@ -117,6 +119,9 @@ unmasks = st.one_of(
     ),
     st.builds(DinferThreshold, st.sampled_from([0.3, 0.9, 1.0]), st.sampled_from([0.0, 0.1])),
     st.builds(DreamThreshold, st.sampled_from([0.0, 0.3, 0.75, 1.0]), st.booleans()),
+    st.builds(
+        FallingThreshold, st.sampled_from([0.3, 0.75, 0.9]), st.sampled_from([0.0, 0.3, 1.0])
+    ),
     st.builds(Threshold, st.sampled_from([0.0, 0.3, 0.5, 0.75, 0.9, 1.0])),
     st.builds(Factor, st.sampled_from([0.05, 0.3, 1.0, 1.5, 4.0])),
     st.builds(Factor, st.sampled_from([0.3, 1.5]), st.just(True)),

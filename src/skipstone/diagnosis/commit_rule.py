@@ -66,7 +66,17 @@ class CommitRule:
         return tuple(step.candidates.position[chosen_C].tolist())
 
     def _scores(self, step: StepRecord, confidence_C: np.ndarray | None = None) -> HostScores:
-        return scores_of(step, *self._shares(step), confidence_C, self._before(step))
+        before = self._before(step)
+        return scores_of(step, *self._shares(step), confidence_C, before, self._suffix)
+
+    @property
+    def _suffix(self) -> int | None:
+        """Positions right of a block that a step had, at most; None: all."""
+        settings = self.record.header.settings
+        if settings.get("growing_canvas") == "true":
+            return 0
+        window = settings.get("suffix_window", "")
+        return int(window) if window.isdigit() else None
 
     def _shares(self, step: StepRecord) -> tuple[int, int]:
         """Steps that are planned for the block, and positions of a block that is not cut short."""
@@ -95,7 +105,10 @@ class CommitRule:
 
     @cached_property
     def _history(self) -> list[tuple[int, HostScores]]:
-        return [(s.forward, scores_of(s, *self._shares(s))) for s in self.record.steps]
+        return [
+            (s.forward, scores_of(s, *self._shares(s), suffix=self._suffix))
+            for s in self.record.steps
+        ]
 
 
 def _mirrored(scores: HostScores) -> HostScores:

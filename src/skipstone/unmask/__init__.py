@@ -13,6 +13,7 @@ from skipstone.unmask.editing import Editing
 from skipstone.unmask.entropy import Entropy
 from skipstone.unmask.entropy_bound import EntropyBound
 from skipstone.unmask.factor import Factor
+from skipstone.unmask.falling_threshold import FallingThreshold
 from skipstone.unmask.fixed import Fixed
 from skipstone.unmask.frechet import Frechet
 from skipstone.unmask.hierarchical import Hierarchical
@@ -32,6 +33,7 @@ __all__ = [
     "Entropy",
     "EntropyBound",
     "Factor",
+    "FallingThreshold",
     "Fixed",
     "Frechet",
     "Hierarchical",

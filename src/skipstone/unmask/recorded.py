@@ -17,6 +17,7 @@ def scores_of(
     block_length: int,
     confidence_C: np.ndarray | None = None,
     earlier: tuple[HostScores, ...] = (),
+    suffix: int | None = None,
 ) -> HostScores:
     """The scores that a step was decided by.
 
@@ -26,6 +27,7 @@ def scores_of(
         block_length: of a block that is not cut short.
         confidence_C: float64, -inf where nothing may be committed; as recorded if None.
         earlier: the steps of this request before it.
+        suffix: positions right of its block that there were, at most; None: all.
     """
     candidates = step.candidates
     allowed_C = candidates.allowed if confidence_C is None else confidence_C
@@ -44,10 +46,18 @@ def scores_of(
         block_start=step.block_start - step.prompt_length,
         block_stop=step.block_stop - step.prompt_length,
         masks_left=step.masks_before,
+        masked_share=_masked_share(step, suffix),
         held=held_C,
         revisable=np.where(held_C < 0, -np.inf, allowed_C),
         earlier=earlier,
     )
+
+
+def _masked_share(step: StepRecord, suffix: int | None) -> float:
+    """Of masks among the block and what there was right of it."""
+    start, stop = step.block_start - step.prompt_length, step.block_stop - step.prompt_length
+    open_X = step.masked[start : None if suffix is None else stop + suffix]
+    return float(np.count_nonzero(open_X)) / max(1, open_X.size)
 
 
 def _held(step: StepRecord) -> np.ndarray:

@@ -180,6 +180,8 @@ class HostScores:
     """Offset at which it ends."""
     masks_left: int
     """Masks in the block before this step."""
+    masked_share: float = 1.0
+    """Of masks among the block and what there was right of it in this step."""
     held: np.ndarray | None = None
     """See ``held_C``."""
     revisable: np.ndarray | None = None

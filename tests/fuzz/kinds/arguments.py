@@ -38,6 +38,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
         "fixed",
         "threshold:0.2",
         "threshold:value=2",
+        "falling_threshold:0.5",
+        "falling_threshold:alpha=2",
         "factor:1",
         "factor:value=nan",
         "credit:0.2",

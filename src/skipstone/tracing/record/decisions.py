@@ -51,7 +51,12 @@ class Decisions:
         for at, policy in zip(self.view.context.requests, self.view.unmask, strict=True):
             record = _record(self, board, at, policy.needs, seconds)
             bound_C = policy.bound(
-                scores_of(record, at.step_budget, at.block_length or at.block.length)
+                scores_of(
+                    record,
+                    at.step_budget,
+                    at.block_length or at.block.length,
+                    suffix=at.suffix,
+                )
             )
             if bound_C is not None:
                 record.candidates.bound[:] = bound_C
