@@ -50,6 +50,7 @@ from skipstone.unmask import (
     SlowFast,
     Threshold,
     UnmaskPolicy,
+    Wino,
 )
 
 P = TypeVar("P", bound="CachePolicy | SkipPolicy | UnmaskPolicy")
@@ -228,6 +229,7 @@ UNMASK = Kind[UnmaskPolicy](
         "klass": Klass,
         "local_leap": LocalLeap,
         "slow_fast": SlowFast,
+        "wino": Wino,
         "margin": Margin,
         "entropy": Entropy,
         "entropy_bound": EntropyBound,

@@ -44,6 +44,8 @@ class RequestStep:
     """Its rows see nothing from this offset on, nor are any computed there; None: they see all."""
     revises: bool = False
     """Whether committed tokens of the block are scored too, and may be replaced."""
+    revokes: bool = False
+    """Whether they are scored where they are not seen, and may become masks again."""
     post_step: int = 0
     """Which of the steps it is that find no mask in the block, from 1; 0 where there are some."""
     may_end: bool = True

@@ -249,12 +249,21 @@ def test_an_old_score_leads_only_if_it_is_the_best_of_the_rows() -> None:
         assert found == [[3], [1030], [], []]
 
 
-def plain_commit(case: Case, chosen_BG: Tensor, confidence_BG: Tensor, stops: bool) -> Committed:
+def plain_commit(
+    case: Case,
+    chosen_BG: Tensor,
+    confidence_BG: Tensor,
+    stops: bool,
+    revoked_id: int | None,
+) -> Committed:
     """As it was before there was a kernel."""
     canvas, context = case.canvas, replace(case.context, canvas=case.canvas)
     broken_BG = confidence_BG.isnan()
     commit_BG = chosen_BG & ~confidence_BG.isneginf() & ~broken_BG
     canvas.commit(commit_BG, case.tables[0], Status.COMMITTED)
+    if revoked_id is not None:
+        again_BG = case.tables[0] == revoked_id
+        canvas.commit(commit_BG & again_BG, case.tables[0], Status.MASK)
     new_BL = torch.zeros_like(context.committed_BL)
     new_BL.scatter_(1, canvas.region_BG, commit_BG)
     if len(context.requests) < canvas.batch:
@@ -281,11 +290,14 @@ def stop_at(context: StepContext, eos: int) -> None:
             ids[masks], status[masks] = eos, int(Status.FILLED)
 
 
-def commit_all_ways(case: Case, chosen_BG: Tensor, *, stops: bool) -> Canvas:
+def commit_all_ways(
+    case: Case, chosen_BG: Tensor, *, stops: bool, revoked_id: int | None = None
+) -> Canvas:
     """The canvas afterwards, which is the same whoever commits."""
     start, confidence_BG = case.canvas, case.tables[1]
     case.canvas = replace(start, ids_BL=start.ids_BL.clone(), status_BL=start.status_BL.clone())
-    truth, canvas = plain_commit(case, chosen_BG, confidence_BG, stops), case.canvas
+    truth = plain_commit(case, chosen_BG, confidence_BG, stops, revoked_id)
+    canvas = case.canvas
     for mode in ("triton", "reference"):
         again = replace(start, ids_BL=start.ids_BL.clone(), status_BL=start.status_BL.clone())
         context = replace(case.context, canvas=again)
@@ -297,6 +309,7 @@ def commit_all_ways(case: Case, chosen_BG: Tensor, *, stops: bool) -> Canvas:
                 context,
                 EOS if stops else None,
                 context.ends_from_B1,
+                revoked_id=revoked_id,
             )
         for a, b in zip(found, truth, strict=True):
             exactly(a, b)
@@ -311,6 +324,22 @@ def test_commit(batch: int, gen_length: int, seed: int, whole: bool, stops: bool
     case = Case(batch, gen_length, seed, whole)
     chosen_BG = drawn_from(np.array([False, True]), batch, gen_length, seed=seed)
     commit_all_ways(case, chosen_BG, stops=stops)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize(("batch", "gen_length", "seed", "whole"), CASES)
+def test_a_token_becomes_a_mask_again(
+    batch: int, gen_length: int, seed: int, whole: bool, stops: bool
+) -> None:
+    case = Case(batch, gen_length, seed, whole)
+    chosen_BG = drawn_from(np.array([False, True]), batch, gen_length, seed=seed)
+    revoked_id = 1_000_000
+    case.tables[0].masked_fill_(
+        drawn_from(np.array([False, True]), batch, gen_length, seed=seed + 1), revoked_id
+    )
+    canvas = commit_all_ways(case, chosen_BG, stops=stops, revoked_id=revoked_id)
+    revoked_BG = canvas.written_BG() == revoked_id
+    assert (canvas.region(canvas.status_BL)[revoked_BG] == Status.MASK).all()
 
 
 @pytest.mark.parametrize("stops", [False, True])

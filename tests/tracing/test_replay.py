@@ -18,7 +18,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Choice, Experimenter, Follow, Patch, Unavailable
 from skipstone.diagnosis.patching import DecidingPart, decisive
 from skipstone.engine import Engine
-from skipstone.memory.store import KVStore
+from skipstone.memory.store import KeysAndValues
 from skipstone.models.parts.decoder import Decoder
 from skipstone.record import Candidates, Judgements, MemoryTrace, StepRecord, Tap, TensorKey, Trace
 from skipstone.rows import Rows
@@ -194,7 +194,12 @@ def wrong_state(layer: int, position: int) -> Generator[None, None, None]:
     right = Decoder.layer
 
     def wrong(
-        self: Decoder, index: int, x_ND: Tensor, angles_2NE: Tensor, rows: Rows, store: KVStore
+        self: Decoder,
+        index: int,
+        x_ND: Tensor,
+        angles_2NE: Tensor,
+        rows: Rows,
+        store: KeysAndValues,
     ) -> Tensor:
         out_ND = right(self, index, x_ND, angles_2NE, rows, store)
         here_N1 = torch.from_numpy(rows.position == position)[:, None]

@@ -28,13 +28,12 @@ def parting(first: Divergence, start: int) -> str:
 
 
 def _written(positions: Sequence[int], first: Divergence, start: int) -> str:
-    """What a run commits and edits in a step."""
-    commits, edits = (
-        ", ".join(str(p - start) for p in positions if (p in first.edits) == edited)
-        for edited in (False, True)
-    )
-    parts = [f"commits {commits}"] if commits or not edits else []
-    parts += [f"edits {edits}"] if edits else []
+    """What a run commits, edits and takes back in a step."""
+    edits = set(first.edits) - set(first.revoked)
+    kinds = {"commits": set(positions) - set(first.edits), "edits": edits}
+    kinds["takes back"] = set(first.revoked)
+    told = {kind: [p - start for p in positions if p in of] for kind, of in kinds.items()}
+    parts = [f"{kind} {', '.join(map(str, at))}" for kind, at in told.items() if at]
     return " and ".join(parts) if positions else "commits nothing"
 
 
@@ -58,6 +57,8 @@ def both_sides(first: Divergence, tokens: Tokens) -> Iterator[str]:
 
 def _choice(candidate: Candidate, first: Divergence, tokens: Tokens) -> str:
     token = tokens(candidate.token)
+    if candidate.position in first.revoked:
+        return "takes its token back" if candidate.committed else "keeps its token"
     if candidate.position in first.edits:
         return f"edits to {token}" if candidate.committed else f"does not edit to {token}"
     return f"{'commits' if candidate.committed else 'holds back'} {token}"

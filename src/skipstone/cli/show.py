@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
 from skipstone.cli import show_json
+from skipstone.cli.changes import Changes, changes_of, changes_told
 from skipstone.cli.kept import experiment_line
 from skipstone.cli.numbers import size, spans, whole
 from skipstone.cli.tables import say_labelled, say_table
@@ -38,8 +38,6 @@ from skipstone.record import (
 from skipstone.record.summary import BlockSummary, summarise_blocks, summarise_taps, trace_bytes
 from skipstone.record.verify import verify
 from skipstone.sentence import after_end, counted
-
-V = TypeVar("V")
 
 _SHOWN_EVENTS = 5
 
@@ -203,19 +201,19 @@ def _listed(ids: Sequence[int]) -> str:
 def _print_blocks(record: RunRecord) -> None:
     similarity = {row.block: row for row in similarity_by_block(record)}
     blocks = summarise_blocks(record)
-    edits = any(block.edited for block in blocks)
-    counts = ("block", "steps", "forwards", "refreshes", "committed", *_if(edits, "edited"))
+    changes = Changes(any(b.edited for b in blocks), any(b.revoked for b in blocks))
+    counts = ("block", "steps", "forwards", "refreshes", "committed", *changes.names)
     columns = (*counts, "masks left", "rows")
     seen = ("skipped", "smallest similarity", "median", "largest", "seconds")
     say()
     say_table(
         (*columns, *seen),
-        (_block_row(block, similarity.get(block.block), edits=edits) for block in blocks),
+        (_block_row(block, similarity.get(block.block), changes) for block in blocks),
     )
 
 
 def _block_row(
-    block: BlockSummary, seen: SimilaritySummary | None, *, edits: bool
+    block: BlockSummary, seen: SimilaritySummary | None, changes: Changes
 ) -> tuple[object, ...]:
     similarity = (seen.smallest, seen.median_mean, seen.largest_mean) if seen else (None,) * 3
     return (
@@ -224,7 +222,7 @@ def _block_row(
         block.forwards,
         block.refreshes,
         block.committed,
-        *_if(edits, block.edited),
+        *changes.cells(block.edited, block.revoked),
         block.masks_left,
         block.rows,
         block.skipped,
@@ -233,14 +231,9 @@ def _block_row(
     )
 
 
-def _if(shown: bool, cell: V) -> tuple[V, ...]:
-    """A cell of a column that is there only if it has something to say."""
-    return (cell,) if shown else ()
-
-
 def _print_steps(record: RunRecord) -> None:
-    edits = any(step.edited for step in record.steps)
-    columns = ("forward", "step", "rows", "skipped", "committed", *_if(edits, "edited"))
+    changes = changes_of(record.steps)
+    columns = ("forward", "step", "rows", "skipped", "committed", *changes.names)
     seen = ("masks left", "smallest similarity", "mean", "refresh", "recovery", "seconds")
     say()
     say_table(
@@ -252,7 +245,7 @@ def _print_steps(record: RunRecord) -> None:
                 step.rows.size,
                 len(step.skipped),
                 len(step.committed) - len(step.edited),
-                *_if(edits, len(step.edited)),
+                *changes.cells(len(step.edited) - len(step.revoked), len(step.revoked)),
                 step.masks_after,
                 *_similarity(step.judgements),
                 step.refresh,
@@ -279,9 +272,8 @@ def _print_step(step: StepRecord, record: RunRecord, tokens: Tokens) -> None:
     say_labelled("rows", spans(step.rows.tolist()))
     say_labelled("skipped", spans(step.skipped))
     say_labelled("committed", spans(sorted(set(step.committed) - set(step.edited))))
-    if step.edited:
-        said = (_edit(step, position, tokens) for position in step.edited)
-        say_labelled("edited", ", ".join(said))
+    for label, said in changes_told(step, tokens):
+        say_labelled(label, said)
     say_labelled("positions", f"known from {step.positions_from}")
     say()
     start = record.prompt_length
@@ -295,13 +287,6 @@ def _print_step(step: StepRecord, record: RunRecord, tokens: Tokens) -> None:
     if step.judgements is not None:
         say()
         _print_judgements(step.judgements, start)
-
-
-def _edit(step: StepRecord, position: int, tokens: Tokens) -> str:
-    """A token that was replaced, and by what."""
-    offset = position - step.prompt_length
-    before, after = int(step.ids_before[offset]), int(step.ids_after[offset])
-    return f"{position} from {tokens(before)} to {tokens(after)}"
 
 
 def _candidate_row(candidate: Candidate, start: int, tokens: Tokens) -> tuple[object, ...]:

@@ -64,6 +64,7 @@ def _step_json(step: StepRecord) -> dict[str, object]:
         "skipped": list(step.skipped),
         "committed": list(step.committed),
         "edited": list(step.edited),
+        "revoked": list(step.revoked),
         "masks_left": step.masks_after,
         "seconds": step.seconds,
     }

@@ -54,14 +54,20 @@ def _by_setting(case: Case, positions: Sequence[int], rule: str, number: int) ->
         return None
     first = case.divergence.first
     of_a = first is not None and positions[0] in first.committed_a
-    step = _parting(case)[-1]
+    step, back = _parting(case)[-1], first is not None and positions[0] in first.revoked
     return Finding(
         rule=rule,
         number=number,
-        what=Sentence("only one run edits these committed tokens"),
+        what=Sentence(
+            "only one run takes these committed tokens back"
+            if back
+            else "only one run edits these committed tokens"
+        ),
         where=place(step, None, positions[0]),
         evidence=Sentence(
-            "{factors}; {run} edits {count} in block {block}, step {step}",
+            "{factors}; {run} takes {count} back in block {block}, step {step}"
+            if back
+            else "{factors}; {run} edits {count} in block {block}, step {step}",
             factors=found.said,
             run="A" if of_a else "B",
             count=len(positions),
@@ -70,7 +76,11 @@ def _by_setting(case: Case, positions: Sequence[int], rule: str, number: int) ->
         ),
         experiment=found.outcome,
         proof=proof_of(removed=found.removed, added=found.added),
-        remedy=Sentence("compare runs that edit by the same rule"),
+        remedy=Sentence(
+            "compare runs that take tokens back by the same rule"
+            if back
+            else "compare runs that edit by the same rule"
+        ),
         positions=tuple(positions),
     )
 
@@ -84,24 +94,35 @@ def _against(case: Case, positions: Sequence[int], rule: str, number: int) -> Fi
     if deviation is None or deviation.expected is None:
         return _left_early(case, stated, positions, rule, number)
     step, due = deviation.step, deviation.expected
+    back = bool(step.revoked or due.revoked)
     replayed = stated.commits(step) == due.committed
     return Finding(
         rule=rule,
         number=number,
-        what=Sentence("committed tokens are edited against the rule"),
+        what=Sentence(
+            "committed tokens are taken back against the rule"
+            if back
+            else "committed tokens are edited against the rule"
+        ),
         where=place(step, None, deviation.position),
         evidence=Sentence(
-            "B edits {count} committed tokens where {due} are due",
+            "B takes {count} committed tokens back where {due} are due"
+            if back
+            else "B edits {count} committed tokens where {due} are due",
             count=len(step.edited),
             due=len(due.edited),
         ),
         experiment=tried(
             replayed,
-            Sentence("replayed the stated rule on B's own scores: the edits that are due"),
-            Sentence("replayed the stated rule on B's own scores: not the edits that are due"),
+            Sentence("replayed the stated rule on B's own scores: what is due"),
+            Sentence("replayed the stated rule on B's own scores: not what is due"),
         ),
         proof=proof_of(removed=replayed or None, added=None),
-        remedy=Sentence("edit where another token than the committed one is above the bound"),
+        remedy=Sentence(
+            "take a token back where it is below the bound, and is not seen"
+            if back
+            else "edit where another token than the committed one is above the bound"
+        ),
         positions=tuple(deviation.positions.tolist()),
     )
 

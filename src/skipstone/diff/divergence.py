@@ -36,6 +36,8 @@ class Divergence:
     forward_b: int = -1
     edits: tuple[int, ...] = ()
     """Of what either committed: positions at which a token was committed before."""
+    revoked: tuple[int, ...] = ()
+    """Of these: positions at which either has a mask again."""
 
     def __repr__(self) -> str:
         where = f"block {self.block}, step {self.step}, position {self.position}"
@@ -52,6 +54,7 @@ class Divergence:
             "committed_a": [p - prompt_length for p in self.committed_a],
             "committed_b": [p - prompt_length for p in self.committed_b],
             "edits": [p - prompt_length for p in self.edits],
+            "revoked": [p - prompt_length for p in self.revoked],
             "a": None if self.a is None else asdict(self.a),
             "b": None if self.b is None else asdict(self.b),
         }
@@ -109,4 +112,5 @@ def _divergence(at: StepRecord, kind: DivergenceKind, position: int, pair: Pair)
         forward_a=-1 if a is None else a.forward,
         forward_b=-1 if b is None else b.forward,
         edits=tuple(sorted({p for step in pair.steps for p in step.edited})),
+        revoked=tuple(sorted({p for step in pair.steps for p in step.revoked})),
     )

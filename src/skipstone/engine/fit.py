@@ -22,6 +22,14 @@ def check_fit(network: Network, settings: Settings) -> None:
     """
     geometry = geometry_of(network, 0, 0, 0)
     _check_needs(settings.unmask)
+    offset = network.config.reach.score_offset
+    if Need.UNSEEN in settings.unmask.needs and offset:
+        raise ConfigError(
+            f"{settings.unmask!r} asks how probable a token is where it is not seen, which a mask "
+            f"in its place says; of this model ({network.config.architecture}), a position is "
+            f"scored by the row {-offset} to its left, which tells nothing of a mask there: choose "
+            f"another unmask policy"
+        )
     skip = settings.skip.start(geometry)
     if skip is not None:
         stops(skip, geometry.num_layers)

@@ -11,7 +11,7 @@ from skipstone.blocks import Block
 from skipstone.canvas import HostCanvas, RequestStep
 from skipstone.engine.request import Handle, Request
 from skipstone.engine.result import StepStats
-from skipstone.unmask import Need
+from skipstone.unmask import REVISING, Need
 
 # Steps of a request that are remembered to judge how much its next one commits.
 _REMEMBERED = 8
@@ -97,7 +97,8 @@ class RequestState:
             settled=max(self.reused, request.settled_before(block)),
             base=self.base,
             sees=self.sees,
-            revises=Need.COMMITTED in unmask.needs,
+            revises=bool(unmask.needs & REVISING),
+            revokes=Need.UNSEEN in unmask.needs,
             post_step=post_step,
             may_end=post_step >= unmask.post_steps_of_block or not self._is_within(block, step + 1),
         )

@@ -26,6 +26,10 @@ class StepStats:
     """Row-layers that were not computed."""
     edited: int = 0
     """Committed tokens that were replaced."""
+    revoked: int = 0
+    """Committed tokens that became masks again."""
+    shadow_rows: int = 0
+    """Rows that were computed beside these, to score committed tokens where they are not seen."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,7 +38,7 @@ class Stats:
 
     Attributes: ``steps`` (one ``StepStats`` a forward), ``seconds``, ``generated``,
     ``run_generated``, ``reused``, ``num_forwards``, ``num_refreshes``, ``num_edits``,
-    ``skip_share``, ``tokens_per_second``.
+    ``num_revoked``, ``skip_share``, ``tokens_per_second``.
     """
 
     steps: tuple[StepStats, ...]
@@ -53,6 +57,7 @@ class Stats:
             f"{self.seconds:.2f} s, "
             f"{self.tokens_per_second:.1f} tokens/s, {self.skip_share:.1%} of row-layers skipped"
             + (f", {counted(self.num_edits, 'edit')}" if self.num_edits else "")
+            + (f", {counted(self.num_revoked, 'token')} taken back" if self.num_revoked else "")
             + (f", {counted(self.reused, 'prompt token')} reused" if self.reused else "")
         )
 
@@ -73,6 +78,11 @@ class Stats:
     def num_edits(self) -> int:
         """Times that a committed token was replaced."""
         return sum(step.edited for step in self.steps)
+
+    @property
+    def num_revoked(self) -> int:
+        """Times that a committed token became a mask again."""
+        return sum(step.revoked for step in self.steps)
 
     @property
     def skip_share(self) -> float:

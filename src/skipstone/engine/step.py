@@ -21,6 +21,7 @@ from skipstone.engine.ages import Ages
 from skipstone.engine.batch import Batch
 from skipstone.engine.forward.finite import not_finite
 from skipstone.engine.forward.runner import Pass
+from skipstone.engine.forward.shadow import cast_shadow
 from skipstone.engine.guarded import Failed
 from skipstone.engine.observe import Board, Observer, StepView, Taps
 from skipstone.engine.progress import RequestState
@@ -43,6 +44,8 @@ class InFlightStep(NamedTuple):
     states: tuple[RequestState, ...]
     """The requests that take part."""
     rows: Rows
+    shadowed: Rows | None
+    """Computed beside them; None: nobody asked."""
     done: Pass
     recovery: bool
     scored: ScoredRows
@@ -110,6 +113,8 @@ class Stepper:
         scored = batch.scorer.score(
             done, context, batch.host, weighing=weighing, want_logits=taps.logits
         )
+        shadow = cast_shadow(batch.runner.network, batch.runner.store, context)
+        batch.scorer.doubt(shadow, context)
         scores = batch.scorer.eligible(done, rows, context)
         committed, failed = self.commit(scores, context)
         seen_B1 = batch.seen_B1(context, failed)
@@ -122,6 +127,7 @@ class Stepper:
             context=context,
             states=states,
             rows=rows,
+            shadowed=None if shadow is None else shadow.rows,
             done=done,
             recovery=recovery,
             scored=scored,
@@ -144,7 +150,16 @@ class Stepper:
         ends_from_B1 = context.ends_from_B1
         if batch.stops and not all(at.may_end for at in context.requests):
             ends_from_B1 = context.ends_from_unless(chosen_BG)
-        committed = ops.commit(chosen_BG, allowed_BG, scores.token_BG, context, fill, ends_from_B1)
+        revokes = any(at.revokes for at in context.requests)
+        committed = ops.commit(
+            chosen_BG,
+            allowed_BG,
+            scores.token_BG,
+            context,
+            fill,
+            ends_from_B1,
+            revoked_id=batch.config.mask_id if revokes else None,
+        )
         batch.committed_BL = committed.committed_BL
         return committed, failed
 
@@ -162,10 +177,12 @@ class Stepper:
         batch.host = after = _taken(before, region, flight.context.active)
         is_committed_BG = after.status_BG == Status.COMMITTED
         decided_BG = is_committed_BG & (before.status_BG == Status.MASK)
-        edited_BG = is_committed_BG & ~decided_BG & (after.ids_BG != before.ids_BG)
+        held_BG = before.status_BG == Status.COMMITTED
+        edited_BG = is_committed_BG & held_BG & (after.ids_BG != before.ids_BG)
+        revoked_BG = held_BG & (after.status_BG == Status.MASK)
         broken = (region.status_BG == Status.BROKEN).any(1)
         pairs = list(zip(flight.states, flight.context.requests, strict=True))
-        self._count(flight, pairs, decided_BG, edited_BG)
+        self._count(flight, pairs, decided_BG, edited_BG, revoked_BG)
         seen_B1 = None if flight.seen is None else flight.seen.wait()
         for state, at in pairs:
             state.sees = None if seen_B1 is None else int(seen_B1[at.slot, 0])
@@ -229,10 +246,15 @@ class Stepper:
         pairs: Sequence[tuple[RequestState, RequestStep]],
         decided_BG: np.ndarray,
         edited_BG: np.ndarray,
+        revoked_BG: np.ndarray,
     ) -> None:
         """Add this forward to the statistics of the requests that took part."""
         batch = self.batch
         layers = batch.config.num_layers
+        shadowed = flight.shadowed
+        beside = (
+            {} if shadowed is None else dict(zip(shadowed.requests, shadowed.counts, strict=True))
+        )
         skippable, skipped = flight.done.row_layers(batch.canvas.batch, layers)
         for (state, at), rows in zip(pairs, flight.rows.counts, strict=True):
             state.completed(
@@ -246,6 +268,8 @@ class Stepper:
                     skippable_row_layers=int(skippable[at.slot]),
                     skipped_row_layers=int(skipped[at.slot]),
                     edited=int(edited_BG[at.slot].sum()),
+                    revoked=int(revoked_BG[at.slot].sum()),
+                    shadow_rows=beside.get(at.slot, 0),
                 )
             )
 

@@ -42,6 +42,25 @@ OnWrite = Callable[[int, Rows, Tensor, Tensor], Tensor]
 attend."""
 
 
+class KeysAndValues(Protocol):
+    """What a layer asks of keys and values: take those of its rows, and let the rows attend."""
+
+    def write(
+        self,
+        layer: int,
+        rows: Rows,
+        qkv_NHE: Tensor,
+        angles_2NR: Tensor,
+        norms: ops.HeadNorms | None = None,
+    ) -> Tensor:
+        """Take those of ``rows`` in one layer; see ``KVStore.write``."""
+        ...
+
+    def attend(self, layer: int, q_NHE: Tensor, rows: Rows) -> Tensor:
+        """What rotated queries attend to in one layer: [N, H*E]."""
+        ...
+
+
 def cell_bytes(config: KVConfig, dtype: torch.dtype) -> int:
     """What one position of one request takes, in all layers."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_width * dtype.itemsize
@@ -204,6 +223,16 @@ class KVStore:
         if norms is not None:
             qkv_NHE = ops.normed(qkv_NHE, keys.shape[1], norms)
         return self.on_write(layer, rows, qkv_NHE, q_NHE)
+
+    def attend(self, layer: int, q_NHE: Tensor, rows: Rows) -> Tensor:
+        """Attention of rows over their own requests, up to the horizon of each: [N, H*E].
+
+        Args:
+            layer: counted from 0.
+            q_NHE: rotated queries of the rows.
+            rows: whose these are.
+        """
+        return ops.attend(q_NHE, self.keys[layer], self.values[layer], rows, self.visible_BL)
 
 
 def _grown(old: Tensor, cells: int) -> Tensor:

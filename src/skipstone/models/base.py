@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from skipstone.memory.store import KVStore
+from skipstone.memory.store import KeysAndValues
 from skipstone.ops.model.reference_experts import Router
 from skipstone.reach import FULL, Reach
 from skipstone.rows import Rows
@@ -172,7 +172,7 @@ class Network(Protocol):
         ...
 
     def layer(
-        self, index: int, x_ND: Tensor, angles_2NR: Tensor, rows: Rows, store: KVStore
+        self, index: int, x_ND: Tensor, angles_2NR: Tensor, rows: Rows, store: KeysAndValues
     ) -> Tensor:
         """Run layer ``index`` (from 0) on ``rows``; writes their K/V into the store."""
         ...

@@ -194,6 +194,7 @@ def _timeline(trace: StoredTrace, sample: int) -> Iterator[dict[str, object]]:
                 "finished": step.finished.size,
                 "committed": list(step.committed),
                 "edited": list(step.edited),
+                "revoked": list(step.revoked),
             },
             **common,
         }

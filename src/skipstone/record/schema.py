@@ -164,14 +164,20 @@ class StepRecord:
 
     @property
     def committed(self) -> tuple[int, ...]:
-        """Positions whose token this step wrote: of masks, and of tokens that it replaced."""
+        """Positions that this step wrote to: of masks, and of tokens that it replaced."""
         return tuple(self.candidates.position[self.candidates.committed].tolist())
 
     @property
     def edited(self) -> tuple[int, ...]:
-        """Those of them at which a token was committed before."""
+        """Those of them at which a token was committed before: it was replaced, by a mask too."""
         position_C = self.candidates.position[self.candidates.committed]
         return tuple(position_C[~self.masked[position_C - self.prompt_length]].tolist())
+
+    @property
+    def revoked(self) -> tuple[int, ...]:
+        """Those of these at which a mask stands again."""
+        masks = self.status_after == 2
+        return tuple(p for p in self.edited if masks[p - self.prompt_length])
 
     @property
     def masked(self) -> np.ndarray:

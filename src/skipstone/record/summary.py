@@ -27,7 +27,9 @@ class BlockSummary:
     committed: int
     """Masks."""
     edited: int
-    """Times that a committed token was replaced."""
+    """Times that a committed token was replaced by another."""
+    revoked: int
+    """Times that a committed token became a mask again."""
     masks_left: int
     """In the block, after its last step."""
     seconds: float
@@ -65,7 +67,8 @@ def summarise_blocks(record: RunRecord) -> list[BlockSummary]:
                 rows=sum(step.rows.size for step in steps),
                 skipped=sum(len(step.skipped) for step in steps),
                 committed=sum(len(step.committed) - len(step.edited) for step in steps),
-                edited=sum(len(step.edited) for step in steps),
+                edited=sum(len(step.edited) - len(step.revoked) for step in steps),
+                revoked=sum(len(step.revoked) for step in steps),
                 masks_left=steps[-1].masks_after,
                 seconds=sum(step.seconds for step in steps),
             )

@@ -21,11 +21,13 @@ from skipstone.unmask.klass import Klass
 from skipstone.unmask.local_leap import LocalLeap
 from skipstone.unmask.margin import Margin
 from skipstone.unmask.quota import Quota
-from skipstone.unmask.scores import HostScores, MaskLogits, Need, Scores
+from skipstone.unmask.scores import REVISING, HostScores, MaskLogits, Need, Scores
 from skipstone.unmask.slow_fast import SlowFast
 from skipstone.unmask.threshold import Threshold
+from skipstone.unmask.wino import Wino
 
 __all__ = [
+    "REVISING",
     "Credit",
     "DinferThreshold",
     "DreamThreshold",
@@ -51,4 +53,5 @@ __all__ = [
     "UnmaskPolicy",
     "UnmaskSession",
     "WeighingSession",
+    "Wino",
 ]

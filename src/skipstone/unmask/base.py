@@ -26,7 +26,8 @@ class UnmaskSession(Protocol):
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """Which offsets are committed now: bool [B, G]. Equal confidence: lowest position first.
 
-        With ``Need.COMMITTED`` these may be committed ones too: each takes its new token.
+        With ``Need.COMMITTED`` these may be committed ones too: each takes its new token; with
+        ``Need.UNSEEN`` each becomes a mask again.
 
         No host read, no boolean indexing, no shape that depends on values: the same code runs
         inside a captured graph.

@@ -27,12 +27,19 @@ class Need(StrEnum):
     """The entropy of the whole distribution, in nats."""
     COMMITTED = "committed"
     """Scores of committed tokens of the block too: one that is selected is replaced."""
+    UNSEEN = "unseen"
+    """How probable each committed token of the block is where it is not seen: one that is selected
+    becomes a mask again. Beside its rows, a step computes the block once more, all masks."""
     DRIFT = "drift"
     """How far the whole distribution has moved since it was last computed: its Kullback-Leibler
     divergence from that one, in nats. All distributions of a request are kept for it."""
     LOGITS = "logits"
     """The logits of every mask that a step scores, before a token is chosen: the policy's session
     has ``weigh``, which sees them and gives those to choose by."""
+
+
+REVISING = frozenset((Need.COMMITTED, Need.UNSEEN))
+"""Whoever needs one of these may replace committed tokens of the block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +111,7 @@ class Scores:
             self,
             margin=self.margin if Need.MARGIN in needs else None,
             entropy=self.entropy if Need.ENTROPY in needs else None,
-            revisable=self.revisable if Need.COMMITTED in needs else None,
+            revisable=self.revisable if needs & REVISING else None,
             drift=self.drift if Need.DRIFT in needs else None,
         )
 
@@ -129,7 +136,8 @@ class Scores:
     def revisable_BG(self) -> Tensor:
         """float64: the token's probability where one is committed that may be replaced, else -inf.
 
-        Needs ``Need.COMMITTED``. Where it says something, ``confidence_BG`` is -inf.
+        Needs ``Need.COMMITTED``. Where it says something, ``confidence_BG`` is -inf. With
+        ``Need.UNSEEN``, that of the committed token, which a mask may replace.
         """
         return _asked_for(self.revisable, Need.COMMITTED)
 

@@ -52,6 +52,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
         "local_leap:radius=-1",
         "slow_fast:cut=true",
         "slow_fast:explore=0",
+        "wino:0.2",
+        "wino:back=2",
     ),
     "--skip": ("none", "cosine", "cosine:skip_layer_k=1", "cosine:skip_layer_k=1,skip_threshold=2"),
     "--top-p": ("0.9", "1", "0", "1e-300"),

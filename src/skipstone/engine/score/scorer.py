@@ -17,7 +17,9 @@ from torch import Tensor
 from skipstone.canvas import Geometry, HostCanvas, Status, StepContext
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.runner import Pass
+from skipstone.engine.forward.shadow import Shadow
 from skipstone.engine.observe import Board
+from skipstone.engine.score.doubt import doubted
 from skipstone.engine.score.drift import Distributions
 from skipstone.engine.score.sampling import Sampling
 from skipstone.engine.score.weighing import Weighing
@@ -152,6 +154,25 @@ class Scorer:
             logits_NV = self._logits(done.x_ND[index_2N[0]])
             self._move(part_rows, self._masks(logits_NV, index_2N, done, context))
 
+    def doubt(self, shadow: Shadow | None, context: StepContext) -> None:
+        """Score committed tokens by where they are not seen. Changes the board.
+
+        Args:
+            shadow: of this step; None: nobody's.
+            context: the step.
+        """
+        if shadow is None:
+            return
+        ids_BL, mask_id = context.canvas.ids_BL, self._network.config.mask_id
+        rows = shadow.rows.take(shadow.doubted)
+        for part in self._parts(rows):
+            part_rows, index_2N = _part(part, rows, shadow.doubted)
+            logits_NV = self._logits(shadow.x_ND[index_2N[0]])
+            held_N = ids_BL[part_rows.request_N, part_rows.position_N]
+            scored = doubted(logits_NV, held_N, mask_id, self._cuts(part_rows))
+            tables = list(self.board.tables.values())[:5]
+            ops.write_scores(tables, scored, shadow.rows, index_2N, None, context)
+
     def _move(self, rows: Rows, masks: MaskLogits) -> None:
         """Say how far distributions have moved, where a policy asks. Changes the board."""
         drift_BG = self.board.drift_BG
@@ -276,7 +297,8 @@ def _masked(
     if any(at.revises for at in context.requests):
         first = np.full(canvas.batch, canvas.gen_length)
         first[list(context.active)] = [
-            at.block.start if at.revises else at.block.stop for at in context.requests
+            at.block.start if at.revises and not at.revokes else at.block.stop
+            for at in context.requests
         ]
         wanted |= (status == Status.COMMITTED) & (offset >= first[request])
     found = np.flatnonzero(inside & wanted)

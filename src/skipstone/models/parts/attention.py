@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skipstone.memory.store import KVStore
+from skipstone.memory.store import KeysAndValues
 from skipstone.models.base import ModelConfig
 from skipstone.models.parts.linear import Linear
 from skipstone.ops.model import dispatch as ops
@@ -33,13 +33,12 @@ class Attention:
             self.norms = ops.HeadNorms(query_E, key_E, config.norm_eps)
 
     def __call__(
-        self, normed_ND: Tensor, angles_2NR: Tensor, layer: int, rows: Rows, store: KVStore
+        self, normed_ND: Tensor, angles_2NR: Tensor, layer: int, rows: Rows, store: KeysAndValues
     ) -> Tensor:
         """Attend [N, H*E], before the last product; writes K/V of ``rows`` into the store."""
         qkv_NHE = self.qkv(normed_ND).unflatten(-1, (-1, self._head_width))
         q_NHE = store.write(layer, rows, qkv_NHE, angles_2NR, self.norms)
-        keys, values = store.keys[layer], store.values[layer]
-        return ops.attend(q_NHE, keys, values, rows, store.visible_BL)
+        return store.attend(layer, q_NHE, rows)
 
     def places(self) -> dict[str, Tensor]:
         """Views of the weights by their place; a file may have Q, K, V as one or each by itself."""

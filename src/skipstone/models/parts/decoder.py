@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skipstone.memory.store import KVStore
+from skipstone.memory.store import KeysAndValues
 from skipstone.models.base import ModelConfig
 from skipstone.models.names import WeightNames
 from skipstone.models.parts.attention import Attention
@@ -45,7 +45,7 @@ class Layer:
         self.mlp = _mlp(config, index, dtype, device)
 
     def forward(
-        self, x_ND: Tensor, angles_2NR: Tensor, index: int, rows: Rows, store: KVStore
+        self, x_ND: Tensor, angles_2NR: Tensor, index: int, rows: Rows, store: KeysAndValues
     ) -> Tensor:
         """Run the block on packed rows; writes their K/V into layer ``index`` of the store."""
         normed_ND = self.attention_norm(x_ND)
@@ -147,7 +147,7 @@ class Decoder:
         return self.rotary_2LR[:, rows.position_N]
 
     def layer(
-        self, index: int, x_ND: Tensor, angles_2NR: Tensor, rows: Rows, store: KVStore
+        self, index: int, x_ND: Tensor, angles_2NR: Tensor, rows: Rows, store: KeysAndValues
     ) -> Tensor:
         """Run layer ``index`` (from 0) on ``rows``; writes their K/V into the store."""
         return self.layers[index].forward(x_ND, angles_2NR, index, rows, store)

@@ -142,10 +142,20 @@ def commit(
     context: StepContext,
     eos_id: int | None,
     ends_from_B1: Tensor,
+    *,
+    revoked_id: int | None = None,
 ) -> Committed:
     """See ``reference.commit``."""
     if absence(confidence_BG):
-        return reference.commit(chosen_BG, confidence_BG, token_BG, context, eos_id, ends_from_B1)
-    from skipstone.ops.decide import triton_board
-
-    return triton_board.commit(chosen_BG, confidence_BG, token_BG, context, eos_id, ends_from_B1)
+        serving = reference
+    else:
+        from skipstone.ops.decide import triton_board as serving
+    return serving.commit(
+        chosen_BG,
+        confidence_BG,
+        token_BG,
+        context,
+        eos_id,
+        ends_from_B1,
+        revoked_id=revoked_id,
+    )

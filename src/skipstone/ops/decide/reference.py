@@ -349,6 +349,8 @@ def commit(
     context: StepContext,
     eos_id: int | None,
     ends_from_B1: Tensor,
+    *,
+    revoked_id: int | None = None,
 ) -> Committed:
     """Write tokens where they are chosen and may be written, then stop at EOS.
 
@@ -363,11 +365,14 @@ def commit(
         context: where each request is.
         eos_id: what requests are filled with that end at one of their stop ids; None: none ends.
         ends_from_B1: int64, no request ends before all left of this offset is decided.
+        revoked_id: the id by which a committed token becomes a mask again; None: none does.
     """
     canvas, before_BL = context.canvas, context.committed_BL
     broken_BG = confidence_BG.isnan()
     commit_BG = chosen_BG & ~(confidence_BG.isneginf() | broken_BG)
     canvas.commit(commit_BG, token_BG, Status.COMMITTED)
+    if revoked_id is not None:
+        canvas.commit(commit_BG & (token_BG == revoked_id), token_BG, Status.MASK)
     new_BL = torch.zeros_like(before_BL).scatter_(1, canvas.region_BG, commit_BG)
     committed_BL = torch.where(context.forward_B1 >= 0, new_BL, before_BL)
     if eos_id is not None:

@@ -251,6 +251,8 @@ def _written(
     token_ptr,
     at,
     inside,
+    revoked_id,
+    MASK: tl.constexpr,
     COMMITTED: tl.constexpr,
 ):
     """What is committed at offsets, id and status there after it, and where that is a NaN."""
@@ -261,10 +263,13 @@ def _written(
     token = tl.load(token_ptr + at, mask=commit, other=0)
     token = tl.where(commit, token, tl.load(ids_ptr + at, mask=inside, other=0))
     status = tl.load(status_ptr + at, mask=inside, other=0)
-    return commit, token, tl.where(commit, COMMITTED, status), broken
+    written = tl.where(token == revoked_id, MASK, COMMITTED)
+    return commit, token, tl.where(commit, written, status), broken
 
 
-@triton.jit(do_not_specialize=["forward_ptr", "batch", "length", "gen_length", "eos_id"])
+@triton.jit(
+    do_not_specialize=["forward_ptr", "batch", "length", "gen_length", "eos_id", "revoked_id"]
+)
 def _commit_kernel(
     ids_ptr,
     status_ptr,
@@ -283,6 +288,7 @@ def _commit_kernel(
     length,
     gen_length,
     eos_id,
+    revoked_id,
     PAD: tl.constexpr,
     MASK: tl.constexpr,
     COMMITTED: tl.constexpr,
@@ -310,7 +316,16 @@ def _commit_kernel(
             at = first + tl.arange(0, BLOCK)
             inside = at < gen_length
             _, token, status, _ = _written(
-                ids_ptr, status_ptr, chosen_ptr, confidence_ptr, token_ptr, at, inside, COMMITTED
+                ids_ptr,
+                status_ptr,
+                chosen_ptr,
+                confidence_ptr,
+                token_ptr,
+                at,
+                inside,
+                revoked_id,
+                MASK,
+                COMMITTED,
             )
             masked = status == MASK
             stops = tl.max((token[:, None] == stop[None, :]).to(tl.int32), axis=1) != 0
@@ -324,7 +339,16 @@ def _commit_kernel(
         at = position - origin
         inside = (at >= 0) & (at < gen_length)
         commit, token, status, broken = _written(
-            ids_ptr, status_ptr, chosen_ptr, confidence_ptr, token_ptr, at, inside, COMMITTED
+            ids_ptr,
+            status_ptr,
+            chosen_ptr,
+            confidence_ptr,
+            token_ptr,
+            at,
+            inside,
+            revoked_id,
+            MASK,
+            COMMITTED,
         )
         fill = (status == MASK) & (at < filled)
         token = tl.where(fill, eos_id, token)
@@ -450,6 +474,8 @@ def commit(
     context: StepContext,
     eos_id: int | None,
     ends_from_B1: Tensor,
+    *,
+    revoked_id: int | None = None,
 ) -> Committed:
     """As ``reference.commit``."""
     canvas = context.canvas
@@ -475,6 +501,7 @@ def commit(
         length,
         canvas.gen_length,
         0 if eos_id is None else eos_id,
+        -1 if revoked_id is None else revoked_id,
         PAD=int(Status.PAD),
         MASK=int(Status.MASK),
         COMMITTED=int(Status.COMMITTED),

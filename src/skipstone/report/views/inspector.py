@@ -21,7 +21,14 @@ from skipstone.report.views.view import (
     tips,
 )
 
-_FATES = ("fate.commits", "fate.holds", "fate.barred", "fate.edits", "fate.keeps")
+_FATES = (
+    "fate.commits",
+    "fate.holds",
+    "fate.barred",
+    "fate.edits",
+    "fate.keeps",
+    "fate.revokes",
+)
 _SHOWN_TOKENS = 5
 
 
@@ -69,12 +76,12 @@ def _ties(table: Candidates) -> np.ndarray:
 
 
 def _fates(step: StepRecord) -> np.ndarray:
-    """Int [C]: as in ``_FATES``; a committed token is edited or kept."""
+    """Int [C]: as in ``_FATES``; a committed token is edited, kept or taken back."""
     table = step.candidates
     written = ~step.masked[table.position - step.prompt_length]
     return np.where(
         table.committed,
-        np.where(written, 3, 0),
+        np.where(np.isin(table.position, step.revoked), 5, np.where(written, 3, 0)),
         np.where(table.eligible, np.where(written, 4, 1), 2),
     )
 
@@ -84,7 +91,7 @@ def _decision_plot(study: Study, word: Word) -> Chart:
     bound = base.mark_tick(thickness=2, opacity=1).encode(
         x=position_axis(study, word), y="bound:Q", color=alt.Color("run:N", scale=sides(study))
     )
-    _, holds, barred, _, keeps = (f"datum.fate == '{word(fate)}'" for fate in _FATES)
+    _, holds, barred, _, keeps, _ = (f"datum.fate == '{word(fate)}'" for fate in _FATES)
     held = f"{holds} || {keeps}"
     points = base.mark_point(filled=True, strokeWidth=1.5, opacity=1).encode(
         x=position_axis(study, word),

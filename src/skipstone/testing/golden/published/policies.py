@@ -16,6 +16,7 @@ from skipstone.testing.golden.published import (
     klass,
     localleap,
     slowfast,
+    wino,
 )
 
 Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
@@ -31,6 +32,7 @@ READERS: dict[str, Reader] = {
     "suffix_window_dpad": dpad.suffix_window,
     "vicinity": dinfer.vicinity,
     "dkv_cache_decode": dkv.decode,
+    "wino": wino.wino,
     "frechet_none": partial(fast_dllm.frechet, "none"),
     "frechet_prefix": partial(fast_dllm.frechet, "prefix"),
     "frechet_dual": partial(fast_dllm.frechet, "dual"),
