@@ -266,11 +266,11 @@ def test_show_prints_the_run_in_words(capsys: pytest.CaptureFixture[str], path: 
     record = open_trace(path).records[0]
     for row, block in zip(rows, (0, 1), strict=True):
         steps = [step for step in record.steps if step.block == block]
-        edited, masks = sum(len(s.edited) for s in steps), steps[-1].masks_after
-        committed = sum(len(s.committed) for s in steps) - edited
+        changed, back = sum(len(s.edited) for s in steps), sum(len(s.revoked) for s in steps)
+        committed, masks = sum(len(s.committed) for s in steps) - changed, steps[-1].masks_after
         skipped = sum(len(s.skipped) for s in steps)
-        counts = (block, 4, 4, 1, committed, edited, masks, 32, skipped)
-        assert row[:9] == [str(n) for n in counts]
+        counts = (block, 4, 4, 1, committed, changed - back, back, masks, 32, skipped)
+        assert row[:10] == [str(n) for n in counts]
 
 
 @pytest.mark.usefixtures("wide")
