@@ -72,10 +72,9 @@ class Canvas:
             mask_id: what stands where nothing does.
             device: where the canvas lives.
         """
-        whole = (slots, length)
         return cls(
-            ids_BL=torch.full(whole, mask_id, dtype=torch.int64, device=device),
-            status_BL=torch.full(whole, int(Status.PAD), dtype=torch.int64, device=device),
+            ids_BL=torch.full((slots, length), mask_id, dtype=torch.int64, device=device),
+            status_BL=torch.full((slots, length), Status.PAD, dtype=torch.int64, device=device),
             region_BG=torch.arange(gen_length, device=device).repeat(slots, 1),
             stop_BK=torch.full((slots, MOST_STOP_IDS), -1, dtype=torch.int64, device=device),
             prompt_lengths=[0] * slots,
@@ -208,8 +207,7 @@ class StepContext:
 
     @cached_property
     def _numbers_7B1(self) -> Tensor:
-        # Nothing was ever scored in forward -2: who takes no part has no fresh scores, and it does
-        # not end.
+        # In forward -2 nothing was scored: who takes no part has no fresh scores, and does not end.
         nobody = np.array([[0], [0], [0], [1], [-2], [self.canvas.gen_length + 1], [0]])
         numbers_7B = np.tile(nobody, (1, self.canvas.batch))
         for p in self.requests:
