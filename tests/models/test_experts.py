@@ -368,6 +368,10 @@ def test_what_is_read_of_llada2(tmp_path: Path, golden_dir: Path) -> None:
         shared_width=32,
         first_layer=1,
     )
+    # Experts that all rows share are one MLP, as wide as all of them.
+    for count in (0, 2):
+        shared = read(tmp_path, fields_of("llada2", golden_dir, num_shared_experts=count))
+        assert moe_of(shared).shared_width == count * 32
     one = read(tmp_path, fields_of("llada2", golden_dir, num_experts_per_tok=1))
     assert not moe_of(one).router.normalised
 

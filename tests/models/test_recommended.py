@@ -10,6 +10,7 @@ import pytest
 import skipstone
 from skipstone.errors import CheckpointError
 from skipstone.models.load import Model
+from skipstone.models.table import ARCHITECTURES
 from skipstone.testing import write_checkpoint
 
 
@@ -94,4 +95,41 @@ def test_a_checkpoint_without_the_file_decodes_as_its_architecture_says(tmp_path
     (tmp_path / "generation_config.json").unlink()
     model = skipstone.load(tmp_path, device="cpu")
     assert model.stop_ids == (258,)
-    assert model.recommended.by == "the dynamic rule of its authors' generate.py"
+    assert model.recommended.by == ARCHITECTURES["SDARForCausalLM"].guide.by
+
+
+# Of the authors' code and READMEs, and of the tokenizers; not read from the table.
+PUBLISHED = {
+    "LLaDAModelLM": ({}, ["<|eot_id|>"]),
+    "ILLaDAForCausalLM": ({"growing_canvas": "true", "stop_after": "block"}, []),
+    "DreamModel": (
+        {
+            "unmask": "fixed:order=entropy,schedule=time",
+            "temperature": "0.2",
+            "top_p": "0.95",
+        },
+        ["<|im_end|>"],
+    ),
+    "SDARForCausalLM": (
+        {"unmask": "quota:threshold=0.9", "stop_after": "block"},
+        ["<|im_end|>"],
+    ),
+    "StableDiffcoderForCausalLM": (
+        {"unmask": "threshold:value=0.95", "stop_after": "block"},
+        [],
+    ),
+    "LLaDAMoEModelLM": ({}, ["<|role_end|>"]),
+    "LLaDA2MoeModelLM": (
+        {"unmask": "quota:threshold=0.95", "stop_after": "block"},
+        ["<|role_end|>"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_each_architecture_decodes_with_where_nobody_says(tmp_path: Path, name: str) -> None:
+    settings, ends = PUBLISHED[name]
+    model = loaded(tmp_path, name)
+    assert model.recommended.settings == settings
+    special = ARCHITECTURES[name].example.special
+    assert model.stop_ids == tuple(special[token] for token in ends)
