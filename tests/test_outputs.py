@@ -324,6 +324,10 @@ WRITERS: dict[str, Writer] = {
         *("sweep", "--prompts", str(s / "prompts.txt"), "--model", str(s / "model")),
         *("--grid", "unmask=fixed", "--gen-length", "4", "-o", str(path)),
     ],
+    "leaderboard": lambda s, path: [
+        *("leaderboard", "--prompts", str(s / "prompts.txt"), "--model", str(s / "model")),
+        *("--quick", "--gen-length", "4", "-o", str(path)),
+    ],
     "bench": lambda s, path: ["bench", "--device", "cpu", "-o", str(path)],
 }
 

@@ -41,6 +41,7 @@ def sound(name: str, traces: tuple[Path, Path], here: Path) -> list[str]:
         "env": "",
         "export": f"{a} --to perfetto -o {here / 'out.json'}",
         "generate": f"Hi {few}",
+        "leaderboard": f"--prompts {prompts} --quick -o {here / 'board'} {few}",
         "models": "",
         "policies": "",
         "report": f"{a} {b} -o {here / 'out.html'} --time-limit 0 --floor estimate",

@@ -293,6 +293,9 @@ def test_the_options_are_the_planned_ones() -> None:
         "sweep": shared - {"--prompt-ids"}
         | {"--prompts", "--grid", "--output", "--baseline", "--bound", "--level", "--judge"}
         | {"--limit", "--executor"},
+        "leaderboard": shared - {"--prompt-ids"}
+        | {"--prompts", "--output", "--per-family", "--quick", "--time-limit", "--judge"}
+        | {"--executor"},
     }
     for name in COMMANDS:
         command = skipstone.get_command(click.Context(skipstone), name)

@@ -458,6 +458,7 @@ def planted(
         position=-1,
         forward=-1,
         forwards=10,
+        rows=40,
         generated=2,
         masks_left=0,
         skip_share=0.0,

@@ -11,7 +11,9 @@ Shape letters: N packed rows, K positions, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from skipstone.knob import Knob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,6 +101,10 @@ class CachePolicy(CacheSession):
     One that remembers nothing overrides ``rows`` and is its own session; one that does gives a
     session of its own in ``start``. It is read without torch.
     """
+
+    knob: ClassVar[Knob | None] = None
+    """Which of its settings trades care for speed, and values of it that are worth comparing; a
+    table of policies has the default and these. None: the default alone."""
 
     @property
     def pure(self) -> bool:

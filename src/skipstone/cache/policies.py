@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from skipstone.cache.base import CachePolicy, StepTaken
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 
 if TYPE_CHECKING:
     from skipstone.canvas import RequestStep, StepContext
@@ -42,6 +43,8 @@ class _Refreshed(CachePolicy):
 
     refresh_every: int = 0
     """Steps between refreshes within a block; 0 refreshes at the block's start only."""
+
+    knob = Knob("refresh_every", (4, 8))
 
     def __post_init__(self) -> None:
         """Refuse a negative interval."""

@@ -43,6 +43,9 @@ COMMANDS = {
     "env": Entry("skipstone.cli.env:env", "Show versions, devices and threads."),
     "export": Entry("skipstone.cli.export:export", "Write a trace as Parquet or for Perfetto."),
     "generate": Entry("skipstone.cli.generate:generate", "Decode a prompt and print the answer."),
+    "leaderboard": Entry(
+        "skipstone.cli.leaderboard:leaderboard", "Compare every policy, and say what it changed."
+    ),
     "models": Entry("skipstone.cli.models:models", "List the models that run, or say all of one."),
     "policies": Entry("skipstone.cli.policies:policies", "List cache, unmask and skip policies."),
     "report": Entry("skipstone.cli.report:report", "Write a page about traces of one prompt."),

@@ -24,7 +24,7 @@ from skipstone.errors import PromptError, nearest
 from skipstone.quoting import cut, shown
 
 STDIN = Path("-")
-KEYS = ("prompt", "answer", "judge")
+KEYS = ("prompt", "answer", "judge", "family")
 
 _MOST_BYTES = 64 << 20
 _MOST_LINE = 4_000_000
@@ -227,13 +227,16 @@ def _question(
         )
     if answer is not None and not str(answer).strip():
         raise PromptError(f'{where} has an empty "answer"; leave it out if it is not known')
+    family = entry.get("family", "")
+    if not isinstance(family, str):
+        raise PromptError(f'{where} has {shown(family)} under "family", must be text')
     if answer is None:
-        return Question(prompt, line=number)
+        return Question(prompt, line=number, family=family)
     rule = _judge(entry.get("judge", judge), where, judge)
     reason = check_answer(rule, str(answer))
     if reason is not None:
         raise PromptError(f"{where}: {reason}")
-    return Question(prompt, str(answer), number, rule)
+    return Question(prompt, str(answer), number, rule, family)
 
 
 def _what_else(value: object) -> str:

@@ -34,6 +34,8 @@ class Question:
     """Where it stands in its file, from 1."""
     judge: str = "contains"
     """The rule that says whether an answer is right: see ``diff.judges``."""
+    family: str = ""
+    """Of what kind it is; tables have a part for each."""
 
     def is_right(self, text: str) -> bool | None:
         """Whether a text is a right answer; None if the right one is not known.

@@ -10,7 +10,9 @@ Shape letters: N packed rows, D width, S compared layers, J judged rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from skipstone.knob import Knob
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,6 +124,10 @@ class SkipPolicy:
 
     It is read without torch, so that whoever opens a trace can replay what it judged.
     """
+
+    knob: ClassVar[Knob | None] = None
+    """Which of its settings trades care for speed, and values of it that are worth comparing; a
+    table of policies has the default and these. None: the default alone."""
 
     @property
     def pure(self) -> bool:

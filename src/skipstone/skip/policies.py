@@ -12,6 +12,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.skip.base import Bar, SkipPolicy, SkipReplay
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class CosineSkip(SkipPolicy):
     """A row committed in the step before may not skip: its K/V still speak of a mask."""
     keep_neighbours: bool = True
     """The direct neighbours of such a row may not skip either."""
+
+    knob = Knob("skip_threshold", (0.9, 0.99, 0.999))
 
     def __post_init__(self) -> None:
         """Refuse settings outside their ranges."""

@@ -13,8 +13,11 @@ from skipstone.diff.compare import compare
 from skipstone.engine import Engine, Result, Settings
 from skipstone.models.base import ModelConfig
 from skipstone.models.load import Model, load
+from skipstone.record import MemoryTrace
 from skipstone.record.schema import RunRecord
 from skipstone.sweep.grid import BASELINE, Setting
+from skipstone.tracing.diagnose import examined
+from skipstone.tracing.experiments.runner import Side
 from skipstone.tracing.record.recorder import Recorder
 
 
@@ -44,6 +47,8 @@ class Measurement:
     forward: int
     """Of this run, counted from 0."""
     forwards: int
+    rows: int
+    """Rows that entered layer 1, over all forwards."""
     generated: int
     """New tokens up to EOS."""
     masks_left: int
@@ -53,6 +58,13 @@ class Measurement:
     """Operations of the matrix products; a multiplication and an addition are two."""
     seconds: float
     tokens_per_second: float
+    cause: str = ""
+    """Why another answer came out, as ``skipstone diagnose`` names it; empty where the answer is
+    the baseline's, or nobody asked."""
+    proof: str = ""
+    """How well that is proven."""
+    evidence: str = ""
+    """What shows it, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,8 @@ class WorkerSetup:
     """CPU threads of all workers together."""
     baseline: Settings
     settings: tuple[Setting, ...]
+    explain: float = 0.0
+    """Seconds that experiments on a changed answer may take; 0: nobody asks why."""
 
     @property
     def all(self) -> tuple[Setting, ...]:
@@ -96,7 +110,10 @@ def measure(model: Model, plan: WorkerSetup, unit: Unit) -> list[Measurement]:
         SkipstoneError: the prompt cannot be decoded under a setting.
     """
     runs = {s.name: _run(model, s.settings, unit.text) for s in plan.in_turn(unit.prompt)}
-    return [_measurement(model, unit, setting, runs) for setting in plan.all]
+    found = [_measurement(model, unit, setting, runs) for setting in plan.all]
+    if not plan.explain:
+        return found
+    return [m if m.same_answer else _explained(m, runs, plan.explain) for m in found]
 
 
 def warm_up(model: Model, plan: WorkerSetup, unit: Unit) -> None:
@@ -130,9 +147,20 @@ def flops(config: ModelConfig, result: Result, scored: int) -> float:
 
 @dataclass(frozen=True)
 class _Run:
+    engine: Engine
     result: Result
-    record: RunRecord
+    trace: MemoryTrace
     seconds: float
+
+    @property
+    def record(self) -> RunRecord:
+        """Its decisions."""
+        return self.trace.records[0]
+
+    @property
+    def side(self) -> Side:
+        """As a side of a diagnosis, which may run it again."""
+        return Side(self.trace, 0, self.engine)
 
 
 def _run(model: Model, settings: Settings, prompt: str) -> _Run:
@@ -140,7 +168,7 @@ def _run(model: Model, settings: Settings, prompt: str) -> _Run:
     engine, recorder = Engine(model, settings), Recorder()
     result = engine.generate(prompt, observer=recorder)
     timed = engine.generate(prompt) if model.network.device.type == "cuda" else result
-    return _Run(result, recorder.records[0], timed.stats.seconds)
+    return _Run(engine, result, recorder.trace, timed.stats.seconds)
 
 
 def _measurement(
@@ -163,6 +191,7 @@ def _measurement(
         position=first.position - start if first else -1,
         forward=first.forward_b if first else -1,
         forwards=result.stats.num_forwards,
+        rows=sum(step.rows for step in result.stats.steps),
         generated=result.stats.generated,
         masks_left=result.masks_left,
         skip_share=result.stats.skip_share,
@@ -170,6 +199,16 @@ def _measurement(
         seconds=run.seconds,
         tokens_per_second=result.stats.generated / run.seconds,
     )
+
+
+def _explained(m: Measurement, runs: Mapping[str, _Run], seconds: float) -> Measurement:
+    """The same with the cause of its other answer, and how well it is proven."""
+    found = examined(runs[BASELINE].side, runs[m.setting].side, None, time_limit=seconds)
+    if found.cause is None:
+        verdict = found.verdict if found.finished else "not-finished"
+        return dataclasses.replace(m, cause=verdict, evidence=str(found.known))
+    proof, evidence = str(found.cause.proof), str(found.cause.evidence)
+    return dataclasses.replace(m, cause=found.verdict, proof=proof, evidence=evidence)
 
 
 def _scored(record: RunRecord) -> int:

@@ -56,6 +56,7 @@ def run_sweep(
     baseline: Settings,
     limit: int | None = None,
     executor: Executor | None = None,
+    explain: float = 0.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sweep:
     """Decode prompts under a baseline and under settings, and keep every measurement.
@@ -70,6 +71,7 @@ def run_sweep(
         baseline: what the settings are held against.
         limit: only the first so many prompts; a later call may take more of them.
         executor: who runs it; this process if None.
+        explain: seconds that experiments on a changed answer may take, to find its cause; 0: none.
         progress: told after each prompt how many are finished, and of how many.
 
     Raises:
@@ -81,7 +83,7 @@ def run_sweep(
     of_kind("folder", folder, (str, Path), "the folder of this sweep")
     folder = Path(folder)
     chosen = questions[:limit]
-    plan = _plan(model, baseline, settings)
+    plan = replace(_plan(model, baseline, settings), explain=explain)
     _check(model, plan, chosen)
     store = Store(folder, _head(model, plan, questions))
     left = [Unit(i, q.prompt) for i, q in enumerate(chosen) if i not in store]
@@ -172,4 +174,5 @@ def _head(model: Model, plan: WorkerSetup, questions: Sequence[Question]) -> Hea
         "prompts": digest(questions),
         "baseline": plan.baseline.as_text(),
         "settings": [setting.settings.as_text() for setting in plan.settings],
+        "explain": str(plan.explain),
     }

@@ -23,7 +23,7 @@ from skipstone.sweep.measure import Measurement
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FORMAT = {"format": "skipstone-sweep", "schema": 2}
+_FORMAT = {"format": "skipstone-sweep", "schema": 3}
 _CHECKSUM = b"skipstone.sha256"
 Head = Mapping[str, object]
 
@@ -41,14 +41,18 @@ COLUMNS = {
     "position": "int32",
     "forward": "int32",
     "forwards": "int32",
+    "rows": "int64",
     "generated": "int32",
     "masks_left": "int32",
     "skip_share": "float64",
     "flops": "float64",
     "seconds": "float64",
     "tokens_per_second": "float64",
+    "cause": "string",
+    "proof": "string",
+    "evidence": "string",
 }
-"""Column types of the Parquet files; all but the last two are the same in every run."""
+"""Column types of the Parquet files; all but the two of time are the same in every run."""
 
 
 def check_parquet() -> None:
@@ -122,6 +126,7 @@ class Store:
         for name, values in (
             ("question", [_text(q.prompt) for q in told]),
             ("answer", [_text(q.answer) for q in told]),
+            ("family", [_text(q.family) for q in told]),
         ):
             table = table.append_column(name, pa.array(values, pa.string()))
         self._write("results.parquet", table)

@@ -66,6 +66,8 @@ class Summary:
     """Median forward of the first different decision, counted from 0, where there is one."""
     forwards: float
     """Mean number of forwards (NFE)."""
+    rows: float
+    """Mean number of rows that entered layer 1."""
     skip_share: float
     """Mean share of the row-layers that could be skipped and were."""
     flops_saved: float
@@ -199,6 +201,7 @@ class Assessment:
             diverged=len(forwards),
             first_forward=statistics.median(forwards) if forwards else None,
             forwards=statistics.fmean(m.forwards for m in found),
+            rows=statistics.fmean(m.rows for m in found),
             skip_share=statistics.fmean(m.skip_share for m in found),
             flops_saved=1 - sum(m.flops for m in found) / sum(m.flops for m in base),
             seconds=statistics.median(m.seconds for m in found),

@@ -10,7 +10,9 @@ Shape letters: B requests, G generation length, N masks, V vocabulary, C candida
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from skipstone.knob import Knob
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +72,10 @@ class UnmaskPolicy:
     One that remembers nothing overrides ``select`` and is its own session; one that does gives a
     session of its own in ``start``.
     """
+
+    knob: ClassVar[Knob | None] = None
+    """Which of its settings trades care for speed, and values of it that are worth comparing; a
+    table of policies has the default and these. None: the default alone."""
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.scores import Need
 from skipstone.unmask.threshold import reached, reached_BG
@@ -49,6 +50,8 @@ class Credit(UnmaskPolicy):
     unsure ones."""
     beta: float = 0.8
     """What is left of a credit when the mask is scored again, 0 to 1."""
+
+    knob = Knob("value", (0.7, 0.8, 0.95))
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

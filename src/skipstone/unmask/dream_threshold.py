@@ -19,6 +19,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG, ranks
 from skipstone.unmask.schedule import due_evenly, due_evenly_B1, first, first_BG
@@ -42,6 +43,8 @@ class DreamThreshold(UnmaskPolicy):
     cached: bool = True
     """As with a cache: a block's first step commits its first mask alone. Else as without one: a
     step commits no more than an even schedule of the steps would have by then."""
+
+    knob = Knob("value", (0.7, 0.8, 0.95))
 
     def __post_init__(self) -> None:
         """Refuse a value that is no probability."""

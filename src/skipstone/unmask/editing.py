@@ -20,6 +20,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.by_key import check_each
 from skipstone.unmask.ranking import rank_BG
@@ -46,6 +47,8 @@ class Editing(UnmaskPolicy):
     post_steps: int = 16
     """Once no mask is left in a block, at most so many forwards may still edit it; it ends with the
     first one that changes nothing. 0: it ends with its last mask."""
+
+    knob = Knob("threshold", (0.5, 0.7, 0.9))
 
     def __post_init__(self) -> None:
         """Refuse values that are no probabilities, and numbers below their least."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.by_key import best, best_BG, check_each
 from skipstone.unmask.scores import Need
@@ -33,6 +34,8 @@ class Entropy(UnmaskPolicy):
     """Masks that a step commits, where no limit is set."""
     limit: float | None = None
     """Commit every mask with at most this entropy, in nats, and always the one with the least."""
+
+    knob = Knob("limit", (0.1, 0.3))
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.by_key import check_each
 from skipstone.unmask.ranking import first, first_BG, in_order_BG, rank_BG, ranks
@@ -47,6 +48,8 @@ class EntropyBound(UnmaskPolicy):
     none, as in engines for SDAR."""
     each: int = 1
     """Masks that a step commits in any case."""
+
+    knob = Knob("gamma", (0.01, 0.1, 0.5))
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

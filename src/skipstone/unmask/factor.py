@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG
 
@@ -34,6 +35,8 @@ class Factor(UnmaskPolicy):
     last: bool = False
     """Commit the last mask of a block with the others where it alone is too unsure, as Fast-dLLM's
     code does."""
+
+    knob = Knob("value", (0.5, 0.75, 1.5, 2.0))
 
     def __post_init__(self) -> None:
         """Refuse a value that commits nothing or that is not finite."""

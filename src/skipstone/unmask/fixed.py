@@ -16,6 +16,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG, ranks, share_BG
 from skipstone.unmask.schedule import Schedule, first, first_BG, share_by_time, share_by_time_B1
@@ -48,6 +49,8 @@ class Fixed(UnmaskPolicy):
     """Where the time of Dream's schedule ends."""
     first_alone: bool = False
     """A block's first step commits its first mask alone, as Fast-dLLM's cached Dream does."""
+
+    knob = Knob("order", ("margin", "entropy", "left_to_right"))
 
     def __post_init__(self) -> None:
         """Refuse an unknown order, and an end of time that is none."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import first, first_BG, in_order_BG, rank_BG
 
@@ -38,6 +39,8 @@ class Frechet(UnmaskPolicy):
 
     margin: float = 0.25
     """By how much the bound must exceed the doubt; below 0 it may fall short. README: 0.25."""
+
+    knob = Knob("margin", (0.02, 0.1, 0.3, 0.5))
 
     def __post_init__(self) -> None:
         """Refuse what is no margin."""

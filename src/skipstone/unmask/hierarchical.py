@@ -17,6 +17,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG
 
@@ -35,6 +36,8 @@ class Hierarchical(UnmaskPolicy):
     """Commit all masks above this confidence; None: none for this reason."""
     low: float | None = 0.4
     """What the best of a run must be above; None: nothing is asked of it."""
+
+    knob = Knob("value", (0.7, 0.8, 0.95))
 
     def __post_init__(self) -> None:
         """Refuse values that are no probabilities."""

@@ -24,6 +24,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG, ranks, share_BG
 from skipstone.unmask.scores import Need
@@ -49,6 +50,8 @@ class Klass(UnmaskPolicy):
     """For how many steps of the block it must have done so, this one included; 1 or more."""
     ready: Ready = "all"
     """Which of the masks that are sure and stable are committed: all, or the most confident."""
+
+    knob = Knob("value", (0.6, 0.75, 0.95))
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG
 
@@ -37,6 +38,8 @@ class LocalLeap(UnmaskPolicy):
     """Confidence that a mask near an anchor must reach, 0 to 1."""
     radius: int = 4
     """How many positions from an anchor still are near it, 0 or more."""
+
+    knob = Knob("relaxed", (0.6, 0.85))
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

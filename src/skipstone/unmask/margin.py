@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.by_key import best, best_BG, check_each
 from skipstone.unmask.scores import Need
@@ -33,6 +34,8 @@ class Margin(UnmaskPolicy):
     """Masks that a step commits, where no threshold is set."""
     threshold: float | None = None
     """Commit every mask whose margin reaches it, and always the one with the largest."""
+
+    knob = Knob("threshold", (0.3, 0.6, 0.9))
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

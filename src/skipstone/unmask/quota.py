@@ -20,6 +20,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG, ranks
 
@@ -45,6 +46,8 @@ class Quota(UnmaskPolicy):
     """Which masks make up the quota: the most confident, or those furthest left."""
     over: Over = "block"
     """What the steps share out: a whole block, also where the prompt is in it, or its masks."""
+
+    knob = Knob("steps", (4, 8, 16))
 
     def __post_init__(self) -> None:
         """Refuse steps that are none, and a threshold that is no probability."""

@@ -22,6 +22,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG, ranks
 
@@ -49,6 +50,8 @@ class SlowFast(UnmaskPolicy):
     """Once their standard deviation is below this, the last of them holds; else their mean."""
     cut: bool = False
     """From its second step on, a filling sees nothing right of its region, as published."""
+
+    knob = Knob("value", (0.7, 0.8, 0.95))
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG
 
@@ -29,6 +30,8 @@ class Threshold(UnmaskPolicy):
 
     value: float = 0.9
     """Confidence that a mask must reach."""
+
+    knob = Knob("value", (0.5, 0.7, 0.8, 0.95))
 
     def __post_init__(self) -> None:
         """Refuse a value that is no probability."""

@@ -1,0 +1,193 @@
+"""``skipstone leaderboard``: every shortcut on the same prompts, and what each of them changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from skipstone.cli.numbers import whole
+from skipstone.cli.options import given, run_options, run_spec
+from skipstone.cli.progress import progress
+from skipstone.cli.prompts import judge_option, read_questions
+from skipstone.cli.tables import say_table
+from skipstone.cli.terminal import aside, note, say, say_json
+from skipstone.errors import ConfigError
+
+if TYPE_CHECKING:
+    from skipstone.cli.options import RunSpec
+    from skipstone.diff.agreement import Question
+    from skipstone.leaderboard.board import Leaderboard
+    from skipstone.models.load import Model
+
+_QUICK = {"gen_length": "16"}
+_QUICK_FAMILIES = 2
+
+
+@click.command("leaderboard")
+@click.option(
+    "--prompts",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("pebble"),
+    help='pebble, or a file as of sweep; "family" in a line gives its part of the table.  '
+    "[default: pebble]",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the table; with the same folder, a stopped run goes on.",
+)
+@click.option("--per-family", type=whole, metavar="N", help="Prompts of a family.  [default: all]")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Published values alone, a prompt of two families, 16 new tokens, no causes.",
+)
+@click.option(
+    "--time-limit",
+    metavar="60s",
+    help="Time for the experiments on a changed answer; 0: none.  [default: a number of them]",
+)
+@judge_option
+@click.option(
+    "--executor",
+    "who",
+    default="serial",
+    metavar="WHO",
+    help="serial, local:N (processes) or ray.  [default: serial]",
+)
+@run_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def leaderboard(
+    path: Path,
+    output: Path,
+    per_family: int | None,
+    time_limit: str | None,
+    rule: str,
+    who: str,
+    *,
+    quick: bool,
+    as_json: bool,
+    **options: object,
+) -> None:
+    """Compare every policy: answers, work, time, and why answers changed.
+
+    Each policy is run at its published default and along its knob, alone and with the dual cache,
+    and held against the exact run: no cache, no skip, one token a step. The folder gets
+    board.parquet, results.parquet (a row for each answer), and board.md.
+    """
+    base = _base(given(options), quick=quick)
+    _check_each(per_family)
+    seconds = _seconds(time_limit, quick=quick)
+    from skipstone.leaderboard.board import board
+    from skipstone.leaderboard.columns import markdown, row, write_parquet
+    from skipstone.leaderboard.protocol import protocol
+    from skipstone.sweep.executors import parse_executor
+    from skipstone.sweep.run import run_sweep
+    from skipstone.sweep.store import check_parquet
+
+    check_parquet()
+    executor = parse_executor(who)
+    questions = read_questions(path, "--prompts", rule)
+    model = base.load()
+    questions, wanted = _chosen(questions, model, base, per_family, quick=quick)
+    run = protocol(model, base.settings, knobs=not quick)
+    for text in run.left_out:
+        note(f"left out: {text}")
+    with progress() as moved:
+        sweep = run_sweep(
+            model,
+            questions,
+            run.settings,
+            output,
+            baseline=run.baseline,
+            limit=wanted,
+            executor=executor,
+            explain=seconds,
+            progress=moved,
+        )
+    found = board(sweep, run)
+    text = markdown(found, _about(model, base, wanted, quick=quick))
+    sweep.store.save("board.parquet", lambda to: write_parquet(found, to))
+    sweep.store.save("board.md", lambda to: to.write_text(text, encoding="utf-8"))
+    if as_json:
+        say_json({"schema": 1, "prompts": wanted, "lines": [row(line) for line in found.lines]})
+        return
+    _print(found)
+    aside((f"[written: {output}]", "label"))
+
+
+def _base(texts: dict[str, str], *, quick: bool) -> RunSpec:
+    """What is the same for all settings."""
+    for name in ("cache", "unmask", "skip"):
+        if name in texts:
+            raise ConfigError(
+                f"--{name} cannot be given: a leaderboard runs every policy; leave it out, or use "
+                f"skipstone sweep"
+            )
+    return run_spec((_QUICK if quick else {}) | texts)
+
+
+def _chosen(
+    questions: Sequence[Question],
+    model: Model,
+    base: RunSpec,
+    per_family: int | None,
+    *,
+    quick: bool,
+) -> tuple[list[Question], int]:
+    """The prompts in their order, and how many of them are run."""
+    from skipstone.leaderboard.protocol import sampled, short
+
+    if not quick:
+        return sampled(questions, per_family)
+    ordered, wanted = sampled(short(questions, model, base.settings.gen_length), per_family or 1)
+    return ordered, wanted if per_family else min(wanted, _QUICK_FAMILIES)
+
+
+def _check_each(per_family: int | None) -> None:
+    if per_family is not None and per_family < 1:
+        raise ConfigError(f"--per-family is {per_family}, must be at least 1")
+
+
+def _seconds(time_limit: str | None, *, quick: bool) -> float:
+    """For the experiments on an answer."""
+    if time_limit is None:
+        return 0.0 if quick else math.inf
+    if time_limit == "0":
+        return 0.0
+    # It imports the diagnosis, which a list of options does not need.
+    from skipstone.cli.diagnose import parse_seconds
+
+    return parse_seconds(time_limit)
+
+
+def _about(model: Model, base: RunSpec, prompts: int, *, quick: bool) -> str:
+    """What was run, in a paragraph."""
+    import platform
+
+    network = model.network
+    dtype = str(network.dtype).removeprefix("torch.")
+    return (
+        f"{'Quick form: a sample that proves little. ' if quick else ''}"
+        f"{prompts} prompts, {base.settings.gen_length} new tokens, {dtype} on "
+        f"{network.device.type} ({platform.machine()}). The first line is the exact run: no cache, "
+        f"no skip, one token a step. Changed: against that run. FLOPs: of its operations. s, "
+        f"faster: medians over prompts, on a machine that may be busy."
+    )
+
+
+def _print(found: Leaderboard) -> None:
+    """The table over all prompts."""
+    from skipstone.leaderboard.board import ALL
+    from skipstone.leaderboard.columns import HEADINGS, cells
+
+    lines = found.of(ALL)
+    say(f"{lines[0].summary.prompts} prompts; the first line is the exact run")
+    say_table(HEADINGS, [cells(line) for line in lines])

@@ -1,0 +1,94 @@
+"""The table itself: a line for each setting and family of prompts, from what a sweep measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skipstone.diff.binomial import interval
+from skipstone.leaderboard.protocol import Contender, Protocol
+from skipstone.sweep.grid import BASELINE, Setting
+from skipstone.sweep.measure import Measurement
+from skipstone.sweep.run import Sweep
+from skipstone.sweep.summary import Assessment, Interval, Summary
+
+ALL = "all"
+"""The family that holds every prompt."""
+
+_CONFIDENCE = 0.95
+# A table states rates; it recommends nothing, so that no bound of an assessment is asked for.
+_NO_BOUND = 1.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One setting over the prompts of one family."""
+
+    family: str
+    entry: Contender
+    summary: Summary
+    right: Interval | None
+    """Share of right answers; None if no answer is known."""
+    flops: float
+    """Share of the exact run's operations."""
+    changed: tuple[Measurement, ...]
+    """The answers that are not the exact run's, each with its cause."""
+
+    @property
+    def causes(self) -> Counter[str]:
+        """How many answers each cause changed."""
+        return Counter(m.cause for m in self.changed if m.cause)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All lines: those over every prompt, then those of each family."""
+
+    lines: tuple[Line, ...]
+    protocol: Protocol
+
+    @property
+    def families(self) -> list[str]:
+        """In their order."""
+        return list(dict.fromkeys(line.family for line in self.lines))
+
+    def of(self, family: str) -> list[Line]:
+        """The lines of one family; the exact run's is the first."""
+        return [line for line in self.lines if line.family == family]
+
+
+def board(sweep: Sweep, run: Protocol) -> Leaderboard:
+    """What a sweep of a protocol measured, as lines."""
+    families = dict[str, list[Measurement]]()
+    for m in sweep.measurements:
+        families.setdefault(sweep.questions[m.prompt].family, []).append(m)
+    exact = Contender("exact", "exact", "", Setting(BASELINE, run.baseline))
+    entries = (exact, *run.entries)
+    lines = _lines(ALL, sweep.measurements, entries)
+    if set(families) != {""}:
+        for family, found in families.items():
+            lines += _lines(family or "other", found, entries)
+    return Leaderboard(tuple(lines), run)
+
+
+def _lines(family: str, found: Sequence[Measurement], entries: Sequence[Contender]) -> list[Line]:
+    settings = [entry.setting for entry in entries]
+    summaries = Assessment(found, settings, "answer", _NO_BOUND, _CONFIDENCE).summaries
+    return [
+        Line(
+            family=family,
+            entry=entry,
+            summary=s,
+            right=_right(s),
+            flops=1 - s.flops_saved,
+            changed=tuple(m for m in found if m.setting == s.setting and not m.same_answer),
+        )
+        for entry, s in zip(entries, summaries, strict=True)
+    ]
+
+
+def _right(s: Summary) -> Interval | None:
+    if not s.known:
+        return None
+    return Interval(s.right / s.known, *interval(s.right, s.known, _CONFIDENCE))

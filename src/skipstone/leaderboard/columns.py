@@ -1,0 +1,123 @@
+"""The table in files: Parquet for programs, Markdown for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from skipstone.leaderboard.board import ALL, Leaderboard, Line
+
+HEADINGS = (
+    "setting",
+    "right",
+    "95 %",
+    "answers changed",
+    "tokens changed",
+    "forwards",
+    "rows",
+    "FLOPs",
+    "s",
+    "faster",
+    "why answers changed",
+)
+
+
+def row(line: Line) -> dict[str, object]:
+    """All that is known of a line, flat."""
+    s, right, entry = line.summary, line.right, line.entry
+    return {
+        "family": line.family,
+        "kind": entry.kind,
+        "policy": entry.policy,
+        "value": entry.value,
+        "published": entry.published,
+        "setting": s.setting,
+        "spec": s.spec,
+        "prompts": s.prompts,
+        "known": s.known,
+        "right": s.right,
+        "right_low": right.low if right else None,
+        "right_high": right.high if right else None,
+        "answers_changed": s.differing,
+        "changed_low": s.disagreement.low,
+        "changed_high": s.disagreement.high,
+        "tokens_changed": 1 - s.same_tokens.value,
+        "first_forward": s.first_forward,
+        "forwards": s.forwards,
+        "rows": s.rows,
+        "flops": line.flops,
+        "skip_share": s.skip_share,
+        "seconds": s.seconds,
+        "faster": s.speedup.value,
+        "faster_low": s.speedup.low,
+        "faster_high": s.speedup.high,
+        "causes": causes(line),
+    }
+
+
+def write_parquet(found: Leaderboard, path: Path) -> None:
+    """Every line, one row each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with path.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist([row(line) for line in found.lines]), file)
+
+
+def markdown(found: Leaderboard, about: str) -> str:
+    """The table over all prompts, and what broke in which family.
+
+    Args:
+        found: the table.
+        about: what was run, on what: one paragraph.
+    """
+    parts = [about, _table(HEADINGS, [cells(line) for line in found.of(ALL)])]
+    families = [name for name in found.families if name != ALL]
+    broken = [line for name in families for line in found.of(name) if line.changed]
+    if broken:
+        headings = ("family", "setting", "answers changed", "right", "why")
+        rows = [(line.family, *_breaks(line)) for line in broken]
+        parts += ["## What broke, by family", _table(headings, rows)]
+    if found.protocol.left_out:
+        parts += ["## Left out", "\n".join(f"- {_plain(t)}" for t in found.protocol.left_out)]
+    return "\n\n".join(parts) + "\n"
+
+
+def cells(line: Line) -> tuple[str, ...]:
+    """A line for people, under ``HEADINGS``."""
+    s, right = line.summary, line.right
+    return (
+        s.setting,
+        f"{s.right}/{s.known}" if s.known else "-",
+        f"{right.low:.0%} to {right.high:.0%}" if right else "-",
+        f"{s.differing}/{s.prompts}",
+        f"{1 - s.same_tokens.value:.1%}",
+        f"{s.forwards:.1f}",
+        f"{s.rows:.0f}",
+        f"{line.flops:.0%}",
+        f"{s.seconds:.2f}",
+        f"{s.speedup.value:.2f}",
+        causes(line) or "-",
+    )
+
+
+def causes(line: Line) -> str:
+    """The causes of a line's changed answers, the most frequent first."""
+    return ", ".join(f"{name} {count}" for name, count in line.causes.most_common())
+
+
+def _breaks(line: Line) -> tuple[str, ...]:
+    s = line.summary
+    right = f"{s.right}/{s.known}" if s.known else "-"
+    return s.setting, f"{s.differing}/{s.prompts}", right, causes(line) or "-"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(map(_plain, cells))} |" for cells in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that says nothing to Markdown."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!" else c for c in text)
+    return " ".join(escaped.split())

@@ -1,0 +1,194 @@
+"""The leaderboard: what is in it, what it says, what survives a stop, and why answers changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from skipstone import Model, Settings, Threshold, load
+from skipstone.cli.main import run
+from skipstone.diff.agreement import Question
+from skipstone.knob import Knob
+from skipstone.leaderboard.board import ALL, board
+from skipstone.leaderboard.columns import markdown
+from skipstone.leaderboard.protocol import Protocol, protocol, sampled, short
+from skipstone.policies import GROUP, KINDS, UNMASK
+from skipstone.sweep.run import run_sweep
+from skipstone.testing.checkpoint import write_checkpoint
+
+BASE = Settings(gen_length=8, block_length=4, eos_stop=False)
+QUESTIONS = [
+    Question("one", answer="a", family="sums|x"),
+    Question("two", family="sums|x"),
+    Question("three", answer="b", family="names"),
+]
+
+
+@dataclass(frozen=True)
+class Eager(Threshold):
+    """A policy of another package, which nothing here knows."""
+
+    value: float = 0.4
+    knob = Knob("value", (0.0,))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(write_checkpoint(tmp_path_factory.mktemp("tiny") / "model"))
+
+
+@pytest.fixture(scope="module")
+def pebble() -> Model:
+    return load("pebble")
+
+
+def names(found: Protocol) -> set[str]:
+    return {entry.setting.name for entry in found.entries}
+
+
+def test_every_policy_is_in_it_at_its_default_alone_and_with_the_dual_cache(pebble: Model) -> None:
+    found = protocol(pebble, BASE)
+    assert found.baseline == BASE.replace(cache="none", unmask="fixed", skip="none")
+    published = {(e.kind, e.policy) for e in found.entries if e.published}
+    wanted = {(k.name, name) for k in KINDS for name in k.known() if name != "none"}
+    # fixed is the exact run, and cache=dual beside it the cache's own line.
+    assert wanted - {("unmask", "fixed")} == published - {
+        p for p in published if p[0] == "settings"
+    }
+    for entry in found.entries:
+        if entry.kind in ("unmask", "skip") and "cache=" not in entry.setting.name:
+            beside = entry.setting.settings.replace(cache="dual")
+            assert beside in {s.settings for s in found.settings}, entry
+    assert len({s.settings for s in found.settings}) == len(found.entries) == len(names(found))
+
+
+def test_a_knob_names_a_setting_of_its_policy_and_values_that_are_allowed(pebble: Model) -> None:
+    found = protocol(pebble, BASE)
+    for kind in KINDS:
+        for name, policy in kind.known().items():
+            knob = getattr(policy, "knob", None)
+            values = {e.value for e in found.entries if (e.kind, e.policy) == (kind.name, name)}
+            if knob is not None:
+                assert {f"{knob.setting}={value}" for value in knob.values} <= values
+                assert getattr(policy(), knob.setting) not in knob.values
+    assert all(e.published for e in protocol(pebble, BASE, knobs=False).entries)
+
+
+def test_a_policy_of_another_package_is_in_it_without_a_change(
+    monkeypatch: pytest.MonkeyPatch, pebble: Model
+) -> None:
+    entry = EntryPoint("unmask.eager", f"{__name__}:Eager", GROUP)
+    monkeypatch.setattr("skipstone.policies.registered", lambda: [entry])
+    found = {"unmask=eager", "unmask=eager:value=0.0"}
+    assert found | {f"{name} cache=dual" for name in found} <= names(protocol(pebble, BASE))
+
+
+def test_what_does_not_fit_is_left_out_and_said(tiny: Model) -> None:
+    left_out = protocol(tiny, BASE).left_out
+    assert any(t.startswith("skip=cosine: ") and "beyond the 2 layers" in t for t in left_out)
+
+
+def test_families_take_turns_and_more_of_them_go_on_where_fewer_end() -> None:
+    ordered, wanted = sampled(QUESTIONS, 1)
+    assert [q.prompt for q in ordered] == ["one", "three", "two"]
+    assert wanted == 2
+    assert sampled(QUESTIONS, None) == (ordered, 3)
+    assert sampled(QUESTIONS, 9) == (ordered, 3)
+
+
+def test_a_quick_run_takes_answers_that_fit(tiny: Model) -> None:
+    long = Question("q", answer="word " * 50)
+    assert short([long, *QUESTIONS], tiny, 16) == [QUESTIONS[0], QUESTIONS[2]]
+    assert short([long], tiny, 16) == [long]
+
+
+def test_lines_say_what_changed_and_why(tiny: Model, tmp_path: Path) -> None:
+    base = BASE.replace(gen_length=16, block_length=16)
+    every = protocol(tiny, base, knobs=False)
+    chosen = tuple(e for e in every.entries if e.setting.name in ("unmask=entropy", "cache=dual"))
+    asked = Protocol(every.baseline, chosen, ("unmask=x: a | b",))
+    sweep = run_sweep(
+        tiny,
+        QUESTIONS,
+        asked.settings,
+        tmp_path / "sweep",
+        baseline=asked.baseline,
+        explain=float("inf"),
+    )
+    found = board(sweep, asked)
+    assert found.families == [ALL, "sums|x", "names"]
+    exact, *lines = found.of(ALL)
+    assert exact.entry.kind == "exact"
+    assert exact.flops == 1.0
+    assert not exact.changed
+    lengths = [len(tiny.text.encode(q.prompt)) + 16 for q in QUESTIONS]
+    assert exact.summary.rows == exact.summary.forwards * sum(lengths) / 3
+    changed = [m for line in lines for m in line.changed]
+    assert changed
+    for m in changed:
+        assert m.kind
+        assert m.cause
+        assert m.cause == "inconclusive" or m.proof
+    for m in sweep.measurements:
+        assert bool(m.cause) == (not m.same_answer)
+    for line in lines:
+        assert sum(line.causes.values()) == line.summary.differing == len(line.changed)
+        assert line.summary.differing == sum(
+            one.summary.differing
+            for family in ("sums|x", "names")
+            for one in found.of(family)
+            if one.entry == line.entry
+        )
+    text = markdown(found, "about")
+    assert "sums\\|x" in text
+    assert "- unmask=x: a \\| b" in text
+
+
+def test_the_quick_command_runs_end_to_end_and_says_the_same_again(
+    tiny: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow.parquet as pq
+
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": p, "family": p}) + "\n" for p in "abc"))
+    command = ["leaderboard", "--quick", "--prompts", str(prompts), "--model", tiny.name]
+    command += ["--gen-length", "6", "-o", str(tmp_path / "o")]
+    assert run([*command, "--json"]) == 0
+    out = capsys.readouterr()
+    assert "left out: skip=cosine" in out.err
+    report = json.loads(out.out)
+    assert report["prompts"] == 2
+    rows = pq.read_table(tmp_path / "o" / "board.parquet").to_pylist()
+    assert rows == report["lines"]
+    assert {row["family"] for row in rows} == {ALL, "a", "b"}
+    settings = {row["setting"] for row in rows}
+    assert {f"unmask={name}" for name in UNMASK.known() if name != "fixed"} <= settings
+    results = pq.read_table(tmp_path / "o" / "results.parquet").to_pylist()
+    assert {row["family"] for row in results} == {"a", "b"}
+    times = [part.stat().st_mtime_ns for part in sorted((tmp_path / "o" / "parts").iterdir())]
+    assert run(command) == 0
+    assert "unmask=klass" in capsys.readouterr().out
+    assert times == [
+        part.stat().st_mtime_ns for part in sorted((tmp_path / "o" / "parts").iterdir())
+    ]
+    assert "Quick form" in (tmp_path / "o" / "board.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--cache", "dual"], "--cache cannot be given"),
+        (["--per-family", "0"], "must be at least 1"),
+        (["--time-limit", "soon"], "must be a time"),
+        (["--executor", "local:x"], "needs a number"),
+    ],
+)
+def test_what_is_wrong_is_refused(
+    more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["leaderboard", "-o", str(tmp_path / "o"), *more]) == 2
+    assert message in capsys.readouterr().err
