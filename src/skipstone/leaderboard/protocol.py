@@ -27,6 +27,7 @@ BESIDE = "dual"
 
 ALSO = (
     {"growing_canvas": True},
+    {"suffix_window": 32},
     {"skip": "cosine:similarity_dtype=bfloat16"},
 )
 """What else is run: shortcuts that are no policy, and known faults of published code."""
@@ -130,7 +131,7 @@ def _entries(trusted: Settings, *, knobs: bool) -> Iterator[Contender]:
         for cache in (EXACT["cache"], BESIDE):
             settings = trusted.replace(**cast("dict[str, Any]", {"cache": cache, **changes}))
             name, value = next(iter(changes.items()))
-            shown = f"{name}={value}".lower() if isinstance(value, bool) else str(value)
+            shown = f"{name}={str(value).lower()}"
             yield Contender("settings", shown, "", Setting(_beside(shown, cache), settings))
 
 
@@ -151,7 +152,9 @@ def _along(policy: type, *, knobs: bool) -> Iterator[tuple[str, object]]:
 def _entry(kind: Kind[Any], name: str, value: str, settings: Settings) -> Contender:
     text = f"{kind.name}={kind.spell(getattr(settings, kind.name), brief=True)}"
     cache = EXACT["cache"] if kind.name == "cache" else policies.CACHE.spell(settings.cache)
-    return Contender(kind.name, name, value, Setting(_beside(text, cache.partition(":")[0]), settings))
+    return Contender(
+        kind.name, name, value, Setting(_beside(text, cache.partition(":")[0]), settings)
+    )
 
 
 def _beside(text: str, cache: str) -> str:

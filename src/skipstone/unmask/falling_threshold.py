@@ -17,6 +17,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG
 from skipstone.unmask.threshold import reached
@@ -40,6 +41,8 @@ class FallingThreshold(UnmaskPolicy):
     """Threshold while all of these positions are masks, 0 to 1."""
     alpha: float = 0.3
     """The part of it that is gone once none is left, 0 to 1; published: 0.3, 0.4 and 0.6."""
+
+    knob = Knob("alpha", (0.4, 0.6))
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
