@@ -13,6 +13,7 @@ from faults.truth import (
     anywhere,
     first_of_block,
     first_positions,
+    from_forward,
     in_block,
     near_block,
     outside_block,
@@ -53,6 +54,18 @@ OF_CACHE = (
         "prefix cache, by setting",
         (11,),
         against(f"{FIXED} cache=none", f"{FIXED} cache=prefix"),
+        PARTED,
+    ),
+    Specimen(
+        "vicinity cache, by setting",
+        (11,),
+        against(f"{FIXED} cache=none", f"{FIXED} cache=vicinity:warmup=0"),
+        PARTED,
+    ),
+    Specimen(
+        "delayed cache, by setting",
+        (11,),
+        against(f"{FIXED} cache=none", f"{FIXED} cache=dkv:0"),
         PARTED,
     ),
     Specimen(
@@ -167,6 +180,20 @@ OF_CACHE = (
         same(FIXED),
         Truth(CACHED, (1,), near_block),
         cache.block_rows_one_short,
+    ),
+    Specimen(
+        "neighbours of the block left out",
+        (16,),
+        same(f"{FIXED} cache=vicinity:warmup=0"),
+        Truth(CACHED, (1,), outside_block),
+        cache.no_vicinity,
+    ),
+    Specimen(
+        "K/V kept from the commit on",
+        (16,),
+        same(f"{FIXED} cache=dkv"),
+        Truth(from_forward(2), (1,), in_block),
+        cache.kept_at_once,
     ),
     Specimen(
         "blocks end one late",

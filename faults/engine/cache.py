@@ -5,8 +5,9 @@ Shape letters: B requests, L canvas length, N packed rows, U key/value heads, E 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.blocks import Block, blocks
-from skipstone.cache.policies import DualCache
-from skipstone.canvas import StepContext
+from skipstone.cache import DualCache, VicinityCache
+from skipstone.canvas import RequestStep, StepContext
 from skipstone.engine import request
+from skipstone.host_canvas import Status
 from skipstone.memory.store import KVStore
 from skipstone.models.base import ModelConfig
 from skipstone.models.parts.decoder import Decoder
@@ -314,6 +316,36 @@ def block_rows_one_short() -> Generator[None, None, None]:
         return Rows.spans([(0, start - 1, stop)], right.device, lengths=[length])
 
     with instead(DualCache, "rows", wrong):
+        yield
+
+
+@contextmanager
+def no_vicinity() -> Generator[None, None, None]:
+    """The neighbours of the block are not recomputed with it."""
+    rows_where = VicinityCache.rows_where
+
+    def wrong(
+        self: VicinityCache, is_due: Callable[[RequestStep], bool], context: StepContext
+    ) -> Rows:
+        return rows_where(replace(self, before=0, after=0), is_due, context)
+
+    with instead(VicinityCache, "rows_where", wrong):
+        yield
+
+
+@contextmanager
+def kept_at_once() -> Generator[None, None, None]:
+    """Keys and values of a token are kept from the forward that commits it."""
+    to_decode = StepContext.rows_to_decode
+
+    def wrong(self: StepContext, positions: Mapping[int, np.ndarray]) -> Rows:
+        masked = {
+            at.slot: at.prompt_length + np.flatnonzero(self.host.status_BG[at.slot] == Status.MASK)
+            for at in self.requests
+        }
+        return to_decode(self, masked)
+
+    with instead(StepContext, "rows_to_decode", wrong):
         yield
 
 
