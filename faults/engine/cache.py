@@ -5,7 +5,7 @@ Shape letters: B requests, L canvas length, N packed rows, U key/value heads, E 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.blocks import Block, blocks
-from skipstone.cache import DualCache, VicinityCache
+from skipstone.cache import DualCache, VicinityCache, delayed
 from skipstone.canvas import RequestStep, StepContext
 from skipstone.engine import request
 from skipstone.host_canvas import Status
@@ -336,16 +336,13 @@ def no_vicinity() -> Generator[None, None, None]:
 @contextmanager
 def kept_at_once() -> Generator[None, None, None]:
     """Keys and values of a token are kept from the forward that commits it."""
-    to_decode = StepContext.rows_to_decode
+    to_decode = delayed.to_decode
 
-    def wrong(self: StepContext, positions: Mapping[int, np.ndarray]) -> Rows:
-        masked = {
-            at.slot: at.prompt_length + np.flatnonzero(self.host.status_BG[at.slot] == Status.MASK)
-            for at in self.requests
-        }
-        return to_decode(self, masked)
+    def wrong(masked: np.ndarray, at: RequestStep, context: StepContext) -> np.ndarray:
+        now = np.flatnonzero(context.host.status_BG[at.slot] == Status.MASK)
+        return to_decode(now, at, context)
 
-    with instead(StepContext, "rows_to_decode", wrong):
+    with instead(delayed, "to_decode", wrong):
         yield
 
 

@@ -329,19 +329,6 @@ class StepContext:
 
         return self._rows(near)
 
-    def rows_to_decode(self, positions: Mapping[int, np.ndarray]) -> Rows:
-        """Ascending positions by slot that the block sees, with the rows that score them.
-
-        Where tokens of the block may be replaced, all of it too.
-        """
-        found = dict[int, np.ndarray]()
-        for at in self.requests:
-            own = np.union1d(positions[at.slot], at.reach.row_of(positions[at.slot]))
-            if at.revises:
-                own = np.union1d(own, np.arange(*self._span(at)))
-            found[at.slot] = own[own < self._end(at)]
-        return self.rows_at(found)
-
     def length_at(self, at: RequestStep) -> int:
         """One past the last position that there is of a request, in its step."""
         length = self.canvas.length_of(at.slot)

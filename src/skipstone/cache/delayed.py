@@ -77,8 +77,8 @@ class _Masks(CacheSession):
     def rows(self, context: StepContext) -> Rows:
         """All rows that may have changed, or what was masked before the last step."""
         due, others = context.split(self._is_due)
-        left = {at.slot: at.prompt_length + self._masked[at.slot] for at in others.requests}
-        return due.changed_rows().beside(others.rows_to_decode(left))
+        left = {at.slot: to_decode(self._masked[at.slot], at, context) for at in others.requests}
+        return due.changed_rows().beside(others.rows_at(left))
 
     def taken(self, rows: Rows, context: StepContext) -> None:
         """Note what is masked as this step begins."""
@@ -92,3 +92,18 @@ class _Masks(CacheSession):
 
     def _is_due(self, at: RequestStep) -> bool:
         return at.step < 2 or (self._every > 0 and at.step % self._every == 0)
+
+
+def to_decode(masked: np.ndarray, at: RequestStep, context: StepContext) -> np.ndarray:
+    """Positions that decode what was masked, as far as the block sees: ascending.
+
+    Args:
+        masked: offsets, ascending.
+        at: the step of their request; where tokens of its block may be replaced, all of it counts.
+        context: of the step.
+    """
+    wanted = at.prompt_length + masked
+    if at.revises:
+        wanted = np.union1d(wanted, np.arange(at.start, at.stop))
+    own = np.union1d(wanted, at.reach.row_of(wanted))
+    return own[own < at.reach.end(at.stop - 1, context.length_at(at))]
