@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from faults.engine.instead import Fault, instead
 from faults.foreign_code import Job, Loop
 from skipstone.diagnosis.loop.number import shares
-from skipstone.testing.tiny import EOS
+from skipstone.testing.tiny import EOS, MASK
 from specimens import decode
 
 Confidence = Callable[[Tensor, Tensor], Tensor]
@@ -58,8 +58,9 @@ def chosen_by(
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
         logits = change(logits.clone())
-        logits[..., mask_id] = -torch.inf
-        token = draw(logits)
+        possible = logits.clone()
+        possible[..., mask_id] = -torch.inf
+        token = draw(possible)
         value = confidence(logits, token).masked_fill(~masked, -torch.inf)
         order = value.argsort(dim=-1, descending=True, stable=True)
         asked = threshold if bound is None or threshold is None else bound
@@ -84,7 +85,9 @@ def by_margin() -> AbstractContextManager[object]:
     """The order goes by the distance to the second token."""
 
     def margin(logits: Tensor, token: Tensor) -> Tensor:
-        top = logits.double().softmax(-1).topk(2, dim=-1).values
+        shares = logits.double().softmax(-1)
+        shares[..., MASK] = 0
+        top = shares.topk(2, dim=-1).values
         return top[..., 0] - top[..., 1]
 
     return chosen_by(margin)()

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from specimens.decode import blocks, start_canvas
+from specimens.decode import blocks, choose, start_canvas
 from specimens.qwen_style import KeyValue, QwenModel
 
 ShiftFault = Literal["none", "forgotten", "forgotten in the block"]
@@ -26,23 +26,6 @@ not the end of the prompt that is in their block; or all of the window."""
 def shifted(logits: Tensor) -> Tensor:
     """Row p of what comes out scores position p."""
     return torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
-
-
-def most_confident(
-    logits: Tensor, masked: Tensor, mask_id: int, a_step: int
-) -> tuple[Tensor, Tensor]:
-    """Tokens [1, R], and where the surest of them are committed, bool [1, R].
-
-    The mask is never chosen, and keeps its share of the probability, as in published code.
-    """
-    probability = logits.double().softmax(-1)
-    probability[..., mask_id] = -1.0
-    confidence, token = probability.max(-1)
-    confidence = confidence.masked_fill(~masked, -torch.inf)
-    order = confidence[0].argsort(descending=True, stable=True)[:a_step]
-    commit = torch.zeros_like(masked)
-    commit[0, order] = masked[0, order]
-    return token, commit
 
 
 @torch.no_grad()
@@ -61,7 +44,7 @@ def dream(
         logits = model(x).logits
         if fault == "none":
             logits = shifted(logits)
-        token, commit = most_confident(logits, x == mask_id, mask_id, a_step)
+        token, commit = choose(logits, x == mask_id, mask_id, a_step, None)
         x[commit] = token[commit]
     return x
 
@@ -86,7 +69,7 @@ def dream_cached(
         while (x[:, start:stop] == mask_id).any():
             masked = x[:, start:] == mask_id
             masked[:, stop - start :] = False
-            token, commit = most_confident(logits, masked, mask_id, a_step)
+            token, commit = choose(logits, masked, mask_id, a_step, None)
             x[:, start:][commit] = token[commit]
             where = torch.arange(first, x.shape[1])[None]
             logits = model(x[:, first:], position_ids=where, past_key_values=past).logits
@@ -140,7 +123,7 @@ def sdar(
         while (x[:, start : span[1]] == mask_id).any():
             logits = _call(model, x, span, block_length, past, length, fault)[0]
             masked = x[:, start : span[1]] == mask_id
-            token, commit = most_confident(logits, masked, mask_id, a_step)
+            token, commit = choose(logits, masked, mask_id, a_step, None)
             x[:, start : span[1]][commit] = token[commit]
         past = _call(model, x, span, block_length, past, length, fault)[1]
     return x
@@ -165,7 +148,7 @@ def windows(
         while (x[:, start:stop] == mask_id).any():
             logits = _call(model, x, (0, stop), block_length, None, length, fault)[0]
             masked = x[:, :stop] == mask_id
-            token, commit = most_confident(logits, masked, mask_id, a_step)
+            token, commit = choose(logits, masked, mask_id, a_step, None)
             x[:, :stop][commit] = token[commit]
     return x
 

@@ -59,14 +59,16 @@ def choose(
 ) -> tuple[Tensor, Tensor]:
     """Tokens [B, R] and where they are committed, bool [B, R].
 
+    The mask is never chosen, and keeps its share of the probability, as in published code.
+
     Args:
         logits: [B, R, V] of the same rows as ``masked`` [B, R], which says where a mask may go.
         share: how many to commit without a threshold.
         dtype: of the softmax behind the confidence; bfloat16 ties what is not equal.
     """
-    logits = logits.clone()
-    logits[..., mask_id] = -torch.inf
-    token = logits.argmax(dim=-1)
+    possible = logits.clone()
+    possible[..., mask_id] = -torch.inf
+    token = possible.argmax(dim=-1)
     probability = F.softmax(logits.to(dtype), dim=-1)
     confidence = probability.gather(-1, token.unsqueeze(-1)).squeeze(-1)
     confidence = torch.where(masked, confidence, -torch.inf)

@@ -191,8 +191,9 @@ def prompt_from_the_request_before(skipped: int) -> Fault:
         device: torch.device,
         *,
         most: int | None = None,
+        spare: int = 0,
     ) -> None:
-        init(self, config, cells, dtype, device, most=most)
+        init(self, config, cells, dtype, device, most=most, spare=spare)
         generator = torch.Generator().manual_seed(3)
         for store in (self.keys, self.values):
             store.copy_(torch.randn(store.shape, generator=generator))

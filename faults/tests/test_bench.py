@@ -107,6 +107,14 @@ def test_a_fault_is_named_with_its_step_and_place(fault: Specimen, alone: bool) 
     )
 
 
+def test_a_store_that_another_request_filled_can_be_planted() -> None:
+    """Faults name the arguments of what they replace, which change."""
+    dirty = replace(FAULTS[1], fault=cache.prompt_from_the_request_before(4))
+    runs = record(dirty, PROMPTS[0], dirty.pairs[0])
+    a, b = (trace.records[0].steps[0] for trace in (runs.a, runs.b))
+    assert b.rows.size == a.rows.size - 4
+
+
 @pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.name)
 def test_noise_is_no_cause(noise: Noise) -> None:
     quiet = replace(FAULTS[1], fault=noise.around, companions=noise.companions, control=True)

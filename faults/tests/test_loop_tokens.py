@@ -14,6 +14,7 @@ from faults.foreign import JOBS
 from faults.foreign_code import STYLES, model, plain
 from skipstone import attach, diagnose
 from skipstone.diagnosis.finding import Proof
+from skipstone.diagnosis.loop import identified
 from skipstone.record import MemoryTrace
 
 JOB = JOBS[0]
@@ -42,8 +43,15 @@ def late() -> Change:
     return change
 
 
-def recorded(change: Change | None = None, fault: Fault | None = None) -> MemoryTrace:
+def recorded(
+    change: Change | None = None, fault: Fault | None = None, mask_raised: float = 0.0
+) -> MemoryTrace:
     net = STYLES["bare"](model("random"))
+
+    def raised(net: nn.Module, args: object, logits: Tensor) -> Tensor:
+        return logits + mask_raised * (torch.arange(logits.shape[-1]) == JOB.mask_id)
+
+    net.get_submodule("words").register_forward_hook(raised)
     canvases = list[Tensor]()
 
     def keep(net: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
@@ -85,6 +93,26 @@ def test_tokens_that_nothing_explains_are_not_said_to_be_drawn() -> None:
     assert cause is not None
     assert cause.rule == "commit-rule"
     assert "tokens that are not the best of its logits" in cause.what
+
+
+def mask_left_out(logits: Tensor, canvas: Tensor) -> Tensor:
+    logits[..., JOB.mask_id] = -torch.inf
+    return logits
+
+
+def test_a_mask_that_is_the_best_may_count_in_the_softmax_or_not() -> None:
+    """Published code counts it; who leaves it out first has other confidences."""
+    counted, left_out = (recorded(change, mask_raised=20.0) for change in (None, mask_left_out))
+    for trace, summed in ((counted, (JOB.mask_id,)), (left_out, ())):
+        best = identified(trace, 0).best
+        assert best is not None
+        assert best.complete
+        assert best.rule.predicts
+        assert (best.rule.draw.without, best.rule.draw.still_summed) == ((JOB.mask_id,), summed)
+    cause = diagnose(counted, left_out).cause
+    assert cause is not None
+    assert (cause.rule, cause.proof) == ("commit-rule", Proof.NECESSARY_AND_SUFFICIENT)
+    assert "A's softmax has the tokens that are never taken, B's has not" in cause.what
 
 
 def test_drawn_tokens_are_said_to_be_drawn() -> None:

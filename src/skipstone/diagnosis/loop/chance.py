@@ -35,6 +35,8 @@ def drawn_from_scores(evidence: Evidence, draw: Draw) -> bool:
     """
     if not _passed_over_by_chance(evidence, draw):
         return False
+    # What is never drawn has no part in what is, though a confidence may count it.
+    draw = replace(draw, still_summed=())
     excess = list[float]()
     for i, decision in enumerate(evidence.decisions):
         proposals = evidence.proposals(i, draw)

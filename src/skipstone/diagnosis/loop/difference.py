@@ -172,8 +172,8 @@ def _late(draw: Draw) -> tuple[bool, bool]:
     return draw.late, draw.late and draw.within_block
 
 
-def _without(draw: Draw) -> tuple[set[int], bool]:
-    return set(draw.without), draw.still_summed
+def _without(draw: Draw) -> tuple[set[int], set[int]]:
+    return set(draw.without), set(draw.still_summed)
 
 
 def same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float) -> bool:

@@ -34,12 +34,12 @@ def likely_draws(evidence: Evidence, scale: float) -> tuple[Evidence, list[Draw]
     Returns:
         The evidence with every id watched that a draw leaves out or raises; and the draws.
     """
-    mask_id = evidence.watched[0]
     offsets = _OFFSETS if evidence.logits else _OFFSETS[:1]
     tried = list[Draw]()
     for offset, ways in offsets:
-        left_out = ((mask_id,), ()) if evidence.logits else ((),)
-        plain = [Draw(offset, within, without) for within in ways for without in left_out]
+        plain = [
+            draw for within in ways for draw in _about_the_mask(evidence, Draw(offset, within))
+        ]
         full = [d for d in plain if evidence.drawn(d).all()]
         if evidence.guided:
             full = [*guided_draws(evidence, plain, scale), *full]
@@ -53,10 +53,26 @@ def likely_draws(evidence: Evidence, scale: float) -> tuple[Evidence, list[Draw]
         # Several ids that always lose may as well be all of a range.
         bent = other_logits(evidence, best) or bent
     drawn = max(
-        (replace(d, greedy=False) for d in tried),
+        # A confidence may count the mask though no draw does.
+        (replace(d, greedy=False) for d in tried if not d.still_summed),
         key=lambda d: _likelihood(evidence, d) - _UNLIKELY * abs(d.offset),
     )
-    return evidence, [*bent, best, drawn]
+    counted = [replace(drawn, still_summed=drawn.without)] if drawn.without else []
+    return evidence, [*bent, best, *counted, drawn]
+
+
+def _about_the_mask(evidence: Evidence, draw: Draw) -> tuple[Draw, ...]:
+    """The ways with the mask's own logit that a run may tell apart."""
+    if not evidence.logits:
+        return (draw,)
+    never, left_out, like_others = draw.about_the_mask(evidence.watched[0])
+    every = range(len(evidence.decisions))
+    if any(
+        (evidence.proposals(i, like_others).token_C == evidence.watched[0]).any() for i in every
+    ):
+        return never, left_out, like_others
+    # Where it is never the best, that it cannot be proposed says nothing.
+    return left_out, like_others
 
 
 def _likelihood(evidence: Evidence, draw: Draw) -> float:
@@ -76,7 +92,7 @@ def bent_draws(evidence: Evidence, draw: Draw) -> list[Draw]:
         if token in draw.without:
             continue
         less = replace(draw, without=(*draw.without, token))
-        found += [less, replace(less, still_summed=True)]
+        found += [less, replace(less, still_summed=(*draw.still_summed, token))]
         found += [replace(draw, raised=token, by=by) for by in _RAISES]
     return [d for d in found if evidence.drawn(d).all()]
 
@@ -96,7 +112,7 @@ def _bent(evidence: Evidence, draw: Draw) -> tuple[Evidence, list[Draw]]:
     if out:
         evidence = evidence.watch(out)
         less = replace(draw, without=tuple(dict.fromkeys((*draw.without, *out))))
-        found += [less, replace(less, still_summed=True)]
+        found += [less, replace(less, still_summed=less.without)]
     if len(taken) == 1:
         token = next(iter(taken))
         evidence = evidence.watch((token,))

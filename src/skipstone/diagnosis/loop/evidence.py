@@ -202,7 +202,7 @@ class Evidence:
 
         Ids that a draw leaves out or raises, one by one, are no matter of them.
         """
-        rows = replace(draw, without=(), still_summed=False, raised=-1, by=0.0, greedy=True)
+        rows = replace(draw, without=(), still_summed=(), raised=-1, by=0.0, greedy=True)
         key = (number, rows, dtype)
         if key not in self._sheets:
             self._sheets[key] = self._reduced(self.decisions[number], draw, dtype)

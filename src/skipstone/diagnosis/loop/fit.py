@@ -124,8 +124,9 @@ def identify(evidence: Evidence, stated: Stated, *, plainly: bool = False) -> Id
             search.with_draw(draw, plain=plainly)
     if not search.solved and not plainly:
         # Ids that are left out or raised change the confidences of others, too.
-        for draw in bent_draws(evidence, draws[0]):
-            search.with_draw(draw, plain=True)
+        for base in draws[:2]:
+            for draw in bent_draws(evidence, base):
+                search.with_draw(draw, plain=True)
     fits = sorted(search.fits, key=lambda f: _key(f, stated))
     return Identified(evidence, fits, search.tried, stated)
 

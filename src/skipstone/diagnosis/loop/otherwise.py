@@ -30,7 +30,7 @@ def other_logits(evidence: Evidence, draw: Draw) -> list[Draw]:
         draw: the plain one that explains most of them.
     """
     mask_id = evidence.watched[0]
-    bases = dict.fromkeys((draw, replace(draw, without=(mask_id,)), replace(draw, without=())))
+    bases = dict.fromkeys((draw, *draw.about_the_mask(mask_id)))
     found = [
         other
         for base in bases

@@ -64,8 +64,8 @@ class Draw:
     """Whether that holds within the block alone: its first position keeps its own row."""
     without: tuple[int, ...] = ()
     """Ids that are never proposed."""
-    still_summed: bool = False
-    """Whether the softmax behind the confidence has them nevertheless."""
+    still_summed: tuple[int, ...] = ()
+    """Those of them that the softmax behind the confidence has nevertheless."""
     raised: int = -1
     """An id to whose logits ``by`` is added; -1 for none."""
     by: float = 0.0
@@ -79,6 +79,15 @@ class Draw:
     """Weight of what the logits are apart from those with a hidden prompt; one is no guidance."""
     greedy: bool = True
     """The best token; else one that was drawn."""
+
+    def about_the_mask(self, mask_id: int) -> tuple[Draw, Draw, Draw]:
+        """The three ways that loops have with the mask's own logit.
+
+        It is never proposed, and keeps its share of the softmax; it is left out of both; or it is
+        like any other id, and a position that proposes it stays a mask.
+        """
+        never = replace(self, without=(mask_id,), still_summed=(mask_id,))
+        return never, replace(never, still_summed=()), replace(self, without=(), still_summed=())
 
 
 @dataclass(frozen=True)
@@ -196,7 +205,7 @@ def _cost_of_draw(draw: Draw) -> float:
         abs(draw.offset)
         + 0.5 * draw.within_block
         + 0.5 * len(draw.without)
-        + 0.2 * draw.still_summed
+        + 0.2 * len(draw.still_summed)
         + raised
         + 0.9 * (draw.ids is not None)
         + 3.0 * draw.late

@@ -144,12 +144,15 @@ def from_candidates(candidates: Candidates, position_C: np.ndarray, written_C: n
 
 def propose(sheet: Sheet, draw: Draw, written_C: np.ndarray) -> Proposals:
     """The tokens that a draw proposes, with what their confidence is made of."""
-    logit_CK = sheet.logit_CK.copy()
+    logit_CK, summed_CK = sheet.logit_CK.copy(), sheet.logit_CK.copy()
     for number, watched in enumerate(sheet.watched, start=2):
         if watched in draw.without:
             logit_CK[:, number] = -np.inf
+            if watched not in draw.still_summed:
+                summed_CK[:, number] = -np.inf
         elif watched == draw.raised:
             logit_CK[:, number] += draw.by
+            summed_CK[:, number] += draw.by
     every = np.arange(logit_CK.shape[0])
     # Among equal logits the lowest id comes first, as argmax has it.
     order_CK = np.lexsort((sheet.id_CK, -logit_CK), axis=1)
@@ -157,14 +160,13 @@ def propose(sheet: Sheet, draw: Draw, written_C: np.ndarray) -> Proposals:
     token_C, best_C = sheet.id_CK[every, first], logit_CK[every, first]
     runner_C = logit_CK[every, second]
     column_C = {axis: sums[every, first] for axis, sums in sheet.column_CK.items()}
-    summed_CK = sheet.logit_CK if draw.still_summed else logit_CK
     # Masks without scores are not numbers all the way.
     with np.errstate(invalid="ignore", over="ignore"):
         # Sums are taken from the best on: beside a large number the last digits would be lost.
         shown_C = _log_sum(summed_CK - best_C[:, None], axis=1)
         log_p_C = -np.logaddexp(shown_C, sheet.rest_C - best_C)
-        share_CK = np.exp(logit_CK - best_C[:, None] + log_p_C[:, None])
-        named_C = np.where(share_CK > 0, share_CK * logit_CK, 0.0).sum(axis=1)
+        share_CK = np.exp(summed_CK - best_C[:, None] + log_p_C[:, None])
+        named_C = np.where(share_CK > 0, share_CK * summed_CK, 0.0).sum(axis=1)
         mean_C = named_C + np.exp(sheet.rest_C - best_C + log_p_C) * sheet.mean_C
     other = (written_C >= 0) & ~same(sheet.taken_C, best_C, 0.0) & np.isfinite(sheet.taken_C)
     if not draw.greedy and other.any():

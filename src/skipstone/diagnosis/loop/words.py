@@ -304,7 +304,7 @@ def _left_out(a: Draw, b: Draw, mask_id: int) -> Sentence:
     if not ids:
         return Sentence(
             "B's softmax has the tokens that are never taken, A's has not"
-            if b.still_summed
+            if set(b.still_summed) - set(a.still_summed)
             else "A's softmax has the tokens that are never taken, B's has not"
         )
     ids = [token for token in ids if token != mask_id] or ids
