@@ -19,6 +19,9 @@ from faults.truth import (
     outside_block,
 )
 
+WINDOW = "suffix_window=3"
+
+
 OF_CACHE = (
     Specimen(
         "no refresh at the second block",
@@ -221,6 +224,21 @@ OF_CACHE = (
             Pair(f"{FIXED} gen_length=24 block_length=8", f"{FIXED} gen_length=32 block_length=8"),
         ),
         PARTED,
+    ),
+    Specimen("suffix window, by setting", (16,), against(FIXED, f"{FIXED} {WINDOW}"), PARTED),
+    Specimen(
+        "suffix window one too long",
+        (15,),
+        same(f"{FIXED} {WINDOW}"),
+        Truth(ALWAYS, (1,), anywhere),
+        sight.window_too_long(lambda at: 1),
+    ),
+    Specimen(
+        "suffix window grows within its block",
+        (15,),
+        same(f"{FIXED} cache=none {WINDOW}"),
+        Truth(CACHED, (1,), anywhere),
+        sight.window_too_long(lambda at: at.step),
     ),
     Specimen(
         "the cache is never used",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
+from skipstone.canvas import RequestStep, StepContext
 from skipstone.memory.prefixes import Prefix
 from skipstone.memory.store import Admitted, KVStore
 from skipstone.ops.model import reference as ops
@@ -117,6 +118,17 @@ def _reaching(far: Callable[[Rows], np.ndarray]) -> Fault:
         return attend(q_NHE, key_CUE, value_CUE, replace(rows, horizon=far(rows)), visible_BL)
 
     return lambda: instead(ops, "attend", wrong)
+
+
+def window_too_long(more: Callable[[RequestStep], int]) -> Fault:
+    """A window right of the block has more positions than its settings say."""
+    length_at = StepContext.length_at
+
+    def wrong(self: StepContext, at: RequestStep) -> int:
+        assert at.suffix is not None
+        return length_at(self, replace(at, suffix=at.suffix + more(at)))
+
+    return lambda: instead(StepContext, "length_at", wrong)
 
 
 def own_block_hidden(block: int) -> Fault:
