@@ -99,7 +99,7 @@ def test_a_checkpoint_without_the_file_decodes_as_its_architecture_says(tmp_path
 
 
 # Of the authors' code and READMEs, and of the tokenizers; not read from the table.
-PUBLISHED = {
+PUBLISHED: dict[str, tuple[dict[str, str], list[str]]] = {
     "LLaDAModelLM": ({}, ["<|eot_id|>"]),
     "ILLaDAForCausalLM": ({"growing_canvas": "true", "stop_after": "block"}, []),
     "DreamModel": (
