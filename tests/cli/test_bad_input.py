@@ -339,7 +339,10 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
     "unknown cache": (_argv("hi", "--cache", "duel"), ["'duel'", "did you mean 'dual'?"]),
     "unknown unmask": (_argv("hi", "--unmask", "treshold"), ["'treshold'", "mean 'threshold'?"]),
     "unknown skip": (_argv("hi", "--skip", "cosin"), ["'cosin'", "did you mean 'cosine'?"]),
-    "strange cache": (_argv("hi", "--cache", "zz"), ["'zz'", "known: dkv, dual, none, prefix, vicinity"]),
+    "strange cache": (
+        _argv("hi", "--cache", "zz"),
+        ["'zz'", "known: dkv, dual, none, prefix, vicinity"],
+    ),
     "unknown setting": (
         _argv("hi", "--unmask", "threshold:valu=1"),
         ["'threshold' has no setting 'valu'", "did you mean 'value'?"],
