@@ -117,6 +117,15 @@ class Checkout:
             ) from error
 
 
+def beyond_one_prompt(wanted: Generation) -> str | None:
+    """What is asked for that only we can do; None if it is one prompt without token skip."""
+    if wanted.batch != 1:
+        return "it decodes one prompt at a time"
+    if wanted.skip_layer_k:
+        return "it has no token skip"
+    return None
+
+
 def check_architecture(model: Model, name: str, title: str) -> None:
     """Refuse weights that a peer has no model for.
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.bench.cells import job_of
-from skipstone.bench.peers.base import PeerCode, check_architecture
+from skipstone.bench.peers.base import PeerCode, beyond_one_prompt, check_architecture
 from skipstone.bench.peers.published import CallCount, holding, modules_of, runs_by, standing_in
 from skipstone.bench.plan import Generation
 from skipstone.engine import Settings
@@ -62,10 +62,8 @@ class PublishedSDAR:
 
     def refusal(self, wanted: Generation) -> str | None:
         """Why a generation cannot be decoded by it; None if it can."""
-        if wanted.batch != 1:
-            return "it decodes one prompt at a time"
-        if wanted.skip_layer_k:
-            return "it has no token skip"
+        if reason := beyond_one_prompt(wanted):
+            return reason
         if wanted.prompt % wanted.block:
             return (
                 f"its blocks begin at multiples of {wanted.block}, and it takes its quota from the "
