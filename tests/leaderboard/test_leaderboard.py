@@ -19,6 +19,7 @@ from skipstone.leaderboard.protocol import Protocol, protocol, sampled, short
 from skipstone.policies import GROUP, KINDS, UNMASK
 from skipstone.sweep.run import run_sweep
 from skipstone.testing.checkpoint import write_checkpoint
+from skipstone.unmask import UnmaskPolicy
 
 BASE = Settings(gen_length=8, block_length=4, eos_stop=False)
 QUESTIONS = [
@@ -34,6 +35,11 @@ class Eager(Threshold):
 
     value: float = 0.4
     knob = Knob("value", (0.0,))
+
+
+@dataclass(frozen=True)
+class Broken(UnmaskPolicy):
+    """One that decides nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +96,16 @@ def test_a_policy_of_another_package_is_in_it_without_a_change(
 def test_what_does_not_fit_is_left_out_and_said(tiny: Model) -> None:
     left_out = protocol(tiny, BASE).left_out
     assert any(t.startswith("skip=cosine: ") and "beyond the 2 layers" in t for t in left_out)
+
+
+def test_a_policy_that_raises_is_left_out_and_ends_no_others(
+    monkeypatch: pytest.MonkeyPatch, tiny: Model
+) -> None:
+    entry = EntryPoint("unmask.broken", f"{__name__}:Broken", GROUP)
+    monkeypatch.setattr("skipstone.policies.registered", lambda: [entry])
+    found = protocol(tiny, BASE)
+    assert any("Broken has neither select nor start" in text for text in found.left_out)
+    assert not any("broken" in name for name in names(found))
 
 
 def test_families_take_turns_and_more_of_them_go_on_where_fewer_end() -> None:

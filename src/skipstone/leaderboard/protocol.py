@@ -15,10 +15,11 @@ from typing import Any, cast
 from skipstone import policies
 from skipstone.diff.agreement import Question
 from skipstone.engine import Engine, Settings
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, SkipstoneError
 from skipstone.knob import Knob
 from skipstone.models.load import Model
 from skipstone.policies import Kind
+from skipstone.quoting import whole_characters
 from skipstone.sweep.grid import Setting
 from skipstone.sweep.run import EXACT, exact
 
@@ -69,21 +70,27 @@ class Protocol:
 def protocol(model: Model, base: Settings, *, knobs: bool = True) -> Protocol:
     """Every policy at its default and along its knob, alone and with the dual cache.
 
+    Each policy decodes once before: one that raises would end the runs of all others.
+
     Args:
         model: those that do not fit it are left out.
         base: lengths and whatever else is the same for all; its policies play no part.
         knobs: whether other values than the published ones are in it.
     """
     trusted = exact(base)
-    found, left_out = dict[Settings, Contender](), list[str]()
+    found, left_out, runs = dict[Settings, Contender](), list[str](), dict[str, bool]()
     for entry in _entries(trusted, knobs=knobs):
-        settings = entry.setting.settings
-        if settings == trusted or settings in found:
+        settings, policy = entry.setting.settings, f"{entry.kind}.{entry.policy}"
+        if settings == trusted or settings in found or not runs.get(policy, True):
             continue
         try:
-            Engine(model, settings)
-        except ConfigError as error:
-            left_out.append(f"{entry.setting.name}: {error}")
+            engine = Engine(model, settings)
+            if policy not in runs:
+                runs[policy] = False
+                engine.generate([0])
+                runs[policy] = True
+        except SkipstoneError as error:
+            left_out.append(whole_characters(f"{entry.setting.name}: {error}"))
         else:
             found[settings] = entry
     return Protocol(trusted, tuple(found.values()), tuple(left_out))
@@ -153,10 +160,13 @@ def _entry(kind: Kind[Any], name: str, value: str, settings: Settings) -> Conten
     text = f"{kind.name}={kind.spell(getattr(settings, kind.name), brief=True)}"
     cache = EXACT["cache"] if kind.name == "cache" else policies.CACHE.spell(settings.cache)
     return Contender(
-        kind.name, name, value, Setting(_beside(text, cache.partition(":")[0]), settings)
+        kind.name,
+        whole_characters(name),
+        value,
+        Setting(_beside(text, cache.partition(":")[0]), settings),
     )
 
 
 def _beside(text: str, cache: str) -> str:
-    """A name that says whether there is a cache too."""
-    return text if cache == EXACT["cache"] else f"{text} cache={cache}"
+    """A name that says whether there is a cache too, as it comes back from a file."""
+    return whole_characters(text if cache == EXACT["cache"] else f"{text} cache={cache}")
