@@ -13,7 +13,7 @@ import click
 from skipstone.cli.escape import shortened
 from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.junit import junit_xml
-from skipstone.cli.numbers import decimal, whole
+from skipstone.cli.numbers import check_some, decimal, whole
 from skipstone.cli.options import (
     RunSpec,
     given,
@@ -38,7 +38,7 @@ from skipstone.diff.agreement import (
     known_answers,
 )
 from skipstone.engine import parse_spec
-from skipstone.errors import ConfigError, PromptError, SkipstoneError
+from skipstone.errors import PromptError, SkipstoneError
 from skipstone.outputs import check_apart, check_output, write_whole
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ def audit_command(
     """
     rate = parse_rate(allowed, "--max-disagreement")
     check_budget(rate, confidence)
-    if batch < 1:
-        raise ConfigError(f"--batch is {batch}, must be at least 1")
+    check_some("--batch", batch)
     _check_outputs(path, output, junit, sarif)
     questions = _unrepeated(read_questions(path, "--prompts", rule))
     specs = _run_specs(baseline, candidate, given(options))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from skipstone.cli.numbers import whole
+from skipstone.cli.numbers import check_some, whole
 from skipstone.cli.options import given, run_options, run_spec
 from skipstone.cli.progress import progress
-from skipstone.cli.prompts import judge_option, read_questions
+from skipstone.cli.prompts import executor_option, judge_option, read_questions
 from skipstone.cli.tables import say_table
 from skipstone.cli.terminal import aside, note, say, say_json
 from skipstone.errors import ConfigError
@@ -55,13 +55,7 @@ _QUICK_FAMILIES = 2
     help="Time for the experiments on a changed answer; 0: none.  [default: a number of them]",
 )
 @judge_option
-@click.option(
-    "--executor",
-    "who",
-    default="serial",
-    metavar="WHO",
-    help="serial, local:N (processes) or ray.  [default: serial]",
-)
+@executor_option
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def leaderboard(
@@ -83,7 +77,7 @@ def leaderboard(
     board.parquet, results.parquet (a row for each answer), and board.md.
     """
     base = _base(given(options), quick=quick)
-    _check_each(per_family)
+    check_some("--per-family", per_family)
     seconds = _seconds(time_limit, quick=quick)
     from skipstone.leaderboard.board import board
     from skipstone.leaderboard.columns import markdown, row, write_parquet
@@ -149,11 +143,6 @@ def _chosen(
         return sampled(questions, per_family)
     ordered, wanted = sampled(short(questions, model, base.settings.gen_length), per_family or 1)
     return ordered, wanted if per_family else min(wanted, _QUICK_FAMILIES)
-
-
-def _check_each(per_family: int | None) -> None:
-    if per_family is not None and per_family < 1:
-        raise ConfigError(f"--per-family is {per_family}, must be at least 1")
 
 
 def _seconds(time_limit: str | None, *, quick: bool) -> float:

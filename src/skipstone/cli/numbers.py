@@ -8,6 +8,7 @@ from typing import TypeVar
 import click
 
 from skipstone.checks import number, whole_number
+from skipstone.errors import ConfigError
 from skipstone.quoting import shown
 
 N = TypeVar("N", int, float)
@@ -21,6 +22,16 @@ def whole(text: str | int) -> int:
 def decimal(text: str | float) -> float:
     """The type of an option that takes a number."""
     return text if isinstance(text, float) else _read(text, number)
+
+
+def check_some(option: str, count: int | None) -> None:
+    """Refuse a count that is given and none.
+
+    Raises:
+        ConfigError: it is below 1.
+    """
+    if count is not None and count < 1:
+        raise ConfigError(f"{option} is {count}, must be at least 1")
 
 
 def _read(text: str | int, rule: Callable[[str], N]) -> N:

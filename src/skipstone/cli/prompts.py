@@ -29,6 +29,14 @@ judge_option = click.option(
     "package.module:name. A line of the file may name its own.  [default: contains]",
 )
 
+executor_option = click.option(
+    "--executor",
+    "who",
+    default="serial",
+    metavar="WHO",
+    help="serial, local:N (processes) or ray.  [default: serial]",
+)
+
 batch_size_option = click.option(
     "batch_size",
     "--slots",

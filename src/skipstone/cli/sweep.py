@@ -11,15 +11,14 @@ import click
 
 from skipstone.cli.escape import json_text
 from skipstone.cli.idle import say_idle_settings
-from skipstone.cli.numbers import whole
+from skipstone.cli.numbers import check_some, whole
 from skipstone.cli.options import RunSpec, given, parse_rate, run_options, run_spec, settled
 from skipstone.cli.progress import progress
-from skipstone.cli.prompts import judge_option, read_questions
+from skipstone.cli.prompts import executor_option, judge_option, read_questions
 from skipstone.cli.tables import say_table
 from skipstone.cli.terminal import aside, note, say, say_json
 from skipstone.diff.agreement import check_budget
 from skipstone.engine import parse_settings, parse_spec
-from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
     from skipstone.models.load import Model
@@ -69,13 +68,7 @@ if TYPE_CHECKING:
 )
 @judge_option
 @click.option("--limit", type=whole, metavar="N", help="Only the first N prompts; more later.")
-@click.option(
-    "--executor",
-    "who",
-    default="serial",
-    metavar="WHO",
-    help="serial, local:N (processes) or ray.  [default: serial]",
-)
+@executor_option
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sweep_command(
@@ -100,7 +93,7 @@ def sweep_command(
     """
     rate = parse_rate(bound, "--bound")
     check_budget(rate, 0.95)
-    _check_limit(limit)
+    check_some("--limit", limit)
     base = run_spec(given(options))
     from skipstone.sweep.chart import check_charts
     from skipstone.sweep.executors import parse_executor
@@ -145,11 +138,6 @@ def _decided(tried: Sequence[Setting], base: RunSpec, model: Model) -> list[Sett
     runs = settled(model, *(replace(base, settings=one.settings) for one in tried))
     say_idle_settings(*(run.settings for run in runs))
     return [replace(one, settings=run.settings) for one, run in zip(tried, runs, strict=True)]
-
-
-def _check_limit(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise ConfigError(f"--limit is {limit}, must be at least 1")
 
 
 def _say_notes(notes: Sequence[str]) -> None:
