@@ -84,13 +84,14 @@ def leaderboard(
     from skipstone.leaderboard.protocol import protocol
     from skipstone.sweep.executors import parse_executor
     from skipstone.sweep.run import run_sweep
-    from skipstone.sweep.store import check_parquet
+    from skipstone.sweep.store import check_parquet, make_folder
 
     check_parquet()
     executor = parse_executor(who)
     questions = read_questions(path, "--prompts", rule)
     model = base.load()
     questions, wanted = _chosen(questions, model, base, per_family, quick=quick)
+    make_folder(output)  # before each policy is tried, which decodes
     run = protocol(model, base.settings, knobs=not quick)
     for text in run.left_out:
         note(f"left out: {text}")

@@ -67,6 +67,23 @@ def check_parquet() -> None:
         raise missing("pyarrow", "the Parquet file of a sweep", "sweep") from None
 
 
+def make_folder(folder: Path) -> Path:
+    """Make the folder of a sweep, if it is not there, and in it the one of the parts.
+
+    Returns:
+        The folder of the parts.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    parts = folder / "parts"
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from None
+    return parts
+
+
 def digest(questions: Sequence[Question]) -> str:
     """Checksum over prompts, answers and judges, in order."""
     told = [[q.prompt, q.answer, q.judge] for q in questions]
@@ -85,15 +102,12 @@ class Store:
         """
         check_parquet()
         self.folder = folder
-        self._parts = folder / "parts"
+        self._parts = make_folder(folder)
         self._head = {**_FORMAT, **head}
         try:
-            self._parts.mkdir(parents=True, exist_ok=True)
             self._open()
         except OSError as error:
-            raise OutputError(
-                f"{folder} cannot be used ({error.strerror}); give another folder with -o"
-            ) from None
+            raise _unusable(folder, error) from None
 
     def __contains__(self, prompt: int) -> bool:
         """Whether a prompt is finished."""
@@ -207,6 +221,10 @@ class Store:
                 pq.write_table(table, file)
 
         self.save(name, write)
+
+
+def _unusable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"{folder} cannot be used ({error.strerror}); give another folder with -o")
 
 
 def _other(name: str, found: object, wanted: object) -> str:
