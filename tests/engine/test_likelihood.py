@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from skipstone.engine.score.likelihood import LikelihoodRequest, MonteCarlo, log_likelihoods
+from skipstone.cache import NoCache
+from skipstone.engine import Engine, Settings
+from skipstone.engine.score.likelihood import (
+    LikelihoodRequest,
+    MonteCarlo,
+    greedy_flags,
+    log_likelihoods,
+)
 from skipstone.errors import ConfigError, PromptError
 from skipstone.memory.store import KVStore
 from skipstone.models.load import Model, load
+from skipstone.models.table import ARCHITECTURES
 from skipstone.rows import Rows
 from skipstone.testing.checkpoint import MASK, VOCAB, write_checkpoint
+from skipstone.unmask import Fixed
 
 CONTEXT, ANSWER = (72, 101, 108, 108, 111), (33, 64, 200, 7)
 
@@ -131,3 +141,62 @@ def test_what_cannot_be_scored_is_refused_before_any_work(
 def test_bad_numbers_are_refused(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=name):
         MonteCarlo(**{name: value})  # pyrefly: ignore[bad-argument-type]
+
+
+@torch.inference_mode()
+def naive_log_probability(model: Model, ids: tuple[int, ...], masked: tuple[int, ...]) -> float:
+    """One forward with the model's own attention, and one softmax for each masked position."""
+    network, reach = model.network, model.config.reach
+    canvas = torch.tensor(ids)
+    shown = canvas.clone()
+    shown[list(masked)] = model.config.mask_id
+    rows = Rows.spans([(0, 0, len(ids))], network.device, lengths=[len(ids)], reaches=[reach])
+    store = KVStore(model.config, len(ids), network.dtype, network.device)
+    x_LD = network.embed(shown)
+    for layer in range(model.config.num_layers):
+        x_LD = network.layer(layer, x_LD, network.angles(rows), rows, store)
+    logits_LV = network.head(network.final_norm(x_LD)).log_softmax(-1)
+    scoring = [p + reach.score_offset if p + reach.score_offset >= 0 else p for p in masked]
+    return sum(float(logits_LV[row, ids[p]]) for row, p in zip(scoring, masked, strict=True))
+
+
+def blocks_of(first: int, stop: int, size: int | None) -> list[tuple[int, int]]:
+    """The parts of an answer that a model decodes one after the other."""
+    if size is None:
+        return [(first, stop)]
+    edges = [first, *(p for p in range(first + 1, stop) if p % size == 0), stop]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("context", [(), CONTEXT, CONTEXT[:3]])
+def test_a_model_is_scored_as_it_decodes(
+    architecture: str, context: tuple[int, ...], tmp_path: Path
+) -> None:
+    """A block at a time where blocks see what is left of them: the parts' bounds add up."""
+    model = load(write_checkpoint(tmp_path, architecture=architecture), dtype="float64")
+    answer = (33, 64, 200, 7, 91, 15)
+    ids, total = (*context, *answer), 0.0
+    for first, stop in blocks_of(len(context), len(ids), model.config.reach.block_size):
+        # What is right of the part lies beyond what is seen.
+        for count in range(1, stop - first + 1):
+            masks = list(combinations(range(first, stop), count))
+            found = [naive_log_probability(model, ids[:stop], mask) for mask in masks]
+            total += float(np.mean(found)) / count
+    question = LikelihoodRequest(context, answer)
+    assert estimates(model, [question]) == pytest.approx([total], abs=1e-8)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_the_greedy_answer_of_every_model_is_known_as_such(
+    architecture: str, tmp_path: Path
+) -> None:
+    model = load(write_checkpoint(tmp_path, architecture=architecture), dtype="float64")
+    size = model.config.reach.block_size
+    for length in (3, 4, 9):
+        plain = Settings(gen_length=length, cache=NoCache(), unmask=Fixed(), eos_stop=False)
+        blocks = plain.replace(block_length=size or length, absolute_blocks=size is not None)
+        said = Engine(model, blocks.all_stated()).generate(list(CONTEXT)).tokens
+        other = (*said[:-1], (said[-1] + 1) % 200)
+        questions = [LikelihoodRequest(CONTEXT, tokens) for tokens in (said, other)]
+        assert dict(greedy_flags(model, questions)) == {0: True, 1: False}, length

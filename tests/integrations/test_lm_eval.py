@@ -20,6 +20,7 @@ from skipstone.errors import CheckpointError, ConfigError, PromptError
 from skipstone.integrations.lm_eval import SkipstoneLM
 from skipstone.integrations.model_args import read_model_args
 from skipstone.models.load import load
+from skipstone.models.table import ARCHITECTURES
 from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.unmask import Threshold
 from tests.conftest import ROOT
@@ -401,3 +402,21 @@ def test_a_task_and_its_user_win_over_what_the_model_recommends(tmp_path: Path) 
     found = [with_defaults(settings, dream.model) for settings in (greedy, drawn)]
     assert [(one.temperature, one.top_p) for one in found] == [(0.0, None), (0.7, 0.95)]
     assert {one.as_text()["unmask"].split(",")[0] for one in found} == {"fixed:order=entropy"}
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_every_architecture_is_asked_by_the_harness(architecture: str, tmp_path: Path) -> None:
+    model = str(write_checkpoint(tmp_path, architecture=architecture))
+    lm = SkipstoneLM(model=model, gen_length=16, batch_size=2, mc_num=5)
+    prompts = ["short", "a longer prompt than that"]
+    requests = [r for p in prompts for r in asked("generate_until", p, {"until": []})]
+    settings = with_defaults(lm.args.settings, lm.model)
+    engine = Engine(lm.model, settings)
+    alone = [engine.generate(lm.tok_encode(p)).text for p in prompts]
+    assert lm.generate_until(requests, disable_tqdm=True) == alone
+    found = score(lm, ("one", " two"), ("", "from nothing"))
+    assert all(-1e4 < value < 0 for value, _ in found)
+    (whole,) = lm.loglikelihood_rolling(
+        asked("loglikelihood_rolling", "from nothing"), disable_tqdm=True
+    )
+    assert whole == pytest.approx(found[1][0], rel=1e-5)

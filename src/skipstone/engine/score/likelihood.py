@@ -3,7 +3,9 @@
 Method: Nie et al., "Large Language Diffusion Models" (arXiv 2502.09992), section 2.4, equation 6.
 Of an answer of A tokens, l are masked at random, l uniform in 1..A. The estimate is A / l times the
 log-probability of the masked tokens given everything else, averaged over samples. Its mean bounds
-the log-likelihood of the answer from below.
+the log-likelihood of the answer from below. A block-causal model is asked for one block after the
+other, each given those before it as they are, and the blocks' bounds add up: Arriola et al., "Block
+Diffusion" (arXiv 2503.09573).
 
 Shape letters: B canvases, L canvas length, A answer length, N packed rows, M masked rows,
 V vocabulary.
@@ -33,6 +35,7 @@ from skipstone.memory.ranges import rounded
 from skipstone.memory.store import Admitted, KVStore
 from skipstone.models.base import Network
 from skipstone.models.load import Model
+from skipstone.reach import Reach
 from skipstone.rows import Rows, to_device
 from skipstone.unmask import Fixed
 
@@ -47,8 +50,9 @@ class MonteCarlo:
     """How a likelihood is estimated."""
 
     mc_num: int = 128
-    """Masked copies of an answer. Where all 2^A - 1 of them are no more, each is taken once, with
-    its own weight, and the estimate is exact."""
+    """Masked copies of an answer, or of each of its blocks if the model is block-causal. Where all
+    2^A - 1 of them are no more, each is taken once, with its own weight, and the estimate is exact.
+    """
     mc_seed: int = 0
     """Of the masks. They depend on it and on the tokens alone, not on batches or other answers."""
 
@@ -115,7 +119,12 @@ def log_likelihoods(
             )
     lengths = [len(question.context) + len(question.answer) for question in questions]
     longest_first = sorted(range(len(questions)), key=lambda i: -lengths[i])
-    copies = (copy for i in longest_first for copy in _copies(i, questions[i], how))
+    copies = (
+        copy
+        for i in longest_first
+        for part in _parts(questions[i], model.config.reach)
+        for copy in _copies(i, part, how)
+    )
     scored = _scored(model.network, copies, batch_size)
     for index, group in groupby(scored, key=lambda pair: pair[0]):
         yield index, sum(score for _, score in group)
@@ -125,6 +134,8 @@ def greedy_flags(
     model: Model, questions: Sequence[LikelihoodRequest], *, batch_size: int = 1
 ) -> Iterator[tuple[int, bool]]:
     """Whether decoding one token a step without cache gives exactly the answer (LLaDA's rule).
+
+    The answer is one block, or the blocks of a block-causal model.
 
     Args:
         model: what ``skipstone.load`` gave.
@@ -138,14 +149,29 @@ def greedy_flags(
     asking = defaultdict[tuple[int, tuple[int, ...]], list[int]](list)
     for i, (context, answer) in enumerate(questions):
         asking[len(answer), context].append(i)
+    size = model.config.reach.block_size
     for length, group in groupby(sorted(asking), key=lambda key: key[0]):
-        whole = Settings(gen_length=length, block_length=length, eos_stop=False)
+        whole = Settings(
+            gen_length=length,
+            block_length=size or length,
+            absolute_blocks=size is not None,
+            eos_stop=False,
+        )
         plain = whole.replace(cache=NoCache(), unmask=Fixed()).all_stated()
         engine = Engine(model, plain)
         for batch in batches(group, batch_size):
             results = engine.generate_batch([context for _, context in batch])
             for key, result in zip(batch, results, strict=True):
                 yield from ((i, result.tokens == questions[i].answer) for i in asking[key])
+
+
+def _parts(question: LikelihoodRequest, reach: Reach) -> Iterator[LikelihoodRequest]:
+    """What is scored at once, given what is left of it: all, or a block of a block-causal model."""
+    ids, start = question.context + question.answer, len(question.context)
+    while start < len(ids):
+        end = reach.end(start, len(ids))
+        yield LikelihoodRequest(ids[:start], ids[start:end])
+        start = end
 
 
 def _copies(index: int, question: LikelihoodRequest, how: MonteCarlo) -> Iterator[_Copy]:
