@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +165,7 @@ def blocks_of(first: int, stop: int, size: int | None) -> list[tuple[int, int]]:
     if size is None:
         return [(first, stop)]
     edges = [first, *(p for p in range(first + 1, stop) if p % size == 0), stop]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
