@@ -18,9 +18,14 @@ from specimens.qwen_style import KeyValue, QwenModel
 ShiftFault = Literal["none", "forgotten", "forgotten in the block"]
 """``forgotten``: a position is scored by its own row; or only in cached steps."""
 
-HorizonFault = Literal["none", "block before", "causal", "tail hidden", "whole"]
+HorizonFault = Literal["none", "block before", "causal", "tail hidden", "one too far", "whole"]
 """Who sees whom: rows do not see their own block but for themselves; only what stands left of them;
-not the end of the prompt that is in their block; or all of the window."""
+not the end of the prompt that is in their block; the block after theirs, too; or all of the window.
+"""
+
+WriteFault = Literal["none", "left out", "early", "cut short"]
+"""What only writes keys and values: a finished block is not stored; or before its last commit, so
+that a mask is; or the last block of the prompt is never computed."""
 
 
 def shifted(logits: Tensor) -> Tensor:
@@ -93,6 +98,8 @@ def horizon(rows: Tensor, keys: Tensor, block: int, start: int, fault: HorizonFa
         seen = (key // block < row // block) | (key == row)
     if fault == "causal":
         seen = key <= row
+    if fault == "one too far":
+        seen = key // block <= row // block + 1
     if fault == "whole":
         seen = torch.ones_like(seen)
     if fault == "tail hidden":
@@ -110,22 +117,29 @@ def sdar(
     block_length: int = 4,
     a_step: int = 1,
     fault: HorizonFault = "none",
+    write: WriteFault = "none",
 ) -> Tensor:
     """Prefill of whole blocks; a block is decoded over the cache, and then stored."""
     mask_id, length = model.shape.mask_id, prompt.shape[1]
     total = -(-(length + gen_length) // block_length) * block_length
     x, past = start_canvas(prompt, total - length, mask_id), None
     prefill = length // block_length * block_length
-    if prefill:
-        past = _call(model, x, (0, prefill), block_length, None, length, fault)[1]
+    written = prefill - block_length if write == "cut short" else prefill
+    if written:
+        past = _call(model, x, (0, written), block_length, None, length, fault)[1]
     for start in range(prefill, total, block_length):
-        span = start, start + block_length
+        span, before = (start, start + block_length), past
         while (x[:, start : span[1]] == mask_id).any():
-            logits = _call(model, x, span, block_length, past, length, fault)[0]
+            logits, here = _call(model, x, span, block_length, before, length, fault)
             masked = x[:, start : span[1]] == mask_id
             token, commit = choose(logits, masked, mask_id, a_step, None)
+            if write in ("left out", "early"):
+                past = here
+            if write == "early" and masked.sum() <= a_step:
+                past = _call(model, x, span, block_length, before, length, fault)[1]
             x[:, start : span[1]][commit] = token[commit]
-        past = _call(model, x, span, block_length, past, length, fault)[1]
+        if write in ("none", "cut short"):
+            past = _call(model, x, span, block_length, before, length, fault)[1]
     return x
 
 
@@ -163,7 +177,8 @@ def _call(
     fault: HorizonFault,
 ) -> tuple[Tensor, tuple[KeyValue, ...]]:
     rows = torch.arange(*span)
-    keys = rows if past is None else torch.arange(span[1])
+    kept = torch.arange(0 if past is None else past[0][0].shape[2])
+    keys = torch.cat([kept, rows])
     out = model(
         x[:, span[0] : span[1]],
         attention_mask=horizon(rows, keys, block, start, fault),

@@ -88,11 +88,11 @@ def _of_step(
     step: StepRecord, expected: StepRecord, floor: Floor, rule: CommitRule | None
 ) -> Iterator[Deviation]:
     other = np.setxor1d(step.rows, expected.rows)
-    if other.size:
+    if other.size and not _kept_right(step, expected, other):
         yield Deviation("rows", step, expected, other, float(other.size))
         return
     yield from _similarity(step, expected, floor)
-    other = np.setxor1d(step.finished, expected.finished)
+    other = np.setdiff1d(np.setxor1d(step.finished, expected.finished), other)
     if other.size:
         yield Deviation("skip", step, expected, other, float(other.size))
     scores = list(_scores(step, expected, floor))
@@ -104,6 +104,19 @@ def _of_step(
     filled = np.flatnonzero((step.status_after == 4) != (expected.status_after == 4))
     if step.committed == expected.committed and filled.size:
         yield Deviation("end", step, expected, filled + step.prompt_length, float(filled.size))
+
+
+def _kept_right(step: StepRecord, expected: StepRecord, other: np.ndarray) -> bool:
+    """Whether rows that only one side computes are those that the other has kept for good reason.
+
+    Where nothing right of the block was ever computed, what lies left of it is final, and code that
+    is not ours may keep it or compute it again as it likes.
+    """
+    if step.positions_from == "engine" or other.max() >= step.block_start:
+        return False
+    sides = [s for s in (step, expected) if s.positions_from != "engine"]
+    known = all(bool((s.entered_age[other] >= 0).all()) for s in sides)
+    return known and not any((s.entered_age[s.block_stop :] >= 0).any() for s in (step, expected))
 
 
 def _similarity(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[Deviation]:

@@ -139,7 +139,9 @@ def _tensors(case: Case) -> Iterator[InputDifference]:
         return
     mine = _given(case.record_b, step.forward)
     if case.record_a.header.source == "skipstone":
-        # Our engine sees every position of a request, whatever a mask says.
+        # Our engine sees every position of a request, whatever a mask says; or block by block.
+        if any((s.entered_age[s.block_stop :] < 0).any() for s in case.record_a.steps):
+            return
         for name, found in mine.items():
             if name == "attention_mask" and found.visible and found.visible[0] < found.visible[1]:
                 yield found

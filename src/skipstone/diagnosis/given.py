@@ -197,6 +197,9 @@ def _can_matter(case: Case, d: InputDifference) -> bool:
         return False
     first = case.expected.first
     acts = d.meaning.acts
+    if d.name == "gen_length" and first is not None and first.kind not in _DECIDES:
+        # Masks that no row has seen change no score.
+        return case.divergence.same_step(first.step) is None
     if acts == "decision" and case.divergence.first is None:
         return False
     if first is None:

@@ -16,6 +16,7 @@ def known(case: Case) -> Sentence:
     return listed(
         [
             *_stopped(case),
+            *_canvases(case),
             *_first(case),
             *_of_the_loops(case),
             *_born(case),
@@ -70,6 +71,17 @@ def _stopped(case: Case) -> Iterator[Sentence]:
                 side=name,
                 steps=len(record.steps),
             )
+
+
+def _canvases(case: Case) -> Iterator[Sentence]:
+    """That one canvas is longer, where the first step that differs has seen it."""
+    a, b = case.record_a.header.gen_length, case.record_b.header.gen_length
+    forward, first = case.divergence.forward, case.expected.first
+    if a == b or forward is None or first is not None:
+        return
+    step = case.step_b(forward)
+    if step is not None and case.divergence.same_step(step) is None:
+        yield Sentence("the canvases have {a} and {b} new positions", a=a, b=b)
 
 
 def _of_the_loops(case: Case) -> Iterator[Sentence]:

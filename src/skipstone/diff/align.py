@@ -97,7 +97,7 @@ def align(a: RunRecord, b: RunRecord) -> Alignment:
 def align_steps(a: Sequence[StepRecord], b: Sequence[StepRecord]) -> tuple[Pair, ...]:
     """Align the steps of two runs: every step of either is in exactly one pair."""
     pairs = list[Pair]()
-    for same, mine, theirs in _matches(a, b, _canvas_key):
+    for same, mine, theirs in _matches(a, b, seen_canvas):
         if same:
             pairs += [Pair(x, y, "canvas") for x, y in zip(mine, theirs, strict=True)]
         else:
@@ -137,9 +137,17 @@ def _matches(
         yield tag == "equal", a[i:j], b[k:m]
 
 
-def _canvas_key(step: StepRecord) -> Hashable:
+def seen_canvas(step: StepRecord) -> Hashable:
+    """What a step started from: its block, and the canvas up to the last row computed so far.
+
+    What no forward has computed, no row has seen: masks behind a block where attention is causal
+    over blocks, however many there are.
+    """
+    computed = np.flatnonzero(step.entered_age >= 0)
+    stop = max(0, int(computed.max(initial=-1)) + 1 - step.prompt_length)
     # The bytes that the fingerprint is taken from: a collision would pair strangers.
-    return step.block, step.recovery, step.ids_before.tobytes(), step.status_before.tobytes()
+    ids, status = step.ids_before[:stop], step.status_before[:stop]
+    return step.block, step.recovery, ids.tobytes(), status.tobytes()
 
 
 def _by_number(a: Sequence[StepRecord], b: Sequence[StepRecord]) -> Iterator[Pair]:

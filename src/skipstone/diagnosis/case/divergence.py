@@ -7,6 +7,7 @@ from functools import cached_property
 
 from skipstone.diagnosis.case.runs import Runs
 from skipstone.diff import Comparison, Divergence, compare
+from skipstone.diff.align import seen_canvas
 from skipstone.record import StepRecord
 
 
@@ -60,11 +61,7 @@ class Parting:
     def same_step(self, step: StepRecord) -> StepRecord | None:
         """The step of A that started from the same canvas at the same place as a step of B."""
         for other in self.runs.record_a.steps:
-            same_place = (other.block, other.step, other.recovery) == (
-                step.block,
-                step.step,
-                step.recovery,
-            )
-            if same_place and other.canvas == step.canvas:
+            same_step = other.step == step.step
+            if same_step and seen_canvas(other) == seen_canvas(step):
                 return other
         return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from skipstone.diagnosis.experiment import SideName
+from skipstone.diff.deciding import steps_of_both
 from skipstone.record import RunRecord, StepRecord, Trace
 
 
@@ -22,13 +23,25 @@ class Runs:
 
     @cached_property
     def record_a(self) -> RunRecord:
-        """The baseline's record."""
-        return self.a.records[self.sample_a]
+        """The baseline's record: those of its steps that can be compared."""
+        return self._steps[0]
 
     @cached_property
     def record_b(self) -> RunRecord:
-        """The record to explain."""
-        return self.b.records[self.sample_b]
+        """The record to explain, likewise."""
+        return self._steps[1]
+
+    @cached_property
+    def _steps(self) -> tuple[RunRecord, RunRecord]:
+        return steps_of_both(self.a.records[self.sample_a], self.b.records[self.sample_b])
+
+    @property
+    def writes_alone(self) -> bool:
+        """Whether B makes forwards that only write keys and values, and A none beside them.
+
+        What they have written is then held against nothing.
+        """
+        return len(self.record_b.steps) < len(self.b.records[self.sample_b].steps)
 
     @cached_property
     def foreign(self) -> bool:
