@@ -72,6 +72,7 @@ def decision_deviations(
     the rest of the block has other states for a good reason, and nothing is said about it.
     """
     wanted = {step.forward: step for step in expected.steps}
+    blockwise = _block_by_block(record) and _block_by_block(expected)
     rule, skip = CommitRule.of(record), SkipRule.of(record)
     clouded = -1
     for step in record.steps:
@@ -80,15 +81,20 @@ def decision_deviations(
         if _skips_by_noise(step, wanted[step.forward], floor, skip):
             clouded = step.block
             continue
-        yield from _of_step(step, wanted[step.forward], floor, rule)
+        yield from _of_step(step, wanted[step.forward], floor, rule, blockwise=blockwise)
     yield from _between_steps(record, wanted)
 
 
 def _of_step(
-    step: StepRecord, expected: StepRecord, floor: Floor, rule: CommitRule | None
+    step: StepRecord,
+    expected: StepRecord,
+    floor: Floor,
+    rule: CommitRule | None,
+    *,
+    blockwise: bool,
 ) -> Iterator[Deviation]:
     other = np.setxor1d(step.rows, expected.rows)
-    if other.size and not _kept_right(step, expected, other):
+    if other.size and not (blockwise and _kept_right(step, expected, other)):
         yield Deviation("rows", step, expected, other, float(other.size))
         return
     yield from _similarity(step, expected, floor)
@@ -109,14 +115,19 @@ def _of_step(
 def _kept_right(step: StepRecord, expected: StepRecord, other: np.ndarray) -> bool:
     """Whether rows that only one side computes are those that the other has kept for good reason.
 
-    Where nothing right of the block was ever computed, what lies left of it is final, and code that
-    is not ours may keep it or compute it again as it likes.
+    Block by block, what lies left of a block is final, and code that is not ours may keep it or
+    compute it again as it likes.
     """
     if step.positions_from == "engine" or other.max() >= step.block_start:
         return False
     sides = [s for s in (step, expected) if s.positions_from != "engine"]
-    known = all(bool((s.entered_age[other] >= 0).all()) for s in sides)
-    return known and not any((s.entered_age[s.block_stop :] >= 0).any() for s in (step, expected))
+    return all(bool((s.entered_age[other] >= 0).all()) for s in sides)
+
+
+def _block_by_block(record: RunRecord) -> bool:
+    """Whether a run computes nothing right of its blocks, and has steps with something there."""
+    right = [step.entered_age[step.block_stop :] for step in record.steps]
+    return any(age.size for age in right) and not any((age >= 0).any() for age in right)
 
 
 def _similarity(step: StepRecord, expected: StepRecord, floor: Floor) -> Iterator[Deviation]:
