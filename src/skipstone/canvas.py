@@ -189,6 +189,8 @@ class StepContext:
     """bool [B, L]: positions that requests committed in their last step."""
     host: HostCanvas
     """The generation region before this step; older where steps are launched ahead."""
+    confidence_BG: Tensor | None = None
+    """float64 [B, G]: the last confidence of each offset, -inf if none; None: nobody scores."""
 
     @property
     def active(self) -> tuple[int, ...]:
@@ -302,10 +304,7 @@ class StepContext:
         return self._rows(lambda at: (0, self._end(at)), refresh=refresh)
 
     def changed_rows(self) -> Rows:
-        """A refresh: every row that the block sees and whose K/V may be those of other tokens.
-
-        Of a block-causal model these are the block before and the block itself; else all rows.
-        """
+        """A refresh: all rows that are seen; if block-causal, those of this block and the last."""
         return self._rows(lambda at: (at.reach.first(at.settled), self._end(at)), refresh=True)
 
     def rows_from_block(self) -> Rows:

@@ -24,13 +24,14 @@ from skipstone.cache import (
     DelayedCache,
     DualCache,
     NoCache,
+    OnceCache,
     PrefixCache,
     VicinityCache,
 )
 from skipstone.checks import number, whole_number
 from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import shown
-from skipstone.skip import CosineSkip, NoSkip, SkipPolicy
+from skipstone.skip import CosineSkip, NoSkip, RatioSkip, SkipPolicy
 from skipstone.unmask import (
     Credit,
     DinferThreshold,
@@ -212,9 +213,12 @@ CACHE = Kind[CachePolicy](
         "dual": DualCache,
         "vicinity": VicinityCache,
         "dkv": DelayedCache,
+        "once": OnceCache,
     },
 )
-SKIP = Kind[SkipPolicy]("skip", SkipPolicy, {"none": NoSkip, "cosine": CosineSkip})
+SKIP = Kind[SkipPolicy](
+    "skip", SkipPolicy, {"none": NoSkip, "cosine": CosineSkip, "ratio": RatioSkip}
+)
 UNMASK = Kind[UnmaskPolicy](
     "unmask",
     UnmaskPolicy,

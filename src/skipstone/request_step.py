@@ -57,6 +57,14 @@ class RequestStep:
         return max(1, self.step_budget - self.step)
 
     @property
+    def clock(self) -> int:
+        """Steps that came before it, if one token a step is committed: an early end adds its rest.
+
+        It counts over the whole request.
+        """
+        return self.block.start + self.step
+
+    @property
     def start(self) -> int:
         """First position of the block."""
         return self.prompt_length + self.block.start

@@ -2,6 +2,7 @@
 
 from skipstone.cache.base import CacheNeed, CachePolicy, CacheSession, StepTaken
 from skipstone.cache.delayed import DelayedCache
+from skipstone.cache.once import OnceCache
 from skipstone.cache.policies import DualCache, NoCache, PrefixCache
 from skipstone.cache.vicinity import VicinityCache
 
@@ -12,6 +13,7 @@ __all__ = [
     "DelayedCache",
     "DualCache",
     "NoCache",
+    "OnceCache",
     "PrefixCache",
     "StepTaken",
     "VicinityCache",

@@ -309,7 +309,8 @@ class Batch:
         return self._context(state.last_step() for state in states)
 
     def _context(self, requests: Iterable[RequestStep]) -> StepContext:
-        return StepContext(self.canvas, tuple(requests), self.committed_BL, self.host)
+        scored_BG = self.scorer.board.confidence_BG
+        return StepContext(self.canvas, tuple(requests), self.committed_BL, self.host, scored_BG)
 
     def put(self, host: HostCanvas, committed_BL: Tensor) -> None:
         """Put the canvas into the state in which a step that committed ``committed_BL`` left it."""

@@ -30,7 +30,7 @@ from skipstone.engine.score.scorer import ScoredRows
 from skipstone.errors import NotFiniteError, SkipstoneError
 from skipstone.ops.decide import dispatch as ops
 from skipstone.rows import HostCopy, Rows, to_host
-from skipstone.skip import SkipSession
+from skipstone.skip import SkipPolicy, SkipSession
 from skipstone.unmask import Scores
 
 # On a card a step of so few rows takes about as long as reading the weights, and so would fewer.
@@ -99,7 +99,8 @@ class Stepper:
         batch, taps = self.batch, self.taps
         if rows is None:
             rows = context.all_rows(refresh=True) if recovery else batch.rows(context)
-        fresh, _ = context.split(lambda p: p.step == 0 or p.slot in rows.refreshed)
+        skip = batch.settings(context.active[0]).skip
+        fresh = _whole(context, rows, skip)
         if batch.runner.skip is not None and fresh.requests:
             self._expect(batch.runner.skip, fresh)
         if batch.geometry.device.type == "cuda":
@@ -115,7 +116,7 @@ class Stepper:
         )
         shadow = cast_shadow(batch.runner.network, batch.runner.store, context)
         batch.scorer.doubt(shadow, context)
-        scores = batch.scorer.eligible(done, rows, context)
+        scores = batch.scorer.eligible(done, rows, context, old_may_lead=skip.old_may_lead)
         committed, failed = self.commit(scores, context)
         seen_B1 = batch.seen_B1(context, failed)
         states = tuple(batch.state(at.slot) for at in context.requests)
@@ -298,6 +299,15 @@ class Stepper:
             scored=flight.scored.rows,
             logits_NV=flight.scored.logits_NV,
         )
+
+
+def _whole(context: StepContext, rows: Rows, skip: SkipPolicy) -> StepContext:
+    """The requests of which no row may skip in this step."""
+    anywhere = skip.skips_at_start
+    whole, _ = context.split(
+        lambda p: (p.forward if anywhere else p.step) == 0 or p.slot in rows.refreshed
+    )
+    return whole
 
 
 def _without(flight: InFlightStep, gone: Sequence[RequestState]) -> InFlightStep:

@@ -2,11 +2,13 @@
 
 from skipstone.skip.base import Bar, SkipPolicy, SkipReplay, SkipScores, SkipSession
 from skipstone.skip.policies import CosineSkip, NoSkip
+from skipstone.skip.ratio import RatioSkip
 
 __all__ = [
     "Bar",
     "CosineSkip",
     "NoSkip",
+    "RatioSkip",
     "SkipPolicy",
     "SkipReplay",
     "SkipScores",

@@ -138,6 +138,16 @@ class SkipPolicy:
         return False
 
     @property
+    def skips_at_start(self) -> bool:
+        """Whether rows may skip in a block's first step too, where the cache does not refresh."""
+        return False
+
+    @property
+    def old_may_lead(self) -> bool:
+        """Whether a mask that skipped is committed by its old score, where that is the best."""
+        return True
+
+    @property
     def bar(self) -> Bar | None:
         """The number that decides; None if there is no such number."""
         return None

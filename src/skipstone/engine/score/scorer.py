@@ -241,14 +241,16 @@ class Scorer:
         cuts = [self._sampling[request].cut(count) for request, count in pairs]
         return [cut for cut in cuts if cut is not None]
 
-    def eligible(self, done: Pass, rows: Rows, context: StepContext) -> Scores:
+    def eligible(
+        self, done: Pass, rows: Rows, context: StepContext, *, old_may_lead: bool = True
+    ) -> Scores:
         """What this step may commit: fresh scores, and an old one only if it is the best of all.
 
         A masked row that skipped keeps its old scores: it saw neither its new neighbours nor the
         new tokens, so it may not join others, but it may lead.
         """
         board = self.board
-        leaves = done.exits or done.named
+        leaves = (done.exits and old_may_lead) or done.named
         led_by = _scored_by(rows, self._reach, context) if leaves else None
         confidence_BG = ops.eligible(board.scored_at_BG, board.confidence_BG, led_by, context)
         margins = any(Need.MARGIN in self._needs[slot] for slot in context.active)

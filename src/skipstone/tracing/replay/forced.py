@@ -174,6 +174,16 @@ class ForcedSkip(SkipPolicy):
     unskip: tuple[int, ...]
     """Forwards in which no row skips."""
 
+    @property
+    def skips_at_start(self) -> bool:
+        """As the policy says."""
+        return self.inner.skips_at_start
+
+    @property
+    def old_may_lead(self) -> bool:
+        """As the policy says."""
+        return self.inner.old_may_lead
+
     def start(self, geometry: Geometry) -> SkipSession | None:
         """A session around the policy's own; None if no row can skip."""
         session = self.inner.start(geometry)
@@ -222,7 +232,10 @@ class _ForcedSkipSession:
             return None
         if not self._forced or self._recorded.free:
             return chosen_N
-        if not step.skip_layer or layer != step.skip_layer - 1:
+        if not step.skip_layer:
+            # Of rows that left after one of several layers, the record does not say which.
+            return chosen_N if step.skipped else None
+        if layer != step.skip_layer - 1:
             return None
         starts = np.array(context.canvas.prompt_lengths)[rows.request]
         kept = np.isin(rows.position - starts + step.prompt_length, step.finished)

@@ -1,0 +1,123 @@
+"""ES-dLLM's skip: recorded truth beside ours, who may not skip, and requests beside each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from skipstone import Engine, load
+from skipstone.cache import CachePolicy, DualCache, NoCache, OnceCache, PrefixCache
+from skipstone.errors import ConfigError
+from skipstone.policies import SKIP
+from skipstone.skip import RatioSkip
+from skipstone.skip.stages import Stage
+from skipstone.testing.golden.case import GoldenCase
+from skipstone.testing.golden.folder import read
+from skipstone.testing.golden.replay import miss
+from tests.helpers.watching import BASE, prompt_of, uneven_model, watch
+
+HALF = RatioSkip(keep="0.5@0+0.25@0.3", full_every=5)
+CACHES = (OnceCache(4), DualCache(), PrefixCache(2), NoCache())
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(
+    ("setting", "other"),
+    [
+        ("", ""),
+        ("alpha=0.5", "alpha=0.4"),
+        ("full_every=8", "full_every=7"),
+        ("keep_neighbours=False", "keep_neighbours=True"),
+        ("keep_committed=True", "keep_committed=False"),
+        ("ties=torch", "ties=left"),
+        ("once:refresh_every=16", "once:refresh_every=0"),
+        ("once:refresh_every=64", "dual"),
+    ],
+)
+def test_the_commits_of_every_step_are_the_recorded_ones_and_no_other_setting_has_them(
+    golden_dir: Path, setting: str, other: str
+) -> None:
+    found = next(f for f in read(golden_dir / "policies/es_dllm") if f.checkpoint.name == "deep")
+    model = load(found.checkpoint, device="cpu", dtype="float32")
+    cases = [case for case in found.cases if isinstance(case, GoldenCase)]
+    assert len(cases) == len(found.cases) == 13
+    asked = [
+        replace(case, settings={k: v.replace(setting, other) for k, v in case.settings.items()})
+        for case in cases
+        if not setting or any(setting in said for said in case.settings.values())
+    ]
+    missed = [said for case in asked if (said := miss(model, case))]
+    assert bool(missed) == bool(setting)
+    assert not any("refuses" in said for said in missed)
+
+
+@pytest.mark.parametrize("cache", CACHES, ids=["once", "dual", "prefix", "none"])
+@pytest.mark.parametrize("skip", [HALF, replace(HALF, ties="torch")], ids=["left", "torch"])
+def test_alone_is_as_in_a_batch(cache: CachePolicy, skip: RatioSkip) -> None:
+    engine = Engine(uneven_model(1), BASE, cache=cache, skip=skip)
+    prompts = [prompt_of(seed, length) for seed, length in ((1, 7), (2, 3), (3, 11))]
+    alone = [engine.generate(prompt) for prompt in prompts]
+    together = engine.generate_batch(prompts)
+    assert [r.tokens for r in together] == [r.tokens for r in alone]
+    assert [r.stats.skip_share for r in together] == [r.stats.skip_share for r in alone]
+    assert all(r.stats.skip_share > 0.1 for r in alone)
+
+
+@pytest.mark.parametrize("keep_committed", [True, False])
+@pytest.mark.parametrize("keep_neighbours", [True, False])
+def test_rows_just_committed_and_their_neighbours_may_not_skip(
+    keep_committed: bool, keep_neighbours: bool
+) -> None:
+    # Parallel commits: where few are committed, the scores keep them anyway.
+    skip = replace(HALF, alpha=1.0, keep_committed=keep_committed, keep_neighbours=keep_neighbours)
+    committed_skips = neighbour_skips = 0
+    for seed in range(4):
+        engine = Engine(uneven_model(seed), BASE, cache=OnceCache(), skip=skip)
+        _, watcher = watch(engine, prompt_of(seed, 7))
+        for before, after in pairwise(watcher.steps):
+            new = set(before.committed)
+            near = {(b, p + d) for b, p in new for d in (-1, 1)} - new
+            committed_skips += len(after.skipped & new)
+            neighbour_skips += len(after.skipped & near)
+    assert (committed_skips == 0) == keep_committed
+    assert (neighbour_skips == 0) == (keep_committed and keep_neighbours)
+
+
+@pytest.mark.parametrize("window", [0, 2])
+def test_what_comes_into_sight_with_a_block_is_computed(window: int) -> None:
+    settings = BASE.replace(cache=OnceCache(), suffix_window=window, skip=HALF)
+    for seed in range(3):
+        _, watcher = watch(Engine(uneven_model(seed), settings), prompt_of(seed, 7))
+        computed = set[int]()
+        for step in watcher.steps:
+            computed |= {position for _, position in step.rows}
+            assert computed == set(range(min(7 + 18, 7 + 6 * (step.block + 1) + window)))
+
+
+def test_stages_are_the_first_layers_from_a_depth_on() -> None:
+    assert RatioSkip().stages(32) == (Stage(5, 0.5), Stage(9, 0.25))
+    assert RatioSkip().stages(8) == (Stage(2, 0.5), Stage(3, 0.25))
+    with pytest.raises(ConfigError, match="after layer 2, the last of this model"):
+        RatioSkip("0.5@0.9").stages(2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keep=",
+        "keep=0.5",
+        "keep=0.5@1",
+        "keep=1@0",
+        "keep=0.2@0+0.5@0.5",
+        "alpha=2",
+        "full_every=-1",
+    ],
+)
+def test_what_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="ratio "):
+        SKIP.parse(f"ratio:{text}")
+    with pytest.raises(ConfigError, match="refresh_every is -1"):
+        OnceCache(-1)
