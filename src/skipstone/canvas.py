@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from skipstone.host_canvas import HostCanvas, Status
+from skipstone.reach import FULL, Reach
 from skipstone.request_step import RequestStep
 from skipstone.rows import Rows, to_device, to_host
 
@@ -384,3 +385,5 @@ class Geometry:
     """D, the width of a hidden state."""
     dtype: torch.dtype
     device: torch.device
+    reach: Reach = FULL
+    """How far rows of the model see."""

@@ -22,6 +22,7 @@ from typing import Generic, Literal, TypeVar, cast
 from skipstone.cache import (
     CachePolicy,
     DelayedCache,
+    DllmCache,
     DualCache,
     NoCache,
     OnceCache,
@@ -214,6 +215,7 @@ CACHE = Kind[CachePolicy](
         "vicinity": VicinityCache,
         "dkv": DelayedCache,
         "once": OnceCache,
+        "dllm": DllmCache,
     },
 )
 SKIP = Kind[SkipPolicy](

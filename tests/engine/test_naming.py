@@ -18,7 +18,7 @@ from skipstone.diagnosis.experiment import Choice
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import ConfigError
-from skipstone.memory.inputs import LayerInputs
+from skipstone.memory.kept import KeptStates
 from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
 from skipstone.ops.model import reference as ops
@@ -171,11 +171,11 @@ def test_law_1_rows_that_come_in_take_what_entered_at_their_positions(
 ) -> None:
     right = [tokens(model, Widening(3)) for model in MODELS]
 
-    def by_row(self: LayerInputs, layer: int, rows: Rows) -> Tensor:
+    def by_row(self: KeptStates, layer: int, rows: Rows) -> Tensor:
         return self._states[layer][: rows.num_rows].clone()
 
     # The control: the n-th row takes what the n-th cell has. A base of 0 and all rows hide that.
-    monkeypatch.setattr(LayerInputs, "take", by_row)
+    monkeypatch.setattr(KeptStates, "take", by_row)
     assert [tokens(model, Widening(3)) for model in MODELS] == right
     narrow = Widening(2, first="all", then="block", back=0)
     wrong = [tokens(model, narrow) for model in MODELS]

@@ -1,7 +1,8 @@
 """Cache policies: which rows are recomputed in a step."""
 
-from skipstone.cache.base import CacheNeed, CachePolicy, CacheSession, StepTaken
+from skipstone.cache.base import CacheNeed, CachePolicy, CacheSession, LayerValues, StepTaken
 from skipstone.cache.delayed import DelayedCache
+from skipstone.cache.dllm import DllmCache
 from skipstone.cache.once import OnceCache
 from skipstone.cache.policies import DualCache, NoCache, PrefixCache
 from skipstone.cache.vicinity import VicinityCache
@@ -11,7 +12,9 @@ __all__ = [
     "CachePolicy",
     "CacheSession",
     "DelayedCache",
+    "DllmCache",
     "DualCache",
+    "LayerValues",
     "NoCache",
     "OnceCache",
     "PrefixCache",

@@ -21,9 +21,25 @@ if TYPE_CHECKING:
     from skipstone.canvas import Geometry, StepContext
     from skipstone.rows import Rows
 
-CacheNeed = Literal["attention", "layer_inputs"]
+CacheNeed = Literal["attention", "layer_inputs", "layer_changes"]
 """What the engine computes or keeps for a policy that asks for it: how rows attend, which is
-computed eagerly; and what enters the layers before which rows are named anew."""
+computed eagerly; what enters the layers before which rows are named anew; and what layers add to
+rows, where not all are computed."""
+
+
+class LayerValues(Protocol):
+    """The values (V) of one layer, for who chooses by how far they have moved."""
+
+    def renew(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Compute the values of some of the rows that came, and nothing else. Changes the store.
+
+        Args:
+            rows: which.
+
+        Returns:
+            Their values before, and the new ones: [N, U*E] each, in the dtype of the model.
+        """
+        ...
 
 
 class StepTaken(Protocol):
@@ -77,6 +93,30 @@ class CacheSession:
         Returns:
             Rows of these requests. One that did not come this far goes on from what entered this
             layer when it was last computed. None: those that came.
+        """
+        return None
+
+    @property
+    def chooses_in(self) -> tuple[int, ...]:
+        """Layers, from 1 on, in which ``rows_in`` is asked; the same in every step."""
+        return ()
+
+    def rows_in(
+        self, layer: int, values: LayerValues, rows: Rows, context: StepContext
+    ) -> Rows | None:
+        """The rows that ``layer`` computes; to the others it adds what it last added to them.
+
+        All go on. Asked for requests that are not refreshed, of rows that this layer has computed
+        before: one that it has not, it computes. As with ``rows_before``, the host must know.
+
+        Args:
+            layer: counted from 1.
+            values: of this layer; they stay as they are unless some are renewed.
+            rows: that came so far.
+            context: where these requests are.
+
+        Returns:
+            Some of ``rows``, as ``rows.take`` gives them; None: all.
         """
         return None
 

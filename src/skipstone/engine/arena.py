@@ -8,7 +8,7 @@ import torch
 
 from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.forward.graph import GraphLayers
-from skipstone.engine.forward.runner import Layers
+from skipstone.engine.forward.layers import Layers
 from skipstone.errors import NoRoomError
 from skipstone.memory.limit import MemoryLimit, spelled
 from skipstone.memory.ranges import rounded

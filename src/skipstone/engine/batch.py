@@ -21,8 +21,9 @@ from skipstone.cache import CachePolicy, CacheSession
 from skipstone.canvas import Canvas, Geometry, HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.ages import Ages
 from skipstone.engine.entering import with_entering
+from skipstone.engine.forward.asked import Asked, started
 from skipstone.engine.forward.interventions import Intervention
-from skipstone.engine.forward.naming import Asked, Naming, started
+from skipstone.engine.forward.naming import Naming
 from skipstone.engine.forward.runner import Runner
 from skipstone.engine.guarded import Failed, checked_choice, checked_rows, guarded, noting
 from skipstone.engine.progress import RequestState
@@ -31,7 +32,7 @@ from skipstone.engine.score.scorer import Scorer
 from skipstone.engine.score.weighing import Weighing
 from skipstone.engine.sessions import Served, Sessions
 from skipstone.engine.settings import Settings
-from skipstone.memory.inputs import LayerInputs
+from skipstone.memory.kept import KeptStates
 from skipstone.memory.prefixes import Prefix
 from skipstone.memory.store import Admitted
 from skipstone.models.base import ModelConfig
@@ -82,7 +83,7 @@ class Batch:
         self.caching = Sessions[CachePolicy, CacheSession](
             lambda policy: started(policy, geometry), lambda slot: _settings(slots, slot).cache
         )
-        self._inputs = LayerInputs(self.runner.store)
+        self._inputs, self._changes = (KeptStates(self.runner.store) for _ in range(2))
         self._listens = self._names = self._weighs = False
 
     @classmethod
@@ -157,7 +158,8 @@ class Batch:
         self._listens = any(not each.cache.pure for each in (settings, *others))
         self._names = any(each.cache.needs for each in (settings, *others))
         self._weighs = any(Need.LOGITS in each.unmask.needs for each in (settings, *others))
-        self._inputs.forget(place.base, request.length)
+        for kept in (self._inputs, self._changes):
+            kept.forget(place.base, request.length)
         if self.runner.skip is not None:
             self.runner.skip.forget(slot)
         self._failed.pop(slot, None)
@@ -233,7 +235,7 @@ class Batch:
             if policy.needs:
                 free, _ = same.split(lambda at: not recovery and at.slot not in rows.refreshed)
                 asked.append(Asked(policy, session, same, free))
-        return Naming(asked, self._inputs, self._failed) if asked else None
+        return Naming(asked, self._inputs, self._changes, self._failed) if asked else None
 
     def weighing(self, context: StepContext) -> Weighing | None:
         """Whose unmask policies see the logits of a step; None: nobody's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone import policies
-from skipstone.engine.forward.naming import started
+from skipstone.engine.forward.asked import started
 from skipstone.engine.forward.runner import stops
 from skipstone.engine.guarded import guarded
 from skipstone.engine.layout import geometry_of
@@ -33,7 +33,8 @@ def check_fit(network: Network, settings: Settings) -> None:
     skip = settings.skip.start(geometry)
     if skip is not None:
         stops(skip, geometry.num_layers)
-    if started(settings.cache, geometry).names_before and skip is not None:
+    cache = started(settings.cache, geometry)
+    if (cache.names_before or cache.chooses_in) and skip is not None:
         raise ConfigError(
             f"{settings.cache!r} and {settings.skip!r} both say which rows go on at a layer: what "
             f"one drops the other takes up again; use skip=none, or another cache"

@@ -10,6 +10,7 @@ from skipstone.canvas import Geometry
 from skipstone.engine.ages import Ages
 from skipstone.engine.arena import MOST_SLOTS, Arena
 from skipstone.engine.batch import Batch
+from skipstone.engine.forward.asked import cuts
 from skipstone.engine.forward.graph import GraphLayers
 from skipstone.engine.forward.runner import Runner
 from skipstone.engine.loop import Loop
@@ -69,8 +70,7 @@ class Layout:
             batch.ages = Ages.start(batch.canvas)
         if isinstance(runner.layers, GraphLayers):
             caches = [batch.caching.of(handle.request.settings.cache) for handle in handles]
-            named = {layer for cache in caches for layer in cache.names_before}
-            runner.layers.warm_up(runner.spans(sorted(named)))
+            runner.layers.warm_up(runner.spans(cuts(caches)))
         # A CPU computes while it launches; whoever wants states looks before they are overwritten.
         tapped = first.observer is not None and bool(first.observer.taps)
         ahead = 1 if network.device.type == "cuda" and not tapped else 0
@@ -88,4 +88,5 @@ def geometry_of(network: Network, batch: int, length: int, gen_length: int) -> G
         width=network.config.width,
         dtype=network.dtype,
         device=network.device,
+        reach=network.config.reach,
     )

@@ -224,6 +224,13 @@ class KVStore:
             qkv_NHE = ops.normed(qkv_NHE, keys.shape[1], norms)
         return self.on_write(layer, rows, qkv_NHE, q_NHE)
 
+    def renew_values(self, layer: int, rows: Rows, new_NUE: Tensor) -> Tensor:
+        """Overwrite the values of ``rows`` in one layer, and no keys; those before: [N, U, E]."""
+        values, cell_N = self.values[layer], rows.cell_N
+        old_NUE = values[cell_N]
+        values[cell_N] = new_NUE
+        return old_NUE
+
     def attend(self, layer: int, q_NHE: Tensor, rows: Rows) -> Tensor:
         """Attention of rows over their own requests, up to the horizon of each: [N, H*E].
 

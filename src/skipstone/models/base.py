@@ -177,6 +177,10 @@ class Network(Protocol):
         """Run layer ``index`` (from 0) on ``rows``; writes their K/V into the store."""
         ...
 
+    def values(self, index: int, x_ND: Tensor) -> Tensor:
+        """The values [N, U, E] of layer ``index`` (from 0) alone; writes nothing."""
+        ...
+
     def final_norm(self, x_ND: Tensor) -> Tensor:
         """Normalise the output of the last layer."""
         ...

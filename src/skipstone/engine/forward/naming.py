@@ -11,74 +11,34 @@ Shape letters: N packed rows, D width, K positions, H query heads, E head width,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.cache import CacheNeed, CachePolicy, CacheSession
-from skipstone.canvas import Geometry, StepContext
+from skipstone.engine.forward.asked import Asked, cuts
+from skipstone.engine.forward.choosing import Choosing
 from skipstone.engine.forward.interventions import Intervention
-from skipstone.engine.guarded import Failed, check_rows, guarded, noting
-from skipstone.errors import ConfigError, nearest
-from skipstone.memory.inputs import LayerInputs
+from skipstone.engine.guarded import Failed, check_rows, noting
+from skipstone.errors import ConfigError
+from skipstone.memory.kept import KeptStates
 from skipstone.memory.store import KVStore
 from skipstone.ops.model import reference as ops
-from skipstone.quoting import shown
 from skipstone.rows import Rows, to_device
-
-
-def started(policy: CachePolicy, geometry: Geometry) -> CacheSession:
-    """The session of a policy.
-
-    Raises:
-        ConfigError: it does not fit the model, or names rows and has not said that it would.
-        PolicyError: it raised an error.
-    """
-    with guarded(policy):
-        session, needs = policy.start(geometry), policy.needs
-        names_before = tuple(session.names_before)
-    unknown = sorted(str(need) for need in needs if need not in get_args(CacheNeed))
-    if unknown:
-        raise ConfigError(
-            f"{policy!r} needs {shown(unknown[0])}, which is unknown; "
-            f"{nearest(unknown[0], get_args(CacheNeed))}"
-        )
-    for layer in names_before:
-        if not 2 <= layer <= geometry.num_layers:
-            raise ConfigError(
-                f"{policy!r} names rows before layer {layer}, must be 2 to {geometry.num_layers} "
-                f"in this model"
-            )
-        if "layer_inputs" not in needs:
-            raise ConfigError(
-                f"{policy!r} names rows before layer {layer}, and its needs are "
-                f"{sorted(needs)}: add 'layer_inputs' to them"
-            )
-    return session
-
-
-class Asked(NamedTuple):
-    """A session that has a say in the midst of a forward, and the requests that it speaks for."""
-
-    policy: CachePolicy
-    session: CacheSession
-    context: StepContext
-    """Of all of its requests."""
-    free: StepContext
-    """Of those whose rows it may name: none that is refreshed."""
 
 
 class Naming:
     """What the cache policies of one step say in the midst of the forward."""
 
-    def __init__(self, asked: Sequence[Asked], inputs: LayerInputs, failed: Failed) -> None:
+    def __init__(
+        self, asked: Sequence[Asked], inputs: KeptStates, changes: KeptStates, failed: Failed
+    ) -> None:
         """Take the sessions that have a say.
 
         Args:
             asked: those.
             inputs: where layer inputs are kept.
+            changes: where it is kept what layers add.
             failed: takes the errors of sessions; one that failed has no say any more.
         """
         self._asked, self._inputs, self._failed = asked, inputs, failed
@@ -87,6 +47,11 @@ class Naming:
         watching = [one for one in asked if "attention" in one.policy.needs]
         self.attention = _Attention(watching, failed) if watching else None
         """Shows to sessions how rows attend; None: no policy needs it."""
+        choosing = [one for one in asked if one.session.chooses_in]
+        self.choosing = Choosing(choosing, changes, failed) if choosing else None
+        """Says which rows layers compute; None: nobody does."""
+        self.cuts = cuts(one.session for one in asked)
+        """Layers with which a span begins, ascending."""
 
     def before(self, layer: int, x_ND: Tensor, rows: Rows) -> tuple[Rows, Tensor]:
         """The rows that go on through ``layer``, and the states that enter it."""
@@ -105,7 +70,7 @@ class Naming:
 
     def _named(self, asked: Asked, layer: int, x_ND: Tensor, rows: Rows) -> tuple[Rows, Tensor]:
         """What one session says of the rows that came; those go on where it fails."""
-        if not asked.free.requests or _has_failed(asked, self._failed):
+        if not asked.free.requests or asked.has_failed(self._failed):
             return rows, x_ND
         free_N = np.isin(rows.request, asked.free.active)
         came, came_ND = _picked(rows, x_ND, free_N)
@@ -139,7 +104,7 @@ class _Attention(Intervention):
         weights_NK = ops.attention_weights(q_NHE, store.keys[layer - 1], rows, store.visible_BL)
         for asked in self._asked:
             policy, session, context, _ = asked
-            if _has_failed(asked, self._failed):
+            if asked.has_failed(self._failed):
                 continue
             mine, mine_NK = _picked(rows, weights_NK, np.isin(rows.request, context.active))
             with noting(self._failed, policy, context.active):
@@ -151,11 +116,7 @@ class _Attention(Intervention):
         return logits_NV
 
 
-def _has_failed(asked: Asked, failed: Failed) -> bool:
-    return asked.context.active[0] in failed
-
-
-def _check(named: Rows, asked: Asked, layer: int, inputs: LayerInputs) -> None:
+def _check(named: Rows, asked: Asked, layer: int, inputs: KeptStates) -> None:
     """Refuse rows that there are none of, or that nothing is kept of."""
     check_rows(asked.policy, named)
     who = type(asked.session).__name__

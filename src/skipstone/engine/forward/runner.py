@@ -9,17 +9,19 @@ Shape letters: N packed rows, D width, L canvas length, B requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skipstone.canvas import StepContext
+from skipstone.engine.forward.choosing import ChosenLayers, Reuse
 from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.forward.interventions import Intervention
+from skipstone.engine.forward.layers import Layers
 from skipstone.engine.forward.naming import Naming
 from skipstone.engine.observe import TappedStates, Taps
 from skipstone.errors import ConfigError, PolicyError
@@ -27,32 +29,6 @@ from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
 from skipstone.rows import HostCopy, Rows, to_device, to_host
 from skipstone.skip import SkipScores, SkipSession
-
-
-class Layers(Protocol):
-    """Computes layers: one operation after the other, or as captured graphs."""
-
-    @property
-    def store(self) -> KVStore:
-        """Where keys and values go."""
-        ...
-
-    def run(
-        self, first: int, last: int, x_ND: Tensor, rows: Rows, *, every: bool
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Layers ``first`` to ``last``, counted from 1; overwrites the K/V of ``rows`` in them.
-
-        Args:
-            first: the first layer.
-            last: the last layer.
-            x_ND: states that go into the first.
-            rows: whose states these are.
-            every: give the states after each layer; else only those after the last.
-
-        Returns:
-            Layer and states; what was given before may be overwritten by the next call.
-        """
-        ...
 
 
 class Span(NamedTuple):
@@ -96,17 +72,20 @@ class Pass:
     """Each time that rows could leave, in order."""
     named: Sequence[Rows]
     """Rows that went on each time that a cache policy could name them, in order."""
+    reuses: Sequence[Reuse]
+    """What became of the rows in each layer in which a cache policy chose, in order."""
     skip: SkipScores | None
     states: dict[int, TappedStates]
 
     def finished(self) -> Rows | None:
         """Rows that went through every layer; waits until the host knows. None if none did."""
-        if self.computed is None or (self.kept_N is None and not self.named):
+        cut = self.kept_N is not None or self.named or self.reuses
+        if self.computed is None or not cut:
             return self.computed
         through = np.ones(self.computed.num_rows, dtype=bool)
         if self.kept_N is not None:
             through = ~self.exits[-1].left()
-        for rows in (self.entered, *self.named):
+        for rows in (self.entered, *self.named, *(reuse.computed for reuse in self.reuses)):
             through &= np.isin(_places(self.computed), _places(rows))
         if through.all():
             return self.computed
@@ -120,6 +99,10 @@ class Pass:
             judged = request[~np.isin(request, exit.fresh)]
             could += deeper * np.bincount(judged, minlength=batch)
             did += deeper * np.bincount(request[exit.left()], minlength=batch)
+        for asked, computed in self.reuses:
+            left = ~np.isin(_places(asked), _places(computed))
+            could += np.bincount(asked.request, minlength=batch)
+            did += np.bincount(asked.request[left], minlength=batch)
         return could, did
 
 
@@ -169,7 +152,7 @@ class Runner:
         judges = self.skip is not None and not set(rows.requests) <= set(fresh)
         going = rows.protect(fresh) if judges else rows
         kept_N, exits, named = None, list[Exit](), list[Rows]()
-        for first, last, shown in self.spans(() if naming is None else naming.layers):
+        for first, last, shown in self.spans(() if naming is None else naming.cuts):
             if naming is not None and first in naming.layers:
                 going, x_ND = naming.before(first, x_ND, going)
                 named.append(going)
@@ -198,32 +181,35 @@ class Runner:
             kept_N=kept_N,
             exits=exits,
             named=named,
+            reuses=layers.reuses if isinstance(layers, ChosenLayers) else (),
             skip=self.skip.scores if self.skip is not None else None,
             states=states,
         )
 
-    def spans(self, named_before: Sequence[int] = ()) -> list[Span]:
+    def spans(self, cuts: Sequence[int] = ()) -> list[Span]:
         """What a forward asks of its layers, in order.
 
         A span ends where rows may leave or come: whatever computes it computes all of its layers.
 
         Args:
-            named_before: layers before which cache policies name rows.
+            cuts: layers with which a span begins, for cache policies that have a say there.
         """
         num_layers, stops = self.network.config.num_layers, self._stops
-        ends = sorted({*stops, *(layer - 1 for layer in named_before), num_layers})
+        ends = sorted({*stops, *(layer - 1 for layer in cuts), num_layers})
         seen_up_to = stops[-1] if stops else 0
         before = [0, *ends[:-1]]
         return [Span(b + 1, end, b < seen_up_to) for b, end in zip(before, ends, strict=True)]
 
     def _layers(self, taps: Taps, naming: Naming | None) -> Layers:
         """Who computes: eagerly where states are kept, which nothing may overwrite, or replaced."""
-        asked = [] if self.intervention is None else [self.intervention]
+        asked, layers = [] if self.intervention is None else [self.intervention], self.layers
         if naming is not None and naming.attention is not None:
             asked.append(naming.attention)
         if asked or taps.states:
-            return EagerLayers(self.network, self.store, asked)
-        return self.layers
+            layers = EagerLayers(self.network, self.store, asked)
+        if naming is None or naming.choosing is None:
+            return layers
+        return ChosenLayers(layers, self.network, naming.choosing, asked)
 
     @property
     def _stops(self) -> tuple[int, ...]:

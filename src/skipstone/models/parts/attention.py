@@ -40,6 +40,10 @@ class Attention:
         q_NHE = store.write(layer, rows, qkv_NHE, angles_2NR, self.norms)
         return store.attend(layer, q_NHE, rows)
 
+    def values(self, normed_ND: Tensor) -> Tensor:
+        """The values [N, U, E] alone: the last part of the product."""
+        return self.qkv.last(self._kv_width)(normed_ND).unflatten(-1, (-1, self._head_width))
+
     def places(self) -> dict[str, Tensor]:
         """Views of the weights by their place; a file may have Q, K, V as one or each by itself."""
         found = {"qkv": self.qkv.weight, "out": self.out.weight}

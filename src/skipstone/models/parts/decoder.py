@@ -152,6 +152,11 @@ class Decoder:
         """Run layer ``index`` (from 0) on ``rows``; writes their K/V into the store."""
         return self.layers[index].forward(x_ND, angles_2NR, index, rows, store)
 
+    def values(self, index: int, x_ND: Tensor) -> Tensor:
+        """The values [N, U, E] of layer ``index`` (from 0) alone; writes nothing."""
+        layer = self.layers[index]
+        return layer.attention.values(layer.attention_norm(x_ND))
+
     def final_norm(self, x_ND: Tensor) -> Tensor:
         """Normalise the output of the last layer."""
         return self.norm(x_ND)

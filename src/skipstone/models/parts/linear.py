@@ -40,6 +40,11 @@ class Linear:
         weight = torch.empty(outputs, inputs, dtype=dtype, device=device)
         return cls(weight, torch.empty(outputs, dtype=dtype, device=device) if bias else None)
 
+    def last(self, outputs: int) -> Linear:
+        """A view of the last ``outputs`` of them alone."""
+        parts = (None if part is None else part[-outputs:] for part in (self.bias, self.scale))
+        return Linear(self.weight[-outputs:], *parts)
+
     def __call__(self, x_NK: Tensor) -> Tensor:
         """Products [N, O]."""
         return ops.linear(x_NK, self.weight, self.bias, self.scale)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.cache import CacheNeed, CachePolicy, CacheSession
+from skipstone.cache import CacheNeed, CachePolicy, CacheSession, LayerValues
 from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.diagnosis.experiment import Horizon
 from skipstone.record import RunRecord, StepRecord
@@ -128,6 +128,17 @@ class _ForcedCacheSession(CacheSession):
         """What the policy says: it follows from the states."""
         named = self._inner.rows_before(layer, x_ND, rows, context)
         return None if named is None else self._seeing(named, context)
+
+    @property
+    def chooses_in(self) -> tuple[int, ...]:
+        """Where the policy chooses what is computed."""
+        return self._inner.chooses_in
+
+    def rows_in(
+        self, layer: int, values: LayerValues, rows: Rows, context: StepContext
+    ) -> Rows | None:
+        """What the policy says: it follows from the states."""
+        return self._inner.rows_in(layer, values, rows, context)
 
     def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
         """Hand on to the policy."""

@@ -1,4 +1,4 @@
-"""What entered single layers when positions were last computed, for rows that come in there.
+"""What is kept of positions by layer: what entered it when they were last computed, or what it added.
 
 Shape letters: N packed rows, C cells, D width.
 """
@@ -12,10 +12,11 @@ from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
 
 
-class LayerInputs:
+class KeptStates:
     """States by layer and cell of a K/V store; a layer takes memory once something is kept of it.
 
-    In the dtype of the model, a layer takes as much as the keys and values of 1 to 4 layers do.
+    In the dtype of the model, a position of a layer takes as much as its keys and values do in 1/2
+    to 4 layers. There is room up to the last cell that something was kept of.
     """
 
     def __init__(self, store: KVStore) -> None:
@@ -27,13 +28,16 @@ class LayerInputs:
         """bool [C] of each layer, on the host: cells whose request has something there."""
 
     def keep(self, layer: int, rows: Rows, x_ND: Tensor) -> None:
-        """Overwrite what entered ``layer`` at ``rows``."""
-        states_CD, known_C = self._of(layer, x_ND)
+        """Overwrite what is kept of ``layer`` at ``rows``."""
+        if not rows.num_rows:
+            return
+        cells = rows.base + rows.position
+        states_CD, known_C = self._of(layer, x_ND, int(cells.max()) + 1)
         states_CD[rows.cell_N] = x_ND
-        known_C[rows.base + rows.position] = True
+        known_C[cells] = True
 
     def take(self, layer: int, rows: Rows) -> Tensor:
-        """What entered ``layer`` at ``rows`` when they were last computed: a copy [N, D]."""
+        """What is kept of ``layer`` at ``rows``, none of which lacks it: a copy [N, D]."""
         return self._states[layer][rows.cell_N]
 
     def lacking(self, layer: int, rows: Rows) -> np.ndarray:
@@ -50,13 +54,14 @@ class LayerInputs:
         for known_C in self._known.values():
             known_C[base : base + length] = False
 
-    def _of(self, layer: int, x_ND: Tensor) -> tuple[Tensor, np.ndarray]:
-        """States of a layer, with room for all that the store has room for."""
-        cells = self._store.cells
-        states_CD = self._states.get(layer, x_ND.new_empty(0, x_ND.shape[1]))
+    def _of(self, layer: int, like_ND: Tensor, needed: int) -> tuple[Tensor, np.ndarray]:
+        """States of a layer, with room for so many cells."""
+        states_CD = self._states.get(layer, like_ND.new_empty(0, like_ND.shape[1]))
         known_C = self._known.get(layer, np.zeros(0, dtype=bool))
-        if len(states_CD) < cells:
-            grown_CD = x_ND.new_empty(cells, x_ND.shape[1])
+        if len(states_CD) < needed:
+            # Twice as many, so that what is copied in all is no more than what there is.
+            cells = min(self._store.cells, max(needed, 2 * len(states_CD)))
+            grown_CD = like_ND.new_empty(cells, like_ND.shape[1])
             grown_CD[: len(states_CD)] = states_CD
             known_C = np.pad(known_C, (0, cells - len(known_C)))
             states_CD = grown_CD

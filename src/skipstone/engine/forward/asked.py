@@ -1,0 +1,73 @@
+"""Sessions of cache policies that have a say in the midst of a forward, and where it is cut for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, get_args
+
+from skipstone.cache import CacheNeed, CachePolicy, CacheSession
+from skipstone.canvas import Geometry, StepContext
+from skipstone.engine.guarded import Failed, guarded
+from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import shown
+
+
+class Asked(NamedTuple):
+    """A session that has a say in the midst of a forward, and the requests that it speaks for."""
+
+    policy: CachePolicy
+    session: CacheSession
+    context: StepContext
+    """Of all of its requests."""
+    free: StepContext
+    """Of those whose rows it may name: none that is refreshed."""
+
+    def has_failed(self, failed: Failed) -> bool:
+        """Whether it has no say any more."""
+        return self.context.active[0] in failed
+
+
+def started(policy: CachePolicy, geometry: Geometry) -> CacheSession:
+    """The session of a policy.
+
+    Raises:
+        ConfigError: it does not fit the model, or has a say at layers and has not said that it
+            would.
+        PolicyError: it raised an error.
+    """
+    with guarded(policy):
+        session, needs = policy.start(geometry), policy.needs
+        names_before, chooses_in = tuple(session.names_before), tuple(session.chooses_in)
+    unknown = sorted(str(need) for need in needs if need not in get_args(CacheNeed))
+    if unknown:
+        raise ConfigError(
+            f"{policy!r} needs {shown(unknown[0])}, which is unknown; "
+            f"{nearest(unknown[0], get_args(CacheNeed))}"
+        )
+    does: tuple[tuple[str, tuple[int, ...], int, CacheNeed], ...] = (
+        ("names rows before", names_before, 2, "layer_inputs"),
+        ("chooses rows in", chooses_in, 1, "layer_changes"),
+    )
+    for what, layers, first, need in does:
+        for layer in layers:
+            if not first <= layer <= geometry.num_layers:
+                raise ConfigError(
+                    f"{policy!r} {what} layer {layer}, must be {first} to {geometry.num_layers} in "
+                    f"this model"
+                )
+            if need not in needs:
+                raise ConfigError(
+                    f"{policy!r} {what} layer {layer}, and its needs are {sorted(needs)}: add "
+                    f"{need!r} to them"
+                )
+    return session
+
+
+def cuts(sessions: Iterable[CacheSession]) -> tuple[int, ...]:
+    """Layers with which a span begins, ascending: before and behind each it has a say at."""
+    found = set[int]()
+    for session in sessions:
+        found.update(session.names_before)
+        for layer in session.chooses_in:
+            found.update((layer, layer + 1))
+    return tuple(sorted(found - {1}))
