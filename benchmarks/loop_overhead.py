@@ -76,7 +76,7 @@ class Clocked:
         self.config, self.dtype, self.device = network.config, network.dtype, network.device
         self.published, self.copy = network.published, network.copy
         self.embed, self.angles = self._clocked(network.embed), self._clocked(network.angles)
-        self.layer = self._clocked(network.layer)
+        self.layer, self.values = self._clocked(network.layer), self._clocked(network.values)
         self.final_norm, self.head = self._clocked(network.final_norm), self._clocked(network.head)
         self.seconds = 0.0
 

@@ -24,6 +24,10 @@ RECORDED = [
     ("vicinity", "deep"),
     ("dkv_cache_decode", "mha"),
     ("dkv_cache_decode", "deep"),
+    ("dllm_cache", "mha"),
+    ("dllm_cache", "deep"),
+    ("dllm_cache_d2cache", "mha"),
+    ("dllm_cache_d2cache", "gqa"),
 ]
 DIFFERENT = 6
 """Of the cases of a checkpoint, at least so many are not those of the dual cache."""
@@ -41,7 +45,7 @@ def cases_of(golden_dir: Path, name: str, checkpoint: str) -> list[GoldenCase]:
         if folder.checkpoint.name == checkpoint
     )
     cases = [case for case in found.cases if isinstance(case, GoldenCase)]
-    assert len(cases) == len(found.cases) >= 20
+    assert len(cases) == len(found.cases) >= 14
     return cases
 
 
@@ -87,6 +91,10 @@ def test_a_delayed_cache_computes_as_many_rows_as_its_published_code(
         ("vicinity", "refresh_every=8", "refresh_every=3"),
         ("dkv_cache_decode", "refresh_every=2", "refresh_every=3"),
         ("dkv_cache_decode", "refresh_every=100", "refresh_every=4"),
+        ("dllm_cache", "prompt_every=8", "prompt_every=4"),
+        ("dllm_cache", "response_every=4", "response_every=5"),
+        ("dllm_cache", "ratio=0.25", "ratio=0.3"),
+        ("dllm_cache", "ratio=1.0", "ratio=0.9"),
     ],
 )
 def test_another_setting_misses_some(golden_dir: Path, name: str, setting: str, other: str) -> None:
@@ -110,7 +118,7 @@ def test_masks_about_as_unsure_as_the_best_are_committed_with_it(golden_dir: Pat
     assert any(miss(model, case) for case in plain)
 
 
-@pytest.mark.parametrize("name", ["vicinity", "dkv_cache_decode"])
+@pytest.mark.parametrize("name", ["vicinity", "dkv_cache_decode", "dllm_cache"])
 def test_each_request_has_a_session_of_its_own(golden_dir: Path, name: str) -> None:
     cases = cases_of(golden_dir, name, "deep")[:12]
     engine = Engine(model_of(golden_dir, "deep"), slots=3)

@@ -25,6 +25,8 @@ from skipstone.errors import ConfigError
 from skipstone.knob import Knob
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from skipstone.canvas import Geometry, RequestStep, StepContext
     from skipstone.rows import Rows
 
@@ -117,6 +119,11 @@ def _is_due(every: int, forward: int) -> bool:
     return forward % every == 0 if every else forward == 0
 
 
+def _unit(values_NW: Tensor) -> Tensor:
+    """Rows of length 1; zeros stay."""
+    return values_NW / values_NW.norm(dim=-1, keepdim=True).clamp(min=1e-8)
+
+
 class _Moved(CacheSession):
     """Chooses the rows whose values have moved most."""
 
@@ -145,7 +152,9 @@ class _Moved(CacheSession):
         moving = np.zeros(rows.num_rows, bool)
         for at in context.requests:
             mine = rows.request == at.slot
-            response = mine & (rows.position >= at.prompt_length)
+            # What scores the first new token is response, wherever it stands.
+            first = at.reach.row_of(np.array([at.prompt_length]))[0]
+            response = mine & (rows.position >= first)
             if policy.computes_prompt(at):
                 wanted |= mine & ~response
             if policy.computes_response(at):
@@ -162,9 +171,7 @@ class _Moved(CacheSession):
         old_NW, new_NW = values.renew(rows)
         if self._policy.similarity_dtype == "float32":
             old_NW, new_NW = old_NW.float(), new_NW.float()
-        norms_N = old_NW.norm(dim=-1) * new_NW.norm(dim=-1)
-        similarity_N = (old_NW * new_NW).sum(-1) / norms_N.clamp(min=1e-8)
-        similarity = similarity_N.float().cpu().numpy()
+        similarity = (_unit(new_NW) * _unit(old_NW)).sum(-1).float().cpu().numpy()
         chosen, first = list[np.ndarray](), 0
         for count in rows.counts:
             furthest = np.argsort(similarity[first : first + count], kind="stable")

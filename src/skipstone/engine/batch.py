@@ -267,9 +267,9 @@ class Batch:
         for policy, session, same in self.unmasking.serving(context):
             mine_BG = None
             with noting(failed, policy, same.active):
-                mine_BG = session.select(scores.only(policy.needs), same)
-                mine_BG = checked_choice(policy, mine_BG, scores.token_BG)
-            if mine_BG is None or same.active[0] in failed:
+                said_BG = session.select(scores.only(policy.needs), same)
+                mine_BG = checked_choice(policy, said_BG, scores.token_BG)
+            if mine_BG is None:
                 continue
             if chosen_BG is not None:
                 # Of requests that another policy serves, it says nothing.

@@ -1,4 +1,4 @@
-"""What is kept of positions by layer: what entered it when they were last computed, or what it added.
+"""What is kept of positions by layer: what entered it when last computed, or what it added.
 
 Shape letters: N packed rows, C cells, D width.
 """

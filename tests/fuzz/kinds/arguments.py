@@ -35,6 +35,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
         "dkv:1",
         "once:4",
         "once:refresh_every=-1",
+        "dllm",
+        "dllm:ratio=2",
     ),
     "--unmask": (
         "fixed",

@@ -1,4 +1,4 @@
-"""Sessions of cache policies that have a say in the midst of a forward, and where it is cut for it."""
+"""Sessions of cache policies that have a say in the midst of a forward, and where it is cut."""
 
 from __future__ import annotations
 

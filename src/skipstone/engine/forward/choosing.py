@@ -99,7 +99,7 @@ class Choosing:
 
 
 class ChosenLayers:
-    """Layers that compute the rows that sessions choose, and leave the others as they were added to."""
+    """Layers that compute the rows that sessions choose; to the others they add what is kept."""
 
     def __init__(
         self,

@@ -167,13 +167,8 @@ class Runner:
                     said_N = self._show(layer, x_ND, going, context, judges=judges)
             if said_N is None:
                 continue
-            kept_N = said_N
-            exits.append(Exit(going, last, to_host(kept_N), fresh))
-            if self._packs:
-                going, x_ND = _packed(going, x_ND, exits[-1])
-                kept_N = None
-            else:
-                going = going.writing(kept_N)
+            exits.append(Exit(going, last, to_host(said_N), fresh))
+            going, x_ND, kept_N = self._leaving(exits[-1], x_ND, said_N)
         return Pass(
             entered=rows,
             computed=going if going.num_rows else None,
@@ -202,7 +197,8 @@ class Runner:
 
     def _layers(self, taps: Taps, naming: Naming | None) -> Layers:
         """Who computes: eagerly where states are kept, which nothing may overwrite, or replaced."""
-        asked, layers = [] if self.intervention is None else [self.intervention], self.layers
+        asked = list[Intervention]() if self.intervention is None else [self.intervention]
+        layers = self.layers
         if naming is not None and naming.attention is not None:
             asked.append(naming.attention)
         if asked or taps.states:
@@ -219,6 +215,14 @@ class Runner:
     def _packs(self) -> bool:
         # A policy that decides again must not see the rows again that have left.
         return self.packs or len(self._stops) > 1
+
+    def _leaving(
+        self, said: Exit, x_ND: Tensor, kept_N: Tensor
+    ) -> tuple[Rows, Tensor, Tensor | None]:
+        """Rows and states that go on, and which of these count; None: all."""
+        if self._packs:
+            return *_packed(said.rows, x_ND, said), None
+        return said.rows.writing(kept_N), x_ND, kept_N
 
     def _show(
         self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext, *, judges: bool
