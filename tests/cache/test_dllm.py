@@ -46,7 +46,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Computed]:
         seen[-1][layer] = set(rows.position[index].tolist())
         return index, asked
 
-    def run(cache: DllmCache, model: Model | None = None, **changes: object) -> Computed:
+    def run(cache: DllmCache, model: Model | None = None, **changes: Any) -> Computed:
         seen.clear()
         settings = BASE.replace(cache=cache, unmask=Fixed(), **changes)
         Engine(model or uneven_model(1), settings).generate(PROMPT)
@@ -87,8 +87,8 @@ def test_the_rows_whose_values_have_moved_most_are_computed(
 
     def noting(self: KVStore, layer: int, rows: Rows, new_NUE: Tensor) -> Tensor:
         old_NUE = renew(self, layer, rows, new_NUE)
-        pair = (x.flatten(1).double() for x in (old_NUE, new_NUE))
-        moved.append((rows.position, torch.cosine_similarity(*pair).numpy()))
+        old_NW, new_NW = (x.flatten(1).double() for x in (old_NUE, new_NUE))
+        moved.append((rows.position, torch.cosine_similarity(old_NW, new_NW).numpy()))
         assert torch.equal(self.values[layer][rows.cell_N], new_NUE)
         return old_NUE
 

@@ -212,8 +212,12 @@ def test_nothing_is_taken_that_was_not_kept_of_this_request(
             states_CD[base : base + length] = torch.nan
 
     empty = Tensor.new_empty
+
+    def poisoned(self: Tensor, *shape: int) -> Tensor:
+        return empty(self, *shape).fill_(torch.nan)
+
     monkeypatch.setattr(KeptStates, "forget", poisoning)
-    monkeypatch.setattr(Tensor, "new_empty", lambda x, *shape: empty(x, *shape).fill_(torch.nan))
+    monkeypatch.setattr(Tensor, "new_empty", poisoned)
     for model, wanted in zip(MODELS, right, strict=True):
         engine = Engine(model, BASE, slots=1, **changes)  # type: ignore[arg-type]
         others = [engine.submit(p, cache=cache) for p in PROMPTS[1:]]
