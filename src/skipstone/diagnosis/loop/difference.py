@@ -18,9 +18,9 @@ from skipstone.diagnosis.loop.choice import BlockProgress, bounds, places, withi
 from skipstone.diagnosis.loop.evidence import Decision, Evidence
 from skipstone.diagnosis.loop.fit import Fit, Identified
 from skipstone.diagnosis.loop.guidance import weighed_apart
+from skipstone.diagnosis.loop.one_rule import cut_otherwise, held_against, one_rule
 from skipstone.diagnosis.loop.replay import StepCommits, gives
 from skipstone.diagnosis.loop.rule import SCHEDULES, Draw, LoopRule, Region
-from skipstone.diagnosis.loop.sheet import confidences
 from skipstone.diagnosis.loop.unknown import unlike
 
 DrawPart = Literal["offset", "without", "raised", "late", "ids", "penalty", "guidance", "drawn"]
@@ -29,8 +29,6 @@ RegionPart = Literal["region", "block length"]
 SelectionPart = Literal["number", "value", "of canvas", "forced", "nothing", "opening"]
 RulePart = DrawPart | ConfidencePart | RegionPart | SelectionPart | Literal["tokens", "order"]
 
-# One rule for both must not need more luck than two rules: a thousandth is no chance.
-_LUCK = 10.0
 # Of each side so many of the best are held against each other.
 _COMPARED = 80
 # A part that differs counts as much as this in the cost of two rules.
@@ -95,8 +93,9 @@ def difference(a: Identified, b: Identified, noise: float) -> RuleDifference | N
         return None
     if not same_scores(a.evidence, at_a, b.evidence, at_b, noise):
         return None
+    a, b = held_against(a, at_a, b, at_b), held_against(b, at_b, a, at_a)
     if b.complete:
-        if _one_rule(a, b, where):
+        if one_rule(a, b, where):
             return None
         fit_a, closest = _closest(a, b, where)
         fit_b = closest if _known(b.evidence, closest.rule) else None
@@ -222,7 +221,7 @@ def _sure(
     if fit_b is None:
         return True
     regions = "region" in parts or "block length" in parts
-    if not regions and _cut_otherwise(fit_a.rule, fit_b.rule, a, b, where):
+    if not regions and cut_otherwise(fit_a.rule, fit_b.rule, a, b, where):
         return False
     if "guidance" not in parts:
         return True
@@ -269,69 +268,6 @@ def parted(a: Evidence, b: Evidence) -> tuple[int, int] | None:
     return None
 
 
-def _one_rule(a: Identified, b: Identified, where: tuple[int, int]) -> bool:
-    """Whether one rule may have made both runs."""
-    plain = min(f.bits for f in a.complete) + min(f.bits for f in b.complete)
-    theirs = dict[LoopRule, list[Fit]]()
-    for fit in b.complete:
-        theirs.setdefault(fit.rule.form, []).append(fit)
-    for mine in a.complete:
-        for fit in theirs.get(mine.rule.form, ()):
-            value = mine.rule.selection.value.meet(fit.rule.selection.value)
-            if value.empty or mine.rule.selection.number == "some":
-                # Free numbers explain any two runs.
-                continue
-            lucky = mine.bits + fit.bits - plain > _LUCK
-            if lucky or _decides_otherwise(mine.rule, a, b, where):
-                continue
-            if _stands_in_one_place(mine.rule, a, b, where):
-                return True
-    return False
-
-
-def _stands_in_one_place(
-    rule: LoopRule, a: Identified, b: Identified, where: tuple[int, int]
-) -> bool:
-    """Whether a rule gives B's commits from where A stands in its blocks.
-
-    Up to here both did the same: if it were one loop, it would stand in one place.
-    """
-    if not rule.predicts or not _cut_otherwise(rule, rule, a, b, where):
-        return True
-    place = places(a.evidence.decisions, rule.region)[where[0]]
-    return gives(rule, b.evidence, where[1], StepCommits.of(b.evidence, where[1]), place)
-
-
-def _cut_otherwise(
-    mine: LoopRule, theirs: LoopRule, a: Identified, b: Identified, where: tuple[int, int]
-) -> bool:
-    """Whether the runs differ in blocks of other positions, and the rules depend on these."""
-    if "canvas" in (mine.region.reach, theirs.region.reach):
-        return False
-    in_a = bounds(a.evidence.decisions[where[0]], mine.region.block_length)
-    in_b = bounds(b.evidence.decisions[where[1]], theirs.region.block_length)
-    return in_a != in_b
-
-
-def _decides_otherwise(
-    rule: LoopRule, a: Identified, b: Identified, where: tuple[int, int]
-) -> bool:
-    """Whether a rule that is no game of chance saw the same confidences, and chose otherwise.
-
-    Only equal confidences allow that; and a loop breaks ties in one way.
-    """
-    if not rule.predicts:
-        return False
-    values = list[np.ndarray]()
-    for side, number in zip((a.evidence, b.evidence), where, strict=True):
-        decision = side.decisions[number]
-        place = places(side.decisions, rule.region)[number]
-        proposals = side.proposals(number, rule.draw, rule.confidence.dtype)
-        value_C = confidences(proposals, rule.confidence, decision.position_C)
-        values.append(value_C[within(decision, place, rule.region)])
-    return np.array_equal(values[0], values[1], equal_nan=True)
-
-
 def _closest(a: Identified, b: Identified, where: tuple[int, int]) -> tuple[Fit, Fit]:
     """Of the rules that explain each run, the two that are plainest and most alike.
 
@@ -354,12 +290,17 @@ def _parts(
 ) -> tuple[RulePart, ...]:
     """In which parts rules differ; blocks of other bounds are one, however they were known."""
     parts = differing(mine, theirs)
-    if "block length" in parts or not _cut_otherwise(mine, theirs, a, b, where):
+    if "block length" in parts or not cut_otherwise(mine, theirs, a, b, where):
         return parts
-    # B may stand in another one of the same blocks, as it has left one early.
     grid = {bounds(d, mine.region.block_length) for d in a.evidence.decisions}
-    moved = bounds(b.evidence.decisions[where[1]], theirs.region.block_length) in grid
-    return parts if moved else (*parts, "block length")
+    theirs_at = b.evidence.decisions[where[1]]
+    if bounds(theirs_at, theirs.region.block_length) not in grid:
+        return (*parts, "block length")
+    # B may stand in another one of the same blocks, as it has left one early; but not in both.
+    place = places(a.evidence.decisions, mine.region)[where[0]]
+    inside_C = within(theirs_at, place, mine.region)[theirs_at.committed]
+    spans = "region" not in parts and inside_C.any() and not inside_C.all()
+    return (*parts, "region") if spans else parts
 
 
 def _distance(

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skipstone.diagnosis.loop.choice import BlockProgress, choice, within
-from skipstone.diagnosis.loop.evidence import Evidence
+from skipstone.diagnosis.loop.evidence import Decision, Evidence
 from skipstone.diagnosis.loop.number import allowed
 from skipstone.diagnosis.loop.rule import SCHEDULES, LoopRule
+from skipstone.diagnosis.loop.sheet import Proposals, matched
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,12 @@ class StepCommits:
 
 
 def gives(
-    rule: LoopRule, evidence: Evidence, number: int, given: StepCommits, place: BlockProgress
+    rule: LoopRule,
+    evidence: Evidence,
+    number: int,
+    given: StepCommits,
+    place: BlockProgress,
+    beside: tuple[Evidence, int] | None = None,
 ) -> bool:
     """Whether a rule, on the scores of one decision, commits exactly what was given.
 
@@ -52,6 +58,8 @@ def gives(
         number: of the decision.
         given: the commits in question: of this run, or of another at the same canvas.
         place: where the step stands in the blocks of the loop whose rule it is.
+        beside: the decision of another run at the same canvas, which may have scores for masks
+            that this one has none for.
     """
     written_C = given.on(evidence.decisions[number].position_C)
     if written_C is None:
@@ -61,9 +69,12 @@ def gives(
     asked = alone.decisions[0]
     if rule.selection.opening and place.opening:
         return bool(alone.drawn(rule.draw).all())
+    proposals = alone.proposals(0, rule.draw, rule.confidence.dtype)
+    if beside is not None:
+        proposals = _completed(proposals, asked, beside, rule)
     chosen = choice(
         asked,
-        alone.proposals(0, rule.draw, rule.confidence.dtype),
+        proposals,
         rule.draw,
         rule.confidence,
         within(asked, place, rule.region),
@@ -81,3 +92,35 @@ def gives(
         forced=rule.selection.forced,
     )
     return found is not None and not found.meet(value).empty
+
+
+def _completed(
+    mine: Proposals, asked: Decision, beside: tuple[Evidence, int], rule: LoopRule
+) -> Proposals:
+    """Proposals with those of another run for masks without scores."""
+    other, number = beside
+    theirs = other.proposals(number, rule.draw, rule.confidence.dtype)
+    missing = np.flatnonzero(np.isnan(mine.best_C))
+    known, at = matched(asked.position_C[missing], other.decisions[number].position_C)
+    mine_C = missing[known]
+    if not mine_C.size or mine.exact_C is not None or theirs.exact_C is not None:
+        return mine
+
+    def put(into_C: np.ndarray, from_C: np.ndarray) -> np.ndarray:
+        whole_C = into_C.copy()
+        whole_C[mine_C] = from_C[at]
+        return whole_C
+
+    return Proposals(
+        put(mine.token_C, theirs.token_C),
+        put(mine.best_C, theirs.best_C),
+        put(mine.second_C, theirs.second_C),
+        put(mine.log_p_C, theirs.log_p_C),
+        put(mine.mean_C, theirs.mean_C),
+        {
+            axis: put(s, theirs.column_C[axis])
+            for axis, s in mine.column_C.items()
+            if axis in theirs.column_C
+        },
+        None,
+    )

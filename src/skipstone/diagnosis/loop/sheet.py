@@ -153,6 +153,8 @@ def propose(sheet: Sheet, draw: Draw, written_C: np.ndarray) -> Proposals:
         elif watched == draw.raised:
             logit_CK[:, number] += draw.by
             summed_CK[:, number] += draw.by
+    # A mask without scores has none for what is left out either.
+    logit_CK[np.isnan(sheet.logit_CK[:, 0])] = np.nan
     every = np.arange(logit_CK.shape[0])
     # Among equal logits the lowest id comes first, as argmax has it.
     order_CK = np.lexsort((sheet.id_CK, -logit_CK), axis=1)

@@ -170,6 +170,8 @@ def _region_differs(found: RuleDifference, part: RegionPart, a: LoopRule, b: Loo
             first_a=found.block_a[0],
             last_a=found.block_a[1],
         )
+    if a.region.reach == b.region.reach:
+        return Sentence("B commits in several blocks in one step, A within {a}", a=region(a))
     return Sentence("B commits within {b}, A within {a}", a=region(a), b=region(b))
 
 
