@@ -31,6 +31,9 @@ SCORE_OFFSET = "score_offset"
 
 LOOP_WAS_GIVEN = "loop was given"
 """What an environment calls the names of the loop's arguments, and of those of the model."""
+RANDOM_CALLS = "random calls"
+"""What an environment calls the functions by which the first decision drew random numbers, each
+with the shape of what it drew over, such as ``rand:1x32x126464``; ``none`` where it called none."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def drawn_from_scores(evidence: Evidence, draw: Draw) -> bool:
     Where torch's own generator was left alone, ends that were filled in are no sign of another
     one, nor are tokens of other rows.
     """
-    if not _passed_over_by_chance(evidence, draw):
+    if not _passed_over_by_chance(evidence, draw) or not _misses_as_drawn(evidence, draw):
         return False
     # What is never drawn has no part in what is, though a confidence may count it.
     draw = replace(draw, still_summed=())
@@ -55,6 +55,26 @@ def drawn_from_scores(evidence: Evidence, draw: Draw) -> bool:
     if evidence.drew_nothing and (odd <= ends or from_neighbours(evidence, every, draw)):
         return False
     return bool(values.mean() > -_ERRORS * error)
+
+
+def _misses_as_drawn(evidence: Evidence, draw: Draw) -> bool:
+    """Whether no more surer positions are passed over than drawing makes.
+
+    One that draws its best token, which it does by the probability of that, is not passed over.
+    """
+    best = replace(draw, greedy=True, still_summed=())
+    apart, variance = 0.0, 0.0
+    for i, decision in enumerate(evidence.decisions):
+        start, stop = decision.step.block_start, decision.step.block_stop
+        inside_C = (decision.position_C >= start) & (decision.position_C < stop)
+        p_C, done_C = np.exp(evidence.proposals(i, best).log_p_C), decision.committed
+        taken_C = np.exp(evidence.proposals(i, draw).log_p_C)
+        least = np.min(taken_C[done_C], initial=np.inf)
+        hit_C = done_C & (evidence.proposals(i, best).token_C == decision.written_C)
+        asked_C = (done_C | (inside_C & decision.open_C & (p_C > least))) & np.isfinite(p_C)
+        apart += float((hit_C[asked_C] - p_C[asked_C]).sum())
+        variance += float((p_C[asked_C] * (1 - p_C[asked_C])).sum())
+    return apart > -_ERRORS * variance**0.5
 
 
 def odd_tokens(evidence: Evidence, number: int, draw: Draw) -> list[tuple[int, int]]:

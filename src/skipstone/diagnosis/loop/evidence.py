@@ -22,7 +22,7 @@ from skipstone.diagnosis.loop.sheet import (
     matched,
     propose,
 )
-from skipstone.record import RunRecord, StepRecord, Tap, TensorKey, TensorRows, Trace
+from skipstone.record import RANDOM_CALLS, RunRecord, StepRecord, Tap, TensorKey, TensorRows, Trace
 
 _MASK, _COMMITTED, _FILLED = 2, 3, 4
 
@@ -157,11 +157,23 @@ class Evidence:
 
     @property
     def drew_nothing(self) -> bool:
-        """Whether the generators stand after the first decision as before it."""
+        """Whether nothing was drawn for the first decision, as far as that was seen.
+
+        The generators stand as before it, and no function that draws was called; a record may say
+        nothing of the one or the other.
+        """
         names = ("random before", "random after")
         before, after = (self.record.header.environment.get(name, "") for name in names)
         # A call that only stores a prompt is followed by no decision.
-        return bool(before) and before == after and bool(self.record.steps[0].committed)
+        still = bool(before) and before == after and bool(self.record.steps[0].committed)
+        return still and self.record.header.environment.get(RANDOM_CALLS, "none") == "none"
+
+    @property
+    def drew_over_ids(self) -> bool:
+        """Whether the first decision drew random numbers over the ids of the vocabulary."""
+        calls = self.record.header.environment.get(RANDOM_CALLS, "").split()
+        size = str(self.record.header.vocab_size)
+        return any(call.rpartition(":")[2].split("x")[-1] == size for call in calls)
 
     @cached_property
     def dtype(self) -> str:

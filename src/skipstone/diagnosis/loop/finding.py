@@ -102,7 +102,7 @@ def evidence_of(found: RuleDifference) -> Sentence:
             rule=follows(found.fit_b.rule, found.b.stated),
             explained=explained(found.fit_b, found.b.next_best),
         )
-        return listed([a, b])
+        return listed([a, b, *_of_chance(found)])
     best = found.b.best
     return listed(
         [
@@ -121,6 +121,18 @@ def evidence_of(found: RuleDifference) -> Sentence:
             else NOTHING,
         ]
     )
+
+
+def _of_chance(found: RuleDifference) -> list[Sentence]:
+    """That one side alone draws numbers for its tokens, where that was heard."""
+    a, b = found.a.evidence, found.b.evidence
+    if "drawn" not in found.parts or a.drew_over_ids == b.drew_over_ids:
+        return []
+    return [
+        Sentence("only B draws random numbers over the vocabulary")
+        if b.drew_over_ids
+        else Sentence("only A draws random numbers over the vocabulary")
+    ]
 
 
 def _experiment(found: RuleDifference) -> Sentence:

@@ -127,6 +127,11 @@ def identify(evidence: Evidence, stated: Stated, *, plainly: bool = False) -> Id
         for base in draws[:2]:
             for draw in bent_draws(evidence, base):
                 search.with_draw(draw, plain=True)
+    if not search.solved and evidence.drew_over_ids:
+        # All tokens may be the best of their rows: those of lower ones were less confident.
+        for draw in Draw(greedy=False).about_the_mask(evidence.watched[0])[:2]:
+            if draw not in draws:
+                search.with_draw(draw, plain=True)
     fits = sorted(search.fits, key=lambda f: _key(f, stated))
     return Identified(evidence, fits, search.tried, stated)
 

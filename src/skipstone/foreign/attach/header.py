@@ -7,13 +7,13 @@ import platform
 import torch
 from torch import nn
 
-from skipstone.foreign.attach.chance import generators
+from skipstone.foreign.attach.chance import DrawnNumbers, generators
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.given import configuration
 from skipstone.foreign.attach.run import ForeignRun
 from skipstone.foreign.attach.wanted import Wanted
 from skipstone.foreign.attach.weights import fingerprints
-from skipstone.record import LOOP_WAS_GIVEN, WITHIN, Header
+from skipstone.record import LOOP_WAS_GIVEN, RANDOM_CALLS, WITHIN, Header
 from skipstone.tracing.record.recorder import environment
 from skipstone.version import __version__
 
@@ -25,6 +25,7 @@ def header_of(
     done: Forward,
     run: ForeignRun,
     keys: str,
+    drawn: DrawnNumbers,
 ) -> Header:
     """The header of a run; prompt, length and sample are filled in by the run.
 
@@ -35,6 +36,7 @@ def header_of(
         done: the first call, which has shown width, vocabulary and dtype.
         run: knows what the calls and the loop were given.
         keys: how cached keys are kept, as ``kind_of_keys`` says.
+        drawn: random numbers of the first decision.
     """
     device = next(first_layer.parameters()).device
     # Where random numbers stood before and after the first decision.
@@ -61,6 +63,7 @@ def header_of(
         | {"keys": keys, "called at": run.source, LOOP_WAS_GIVEN: " ".join(sorted(run.loop_names))}
         | {f"{WITHIN}{name}": text for name, text in run.within.items()}
         | dict(zip(("random before", "random after"), chance, strict=True))
+        | {RANDOM_CALLS: drawn.said}
         | configuration(model),
         stated=wanted.stated,
         tensors=fingerprints(model),

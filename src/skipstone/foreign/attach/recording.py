@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.errors import ConfigError
-from skipstone.foreign.attach.chance import generators
+from skipstone.foreign.attach.chance import DrawnNumbers, generators
 from skipstone.foreign.attach.ending import costs, nothing_recorded, sanitized
 from skipstone.foreign.attach.forward import Forward
 from skipstone.foreign.attach.header import header_of
@@ -169,7 +169,8 @@ class Recording:
                 # Also if reading fails: what is known of the step goes into the record.
                 self._done = forward
                 self._read(run, forward, output)
-                run.chance = run.chance or generators(self._device())
+                if not run.chance:
+                    run.chance, self.watch.drawn = generators(self._device()), DrawnNumbers()
                 forward.send(self._carriers)
         self._moment = time.perf_counter()
 
@@ -350,7 +351,9 @@ class Recording:
             if not run.begun:
                 first = rowed([kept for kept in tensors if kept.key.layer == 1])
                 keys = kind_of_keys(first, done.number, seen.before == self._wanted.mask_id)
-                header = header_of(self._model, self._layers[0], self._wanted, done, run, keys)
+                header = header_of(
+                    self._model, self._layers[0], self._wanted, done, run, keys, self.watch.drawn
+                )
                 run.begin(header, self._wanted.stated)
             run.add(b, seen, tensors)
         self._step_began = time.perf_counter()

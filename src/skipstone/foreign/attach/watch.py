@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from skipstone.foreign.attach.chance import DrawnNumbers
 from skipstone.foreign.attach.cost import Reads
 from skipstone.foreign.attach.logits import LogitSlices
 from skipstone.foreign.shared.functions import Operation
@@ -20,6 +21,8 @@ class Watch:
         self.reads_between: Reads = Counter()
         self.reads_inside: Reads = Counter()
         self.logits = LogitSlices()
+        self.drawn = DrawnNumbers()
+        """By the run that began last."""
 
     def read(self, operation: Operation) -> None:
         """The user's code reads a value."""
@@ -31,3 +34,4 @@ class Watch:
         """Look at an operation."""
         if not self.inside:
             self.logits.note(operation)
+            self.drawn.heard(operation)
