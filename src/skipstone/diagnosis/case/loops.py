@@ -55,7 +55,8 @@ class Loops:
         """The same, also where all that is known is that B's rule is not A's."""
         if self.divergence.first is None:
             return None
-        a, b = self._plainly
-        if not (a.solved and b.solved):
-            a, b = more_closely(a), more_closely(b)
-        return difference(a, b, self.noise.floor.confidence)
+        (a, b), noise = self._plainly, self.noise.floor.confidence
+        found = difference(a, b, noise) if a.solved and b.solved else None
+        if a.solved and b.solved and (found is None or found.plain):
+            return found
+        return difference(more_closely(a), more_closely(b), noise)

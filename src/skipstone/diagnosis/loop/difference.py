@@ -6,6 +6,7 @@ commits from A's scores, and A's rule A's commits from B's, at the step where th
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -18,9 +19,9 @@ from skipstone.diagnosis.loop.choice import BlockProgress, bounds, places, withi
 from skipstone.diagnosis.loop.evidence import Decision, Evidence
 from skipstone.diagnosis.loop.fit import Fit, Identified
 from skipstone.diagnosis.loop.guidance import weighed_apart
-from skipstone.diagnosis.loop.one_rule import cut_otherwise, held_against, one_rule
+from skipstone.diagnosis.loop.one_rule import as_of_the_mask, cut_otherwise, held_against, one_rule
 from skipstone.diagnosis.loop.replay import StepCommits, gives
-from skipstone.diagnosis.loop.rule import SCHEDULES, Draw, LoopRule, Region
+from skipstone.diagnosis.loop.rule import SCHEDULES, THRESHOLDS, Draw, LoopRule, Region
 from skipstone.diagnosis.loop.unknown import unlike
 
 DrawPart = Literal["offset", "without", "raised", "late", "ids", "penalty", "guidance", "drawn"]
@@ -33,6 +34,8 @@ RulePart = DrawPart | ConfidencePart | RegionPart | SelectionPart | Literal["tok
 _COMPARED = 80
 # A part that differs counts as much as this in the cost of two rules.
 _PART = 8.0
+# And so much a threshold that nobody would choose: there is a plainer way to come by its choices.
+_ODD = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,11 @@ class RuleDifference:
     at_b: int
     added: bool | None
     """A's scores, decided by B's rule, give B's commits and not A's; None if that says nothing."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether no other rules need to be asked."""
+        return self.fit_b is None or not _odd_value(self.fit_b.rule, self.parts)
 
     @property
     def block_a(self) -> tuple[int, int]:
@@ -94,6 +102,7 @@ def difference(a: Identified, b: Identified, noise: float) -> RuleDifference | N
     if not same_scores(a.evidence, at_a, b.evidence, at_b, noise):
         return None
     a, b = held_against(a, at_a, b, at_b), held_against(b, at_b, a, at_a)
+    a, b = as_of_the_mask(a, b), as_of_the_mask(b, a)
     if b.complete:
         if one_rule(a, b, where):
             return None
@@ -206,7 +215,9 @@ def _same_scores(a: Evidence, at_a: int, b: Evidence, at_b: int, noise: float, d
 def _values_part(a: LoopRule, b: LoopRule) -> bool:
     if a.selection.number != b.selection.number:
         return False
-    return a.selection.value.meet(b.selection.value).empty
+    # A threshold is compared as the dtype of the confidence holds it.
+    dtype = b.confidence.dtype if b.selection.number in THRESHOLDS else "float64"
+    return a.selection.value.held(dtype).meet(b.selection.value).empty
 
 
 def _sure(
@@ -298,16 +309,37 @@ def _parts(
         return (*parts, "block length")
     # B may stand in another one of the same blocks, as it has left one early; but not in both.
     place = places(a.evidence.decisions, mine.region)[where[0]]
-    inside_C = within(theirs_at, place, mine.region)[theirs_at.committed]
-    spans = "region" not in parts and inside_C.any() and not inside_C.all()
-    return (*parts, "region") if spans else parts
+    both = "region" not in parts and _in_both_blocks(b.evidence, where[1], place, mine.region)
+    return (*parts, "region") if both else parts
+
+
+def _in_both_blocks(b: Evidence, at: int, place: BlockProgress, region: Region) -> bool:
+    """Whether B commits beyond the block in which the other run stands, and is not done with it.
+
+    A loop that left it because its steps were up took as many there as in any other block.
+    """
+    decision, later = b.decisions[at], b.decisions[at + 1 :]
+    inside_C = within(decision, place, region)[decision.committed]
+    if inside_C.all() or inside_C.any():
+        return bool(inside_C.any() and not inside_C.all())
+    returns = any(within(d, place, region)[d.committed].any() for d in later)
+    took = Counter(d.step.block for d in b.decisions)
+    left = [d.step.block for d in b.decisions[:at] if d.step.block_start == place.start]
+    return returns and (not left or took[left[0]] < max(took.values()))
 
 
 def _distance(
     a: Identified, b: Identified, mine: Fit, theirs: Fit, parts: tuple[RulePart, ...]
 ) -> float:
     apart = _PART * len(parts) - ("value" in parts) * _PART / 2
+    apart += _ODD * _odd_value(theirs.rule, parts)
     return apart + 2.0 * ("block length" in parts) + a.surprise(mine) + b.surprise(theirs)
+
+
+def _odd_value(rule: LoopRule, parts: tuple[RulePart, ...]) -> bool:
+    """Whether B's threshold is not A's, and no number that somebody would choose."""
+    thresholds = rule.selection.number in THRESHOLDS and rule.confidence.kind != "entropy"
+    return "value" in parts and thresholds and not rule.selection.value.round
 
 
 def _block(side: Identified, at: int, fit: Fit | None) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from skipstone.diagnosis.dtypes import rounded
 from skipstone.diagnosis.loop.rule import Draw, SoftmaxAxis
 from skipstone.diagnosis.loop.sheet import (
     Proposals,
@@ -154,6 +155,17 @@ class Evidence:
     def record(self) -> RunRecord:
         """Of the sample."""
         return self.trace.records[self.sample]
+
+    def may_hold(self, dtype: str) -> bool:
+        """Whether confidences may have been of a dtype: those that our engine records were not all.
+
+        Of foreign code they are not seen.
+        """
+        record = self.record
+        if record.header.source != "skipstone":
+            return True
+        seen = (s.candidates.confidence for s in record.steps)
+        return all(np.array_equal(rounded(c, dtype), c, equal_nan=True) for c in seen)
 
     @property
     def drew_nothing(self) -> bool:

@@ -38,6 +38,8 @@ _NUMBERS: tuple[Number, ...] = ("each step", *SCHEDULES, *THRESHOLDS, "factor", 
 _SHARED_OUT: tuple[Number, ...] = ("remainder first", "remainder last", "share of the rest")
 # Rules whose parts allow most steps; for the others no number is looked for.
 _CLOSEST = 24
+# What ties count for that all went to the lowest positions.
+_TIED = 0.05
 _PLAIN = (Confidence(), Confidence(dtype="float32"))
 
 
@@ -129,7 +131,7 @@ def identify(evidence: Evidence, stated: Stated, *, plainly: bool = False) -> Id
                 search.with_draw(draw, plain=True)
     if not search.solved and evidence.drew_over_ids:
         # All tokens may be the best of their rows: those of lower ones were less confident.
-        for draw in Draw(greedy=False).about_the_mask(evidence.watched[0])[:2]:
+        for draw in Draw(greedy=False).about_the_mask(evidence.watched[0]):
             if draw not in draws:
                 search.with_draw(draw, plain=True)
     fits = sorted(search.fits, key=lambda f: _key(f, stated))
@@ -202,6 +204,8 @@ class _Search:
         if self.evidence.dtype in ("bfloat16", "float16"):
             dtypes.append(self.evidence.dtype)
         for dtype in dict.fromkeys((*dtypes, "bfloat16")):
+            if dtype == "bfloat16" and not self.evidence.may_hold(dtype):
+                continue
             yield Confidence(dtype=dtype)
         for dtype in dtypes:
             yield Confidence("margin", dtype=dtype)
@@ -308,9 +312,11 @@ class _Ordered:
         if selection.number == "some":
             # Any number would do, so that each that was chosen is luck.
             return sum(c.bits + np.log2(max(1, c.order.size)) for c in used)
+        bits = sum(c.bits for c in used)
         if self.confidence.kind != "any" and all(c.lowest_first for c in used):
-            return 0.0
-        return sum(c.bits for c in used)
+            # Of two rules that are as plain, the one that needs no ties.
+            return min(bits, _TIED)
+        return bits
 
 
 def _selections(number: Number, *, openings: bool) -> Iterator[Selection]:

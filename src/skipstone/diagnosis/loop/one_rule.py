@@ -14,7 +14,7 @@ from skipstone.diagnosis.loop.choice import bounds, places, within
 from skipstone.diagnosis.loop.evidence import Evidence
 from skipstone.diagnosis.loop.fit import Fit, Identified
 from skipstone.diagnosis.loop.replay import StepCommits, gives
-from skipstone.diagnosis.loop.rule import LoopRule
+from skipstone.diagnosis.loop.rule import Draw, LoopRule
 from skipstone.diagnosis.loop.sheet import confidences
 
 # One rule for both must not need more luck than two rules: a thousandth is no chance.
@@ -70,6 +70,29 @@ def held_against(mine: Identified, at: int, other: Identified, at_other: int) ->
     seen = (other.evidence, at_other)
     left = [f for f in mine.fits if not (f.complete and _passes_over(f.rule, mine, at, seen))]
     return replace(mine, fits=left) if any(f.complete for f in left) else mine
+
+
+def as_of_the_mask(mine: Identified, other: Identified) -> Identified:
+    """What was found of a run, with the ways to leave out the mask that its scores do not show.
+
+    Where the mask is never the best, a loop that never proposes it, and counts it, does as one to
+    which it is like any other id. The other run may tell the two apart.
+    """
+    never, _, like_others = Draw().about_the_mask(mine.evidence.watched[0])
+    if not any(f.rule.draw == never for f in other.complete) or any(
+        f.complete and f.rule.draw == never for f in mine.fits
+    ):
+        return mine
+    fits = list[Fit]()
+    for fit in mine.fits:
+        fits.append(fit)
+        if fit.complete and fit.rule.draw == like_others:
+            fits.append(replace(fit, rule=replace(fit.rule, draw=never)))
+    proposed = (
+        mine.evidence.proposals(i, like_others) for i in range(len(mine.evidence.decisions))
+    )
+    masks = any((p.token_C == mine.evidence.watched[0]).any() for p in proposed)
+    return mine if masks else replace(mine, fits=fits)
 
 
 def _passes_over(rule: LoopRule, mine: Identified, at: int, other: tuple[Evidence, int]) -> bool:

@@ -7,7 +7,12 @@ part by part, and so that one part can be put into the other rule.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil, isfinite
 from typing import Literal
+
+import numpy as np
+
+from skipstone.diagnosis.dtypes import rounded
 
 ConfidenceKind = Literal[
     "probability",
@@ -137,12 +142,29 @@ class ValueRange:
         high = min((self.high, self.high_included), (other.high, other.high_included))
         return ValueRange(low[0], high[0], not low[1], high[1])
 
+    def held(self, dtype: str) -> ValueRange:
+        """The values as a dtype holds them."""
+        if dtype == "float64":
+            return self
+        low, high = rounded(np.array([self.low, self.high]), dtype).tolist()
+        return ValueRange(low, high)
+
     @property
     def middle(self) -> float:
         """A value in it."""
         if self.low == self.high or self.high == float("inf"):
             return self.low
         return (self.low + self.high) / 2
+
+    @property
+    def round(self) -> bool:
+        """Whether it holds a number that somebody would choose: in twentieths, or 0.99, 0.999."""
+        steps = (self.low * 20, self.high * 20)
+        if not all(map(isfinite, steps)) or steps[1] - steps[0] >= 1:
+            return True
+        first = ceil(steps[0])
+        chosen = (first / 20, (first + 1) / 20, 0.99, 0.999, 0.9999)
+        return self.low == self.high or any(value in self for value in chosen)
 
 
 ANYTHING = ValueRange(0.0, float("inf"))
