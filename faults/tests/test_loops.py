@@ -11,11 +11,24 @@ import torch
 
 from faults import loop_faults as faults
 from faults.engine.instead import Fault, instead
-from faults.foreign import JOBS, PARALLEL, Encounter, Recorded, Stranger, record, run
-from faults.foreign_code import STYLES, Style, model, plain
+from faults.cases import SPECIMENS
+from faults.foreign import (
+    JOBS,
+    PARALLEL,
+    THEIR_SKIP,
+    Against,
+    Encounter,
+    Recorded,
+    Stranger,
+    record,
+    run,
+)
+from faults.foreign_cases import FAULTY
+from faults.foreign_code import STYLES, Job, Style, model, plain
 from faults.foreign_loops import FAULTY_LOOPS
 from faults.tests.strangers import named, one_style_each
-from faults.trial import Outcome
+from faults.trial import Outcome, Trial
+from faults.trial import run as run_specimen
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Proof
 from skipstone.diagnosis.loop import identified
@@ -23,8 +36,8 @@ from skipstone.diagnosis.loop.fit import Fit
 from skipstone.diagnosis.loop.number import shares
 from skipstone.diagnosis.loop.rule import ValueRange
 from skipstone.foreign.attach.attach import attach
-from skipstone.record import MemoryTrace
-from skipstone.testing.tiny import EOS
+from skipstone.record import RANDOM_CALLS, MemoryTrace
+from skipstone.testing.tiny import EOS, MASK
 from specimens import decode
 
 RULES: dict[str, Fault] = {
@@ -38,6 +51,12 @@ RULES: dict[str, Fault] = {
     "chance": faults.by_chance,
     "warm": faults.warm,
 }
+
+
+def decoding(
+    prompt: tuple[int, ...], gen_length: int, block_length: int, threshold: float | None
+) -> Job:
+    return Job(prompt, gen_length, block_length, threshold, THEIR_SKIP, MASK, EOS)
 
 
 def first_that_acts(stranger: Stranger) -> tuple[Encounter, Outcome]:
@@ -204,6 +223,88 @@ def test_scores_that_differ_are_no_matter_of_the_loop() -> None:
         b.step(0, step, moved)
     assert Case(runs.a, runs.b).loops.difference is not None
     assert Case(runs.a, b).loops.difference is None
+
+
+HELD_OUT = [
+    # A scores no more than its block; B is through in one step; in two steps.
+    ("hf-commits beyond the block", "engine", decoding((14, 14, 21, 35, 6), 18, 6, 0.5)),
+    ("bare-commits beyond the block", "code", decoding((14, 14, 21, 35, 6), 18, 6, 0.5)),
+    (
+        "llada-commits beyond the block",
+        "engine",
+        decoding((27, 18, 28, 18, 28, 45, 9, 5, 2), 18, 6, 0.5),
+    ),
+    # B turns back to a block that it did not leave because its steps were up.
+    ("llada-commits beyond the block", "engine", decoding((39, 37, 8, 26, 6, 24, 8), 8, 4, None)),
+    # Only one of the runs shows what is done about the mask.
+    (
+        "bare-commits beyond the block",
+        "code",
+        decoding((35, 10, 7, 39, 32, 10, 37, 26, 41), 24, 8, 0.4),
+    ),
+    # All tokens are the best of their rows; and tokens of other rows that were as likely.
+    (
+        "llada-temperature not zero",
+        "code",
+        decoding((27, 18, 28, 18, 28, 45, 9, 5, 2), 16, 8, None),
+    ),
+    ("hf-temperature not zero", "engine", decoding((14, 14, 21, 35, 6), 16, 8, None)),
+    ("hf-temperature not zero", "code", decoding((3, 1, 4, 1, 5, 9, 2), 18, 6, 0.5)),
+]
+
+
+@pytest.mark.parametrize(("name", "against", "job"), HELD_OUT)
+@pytest.mark.parametrize(
+    "reference",
+    [pytest.param(True, id="with-model", marks=pytest.mark.long), pytest.param(False, id="without")],
+)
+def test_a_fault_is_named_at_other_settings(
+    name: str, against: Against, job: Job, reference: bool
+) -> None:
+    stranger = next(s for s in FAULTY_LOOPS if named(s) == name)
+    found = run(Encounter(stranger, job, against, reference))
+    assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["stated", "not stated"])
+@pytest.mark.parametrize(
+    ("style", "job"),
+    [
+        ("bare", decoding((3, 1, 4, 1, 5, 9, 2), 18, 6, 0.5)),
+        ("llada", decoding((8, 41, 13, 39), 20, 10, 0.7)),
+        ("bare", decoding((7, 27, 5, 7, 27), 30, 10, 0.6)),
+    ],
+)
+def test_a_threshold_is_no_odd_number_where_another_dtype_explains_as_much(
+    style: str, job: Job, stated: bool
+) -> None:
+    """A threshold is compared in the dtype of the confidence: 0.7 is 0.69921875 in bfloat16."""
+    stranger = next(s for s in FAULTY if named(s) == f"{style}-confidence in bfloat16")
+    stranger = stranger if stated else replace(stranger, stated=lambda job: {})
+    found = run(Encounter(stranger, job, "engine", reference=False))
+    assert (found.verdict, found.step_right, found.place_right) == ("confidence-dtype", True, True)
+    # Control: another threshold that somebody would choose is one.
+    changed = next(s for s in FAULTY_LOOPS if named(s) == f"{style}-threshold changed")
+    found = run(Encounter(changed, job, "engine", reference=False))
+    assert found.verdict == "commit-rule"
+
+
+def test_what_a_loop_draws_over_is_recorded() -> None:
+    traces = (watched("bare", RULES[name], None, torch.float64) for name in ("probability", "warm"))
+    plainly, drawn = (trace.records[0].header for trace in traces)
+    assert plainly.environment[RANDOM_CALLS] == "none"
+    rows = len(plainly.prompt_ids) + plainly.gen_length
+    assert drawn.environment[RANDOM_CALLS] == f"rand:1x{rows}x{drawn.vocab_size}"
+    states = [drawn.environment[f"random {when}"] for when in ("before", "after")]
+    assert states[0] == states[1], "it has a generator of its own"
+
+
+def test_our_own_confidences_are_of_no_dtype_that_does_not_hold_them() -> None:
+    """Left to right, as ties of a coarse dtype fall; but the record has the confidences."""
+    leftmost = next(s for s in SPECIMENS if s.name == "leftmost first")
+    prompt = "Question: Tell me about William Harvey."
+    found = run_specimen(Trial(leftmost, prompt, leftmost.pairs[0], alone=True))
+    assert (found.verdict, found.step_right, found.place_right) == ("reveal-order", True, True)
 
 
 def test_schedules_commit_every_mask_once() -> None:

@@ -171,7 +171,7 @@ def _region_differs(found: RuleDifference, part: RegionPart, a: LoopRule, b: Loo
             last_a=found.block_a[1],
         )
     if a.region.reach == b.region.reach:
-        return Sentence("B commits in several blocks in one step, A within {a}", a=region(a))
+        return Sentence("B commits in several blocks at once, A within {a}", a=region(a))
     return Sentence("B commits within {b}, A within {a}", a=region(a), b=region(b))
 
 

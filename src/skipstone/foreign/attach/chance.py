@@ -1,4 +1,4 @@
-"""The random numbers of a run: where generators stand, and what was drawn, up to its first decision.
+"""The random numbers of a run up to its first decision: where generators stand, what was drawn.
 
 A loop that has a generator of its own leaves the others where they are; but it calls the functions
 of torch that draw.
@@ -18,8 +18,15 @@ NONE_DRAWN = "none"
 
 # Functions and methods of torch that draw, by the name they have in both.
 _DRAWING = frozenset(
-    "rand rand_like randn randn_like randint randint_like randperm normal normal_ uniform_ random_ "
-    "exponential_ bernoulli bernoulli_ multinomial poisson cauchy_ log_normal_ geometric_".split()
+    f"{name}{end}"
+    for name, ends in {
+        **dict.fromkeys(("rand", "randn", "randint"), ("", "_like")),
+        **dict.fromkeys(("normal", "bernoulli"), ("", "_")),
+        **dict.fromkeys(("randperm", "multinomial", "poisson"), ("",)),
+        **dict.fromkeys(("uniform", "random", "exponential", "cauchy"), ("_",)),
+        **dict.fromkeys(("log_normal", "geometric"), ("_",)),
+    }.items()
+    for end in ends
 )
 # More kinds of call than these tell nothing new.
 _MOST = 8
