@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from faults import loop_faults as faults
-from faults.engine.instead import Fault, instead
 from faults.cases import SPECIMENS
+from faults.engine.instead import Fault, instead
 from faults.foreign import (
     JOBS,
     PARALLEL,
@@ -256,7 +256,10 @@ HELD_OUT = [
 @pytest.mark.parametrize(("name", "against", "job"), HELD_OUT)
 @pytest.mark.parametrize(
     "reference",
-    [pytest.param(True, id="with-model", marks=pytest.mark.long), pytest.param(False, id="without")],
+    [
+        pytest.param(True, id="with-model", marks=pytest.mark.long),
+        pytest.param(False, id="without"),
+    ],
 )
 def test_a_fault_is_named_at_other_settings(
     name: str, against: Against, job: Job, reference: bool

@@ -102,7 +102,12 @@ def difference(a: Identified, b: Identified, noise: float) -> RuleDifference | N
     if not same_scores(a.evidence, at_a, b.evidence, at_b, noise):
         return None
     a, b = held_against(a, at_a, b, at_b), held_against(b, at_b, a, at_a)
-    a, b = as_of_the_mask(a, b), as_of_the_mask(b, a)
+    return _apart(as_of_the_mask(a, b), as_of_the_mask(b, a), where)
+
+
+def _apart(a: Identified, b: Identified, where: tuple[int, int]) -> RuleDifference | None:
+    """The same, where both saw the same scores."""
+    at_a, at_b = where
     if b.complete:
         if one_rule(a, b, where):
             return None
@@ -132,8 +137,8 @@ def difference(a: Identified, b: Identified, noise: float) -> RuleDifference | N
     added = None
     if fit_b is not None and fit_b.rule.predicts:
         place_b = places(b.evidence.decisions, fit_b.rule.region)[at_b]
-        added = gives(fit_b.rule, a.evidence, at_a, given_b, place_b)
-        added = added and not gives(fit_b.rule, a.evidence, at_a, given_a, place_b)
+        given = (gives(fit_b.rule, a.evidence, at_a, g, place_b) for g in (given_b, given_a))
+        added = tuple(given) == (True, False)
     outside_C = ~within(b.evidence.decisions[at_b], place_a, fit_a.rule.region)
     filled = set(b.evidence.decisions[at_b].written_C[outside_C].tolist())
     # What is filled up with ends was not chosen by any rule.
