@@ -20,6 +20,7 @@ from faults.truth import (
 )
 
 WINDOW = "suffix_window=3"
+DLLM = "cache=dllm:prompt_every=8,response_every=4"
 
 
 OF_CACHE = (
@@ -70,6 +71,19 @@ OF_CACHE = (
         (11,),
         against(f"{FIXED} cache=none", f"{FIXED} cache=dkv:0"),
         PARTED,
+    ),
+    Specimen(
+        "values that moved least are kept, by setting",
+        (11,),
+        against(f"{FIXED} cache=none", f"{FIXED} {DLLM}"),
+        PARTED,
+    ),
+    Specimen(
+        "the interval of the response is forgotten",
+        (11,),
+        same(f"{FIXED} {DLLM}"),
+        Truth(from_forward(4), (2,), anywhere),
+        cache.response_never_due,
     ),
     Specimen(
         "fewer refreshes, by setting",

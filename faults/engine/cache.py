@@ -15,7 +15,7 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.blocks import Block, blocks
-from skipstone.cache import DualCache, VicinityCache, delayed
+from skipstone.cache import DllmCache, DualCache, VicinityCache, delayed
 from skipstone.canvas import RequestStep, StepContext
 from skipstone.engine import request
 from skipstone.host_canvas import Status
@@ -120,6 +120,20 @@ def refresh_stops_half_way() -> Generator[None, None, None]:
         return q_NHE
 
     with instead(KVStore, "write", wrong):
+        yield
+
+
+# --- old changes of layers ------------------------------------------------------------------------
+
+
+@contextmanager
+def response_never_due() -> Generator[None, None, None]:
+    """The interval of the response is forgotten: nothing but its share is computed again."""
+
+    def wrong(self: DllmCache, at: RequestStep) -> bool:
+        return at.forward == 0
+
+    with instead(DllmCache, "computes_response", wrong):
         yield
 
 

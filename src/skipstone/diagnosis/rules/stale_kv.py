@@ -225,6 +225,15 @@ def _position(case: Case) -> int | None:
 
 
 def _drift(step: StepRecord) -> Sentence:
+    left = np.setdiff1d(step.rows, step.finished)
+    if left.size and not step.skip_layer:
+        return Sentence(
+            "{rows} of {all} rows take from some layers what these added to them earlier; they last "
+            "went through all layers up to {age} forwards before",
+            rows=left.size,
+            all=step.rows.size,
+            age=int(step.finished_age[left].max()),
+        )
     old = step.entered_age[np.setdiff1d(np.arange(step.entered_age.size), step.rows)]
     if not old.size:
         return Sentence("no cached row is read in this step")

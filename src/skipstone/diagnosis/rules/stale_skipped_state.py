@@ -144,7 +144,7 @@ def _old_logits(case: Case) -> Finding | None:
     if deviation is None or case.expected.first_of("rows", "similarity", "skip"):
         return None
     step = deviation.step
-    skipped = np.array(step.skipped)
+    skipped = np.array(step.skipped if step.skip_layer else ())
     if not skipped.size or not np.isin(deviation.positions, skipped).all():
         return None
     alone = case.proof.only("scores", "confidence", "token", "commit")
