@@ -79,8 +79,9 @@ OF_CACHE = (
         PARTED,
     ),
     Specimen(
+        # Keys and values are old then, and so is what layers add.
         "the interval of the response is forgotten",
-        (11,),
+        (11, 12),
         same(f"{FIXED} {DLLM}"),
         Truth(from_forward(4), (2,), anywhere),
         cache.response_never_due,

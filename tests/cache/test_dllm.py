@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,10 +13,16 @@ from torch import Tensor
 
 from skipstone import ConfigError, Engine, Fixed, Model, NoCache, Settings
 from skipstone.cache import DllmCache
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.diagnose import Diagnosis, diagnose
+from skipstone.diagnosis.finding import Proof
 from skipstone.engine.forward.choosing import Choosing
 from skipstone.engine.observe import StepView
 from skipstone.memory.store import KVStore
+from skipstone.record import MemoryTrace
 from skipstone.rows import Rows
+from skipstone.tracing import Recorder
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from tests.helpers.watching import BASE, Looking, places, prompt_of, uneven_model
 from tests.models.test_contracts import CONFIGS, model_of
 
@@ -155,6 +161,29 @@ def test_computing_everything_in_each_step_is_the_exact_run() -> None:
     assert Engine(uneven_model(1), BASE, cache=DllmCache(1, 1)).generate(PROMPT).tokens == exact
     loose = Engine(uneven_model(1), BASE, cache=DllmCache(0, 0, 0.1)).generate(PROMPT).tokens
     assert loose != exact
+
+
+@pytest.mark.parametrize("level", ["decisions", "full"])
+def test_a_diagnosis_names_the_cache_and_says_how_old_rows_are(
+    level: Literal["decisions", "full"],
+) -> None:
+    traces, engines, model = list[MemoryTrace](), list[Engine](), uneven_model(1)
+    # Twice the same finds nothing: rows that layers leave out are no skips.
+    for cache in (NoCache(), DllmCache(0, 0, 0.1), DllmCache(0, 0, 0.1)):
+        recorder = Recorder(level)
+        engines.append(Engine(model, BASE, cache=cache))
+        engines[-1].generate(PROMPT, observer=recorder)
+        traces.append(recorder.trace)
+
+    def found(a: int, b: int) -> Diagnosis:
+        sides = (Side(traces[n], 0, engines[n]) for n in (a, b))
+        return diagnose(Case(traces[a], traces[b], ExperimentRunner(*sides, model)))
+
+    cause = found(0, 1).cause
+    assert cause is not None
+    assert (cause.rule, cause.proof) == ("stale-kv", Proof.NECESSARY_AND_SUFFICIENT)
+    assert "rows take from some layers what these added to them earlier" in str(cause.evidence)
+    assert found(1, 2).findings == ()
 
 
 def test_what_had_no_effect_is_said() -> None:

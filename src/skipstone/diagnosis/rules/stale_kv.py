@@ -228,8 +228,8 @@ def _drift(step: StepRecord) -> Sentence:
     left = np.setdiff1d(step.rows, step.finished)
     if left.size and not step.skip_layer:
         return Sentence(
-            "{rows} of {all} rows take from some layers what these added to them earlier; they last "
-            "went through all layers up to {age} forwards before",
+            "{rows} of {all} rows take from some layers what these added to them earlier; they "
+            "last went through all layers up to {age} forwards before",
             rows=left.size,
             all=step.rows.size,
             age=int(step.finished_age[left].max()),
