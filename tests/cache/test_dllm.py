@@ -176,8 +176,8 @@ def test_a_diagnosis_names_the_cache_and_says_how_old_rows_are(
         traces.append(recorder.trace)
 
     def found(a: int, b: int) -> Diagnosis:
-        sides = (Side(traces[n], 0, engines[n]) for n in (a, b))
-        return diagnose(Case(traces[a], traces[b], ExperimentRunner(*sides, model)))
+        one, other = (Side(traces[n], 0, engines[n]) for n in (a, b))
+        return diagnose(Case(traces[a], traces[b], ExperimentRunner(one, other, model)))
 
     cause = found(0, 1).cause
     assert cause is not None
