@@ -24,6 +24,7 @@ from skipstone.cache import (
     DelayedCache,
     DllmCache,
     DualCache,
+    ElasticCache,
     NoCache,
     OnceCache,
     PrefixCache,
@@ -216,6 +217,7 @@ CACHE = Kind[CachePolicy](
         "dkv": DelayedCache,
         "once": OnceCache,
         "dllm": DllmCache,
+        "elastic": ElasticCache,
     },
 )
 SKIP = Kind[SkipPolicy](

@@ -65,6 +65,12 @@ class RequestStep:
         return self.block.start + self.step
 
     @property
+    def sees_more(self) -> bool:
+        """Whether the block may see what was never computed."""
+        in_part = self.sees is not None or self.suffix is not None
+        return self.forward == 0 or (self.step == 0 and in_part)
+
+    @property
     def start(self) -> int:
         """First position of the block."""
         return self.prompt_length + self.block.start

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, NoSkip, PrefixCache
-from skipstone.cache import CachePolicy, DelayedCache, VicinityCache
+from skipstone.cache import CachePolicy, DelayedCache, ElasticCache, VicinityCache
 from skipstone.canvas import Geometry, StepContext
 from skipstone.diff import compare
 from skipstone.engine import Result, Settings
@@ -37,6 +37,7 @@ CACHES: list[CachePolicy] = [
     VicinityCache(2, 3, warmup=1),
     VicinityCache(1, 1, warmup=2, refresh_every=3, published=True),
     DelayedCache(4),
+    ElasticCache(0.97),
 ]
 UNMASKS: list[UnmaskPolicy] = [
     Fixed(),
@@ -77,10 +78,12 @@ def any_settings(draw: st.DrawFn, *, random_order: bool = False) -> Settings:
         least = -(-gen_length // block_length)
         steps = draw(st.none() | st.integers(least, gen_length))
     seeded = unmask.uses_seed or temperature > 0
+    cache = draw(st.sampled_from(CACHES))
+    names_rows = isinstance(cache, ElasticCache)
     return Settings(
-        cache=draw(st.sampled_from(CACHES)),
+        cache=cache,
         unmask=unmask,
-        skip=draw(st.sampled_from(SKIPS)),
+        skip=NoSkip() if names_rows else draw(st.sampled_from(SKIPS)),
         gen_length=gen_length,
         block_length=block_length,
         steps=steps,

@@ -26,6 +26,7 @@ from skipstone.testing.tiny import EOS, tiny_model
 # Settings at which the caches differ, and a skip that acts, on the models below.
 LOW = CosineSkip(skip_layer_k=3, skip_threshold=0.7, skip_outlier=0.0)
 BASE = Settings(gen_length=18, block_length=6, eos_stop=False)
+# Those that go with every skip.
 CACHES: list[CachePolicy] = [
     NoCache(),
     PrefixCache(),

@@ -45,7 +45,7 @@ class OnceCache(CachePolicy):
     def rows(self, context: StepContext) -> Rows:
         """All rows at first, then those of the block, and what the clock or the last step adds."""
         # What comes into sight with a block has no K/V yet.
-        first, later = context.split(_sees_more)
+        first, later = context.split(lambda at: at.sees_more)
         due, others = later.split(self._is_due)
         opening, within = others.split(lambda at: at.step == 0)
         parts = [first.changed_rows(), within.block_rows()]
@@ -70,12 +70,6 @@ class OnceCache(CachePolicy):
 
     def _is_due(self, at: RequestStep) -> bool:
         return self.refresh_every > 0 and at.clock % self.refresh_every == 0
-
-
-def _sees_more(at: RequestStep) -> bool:
-    """Whether the block may see what was never computed."""
-    in_part = at.sees is not None or at.suffix is not None
-    return at.forward == 0 or (at.step == 0 and in_part)
 
 
 def _leftmost(context: StepContext) -> list[int]:
