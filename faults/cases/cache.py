@@ -67,6 +67,19 @@ OF_CACHE = (
         PARTED,
     ),
     Specimen(
+        "elastic cache, by setting",
+        (11,),
+        against(f"{FIXED} cache=none", f"{FIXED} cache=elastic:gamma=0.5"),
+        PARTED,
+    ),
+    Specimen(
+        "a drift of attention is never found",
+        (11,),
+        same(f"{FIXED} cache=elastic:gamma=0.99"),
+        Truth(from_forward(1), (1,), anywhere),
+        cache.no_drift,
+    ),
+    Specimen(
         "delayed cache, by setting",
         (11,),
         against(f"{FIXED} cache=none", f"{FIXED} cache=dkv:0"),
