@@ -15,7 +15,7 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.blocks import Block, blocks
-from skipstone.cache import DllmCache, DualCache, VicinityCache, delayed
+from skipstone.cache import DllmCache, DualCache, VicinityCache, delayed, elastic
 from skipstone.canvas import RequestStep, StepContext
 from skipstone.engine import request
 from skipstone.host_canvas import Status
@@ -345,6 +345,13 @@ def no_vicinity() -> Generator[None, None, None]:
         return rows_where(replace(self, before=0, after=0), is_due, context)
 
     with instead(VicinityCache, "rows_where", wrong):
+        yield
+
+
+@contextmanager
+def no_drift() -> Generator[None, None, None]:
+    """What is watched seems to attend as it did, whatever it does."""
+    with instead(elastic, "_cosine", lambda before_K, now_K: 1.0):
         yield
 
 
