@@ -76,7 +76,7 @@ OF_CACHE = (
         "a drift of attention is never found",
         (11,),
         same(f"{FIXED} cache=elastic:gamma=0.99"),
-        Truth(from_forward(1), (1,), anywhere),
+        Truth(from_forward(1), where=anywhere),
         cache.no_drift,
     ),
     Specimen(
