@@ -22,10 +22,12 @@ from skipstone.canvas import Canvas, Geometry, HostCanvas, RequestStep, Status, 
 from skipstone.engine.ages import Ages
 from skipstone.engine.entering import with_entering
 from skipstone.engine.forward.asked import Asked, started
+from skipstone.engine.forward.common import Histories, Leaders, led_rows, spread
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.naming import Naming
-from skipstone.engine.forward.runner import Runner
+from skipstone.engine.forward.runner import Pass, Runner
 from skipstone.engine.guarded import Failed, checked_choice, checked_rows, guarded, noting
+from skipstone.engine.observe import Taps
 from skipstone.engine.progress import RequestState
 from skipstone.engine.request import Done, Request
 from skipstone.engine.score.scorer import Scorer
@@ -84,6 +86,7 @@ class Batch:
             lambda policy: started(policy, geometry), lambda slot: _settings(slots, slot).cache
         )
         self._inputs, self._changes = (KeptStates(self.runner.store) for _ in range(2))
+        self._histories = Histories()
         self._listens = self._names = self._weighs = False
 
     @classmethod
@@ -163,6 +166,7 @@ class Batch:
         if self.runner.skip is not None:
             self.runner.skip.forget(slot)
         self._failed.pop(slot, None)
+        self._histories.forget([slot])
         self.slots[slot] = state = RequestState(request, slot, place.base, reused=place.reused)
         return state
 
@@ -236,6 +240,39 @@ class Batch:
                 free, _ = same.split(lambda at: not recovery and at.slot not in rows.refreshed)
                 asked.append(Asked(policy, session, same, free))
         return Naming(asked, self._inputs, self._changes, self._failed) if asked else None
+
+    def leaders(self, rows: Rows) -> Leaders | None:
+        """Who computes for whom in a forward over ``rows``; None: each for itself.
+
+        On a GPU the host does not know the canvas when a step is launched. Whoever has a say in the
+        midst of a forward, or replaces states there, speaks of single requests.
+        """
+        states = [self.state(slot) for slot in rows.requests]
+        judged = self.runner.skip is not None or self.runner.intervention is not None
+        if judged or self._names or self.geometry.device.type != "cpu":
+            return None
+        if len({state.request.prompt for state in states}) == len(states):
+            return None
+        return self._histories.leaders(rows, self.canvas.ids_BL.numpy())
+
+    def forward(
+        self,
+        rows: Rows,
+        context: StepContext,
+        *,
+        fresh: Sequence[int],
+        taps: Taps,
+        naming: Naming | None = None,
+    ) -> Pass:
+        """The forward of a step; what several requests have in common is computed once."""
+        leaders = None if taps else self.leaders(rows)
+        if leaders is None:
+            self._histories.forget(rows.requests)
+            return self.runner.forward(rows, context, fresh=fresh, taps=taps, naming=naming)
+        led = led_rows(rows, leaders)
+        done = self.runner.forward(led, context, fresh=fresh, taps=taps)
+        self._histories.computed(rows, self.canvas.ids_BL.numpy())
+        return spread(done, rows, leaders, self.runner.store)
 
     def weighing(self, context: StepContext) -> Weighing | None:
         """Whose unmask policies see the logits of a step; None: nobody's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from skipstone.engine.arena import MOST_SLOTS, Arena
 from skipstone.engine.commits import Commit
 from skipstone.engine.defaults import with_defaults
 from skipstone.engine.driver import Driver
-from skipstone.engine.finish import result_of
+from skipstone.engine.finish import idle_places, raise_error, result_of
 from skipstone.engine.fit import check_fit, without_graphs
 from skipstone.engine.layout import Layout
 from skipstone.engine.loop import Loop
@@ -26,7 +26,8 @@ from skipstone.engine.request import Handle, Request, read_or_cancel, with_stops
 from skipstone.engine.result import Result
 from skipstone.engine.roofline import advice
 from skipstone.engine.settings import Settings, SettingsFields
-from skipstone.errors import ConfigError, NotFiniteError, PromptError, nearest
+from skipstone.errors import ConfigError, PromptError, nearest
+from skipstone.kinds import of_kind
 from skipstone.memory.limit import MemoryLimit
 from skipstone.models.load import Model
 from skipstone.quoting import shown
@@ -133,6 +134,7 @@ class Engine:
         prompts: Prompts,
         *,
         batch_size: int | None = None,
+        settings: Sequence[Settings] | None = None,
         observer: Observer | None = None,
     ) -> list[Result]:
         """Decode prompts of any lengths together; each gives the tokens it would give alone.
@@ -144,26 +146,29 @@ class Engine:
             prompts: each as ``generate`` takes it; or ids [B, L].
             batch_size: how many are decoded at once; all if None. Places that nobody takes are a
                 note of each result.
+            settings: of each prompt; None: the engine's. Those with another skip policy than the
+                one before are decoded after it.
             observer: shown every step.
 
         Raises:
             PromptError: there is no prompt, or one cannot be used; the message says which.
             NoRoomError: the keys and values of one would never fit.
-            ConfigError: the batch size is not a positive number.
+            ConfigError: the batch size is not a positive number, or settings do not fit.
             StalledError: the unmask policy never commits anything.
             NotFiniteError: a number is not finite; the message names the request and the layer,
                 ``finished`` has the results of the other prompts.
         """
         given = several(prompts)
+        own = self._own(settings, len(given))
         batch_size = cast("int | None", checked("batch_size", batch_size, int | None))
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {shown(batch_size)}, must be at least 1")
-        said = _idle_places(batch_size, len(given))
+        said = idle_places(batch_size, len(given))
         size = None if batch_size is None else min(batch_size, len(given))
         alone = len(given) == 1
         handles = [
             self._handle(
-                self._request(prompt, "the prompt" if alone else f"prompt {i}", self.settings, i),
+                self._request(prompt, "the prompt" if alone else f"prompt {i}", own[i], i),
                 observer=observer,
                 batch_size=size,
                 notes=(*(self.model.text.notes if isinstance(prompt, str) else ()), *said),
@@ -193,10 +198,7 @@ class Engine:
             NoRoomError: its keys and values would never fit.
             ConfigError: a setting is unknown or does not fit the model.
         """
-        settings = with_defaults(self._stated.replace(**changes), self.model)
-        mine, theirs = ((s.cache, s.unmask, s.skip) for s in (settings, self.settings))
-        if mine != theirs:
-            check_fit(self.model.network, settings)
+        settings = self._fitting(self._stated.replace(**changes))
         notes = self.model.text.notes if isinstance(prompt, str) else ()
         request = self._request(prompt, "the prompt", settings)
         handle = self._handle(request, notes=notes, joined=True)
@@ -260,6 +262,25 @@ class Engine:
         request = self._request_of(ids[:first], ids[first:], settings, where="the canvas")
         return self._decode([self._handle(request, observer=observer)], observer)[0]
 
+    def _own(self, settings: object, count: int) -> Sequence[Settings]:
+        """The settings of each of so many prompts."""
+        if settings is None:
+            return [self.settings] * count
+        of_kind("settings", settings, (list, tuple), "a list of Settings, one for each prompt")
+        given = cast("Sequence[Settings]", settings)
+        if len(given) != count:
+            raise ConfigError(f"settings are {len(given)}, and prompts {count}; give as many")
+        return [self._fitting(one) for one in given]
+
+    def _fitting(self, stated: Settings) -> Settings:
+        """Settings with what the model recommends; refused if they do not fit it."""
+        of_kind("settings of a prompt", stated, Settings, "skipstone.Settings")
+        settings = with_defaults(stated, self.model)
+        mine, theirs = ((s.cache, s.unmask, s.skip) for s in (settings, self.settings))
+        if mine != theirs:
+            check_fit(self.model.network, settings)
+        return settings
+
     def _decode(self, handles: Sequence[Handle], observer: Observer | None) -> list[Result]:
         """Decode these requests, and wait for all of them."""
         started = time.perf_counter()
@@ -276,7 +297,7 @@ class Engine:
             stats = replace(result.stats, seconds=seconds, run_generated=generated)
             finished[sample] = replace(result, stats=stats)
         for handle in handles:
-            _raise(handle.exception(), finished, len(handles))
+            raise_error(handle.exception(), finished, len(handles))
         results = list(finished.values())
         if observer is not None:
             observer.on_end(results)
@@ -380,21 +401,3 @@ class Engine:
         loop = self._layout.lay_out(handles, deque(handles), graphs=graphs)
         loop.admit()
         return loop
-
-
-def _raise(error: BaseException | None, finished: Mapping[int, Result], prompts: int) -> None:
-    """Raise the error of one of several prompts, with what the others gave."""
-    if error is None:
-        return
-    if isinstance(error, NotFiniteError) and prompts > 1:
-        message = f"{error}; {len(finished)} of {prompts} prompts were finished"
-        raise NotFiniteError(message, finished) from None
-    raise error
-
-
-def _idle_places(batch_size: int | None, count: int) -> tuple[str, ...]:
-    """That a batch has places which nobody takes."""
-    if batch_size is None or batch_size <= count:
-        return ()
-    whole = "the only prompt" if count == 1 else f"the {count} prompts: all are decoded at once"
-    return (f"batch_size={shown(batch_size)} has no effect: it is more than {whole}",)

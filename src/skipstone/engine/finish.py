@@ -5,7 +5,7 @@ Shape letters: G generation length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from skipstone.engine.prefix import idle
 from skipstone.engine.request import Done, Request
 from skipstone.engine.result import Result, Stats
 from skipstone.engine.settings import Settings
+from skipstone.errors import NotFiniteError
+from skipstone.quoting import shown
 from skipstone.sentence import counted
 from skipstone.skip import NoSkip
 from skipstone.text import Text
@@ -105,3 +107,21 @@ def _notes(settings: Settings, stats: Stats, masks_left: int) -> tuple[str, ...]
         )
         notes.append(f"cache is on ({cache}) and saved nothing: {why}")
     return tuple(notes)
+
+
+def idle_places(batch_size: int | None, count: int) -> tuple[str, ...]:
+    """That a batch of ``count`` prompts has places which nobody takes."""
+    if batch_size is None or batch_size <= count:
+        return ()
+    whole = "the only prompt" if count == 1 else f"the {count} prompts: all are decoded at once"
+    return (f"batch_size={shown(batch_size)} has no effect: it is more than {whole}",)
+
+
+def raise_error(error: BaseException | None, finished: Mapping[int, Result], prompts: int) -> None:
+    """Raise the error of one of several prompts, with what the others gave."""
+    if error is None:
+        return
+    if isinstance(error, NotFiniteError) and prompts > 1:
+        message = f"{error}; {len(finished)} of {prompts} prompts were finished"
+        raise NotFiniteError(message, finished) from None
+    raise error

@@ -163,8 +163,12 @@ class Loop:
             return False
         rows = batch.rows(context)
         if len(context.requests) > 1:
-            chosen = self.scheduler.choose(dict(zip(rows.requests, rows.counts, strict=True)))
-            context, others = context.split(lambda at: at.slot in chosen)
+            leaders = batch.leaders(rows) or {}
+            computed = dict(zip(rows.requests, rows.counts, strict=True))
+            # Whoever takes over what another one computes goes with it, and costs no rows.
+            wanted = {slot: n for slot, n in computed.items() if leaders.get(slot, slot) == slot}
+            chosen = self.scheduler.choose(wanted)
+            context, others = context.split(lambda at: leaders.get(at.slot, at.slot) in chosen)
             if others.requests:
                 rows = batch.rows(context)
         flight = self.stepper.launch(context, rows)

@@ -109,7 +109,7 @@ class Stepper:
             batch.runner.packs = draws or rows.num_rows > MOST_UNPACKED
         batch.taken(rows, context)
         naming = batch.naming(rows, context, recovery=recovery)
-        done = batch.runner.forward(rows, context, fresh=fresh.active, taps=taps, naming=naming)
+        done = batch.forward(rows, context, fresh=fresh.active, taps=taps, naming=naming)
         weighing = batch.weighing(context)
         scored = batch.scorer.score(
             done, context, batch.host, weighing=weighing, want_logits=taps.logits

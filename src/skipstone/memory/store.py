@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -195,6 +196,20 @@ class KVStore:
             taken = cells[:, shared.base : shared.base + shared.count]
             taken = taken if apart >= shared.count else taken.clone()
             cells[:, base : base + shared.count] = taken
+
+    def take_over(self, position: np.ndarray, source: int, base: int) -> None:
+        """Copy keys and values of some positions from one request to another, in every layer.
+
+        Args:
+            position: int64, ascending.
+            source: the cell of position 0 of the request that has them.
+            base: that of the request that takes them over.
+        """
+        first, end = int(position[0]), int(position[-1]) + 1
+        whole = len(position) == end - first
+        at = slice(first, end) if whole else position
+        for cells in (self.keys, self.values):
+            cells[:, base:][:, at] = cells[:, source:][:, at]
 
     def write(
         self,

@@ -102,7 +102,7 @@ class Recorder:
     def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
         """Note what is run; forgets the run before."""
         self._headers = [
-            _header(model, settings, prompt, sample, len(prompts))
+            header_of(model, settings, prompt, sample, len(prompts))
             for sample, prompt in enumerate(prompts)
         ]
         self._sink.begin(self._headers, self.level)
@@ -182,9 +182,18 @@ def to_numpy(values: Tensor) -> np.ndarray:
     return host.numpy()
 
 
-def _header(
+def header_of(
     model: Model, settings: Settings, prompt: Sequence[int], sample: int, batch: int
 ) -> Header:
+    """What is run: one prompt, as plain data.
+
+    Args:
+        model: that decodes it.
+        settings: how.
+        prompt: its ids.
+        sample: which of the prompts of its call it is.
+        batch: how many these are.
+    """
     from skipstone.version import __version__
 
     config = model.config

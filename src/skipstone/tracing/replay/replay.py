@@ -108,7 +108,7 @@ class Replayer:
         reused = {state.slot: np.arange(state.reused) for state in batch.states}
         rows = context.rows_at(reused)
         if rows.num_rows:
-            batch.runner.forward(rows, context, fresh=context.active, taps=Taps())
+            batch.forward(rows, context, fresh=context.active, taps=Taps())
 
     def watch(self, observer: Observer) -> None:
         """Show the steps from here on to an observer."""
