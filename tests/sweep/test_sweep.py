@@ -392,7 +392,7 @@ def test_each_worker_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = WorkerSetup("m", "cuda", "bfloat16", 1, EXACT, ())
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ConfigError, match="needs as many GPUs, and there are 2"):
-        next(Local(3).run(tiny_model(), plan, [Unit(0, "a")]))
+        next(Local(3).run(tiny_model(), plan, [Unit(((0, "a"),))]))
 
 
 def test_a_killed_worker_loses_nothing(

@@ -96,7 +96,7 @@ class Local:
                 f"executor local:{self.workers} needs as many GPUs, and there are "
                 f"{torch.cuda.device_count()}; each worker takes one"
             )
-        left, broken = {unit.prompt: unit for unit in units}, 0
+        left, broken = {unit.first: unit for unit in units}, 0
         while left:
             try:
                 for found in self._pool(plan, list(left.values())):

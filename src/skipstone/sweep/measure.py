@@ -1,9 +1,15 @@
-"""One prompt under the baseline and every setting: what is written down about each run."""
+"""Prompts under the baseline and every setting: what is written down about each run.
+
+What a run takes is only measured of a run that has the machine to itself. So a part of the prompts
+is decoded one setting after the other, and timed. All others are decoded together, which is several
+times as fast; how long their runs would have taken alone is estimated from the timed ones.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,9 +19,9 @@ from skipstone.diff.compare import compare
 from skipstone.engine import Engine, Result, Settings
 from skipstone.models.base import ModelConfig
 from skipstone.models.load import Model, load
-from skipstone.record import MemoryTrace
 from skipstone.record.schema import RunRecord
 from skipstone.sweep.grid import BASELINE, Setting
+from skipstone.sweep.together import Run, decode_together
 from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments.runner import Side
 from skipstone.tracing.record.recorder import Recorder
@@ -48,7 +54,7 @@ class Measurement:
     """Of this run, counted from 0."""
     forwards: int
     rows: int
-    """Rows that entered layer 1, over all forwards."""
+    """Rows that entered layer 1, over all forwards; those of shadows too."""
     generated: int
     """New tokens up to EOS."""
     masks_left: int
@@ -57,7 +63,10 @@ class Measurement:
     flops: float
     """Operations of the matrix products; a multiplication and an addition are two."""
     seconds: float
+    """Of the run alone; NaN where it was not timed, until ``timing.filled`` estimates it."""
     tokens_per_second: float
+    timed: bool = True
+    """Whether the run was timed, alone."""
     cause: str = ""
     """Why another answer came out, as ``skipstone diagnose`` names it; empty where the answer is
     the baseline's, or nobody asked."""
@@ -94,31 +103,58 @@ class WorkerSetup:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is run, and written down, as a whole: one prompt under every setting."""
+    """What one worker runs as a whole: prompts under every setting."""
 
-    prompt: int
-    text: str
+    prompts: tuple[tuple[int, str], ...]
+    """Place among all prompts, and text."""
+    timed: bool = True
+    """Whether each run has the machine to itself; else all are decoded together."""
+
+    @property
+    def first(self) -> int:
+        """The first of its prompts, by which it is known."""
+        return self.prompts[0][0]
 
 
 def measure(model: Model, plan: WorkerSetup, unit: Unit) -> list[Measurement]:
-    """Run one prompt under the baseline and every setting.
+    """Run prompts under the baseline and every setting.
 
     Returns:
-        The baseline's measurement, then those of the settings; ``right`` is left open.
+        By prompt, the baseline's measurement, then those of the settings; ``right`` is left open.
 
     Raises:
-        SkipstoneError: the prompt cannot be decoded under a setting.
+        SkipstoneError: a prompt cannot be decoded under a setting.
     """
-    runs = {s.name: _run(model, s.settings, unit.text) for s in plan.in_turn(unit.prompt)}
-    found = [_measurement(model, unit, setting, runs) for setting in plan.all]
-    if not plan.explain:
-        return found
-    return [m if m.same_answer else _explained(m, runs, plan.explain) for m in found]
+    found = list[Measurement]()
+    for prompt, runs in _runs(model, plan, unit):
+        of_prompt = [_measurement(model, prompt, setting.name, runs) for setting in plan.all]
+        if plan.explain and not all(m.same_answer for m in of_prompt):
+            trusted = runs[BASELINE].alone(model)
+            of_prompt = [
+                m if m.same_answer else _explained(model, m, trusted, runs, plan.explain)
+                for m in of_prompt
+            ]
+        found += of_prompt
+    return found
+
+
+def _runs(model: Model, plan: WorkerSetup, unit: Unit) -> Iterator[tuple[int, Mapping[str, _Run]]]:
+    """The runs of each prompt of a unit, by setting."""
+    if unit.timed:
+        for prompt, text in unit.prompts:
+            yield prompt, {s.name: _alone(model, s.settings, text) for s in plan.in_turn(prompt)}
+        return
+    runs = {
+        prompt: {s.name: Run(text, s.settings) for s in plan.all} for prompt, text in unit.prompts
+    }
+    decode_together(model, [run for named in runs.values() for run in named.values()])
+    for prompt, named in runs.items():
+        yield prompt, {name: _Run(run) for name, run in named.items()}
 
 
 def warm_up(model: Model, plan: WorkerSetup, unit: Unit) -> None:
     """Decode once without measuring: what is allocated on first use belongs to no setting."""
-    Engine(model, plan.baseline).generate(unit.text)
+    Engine(model, plan.baseline).generate(unit.prompts[0][1])
 
 
 @cache
@@ -141,45 +177,57 @@ def flops(config: ModelConfig, result: Result, scored: int) -> float:
     each = [2.0 * config.weights_used(layer) + attended for layer in range(config.num_layers)]
     # Rows leave before the last layers, which are alike.
     skipped = sum(step.skipped_row_layers for step in result.stats.steps) * each[-1]
-    layers = sum(step.rows for step in result.stats.steps) * sum(each) - skipped
+    # The shadow of a block goes through every layer, beside the rows of its step.
+    rows = sum(step.rows + step.shadow_rows for step in result.stats.steps)
+    layers = rows * sum(each) - skipped
     return layers + 2.0 * scored * config.vocab_size * config.width
 
 
 @dataclass(frozen=True)
 class _Run:
-    engine: Engine
-    result: Result
-    trace: MemoryTrace
-    seconds: float
+    """A run that is done."""
+
+    run: Run
+    seconds: float = math.nan
+    """Alone; NaN if it was not timed."""
+
+    @property
+    def result(self) -> Result:
+        """What was decoded."""
+        assert self.run.result is not None
+        return self.run.result
 
     @property
     def record(self) -> RunRecord:
         """Its decisions."""
-        return self.trace.records[0]
+        return self.run.trace.records[0]
 
-    @property
-    def side(self) -> Side:
+    def alone(self, model: Model) -> _Run:
+        """The same run, alone: what is proven about it is proven of a run that can be repeated."""
+        timed = not math.isnan(self.seconds)
+        return self if timed else _alone(model, self.run.settings, self.run.prompt)
+
+    def side(self, model: Model) -> Side:
         """As a side of a diagnosis, which may run it again."""
-        return Side(self.trace, 0, self.engine)
+        return Side(self.run.trace, 0, Engine(model, self.run.settings))
 
 
-def _run(model: Model, settings: Settings, prompt: str) -> _Run:
+def _alone(model: Model, settings: Settings, prompt: str) -> _Run:
     """Decode once; on a GPU twice: the first run captures graphs, the second is timed."""
-    engine, recorder = Engine(model, settings), Recorder()
-    result = engine.generate(prompt, observer=recorder)
-    timed = engine.generate(prompt) if model.network.device.type == "cuda" else result
-    return _Run(engine, result, recorder.trace, timed.stats.seconds)
+    engine, recorder, run = Engine(model, settings), Recorder(), Run(prompt, settings)
+    run.result = engine.generate(prompt, observer=recorder)
+    run.trace = recorder.trace
+    timed = engine.generate(prompt) if model.network.device.type == "cuda" else run.result
+    return _Run(run, timed.stats.seconds)
 
 
-def _measurement(
-    model: Model, unit: Unit, setting: Setting, runs: Mapping[str, _Run]
-) -> Measurement:
-    run, base = runs[setting.name], runs[BASELINE]
+def _measurement(model: Model, prompt: int, name: str, runs: Mapping[str, _Run]) -> Measurement:
+    run, base = runs[name], runs[BASELINE]
     result, found = run.result, compare(base.record, run.record)
     first, start = found.first, result.prompt_tokens
     return Measurement(
-        prompt=unit.prompt,
-        setting=setting.name,
+        prompt=prompt,
+        setting=name,
         text=result.text,
         tokens=result.tokens,
         right=None,
@@ -191,19 +239,23 @@ def _measurement(
         position=first.position - start if first else -1,
         forward=first.forward_b if first else -1,
         forwards=result.stats.num_forwards,
-        rows=sum(step.rows for step in result.stats.steps),
+        rows=sum(step.rows + step.shadow_rows for step in result.stats.steps),
         generated=result.stats.generated,
         masks_left=result.masks_left,
         skip_share=result.stats.skip_share,
         flops=flops(model.config, result, _scored(run.record)),
         seconds=run.seconds,
         tokens_per_second=result.stats.generated / run.seconds,
+        timed=not math.isnan(run.seconds),
     )
 
 
-def _explained(m: Measurement, runs: Mapping[str, _Run], seconds: float) -> Measurement:
+def _explained(
+    model: Model, m: Measurement, trusted: _Run, runs: Mapping[str, _Run], seconds: float
+) -> Measurement:
     """The same with the cause of its other answer, and how well it is proven."""
-    found = examined(runs[BASELINE].side, runs[m.setting].side, None, time_limit=seconds)
+    run = runs[m.setting].alone(model)
+    found = examined(trusted.side(model), run.side(model), None, time_limit=seconds)
     if found.cause is None:
         verdict = found.verdict if found.finished else "not-finished"
         return dataclasses.replace(m, cause=verdict, evidence=str(found.known))

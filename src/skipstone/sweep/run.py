@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -23,8 +25,14 @@ from skipstone.sweep.executors import Executor, Serial
 from skipstone.sweep.grid import Setting
 from skipstone.sweep.measure import Measurement, Unit, WorkerSetup, mark
 from skipstone.sweep.store import Head, Store, digest
+from skipstone.sweep.timing import filled
 from skipstone.unmask import Fixed
 from skipstone.version import __version__
+
+TIME_EVERY = 16
+"""One prompt of so many is decoded one setting after the other, and timed."""
+# Decoded together: more would gain little, and be run again where a worker is killed.
+_MOST_OF_A_UNIT = 4
 
 EXACT = {"cache": "none", "skip": "none", "unmask": "fixed"}
 """Over any settings: nothing is stale, nothing skips, one token a step."""
@@ -57,6 +65,7 @@ def run_sweep(
     limit: int | None = None,
     executor: Executor | None = None,
     explain: float = 0.0,
+    time_every: int = TIME_EVERY,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sweep:
     """Decode prompts under a baseline and under settings, and keep every measurement.
@@ -72,6 +81,9 @@ def run_sweep(
         limit: only the first so many prompts; a later call may take more of them.
         executor: who runs it; this process if None.
         explain: seconds that experiments on a changed answer may take, to find its cause; 0: none.
+        time_every: one of so many prompts, the first among them, is decoded one setting after the
+            other and timed; all others are decoded together, and their times estimated. 1: all
+            are timed.
         progress: told after each prompt how many are finished, and of how many.
 
     Raises:
@@ -80,23 +92,40 @@ def run_sweep(
         PromptError: a prompt cannot be used.
     """
     _check_kinds(model, questions, settings, baseline, limit)
+    if cast("int", checked("time_every", time_every, int)) < 1:
+        raise ConfigError(f"time_every is {shown(time_every)}, must be at least 1")
     of_kind("folder", folder, (str, Path), "the folder of this sweep")
     folder = Path(folder)
     chosen = questions[:limit]
     plan = replace(_plan(model, baseline, settings), explain=explain)
     _check(model, plan, chosen)
-    store = Store(folder, _head(model, plan, questions))
-    left = [Unit(i, q.prompt) for i, q in enumerate(chosen) if i not in store]
+    store = Store(folder, _head(model, plan, questions, time_every))
+    left = [i for i in range(len(chosen)) if i not in store]
     done = len(chosen) - len(left)
     progress(done, len(chosen))
-    for found in (executor or Serial()).run(model, plan, left):
-        question = chosen[found[0].prompt]
-        store.add(mark(found, {m.text: question.is_right(m.text) for m in found}))
-        done += 1
-        progress(done, len(chosen))
-    measurements = store.read(range(len(chosen)))
+    units = _units(left, chosen, time_every)
+    for found in (executor or Serial()).run(model, plan, units):
+        for prompt, rows in groupby(found, key=lambda m: m.prompt):
+            of_prompt, question = list(rows), chosen[prompt]
+            store.add(mark(of_prompt, {m.text: question.is_right(m.text) for m in of_prompt}))
+            done += 1
+            progress(done, len(chosen))
+    measurements = filled(store.read(range(len(chosen))))
     store.finish(measurements, chosen)
     return Sweep(store, chosen, plan.settings, plan.baseline, measurements)
+
+
+def _units(left: Sequence[int], questions: Sequence[Question], time_every: int) -> list[Unit]:
+    """What workers run: those that are timed one by one, of the others several at a time."""
+    timed = [i for i in left if i % time_every == 0]
+    others = [i for i in left if i % time_every]
+    # Few prompts are left to as many workers as there are.
+    size = max(1, min(_MOST_OF_A_UNIT, len(others) // _MOST_OF_A_UNIT))
+    parts = [others[first : first + size] for first in range(0, len(others), size)]
+    each = [([i], True) for i in timed] + [(part, False) for part in parts]
+    return [
+        Unit(tuple((i, questions[i].prompt) for i in members), alone) for members, alone in each
+    ]
 
 
 def _check_kinds(
@@ -163,7 +192,7 @@ def _check(model: Model, plan: WorkerSetup, questions: Sequence[Question]) -> No
         first[question.prompt] = number
 
 
-def _head(model: Model, plan: WorkerSetup, questions: Sequence[Question]) -> Head:
+def _head(model: Model, plan: WorkerSetup, questions: Sequence[Question], time_every: int) -> Head:
     """Everything that decides the measurements, but for their times."""
     return {
         "skipstone": __version__,
@@ -175,4 +204,5 @@ def _head(model: Model, plan: WorkerSetup, questions: Sequence[Question]) -> Hea
         "baseline": plan.baseline.as_text(),
         "settings": [setting.settings.as_text() for setting in plan.settings],
         "explain": str(plan.explain),
+        "timed": f"one prompt of {time_every}",
     }

@@ -23,7 +23,7 @@ from skipstone.sweep.measure import Measurement
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FORMAT = {"format": "skipstone-sweep", "schema": 3}
+_FORMAT = {"format": "skipstone-sweep", "schema": 4}
 _CHECKSUM = b"skipstone.sha256"
 Head = Mapping[str, object]
 
@@ -48,6 +48,7 @@ COLUMNS = {
     "flops": "float64",
     "seconds": "float64",
     "tokens_per_second": "float64",
+    "timed": "bool",
     "cause": "string",
     "proof": "string",
     "evidence": "string",

@@ -1,0 +1,98 @@
+"""Prompts under many settings, decoded together: each with its own record, as if it were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from skipstone.engine import Engine, Result, Settings
+from skipstone.engine.observe import StepView, Taps
+from skipstone.memory.store import cell_bytes
+from skipstone.models.load import Model
+from skipstone.record import MemoryTrace
+from skipstone.tracing.record.decisions import Decisions
+from skipstone.tracing.record.recorder import header_of, outcome
+
+_MOST_TOGETHER = 256
+# Of keys and values that are held at once; more requests wait.
+_MOST_BYTES = 2 << 30
+
+
+class Run:
+    """A prompt that was decoded under some settings, and its record."""
+
+    def __init__(self, prompt: str, settings: Settings) -> None:
+        """Not decoded yet."""
+        self.prompt, self.settings = prompt, settings
+        self.trace = MemoryTrace()
+        self.result: Result | None = None
+
+
+def decode_together(model: Model, runs: Sequence[Run]) -> None:
+    """Decode runs in as few batches as they can share, and fill in their results and records.
+
+    Each gives the tokens that it gives alone. A batch has one skip policy, and a record one length.
+
+    Raises:
+        SkipstoneError: a prompt cannot be decoded under its settings.
+    """
+    for batch in _batches(model, runs):
+        engine = Engine(model, batch[0].settings)
+        engine.generate_batch(
+            [run.prompt for run in batch],
+            batch_size=min(len(batch), _at_once(model, batch)),
+            settings=[run.settings for run in batch],
+            observer=_Records(batch),
+        )
+
+
+class _Records:
+    """Writes down the steps of every request of a batch in a record of its own."""
+
+    taps = Taps()
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = runs
+
+    def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
+        """Each is the only one of its record."""
+        for run, ids in zip(self._runs, prompts, strict=True):
+            run.trace.begin([header_of(model, run.settings, ids, 0, 1)], "decisions")
+
+    def on_step(self, view: StepView) -> None:
+        """Keep a step of each that took part; how long it took says nothing of one of them."""
+        for sample, record in Decisions.copy(view).records(0.0):
+            self._runs[sample].trace.step(0, record, {})
+
+    def on_end(self, results: Sequence[Result]) -> None:
+        """Close the records."""
+        for run, result in zip(self._runs, results, strict=True):
+            run.result = result
+            run.trace.end([outcome(result)])
+
+
+def _batches(model: Model, runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """Those that can share one: of whole prompts, whose settings compute the same for a while."""
+
+    def shared(run: Run) -> tuple[str, int]:
+        return run.settings.as_text()["skip"], run.settings.gen_length
+
+    def likeness(run: Run) -> tuple[object, ...]:
+        return *shared(run), run.prompt, run.settings.as_text()["cache"]
+
+    for _, sharing in groupby(sorted(runs, key=likeness), key=shared):
+        batch = list[Run]()
+        for _, same in groupby(sharing, key=lambda run: run.prompt):
+            coming = list(same)
+            if batch and len(batch) + len(coming) > _at_once(model, [*batch, *coming]):
+                yield batch
+                batch = []
+            batch += coming
+        yield batch
+
+
+def _at_once(model: Model, runs: Sequence[Run]) -> int:
+    """How many of them have room beside each other."""
+    longest = max(len(model.text.encode(run.prompt)) + run.settings.gen_length for run in runs)
+    room = _MOST_BYTES // (longest * cell_bytes(model.config, model.network.dtype))
+    return max(1, min(_MOST_TOGETHER, room))
