@@ -159,13 +159,12 @@ class Engine:
                 ``finished`` has the results of the other prompts.
         """
         given = several(prompts)
-        own = self._own(settings, len(given))
         batch_size = cast("int | None", checked("batch_size", batch_size, int | None))
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {shown(batch_size)}, must be at least 1")
         said = idle_places(batch_size, len(given))
         size = None if batch_size is None else min(batch_size, len(given))
-        alone = len(given) == 1
+        alone, own = len(given) == 1, self._own(settings, len(given))
         handles = [
             self._handle(
                 self._request(prompt, "the prompt" if alone else f"prompt {i}", own[i], i),
@@ -266,11 +265,9 @@ class Engine:
         """The settings of each of so many prompts."""
         if settings is None:
             return [self.settings] * count
-        of_kind("settings", settings, (list, tuple), "a list of Settings, one for each prompt")
-        given = cast("Sequence[Settings]", settings)
-        if len(given) != count:
-            raise ConfigError(f"settings are {len(given)}, and prompts {count}; give as many")
-        return [self._fitting(one) for one in given]
+        if not isinstance(settings, list | tuple) or len(settings) != count:
+            raise ConfigError(f"settings is {shown(settings)}, must be {count} Settings")
+        return [self._fitting(one) for one in settings]
 
     def _fitting(self, stated: Settings) -> Settings:
         """Settings with what the model recommends; refused if they do not fit it."""

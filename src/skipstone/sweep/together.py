@@ -74,8 +74,10 @@ class _Records:
 def _batches(model: Model, runs: Sequence[Run]) -> Iterator[list[Run]]:
     """Those that can share one: of whole prompts, whose settings compute the same for a while."""
 
-    def shared(run: Run) -> tuple[str, int]:
-        return run.settings.as_text()["skip"], run.settings.gen_length
+    def shared(run: Run) -> tuple[str, bool, int]:
+        # Where a cache policy has a say in the midst of a forward, nothing is computed for others.
+        settings = run.settings
+        return settings.as_text()["skip"], bool(settings.cache.needs), settings.gen_length
 
     def likeness(run: Run) -> tuple[object, ...]:
         return *shared(run), run.prompt, run.settings.as_text()["cache"]
