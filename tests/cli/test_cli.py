@@ -292,10 +292,10 @@ def test_the_options_are_the_planned_ones() -> None:
         | {"--confidence", "--batch", "--output", "--judge", "--junit", "--sarif"},
         "sweep": shared - {"--prompt-ids"}
         | {"--prompts", "--grid", "--output", "--baseline", "--bound", "--level", "--judge"}
-        | {"--limit", "--executor"},
+        | {"--limit", "--executor", "--time-every"},
         "leaderboard": shared - {"--prompt-ids"}
         | {"--prompts", "--output", "--per-family", "--quick", "--time-limit", "--judge"}
-        | {"--executor"},
+        | {"--executor", "--time-every", "--limit"},
     }
     for name in COMMANDS:
         command = skipstone.get_command(click.Context(skipstone), name)

@@ -46,6 +46,7 @@ from skipstone.sweep.grid import BASELINE, Setting, parse_grid
 from skipstone.sweep.measure import Measurement, Unit, WorkerSetup
 from skipstone.sweep.run import Sweep, exact, run_sweep
 from skipstone.sweep.summary import Assessment
+from skipstone.sweep.timing import filled
 from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.testing.tiny import tiny_model
 
@@ -53,7 +54,7 @@ BASE = Settings(gen_length=24, block_length=8, eos_stop=False)
 EXACT = exact(BASE)
 GRID = "skip_threshold=0.2,0.9 skip_layer_k=2 skip_outlier=-1 unmask=fixed,threshold:0.3"
 QUESTIONS = [Question(f"prompt {i}", answer="a" if i % 2 else None) for i in range(6)]
-TIMES = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "tokens_per_second", "timed")
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +255,79 @@ def test_a_run_without_shortcuts_takes_the_operations_of_its_rows(whole: Sweep) 
     rows = base.flops / 24 / 2 / (2 * 16 * (4 * 16 + 3 * 24))
     assert rows > length
     assert all(m.flops < base.flops for m in others)
+
+
+def test_decoded_together_or_alone_prompts_give_the_same(
+    tiny: Model, settings: Sequence[Setting], whole: Sweep, tmp_path: Path
+) -> None:
+    alone = run_sweep(tiny, QUESTIONS, settings, tmp_path, baseline=EXACT, time_every=1)
+    assert timeless(alone) == timeless(whole)
+    assert all(m.timed for m in alone.measurements)
+    assert [m.prompt for m in whole.measurements if m.timed] == [0] * (1 + len(settings))
+
+
+def test_decoding_together_changes_no_answer_that_is_explained(
+    tiny: Model, settings: Sequence[Setting], tmp_path: Path
+) -> None:
+    found = [
+        run_sweep(
+            tiny,
+            QUESTIONS[:2],
+            settings[:2],
+            tmp_path / str(every),
+            baseline=EXACT,
+            explain=float("inf"),
+            time_every=every,
+        )
+        for every in (1, 16)
+    ]
+    assert timeless(found[0]) == timeless(found[1])
+    assert any(m.cause and m.prompt == 1 for m in found[0].measurements)
+
+
+def test_rows_and_operations_count_the_shadows_of_a_policy(tiny: Model, tmp_path: Path) -> None:
+    wino = EXACT.replace(unmask="wino")
+    sweep = run_sweep(tiny, QUESTIONS[:2], [Setting("wino", wino)], tmp_path, baseline=EXACT)
+    for m, question in zip(sweep.measurements[1::2], QUESTIONS, strict=False):
+        steps = Engine(tiny, wino).generate(question.prompt).stats.steps
+        shadows = sum(step.shadow_rows for step in steps)
+        assert shadows > 0
+        assert m.rows == sum(step.rows for step in steps) + shadows
+        config, length = tiny.config, len(tiny.text.encode(question.prompt)) + 24
+        layer = 2 * config.weights_used(0) + 4 * length * config.query_width
+        assert m.flops >= m.rows * layer * config.num_layers
+
+
+def test_times_that_were_not_measured_are_estimated_from_those_that_were(whole: Sweep) -> None:
+    def run(prompt: int, name: str, forwards: int, rows: int, *, timed: bool) -> Measurement:
+        seconds = (2 if name == "slow" else 1) * (0.01 * forwards + 0.001 * rows)
+        return replace(
+            whole.measurements[0],
+            prompt=prompt,
+            setting=name,
+            forwards=forwards,
+            rows=rows,
+            seconds=seconds if timed else float("nan"),
+            timed=timed,
+            generated=10,
+        )
+
+    timed = [run(0, "a", 10, 300, timed=True), run(0, "b", 3, 200, timed=True)]
+    left = [run(1, "a", 20, 900, timed=False), run(1, "b", 1, 50, timed=False)]
+    *kept, a, b = filled([*timed, *left])
+    assert kept == timed
+    assert (a.seconds, b.seconds) == (pytest.approx(1.1), pytest.approx(0.06))
+    assert a.tokens_per_second == pytest.approx(10 / 1.1)
+    # A setting whose policy costs more than forwards and rows say keeps its factor.
+    slow = run(0, "slow", 10, 300, timed=True)
+    found = filled([*timed, slow, run(1, "slow", 10, 300, timed=False), *left])[3]
+    assert found.seconds == pytest.approx(slow.seconds)
+
+
+@pytest.mark.parametrize("every", [0, -3, 1.5, "4", True])
+def test_how_many_are_timed_is_a_number(tiny: Model, tmp_path: Path, every: object) -> None:
+    with pytest.raises(ConfigError, match="time_every"):
+        run_sweep(tiny, QUESTIONS, [], tmp_path, baseline=EXACT, time_every=every)  # pyrefly: ignore[bad-argument-type]
 
 
 def test_settings_take_turns(settings: Sequence[Setting]) -> None:

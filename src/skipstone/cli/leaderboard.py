@@ -12,7 +12,7 @@ import click
 from skipstone.cli.numbers import check_some, whole
 from skipstone.cli.options import given, run_options, run_spec
 from skipstone.cli.progress import progress
-from skipstone.cli.prompts import executor_option, judge_option, read_questions
+from skipstone.cli.prompts import executor_option, judge_option, read_questions, time_every_option
 from skipstone.cli.tables import say_table
 from skipstone.cli.terminal import aside, note, say, say_json
 from skipstone.errors import ConfigError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skipstone.diff.agreement import Question
     from skipstone.leaderboard.board import Leaderboard
     from skipstone.models.load import Model
+    from skipstone.sweep.run import Sweep
 
 _QUICK = {"gen_length": "16"}
 _QUICK_FAMILIES = 2
@@ -45,6 +46,9 @@ _QUICK_FAMILIES = 2
 )
 @click.option("--per-family", type=whole, metavar="N", help="Prompts of a family.  [default: all]")
 @click.option(
+    "--limit", type=whole, metavar="N", help="Only the first N, families by turns; more later."
+)
+@click.option(
     "--quick",
     is_flag=True,
     help="Published values alone, a prompt of two families, 16 new tokens, no causes.",
@@ -56,15 +60,18 @@ _QUICK_FAMILIES = 2
 )
 @judge_option
 @executor_option
+@time_every_option
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def leaderboard(
     path: Path,
     output: Path,
     per_family: int | None,
+    limit: int | None,
     time_limit: str | None,
     rule: str,
     who: str,
+    time_every: int,
     *,
     quick: bool,
     as_json: bool,
@@ -78,9 +85,10 @@ def leaderboard(
     """
     base = _base(given(options), quick=quick)
     check_some("--per-family", per_family)
+    check_some("--limit", limit)
     seconds = _seconds(time_limit, quick=quick)
     from skipstone.leaderboard.board import board
-    from skipstone.leaderboard.columns import markdown, row, write_parquet
+    from skipstone.leaderboard.columns import row
     from skipstone.leaderboard.protocol import protocol
     from skipstone.sweep.executors import parse_executor
     from skipstone.sweep.run import run_sweep
@@ -90,7 +98,8 @@ def leaderboard(
     executor = parse_executor(who)
     questions = read_questions(path, "--prompts", rule)
     model = base.load()
-    questions, wanted = _chosen(questions, model, base, per_family, quick=quick)
+    questions, most = _chosen(questions, model, base, per_family, quick=quick)
+    wanted = min(most, limit or most)
     make_folder(output)  # before each policy is tried, which decodes
     run = protocol(model, base.settings, knobs=not quick)
     for text in run.left_out:
@@ -104,18 +113,25 @@ def leaderboard(
             baseline=run.baseline,
             limit=wanted,
             executor=executor,
+            time_every=time_every,
             explain=seconds,
             progress=moved,
         )
     found = board(sweep, run)
-    text = markdown(found, _about(model, base, wanted, quick=quick))
-    sweep.store.save("board.parquet", lambda to: write_parquet(found, to))
-    sweep.store.save("board.md", lambda to: to.write_text(text, encoding="utf-8"))
+    _write(sweep, found, _about(model, base, wanted, quick=quick))
     if as_json:
         say_json({"schema": 1, "prompts": wanted, "lines": [row(line) for line in found.lines]})
-        return
-    _print(found)
-    aside((f"[written: {output}]", "label"))
+    else:
+        _print(found, output)
+
+
+def _write(sweep: Sweep, found: Leaderboard, about: str) -> None:
+    """The table in all of its forms."""
+    from skipstone.leaderboard.columns import markdown, write_parquet
+
+    text = markdown(found, about)
+    sweep.store.save("board.parquet", lambda to: write_parquet(found, to))
+    sweep.store.save("board.md", lambda to: to.write_text(text, encoding="utf-8"))
 
 
 def _base(texts: dict[str, str], *, quick: bool) -> RunSpec:
@@ -173,7 +189,7 @@ def _about(model: Model, base: RunSpec, prompts: int, *, quick: bool) -> str:
     )
 
 
-def _print(found: Leaderboard) -> None:
+def _print(found: Leaderboard, output: Path) -> None:
     """The table over all prompts."""
     from skipstone.leaderboard.board import ALL
     from skipstone.leaderboard.columns import HEADINGS, cells
@@ -181,3 +197,4 @@ def _print(found: Leaderboard) -> None:
     lines = found.of(ALL)
     say(f"{lines[0].summary.prompts} prompts; the first line is the exact run")
     say_table(HEADINGS, [cells(line) for line in lines])
+    aside((f"[written: {output}]", "label"))

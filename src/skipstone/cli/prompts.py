@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from skipstone.cli.idle import say_idle
-from skipstone.cli.numbers import whole
+from skipstone.cli.numbers import check_some, whole
 from skipstone.cli.options import parse_ids
 from skipstone.cli.prompt_files import STDIN, parse_questions, read_text
 from skipstone.diff.agreement import Question
@@ -35,6 +35,22 @@ executor_option = click.option(
     default="serial",
     metavar="WHO",
     help="serial, local:N (processes) or ray.  [default: serial]",
+)
+
+
+def _some(_: click.Context, parameter: click.Parameter, count: int) -> int:
+    check_some(parameter.opts[0], count)
+    return count
+
+
+time_every_option = click.option(
+    "--time-every",
+    type=whole,
+    callback=_some,
+    default=16,
+    metavar="N",
+    help="One prompt of N, the first among them, is decoded one setting after the other and timed; "
+    "all others together, which is faster.  [default: 16; 1 times all]",
 )
 
 batch_size_option = click.option(

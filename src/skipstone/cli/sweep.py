@@ -14,7 +14,7 @@ from skipstone.cli.idle import say_idle_settings
 from skipstone.cli.numbers import check_some, whole
 from skipstone.cli.options import RunSpec, given, parse_rate, run_options, run_spec, settled
 from skipstone.cli.progress import progress
-from skipstone.cli.prompts import executor_option, judge_option, read_questions
+from skipstone.cli.prompts import executor_option, judge_option, read_questions, time_every_option
 from skipstone.cli.tables import say_table
 from skipstone.cli.terminal import aside, note, say, say_json
 from skipstone.diff.agreement import check_budget
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 @judge_option
 @click.option("--limit", type=whole, metavar="N", help="Only the first N prompts; more later.")
 @executor_option
+@time_every_option
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sweep_command(
@@ -81,6 +82,7 @@ def sweep_command(
     rule: str,
     limit: int | None,
     who: str,
+    time_every: int,
     *,
     as_json: bool,
     **options: object,
@@ -107,8 +109,7 @@ def sweep_command(
     executor = parse_executor(who)
     trusted = parse_settings(parse_spec(baseline), exact(base.settings))
     points = parse_grid(grid, base.settings, trusted)
-    questions = read_questions(path, "--prompts", rule)
-    model = base.load()
+    questions, model = read_questions(path, "--prompts", rule), base.load()
     decided = _decided([Setting(BASELINE, trusted), *points.settings], base, model)
     _say_notes(points.notes)
     _say_too_few(Assessment([], decided, level, rate).needed, len(questions[:limit]), bound)
@@ -121,6 +122,7 @@ def sweep_command(
             baseline=decided[0].settings,
             limit=limit,
             executor=executor,
+            time_every=time_every,
             progress=moved,
         )
     judged = Assessment(sweep.measurements, decided, level, rate)
@@ -128,9 +130,8 @@ def sweep_command(
     _write(sweep, judged, report)
     if as_json:
         say_json(report)
-        return
-    _print(judged)
-    aside((f"[written: {output}]", "label"))
+    else:
+        _print(judged, output)
 
 
 def _decided(tried: Sequence[Setting], base: RunSpec, model: Model) -> list[Setting]:
@@ -170,7 +171,7 @@ def _write(sweep: Sweep, judged: Assessment, report: dict[str, object]) -> None:
     sweep.store.save("pareto.png", lambda path: save_png(chart, path))
 
 
-def _print(judged: Assessment) -> None:
+def _print(judged: Assessment, output: Path) -> None:
     """The report for people."""
     from skipstone.sweep.chart import grid_keys
 
@@ -201,6 +202,7 @@ def _print(judged: Assessment) -> None:
     else:
         say("recommended: ", (found.setting, "good"), f": {found.reason}")
         say(f"run spec: {found.spec or ''}")
+    aside((f"[written: {output}]", "label"))
 
 
 def _cells(s: Summary) -> Sequence[object]:

@@ -261,11 +261,11 @@ class Engine:
         request = self._request_of(ids[:first], ids[first:], settings, where="the canvas")
         return self._decode([self._handle(request, observer=observer)], observer)[0]
 
-    def _own(self, settings: object, count: int) -> Sequence[Settings]:
+    def _own(self, settings: Sequence[Settings] | None, count: int) -> Sequence[Settings]:
         """The settings of each of so many prompts."""
         if settings is None:
             return [self.settings] * count
-        if not isinstance(settings, list | tuple) or len(settings) != count:
+        if not isinstance(settings, Sequence) or len(settings) != count:
             raise ConfigError(f"settings is {shown(settings)}, must be {count} Settings")
         return [self._fitting(one) for one in settings]
 

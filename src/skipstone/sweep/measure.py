@@ -21,7 +21,7 @@ from skipstone.models.base import ModelConfig
 from skipstone.models.load import Model, load
 from skipstone.record.schema import RunRecord
 from skipstone.sweep.grid import BASELINE, Setting
-from skipstone.sweep.together import Run, decode_together
+from skipstone.sweep.together import DecodedRun, decode_together
 from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments.runner import Side
 from skipstone.tracing.record.recorder import Recorder
@@ -145,7 +145,8 @@ def _runs(model: Model, plan: WorkerSetup, unit: Unit) -> Iterator[tuple[int, Ma
             yield prompt, {s.name: _alone(model, s.settings, text) for s in plan.in_turn(prompt)}
         return
     runs = {
-        prompt: {s.name: Run(text, s.settings) for s in plan.all} for prompt, text in unit.prompts
+        prompt: {s.name: DecodedRun(text, s.settings) for s in plan.all}
+        for prompt, text in unit.prompts
     }
     decode_together(model, [run for named in runs.values() for run in named.values()])
     for prompt, named in runs.items():
@@ -187,7 +188,7 @@ def flops(config: ModelConfig, result: Result, scored: int) -> float:
 class _Run:
     """A run that is done."""
 
-    run: Run
+    run: DecodedRun
     seconds: float = math.nan
     """Alone; NaN if it was not timed."""
 
@@ -214,7 +215,7 @@ class _Run:
 
 def _alone(model: Model, settings: Settings, prompt: str) -> _Run:
     """Decode once; on a GPU twice: the first run captures graphs, the second is timed."""
-    engine, recorder, run = Engine(model, settings), Recorder(), Run(prompt, settings)
+    engine, recorder, run = Engine(model, settings), Recorder(), DecodedRun(prompt, settings)
     run.result = engine.generate(prompt, observer=recorder)
     run.trace = recorder.trace
     timed = engine.generate(prompt) if model.network.device.type == "cuda" else run.result

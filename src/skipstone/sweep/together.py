@@ -18,7 +18,7 @@ _MOST_TOGETHER = 256
 _MOST_BYTES = 2 << 30
 
 
-class Run:
+class DecodedRun:
     """A prompt that was decoded under some settings, and its record."""
 
     def __init__(self, prompt: str, settings: Settings) -> None:
@@ -28,7 +28,7 @@ class Run:
         self.result: Result | None = None
 
 
-def decode_together(model: Model, runs: Sequence[Run]) -> None:
+def decode_together(model: Model, runs: Sequence[DecodedRun]) -> None:
     """Decode runs in as few batches as they can share, and fill in their results and records.
 
     Each gives the tokens that it gives alone. A batch has one skip policy, and a record one length.
@@ -51,7 +51,7 @@ class _Records:
 
     taps = Taps()
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[DecodedRun]) -> None:
         self._runs = runs
 
     def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
@@ -71,29 +71,29 @@ class _Records:
             run.trace.end([outcome(result)])
 
 
-def _batches(model: Model, runs: Sequence[Run]) -> Iterator[list[Run]]:
+def _batches(model: Model, runs: Sequence[DecodedRun]) -> Iterator[list[DecodedRun]]:
     """Those that can share one: of whole prompts, whose settings compute the same for a while."""
 
-    def shared(run: Run) -> tuple[str, bool, int]:
+    def shared(run: DecodedRun) -> tuple[str, bool, int]:
         # Where a cache policy has a say in the midst of a forward, nothing is computed for others.
         settings = run.settings
         return settings.as_text()["skip"], bool(settings.cache.needs), settings.gen_length
 
-    def likeness(run: Run) -> tuple[object, ...]:
+    def likeness(run: DecodedRun) -> tuple[object, ...]:
         return *shared(run), run.prompt, run.settings.as_text()["cache"]
 
     for _, sharing in groupby(sorted(runs, key=likeness), key=shared):
-        batch = list[Run]()
+        batch = list[DecodedRun]()
         for _, same in groupby(sharing, key=lambda run: run.prompt):
             coming = list(same)
             if batch and len(batch) + len(coming) > _at_once(model, [*batch, *coming]):
                 yield batch
-                batch = []
+                batch = list[DecodedRun]()
             batch += coming
         yield batch
 
 
-def _at_once(model: Model, runs: Sequence[Run]) -> int:
+def _at_once(model: Model, runs: Sequence[DecodedRun]) -> int:
     """How many of them have room beside each other."""
     longest = max(len(model.text.encode(run.prompt)) + run.settings.gen_length for run in runs)
     room = _MOST_BYTES // (longest * cell_bytes(model.config, model.network.dtype))

@@ -89,6 +89,7 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
     "--with": ("skip=none", "cache=none unmask=fixed", "gen_length=4", "="),
     "--sample": ("0", "1", "7"),
     "--limit": ("1", "2"),
+    "--time-every": ("1", "0", "-1", "x", "99999"),
     "--executor": ("serial", "local:0", "local:x", "ray:1", "slurm", "local:"),
     "--grid": ("unmask=fixed,threshold:0.2", "skip_threshold=0.5", "skip_layer_k=1,2", "x=1", "="),
     "--baseline": ("", "skip=none", "unmask=fixed", "model=x"),
