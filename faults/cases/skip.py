@@ -16,6 +16,9 @@ from skipstone.engine import Engine, Settings
 from skipstone.skip import CosineSkip
 from skipstone.tracing import Recorder
 
+ONCE = f"{FIXED} cache=once:refresh_every=0"
+RATIO = f"{ONCE} skip=ratio:keep=0.5@0.25"
+
 
 def between(engine: Engine, prompt: str, fault: Fault) -> Settings:
     """Settings with a skip threshold between what A and B see for one row of the first cached step.
@@ -114,6 +117,21 @@ OF_SKIP = (
         (20, 12),
         against(FIXED, f"{FIXED} skip=cosine:skip_threshold=0.97,reference=previous_step"),
         PARTED,
+    ),
+    Specimen("ratio skip, by setting", (12,), against(ONCE, RATIO), PARTED),
+    Specimen(
+        "rows are chosen by the confidence of the step before",
+        (12,),
+        same(RATIO),
+        Truth(skips_part, where=skipped),
+        skip.older_confidence,
+    ),
+    Specimen(
+        "a row that leaves renews its state",
+        (12,),
+        same(RATIO),
+        Truth(skips_part, where=skipped),
+        skip.state_of_rows_that_leave,
     ),
     Specimen("the skip is never asked", (23,), same(SKIP), IN_BLOCK, skip.skip_never_asked),
     # A lower threshold is a stated setting that is not the one that ran; what it does is skip rows

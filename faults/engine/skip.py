@@ -24,6 +24,7 @@ from skipstone.engine.score.weighing import Weighing
 from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
 from skipstone.skip.cosine import CosineSession
+from skipstone.skip.scored import RatioSession, StageStates
 
 States = Sequence[Tensor]
 """[N, D] after each compared layer, S of them."""
@@ -191,6 +192,39 @@ def other_skip_threshold(threshold: float) -> Fault:
         return mask_N
 
     return lambda: instead(CosineSession, "_judge", wrong)
+
+
+# --- parts of the rows ----------------------------------------------------------------------------
+
+
+@contextmanager
+def older_confidence() -> Generator[None, None, None]:
+    """The score counts the confidence of the step before the last."""
+    keep, known = RatioSession.keep, list[Tensor | None]([None, None])
+
+    def wrong(
+        self: RatioSession, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
+    ) -> Tensor | None:
+        now_BG = context.confidence_BG
+        if layer == 1:
+            known[:] = [known[1], None if now_BG is None else now_BG.clone()]
+        older_BG = known[0] if context.only.step > 1 else now_BG
+        return keep(self, layer, x_ND, rows, replace(context, confidence_BG=older_BG))
+
+    with instead(RatioSession, "keep", wrong):
+        yield
+
+
+@contextmanager
+def state_of_rows_that_leave() -> Generator[None, None, None]:
+    """A row's change is counted from the step before, though it did not go on there."""
+    replace_states = StageStates.replace
+
+    def wrong(self: StageStates, x_ND: Tensor, rows: Rows, keep_N: Tensor | None = None) -> None:
+        replace_states(self, x_ND, rows)
+
+    with instead(StageStates, "replace", wrong):
+        yield
 
 
 @contextmanager

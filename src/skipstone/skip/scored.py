@@ -47,7 +47,7 @@ class RatioSession:
         self.scores: SkipScores | None = None
         """Nothing is told of how it judges: its scores compare rows with each other."""
         self._rule = rule
-        self._stages = {stage.layer: _Stage(stage, geometry) for stage in stages}
+        self._stages = {stage.layer: StageStates(stage, geometry) for stage in stages}
         self._ties = AsTorch() if rule.as_torch else LeftmostFirst()
         self._entered = np.zeros(geometry.batch, np.int64)
 
@@ -89,7 +89,7 @@ class RatioSession:
         due_B1 = context.each(1, lambda at: (every > 0 and at.clock % every == 0,)) > 0
         return due_B1[rows.request_N, 0]
 
-    def _chosen_N(self, stage: _Stage, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor:
+    def _chosen_N(self, stage: StageStates, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor:
         """As many rows as the stage has, by their scores: bool [N]."""
         rule, where = self._rule, (rows.request_N, rows.position_N)
         there_BL = rows.mark(context.committed_BL)
@@ -112,7 +112,7 @@ class RatioSession:
         count_B1 = self._count_B1(stage, context).maximum(forced_BL.sum(1, keepdim=True))
         return self._ties.first(score_BL, count_B1, leave=True)[where]
 
-    def _count_B1(self, stage: _Stage, context: StepContext) -> Tensor:
+    def _count_B1(self, stage: StageStates, context: StepContext) -> Tensor:
         """How many rows of each request go on: int64 [B, 1]."""
         part_B1 = context.each(1, lambda at: (int(stage.ratio * self._entered[at.slot]),))
         length_B1 = context.block_stop_B1 - context.block_start_B1
@@ -120,7 +120,7 @@ class RatioSession:
         return part_B1.maximum(least_B1.minimum(length_B1))
 
 
-class _Stage:
+class StageStates:
     """States after one layer of the rows that went on there."""
 
     def __init__(self, stage: Stage, geometry: Geometry) -> None:

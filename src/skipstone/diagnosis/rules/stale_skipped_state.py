@@ -109,12 +109,9 @@ def _broken_rule(case: Case) -> Finding | None:
         if right is None
         else np.intersect1d(wrongly, right.position[right.forced])
     )
-    why = Sentence(
-        "{rows} of them were just committed, or stand beside such a position"
-        if forced.size
-        else "their similarity does not allow it",
-        rows=forced.size,
-    )
+    why = "their similarity does not allow it" if j is not None else "the policy keeps others"
+    if forced.size:
+        why = "{rows} of them were just committed, or stand beside such a position"
     return Finding(
         rule=RULE.name,
         number=RULE.number,
@@ -124,7 +121,7 @@ def _broken_rule(case: Case) -> Finding | None:
             "{rows} rows left at layer {layer} that should have gone on; {why}",
             rows=wrongly.size,
             layer=step.skip_layer,
-            why=why,
+            why=Sentence(why, rows=forced.size),
         ),
         experiment=tried(
             case.proof.fault_removed,

@@ -243,14 +243,17 @@ class _ForcedSkipSession:
             return None
         if not self._forced or self._recorded.free:
             return chosen_N
-        if not step.skip_layer:
-            # Of rows that left after one of several layers, the record does not say which.
-            return chosen_N if step.skipped else None
-        if layer != step.skip_layer - 1:
+        if not step.skipped:
             return None
+        # Of rows that left after one of several layers, the record does not say which: the policy
+        # chooses among them, and after its last layer those that finished are all.
+        leaving = (step.skip_layer - 1,) if step.skip_layer else self._stops
+        if layer not in leaving:
+            return None if leaving else chosen_N
         starts = np.array(context.canvas.prompt_lengths)[rows.request]
         kept = np.isin(rows.position - starts + step.prompt_length, step.finished)
-        return torch.from_numpy(kept).to(x_ND.device)
+        kept_N = torch.from_numpy(kept).to(x_ND.device)
+        return kept_N if chosen_N is None or layer == leaving[-1] else kept_N | chosen_N
 
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> None:
         """Hand on to the policy."""
@@ -264,5 +267,9 @@ class _ForcedSkipSession:
 
     def _sees(self, layer: int) -> bool:
         """Whether the policy is shown the states after a layer."""
-        stops = () if self._inner is None else self._inner.decides_after
-        return not stops or layer <= max(stops)
+        return not self._stops or layer <= max(self._stops)
+
+    @property
+    def _stops(self) -> tuple[int, ...]:
+        """Where the policy decides; () if that is everywhere, or there is none."""
+        return () if self._inner is None else self._inner.decides_after

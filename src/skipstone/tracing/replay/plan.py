@@ -69,8 +69,8 @@ class ReplayPlan:
         """The recorded steps to take, from where nothing older is needed.
 
         A refresh at a block's start renews K/V, references and scores of all that may still be
-        read; random numbers must be drawn from the beginning, and what an unmask policy remembers
-        may be as old.
+        read; random numbers must be drawn from the beginning, and what a policy remembers may be
+        as old.
         """
         first, last = self.forwards
         starts = [
@@ -78,7 +78,8 @@ class ReplayPlan:
             for s in record.steps
             if s.forward <= first and s.step == 0 and s.rows.size == record.length
         ]
-        remembers = settings.temperature > 0 or not settings.unmask.pure
+        policies = (settings.cache, settings.unmask, settings.skip)
+        remembers = settings.temperature > 0 or not all(policy.pure for policy in policies)
         origin = record.steps[0].forward if remembers or not starts else max(starts)
         return [s for s in record.steps if origin <= s.forward <= last]
 
