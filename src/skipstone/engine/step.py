@@ -291,6 +291,7 @@ class Stepper:
             rows=flight.rows,
             finished=finished,
             skip=flight.done.skip,
+            left_after_B=flight.done.left_after(batch.canvas.batch),
             store=batch.runner.store,
             # Copies: whoever writes them down may do so while the run goes on.
             entered_at_BL=ages.entered_at_BL.copy(),

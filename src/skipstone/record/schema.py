@@ -149,7 +149,8 @@ class StepRecord:
     judgements: Judgements | None
     """None where the skip rule was not asked."""
     skip_layer: int = 0
-    """The first layer that skipped rows did not compute; 0 if none skipped."""
+    """The first layer that skipped rows did not compute, if they left after several the first of
+    all; 0 if none skipped."""
     seconds: float = 0.0
     """Since the step before was done, or the run began."""
     positions_from: str = "engine"

@@ -89,7 +89,9 @@ class RatioSession:
         due_B1 = context.each(1, lambda at: (every > 0 and at.clock % every == 0,)) > 0
         return due_B1[rows.request_N, 0]
 
-    def _chosen_N(self, stage: StageStates, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor:
+    def _chosen_N(
+        self, stage: StageStates, x_ND: Tensor, rows: Rows, context: StepContext
+    ) -> Tensor:
         """As many rows as the stage has, by their scores: bool [N]."""
         rule, where = self._rule, (rows.request_N, rows.position_N)
         there_BL = rows.mark(context.committed_BL)

@@ -105,6 +105,13 @@ class Pass:
             did += np.bincount(asked.request[left], minlength=batch)
         return could, did
 
+    def left_after(self, batch: int) -> np.ndarray:
+        """The first layer after which rows of each request left, 0 if none did: int64 [B]."""
+        found = np.zeros(batch, np.int64)
+        for exit in reversed(self.exits):
+            found[exit.rows.request[exit.left()]] = exit.layer
+        return found
+
 
 @dataclass(eq=False)
 class Runner:

@@ -131,6 +131,7 @@ def _record(
     age_2L = np.where(at_2L < 0, -1, at.forward - at_2L).astype(np.int32)
     rows = _positions(view.rows, request)
     finished = rows if view.finished is view.rows else _positions(view.finished, request)
+    left_after = int(view.left_after_B[request])
     return StepRecord(
         forward=at.forward,
         block=at.block.index,
@@ -149,7 +150,7 @@ def _record(
         finished_age=age_2L[1],
         candidates=_candidates(decisions, board, at, needs),
         judgements=_judgements(view.skip, board, request),
-        skip_layer=0 if finished.size == rows.size else _skip_layer(view),
+        skip_layer=left_after + 1 if left_after else 0,
         seconds=seconds,
     )
 
@@ -158,11 +159,6 @@ def _positions(rows: Rows | None, request: int) -> np.ndarray:
     if rows is None:
         return np.empty(0, np.int32)
     return rows.position[rows.request == request].astype(np.int32)
-
-
-def _skip_layer(view: StepView) -> int:
-    """The first layer that the skipped rows did not compute: one after the last compared."""
-    return 0 if view.skip is None else view.skip.similarity_SN.shape[0] + 1
 
 
 def _candidates(

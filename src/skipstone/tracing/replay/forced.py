@@ -17,6 +17,7 @@ from torch import Tensor
 from skipstone.cache import CacheNeed, CachePolicy, CacheSession, LayerValues
 from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.diagnosis.experiment import Horizon
+from skipstone.engine.forward.runner import stops
 from skipstone.record import RunRecord, StepRecord
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy, SkipScores, SkipSession
@@ -198,11 +199,10 @@ class ForcedSkip(SkipPolicy):
     def start(self, geometry: Geometry) -> SkipSession | None:
         """A session around the policy's own; None if no row can skip."""
         session = self.inner.start(geometry)
-        if self.forced and self.recorded.skips:
-            return _ForcedSkipSession(session, self.recorded, True, self.unskip)
-        if session is not None and (self.forced or self.unskip):
-            return _ForcedSkipSession(session, self.recorded, self.forced, self.unskip)
-        return session
+        forced = self.forced and (session is not None or self.recorded.skips)
+        if not forced and (session is None or not self.unskip):
+            return session
+        return _ForcedSkipSession(session, self.recorded, forced, self.unskip, geometry.num_layers)
 
 
 class _ForcedSkipSession:
@@ -214,9 +214,11 @@ class _ForcedSkipSession:
         recorded: RecordedSteps,
         forced: bool,
         unskip: tuple[int, ...],
+        num_layers: int,
     ) -> None:
         self._inner, self._recorded = inner, recorded
         self._forced, self._unskip = forced, unskip
+        self._stops = () if inner is None else stops(inner, num_layers)
 
     @property
     def scores(self) -> SkipScores | None:
@@ -243,17 +245,25 @@ class _ForcedSkipSession:
             return None
         if not self._forced or self._recorded.free:
             return chosen_N
-        if not step.skipped:
+        leaving = self._leaves_after(step)
+        if not step.skipped or layer not in leaving:
             return None
-        # Of rows that left after one of several layers, the record does not say which: the policy
-        # chooses among them, and after its last layer those that finished are all.
-        leaving = (step.skip_layer - 1,) if step.skip_layer else self._stops
-        if layer not in leaving:
-            return None if leaving else chosen_N
         starts = np.array(context.canvas.prompt_lengths)[rows.request]
         kept = np.isin(rows.position - starts + step.prompt_length, step.finished)
         kept_N = torch.from_numpy(kept).to(x_ND.device)
-        return kept_N if chosen_N is None or layer == leaving[-1] else kept_N | chosen_N
+        if layer == leaving[-1]:
+            return kept_N
+        return None if chosen_N is None else kept_N | chosen_N
+
+    def _leaves_after(self, step: StepRecord) -> tuple[int, ...]:
+        """Layers after which recorded rows may leave.
+
+        Where they are several, the record does not say which row left where: the policy chooses
+        among those that did not finish, and after the last of its layers none of them is left.
+        """
+        if step.skip_layer and (step.judgements is not None or len(self._stops) < 2):
+            return (step.skip_layer - 1,)
+        return self._stops
 
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> None:
         """Hand on to the policy."""
@@ -267,9 +277,4 @@ class _ForcedSkipSession:
 
     def _sees(self, layer: int) -> bool:
         """Whether the policy is shown the states after a layer."""
-        return not self._stops or layer <= max(self._stops)
-
-    @property
-    def _stops(self) -> tuple[int, ...]:
-        """Where the policy decides; () if that is everywhere, or there is none."""
-        return () if self._inner is None else self._inner.decides_after
+        return bool(self._stops) and layer <= self._stops[-1]
