@@ -118,7 +118,7 @@ OF_SKIP = (
         against(FIXED, f"{FIXED} skip=cosine:skip_threshold=0.97,reference=previous_step"),
         PARTED,
     ),
-    Specimen("ratio skip, by setting", (12,), against(ONCE, RATIO), PARTED),
+    Specimen("ratio skip, by setting", (20, 12), against(ONCE, RATIO), PARTED),
     Specimen(
         "rows are chosen by the confidence of the step before",
         (12,),

@@ -20,17 +20,18 @@ from skipstone import (
     Settings,
     Threshold,
 )
-from skipstone.cache import CachePolicy
+from skipstone.cache import CachePolicy, OnceCache
 from skipstone.engine.forward.graph import Graph
 from skipstone.errors import ConfigError
 from skipstone.models.load import Model
 from skipstone.rows import Rows
-from skipstone.skip import SkipPolicy
+from skipstone.skip import RatioSkip, SkipPolicy
 from skipstone.testing.tiny import tiny_model
 from skipstone.tracing import Recorder
 from skipstone.unmask import DreamThreshold, UnmaskPolicy
 
 SKIP = CosineSkip(skip_layer_k=3, skip_threshold=0.9)
+RATIO = RatioSkip(keep="0.6@0+0.3@0.5", full_every=5)
 BASE = Settings(gen_length=24, block_length=8, eos_stop=False)
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7]]
 
@@ -49,13 +50,15 @@ def captured(engine: Engine) -> int:
     return len(engine._arena.kept._graphs)
 
 
-@pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache(), DualCache(3)], ids=repr)
+@pytest.mark.parametrize(
+    "cache", [NoCache(), PrefixCache(), DualCache(), DualCache(3), OnceCache(6)], ids=repr
+)
 @pytest.mark.parametrize(
     "unmask",
     [Fixed(), Threshold(0.3), Factor(2.0), Fixed("entropy", "time"), DreamThreshold(0.3)],
     ids=repr,
 )
-@pytest.mark.parametrize("skip", [NoSkip(), SKIP], ids=["no-skip", "skip"])
+@pytest.mark.parametrize("skip", [NoSkip(), SKIP, RATIO], ids=["no-skip", "skip", "ratio"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_graphs_give_the_tokens_of_the_eager_path(
     model: Model, cache: CachePolicy, unmask: UnmaskPolicy, skip: SkipPolicy, batch: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from skipstone import Engine, load
 from skipstone.cache import CachePolicy, DualCache, NoCache, OnceCache, PrefixCache
+from skipstone.engine import parse_settings
 from skipstone.errors import ConfigError
 from skipstone.policies import SKIP
 from skipstone.skip import RatioSkip
@@ -17,6 +19,7 @@ from skipstone.skip.stages import Stage
 from skipstone.testing.golden.case import GoldenCase
 from skipstone.testing.golden.folder import read
 from skipstone.testing.golden.replay import miss
+from skipstone.tracing import Recorder
 from tests.helpers.watching import BASE, prompt_of, uneven_model, watch
 
 HALF = RatioSkip(keep="0.5@0+0.25@0.3", full_every=5)
@@ -52,6 +55,35 @@ def test_the_commits_of_every_step_are_the_recorded_ones_and_no_other_setting_ha
     missed = [said for case in asked if (said := miss(model, case))]
     assert bool(missed) == bool(setting)
     assert not any("refuses" in said for said in missed)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("checkpoint", ["mha", "deep"])
+def test_the_rows_of_every_forward_are_those_of_the_published_code(
+    golden_dir: Path, checkpoint: str
+) -> None:
+    folder = golden_dir / "policies/es_dllm"
+    recorded = json.loads((folder / f"{checkpoint}.json").read_text())["cases"]
+    found = next(f for f in read(folder) if f.checkpoint.name == checkpoint)
+    model = load(found.checkpoint, device="cpu", dtype="float32")
+    for case, wanted in zip(found.cases, recorded, strict=True):
+        assert isinstance(case, GoldenCase)
+        recorder = Recorder()
+        engine = Engine(model, parse_settings(case.settings))
+        engine.generate(case.prompt, observer=recorder)
+        rows = [step.rows for step in recorder.records[0].steps]
+        assert [[int(r.min()), r.size] for r in rows] == wanted["computed"]
+
+
+@pytest.mark.parametrize("keep", ["0.5@0.3", "0.5@0+0.25@0.3"])
+def test_a_trace_says_after_which_layer_the_first_rows_left(keep: str) -> None:
+    recorder, skip = Recorder(), RatioSkip(keep)
+    model = uneven_model(1)
+    Engine(model, BASE, cache=OnceCache(), skip=skip).generate(prompt_of(1, 7), observer=recorder)
+    first = skip.stages(model.config.num_layers)[0].layer + 1
+    steps = recorder.records[0].steps
+    assert {step.skip_layer for step in steps if step.skipped} == {first}
+    assert {step.skip_layer for step in steps if not step.skipped} == {0}
 
 
 @pytest.mark.parametrize("cache", CACHES, ids=["once", "dual", "prefix", "none"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from skipstone import DualCache, Factor, Fixed, NoCache, Settings, Threshold
-from skipstone.cache import CachePolicy, ElasticCache
+from skipstone.cache import CachePolicy, ElasticCache, OnceCache, VicinityCache
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Choice, Experimenter, Follow, Patch, Unavailable
 from skipstone.diagnosis.patching import DecidingPart, decisive
@@ -24,7 +24,7 @@ from skipstone.memory.store import KeysAndValues
 from skipstone.models.parts.decoder import Decoder
 from skipstone.record import Candidates, Judgements, MemoryTrace, StepRecord, Tap, TensorKey, Trace
 from skipstone.rows import Rows
-from skipstone.skip import NoSkip, SkipPolicy
+from skipstone.skip import NoSkip, RatioSkip, SkipPolicy
 from skipstone.tracing import Recorder
 from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from skipstone.tracing.replay.plan import ReplayPlan
@@ -36,7 +36,8 @@ from tests.laws.test_laws import Shy
 NOTHING_LED: frozenset[Choice] = frozenset()
 BOTH_LED: frozenset[Choice] = frozenset(("rows", "skip"))
 OTHER_SKIP = replace(LOW, reference="previous_step", keep_neighbours=False, keep_committed=False)
-SKIPS = [NoSkip(), LOW, OTHER_SKIP]
+RATIO = RatioSkip(keep="0.6@0+0.3@0.3", full_every=5)
+SKIPS = [NoSkip(), LOW, OTHER_SKIP, RATIO]
 UNMASKS = [
     Settings(unmask=Fixed(), gen_length=18, block_length=6, eos_stop=False),
     Settings(unmask=Threshold(0.3), gen_length=18, block_length=7),
@@ -102,7 +103,12 @@ def test_a_canvas_that_the_model_cannot_read_is_refused(token: int) -> None:
 
 @pytest.mark.parametrize("rule", UNMASKS, ids=lambda settings: repr(settings.unmask))
 @pytest.mark.parametrize(
-    ("cache", "skip"), [*product(CACHES, SKIPS), (ElasticCache(0.97), NoSkip())], ids=repr
+    ("cache", "skip"),
+    [
+        *product([*CACHES, OnceCache(6), VicinityCache(warmup=2, published=True)], SKIPS),
+        (ElasticCache(0.97), NoSkip()),
+    ],
+    ids=repr,
 )
 def test_a_led_run_is_the_recorded_one(
     cache: CachePolicy, skip: SkipPolicy, rule: Settings

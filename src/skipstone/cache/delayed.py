@@ -21,6 +21,7 @@ from skipstone.cache.base import CachePolicy, CacheSession, StepTaken
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 from skipstone.host_canvas import Status
+from skipstone.knob import Knob
 
 if TYPE_CHECKING:
     from skipstone.canvas import Geometry, RequestStep, StepContext
@@ -34,6 +35,8 @@ class DelayedCache(CachePolicy):
     refresh_every: int = 8
     """Steps between refreshes within a block, whose first two steps are whole; 2 or more, or 0 for
     no other refresh."""
+
+    knob = Knob("refresh_every", (4, 16))
 
     def __post_init__(self) -> None:
         """Refuse an interval in which nothing would be kept."""

@@ -17,6 +17,7 @@ from skipstone.cache.base import CachePolicy, StepTaken
 from skipstone.cache.policies import DualCache
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 
 if TYPE_CHECKING:
     from skipstone.canvas import RequestStep, StepContext
@@ -35,6 +36,8 @@ class OnceCache(CachePolicy):
 
     refresh_every: int = 64
     """On the clock, between refreshes of all that is left of the block's end; 0 has none."""
+
+    knob = Knob("refresh_every", (16, 32))
 
     def __post_init__(self) -> None:
         """Refuse a negative interval."""

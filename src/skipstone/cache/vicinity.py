@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from skipstone.cache.base import CachePolicy, CacheSession, StepTaken
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 
 if TYPE_CHECKING:
     from skipstone.canvas import Geometry, RequestStep, StepContext
@@ -44,6 +45,8 @@ class VicinityCache(CachePolicy):
     """Also as published: no refresh by the clock in the first block, nor right after another one; a
     later block in which the cache is first filled is refreshed once more, two steps on; and the
     clock counts forwards that the published code takes in vain."""
+
+    knob = Knob("refresh_every", (4, 8))
 
     def __post_init__(self) -> None:
         """Refuse negative numbers."""

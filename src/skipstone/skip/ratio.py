@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.skip.base import SkipPolicy
 from skipstone.skip.stages import Stage, parsed, stages_of
 
@@ -48,6 +49,8 @@ class RatioSkip(SkipPolicy):
     """The direct neighbours of such a row go on too; false as published."""
     ties: Literal["left", "torch"] = "left"
     """Which of equal scores goes on: the leftmost, or the one that torch.topk happens to take."""
+
+    knob = Knob("full_every", (2, 4, 8))
 
     def __post_init__(self) -> None:
         """Refuse settings outside their ranges."""

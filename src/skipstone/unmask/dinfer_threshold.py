@@ -17,6 +17,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class DinferThreshold(UnmaskPolicy):
     """Confidence that a mask must reach, 0 to 1."""
     slack: float = 1e-5
     """Where none reaches it, all are committed that the most confident one exceeds by no more."""
+
+    knob = Knob("value", (0.7, 0.8, 0.95))
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

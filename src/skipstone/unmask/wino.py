@@ -22,6 +22,7 @@ import numpy as np
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
 from skipstone.unmask.ranking import rank_BG, ranks
 from skipstone.unmask.scores import Need
@@ -47,6 +48,8 @@ class Wino(UnmaskPolicy):
     """A committed token of the block becomes a mask again where it has less probability than this,
     0 to 1, as long as it is not seen. None does if the step commits but one, and always fewer than
     the step before has committed: the least probable ones."""
+
+    knob = Knob("value", (0.7, 0.8))
 
     def __post_init__(self) -> None:
         """Refuse values that are no probabilities."""

@@ -1,4 +1,8 @@
-"""ES-dLLM's ``batch_generate`` (zhuzj19/ES-dLLM 3c5151d): its cache and its skip."""
+"""ES-dLLM's ``batch_generate`` (zhuzj19/ES-dLLM 3c5151d): its cache and its skip.
+
+``delay_eos_generation`` keeps EOS out while its left neighbour is a mask; no setting here does. It
+decides nothing where EOS is never the most probable token, as in what was recorded.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +35,8 @@ def _skip(params: Mapping[str, Any]) -> str:
     whole, *stages = params["proportion_steps"]
     if whole != [1, 0]:
         raise InexpressibleError(f"proportion_steps begins with {whole!r}, not with all rows")
-    keep, alpha = (
-        "+".join(f"{r!r}@{depth!r}" for r, depth in stages),
-        params["importance_score_alpha"],
-    )
+    keep = "+".join(f"{ratio!r}@{depth!r}" for ratio, depth in stages)
+    alpha = params["importance_score_alpha"]
     return (
         f"keep={keep},alpha={alpha!r},full_every={params['block_update_freq']},"
         # With the confidence alone, nothing else is forced.
