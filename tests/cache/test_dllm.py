@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -161,6 +162,20 @@ def test_computing_everything_in_each_step_is_the_exact_run() -> None:
     assert Engine(uneven_model(1), BASE, cache=DllmCache(1, 1)).generate(PROMPT).tokens == exact
     loose = Engine(uneven_model(1), BASE, cache=DllmCache(0, 0, 0.1)).generate(PROMPT).tokens
     assert loose != exact
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("unmask", ["wino", "editing:threshold=0.3,edit=0.1", "klass"])
+def test_beside_policies_that_take_back_edit_or_remember_each_is_alone(
+    unmask: str, dtype: torch.dtype
+) -> None:
+    model = uneven_model(1)
+    model = replace(model, network=model.network.copy(dtype))
+    settings = BASE.replace(cache=DllmCache(6, 3, 0.4, "model"), unmask=unmask)
+    prompts = [prompt_of(seed, 4 + seed) for seed in range(3)]
+    alone = [Engine(model, settings, runner="eager").generate(p).tokens for p in prompts]
+    together = Engine(model, settings, runner="graph").generate_batch(prompts)
+    assert [one.tokens for one in together] == alone
 
 
 @pytest.mark.parametrize("level", ["decisions", "full"])
