@@ -4,25 +4,27 @@ Steps are matched by what their forward saw: the same canvas in the same block. 
 the canvases have parted; there, steps of the same number stand beside each other, and what is left
 over is paired if one canvas contains the other (runs that commit different numbers of tokens).
 Matches never cross. Only steps of the same canvas can be compared; the rest is listed with the
-reason.
+reason. A forward that only writes keys and values, and that only one run makes, stands by itself.
 
 Shape letters: G generation length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
 import numpy as np
 
+from skipstone.diff.writes import lone_writes, steps_of_both
 from skipstone.errors import ConfigError
 from skipstone.record.schema import RunRecord, StepRecord
 
-How = Literal["canvas", "step", "commits", "alone"]
-"""Same canvas; same step number only; one canvas contains the other; no counterpart."""
+How = Literal["canvas", "step", "commits", "alone", "writes"]
+"""Same canvas; same step number only; one canvas contains the other; no counterpart; none needed,
+since it only writes keys and values."""
 
 _MASK = 2  # As in ``StepRecord.status_before``.
 
@@ -49,7 +51,10 @@ class Pair:
         if self.how == "canvas":
             return ""
         if self.a is None or self.b is None:
-            return f"only {'B' if self.a is None else 'A'} has a step that fits here"
+            name = "B" if self.a is None else "A"
+            if self.how == "writes":
+                return f"only {name} has this forward, which writes keys and values and no token"
+            return f"only {name} has a step that fits here"
         sizes = self.a.ids_before.size, self.b.ids_before.size
         if sizes[0] != sizes[1]:
             return f"canvases of {sizes[0]} and {sizes[1]} new positions"
@@ -91,7 +96,9 @@ def align(a: RunRecord, b: RunRecord) -> Alignment:
             stands for the same thing in the other.
     """
     check_same_prompt(a, b)
-    return Alignment(align_steps(a.steps, b.steps), tuple(_limits(a, b)))
+    steps_a, steps_b = (run.steps for run in steps_of_both(a, b))
+    pairs = align_steps(steps_a, steps_b)
+    return Alignment((*_with_writes(pairs, a, b),), (*_limits(a, b, pairs),))
 
 
 def align_steps(a: Sequence[StepRecord], b: Sequence[StepRecord]) -> tuple[Pair, ...]:
@@ -150,6 +157,21 @@ def seen_canvas(step: StepRecord) -> Hashable:
     return step.block, step.recovery, ids.tobytes(), status.tobytes()
 
 
+def _with_writes(pairs: Iterable[Pair], a: RunRecord, b: RunRecord) -> Iterator[Pair]:
+    """Pairs of steps, each behind the lone writes that came before it."""
+    lone_a, lone_b = lone_writes(a, b), lone_writes(b, a)
+    waiting_a = [step for step in a.steps if step.forward in lone_a]
+    waiting_b = [step for step in b.steps if step.forward in lone_b]
+    for pair in pairs:
+        while waiting_a and pair.a is not None and waiting_a[0].forward < pair.a.forward:
+            yield Pair(waiting_a.pop(0), None, "writes")
+        while waiting_b and pair.b is not None and waiting_b[0].forward < pair.b.forward:
+            yield Pair(None, waiting_b.pop(0), "writes")
+        yield pair
+    yield from (Pair(step, None, "writes") for step in waiting_a)
+    yield from (Pair(None, step, "writes") for step in waiting_b)
+
+
 def _by_number(a: Sequence[StepRecord], b: Sequence[StepRecord]) -> Iterator[Pair]:
     for same, mine, theirs in _matches(a, b, step_key):
         if same:
@@ -193,13 +215,17 @@ def _apart(a: StepRecord, b: StepRecord) -> int:
     return int(np.count_nonzero(a.status_before != b.status_before))
 
 
-def _limits(a: RunRecord, b: RunRecord) -> Iterator[str]:
+def _limits(a: RunRecord, b: RunRecord, pairs: Sequence[Pair]) -> Iterator[str]:
     lengths = a.header.gen_length, b.header.gen_length
     if lengths[0] != lengths[1]:
-        yield (
-            f"gen_length is {lengths[0]} and {lengths[1]}: attention sees another number of masks, "
-            f"so no two canvases are the same; decisions are compared by block and step, final "
-            f"tokens where both runs have them, states not at all"
+        same = sum(pair.how == "canvas" for pair in pairs)
+        yield f"gen_length is {lengths[0]} and {lengths[1]}: " + (
+            f"{same} steps saw the same part of the canvas, and are compared in full; the others "
+            f"by block and step, final tokens where both runs have them"
+            if same
+            else "attention sees another number of masks, so no two canvases are the same; "
+            "decisions are compared by block and step, final tokens where both runs have them, "
+            "states not at all"
         )
     blocks = _block_length(a), _block_length(b)
     if 0 not in blocks and blocks[0] != blocks[1]:

@@ -8,7 +8,6 @@ from itertools import zip_longest
 import numpy as np
 
 from skipstone.diff.align import align
-from skipstone.diff.deciding import steps_of_both
 from skipstone.diff.divergence import Divergence, first_decision
 from skipstone.errors import ConfigError
 from skipstone.record import Trace
@@ -92,7 +91,7 @@ def compare(a: Given, b: Given, *, sample: int | None = None) -> Comparison:
     if sample is None:
         sample = _first_given_apart(a, b)
     a, b = record_of(a, sample, "a"), record_of(b, sample, "b")
-    pairs = align(*steps_of_both(a, b)).pairs
+    pairs = align(a, b).pairs
     return Comparison(
         a=a,
         b=b,

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Integral
+from typing import get_args
 
 import numpy as np
 
-from skipstone.diff.align import Alignment, Pair, align
+from skipstone.diff.align import Alignment, How, Pair, align
 from skipstone.diff.compare import differing_positions, tokens_differ
 from skipstone.diff.divergence import Divergence, first_decision
 from skipstone.diff.floor import Floor, estimated_floor
@@ -136,12 +137,13 @@ class Difference:
         return {"name": setting.name, "a": a, "b": b}
 
     def _counts(self) -> dict[str, int]:
-        by_how = {how: self.alignment.count(how) for how in ("canvas", "step", "commits", "alone")}
+        by_how = {how: self.alignment.count(how) for how in get_args(How)}
+        alone = by_how.pop("alone") + by_how.pop("writes")
         return {
             "steps_a": len(self.a.steps),
             "steps_b": len(self.b.steps),
-            **{f"aligned_by_{how}": n for how, n in by_how.items() if how != "alone"},
-            "unmatched": by_how["alone"],
+            **{f"aligned_by_{how}": n for how, n in by_how.items()},
+            "unmatched": alone,
             "tensors": self.tensors.tensors,
             "rows": self.tensors.rows,
             "tokens_differing": len(self.differing_positions),

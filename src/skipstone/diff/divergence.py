@@ -68,6 +68,8 @@ def first_decision(pairs: Iterable[Pair]) -> Divergence | None:
             step without a counterpart is where one run went on and the other had stopped.
     """
     for pair in pairs:
+        if pair.how == "writes":
+            continue
         if pair.a is None or pair.b is None:
             step = pair.steps[0]
             if not step.masks_before and not step.committed:

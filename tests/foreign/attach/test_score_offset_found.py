@@ -103,7 +103,7 @@ def test_a_forgotten_shift_is_named(at_hand: bool) -> None:
     found = explain(
         net,
         lambda: blockwise.dream(net, prompt),
-        lambda: blockwise.dream(net, prompt, fault="forgotten"),
+        lambda: blockwise.dream(net, prompt, scores=blockwise.own_row),
         mask_id=model.config.mask_id,
         reference=model if at_hand else None,
     ).diagnosis
@@ -123,13 +123,10 @@ def test_it_is_named_against_our_engine_too() -> None:
     )
     recorder = Recorder("full")
     Engine(model, settings).generate(prompt[0].tolist(), observer=recorder)
-    pairs: tuple[tuple[blockwise.ShiftFault, str], ...] = (
-        ("none", "same"),
-        ("forgotten", "commit-rule"),
-    )
-    for fault, verdict in pairs:
+    pairs = (blockwise.shifted, "same"), (blockwise.own_row, "commit-rule")
+    for scores, verdict in pairs:
         with attach(net, mask_id=model.config.mask_id, level="full") as attached:
-            blockwise.dream(net, prompt, fault=fault)
+            blockwise.dream(net, prompt, scores=scores)
         assert diagnose(recorder.trace, attached.trace, model=model).verdict == verdict
 
 

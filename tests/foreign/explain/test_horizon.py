@@ -21,7 +21,13 @@ from specimens import blockwise, qwen_style
 
 BLOCK = 4
 LOOPS: tuple[Callable[..., Tensor], ...] = (blockwise.sdar, blockwise.windows)
-FAULTS: tuple[blockwise.HorizonFault, ...] = ("block before", "causal", "whole", "tail hidden")
+SIGHTS = (
+    blockwise.block_before,
+    blockwise.causal,
+    blockwise.one_too_far,
+    blockwise.everything,
+    blockwise.tail_hidden,
+)
 AT_HAND = [False, pytest.param(True, marks=pytest.mark.long)]
 """Whether a model of ours is."""
 
@@ -36,14 +42,13 @@ def sdar() -> tuple[Model, qwen_style.QwenModel, Tensor]:
     return model, qwen_style.from_model(model), torch.tensor([model.text.encode("prompt")])
 
 
-def explained(
-    loop: Callable[..., Tensor], fault: blockwise.HorizonFault, *, at_hand: bool
-) -> Diagnosis:
+def explained(loop: Callable[..., Tensor], sight: blockwise.Sight, *, at_hand: bool) -> Diagnosis:
     model, net, prompt = sdar()
+    way = blockwise.BlockWay.seeing(sight)
     return explain(
         net,
         lambda: loop(net, prompt, gen_length=10, block_length=BLOCK),
-        lambda: loop(net, prompt, gen_length=10, block_length=BLOCK, fault=fault),
+        lambda: loop(net, prompt, gen_length=10, block_length=BLOCK, way=way),
         mask_id=model.config.mask_id,
         reference=model if at_hand else None,
     ).diagnosis
@@ -52,22 +57,22 @@ def explained(
 @pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_right_code_gives_no_alarm(loop: Callable[..., Tensor], at_hand: bool) -> None:
-    assert explained(loop, "none", at_hand=at_hand).verdict == "same"
+    assert explained(loop, blockwise.own_block, at_hand=at_hand).verdict == "same"
     model, net, prompt = sdar()
     with sanitize(net, mask_id=model.config.mask_id) as report:
         loop(net, prompt, gen_length=10, block_length=BLOCK)
     assert report.events == ()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("sight", SIGHTS)
 @pytest.mark.parametrize("at_hand", AT_HAND)
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_wrong_horizon_is_named_with_layer_and_position(
-    loop: Callable[..., Tensor], at_hand: bool, fault: blockwise.HorizonFault
+    loop: Callable[..., Tensor], at_hand: bool, sight: blockwise.Sight
 ) -> None:
-    found = explained(loop, fault, at_hand=at_hand)
+    found = explained(loop, sight, at_hand=at_hand)
     assert found.cause is not None
     where = found.cause.where
     # Of the first block; or where the prompt ends within its block.
-    position = sdar()[2].shape[1] if fault == "tail hidden" else 0
+    position = sdar()[2].shape[1] if sight is blockwise.tail_hidden else 0
     assert (found.verdict, where.layer, where.position) == ("visible-set", 1, position), found

@@ -32,6 +32,8 @@ class Parting:
         """The forward of B in which the decisions part; None if they never do."""
         if self.first is None:
             return None
+        if self.first.forward_b >= 0:
+            return self.first.forward_b
         steps = self.runs.record_b.steps
         for step in steps:
             if (step.block, step.step) == (self.first.block, self.first.step):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from skipstone.diagnosis.experiment import SideName
-from skipstone.diff.deciding import steps_of_both
+from skipstone.diff.writes import steps_of_both
 from skipstone.record import RunRecord, StepRecord, Trace
 
 

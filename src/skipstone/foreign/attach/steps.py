@@ -17,6 +17,7 @@ from skipstone.foreign.attach.blocks import Blocks, lay_out
 from skipstone.foreign.attach.offset import ScoreOffset
 from skipstone.foreign.attach.seen import MaskScores, Seen
 from skipstone.record import Candidates, StepRecord
+from skipstone.record.deciding import number_after
 
 _MASK, _COMMITTED, _FILLED, _PROMPT = 2, 3, 4, 1
 
@@ -52,7 +53,8 @@ class Assembler:
         self._entered_at = np.full(canvas.size, -1, np.int32)
         self._finished_at = np.full(canvas.size, -1, np.int32)
         self._board = _board(canvas.size)
-        self._block, self._step = 0, -1
+        self._before: StepRecord | None = None
+        self._block = 0
         self._rows = np.zeros(0, np.int32)
         """Of the call before."""
 
@@ -102,17 +104,17 @@ class Assembler:
         ``others`` is the block that other samples of the batch are at, where this one shows none.
         """
         seen = self._as_long(seen)
-        self._enter(self._block_of(seen, blocks, others))
+        self._block = self._block_of(seen, blocks, others)
         self._entered_at[seen.rows] = seen.forward
         self._finished_at[seen.finished] = seen.forward
         self._write(seen.scores)
         self._rows = seen.rows
         start, stop = blocks.bounds(self._block)
         new = slice(self._prompt_length, None)
-        return StepRecord(
+        record = StepRecord(
             forward=seen.forward,
             block=self._block,
-            step=self._step,
+            step=0,
             recovery=False,
             refresh=seen.whole and seen.keeps,
             block_start=start,
@@ -131,6 +133,9 @@ class Assembler:
             seconds=seen.seconds,
             positions_from=seen.positions_from,
         )
+        number = number_after(self._before, record)
+        self._before = dataclasses.replace(record, step=number)
+        return self._before
 
     def _as_long(self, seen: Seen) -> Seen:
         """A call whose canvas was shorter: what was not there yet had masks."""
@@ -141,11 +146,6 @@ class Assembler:
             return np.pad(ids, (0, self.length - ids.size), constant_values=self._mask_id)
 
         return dataclasses.replace(seen, before=padded(seen.before), after=padded(seen.after))
-
-    def _enter(self, block: int) -> None:
-        """Count steps within the block."""
-        self._step = self._step + 1 if block == self._block else 0
-        self._block = block
 
     def shown(self, seen: Seen, blocks: Blocks) -> int | None:
         """The block that a call shows by its rows or its commits; None if by neither."""

@@ -263,7 +263,7 @@ function announce() {
     word("cursor.layer", cursor),
     `${word("cursor.position", cursor)} (${fresh < 0 ? word("cursor.prompt") : word("cursor.new", { new: fresh })})`,
   ];
-  const how = at.how === "canvas" ? "canvas" : at.how === "alone" ? "alone" : "apart";
+  const how = ["canvas", "alone", "writes"].includes(at.how) ? at.how : "apart";
   const said = (className, text) => {
     const span = document.createElement("span");
     span.className = className;

@@ -24,7 +24,6 @@ from skipstone.diagnosis.experiment import (
     Variation,
 )
 from skipstone.diff import Floor, floor_from
-from skipstone.diff.deciding import counted
 from skipstone.engine import Engine, Settings, parse_settings
 from skipstone.engine.observe import Observer, Observers, StepView, Taps
 from skipstone.engine.result import Result
@@ -102,10 +101,6 @@ class ExperimentRunner:
             progress: told what is being tried.
         """
         self.sides: dict[SideName, Side] = {"a": a, "b": b}
-        self._records: dict[SideName, RunRecord] = {
-            "a": counted(a.record, b.record),
-            "b": counted(b.record, a.record),
-        }
         self.reference = reference
         self.done = list[FinishedExperiment]()
         self._deadline, self._budget = time.monotonic() + time_limit, budget
@@ -184,7 +179,7 @@ class ExperimentRunner:
         return trace
 
     def _follow(self, model: Model, experiment: Follow) -> Trace:
-        record, own_record = self._records[experiment.along], self.sides[experiment.along].record
+        record = self.sides[experiment.along].record
         settings = settings_of(self.sides[experiment.settings].record, dict(experiment.changes))
         recorder, observer = _recording(record, experiment.forwards if experiment.tensors else None)
         trace = self.sides[experiment.along].trace
@@ -199,7 +194,7 @@ class ExperimentRunner:
             experiment.seen,
             experiment.turn,
             experiment.unskip,
-            tuple(r.header.prompt_ids for r in trace.records if r is not own_record),
+            tuple(r.header.prompt_ids for r in trace.records if r is not record),
         )
         own = self._in_dtype(model, record.header.dtype)
         replay(self._lifted(own) if experiment.lifted else own, settings, record, lead, observer)
