@@ -55,6 +55,17 @@ class AttentionCall:
             mixed_NHW=self.mixed_NHW[rows],
         )
 
+    def without_unseen(self, kept_K: np.ndarray) -> AttentionCall:
+        """The same call without the keys that no row sees, but for those at some places."""
+        seen = ~np.isneginf(self.bias_NHK).all((0, 1)) | np.isin(self.places_K, kept_K)
+        return replace(
+            self,
+            places_K=self.places_K[seen],
+            key_KGW=self.key_KGW[seen],
+            value_KGW=self.value_KGW[seen],
+            bias_NHK=self.bias_NHK[:, :, seen],
+        )
+
     def computed(self) -> np.ndarray:
         """What attention gives by its own definition, [N, H, W]."""
         key_KHW = self.key_KGW[:, list(self.key_heads)]

@@ -16,9 +16,9 @@ from skipstone.diagnosis.attention.cause import Cause, cause_of
 from skipstone.diagnosis.attention.difference import AttentionDifference
 from skipstone.diagnosis.attention.stage import Stage, stage_of
 from skipstone.diagnosis.case.divergence import Parting
-from skipstone.diagnosis.case.expected import Expected
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.runs import Runs
+from skipstone.diagnosis.case.tensors import ComparedTensors
 from skipstone.record import StepRecord, Tap, TensorKey
 
 # As families call it.
@@ -32,7 +32,7 @@ class Attending:
     runs: Runs
     divergence: Parting
     noise: Noise
-    outcome: Expected
+    tensors: ComparedTensors
 
     @cached_property
     def difference(self) -> AttentionDifference | None:
@@ -72,10 +72,8 @@ class Attending:
 
     def _steps(self) -> Iterator[tuple[StepRecord, StepRecord]]:
         """Pairs of steps of A and B, up to where B is first known to be wrong."""
-        first = self.outcome.first
-        last = self.divergence.horizon if first is None else first.step.forward
-        for step in self.runs.record_b.steps:
-            other = self.divergence.same_step(step) if step.forward <= last else None
+        for step in self.runs.up_to(self.tensors.focus):
+            other = self.divergence.same_step(step)
             if other is not None:
                 yield other, step
 
@@ -149,7 +147,10 @@ class Attending:
         level = self._level(layer)
         if not i.size:
             return None
-        return AttentionDifference(b, layer, right.at(i), mine.at(j), level, self._bases, call)
+        right, mine = right.at(i), mine.at(j)
+        a_keys, b_keys = right.places_K, mine.places_K
+        right, mine = right.without_unseen(b_keys), mine.without_unseen(a_keys)
+        return AttentionDifference(b, layer, right, mine, level, self._bases, call)
 
     @cached_property
     def _bases(self) -> tuple[float, ...]:

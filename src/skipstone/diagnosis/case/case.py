@@ -60,7 +60,7 @@ class Case:
         self.tensors = ComparedTensors(
             self.runs, self.inquiry, self.divergence, self.noise, self.expected
         )
-        self.attention = Attending(self.runs, self.divergence, self.noise, self.expected)
+        self.attention = Attending(self.runs, self.divergence, self.noise, self.tensors)
         self.proof = Proving(
             self.runs, self.inquiry, self.divergence, self.noise, self.expected, self.tensors
         )

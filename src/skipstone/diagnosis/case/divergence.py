@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from skipstone.diagnosis.case.runs import Runs
 from skipstone.diff import Comparison, Divergence, compare
 from skipstone.diff.align import seen_canvas
@@ -61,9 +63,21 @@ class Parting:
         return None if (other.block, other.step) > (first.block, first.step) else other
 
     def same_step(self, step: StepRecord) -> StepRecord | None:
-        """The step of A that started from the same canvas at the same place as a step of B."""
+        """The step of A that started from the same canvas at the same place as a step of B.
+
+        Of what B only writes, and A does not: the first forward of A that writes the same as well.
+        """
+        if step.forward in self.runs.writes:
+            return next((s for s in self.runs.every_a if _writes(s, step)), None)
         for other in self.runs.record_a.steps:
             same_step = other.step == step.step
             if same_step and seen_canvas(other) == seen_canvas(step):
                 return other
         return None
+
+
+def _writes(step: StepRecord, wanted: StepRecord) -> bool:
+    """Whether a forward computes the rows of another one, from the same ids up to the last."""
+    new = slice(0, max(0, int(wanted.rows.max()) + 1 - wanted.prompt_length))
+    same = np.array_equal(step.ids_before[new], wanted.ids_before[new])
+    return same and bool(np.isin(wanted.rows, step.rows).all())

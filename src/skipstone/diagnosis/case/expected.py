@@ -44,7 +44,7 @@ class Expected:
     @cached_property
     def paired(self) -> Trace:
         """A's own steps, where B started from the same canvas."""
-        steps = self.runs.record_b.steps
+        steps = *self.runs.record_b.steps, *self.runs.writes.values()
         pairs = ((self.divergence.same_step(step), step) for step in steps)
         known = [(a, b) for a, b in pairs if a is not None]
         return PairedTrace.of(self.runs.a, self.runs.sample_a, known)

@@ -95,6 +95,8 @@ class Proving:
     ) -> bool | None:
         """Whether a teacher-forced run scores the focus as B did, within noise; None if not known.
 
+        A focus that only writes has no scores: its tensors are compared.
+
         Args:
             trace: of the teacher-forced run.
             besides: kinds of deviations that are none here.
@@ -102,6 +104,8 @@ class Proving:
         step = self.tensors.step
         if trace is None or step is None:
             return None
+        if step.forward in self.runs.writes:
+            return self.tensors.written_as(trace)
         return self._same(self.runs.record_b, step, trace, besides)
 
     def _same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,17 +32,29 @@ class Runs:
         """The record to explain, likewise."""
         return self._steps[1]
 
+    @property
+    def every_a(self) -> Sequence[StepRecord]:
+        """All forwards of A."""
+        return self.a.records[self.sample_a].steps
+
     @cached_property
     def _steps(self) -> tuple[RunRecord, RunRecord]:
         return steps_of_both(self.a.records[self.sample_a], self.b.records[self.sample_b])
 
-    @property
-    def writes_alone(self) -> bool:
-        """Whether B makes forwards that only write keys and values, and A none beside them.
+    @cached_property
+    def writes(self) -> dict[int, StepRecord]:
+        """Forwards of B, by number, that only write keys and values and that A does not make.
 
-        What they have written is then held against nothing.
+        None of its steps is held against them; what reads them is.
         """
-        return len(self.record_b.steps) < len(self.b.records[self.sample_b].steps)
+        steps = {step.forward for step in self.record_b.steps}
+        every = self.b.records[self.sample_b].steps
+        return {step.forward: step for step in every if step.forward not in steps}
+
+    def up_to(self, forward: int) -> list[StepRecord]:
+        """B's steps up to a forward, and this forward itself even if it only writes."""
+        steps = [step for step in self.record_b.steps if step.forward <= forward]
+        return [*steps, self.writes[forward]] if forward in self.writes else steps
 
     @cached_property
     def foreign(self) -> bool:
@@ -67,5 +80,6 @@ class Runs:
         return {name: (a[name], b[name]) for name in a if name in b and a[name] != b[name]}
 
     def step_b(self, forward: int) -> StepRecord | None:
-        """A step of B."""
-        return next((s for s in self.record_b.steps if s.forward == forward), None)
+        """A forward of B."""
+        every = self.b.records[self.sample_b].steps
+        return next((s for s in every if s.forward == forward), None)

@@ -5,7 +5,7 @@ Shape letters: N rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,12 +35,31 @@ class ComparedTensors:
     divergence: Parting
     noise: Noise
     outcome: Expected
+    given: int | None = None
+    """The forward to look into, whatever B does elsewhere."""
 
     @cached_property
     def focus(self) -> int:
-        """The forward to look into: of the first deviation, else of the divergence."""
+        """The forward to look into: of the first deviation, else of the divergence.
+
+        If what is wrong there was read, and has been written by a forward that A does not make, it
+        is that one.
+        """
+        if self.given is not None:
+            return self.given
         first = self.outcome.first
-        return self.divergence.horizon if first is None else first.step.forward
+        forward = self.divergence.horizon if first is None else first.step.forward
+        return next(self._written_wrong(forward), forward)
+
+    def _written_wrong(self, forward: int) -> Iterator[int]:
+        """Forwards that only write, and have written wrong what is read in a forward."""
+        if not self.runs.writes:
+            return
+        reading = replace(self, given=forward)
+        written = [reading.computed_at(d.layer or 0, d.positions) for d in reading.cached_wrong]
+        for writer in sorted(self.runs.writes.keys() & {int(w) for by in written for w in by}):
+            if replace(self, given=writer).away:
+                yield writer
 
     @property
     def step(self) -> StepRecord | None:
@@ -218,6 +237,12 @@ class ComparedTensors:
         last = int(step.rows.max())
         sees_all = last == self.runs.record_b.length - 1
         return sees_all and last not in states[0].positions and states[0].positions.size > 1
+
+    def written_as(self, right: Trace) -> bool | None:
+        """Whether the focus has computed the tensors of another trace; None if that has none."""
+        if self.recorded is None or not any(k.forward == self.focus for k in right.keys(0)):
+            return None
+        return not self._apart(right)
 
     def _apart(self, right: Trace) -> list[Deviation]:
         """Tensors of the focus that are not as in another trace; keys only if both rotate them."""

@@ -12,7 +12,7 @@ from skipstone.sentence import NOTHING, Sentence
 
 def examine(case: Case) -> Answer:
     """Look for a step without a commit, and ask the rule what it would have committed."""
-    if case.runs.writes_alone and not _empty(case.record_b):
+    if case.runs.writes and not _empty(case.record_b):
         # What commits nothing only writes keys and values.
         return None
     return of_the_loop(case, RULE.name, RULE.number) or _seen(case)
