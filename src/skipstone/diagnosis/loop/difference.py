@@ -158,7 +158,7 @@ def _left_unfinished(mine: Decision, b: Evidence, at_b: int) -> bool:
 def differing(a: LoopRule, b: LoopRule) -> tuple[RulePart, ...]:
     """The parts in which two rules are not the same."""
     pairs: tuple[tuple[RulePart, bool], ...] = (
-        ("offset", a.draw.offset != b.draw.offset),
+        ("offset", (a.draw.offset, a.draw.calls) != (b.draw.offset, b.draw.calls)),
         ("without", _without(a.draw) != _without(b.draw)),
         ("raised", (a.draw.raised, a.draw.by) != (b.draw.raised, b.draw.by)),
         ("late", _late(a.draw) != _late(b.draw)),

@@ -10,11 +10,20 @@ import numpy as np
 from skipstone.diagnosis.loop.evidence import Evidence
 from skipstone.diagnosis.loop.guidance import guided_draws
 from skipstone.diagnosis.loop.otherwise import other_logits
-from skipstone.diagnosis.loop.rule import Draw
+from skipstone.diagnosis.loop.rule import Calls, Draw
 
-# How far the row of a position is, and whether the first one of a block may keep its own: tokens
-# need not tell these two apart.
-_OFFSETS = ((0, (False,)), (-1, (False, True)), (1, (False, True)))
+# How far the row of a position is, in which calls, and whether the first one of a block may keep its
+# own: tokens need not tell these two apart.
+_OFFSETS: tuple[tuple[int, Calls, tuple[bool, ...]], ...] = (
+    (0, "all", (False,)),
+    (-1, "all", (False, True)),
+    (1, "all", (False, True)),
+    (-1, "whole", (False,)),
+    (-1, "partial", (False,)),
+    (1, "whole", (False,)),
+    (1, "partial", (False,)),
+    (-2, "all", (False,)),
+)
 # More ids than these are not left out by a rule; they lose by chance.
 _MOST_LEFT_OUT = 4
 # An id that is nothing special has to lose as often as this.
@@ -36,9 +45,11 @@ def likely_draws(evidence: Evidence, scale: float) -> tuple[Evidence, list[Draw]
     """
     offsets = _OFFSETS if evidence.logits else _OFFSETS[:1]
     tried = list[Draw]()
-    for offset, ways in offsets:
+    for offset, calls, ways in offsets:
         plain = [
-            draw for within in ways for draw in _about_the_mask(evidence, Draw(offset, within))
+            draw
+            for within in ways
+            for draw in _about_the_mask(evidence, Draw(offset, calls, within))
         ]
         full = [d for d in plain if evidence.drawn(d).all()]
         if evidence.guided:

@@ -347,10 +347,13 @@ def _rows(decision: Decision, at_R: np.ndarray, draw: Draw) -> np.ndarray:
     position_C, row_C = decision.position_C, np.full(decision.position_C.size, -1, np.int64)
     if not at_R.size:
         return row_C
+    whole = "whole" if decision.step.rows.size == decision.step.entered_age.size else "partial"
+    offset = draw.offset if draw.calls in ("all", whole) else 0
     first = max(int(at_R.min()), decision.step.block_start if draw.within_block else 0)
     last = min(int(at_R.max()), decision.step.block_stop - 1 if draw.within_block else int(1e9))
-    edge = first if draw.offset < 0 else last
-    wanted = np.where(position_C == edge, position_C, position_C + draw.offset)
+    # Of a row that is not there, the outermost one stands in.
+    low_C, high_C = np.minimum(position_C, first), np.maximum(position_C, last)
+    wanted = np.clip(position_C + offset, low_C, high_C)
     known, at = matched(wanted, at_R)
     row_C[known] = at
     return row_C

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.diagnosis.by_row import ByRow, offset_of
 from skipstone.diagnosis.loop.evidence import Evidence
 from skipstone.diagnosis.loop.fit import Identified, identify
 from skipstone.diagnosis.loop.stated import Stated
@@ -19,10 +20,11 @@ def identified(
         wanted: forwards that are looked at in any case.
         plainly: look only at orders by probability, of which most loops have one.
     """
-    header = trace.records[sample].header
+    record, header = trace.records[sample], trace.records[sample].header
     special = tuple(i for i in (header.mask_id, header.eos_id) if i >= 0)
     evidence = Evidence.of(trace, sample, special, wanted)
-    return identify(evidence, Stated.of(header), plainly=plainly)
+    score_offset = 0 if isinstance(trace, ByRow) else offset_of(record)
+    return identify(evidence, Stated.of(header, score_offset), plainly=plainly)
 
 
 def more_closely(found: Identified) -> Identified:

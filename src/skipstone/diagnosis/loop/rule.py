@@ -48,6 +48,9 @@ Number = Literal[
 """How many: so many each step; shares of a schedule; thresholds with >= and with >; a factor.
 ``some`` are numbers that none of these gives."""
 
+Calls = Literal["all", "whole", "partial"]
+"""Calls of the model: all, those over the whole canvas, or those over a part of it."""
+
 SCHEDULES: tuple[Number, ...] = (
     "remainder first",
     "remainder last",
@@ -65,6 +68,8 @@ class Draw:
 
     offset: int = 0
     """Position p is scored by row p + offset."""
+    calls: Calls = "all"
+    """In which calls; in the others it is scored by its own row."""
     within_block: bool = False
     """Whether that holds within the block alone: its first position keeps its own row."""
     without: tuple[int, ...] = ()
@@ -225,6 +230,7 @@ def _cost_of_draw(draw: Draw) -> float:
     raised = 0.0 if draw.raised < 0 else 4.0
     return (
         abs(draw.offset)
+        + 0.5 * (draw.calls != "all")
         + 0.5 * draw.within_block
         + 0.5 * len(draw.without)
         + 0.2 * len(draw.still_summed)

@@ -26,12 +26,19 @@ class Stated:
     block_length: int | None = None
     gen_length: int = 0
     prompt_length: int = 0
+    score_offset: int = 0
+    """How far the row that gave logits is from the position that they stand at."""
     own: bool = False
     """Whether they are those of our engine, which follows them unless a fault is planted."""
 
     @classmethod
-    def of(cls, header: Header) -> Stated:
-        """Read our own settings, or those that a foreign loop was called with."""
+    def of(cls, header: Header, score_offset: int = 0) -> Stated:
+        """Read our own settings, or those that a foreign loop was called with.
+
+        Args:
+            header: of the run.
+            score_offset: how far the row that gave logits is from where they stand in its trace.
+        """
         known = {**header.settings, **header.stated}
         name, _, fields = known.get("unmask", "").partition(":")
         own = dict(pair.split("=", 1) for pair in fields.split(",") if "=" in pair)
@@ -45,6 +52,7 @@ class Stated:
             block_length=_whole(known, "block_length", "block_size"),
             gen_length=header.gen_length,
             prompt_length=len(header.prompt_ids),
+            score_offset=score_offset,
             own=header.source == "skipstone" and name in ("threshold", "factor"),
         )
 

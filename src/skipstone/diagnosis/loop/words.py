@@ -39,7 +39,7 @@ def follows(rule: LoopRule, stated: Stated) -> Sentence:
             if rule.confidence.axis == "vocabulary"
             else Sentence("softmax over {axis}", axis=Sentence(_AXES[rule.confidence.axis])),
             region(rule),
-            *_drawn(rule.draw),
+            *_drawn(rule.draw, stated),
             *_special(rule),
         ]
     )
@@ -85,7 +85,7 @@ def differs(found: RuleDifference, part: RulePart) -> Sentence:
     a, b = found.fit_a.rule, found.fit_b.rule
     match part:
         case "offset" | "without" | "raised" | "late" | "ids" | "penalty" | "guidance" | "drawn":
-            return _draw_differs(part, a.draw, b.draw, found.b.evidence.record.header.mask_id)
+            return _draw_differs(found, part, a.draw, b.draw)
         case "axis" | "kind" | "dtype" | "last":
             return _confidence_differs(part, a.confidence, b.confidence)
         case "region" | "block length":
@@ -104,17 +104,17 @@ def explained(fit: Fit, rival: Fit | None) -> Sentence:
     )
 
 
-def _draw_differs(part: DrawPart, a: Draw, b: Draw, mask_id: int) -> Sentence:
+def _draw_differs(found: RuleDifference, part: DrawPart, a: Draw, b: Draw) -> Sentence:
     """How the tokens and their scores come about."""
     match part:
         case "offset":
             return Sentence(
                 "B scores a position by {b}, A by {a}",
-                a=Sentence(_ROWS[a.offset]),
-                b=Sentence(_ROWS[b.offset]),
+                a=_row(a, found.a.stated),
+                b=_row(b, found.b.stated),
             )
         case "without":
-            return _left_out(a, b, mask_id)
+            return _left_out(a, b, found.b.evidence.record.header.mask_id)
         case "raised":
             return _raised(a, b)
         case "late":
@@ -267,11 +267,25 @@ def _guidance(a: float, b: float) -> Sentence:
     return Sentence("B guides with scale {b:g}, A with {a:g}", a=a - 1.0, b=b - 1.0)
 
 
-def _drawn(draw: Draw) -> list[Sentence]:
+def _row(draw: Draw, stated: Stated) -> Sentence:
+    """The row that scores a position."""
+    own = Sentence(_ROWS[stated.score_offset])
+    row = Sentence(_ROWS[draw.offset + stated.score_offset])
+    if draw.calls == "all":
+        return row
+    in_whole, in_part = (row, own) if draw.calls == "whole" else (own, row)
+    return Sentence(
+        "{in_whole} in calls of the whole canvas, and by {in_part} in those of a part of it",
+        in_whole=in_whole,
+        in_part=in_part,
+    )
+
+
+def _drawn(draw: Draw, stated: Stated) -> list[Sentence]:
     return [
         NOTHING
-        if draw.offset == 0
-        else Sentence("scored by {row}", row=Sentence(_ROWS[draw.offset])),
+        if draw.offset == 0 == stated.score_offset
+        else Sentence("scored by {row}", row=_row(draw, stated)),
         NOTHING
         if draw.raised < 0
         else Sentence("the logit of token {token} raised by {by:g}", token=draw.raised, by=draw.by),
@@ -358,7 +372,13 @@ _REACHES = {
     "from the block on": "the block and everything right of it",
     "canvas": "the whole canvas",
 }
-_ROWS = {0: "its own row", -1: "the row before it", 1: "the row after it"}
+_ROWS = {
+    0: "its own row",
+    1: "the row after it",
+    -1: "the row before it",
+    -2: "the second row before it",
+    -3: "the third row before it",
+}
 _NUMBERS = {
     "each step": "{value} a step",
     "remainder first": "a schedule of {value} steps, remainder first",

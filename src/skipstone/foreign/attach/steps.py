@@ -183,10 +183,11 @@ class Assembler:
         if first == 0:
             return blocks.of(int(rows.max()))
         masks = rows[canvas[rows] == self._mask_id]
-        at_first = blocks.of(first)
+        scored = first - self._offset.reach.score_offset
+        at_first = blocks.of(scored)
         begins, ends = blocks.bounds(at_first)
         done = not ((masks >= begins) & (masks < ends)).any()
-        if first == begins and not (done and committed.size):
+        if begins in (first, scored) and not (done and committed.size):
             return at_first
         return blocks.of(int(masks.min())) if masks.size else self._block
 
