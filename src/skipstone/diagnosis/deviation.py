@@ -72,7 +72,7 @@ def decision_deviations(
     the rest of the block has other states for a good reason, and nothing is said about it.
     """
     wanted = {step.forward: step for step in expected.steps}
-    blockwise = _block_by_block(record) and _block_by_block(expected)
+    settled = _Settled(record) if _block_by_block(record) and _block_by_block(expected) else None
     rule, skip = CommitRule.of(record), SkipRule.of(record)
     clouded = -1
     for step in record.steps:
@@ -81,7 +81,7 @@ def decision_deviations(
         if _skips_by_noise(step, wanted[step.forward], floor, skip):
             clouded = step.block
             continue
-        yield from _of_step(step, wanted[step.forward], floor, rule, blockwise=blockwise)
+        yield from _of_step(step, wanted[step.forward], floor, rule, settled)
     yield from _between_steps(record, wanted)
 
 
@@ -90,11 +90,10 @@ def _of_step(
     expected: StepRecord,
     floor: Floor,
     rule: CommitRule | None,
-    *,
-    blockwise: bool,
+    settled: _Settled | None,
 ) -> Iterator[Deviation]:
     other = np.setxor1d(step.rows, expected.rows)
-    if other.size and not (blockwise and _kept_right(step, expected, other)):
+    if other.size and (settled is None or not settled.kept_right(step, expected, other)):
         yield Deviation("rows", step, expected, other, float(other.size))
         return
     yield from _similarity(step, expected, floor)
@@ -114,16 +113,40 @@ def _of_step(
         yield Deviation("end", step, expected, filled + step.prompt_length, float(filled.size))
 
 
-def _kept_right(step: StepRecord, expected: StepRecord, other: np.ndarray) -> bool:
-    """Whether rows that only one side computes are those that the other has kept for good reason.
+@dataclass(frozen=True, eq=False)
+class _Settled:
+    """What a run that goes block by block has computed for good.
 
-    Block by block, what lies left of a block is final, and code that is not ours may keep it or
-    compute it again as it likes.
+    What lies left of a block is final, and code that is not ours may keep it or compute it again as
+    it likes.
     """
-    if step.positions_from == "engine" or other.max() >= step.block_start:
-        return False
-    sides = [s for s in (step, expected) if s.positions_from != "engine"]
-    return all(bool((s.entered_age[other] >= 0).all()) for s in sides)
+
+    record: RunRecord
+
+    def kept_right(self, step: StepRecord, expected: StepRecord, other: np.ndarray) -> bool:
+        """Whether rows that only one side computes are those that the other has kept.
+
+        They were computed, and had their last ids by then.
+        """
+        if step.positions_from == "engine" or other.max() >= step.block_start:
+            return False
+        sides = [s for s in (step, expected) if s.positions_from != "engine"]
+        if not all(bool((s.entered_age[other] >= 0).all()) for s in sides):
+            return False
+        return not before_their_commit(self.record, step, np.setdiff1d(other, step.rows)).size
+
+
+def before_their_commit(record: RunRecord, step: StepRecord, kept: np.ndarray) -> np.ndarray:
+    """Of rows that a step has kept, those that were computed while they had other ids.
+
+    A forward that is no step of the record has written what had its last ids.
+    """
+    ids = {s.forward: s.ids_before for s in record.steps}
+    kept = kept[kept >= step.prompt_length]
+    now, at = step.ids_before, kept - step.prompt_length
+    then = (ids.get(f, now) for f in (step.forward - step.entered_age[kept]).tolist())
+    changed = [before[i] != now[i] for before, i in zip(then, at.tolist(), strict=True)]
+    return kept[np.array(changed, bool)]
 
 
 def _block_by_block(record: RunRecord) -> bool:

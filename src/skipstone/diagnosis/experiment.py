@@ -24,7 +24,10 @@ Horizon = Literal["later", "own block", "next block seen", "call seen", "padding
 """How far rows see: up to themselves, up to their block, one block too far, all rows of the call,
 or the padding, too."""
 
-Hidden = Literal["", "prompt", "left", "suffix", "outside", "first", "last"] | Horizon
+Hidden = (
+    Literal["", "prompt", "prompt in its block", "left", "suffix", "outside", "first", "last"]
+    | Horizon
+)
 """A set of keys that rows may not see; or that they see although they should not."""
 
 VARIATIONS: tuple[Variation, ...] = (

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skipstone.diagnosis.attention.call import read
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import place
@@ -31,10 +32,15 @@ class _Keys:
     mine: int
     """In B's cache."""
     right: int
-    """In A's cache of the same step, else positions of the canvas."""
+    """In A's cache of the same step, else positions that were computed by then."""
     from_a: bool
     first: int
     """The first position that holds another row."""
+
+    @property
+    def twice(self) -> bool:
+        """Whether the canvas has as many positions, and not all of them were computed."""
+        return not self.from_a and self.mine <= self.step.entered_age.size
 
 
 def other_keys(case: Case) -> Finding | None:
@@ -60,8 +66,8 @@ def _wrong_before(case: Case, step: StepRecord) -> bool:
 
 
 def _steps(case: Case) -> list[StepRecord]:
-    """B's first step, and the last ones up to where the runs part."""
-    steps = [s for s in case.record_b.steps if s.forward <= case.divergence.horizon]
+    """B's first forward, and the last ones up to where the runs part."""
+    steps = [s for s in case.runs.every_b if s.forward <= case.divergence.horizon]
     return [*steps[:-_LOOKED_AT][:1], *steps[-_LOOKED_AT:]]
 
 
@@ -74,9 +80,18 @@ def _keys(case: Case, step: StepRecord) -> _Keys | None:
     if right is not None:
         first = _first_other(mine.values_NW, right.values_NW)
         return _Keys(step, mine.number, right.number, True, first)
-    # Fewer than the canvas has is what many caches hold.
-    length = case.record_b.length
-    return _Keys(step, mine.number, min(length, mine.number), False, length)
+    # Fewer than were computed is what many caches hold.
+    seen, length = _seen(case, step), case.record_b.length
+    if seen is None or mine.number > length:
+        return _Keys(step, mine.number, min(length, mine.number), False, length)
+    computed = int((step.entered_age >= 0).sum())
+    return _Keys(step, seen, min(computed, seen), False, int(step.rows.min(initial=length)))
+
+
+def _seen(case: Case, step: StepRecord) -> int | None:
+    """How many keys some row sees; None if attention was not recorded."""
+    call = read(case.runs.b, case.runs.sample_b, step.forward, 1)
+    return None if call is None else call.without_unseen(np.zeros(0, int)).places_K.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +140,9 @@ def _first_other(mine_NW: np.ndarray, right_MW: np.ndarray) -> int:
 
 def _found(keys: _Keys) -> Finding:
     more = keys.mine > keys.right
-    if not keys.from_a:
+    if keys.twice:
+        what = Sentence("attention sees more keys than positions were computed")
+    elif not keys.from_a:
         what = Sentence("attention sees keys of positions beyond the canvas")
     elif more:
         what = Sentence("attention sees more keys than in the same step of A")
@@ -144,6 +161,12 @@ def _found(keys: _Keys) -> Finding:
             first=keys.first,
         )
         if keys.from_a
+        else Sentence(
+            "{mine} keys of {right} positions: some stand in the cache twice",
+            mine=keys.mine,
+            right=keys.right,
+        )
+        if keys.twice
         else Sentence(
             "keys reach to position {last}, the canvas ends at {end}",
             last=keys.mine - 1,

@@ -34,8 +34,13 @@ class Runs:
 
     @property
     def every_a(self) -> Sequence[StepRecord]:
-        """All forwards of A."""
+        """All forwards of A, also those that only write."""
         return self.a.records[self.sample_a].steps
+
+    @property
+    def every_b(self) -> Sequence[StepRecord]:
+        """All forwards of B, likewise."""
+        return self.b.records[self.sample_b].steps
 
     @cached_property
     def _steps(self) -> tuple[RunRecord, RunRecord]:
@@ -48,8 +53,7 @@ class Runs:
         None of its steps is held against them; what reads them is.
         """
         steps = {step.forward for step in self.record_b.steps}
-        every = self.b.records[self.sample_b].steps
-        return {step.forward: step for step in every if step.forward not in steps}
+        return {step.forward: step for step in self.every_b if step.forward not in steps}
 
     def up_to(self, forward: int) -> list[StepRecord]:
         """B's steps up to a forward, and this forward itself even if it only writes."""
@@ -81,5 +85,4 @@ class Runs:
 
     def step_b(self, forward: int) -> StepRecord | None:
         """A forward of B."""
-        every = self.b.records[self.sample_b].steps
-        return next((s for s in every if s.forward == forward), None)
+        return next((s for s in self.every_b if s.forward == forward), None)

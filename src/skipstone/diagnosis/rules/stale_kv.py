@@ -7,6 +7,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.case.held import Held
 from skipstone.diagnosis.experiment import Choice, Follow, Patch
+from skipstone.diagnosis.deviation import before_their_commit
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.patching import decisive
@@ -20,12 +21,22 @@ _WRITE_FIRST = Sentence("write the fresh keys and values of these rows before at
 _LOST = Sentence("attention reads old keys and values: a write to the cache is lost")
 _NOT_RENEWED = Sentence("attention reads keys and values from before they were computed again")
 _NEVER_WRITTEN = Sentence("attention reads rows of the cache that were never written")
+_TOO_EARLY = Sentence("attention reads keys and values from before their positions were committed")
+_STORE_LATER = Sentence("store a block after its last commit")
+_GIVES_B = Sentence("put B's old keys and values into the reference run: B's scores")
+_GIVES_OTHERS = Sentence("put B's old keys and values into the reference run: not B's scores")
 _HAND_ON = Sentence("hand on the cache that the last forward over these rows has returned")
 
 
 def examine(case: Case) -> Answer:
     """A refresh or a write that is missing; else a cache setting that explains the difference."""
-    return _missing_refresh(case) or _lost_write(case) or _late_write(case) or _by_setting(case)
+    return (
+        _missing_refresh(case)
+        or _lost_write(case)
+        or _too_early(case)
+        or _late_write(case)
+        or _by_setting(case)
+    )
 
 
 def _missing_refresh(case: Case) -> Finding | None:
@@ -39,14 +50,15 @@ def _missing_refresh(case: Case) -> Finding | None:
     never = step.entered_age[missing] < 0
     if not missing.size or extra.size or never.any():
         return None
-    if not (expected.refresh or _goes_on(case, step, expected)):
+    early = before_their_commit(case.record_b, step, missing)
+    if not (expected.refresh or early.size or _goes_on(case, step, expected)):
         return None
     oldest = int(step.entered_age[missing].max())
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=Sentence("a refresh of the K/V cache is missing"),
-        where=place(step, 1, int(missing[0])),
+        what=_TOO_EARLY if early.size else Sentence("a refresh of the K/V cache is missing"),
+        where=place(step, 1, int((early if early.size else missing)[0])),
         evidence=Sentence(
             "{kept} of {rows} rows kept K/V up to {oldest} forwards old where the cache policy "
             "renews all"
@@ -63,7 +75,9 @@ def _missing_refresh(case: Case) -> Finding | None:
             Sentence("run on B's canvases with the refresh: the decisions are not A's"),
         ),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
-        remedy=Sentence("refresh all rows at the start of a block")
+        remedy=_STORE_LATER
+        if early.size
+        else Sentence("refresh all rows at the start of a block")
         if expected.refresh
         else Sentence("compute these rows again as often as A does"),
         positions=tuple(missing.tolist()),
@@ -101,8 +115,8 @@ def _lost_write(case: Case) -> Finding | None:
         evidence=_what_is_read(found),
         experiment=tried(
             added,
-            Sentence("put B's old keys and values into the reference run: B's scores"),
-            Sentence("put B's old keys and values into the reference run: not B's scores"),
+            _GIVES_B,
+            _GIVES_OTHERS,
         ),
         proof=proof_of_patch(case, added),
         remedy=_WRITE_FIRST if now else _HAND_ON,
@@ -130,6 +144,35 @@ def _what_is_read(found: Held) -> Sentence:
         old=found.other,
         error=first.size,
         floor=first.floor,
+    )
+
+
+def _too_early(case: Case) -> Finding | None:
+    """Cached rows that are wrong from the first layer on were computed while they had other ids."""
+    wrong = case.tensors.cached_wrong
+    first = next((d for d in wrong if d.kind == "value" and d.layer == 1), None)
+    if first is None:
+        return None
+    early = before_their_commit(case.record_b, first.step, first.positions)
+    if early.size < first.positions.size:
+        return None
+    added = case.proof.with_only(wrong, "B's stale keys and values")
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=_TOO_EARLY,
+        where=place(first.step, 1, int(early[0])),
+        evidence=Sentence(
+            "values of layer 1 at {positions} positions are those of other ids (error {error:.2g}, "
+            "floor {floor:.1g}): they were computed before their commit, and not since",
+            positions=early.size,
+            error=first.size,
+            floor=first.floor,
+        ),
+        experiment=tried(added, _GIVES_B, _GIVES_OTHERS),
+        proof=proof_of_patch(case, added),
+        remedy=_STORE_LATER,
+        positions=tuple(early.tolist()),
     )
 
 

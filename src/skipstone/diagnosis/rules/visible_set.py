@@ -15,6 +15,7 @@ from skipstone.sentence import Sentence
 
 _WORDS: dict[Hidden, Sentence] = {
     "prompt": Sentence("the prompt is hidden"),
+    "prompt in its block": Sentence("the end of the prompt that is in the block is hidden"),
     "left": Sentence("what is left of the block is hidden"),
     "suffix": Sentence("what is right of the block is hidden"),
     "outside": Sentence("everything outside the block is hidden"),

@@ -153,7 +153,7 @@ class KeptAttention:
             self._key(Tap.QUERY): (positions, _side_by_side(query_HNW)),
             self._key(Tap.MIXED): (positions, _side_by_side(mixed_HNW)),
         }
-        places = positions if _own(key.keys, positions) else np.arange(key.keys, dtype=np.int32)
+        places = places_of(key.keys, positions)
         inside = places < self.length
         for store in (key, value):
             if store.values is not None:
@@ -225,9 +225,15 @@ def _name(dtype: torch.dtype | None) -> str:
     return "" if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def _own(keys: int, positions: np.ndarray) -> bool:
-    """Whether there are no keys but those of the rows, which stand where these do."""
-    return keys == positions.size and np.unique(positions).size == keys
+def places_of(keys: int, positions: np.ndarray) -> np.ndarray:
+    """Where keys stand, int32 [K]: in their order; or, if they are all of the rows, where these do.
+
+    Args:
+        keys: K.
+        positions: int32 [N] of the rows of the call.
+    """
+    own = keys == positions.size and np.unique(positions).size == keys
+    return positions if own else np.arange(keys, dtype=np.int32)
 
 
 def _is(x: Tensor, cached: Tensor | None) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.foreign.attach.attended import Attended
+from skipstone.foreign.attach.attended import Attended, places_of
 from skipstone.foreign.attach.kept import Kept, KeptScores, KeptTensor
 from skipstone.foreign.attach.offset import ScoreOffset
 from skipstone.foreign.attach.output import Unguided, logits_of
@@ -367,10 +367,10 @@ class Forward:
             copy = self._stores.take(name, rows_YCPD, computed_BN, self._tensors)
         else:
             copy = self._tensors.take(rows_YCPD, own=True)
-        positions = np.arange(length, dtype=np.int32)
         for y, layer in enumerate(layers):
             key = TensorKey(self.number, tap, layer)
             for b, c in enumerate(self.samples.chosen.tolist()):
+                positions = places_of(length, self.placed.positions_BN[b])
                 self._kept[b].append(KeptTensor(key, positions, copy, (y, c)))
 
 

@@ -13,7 +13,7 @@ from skipstone.tracing.record.recorder import Recorder
 
 
 class EngineSide:
-    """Runs an engine; what is wanted beyond its decisions, experiments record by themselves."""
+    """Runs an engine; what is wanted beside its record, experiments run again by themselves."""
 
     def __init__(self, name: str, engine: Engine, prompt: Prompt, depth: Depth) -> None:
         """Take the engine; nothing is run yet."""
@@ -43,8 +43,10 @@ class EngineSide:
         )
 
     def recorded_at(self, depth: Depth) -> Sequence[Trace]:
-        """Nothing: see the class."""
-        return ()
+        """Run it once more, with tensors: code that is not ours has none but its own to show."""
+        recorder = Recorder(depth.level, window=depth.window)
+        self._timed(recorder)
+        return [recorder.trace]
 
     def _timed(self, recorder: Recorder | None) -> tuple[Result, float]:
         began = time.perf_counter()

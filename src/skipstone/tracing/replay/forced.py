@@ -161,18 +161,20 @@ class _ForcedCacheSession(CacheSession):
 def _horizon(far: Horizon, rows: Rows, at: RequestStep, context: StepContext) -> np.ndarray:
     """One past the last position that each row sees, int64 [N]; of one request."""
     position, block = rows.position, at.reach.block_size
+    # What is right of it has no keys yet.
+    last = int(position[rows.request == at.slot].max(initial=0)) + 1
     match far:
         case "padding seen":
             return np.full(rows.num_rows, context.canvas.ids_BL.shape[1])
         case "later":
             return position + 1
         case "call seen":
-            return np.full(rows.num_rows, position[rows.request == at.slot].max(initial=0) + 1)
+            return np.full(rows.num_rows, last)
         case "own block":
             return rows.horizon if block is None else np.maximum(1, position // block * block)
         case "next block seen":
-            length, beyond = context.length_at(at), 0 if block is None else block
-            return np.maximum(rows.horizon, np.minimum(length, rows.horizon + beyond))
+            beyond = 0 if block is None else block
+            return np.maximum(rows.horizon, np.minimum(last, rows.horizon + beyond))
 
 
 @dataclass(frozen=True, eq=False)

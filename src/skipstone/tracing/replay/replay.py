@@ -181,6 +181,8 @@ def _hide(batch: Batch, block: Block, hidden: Hidden, seen: tuple[int, int] | No
     for b, start in enumerate(batch.canvas.prompt_lengths):
         if hidden == "prompt":
             visible_BL[b, :start] = False
+        if hidden == "prompt in its block" and batch.config.reach.block_size is not None:
+            visible_BL[b, start - start % batch.config.reach.block_size : start] = False
         if hidden == "left":
             visible_BL[b, start : start + block.start] = False
         if hidden == "outside":
