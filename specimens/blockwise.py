@@ -149,6 +149,12 @@ def everything(rows: Tensor, keys: Tensor, block: int, prompt: int) -> Tensor:
     return (keys >= 0) & (rows >= 0)
 
 
+def from_the_prompt(rows: Tensor, keys: Tensor, block: int, prompt: int) -> Tensor:
+    """Blocks are counted from the end of the prompt, all of which is one block."""
+    row, key = ((where - prompt).div(block, rounding_mode="floor") for where in (rows, keys))
+    return (key <= row) | (keys < prompt)
+
+
 def tail_hidden(rows: Tensor, keys: Tensor, block: int, prompt: int) -> Tensor:
     """Not the end of the prompt that is in its block."""
     tail = (keys < prompt) & (keys // block == prompt // block)

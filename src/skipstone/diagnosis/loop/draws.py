@@ -12,8 +12,8 @@ from skipstone.diagnosis.loop.guidance import guided_draws
 from skipstone.diagnosis.loop.otherwise import other_logits
 from skipstone.diagnosis.loop.rule import Calls, Draw
 
-# How far the row of a position is, in which calls, and whether the first one of a block may keep its
-# own: tokens need not tell these two apart.
+# How far the row of a position is, in which calls, and whether the first one of a block may keep
+# its own: tokens need not tell these two apart.
 _OFFSETS: tuple[tuple[int, Calls, tuple[bool, ...]], ...] = (
     (0, "all", (False,)),
     (-1, "all", (False, True)),

@@ -6,8 +6,8 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.case.held import Held
-from skipstone.diagnosis.experiment import Choice, Follow, Patch
 from skipstone.diagnosis.deviation import before_their_commit
+from skipstone.diagnosis.experiment import Choice, Follow, Patch
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.patching import decisive
