@@ -2,8 +2,8 @@
 
 A step decides: it scores masks, or commits. Code that decodes over a cache may make forwards that
 only write keys and values (of the prompt, of a finished block), where other code writes the same
-ones in a step that decides. What such a forward wrote is seen in the step after it, whose number in
-the block it shares.
+ones in a step that decides. What such a forward wrote is seen in the step after it, whose number it
+shares if that is in the same block.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ def decides(step: StepRecord, after: StepRecord | None) -> bool:
 
 
 def number_after(before: StepRecord | None, step: StepRecord) -> int:
-    """The number of a step in its block, by the forward before it."""
+    """The number of a step in its block, by the forward before it.
+
+    Forwards over a block that is full count as steps of it: none follows that decides.
+    """
     if before is None or before.block != step.block:
         return 0
-    return before.step + decides(before, step)
+    return before.step + (decides(before, step) or not before.masks_before)
 
 
 def _again(step: StepRecord, after: StepRecord) -> bool:

@@ -80,7 +80,7 @@ BLOCKWISE = {
         BlockWay(sees_stored=blockwise.causal), "visible-set", STORED, 24
     ),
     "stored by itself": Planted(BlockWay(store=blockwise.by_itself), "visible-set", STORED, 24),
-    "stored twice": Planted(BlockWay(store=blockwise.twice), "visible-set", STORED, 24),
+    "stored twice": Planted(BlockWay(store=blockwise.twice), "visible-set", (0, 4), 24),
     "stored over the last row": Planted(
         BlockWay(store=blockwise.over_the_last), "visible-set", STORED, 24, "wrong-cache-row"
     ),

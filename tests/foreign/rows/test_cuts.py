@@ -337,8 +337,9 @@ def test_calls_behind_the_cache_of_a_hidden_prompt_are_no_steps() -> None:
 
     [record] = recorded(HF, loop).records
     assert record.prompt_length == 8
-    # The first step of a block computes what comes before it.
-    assert [p[:2] for p in places(record)] == [(b, s) for b in range(2) for s in range(5)]
+    # What comes before a block is computed in a forward of its own, which decides nothing.
+    numbers = (0, 0, 1, 2, 3)
+    assert [p[:2] for p in places(record)] == [(b, s) for b in range(2) for s in numbers]
     assert [len(step.committed) for step in record.steps] == [0, 1, 1, 1, 1] * 2
     assert [step.rows.size for step in record.steps] == [8, 4, 4, 4, 4, 12, 4, 4, 4, 4]
 
