@@ -72,7 +72,8 @@ def decision_deviations(
     the rest of the block has other states for a good reason, and nothing is said about it.
     """
     wanted = {step.forward: step for step in expected.steps}
-    settled = _Settled(record) if _block_by_block(record) and _block_by_block(expected) else None
+    blockwise = _block_by_block(record) and _block_by_block(expected)
+    settled = record if blockwise else None
     rule, skip = CommitRule.of(record), SkipRule.of(record)
     clouded = -1
     for step in record.steps:
@@ -90,10 +91,11 @@ def _of_step(
     expected: StepRecord,
     floor: Floor,
     rule: CommitRule | None,
-    settled: _Settled | None,
+    settled: RunRecord | None,
 ) -> Iterator[Deviation]:
+    """Those of one step; ``settled`` is its run, if what lies left of its blocks is final."""
     other = np.setxor1d(step.rows, expected.rows)
-    if other.size and (settled is None or not settled.kept_right(step, expected, other)):
+    if other.size and (settled is None or not _kept_right(settled, step, expected, other)):
         yield Deviation("rows", step, expected, other, float(other.size))
         return
     yield from _similarity(step, expected, floor)
@@ -113,27 +115,20 @@ def _of_step(
         yield Deviation("end", step, expected, filled + step.prompt_length, float(filled.size))
 
 
-@dataclass(frozen=True, eq=False)
-class _Settled:
-    """What a run that goes block by block has computed for good.
+def _kept_right(
+    record: RunRecord, step: StepRecord, expected: StepRecord, other: np.ndarray
+) -> bool:
+    """Whether rows that only one side computes are those that the other has kept for good reason.
 
-    What lies left of a block is final, and code that is not ours may keep it or compute it again as
-    it likes.
+    Block by block, what lies left of a block is final, and code that is not ours may keep it or
+    compute it again as it likes, once it had its last ids.
     """
-
-    record: RunRecord
-
-    def kept_right(self, step: StepRecord, expected: StepRecord, other: np.ndarray) -> bool:
-        """Whether rows that only one side computes are those that the other has kept.
-
-        They were computed, and had their last ids by then.
-        """
-        if step.positions_from == "engine" or other.max() >= step.block_start:
-            return False
-        sides = [s for s in (step, expected) if s.positions_from != "engine"]
-        if not all(bool((s.entered_age[other] >= 0).all()) for s in sides):
-            return False
-        return not before_their_commit(self.record, step, np.setdiff1d(other, step.rows)).size
+    if step.positions_from == "engine" or other.max() >= step.block_start:
+        return False
+    sides = [s for s in (step, expected) if s.positions_from != "engine"]
+    if not all(bool((s.entered_age[other] >= 0).all()) for s in sides):
+        return False
+    return not before_their_commit(record, step, np.setdiff1d(other, step.rows)).size
 
 
 def before_their_commit(record: RunRecord, step: StepRecord, kept: np.ndarray) -> np.ndarray:

@@ -81,10 +81,10 @@ def _keys(case: Case, step: StepRecord) -> _Keys | None:
         first = _first_other(mine.values_NW, right.values_NW)
         return _Keys(step, mine.number, right.number, True, first)
     # Fewer than were computed is what many caches hold.
-    seen, length = _seen(case, step), case.record_b.length
-    if seen is None or mine.number > length:
+    computed, length = int((step.entered_age >= 0).sum()), case.record_b.length
+    seen = _seen(case, step) if computed < mine.number <= length else None
+    if seen is None:
         return _Keys(step, mine.number, min(length, mine.number), False, length)
-    computed = int((step.entered_age >= 0).sum())
     return _Keys(step, seen, min(computed, seen), False, int(step.rows.min(initial=length)))
 
 

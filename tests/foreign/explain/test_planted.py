@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -158,13 +159,14 @@ def test_right_block_causal_code_gives_no_alarm_whatever_its_prompt(
     model, net, _ = sdar()
     ids, mask_id = torch.tensor([prompt]), model.config.mask_id
     new = -len(prompt) % BLOCK + 2 * BLOCK
-    run = lambda loop: lambda: loop(net, ids, gen_length=new, block_length=BLOCK)  # noqa: E731
+    right = partial(blockwise.sdar, net, ids, gen_length=new, block_length=BLOCK)
+    whole = partial(blockwise.windows, net, ids, gen_length=new, block_length=BLOCK)
     engine = skipstone.Engine(
         model, skipstone.Settings(cache="dual", unmask="fixed", gen_length=new)
     )
-    first = engine if good == "engine" else run(blockwise.windows)
+    first = engine if good == "engine" else whole
     given = prompt if good == "engine" else None
-    found = explain(net, first, run(blockwise.sdar), prompt=given, mask_id=mask_id)
+    found = explain(net, first, right, prompt=given, mask_id=mask_id)
     assert found.verdict == "same", found
 
 

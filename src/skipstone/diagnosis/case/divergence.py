@@ -78,6 +78,6 @@ class Parting:
 
 def _writes(step: StepRecord, wanted: StepRecord) -> bool:
     """Whether a forward computes the rows of another one, from the same ids up to the last."""
-    new = slice(0, max(0, int(wanted.rows.max()) + 1 - wanted.prompt_length))
+    new = slice(0, max(0, int(wanted.rows.max(initial=-1)) + 1 - wanted.prompt_length))
     same = np.array_equal(step.ids_before[new], wanted.ids_before[new])
     return same and bool(np.isin(wanted.rows, step.rows).all())
