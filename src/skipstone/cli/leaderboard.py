@@ -81,7 +81,7 @@ def leaderboard(
 
     Each policy is run at its published default and along its knob, alone and with the dual cache,
     and held against the exact run: no cache, no skip, one token a step. The folder gets
-    board.parquet, results.parquet (a row for each answer), and board.md.
+    board.html (a page), board.parquet, results.parquet (a row for each answer), and board.md.
     """
     base = _base(given(options), quick=quick)
     check_some("--per-family", per_family)
@@ -118,19 +118,21 @@ def leaderboard(
             progress=moved,
         )
     found = board(sweep, run)
-    _write(sweep, found, _about(model, base, wanted, quick=quick))
+    _write(sweep, found, _about(model, base, wanted, quick=quick), model.name)
     if as_json:
         say_json({"schema": 1, "prompts": wanted, "lines": [row(line) for line in found.lines]})
     else:
         _print(found, output)
 
 
-def _write(sweep: Sweep, found: Leaderboard, about: str) -> None:
+def _write(sweep: Sweep, found: Leaderboard, about: str, model: str) -> None:
     """The table in all of its forms."""
     from skipstone.leaderboard.columns import markdown, write_parquet
+    from skipstone.leaderboard.page import render
 
-    text = markdown(found, about)
+    text, page = markdown(found, about), render(found, sweep, about, model)
     sweep.store.save("board.parquet", lambda to: write_parquet(found, to))
+    sweep.store.save("board.html", lambda to: to.write_text(page, encoding="utf-8"))
     sweep.store.save("board.md", lambda to: to.write_text(text, encoding="utf-8"))
 
 

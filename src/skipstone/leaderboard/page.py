@@ -1,0 +1,199 @@
+"""The table as one HTML file that needs nothing else: what is saved against what is right."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from skipstone.leaderboard.board import Leaderboard, Line
+from skipstone.leaderboard.columns import HEADINGS, cells
+from skipstone.report.theme import style_sheet
+from skipstone.sweep.grid import BASELINE, spell
+from skipstone.sweep.measure import Measurement
+from skipstone.sweep.run import Sweep
+
+MOST_BROKEN = 400
+"""Answers that changed, on a page; and characters of each text there."""
+_MOST_TEXT = 600
+_WIDTH, _HEIGHT = 800, 320
+
+_COSTS: Mapping[str, tuple[str, Callable[[Line], float]]] = {
+    "forwards": ("forwards of an answer", lambda line: line.summary.forwards),
+    "flops": ("operations, share of the exact run's", lambda line: line.flops),
+    "seconds": ("seconds of an answer", lambda line: line.summary.seconds),
+}
+
+
+def render(found: Leaderboard, sweep: Sweep, about: str, model: str) -> str:
+    """The whole page; every text in it is escaped.
+
+    Args:
+        found: the table.
+        sweep: whose answers it is made of.
+        about: what was run, on what: one paragraph.
+        model: its name, for the commands that write reports.
+    """
+    exact = {m.prompt: m for m in sweep.measurements if m.setting == BASELINE}
+    broken, links = list[dict[str, str]](), dict[tuple[str, str], str]()
+    for line in found.lines:
+        if line.changed and len(broken) < MOST_BROKEN:
+            name = f"broke-{len(broken)}"
+            links[line.family, line.summary.setting] = name
+            broken.append({"id": name, **_broken(line, sweep, exact, model)})
+    script = _file("board.js")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(_file("board.html")).render(
+        about=about,
+        policy=_policy(script),
+        style=Markup(style_sheet() + _file("board.css")),
+        script=Markup(script),
+        costs={key: name for key, (name, _) in _COSTS.items()},
+        kinds=sorted({line.entry.kind for line in found.lines} - {"exact"}),
+        charts=[
+            _chart(number, family, found.of(family), links)
+            for number, family in enumerate(found.families)
+        ],
+        headings=HEADINGS,
+        broken=broken,
+        changed=sum(len(line.changed) for line in found.of(found.families[0])),
+        most=MOST_BROKEN,
+        left_out=found.protocol.left_out,
+        width=_WIDTH,
+        height=_HEIGHT,
+    )
+
+
+def _chart(
+    number: int, family: str, lines: Sequence[Line], links: Mapping[tuple[str, str], str]
+) -> dict[str, object]:
+    """One family: its points, the front for each cost, and its table."""
+    known = all(line.right is not None for line in lines)
+    scales = {key: _scale([of(line) for line in lines]) for key, (_, of) in _COSTS.items()}
+    points, rows = list[dict[str, object]](), list[dict[str, object]]()
+    for i, line in enumerate(lines):
+        row, broke = f"row-{number}-{i}", links.get((family, line.summary.setting), "")
+        kind, texts = line.entry.kind, cells(line)
+        rows.append({"id": row, "kind": kind, "cells": texts, "broke": broke})
+        share, low, high = _quality(line, known=known)
+        places = [f"--{key}: {scales[key](of(line)):.1f}px" for key, (_, of) in _COSTS.items()]
+        points.append(
+            {
+                "link": broke or row,
+                "kind": kind,
+                "published": line.entry.published,
+                "label": f"{texts[0]}: right {texts[1]}, changed {texts[3]}, {texts[5]} forwards",
+                "place": "; ".join([*places, f"--y: {_HEIGHT * (1 - share):.1f}px"]),
+                "low": round(_HEIGHT * (share - low), 1),
+                "high": round(_HEIGHT * (share - high), 1),
+            }
+        )
+    return {
+        "id": f"family-{number}",
+        "family": family,
+        "measure": "Right answers" if known else "Answers that are the exact run's",
+        "points": points,
+        "rows": rows,
+        "ticks": {key: list(_ticks(lines, of, scales[key])) for key, (_, of) in _COSTS.items()},
+        "fronts": {
+            key: " ".join(_front(lines, of, scales[key], known=known))
+            for key, (_, of) in _COSTS.items()
+        },
+    }
+
+
+def _quality(line: Line, *, known: bool) -> tuple[float, float, float]:
+    """What is drawn upwards, and its interval."""
+    found = line.right if known and line.right is not None else line.summary.same_answers
+    return found.value, found.low, found.high
+
+
+def _scale(values: Sequence[float]) -> Callable[[float], float]:
+    """From a cost to a place on the logarithmic axis; nothing takes no cost at all."""
+    least, most = (math.log(max(end(values), 1e-9)) for end in (min, max))
+    return partial(_placed, least=least, spread=(most - least) or 1.0)
+
+
+def _placed(value: float, *, least: float, spread: float) -> float:
+    return _WIDTH * (math.log(max(value, 1e-9)) - least) / spread
+
+
+def _ticks(
+    lines: Sequence[Line], of: Callable[[Line], float], scale: Callable[[float], float]
+) -> Iterator[tuple[float, str]]:
+    """Round numbers within the axis, and where they are."""
+    costs = [max(of(line), 1e-9) for line in lines]
+    for power in range(math.floor(math.log10(min(costs))), math.ceil(math.log10(max(costs))) + 1):
+        for digit in (1, 2, 5):
+            value = digit * 10.0**power
+            if min(costs) <= value <= max(costs):
+                yield round(scale(value), 1), f"{value:g}"
+
+
+def _front(
+    lines: Sequence[Line],
+    of: Callable[[Line], float],
+    scale: Callable[[float], float],
+    *,
+    known: bool,
+) -> Iterator[str]:
+    """Places of the settings that no other one beats in both, cheapest first."""
+    best = -1.0
+    for line in sorted(lines, key=lambda line: (of(line), -_quality(line, known=known)[0])):
+        share = _quality(line, known=known)[0]
+        if share > best:
+            best = share
+            yield f"{scale(of(line)):.1f},{_HEIGHT * (1 - share):.1f}"
+
+
+def _broken(
+    line: Line, sweep: Sweep, exact: Mapping[int, Measurement], model: str
+) -> dict[str, str]:
+    """One answer that a setting changed; one that came out wrong, if there is one."""
+    m = next((m for m in line.changed if m.right is False), line.changed[0])
+    prompt = sweep.questions[m.prompt].prompt
+    specs = spell(sweep.baseline), line.entry.setting.spec
+    where = f"block {m.block}, step {m.step}, new token {m.position} ({m.kind})" if m.kind else "-"
+    return {
+        "kind": line.entry.kind,
+        "family": line.family,
+        "setting": line.summary.setting,
+        "prompt": _cut(prompt),
+        "exact": _cut(exact[m.prompt].text),
+        "text": _cut(m.text),
+        "where": where,
+        "cause": m.cause,
+        "proof": m.proof,
+        "evidence": _cut(m.evidence),
+        "command": _command(model, *specs, prompt),
+    }
+
+
+def _command(model: str, spec_a: str, spec_b: str, prompt: str) -> str:
+    """The command that decodes both runs again and writes the report of what parts them."""
+    asked = ["--model", model, "--a", spec_a, "--b", spec_b, "--report", "report.html"]
+    return shlex.join(["skipstone", "compare", *asked, "--", prompt])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]} ..."
+
+
+def _policy(script: str) -> str:
+    """What the page may do: run this script, and nothing from anywhere."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        f"img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _file(name: str) -> str:
+    return files("skipstone.leaderboard").joinpath("page", name).read_text("utf-8")
