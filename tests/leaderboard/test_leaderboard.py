@@ -108,6 +108,19 @@ def test_a_policy_that_raises_is_left_out_and_ends_no_others(
     assert not any("broken" in name for name in names(found))
 
 
+def test_a_policy_whose_name_is_no_text_is_in_it_too(
+    monkeypatch: pytest.MonkeyPatch, tiny: Model, tmp_path: Path
+) -> None:
+    entry = EntryPoint("unmask.eag\udce9r", f"{__name__}:Eager", GROUP)
+    monkeypatch.setattr("skipstone.policies.registered", lambda: [entry])
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a\n")
+    command = ["leaderboard", "--quick", "--prompts", str(prompts), "--model", tiny.name]
+    assert run([*command, "--gen-length", "4", "-o", str(tmp_path / "o")]) == 0
+    for name in ("board.md", "board.html"):
+        assert "eag\\udce9r" in (tmp_path / "o" / name).read_text("utf-8").replace("\\\\", "\\")
+
+
 def test_families_take_turns_and_more_of_them_go_on_where_fewer_end() -> None:
     ordered, wanted = sampled(QUESTIONS, 1)
     assert [q.prompt for q in ordered] == ["one", "three", "two"]

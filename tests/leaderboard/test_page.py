@@ -84,11 +84,15 @@ def test_the_page_works_in_a_browser(html: str, tmp_path: Path, opened: Open) ->
     assert kinds.first.is_visible()
     page.locator("input[value=cache]").uncheck()
     assert not kinds.first.is_visible()
-    before = page.locator(".point.unmask").first.bounding_box()
     page.locator("input[value=seconds]").check()
     assert page.locator(".of.seconds").first.is_visible()
     assert not page.locator(".of.forwards").first.is_visible()
-    assert page.locator(".point.unmask").first.bounding_box() != before
+    placed = """
+        points => points.every(one => Math.abs(
+            new DOMMatrix(getComputedStyle(one).transform).e
+            - parseFloat(one.style.getPropertyValue('--seconds'))) < 0.1)
+    """
+    assert page.locator(".point.unmask").evaluate_all(placed)
     link = page.locator("svg a[href^='#broke-']:visible").first
     link.focus()
     page.keyboard.press("Enter")

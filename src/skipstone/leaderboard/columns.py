@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skipstone.leaderboard.board import ALL, Leaderboard, Line
+from skipstone.quoting import whole_characters
 
 HEADINGS = (
     "setting",
@@ -32,7 +33,7 @@ def row(line: Line) -> dict[str, object]:
         "value": entry.value,
         "published": entry.published,
         "setting": s.setting,
-        "spec": s.spec,
+        "spec": whole_characters(s.spec),
         "prompts": s.prompts,
         "known": s.known,
         "right": s.right,

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from skipstone.leaderboard.board import Leaderboard, Line
 from skipstone.leaderboard.columns import HEADINGS, cells
+from skipstone.quoting import whole_characters
 from skipstone.report.theme import style_sheet
 from skipstone.sweep.grid import BASELINE, spell
 from skipstone.sweep.measure import Measurement
@@ -179,7 +180,7 @@ def _broken(
 def _command(model: str, spec_a: str, spec_b: str, prompt: str) -> str:
     """The command that decodes both runs again and writes the report of what parts them."""
     asked = ["--model", model, "--a", spec_a, "--b", spec_b, "--report", "report.html"]
-    return shlex.join(["skipstone", "compare", *asked, "--", prompt])
+    return whole_characters(shlex.join(["skipstone", "compare", *asked, "--", prompt]))
 
 
 def _cut(text: str) -> str:
