@@ -9,8 +9,12 @@ from skipstone.diagnosis.factors import factors_of, reproduces, restores
 from skipstone.diagnosis.finding import Finding, RuledOut
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.diagnosis.skip_rule import SkipRule
+from skipstone.diff.floor import estimated_floor
 from skipstone.record import StepRecord
 from skipstone.sentence import Sentence
+
+# No band of noise is wider.
+_WIDEST = 0.01
 
 
 def examine(case: Case) -> Answer:
@@ -33,8 +37,9 @@ def examine(case: Case) -> Answer:
     turned = np.isin(mine.position, flipped)
     near = np.abs(held.slack_J[turned])
     apart = np.abs(held.measure_J - other_held.measure_J)[turned]
-    band = max(case.noise.floor.similarity, float(apart.max(initial=0.0)))
-    if not (near <= band).all() or band > 0.01:
+    noise, apart = _noise(case), float(apart.max(initial=0.0))
+    band = max(noise, apart)
+    if not (near <= band).all() or band > _WIDEST or apart > max(noise, case.noise.floor.similarity):
         return None
     thresholds = [f for f in factors_of(case) if f.name == f"skip.{rule.bar.setting}"]
     removed = restores(case, thresholds) if thresholds and case.divergence.first else None
@@ -50,7 +55,7 @@ def examine(case: Case) -> Answer:
             rows=flipped.size,
             near=float(near.max()),
             threshold=rule.bar.value,
-            apart=float(apart.max(initial=0.0)),
+            apart=apart,
         ),
         experiment=Sentence("both runs judged the same canvas with the same threshold"),
         proof=proof_of(removed=removed, added=added),
@@ -60,6 +65,17 @@ def examine(case: Case) -> Answer:
         ),
         positions=tuple(flipped.tolist()),
     )
+
+
+def _noise(case: Case) -> float:
+    """What noise does to a similarity.
+
+    Where repetitions skip other rows themselves, their later similarities are of other states.
+    """
+    measured = case.noise.floor.similarity
+    if measured <= _WIDEST:
+        return measured
+    return min(measured, estimated_floor(case.record_b.header).similarity)
 
 
 def _first_flip(case: Case) -> tuple[StepRecord, StepRecord, np.ndarray] | None:
