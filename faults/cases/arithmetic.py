@@ -58,7 +58,7 @@ OF_ARITHMETIC = (
     Specimen(
         "NaN in a layer",
         (26,),
-        same(FIXED),
+        same(f"{FIXED} eos_stop=false"),
         Truth(from_forward(4), (10,), middle_row),
         arithmetic.not_a_number(9),
     ),

@@ -21,13 +21,15 @@ from faults.truth import (
 
 WINDOW = "suffix_window=3"
 DLLM = "cache=dllm:prompt_every=8,response_every=4"
+LONG = f"{FIXED} eos_stop=false"
+"""An answer that ends within its first block has no second one."""
 
 
 OF_CACHE = (
     Specimen(
         "no refresh at the second block",
         (11,),
-        same(FIXED),
+        same(LONG),
         Truth(SECOND_BLOCK, (1,), outside_block),
         cache.no_refresh_at_the_second_block,
     ),

@@ -161,6 +161,14 @@ OF_DECISIONS = (
         prompts=SURE,
     ),
     Specimen(
+        "a token that is doubted stays",
+        (31,),
+        same("unmask=wino"),
+        Truth(parted, where=in_block),
+        decisions.revocation_forgotten,
+        prompts=SURE,
+    ),
+    Specimen(
         "a block ends while tokens of it change",
         (31,),
         same("unmask=editing:threshold=0.2,edit=0.1,post_steps=4"),

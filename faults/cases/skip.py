@@ -43,7 +43,14 @@ def _means(engine: Engine, prompt: str, fault: Fault) -> np.ndarray:
 
 OF_SKIP = (
     Specimen("reference by row number", (1,), same(SKIP), IN_BLOCK, skip.misaligned_reference),
-    Specimen("reference one off", (1,), same(SKIP), IN_BLOCK, skip.reference_of_the_neighbour),
+    # In an answer of four steps no row skips otherwise for it.
+    Specimen(
+        "reference one off",
+        (1,),
+        same(f"{SKIP} eos_stop=false"),
+        IN_BLOCK,
+        skip.reference_of_the_neighbour,
+    ),
     Specimen(
         "references scattered backwards",
         (1,),

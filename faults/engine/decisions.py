@@ -31,6 +31,7 @@ from skipstone.unmask import (
     SlowFast,
     Threshold,
     UnmaskSession,
+    Wino,
 )
 from skipstone.unmask.ranking import rank_BG
 
@@ -174,6 +175,20 @@ def edits_at_any_odds() -> Generator[None, None, None]:
         return select(replace(self, edit=0.0), scores, context)
 
     with instead(Editing, "select", wrong):
+        yield
+
+
+@contextmanager
+def revocation_forgotten() -> Generator[None, None, None]:
+    """Of the tokens that WINO takes back, the first stays."""
+    select = Wino.select
+
+    def wrong(self: Wino, scores: Scores, context: StepContext) -> Tensor:
+        chosen_BG = select(self, scores, context)
+        back_BG = chosen_BG & ~context.canvas.masked_BG()
+        return chosen_BG & ~(back_BG & (back_BG.cumsum(-1) == 1))
+
+    with instead(Wino, "select", wrong):
         yield
 
 

@@ -39,7 +39,11 @@ def examine(case: Case) -> Answer:
     apart = np.abs(held.measure_J - other_held.measure_J)[turned]
     noise, apart = _noise(case), float(apart.max(initial=0.0))
     band = max(noise, apart)
-    if not (near <= band).all() or band > _WIDEST or apart > max(noise, case.noise.floor.similarity):
+    if (
+        not (near <= band).all()
+        or band > _WIDEST
+        or apart > max(noise, case.noise.floor.similarity)
+    ):
         return None
     thresholds = [f for f in factors_of(case) if f.name == f"skip.{rule.bar.setting}"]
     removed = restores(case, thresholds) if thresholds and case.divergence.first else None
