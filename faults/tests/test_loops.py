@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import cycle, pairwise
 
@@ -87,6 +88,27 @@ def best(trace: MemoryTrace) -> Fit:
 @pytest.mark.parametrize("stranger", one_style_each(FAULTY_LOOPS))
 def test_a_fault_of_a_loop_is_named_with_its_step_and_position(stranger: Stranger) -> None:
     _, found = first_that_acts(stranger)
+    assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
+
+
+def styles_and_pairings() -> Iterator[object]:
+    """Every fault in every style, beside our engine and beside right code in turn.
+
+    ``make test-long`` asks for both.
+    """
+    for turn, stranger in enumerate(FAULTY_LOOPS):
+        for number, against in enumerate(stranger.against):
+            now = len(stranger.against) == 1 or (turn + number) % 2 == 0
+            name = f"{named(stranger)}-{against}"
+            marks = () if now else pytest.mark.long
+            yield pytest.param(stranger, against, id=name, marks=marks)
+
+
+@pytest.mark.parametrize(("stranger", "against"), list(styles_and_pairings()))
+def test_a_quick_guard_of_the_bench(stranger: Stranger, against: Against) -> None:
+    """At the last of its jobs at which it acts, from the traces alone."""
+    trials = (Encounter(stranger, job, against, reference=False) for job in stranger.jobs[::-1])
+    found = next(outcome for outcome in map(run, trials) if outcome.acted)
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
 
 
