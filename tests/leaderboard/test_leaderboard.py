@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import pytest
 
 from skipstone import Model, Settings, Threshold, load
 from skipstone.cli.main import run
+from skipstone.diagnosis.diagnose import Diagnosis
+from skipstone.diagnosis.finding import Proof
 from skipstone.diff.agreement import Question
 from skipstone.knob import Knob
 from skipstone.leaderboard.board import ALL, board
@@ -19,6 +21,8 @@ from skipstone.leaderboard.protocol import Protocol, protocol, sampled, short
 from skipstone.policies import GROUP, KINDS, UNMASK
 from skipstone.sweep.run import run_sweep
 from skipstone.testing.checkpoint import write_checkpoint
+from skipstone.tracing.diagnose import examined
+from skipstone.tracing.experiments.runner import Side
 from skipstone.unmask import UnmaskPolicy
 
 BASE = Settings(gen_length=8, block_length=4, eos_stop=False)
@@ -221,3 +225,28 @@ def test_what_is_wrong_is_refused(
 ) -> None:
     assert run(["leaderboard", "-o", str(tmp_path / "o"), *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_cause_that_nothing_proves_is_not_told_as_one(
+    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unproven(a: Side, b: Side, model: Model | None, *, time_limit: float) -> Diagnosis:
+        found = examined(a, b, model, time_limit=float("inf"))
+        assert found.cause is not None
+        weak = replace(found.cause, proof=Proof.CONSISTENT)
+        return replace(found, findings=(weak,), finished=time_limit > 1)
+
+    monkeypatch.setattr("skipstone.sweep.measure.examined", unproven)
+    every = protocol(tiny, Settings(gen_length=16, block_length=8, eos_stop=False), knobs=False)
+    chosen = tuple(e for e in every.entries if e.setting.name == "cache=dual")
+    asked = Protocol(every.baseline, chosen, ())
+
+    def told(name: str, seconds: float) -> set[str]:
+        where, baseline = tmp_path / name, asked.baseline
+        sweep = run_sweep(
+            tiny, QUESTIONS, asked.settings, where, baseline=baseline, explain=seconds
+        )
+        return {cause for line in board(sweep, asked).lines for cause in line.causes}
+
+    assert told("short", 0.5) == {"not-finished"}
+    assert told("long", 60) == {"stale-kv (not proven)"}

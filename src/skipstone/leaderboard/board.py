@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from skipstone.diagnosis.finding import Proof
 from skipstone.diff.binomial import interval
 from skipstone.leaderboard.protocol import Contender, Protocol
 from skipstone.sweep.grid import BASELINE, Setting
@@ -37,8 +38,13 @@ class Line:
 
     @property
     def causes(self) -> Counter[str]:
-        """How many answers each cause changed."""
-        return Counter(m.cause for m in self.changed if m.cause)
+        """How many answers each cause changed; one that no experiment proves is marked."""
+        return Counter(_named(m) for m in self.changed if m.cause)
+
+
+def _named(m: Measurement) -> str:
+    unproven = m.proof in (str(Proof.OBSERVED), str(Proof.CONSISTENT))
+    return f"{m.cause} (not proven)" if unproven else m.cause
 
 
 @dataclass(frozen=True)

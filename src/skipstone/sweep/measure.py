@@ -15,6 +15,7 @@ from functools import cache
 
 import torch
 
+from skipstone.diagnosis.finding import Proof
 from skipstone.diff.compare import compare
 from skipstone.engine import Engine, Result, Settings
 from skipstone.models.base import ModelConfig
@@ -25,6 +26,9 @@ from skipstone.sweep.together import DecodedRun, decode_together
 from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments.runner import Side
 from skipstone.tracing.record.recorder import Recorder
+
+NOT_FINISHED = "not-finished"
+"""Stands for the cause of an answer for which time was over before one was proven."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Measurement:
     timed: bool = True
     """Whether the run was timed, alone."""
     cause: str = ""
-    """Why another answer came out, as ``skipstone diagnose`` names it; empty where the answer is
-    the baseline's, or nobody asked."""
+    """Why another answer came out, as ``skipstone diagnose`` names it; ``not-finished`` if time was
+    over before anything was proven; empty where the answer is the baseline's, or nobody asked."""
     proof: str = ""
     """How well that is proven."""
     evidence: str = ""
@@ -258,10 +262,14 @@ def _explained(
     run = runs[m.setting].alone(model)
     found = examined(trusted.side(model), run.side(model), None, time_limit=seconds)
     if found.cause is None:
-        verdict = found.verdict if found.finished else "not-finished"
+        verdict = found.verdict if found.finished else NOT_FINISHED
         return dataclasses.replace(m, cause=verdict, evidence=str(found.known))
-    proof, evidence = str(found.cause.proof), str(found.cause.evidence)
-    return dataclasses.replace(m, cause=found.verdict, proof=proof, evidence=evidence)
+    proof, evidence = found.cause.proof, str(found.cause.evidence)
+    if proof < Proof.SUFFICIENT and not found.finished:
+        # Another rule may have the proof for which there was no time.
+        evidence = f"so far {found.verdict} ({proof}): {evidence}"
+        return dataclasses.replace(m, cause=NOT_FINISHED, evidence=evidence)
+    return dataclasses.replace(m, cause=found.verdict, proof=str(proof), evidence=evidence)
 
 
 def _scored(record: RunRecord) -> int:
