@@ -7,11 +7,12 @@ BIN := .venv/bin
 SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format docs notebook screenshots linkcheck faults published fuzz kill clean
+.PHONY: help demo test test-around test-long check format docs notebook screenshots linkcheck faults published fuzz kill clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
-	@echo "make test    set up, then run all tests"
+	@echo "make test    set up, then run the tests (ten minutes on two cores)"
+	@echo "make test-around  then those of pages, docs, terminals, installs, kills and kernels (five)"
 	@echo "make test-long  then those that take minutes, of which make test has a shorter form"
 	@echo "make check   format, lint, types, import contracts, docs drift and links"
 	@echo "make format  rewrite the code in the project's format"
@@ -34,8 +35,17 @@ demo: .venv/.run
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q
 
 # A file is the work of one process: what its tests share is made once.
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
+
+# Those that wait for a browser, a site, a shell, an environment, a killed process or the interpreter of kernels.
+AROUND := tests/docs tests/report/test_reading.py tests/report/test_browser.py tests/ops/test_kernels.py \
+  tests/cli/test_terminal.py tests/install tests/kill
+
 test: .venv/.dev
-	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PYTEST) $(SPREAD) $(addprefix --ignore=,$(AROUND))
+
+test-around: .venv/.dev
+	@$(PYTEST) $(SPREAD) $(AROUND)
 
 test-long: .venv/.dev
 	@$(PYTEST) -m long
