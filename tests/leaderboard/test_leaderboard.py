@@ -8,8 +8,11 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from skipstone import Model, Settings, Threshold, load
+from skipstone.cache import CachePolicy
+from skipstone.canvas import Geometry, StepContext
 from skipstone.cli.main import run
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.finding import Proof
@@ -19,6 +22,8 @@ from skipstone.leaderboard.board import ALL, board
 from skipstone.leaderboard.columns import markdown
 from skipstone.leaderboard.protocol import Protocol, protocol, sampled, short
 from skipstone.policies import GROUP, KINDS, UNMASK
+from skipstone.rows import Rows
+from skipstone.skip import SkipPolicy, SkipSession
 from skipstone.sweep.run import run_sweep
 from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.tracing.diagnose import examined
@@ -39,6 +44,42 @@ class Eager(Threshold):
 
     value: float = 0.4
     knob = Knob("value", (0.0,))
+
+
+@dataclass(frozen=True)
+class Lazy(CachePolicy):
+    """A cache of another package: all rows at first, and then the block's alone, for ever."""
+
+    def rows(self, context: StepContext) -> Rows:
+        first, later = context.split(lambda at: at.forward == 0)
+        return first.changed_rows().beside(later.block_rows())
+
+
+class _EveryOther:
+    """Lets every other row leave after the first layer."""
+
+    scores = None
+    decides_after = (1,)
+
+    def expect(self, rows: Rows) -> None:
+        pass
+
+    def learn(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> None:
+        pass
+
+    def forget(self, request: int) -> None:
+        pass
+
+    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor:
+        return rows.position_N % 2 == 0
+
+
+@dataclass(frozen=True)
+class EveryOther(SkipPolicy):
+    """A skip of another package."""
+
+    def start(self, geometry: Geometry) -> SkipSession:
+        return _EveryOther()
 
 
 @dataclass(frozen=True)
@@ -95,6 +136,30 @@ def test_a_policy_of_another_package_is_in_it_without_a_change(
     monkeypatch.setattr("skipstone.policies.registered", lambda: [entry])
     found = {"unmask=eager", "unmask=eager:value=0.0"}
     assert found | {f"{name} cache=dual" for name in found} <= names(protocol(pebble, BASE))
+
+
+def test_a_cache_and_a_skip_of_another_package_are_in_it_without_a_change(
+    monkeypatch: pytest.MonkeyPatch, tiny: Model, tmp_path: Path
+) -> None:
+    given = {"cache.lazy": "Lazy", "skip.every_other": "EveryOther"}
+    entries = [EntryPoint(name, f"{__name__}:{of}", GROUP) for name, of in given.items()]
+    monkeypatch.setattr("skipstone.policies.registered", lambda: entries)
+    found = protocol(tiny, Settings(gen_length=16, block_length=8, eos_stop=False), knobs=False)
+    theirs = ("cache=lazy", "skip=every_other", "skip=every_other cache=dual")
+    assert set(theirs) <= names(found)
+    asked = replace(found, entries=tuple(e for e in found.entries if e.setting.name in theirs))
+    folder, endless = tmp_path / "sweep", float("inf")
+    sweep = run_sweep(
+        tiny, QUESTIONS, asked.settings, folder, baseline=asked.baseline, explain=endless
+    )
+    made = board(sweep, asked)
+    text = markdown(made, "about")
+    assert all(name.replace("_", "\\_") in text for name in theirs)
+    lines = {line.summary.setting: line for line in made.of(ALL)}
+    assert all(lines[name].summary.skip_share > 0 for name in theirs[1:])
+    changed = [m for name in theirs for m in lines[name].changed]
+    assert lines["cache=lazy"].changed
+    assert all(m.cause and m.proof for m in changed), [(m.cause, m.evidence) for m in changed]
 
 
 def test_what_does_not_fit_is_left_out_and_said(tiny: Model) -> None:
