@@ -58,7 +58,7 @@ class Lazy(CachePolicy):
 class _EveryOther:
     """Lets every other row leave after the first layer."""
 
-    scores = None
+    scores: None = None
     decides_after = (1,)
 
     def expect(self, rows: Rows) -> None:
