@@ -11,7 +11,7 @@ SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --qu
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
-	@echo "make test    set up, then run the tests (ten minutes on two cores)"
+	@echo "make test    set up, then run the tests (under twelve minutes on two cores)"
 	@echo "make test-around  then those of pages, docs, terminals, installs, kills and kernels (five)"
 	@echo "make test-long  then those that take minutes, of which make test has a shorter form"
 	@echo "make check   format, lint, types, import contracts, docs drift and links"
