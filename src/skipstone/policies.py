@@ -28,6 +28,7 @@ from skipstone.cache import (
     NoCache,
     OnceCache,
     PrefixCache,
+    SparseCache,
     VicinityCache,
 )
 from skipstone.checks import number, whole_number
@@ -218,6 +219,7 @@ CACHE = Kind[CachePolicy](
         "once": OnceCache,
         "dllm": DllmCache,
         "elastic": ElasticCache,
+        "sparse": SparseCache,
     },
 )
 SKIP = Kind[SkipPolicy](

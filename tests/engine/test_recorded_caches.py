@@ -28,6 +28,9 @@ RECORDED = [
     ("dllm_cache", "deep"),
     ("dllm_cache_d2cache", "mha"),
     ("dllm_cache_d2cache", "gqa"),
+    ("sparse_dllm", "mha"),
+    ("sparse_dllm", "gqa"),
+    ("sparse_dllm", "deep"),
 ]
 DIFFERENT = 6
 """Of the cases of a checkpoint, at least so many are not those of the dual cache."""
@@ -95,6 +98,11 @@ def test_a_delayed_cache_computes_as_many_rows_as_its_published_code(
         ("dllm_cache", "response_every=4", "response_every=5"),
         ("dllm_cache", "ratio=0.25", "ratio=0.3"),
         ("dllm_cache", "ratio=1.0", "ratio=0.9"),
+        ("sparse_dllm", "keep_ratio=0.5", "keep_ratio=0.55"),
+        ("sparse_dllm", "keep_ratio=1.0", "keep_ratio=0.9"),
+        ("sparse_dllm", "kernel_size=3", "kernel_size=1"),
+        ("sparse_dllm", "kernel_size=1", "kernel_size=3"),
+        ("sparse_dllm", "ties=torch", "ties=position"),
     ],
 )
 def test_another_setting_misses_some(golden_dir: Path, name: str, setting: str, other: str) -> None:
@@ -118,7 +126,7 @@ def test_masks_about_as_unsure_as_the_best_are_committed_with_it(golden_dir: Pat
     assert any(miss(model, case) for case in plain)
 
 
-@pytest.mark.parametrize("name", ["vicinity", "dkv_cache_decode", "dllm_cache"])
+@pytest.mark.parametrize("name", ["vicinity", "dkv_cache_decode", "dllm_cache", "sparse_dllm"])
 def test_each_request_has_a_session_of_its_own(golden_dir: Path, name: str) -> None:
     cases = cases_of(golden_dir, name, "deep")[:12]
     engine = Engine(model_of(golden_dir, "deep"), slots=3)

@@ -6,6 +6,7 @@ from skipstone.cache.dllm import DllmCache
 from skipstone.cache.elastic import ElasticCache
 from skipstone.cache.once import OnceCache
 from skipstone.cache.policies import DualCache, NoCache, PrefixCache
+from skipstone.cache.sparse import SparseCache
 from skipstone.cache.vicinity import VicinityCache
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "NoCache",
     "OnceCache",
     "PrefixCache",
+    "SparseCache",
     "StepTaken",
     "VicinityCache",
 ]

@@ -3,9 +3,10 @@
 A policy is a frozen dataclass that derives from ``CachePolicy``: its fields are its settings. Most
 say once for a step which rows are computed. Some say so anew before a layer: rows may leave there,
 and others may come, for which the engine has kept what entered that layer when they were last
-computed.
+computed. Some say which keys rows see, another set in each layer.
 
-Shape letters: N packed rows, K positions, D width.
+Shape letters: N packed rows, R rows of one request, K positions, D width, H query heads,
+U key/value heads, E head width, Y layers, B requests, L canvas length.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from skipstone.knob import Knob
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipstone.canvas import Geometry, StepContext
+    from skipstone.canvas import Geometry, RequestStep, StepContext
     from skipstone.rows import Rows
 
-CacheNeed = Literal["attention", "layer_inputs", "layer_changes"]
+CacheNeed = Literal["attention", "layer_inputs", "layer_changes", "keys"]
 """What the engine computes or keeps for a policy that asks for it: how rows attend, which is
-computed eagerly; what enters the layers before which rows are named anew; and what layers add to
-rows, where not all are computed."""
+computed eagerly; what enters the layers before which rows are named anew; what layers add to rows,
+where not all are computed; and queries and keys, of which it may hide some, eagerly too."""
 
 
 class LayerValues(Protocol):
@@ -131,6 +132,41 @@ class CacheSession:
             context: where these requests are.
         """
 
+    def looks_at(self, at: RequestStep) -> bool:
+        """Whether ``met`` is told of this step of a request, if the policy needs ``keys``."""
+        return False
+
+    def met(
+        self, layer: int, q_RHE: Tensor, key_KUE: Tensor, rows: Rows, context: StepContext
+    ) -> None:
+        """See queries and keys of a layer, once keys are written and before the rows attend.
+
+        What follows from them may stay on the device: the host has nothing to know.
+
+        Args:
+            layer: counted from 1.
+            q_RHE: rotated queries of the rows.
+            key_KUE: rotated keys of all positions that the rows may see.
+            rows: of one request.
+            context: of that request alone.
+        """
+
+    def visible(self, context: StepContext) -> Tensor | None:
+        """Which keys the rows of this step see, if the policy needs ``keys``; None: all.
+
+        Asked before the forward, for requests that are not refreshed. Each row must see itself.
+
+        Returns:
+            bool [Y, B, L]: False where a position is hidden, in a layer, from all rows of its
+            request.
+        """
+        return None
+
+    @property
+    def hides(self) -> bool:
+        """Whether it says what is visible."""
+        return type(self).visible is not CacheSession.visible
+
     def forget(self, request: int) -> None:
         """Drop what was remembered of a request: another one takes its slot."""
 
@@ -173,4 +209,8 @@ class CachePolicy(CacheSession):
 
     def fresher(self) -> CachePolicy | None:
         """The same cache with K/V that grow less old, as a remedy names it; None: none is."""
+        return None
+
+    def unhidden(self) -> CachePolicy | None:
+        """The same cache with no key hidden, to tell what hiding does; None: it hides none."""
         return None

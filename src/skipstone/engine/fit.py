@@ -40,6 +40,12 @@ def check_fit(network: Network, settings: Settings) -> None:
             f"adds something to those that it leaves out, the other leaves them as they were; use "
             f"skip=none, or another cache"
         )
+    if "keys" in settings.cache.needs and skip is not None:
+        raise ConfigError(
+            f"{settings.cache!r} and {settings.skip!r}: a row that skips keeps the states that it "
+            f"had when it saw other keys, and how alike the states of two steps are tells nothing "
+            f"of that; use skip=none, or another cache"
+        )
     if cache.names_before and skip is not None:
         raise ConfigError(
             f"{settings.cache!r} and {settings.skip!r} both say which rows go on at a layer: what "
@@ -59,7 +65,9 @@ def _check_needs(policy: UnmaskPolicy) -> None:
 
 def without_graphs(settings: Settings) -> tuple[str, ...]:
     """That layers are not computed as captured graphs, and why."""
-    if "attention" not in settings.cache.needs:
+    does = {"attention": "looks at how rows attend", "keys": "says which keys rows see"}
+    why = [what for need, what in does.items() if need in settings.cache.needs]
+    if not why:
         return ()
     cache = policies.CACHE.spell(settings.cache, brief=True)
-    return (f"computed without CUDA graphs: cache {cache} looks at how rows attend",)
+    return (f"computed without CUDA graphs: cache {cache} {' and '.join(why)}",)

@@ -106,6 +106,28 @@ def checked_rows(policy: CachePolicy, rows: Rows, context: StepContext) -> Rows:
     return rows
 
 
+def checked_visible(
+    policy: CachePolicy, visible_YBL: Tensor | None, shape: tuple[int, ...]
+) -> Tensor | None:
+    """What a policy lets rows see, if it is bool [Y, B, L], or None.
+
+    Raises:
+        PolicyError: it is something else.
+    """
+    if visible_YBL is None:
+        return None
+    if not isinstance(visible_YBL, Tensor):
+        given = type(visible_YBL).__name__
+    elif visible_YBL.dtype == torch.bool and visible_YBL.shape == shape:
+        return visible_YBL
+    else:
+        given = f"{visible_YBL.dtype} {list(visible_YBL.shape)}".removeprefix("torch.")
+    raise PolicyError(
+        f"{_named(policy)} lets rows see {given}, must be bool {list(shape)}: layers, requests, "
+        f"positions; {_ENDS}"
+    )
+
+
 def check_rows(policy: CachePolicy, rows: object) -> None:
     """Refuse what a policy gives in place of rows.
 

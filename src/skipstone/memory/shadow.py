@@ -23,11 +23,20 @@ from skipstone.rows import Rows
 class _Sight(NamedTuple):
     """What the rows of one request see."""
 
+    request: int
     rows: slice
     cells: slice
     """Of the store, up to their furthest horizon."""
     seen_RK: Tensor
     """bool: of these cells, and then of the shadow's own rows."""
+
+    def among(self, visible_BL: Tensor | None) -> Tensor:
+        """What they see where some cells are hidden, bool [R, K]; of the shadow itself none is."""
+        if visible_BL is None:
+            return self.seen_RK
+        shown_K = visible_BL[self.request, : self.cells.stop - self.cells.start]
+        own = self.seen_RK.shape[1] - len(shown_K)
+        return self.seen_RK & F.pad(shown_K, (0, own), value=True)
 
 
 class ShadowKV:
@@ -64,14 +73,16 @@ class ShadowKV:
     def attend(self, layer: int, q_NHE: Tensor, rows: Rows) -> Tensor:
         """What the rows see of their requests and of each other: [N, H*E]."""
         out_NHE = torch.empty_like(q_NHE)
-        for mine, cells, seen_RK in self._sights:
+        visible_BL = self._store.visible_in(layer)
+        for sight in self._sights:
+            mine, cells = sight.rows, sight.cells
             key_KUE = torch.cat([self._store.keys[layer, cells], self._keys[mine]])
             value_KUE = torch.cat([self._store.values[layer, cells], self._values[mine]])
             out_HRE = F.scaled_dot_product_attention(
                 q_NHE[None, mine].transpose(1, 2),
                 key_KUE[None].transpose(1, 2),
                 value_KUE[None].transpose(1, 2),
-                attn_mask=seen_RK,
+                attn_mask=sight.among(visible_BL),
                 enable_gqa=q_NHE.shape[1] != key_KUE.shape[1],
             )[0]
             out_NHE[mine] = out_HRE.transpose(0, 1)
@@ -87,7 +98,5 @@ def _sights(store: KVStore, rows: Rows) -> Iterator[_Sight]:
         position_R, horizon_R = rows.position_N[mine], rows.horizon_N[mine]
         place_K = torch.arange(far, device=rows.device)
         theirs_RK = (place_K < horizon_R[:, None]) & (place_K != position_R[:, None])
-        if store.visible_BL is not None:
-            theirs_RK &= store.visible_BL[request, :far]
         own_RK = position_R < horizon_R[:, None]
-        yield _Sight(mine, slice(base, base + far), torch.cat([theirs_RK, own_RK], dim=-1))
+        yield _Sight(request, mine, slice(base, base + far), torch.cat([theirs_RK, own_RK], dim=-1))

@@ -1,7 +1,7 @@
 """The K/V store: one arena of cells for the keys and values of all requests.
 
 Shape letters: N packed rows, C cells, H query heads, U key/value heads, E head width, B requests,
-L canvas length, R rotated part of a head.
+L canvas length, R rotated part of a head, Y layers.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ class KVStore:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.visible_BL: Tensor | None = None
         """bool: False where a position is hidden from all rows; None hides nothing."""
+        self.visible_YBL: Tensor | None = None
+        """bool: the same for each layer, in the forward that is computed."""
         self.on_write: OnWrite | None = None
         """Told of each write; None: nobody is."""
         self.prefixes = Prefixes()
@@ -254,7 +256,14 @@ class KVStore:
             q_NHE: rotated queries of the rows.
             rows: whose these are.
         """
-        return ops.attend(q_NHE, self.keys[layer], self.values[layer], rows, self.visible_BL)
+        return ops.attend(q_NHE, self.keys[layer], self.values[layer], rows, self.visible_in(layer))
+
+    def visible_in(self, layer: int) -> Tensor | None:
+        """Which positions rows see in a layer, counted from 0: bool [B, L]; None: all."""
+        if self.visible_YBL is None:
+            return self.visible_BL
+        own_BL = self.visible_YBL[layer]
+        return own_BL if self.visible_BL is None else own_BL & self.visible_BL
 
 
 def _grown(old: Tensor, cells: int) -> Tensor:

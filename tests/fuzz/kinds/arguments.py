@@ -39,6 +39,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
         "dllm:ratio=2",
         "elastic",
         "elastic:gamma=2",
+        "sparse",
+        "sparse:kernel_size=2",
     ),
     "--unmask": (
         "fixed",

@@ -44,6 +44,11 @@ def started(policy: CachePolicy, geometry: Geometry) -> CacheSession:
             f"{policy!r} needs {shown(unknown[0])}, which is unknown; "
             f"{nearest(unknown[0], get_args(CacheNeed))}"
         )
+    if session.hides and "keys" not in needs:
+        raise ConfigError(
+            f"{policy!r} says which keys are visible, and its needs are {sorted(needs)}: add "
+            f"'keys' to them"
+        )
     does: tuple[tuple[str, tuple[int, ...], int, CacheNeed], ...] = (
         ("names rows before", names_before, 2, "layer_inputs"),
         ("chooses rows in", chooses_in, 1, "layer_changes"),

@@ -19,6 +19,7 @@ from torch import Tensor
 from skipstone.engine.forward.asked import Asked, cuts
 from skipstone.engine.forward.choosing import Choosing
 from skipstone.engine.forward.interventions import Intervention
+from skipstone.engine.forward.seeing import Seeing
 from skipstone.engine.guarded import Failed, check_rows, noting
 from skipstone.errors import ConfigError
 from skipstone.memory.kept import KeptStates
@@ -50,6 +51,9 @@ class Naming:
         choosing = [one for one in asked if one.session.chooses_in]
         self.choosing = Choosing(choosing, changes, failed) if choosing else None
         """Says which rows layers compute; None: nobody does."""
+        keyed = [one for one in asked if "keys" in one.policy.needs]
+        self.seeing = Seeing(keyed, failed) if keyed else None
+        """Says which keys rows see; None: nobody does."""
         self.cuts = cuts(one.session for one in asked)
         """Layers with which a span begins, ascending."""
 
@@ -101,7 +105,9 @@ class _Attention(Intervention):
         self, layer: int, rows: Rows, qkv_NHE: Tensor, q_NHE: Tensor, store: KVStore
     ) -> Tensor:
         """The same queries, once the sessions have seen what they look at."""
-        weights_NK = ops.attention_weights(q_NHE, store.keys[layer - 1], rows, store.visible_BL)
+        weights_NK = ops.attention_weights(
+            q_NHE, store.keys[layer - 1], rows, store.visible_in(layer - 1)
+        )
         for asked in self._asked:
             policy, session, context, _ = asked
             if asked.has_failed(self._failed):

@@ -155,6 +155,10 @@ class Runner:
         """
         x_ND = self.network.embed(context.canvas.ids_BL[rows.request_N, rows.position_N])
         states = {0: TappedStates(rows, x_ND)} if 0 in taps.states else {}
+        seeing = None if naming is None else naming.seeing
+        self.store.visible_YBL = (
+            None if seeing is None else seeing.visible(self.network.config.num_layers)
+        )
         layers = self._layers(taps, naming)
         judges = self.skip is not None and not set(rows.requests) <= set(fresh)
         going = rows.protect(fresh) if judges else rows
@@ -203,12 +207,17 @@ class Runner:
         return [Span(b + 1, end, b < seen_up_to) for b, end in zip(before, ends, strict=True)]
 
     def _layers(self, taps: Taps, naming: Naming | None) -> Layers:
-        """Who computes: eagerly where states are kept, which nothing may overwrite, or replaced."""
+        """Who computes: eagerly where states are kept, which nothing may overwrite, or replaced.
+
+        And where keys are looked at or hidden: a captured graph reads no other table.
+        """
         asked = list[Intervention]() if self.intervention is None else [self.intervention]
         layers = self.layers
         if naming is not None and naming.attention is not None:
             asked.append(naming.attention)
-        if asked or taps.states:
+        if naming is not None and naming.seeing is not None and naming.seeing.looks:
+            asked.append(naming.seeing)
+        if asked or taps.states or self.store.visible_YBL is not None:
             layers = EagerLayers(self.network, self.store, asked)
         if naming is None or naming.choosing is None:
             return layers

@@ -3,7 +3,8 @@
 Each stands before the policy of the settings, which is asked all the same, so that what it
 remembers and judges goes on as in any run.
 
-Shape letters: N packed rows, K positions, D width.
+Shape letters: N packed rows, R rows of one request, K positions, D width, H query heads,
+U key/value heads, E head width.
 """
 
 from __future__ import annotations
@@ -144,6 +145,25 @@ class _ForcedCacheSession(CacheSession):
     def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
         """Hand on to the policy."""
         self._inner.attended(layer, weights_NK, rows, context)
+
+    def looks_at(self, at: RequestStep) -> bool:
+        """Where the policy looks."""
+        return self._inner.looks_at(at)
+
+    def met(
+        self, layer: int, q_RHE: Tensor, key_KUE: Tensor, rows: Rows, context: StepContext
+    ) -> None:
+        """Hand on to the policy."""
+        self._inner.met(layer, q_RHE, key_KUE, rows, context)
+
+    @property
+    def hides(self) -> bool:
+        """Whether the policy says what is visible."""
+        return self._inner.hides
+
+    def visible(self, context: StepContext) -> Tensor | None:
+        """What the policy says: it follows from queries and keys."""
+        return self._inner.visible(context)
 
     def forget(self, request: int) -> None:
         """Hand on to the policy."""

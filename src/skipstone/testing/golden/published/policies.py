@@ -18,6 +18,7 @@ from skipstone.testing.golden.published import (
     klass,
     localleap,
     slowfast,
+    sparse_dllm,
     wino,
 )
 
@@ -36,6 +37,7 @@ READERS: dict[str, Reader] = {
     "dkv_cache_decode": dkv.decode,
     "dllm_cache": dllm_cache.hooks,
     "dllm_cache_d2cache": dllm_cache.d2cache,
+    "sparse_dllm": sparse_dllm.sparse,
     "wino": wino.wino,
     "es_dllm": es_dllm.es_dllm,
     "frechet_none": partial(fast_dllm.frechet, "none"),
