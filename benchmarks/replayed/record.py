@@ -1,0 +1,78 @@
+"""Listening to a model: what the policies of each setting answer, over blocks that hold text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from benchmarks.replayed.policies import scripted
+from benchmarks.replayed.schedule import BlockAnswers, Schedule
+from benchmarks.replayed.scripts import Notes
+from skipstone.diff.agreement import Question
+from skipstone.engine import Engine, Settings
+from skipstone.errors import ConfigError
+from skipstone.leaderboard.protocol import protocol
+from skipstone.models.load import Model
+from skipstone.sweep.grid import BASELINE, Setting
+
+
+def settings_of(model: Model, base: Settings, *, knobs: bool) -> tuple[Setting, ...]:
+    """All settings of a leaderboard, and what they are held against."""
+    run = protocol(model, base, knobs=knobs)
+    return (Setting(BASELINE, run.baseline), *run.settings)
+
+
+def long_answers(
+    questions: Sequence[Question], model: Model, *, least: int, most: int
+) -> list[Question]:
+    """Questions whose known answers have so many tokens, one of every family in turn."""
+    lengths = ((len(model.text.encode_rendered(q.answer)), q) for q in questions if q.answer)
+    fitting = [q for length, q in lengths if least <= length <= most]
+    seen, ranked = dict[str, int](), list[tuple[int, Question]]()
+    for question in fitting:
+        rank = seen[question.family] = seen.get(question.family, -1) + 1
+        ranked.append((rank, question))
+    return [question for _, question in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def answered_at_length(
+    model: Model, settings: Settings, prompts: Iterable[str], limit: int
+) -> list[str]:
+    """The first prompts whose answer fills two blocks with text, as the model gives it."""
+    found, engine = list[str](), Engine(model, settings)
+    for prompt in prompts:
+        if engine.generate(prompt).length >= 2 * settings.whole_block:
+            found.append(prompt)
+            if len(found) == limit:
+                break
+    return found
+
+
+def listened(model: Model, settings: Settings, prompts: Sequence[str | list[int]]) -> Schedule:
+    """Decode prompts and keep the blocks of each answer that end before its EOS.
+
+    Raises:
+        ConfigError: no answer has such a block.
+    """
+    notes, first, later = Notes(), list[BlockAnswers](), list[BlockAnswers]()
+    engine = Engine(model, scripted(settings, notes))
+    for prompt in prompts:
+        result = engine.generate(prompt)
+        for index, block in _full_of_text(notes, result.tokens, model, settings.whole_block):
+            (later if index else first).append(block)
+    if not first:
+        raise ConfigError(
+            f"none of {len(prompts)} answers fills a block of {settings.whole_block} with text; "
+            f"take prompts that are answered at length"
+        )
+    return Schedule(settings.as_text(), tuple(first), tuple(later))
+
+
+def _full_of_text(
+    notes: Notes, tokens: Sequence[int], model: Model, block_length: int
+) -> Iterator[tuple[int, BlockAnswers]]:
+    """Blocks that end before the first EOS, with their index."""
+    eos_id = model.config.eos_id
+    end = tokens.index(eos_id) if eos_id in tokens else len(tokens)
+    for index, block in notes.take().items():
+        if (index + 1) * block_length <= end:
+            yield index, block
