@@ -77,6 +77,8 @@ class Clocked:
         self.published, self.copy = network.published, network.copy
         self.embed, self.angles = self._clocked(network.embed), self._clocked(network.angles)
         self.layer, self.values = self._clocked(network.layer), self._clocked(network.values)
+        self.attended = self._clocked(network.attended)
+        self.with_mlp = self._clocked(network.with_mlp)
         self.final_norm, self.head = self._clocked(network.final_norm), self._clocked(network.head)
         self.seconds = 0.0
 

@@ -37,14 +37,15 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("Settings", "gen_length", np.bool_(True), "gen_length is True, must be a whole number"),
     ("Settings", "steps", 10**18, "steps is 1000000000000000000, must be between"),
     ("Settings", "cache", skipstone.DualCache, "cache is the class DualCache; write DualCache()"),
+    ("Settings", "skip", "dyllm", "skip policy 'dyllm' is unknown; there is cache=dyllm"),
     ("Settings", "cache", "duel", "cache policy 'duel' is unknown; did you mean 'dual'?"),
     ("Settings", "cache", "dual:refresh=2", "has no setting 'refresh'"),
     (
         "Settings",
         "cache",
         "",
-        "cache policy '' is unknown; known: dkv, dllm, dual, elastic, none, once, prefix, sparse, "
-        "vicinity",
+        "cache policy '' is unknown; known: dkv, dllm, dual, dyllm, elastic, none, once, prefix, "
+        "sparse, vicinity",
     ),
     ("Settings", "unmask", "x" * 5000, "xxx..."),
     ("Settings", "cache", b"dual", "cache is b'dual', which is no cache policy"),

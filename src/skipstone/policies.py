@@ -24,6 +24,7 @@ from skipstone.cache import (
     DelayedCache,
     DllmCache,
     DualCache,
+    DyllmCache,
     ElasticCache,
     NoCache,
     OnceCache,
@@ -113,9 +114,9 @@ class Kind(Generic[P]):
         name, _, settings = text.partition(":")
         policies = self.known()
         if name not in policies:
-            raise ConfigError(
-                f"{self.name} policy {shown(name)} is unknown; {nearest(name, policies)}"
-            )
+            elsewhere = [kind.name for kind in KINDS if kind is not self and name in kind.names()]
+            told = f"there is {elsewhere[0]}={name}" if elsewhere else nearest(name, policies)
+            raise ConfigError(f"{self.name} policy {shown(name)} is unknown; {told}")
         built = policies[name](**self._values(name, policies[name], settings))
         return self.check(built)
 
@@ -218,6 +219,7 @@ CACHE = Kind[CachePolicy](
         "dkv": DelayedCache,
         "once": OnceCache,
         "dllm": DllmCache,
+        "dyllm": DyllmCache,
         "elastic": ElasticCache,
         "sparse": SparseCache,
     },

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, Settings, Threshold
-from skipstone.cache import CacheNeed, CachePolicy, DllmCache, LayerValues
-from skipstone.canvas import StepContext
+from skipstone.cache import CacheNeed, CachePolicy, DllmCache, DyllmCache, LayerValues
+from skipstone.canvas import Geometry, StepContext
 from skipstone.diagnosis.experiment import Choice
 from skipstone.engine.observe import StepView, Taps
 from skipstone.errors import ConfigError, PolicyError
@@ -28,6 +28,7 @@ from tests.helpers.recorded import replayed
 from tests.helpers.watching import Looking, places, prompt_of, uneven_model
 
 BASE = Settings(gen_length=12, block_length=6, eos_stop=False, unmask=Fixed(), steps=8)
+GEOMETRY = Geometry(1, 40, 12, 4, 64, torch.float32, torch.device("cpu"))
 MODELS = [uneven_model(seed) for seed in range(3)]
 PROMPTS = [prompt_of(seed, 4 + 3 * seed) for seed in range(3)]
 OWN, FORCED = frozenset[Choice](), frozenset[Choice](("rows", "skip"))
@@ -59,6 +60,9 @@ class Sparing(CachePolicy):
         assert set(rows.requests) <= set(context.active)
         if self.renews:
             values.renew(rows)
+        return self._wanted(layer, rows, context)
+
+    def _wanted(self, layer: int, rows: Rows, context: StepContext) -> Rows:
         forward = np.zeros(context.canvas.batch, np.int64)
         forward[list(context.active)] = [at.forward for at in context.requests]
         wanted = self.wants(layer, forward[rows.request], rows.position)
@@ -68,6 +72,34 @@ class Sparing(CachePolicy):
         return (position + layer + forward) % self.each == 0
 
 
+@dataclass(frozen=True)
+class SparingMlps(Sparing):
+    """The same of MLPs alone."""
+
+    @property
+    def needs(self) -> frozenset[CacheNeed]:
+        return frozenset(("contexts",))
+
+    @property
+    def chooses_in(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def chooses_mlp_in(self) -> tuple[int, ...]:
+        return self.layers
+
+    def mlp_rows_in(
+        self,
+        layer: int,
+        before_NW: Tensor,
+        context_NW: Tensor,
+        rows: Rows,
+        context: StepContext,
+    ) -> Rows:
+        assert before_NW.shape == context_NW.shape == (rows.num_rows, context_NW.shape[1])
+        return self._wanted(layer, rows, context)
+
+
 CACHES = [
     Sparing(),
     Sparing((1, 3), each=2),
@@ -75,6 +107,10 @@ CACHES = [
     Sparing(each=4, renews=True),
     DllmCache(6, 3),
     DllmCache(0, 0, 0.5),
+    DyllmCache(0.99, 1, 3),
+    DyllmCache(0.9, 2, 0),
+    SparingMlps(),
+    SparingMlps((1, 4), each=50),
 ]
 each_cache = pytest.mark.parametrize("cache", CACHES, ids=repr)
 
@@ -120,7 +156,7 @@ class Slowly:
         return Rows.at(at, device, lengths=[length], bases=[0], reaches=[FULL])
 
 
-@pytest.mark.parametrize("cache", [c for c in CACHES if isinstance(c, Sparing)], ids=repr)
+@pytest.mark.parametrize("cache", [c for c in CACHES if type(c) is Sparing], ids=repr)
 @pytest.mark.parametrize("seed", range(3))
 @torch.inference_mode()
 def test_a_row_that_is_left_out_gets_what_the_layer_added_to_it_last(
@@ -156,7 +192,14 @@ def test_a_row_that_is_left_out_gets_what_the_layer_added_to_it_last(
 
 @pytest.mark.parametrize(
     "cache",
-    [Sparing(each=1), Sparing((1, 2, 3, 4), each=1, renews=True), DllmCache(1, 1)],
+    [
+        Sparing(each=1),
+        Sparing((1, 2, 3, 4), each=1, renews=True),
+        DllmCache(1, 1),
+        SparingMlps(each=1),
+        SparingMlps((1, 2, 3, 4), each=1),
+        DyllmCache(1.0, 1, 1),
+    ],
     ids=repr,
 )
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
@@ -181,16 +224,21 @@ def test_what_is_left_out_makes_a_difference(cache: CachePolicy) -> None:
 @each_cache
 def test_what_was_not_computed_is_counted(cache: CachePolicy) -> None:
     result = Engine(MODELS[1], BASE, cache=cache).generate(PROMPTS[1])
-    first, *others = result.stats.steps
-    assert (first.refresh, first.skippable_row_layers, first.skipped_row_layers) == (True, 0, 0)
+    halves = bool(cache.start(GEOMETRY).chooses_mlp_in)
+    of_layers = [(s.skippable_row_layers, s.skipped_row_layers) for s in result.stats.steps]
+    of_mlps = [(s.skippable_mlps, s.skipped_mlps) for s in result.stats.steps]
+    counted, others = (of_mlps, of_layers) if halves else (of_layers, of_mlps)
+    assert set(others) == {(0, 0)}
+    assert result.stats.steps[0].refresh
+    assert counted[0] == (0, 0)
     if isinstance(cache, Sparing):
         length = len(PROMPTS[1]) + BASE.gen_length
         at = np.arange(length)
-        for forward, step in enumerate(others, 1):
+        for forward, found in enumerate(counted[1:], 1):
             done = sum(cache.wants(layer, forward, at).sum() for layer in cache.layers)
-            assert step.skippable_row_layers == length * len(cache.layers)
-            assert step.skipped_row_layers == length * len(cache.layers) - done
-    assert 0 < result.stats.skip_share <= 1
+            assert found == (length * len(cache.layers), length * len(cache.layers) - done)
+    share = result.stats.mlp_share if halves else result.stats.skip_share
+    assert 0 < share <= 1
 
 
 # --- what is kept ---------------------------------------------------------------------------------
@@ -282,6 +330,21 @@ class Strange(Sparing):
 
 
 @dataclass(frozen=True)
+class StrangeMlps(SparingMlps):
+    """Chooses MLPs of another request."""
+
+    def mlp_rows_in(
+        self,
+        layer: int,
+        before_NW: Tensor,
+        context_NW: Tensor,
+        rows: Rows,
+        context: StepContext,
+    ) -> Rows:
+        return Rows.at({9: np.arange(1)}, rows.device, lengths=[1], bases=[0], reaches=[FULL])
+
+
+@dataclass(frozen=True)
 class Renewing(Strange):
     """Renews values of another request."""
 
@@ -302,6 +365,7 @@ class Vague(Sparing):
     ("cache", "message"),
     [
         (Strange(), "Strange names position 0 of slot 9 in layer 2"),
+        (StrangeMlps(), "StrangeMlps names position 0 of slot 9 in layer 2"),
         (Renewing(), "position 0 of slot 9 in layer 2"),
     ],
     ids=repr,
@@ -329,12 +393,23 @@ class Silent(Sparing):
         return frozenset()
 
 
+@dataclass(frozen=True)
+class SilentMlps(SparingMlps):
+    """Nor does this one."""
+
+    @property
+    def needs(self) -> frozenset[CacheNeed]:
+        return frozenset(("layer_changes",))
+
+
 @pytest.mark.parametrize(
     ("cache", "message"),
     [
         (Silent(), "add 'layer_changes'"),
         (Sparing((0,)), "chooses rows in layer 0, must be 1 to 4"),
         (Sparing((5,)), "chooses rows in layer 5, must be 1 to 4"),
+        (SilentMlps(), "chooses rows of the MLP in layer 2, .*add 'contexts'"),
+        (SparingMlps((5,)), "chooses rows of the MLP in layer 5, must be 1 to 4"),
     ],
     ids=repr,
 )
@@ -348,8 +423,9 @@ def test_what_does_not_fit_is_refused_before_the_first_prompt(
 
 
 def test_a_skip_beside_it_is_refused_with_the_reason() -> None:
-    with pytest.raises(ConfigError, match="both say which rows a layer computes"):
-        Engine(MODELS[0], BASE, cache=DllmCache(), skip=CosineSkip(3))
+    for cache in (DllmCache(), DyllmCache()):
+        with pytest.raises(ConfigError, match="both say which rows a layer computes"):
+            Engine(MODELS[0], BASE, cache=cache, skip=CosineSkip(3))
 
 
 def test_who_does_not_ask_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,5 +435,6 @@ def test_who_does_not_ask_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KeptStates, "keep", never)
     for cache in (NoCache(), DualCache()):
         tokens(MODELS[0], cache)
-    with pytest.raises(AssertionError):
-        tokens(MODELS[0], DllmCache())
+    for asking in (DllmCache(), DyllmCache()):
+        with pytest.raises(AssertionError):
+            tokens(MODELS[0], asking)

@@ -34,6 +34,7 @@ from skipstone import (
     Threshold,
     load,
 )
+from skipstone.cache import DyllmCache
 from skipstone.cli.main import run
 from skipstone.cli.prompts import read_questions
 from skipstone.diff.agreement import Question, paired_difference
@@ -43,7 +44,7 @@ from skipstone.extras import requirements
 from skipstone.sweep.chart import front
 from skipstone.sweep.executors import Local, Ray, Serial, parse_executor, visible_gpu
 from skipstone.sweep.grid import BASELINE, Setting, parse_grid
-from skipstone.sweep.measure import Measurement, Unit, WorkerSetup
+from skipstone.sweep.measure import Measurement, Unit, WorkerSetup, flops
 from skipstone.sweep.run import Sweep, exact, run_sweep
 from skipstone.sweep.summary import Assessment
 from skipstone.sweep.timing import filled
@@ -296,6 +297,19 @@ def test_rows_and_operations_count_the_shadows_of_a_policy(tiny: Model, tmp_path
         config, length = tiny.config, len(tiny.text.encode(question.prompt)) + 24
         layer = 2 * config.weights_used(0) + 4 * length * config.query_width
         assert m.flops >= m.rows * layer * config.num_layers
+
+
+def test_mlps_that_are_left_out_are_no_operations(tiny: Model) -> None:
+    cache = DyllmCache(0.9, 1)
+    result = Engine(tiny, EXACT, cache=cache).generate(QUESTIONS[0].prompt)
+    config, length = tiny.config, result.prompt_tokens + len(result.tokens)
+    attention = config.width * (2 * config.query_width + config.kv_width)
+    row_layers = sum(step.rows for step in result.stats.steps) * config.num_layers
+    left_out = sum(step.skipped_mlps for step in result.stats.steps)
+    assert row_layers > left_out > row_layers / 4
+    attended = row_layers * (2 * attention + 4 * length * config.query_width)
+    mlps = (row_layers - left_out) * 2 * 3 * config.width * config.mlp_width
+    assert flops(config, result, 0) == attended + mlps
 
 
 def test_times_that_were_not_measured_are_estimated_from_those_that_were(whole: Sweep) -> None:

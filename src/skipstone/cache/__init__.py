@@ -3,6 +3,7 @@
 from skipstone.cache.base import CacheNeed, CachePolicy, CacheSession, LayerValues, StepTaken
 from skipstone.cache.delayed import DelayedCache
 from skipstone.cache.dllm import DllmCache
+from skipstone.cache.dyllm import DyllmCache
 from skipstone.cache.elastic import ElasticCache
 from skipstone.cache.once import OnceCache
 from skipstone.cache.policies import DualCache, NoCache, PrefixCache
@@ -16,6 +17,7 @@ __all__ = [
     "DelayedCache",
     "DllmCache",
     "DualCache",
+    "DyllmCache",
     "ElasticCache",
     "LayerValues",
     "NoCache",

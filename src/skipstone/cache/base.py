@@ -6,7 +6,8 @@ and others may come, for which the engine has kept what entered that layer when 
 computed. Some say which keys rows see, another set in each layer.
 
 Shape letters: N packed rows, R rows of one request, K positions, D width, H query heads,
-U key/value heads, E head width, Y layers, B requests, L canvas length.
+U key/value heads, E head width, Y layers, B requests, L canvas length, W numbers of all heads of
+a row.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from skipstone.canvas import Geometry, RequestStep, StepContext
     from skipstone.rows import Rows
 
-CacheNeed = Literal["attention", "layer_inputs", "layer_changes", "keys"]
+CacheNeed = Literal["attention", "layer_inputs", "layer_changes", "contexts", "keys"]
 """What the engine computes or keeps for a policy that asks for it: how rows attend, which is
 computed eagerly; what enters the layers before which rows are named anew; what layers add to rows,
-where not all are computed; and queries and keys, of which it may hide some, eagerly too."""
+where not all are computed; what attention and MLP give, where the MLP computes some; and queries
+and keys, of which it may hide some, eagerly too."""
 
 
 class LayerValues(Protocol):
@@ -113,6 +115,37 @@ class CacheSession:
         Args:
             layer: counted from 1.
             values: of this layer; they stay as they are unless some are renewed.
+            rows: that came so far.
+            context: where these requests are.
+
+        Returns:
+            Some of ``rows``, as ``rows.take`` gives them; None: all.
+        """
+        return None
+
+    @property
+    def chooses_mlp_in(self) -> tuple[int, ...]:
+        """Layers, from 1 on, in which ``mlp_rows_in`` is asked; the same in every step."""
+        return ()
+
+    def mlp_rows_in(
+        self,
+        layer: int,
+        before_NW: Tensor,
+        context_NW: Tensor,
+        rows: Rows,
+        context: StepContext,
+    ) -> Rows | None:
+        """The rows of which ``layer`` computes the MLP; to the others it adds what that gave last.
+
+        Attention is computed for all, and all go on. Asked for requests that are not refreshed, of
+        rows whose MLP this layer has computed before. As with ``rows_before``, the host must know.
+
+        Args:
+            layer: counted from 1.
+            before_NW: what the heads gave these rows when this layer last attended for them, W =
+                H*E numbers each, before the last product of attention; in the dtype of the model.
+            context_NW: the same now.
             rows: that came so far.
             context: where these requests are.
 

@@ -34,7 +34,7 @@ from skipstone.engine.score.scorer import Scorer
 from skipstone.engine.score.weighing import Weighing
 from skipstone.engine.sessions import Served, Sessions
 from skipstone.engine.settings import Settings
-from skipstone.memory.kept import KeptStates
+from skipstone.memory.kept import Kept
 from skipstone.memory.prefixes import Prefix
 from skipstone.memory.store import Admitted
 from skipstone.models.base import ModelConfig
@@ -85,7 +85,7 @@ class Batch:
         self.caching = Sessions[CachePolicy, CacheSession](
             lambda policy: started(policy, geometry), lambda slot: _settings(slots, slot).cache
         )
-        self._inputs, self._changes = (KeptStates(self.runner.store) for _ in range(2))
+        self._kept = Kept.over(self.runner.store)
         self._histories = Histories()
         self._listens = self._names = self._weighs = False
 
@@ -161,8 +161,7 @@ class Batch:
         self._listens = any(not each.cache.pure for each in (settings, *others))
         self._names = any(each.cache.needs for each in (settings, *others))
         self._weighs = any(Need.LOGITS in each.unmask.needs for each in (settings, *others))
-        for kept in (self._inputs, self._changes):
-            kept.forget(place.base, request.length)
+        self._kept.forget(place.base, request.length)
         if self.runner.skip is not None:
             self.runner.skip.forget(slot)
         self._failed.pop(slot, None)
@@ -239,7 +238,7 @@ class Batch:
             if policy.needs:
                 free, _ = same.split(lambda at: not recovery and at.slot not in rows.refreshed)
                 asked.append(Asked(policy, session, same, free))
-        return Naming(asked, self._inputs, self._changes, self._failed) if asked else None
+        return Naming(asked, self._kept, self._failed) if asked else None
 
     def leaders(self, rows: Rows) -> Leaders | None:
         """Who computes for whom in a forward over ``rows``; None: each for itself.

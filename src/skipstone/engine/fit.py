@@ -34,7 +34,7 @@ def check_fit(network: Network, settings: Settings) -> None:
     if skip is not None:
         stops(skip, geometry.num_layers)
     cache = started(settings.cache, geometry)
-    if cache.chooses_in and skip is not None:
+    if (cache.chooses_in or cache.chooses_mlp_in) and skip is not None:
         raise ConfigError(
             f"{settings.cache!r} and {settings.skip!r} both say which rows a layer computes: one "
             f"adds something to those that it leaves out, the other leaves them as they were; use "

@@ -28,6 +28,10 @@ class StepStats:
     """Committed tokens that were replaced."""
     revoked: int = 0
     """Committed tokens that became masks again."""
+    skippable_mlps: int = 0
+    """Row-layers that attended, and of which a cache policy could leave out the MLP."""
+    skipped_mlps: int = 0
+    """Those of which it did; they are no skipped row-layers."""
     shadow_rows: int = 0
     """Rows that were computed beside these, to score committed tokens where they are not seen."""
 
@@ -38,7 +42,7 @@ class Stats:
 
     Attributes: ``steps`` (one ``StepStats`` a forward), ``seconds``, ``generated``,
     ``run_generated``, ``reused``, ``num_forwards``, ``num_refreshes``, ``num_edits``,
-    ``num_revoked``, ``skip_share``, ``tokens_per_second``.
+    ``num_revoked``, ``skip_share``, ``mlp_share``, ``tokens_per_second``.
     """
 
     steps: tuple[StepStats, ...]
@@ -56,6 +60,7 @@ class Stats:
             f"{counted(self.generated, 'token')}, {counted(self.num_forwards, 'forward')}, "
             f"{self.seconds:.2f} s, "
             f"{self.tokens_per_second:.1f} tokens/s, {self.skip_share:.1%} of row-layers skipped"
+            + (f", {self.mlp_share:.1%} of MLPs left out" if self.mlp_share else "")
             + (f", {counted(self.num_edits, 'edit')}" if self.num_edits else "")
             + (f", {counted(self.num_revoked, 'token')} taken back" if self.num_revoked else "")
             + (f", {counted(self.reused, 'prompt token')} reused" if self.reused else "")
@@ -89,6 +94,12 @@ class Stats:
         """Row-layers skipped, as a share of those that could have been; 0 if there were none."""
         could = sum(step.skippable_row_layers for step in self.steps)
         return sum(step.skipped_row_layers for step in self.steps) / could if could else 0.0
+
+    @property
+    def mlp_share(self) -> float:
+        """Row-layers that attended and had no MLP computed, as a share of those that could."""
+        could = sum(step.skippable_mlps for step in self.steps)
+        return sum(step.skipped_mlps for step in self.steps) / could if could else 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -156,6 +167,7 @@ class Result:
             "num_edits": self.stats.num_edits,
             "masks_left": self.masks_left,
             "skip_share": self.stats.skip_share,
+            "mlp_share": self.stats.mlp_share,
             "seconds": self.stats.seconds,
             "tokens_per_second": self.stats.tokens_per_second,
             "notes": list(self.notes),

@@ -257,6 +257,7 @@ class Stepper:
             {} if shadowed is None else dict(zip(shadowed.requests, shadowed.counts, strict=True))
         )
         skippable, skipped = flight.done.row_layers(batch.canvas.batch, layers)
+        skippable_mlps, skipped_mlps = flight.done.mlp_rows(batch.canvas.batch)
         for (state, at), rows in zip(pairs, flight.rows.counts, strict=True):
             state.completed(
                 StepStats(
@@ -268,6 +269,8 @@ class Stepper:
                     committed=int(decided_BG[at.slot].sum()),
                     skippable_row_layers=int(skippable[at.slot]),
                     skipped_row_layers=int(skipped[at.slot]),
+                    skippable_mlps=int(skippable_mlps[at.slot]),
+                    skipped_mlps=int(skipped_mlps[at.slot]),
                     edited=int(edited_BG[at.slot].sum()),
                     revoked=int(revoked_BG[at.slot].sum()),
                     shadow_rows=beside.get(at.slot, 0),

@@ -1,9 +1,11 @@
-"""What is kept of positions by layer: what entered it when last computed, or what it added.
+"""What is kept of positions by layer: what entered it when last computed, or what it gave them.
 
 Shape letters: N packed rows, C cells, D width.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -67,3 +69,26 @@ class KeptStates:
             states_CD = grown_CD
         self._states[layer], self._known[layer] = states_CD, known_C
         return states_CD, known_C
+
+
+class Kept(NamedTuple):
+    """What is kept for cache policies that have a say in the midst of a forward."""
+
+    inputs: KeptStates
+    """What entered layers."""
+    changes: KeptStates
+    """What layers added."""
+    contexts: KeptStates
+    """What attention gave, before its last product."""
+    mlps: KeptStates
+    """What MLPs added."""
+
+    @classmethod
+    def over(cls, store: KVStore) -> Kept:
+        """Nothing yet, by cells of a K/V store."""
+        return cls(*(KeptStates(store) for _ in cls._fields))
+
+    def forget(self, base: int, length: int) -> None:
+        """Keep nothing of ``length`` cells from ``base`` on: another request has them now."""
+        for states in self:
+            states.forget(base, length)

@@ -7,7 +7,7 @@ H query heads, U key/value heads, E head width, R rotated part of a head.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -124,6 +124,10 @@ class ModelConfig:
         """Weights of the products of a layer that one row is multiplied by."""
         return self.weights_of(layer, None if self.moe is None else self.moe.router.top_k)
 
+    def mlp_weights_used(self, layer: int) -> float:
+        """Those of them behind its attention: of the MLP, or of a router and its experts."""
+        return self.weights_used(layer) - self.width * (2 * self.query_width + self.kv_width)
+
     def weights_read(self, layer: int, rows: int) -> float:
         """Weights of the products of a layer that so many rows read: of experts, those hit."""
         return self.weights_of(layer, None if self.moe is None else self.moe.hit(rows))
@@ -131,6 +135,17 @@ class ModelConfig:
     def _mixtures(self) -> list[MoEConfig]:
         found = (self.moe_of(layer) for layer in range(self.num_layers))
         return [moe for moe in found if moe is not None]
+
+
+class HalfLayer(NamedTuple):
+    """Rows in the midst of a layer: attention is done, the MLP is not."""
+
+    context_NW: Tensor
+    """What the heads give, before the last product of attention: [N, H*E]."""
+    stream_ND: Tensor
+    """What entered the layer, with what attention adds."""
+    normed_ND: Tensor
+    """Its norm, which the MLP reads."""
 
 
 class Network(Protocol):
@@ -175,6 +190,16 @@ class Network(Protocol):
         self, index: int, x_ND: Tensor, angles_2NR: Tensor, rows: Rows, store: KeysAndValues
     ) -> Tensor:
         """Run layer ``index`` (from 0) on ``rows``; writes their K/V into the store."""
+        ...
+
+    def attended(
+        self, index: int, x_ND: Tensor, angles_2NR: Tensor, rows: Rows, store: KeysAndValues
+    ) -> HalfLayer:
+        """The first half of layer ``index`` (from 0), which writes K/V: its attention."""
+        ...
+
+    def with_mlp(self, index: int, stream_ND: Tensor, normed_ND: Tensor) -> Tensor:
+        """The other half, for any of the rows: what the MLP gives is added to the stream."""
         ...
 
     def values(self, index: int, x_ND: Tensor) -> Tensor:

@@ -180,8 +180,11 @@ def flops(config: ModelConfig, result: Result, scored: int) -> float:
     length = result.prompt_tokens + len(result.tokens)
     attended = 4.0 * length * config.query_width
     each = [2.0 * config.weights_used(layer) + attended for layer in range(config.num_layers)]
-    # Rows leave before the last layers, which are alike.
-    skipped = sum(step.skipped_row_layers for step in result.stats.steps) * each[-1]
+    # Rows leave before the last layers, which are alike, as are MLPs that are left out.
+    last = config.num_layers - 1
+    skipped = sum(step.skipped_row_layers for step in result.stats.steps) * each[last]
+    mlps = sum(step.skipped_mlps for step in result.stats.steps)
+    skipped += mlps * 2.0 * config.mlp_weights_used(last)
     # The shadow of a block goes through every layer, beside the rows of its step.
     rows = sum(step.rows + step.shadow_rows for step in result.stats.steps)
     layers = rows * sum(each) - skipped

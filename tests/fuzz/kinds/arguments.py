@@ -37,6 +37,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
         "once:refresh_every=-1",
         "dllm",
         "dllm:ratio=2",
+        "dyllm",
+        "dyllm:threshold=2",
         "elastic",
         "elastic:gamma=2",
         "sparse",

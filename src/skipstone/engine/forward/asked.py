@@ -38,6 +38,7 @@ def started(policy: CachePolicy, geometry: Geometry) -> CacheSession:
     with guarded(policy):
         session, needs = policy.start(geometry), policy.needs
         names_before, chooses_in = tuple(session.names_before), tuple(session.chooses_in)
+        chooses_mlp_in = tuple(session.chooses_mlp_in)
     unknown = sorted(str(need) for need in needs if need not in get_args(CacheNeed))
     if unknown:
         raise ConfigError(
@@ -52,6 +53,7 @@ def started(policy: CachePolicy, geometry: Geometry) -> CacheSession:
     does: tuple[tuple[str, tuple[int, ...], int, CacheNeed], ...] = (
         ("names rows before", names_before, 2, "layer_inputs"),
         ("chooses rows in", chooses_in, 1, "layer_changes"),
+        ("chooses rows of the MLP in", chooses_mlp_in, 1, "contexts"),
     )
     for what, layers, first, need in does:
         for layer in layers:
@@ -73,6 +75,6 @@ def cuts(sessions: Iterable[CacheSession]) -> tuple[int, ...]:
     found = set[int]()
     for session in sessions:
         found.update(session.names_before)
-        for layer in session.chooses_in:
+        for layer in (*session.chooses_in, *session.chooses_mlp_in):
             found.update((layer, layer + 1))
     return tuple(sorted(found - {1}))

@@ -8,13 +8,15 @@ Shape letters: N packed rows, D width, W numbers of all values of a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from skipstone.cache import CacheSession
+from skipstone.canvas import StepContext
 from skipstone.engine.forward.asked import Asked
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.layers import Layers
@@ -25,77 +27,99 @@ from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
 from skipstone.rows import Rows, to_device
 
+Part = Literal["layer", "mlp"]
+"""What may be computed for some of the rows: all of a layer, or its second half."""
+Ask = Callable[[CacheSession, np.ndarray, StepContext], Rows | None]
+"""Asks a session about some of the rows that came, by their places, of the requests of a context;
+the rows that it wants computed, None: all."""
+
 
 class Reuse(NamedTuple):
     """What became of the rows that came to one layer."""
 
+    part: Part
+    """Of the layer."""
     asked: Rows
-    """Those that a policy could leave out."""
+    """Those of which a policy could leave it out."""
     computed: Rows
-    """Those that the layer computed, whoever had a say."""
+    """Those of which it was computed, whoever had a say."""
 
 
 class Choosing:
-    """What the cache policies of one step say of the rows that layers compute."""
+    """What the cache policies of one step say of the rows that layers, or parts, compute."""
 
-    def __init__(self, asked: Sequence[Asked], changes: KeptStates, failed: Failed) -> None:
+    def __init__(
+        self, part: Part, asked: Sequence[Asked], changes: KeptStates, failed: Failed
+    ) -> None:
         """Take the sessions that have a say.
 
         Args:
+            part: what they may leave out.
             asked: those.
-            changes: where it is kept what layers add.
+            changes: where it is kept what that part of layers adds.
             failed: takes the errors of sessions; one that failed has no say any more.
         """
-        self._asked, self._changes, self._failed = asked, changes, failed
-        self.layers = frozenset(n for one in asked for n in one.session.chooses_in)
+        self.changes = changes
+        """What that part of layers added."""
+        self._part: Part = part
+        self._asked, self._failed = asked, failed
+        self.layers = frozenset(n for one in asked for n in self._layers_of(one))
         """Layers in which somebody is asked, counted from 1."""
 
-    def choose(self, layer: int, rows: Rows, values: _Values) -> tuple[np.ndarray, np.ndarray]:
-        """Which rows a layer computes, and of which that was asked: int64, ascending.
+    def _layers_of(self, one: Asked) -> tuple[int, ...]:
+        session = one.session
+        return session.chooses_in if self._part == "layer" else session.chooses_mlp_in
+
+    def choose(self, layer: int, rows: Rows, ask: Ask) -> tuple[np.ndarray, np.ndarray]:
+        """Which rows are computed in a layer, and of which that was asked: int64, ascending.
 
         A row of which nothing is kept in this layer is computed, and nobody is asked.
         """
         wanted, asked = np.ones(rows.num_rows, bool), np.zeros(rows.num_rows, bool)
         known = np.ones(rows.num_rows, bool)
-        known[self._changes.lacking(layer, rows)] = False
+        known[self.changes.lacking(layer, rows)] = False
         for one in self._asked:
-            if layer not in one.session.chooses_in or one.has_failed(self._failed):
+            if layer not in self._layers_of(one) or one.has_failed(self._failed):
                 continue
             mine = np.flatnonzero(known & np.isin(rows.request, one.free.active))
             if mine.size:
                 asked[mine] = True
-                wanted[mine] = self._said(one, layer, rows.take(mine), values)
+                wanted[mine] = self._said(one, layer, rows, mine, ask)
         return np.flatnonzero(wanted), np.flatnonzero(asked)
 
-    def _said(self, one: Asked, layer: int, rows: Rows, values: _Values) -> np.ndarray:
-        """What one session wants computed of the rows that it is asked about, bool [N]."""
-        wanted = np.ones(rows.num_rows, bool)
+    def _said(self, one: Asked, layer: int, rows: Rows, mine: np.ndarray, ask: Ask) -> np.ndarray:
+        """What one session wants computed of the rows that it is asked about, a bool for each."""
+        wanted = np.ones(mine.size, bool)
         with noting(self._failed, one.policy, one.context.active):
-            said = one.session.rows_in(layer, values, rows, one.free)
+            said = ask(one.session, mine, one.free)
             if said is not None:
                 check_rows(one.policy, said)
-                wanted = np.zeros(rows.num_rows, bool)
-                wanted[_places_of(said, rows, type(one.session).__name__, layer)] = True
+                wanted = np.zeros(mine.size, bool)
+                who = type(one.session).__name__
+                wanted[_places_of(said, rows.take(mine), who, layer)] = True
         return wanted
 
-    def keep(self, layer: int, rows: Rows, change_ND: Tensor) -> None:
-        """Keep what a layer has added to the rows of those who may leave it out later."""
+    def keep(self, states: KeptStates, layer: int, rows: Rows, x_NX: Tensor) -> None:
+        """Keep what a layer gave, of the rows of those who are asked in it.
+
+        Args:
+            states: where; ``changes``, or what else they choose by.
+            layer: counted from 1.
+            rows: of which it gave something.
+            x_NX: that, of any width.
+        """
         slots = [
             slot
             for one in self._asked
-            if layer in one.session.chooses_in
+            if layer in self._layers_of(one)
             for slot in one.context.active
         ]
         mine = np.isin(rows.request, slots)
         if mine.all():
-            self._changes.keep(layer, rows, change_ND)
+            states.keep(layer, rows, x_NX)
             return
         index = np.flatnonzero(mine)
-        self._changes.keep(layer, rows.take(index), change_ND[to_device(index, rows.device)])
-
-    def kept(self, layer: int, rows: Rows) -> Tensor:
-        """What a layer added to rows when it last computed them: [N, D]."""
-        return self._changes.take(layer, rows)
+        states.keep(layer, rows.take(index), x_NX[to_device(index, rows.device)])
 
 
 class ChosenLayers:
@@ -107,6 +131,7 @@ class ChosenLayers:
         network: Network,
         choosing: Choosing,
         interventions: Sequence[Intervention],
+        reuses: list[Reuse],
     ) -> None:
         """Let ``inner`` compute what is chosen.
 
@@ -115,11 +140,10 @@ class ChosenLayers:
             network: whose layers these are.
             choosing: asks the sessions.
             interventions: those of ``inner``.
+            reuses: takes what became of the rows of each layer in which somebody is asked.
         """
-        self.reuses = list[Reuse]()
-        """What became of the rows of each layer in which somebody was asked."""
         self._inner, self._network, self._choosing = inner, network, choosing
-        self._interventions = interventions
+        self._interventions, self._reuses = interventions, reuses
 
     @property
     def store(self) -> KVStore:
@@ -141,14 +165,18 @@ class ChosenLayers:
         # Also of rows that are not computed; those of the others are replaced by the same.
         x_ND = self._entering(layer, x_ND, rows)
         values = _Values(self._network, self.store, layer, x_ND, rows)
-        index, asked = self._choosing.choose(layer, rows, values)
-        self.reuses.append(Reuse(rows.take(asked), rows.take(index)))
+
+        def ask(session: CacheSession, index: np.ndarray, free: StepContext) -> Rows | None:
+            return session.rows_in(layer, values, rows.take(index), free)
+
+        index, asked = self._choosing.choose(layer, rows, ask)
+        self._reuses.append(Reuse("layer", rows.take(asked), rows.take(index)))
         if index.size == rows.num_rows:
             out_ND = self._computed(layer, x_ND, rows)
         else:
             left = np.setdiff1d(np.arange(rows.num_rows), index, assume_unique=True)
             left_N, out_ND = to_device(left, rows.device), x_ND.clone()
-            out_ND[left_N] += self._choosing.kept(layer, rows.take(left))
+            out_ND[left_N] += self._choosing.changes.take(layer, rows.take(left))
             if index.size:
                 index_N = to_device(index, rows.device)
                 out_ND[index_N] = self._computed(layer, x_ND[index_N], rows.take(index))
@@ -159,7 +187,7 @@ class ChosenLayers:
     def _computed(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:
         """The layer itself; what it adds is kept."""
         ((_, out_ND),) = self._inner.run(layer, layer, x_ND, rows, every=False)
-        self._choosing.keep(layer, rows, out_ND - x_ND)
+        self._choosing.keep(self._choosing.changes, layer, rows, out_ND - x_ND)
         return out_ND
 
     def _entering(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:

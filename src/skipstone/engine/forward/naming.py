@@ -22,7 +22,7 @@ from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.seeing import Seeing
 from skipstone.engine.guarded import Failed, check_rows, noting
 from skipstone.errors import ConfigError
-from skipstone.memory.kept import KeptStates
+from skipstone.memory.kept import Kept, KeptStates
 from skipstone.memory.store import KVStore
 from skipstone.ops.model import reference as ops
 from skipstone.rows import Rows, to_device
@@ -31,26 +31,28 @@ from skipstone.rows import Rows, to_device
 class Naming:
     """What the cache policies of one step say in the midst of the forward."""
 
-    def __init__(
-        self, asked: Sequence[Asked], inputs: KeptStates, changes: KeptStates, failed: Failed
-    ) -> None:
+    def __init__(self, asked: Sequence[Asked], kept: Kept, failed: Failed) -> None:
         """Take the sessions that have a say.
 
         Args:
             asked: those.
-            inputs: where layer inputs are kept.
-            changes: where it is kept what layers add.
+            kept: what is kept of earlier steps.
             failed: takes the errors of sessions; one that failed has no say any more.
         """
-        self._asked, self._inputs, self._failed = asked, inputs, failed
+        self._asked, self._inputs, self._failed = asked, kept.inputs, failed
         self.layers = tuple(sorted({n for one in asked for n in one.session.names_before}))
         """Layers before which ``before`` is to be asked, ascending."""
         watching = [one for one in asked if "attention" in one.policy.needs]
         self.attention = _Attention(watching, failed) if watching else None
         """Shows to sessions how rows attend; None: no policy needs it."""
         choosing = [one for one in asked if one.session.chooses_in]
-        self.choosing = Choosing(choosing, changes, failed) if choosing else None
+        self.choosing = Choosing("layer", choosing, kept.changes, failed) if choosing else None
         """Says which rows layers compute; None: nobody does."""
+        choosing = [one for one in asked if one.session.chooses_mlp_in]
+        self.choosing_mlps = Choosing("mlp", choosing, kept.mlps, failed) if choosing else None
+        """Says of which rows layers compute the MLP; None: nobody does."""
+        self.contexts = kept.contexts
+        """What the heads gave, by which that is said."""
         keyed = [one for one in asked if "keys" in one.policy.needs]
         self.seeing = Seeing(keyed, failed) if keyed else None
         """Says which keys rows see; None: nobody does."""

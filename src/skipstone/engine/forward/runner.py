@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import StepContext
-from skipstone.engine.forward.choosing import ChosenLayers, Reuse
+from skipstone.engine.forward.choosing import ChosenLayers, Part, Reuse
 from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.layers import Layers
+from skipstone.engine.forward.mlps import ChosenMlps
 from skipstone.engine.forward.naming import Naming
 from skipstone.engine.observe import TappedStates, Taps
 from skipstone.errors import ConfigError, PolicyError
@@ -73,7 +74,7 @@ class Pass:
     named: Sequence[Rows]
     """Rows that went on each time that a cache policy could name them, in order."""
     reuses: Sequence[Reuse]
-    """What became of the rows in each layer in which a cache policy chose, in order."""
+    """What became of the rows in each layer in which a cache policy chose."""
     skip: SkipScores | None
     states: dict[int, TappedStates]
 
@@ -99,10 +100,22 @@ class Pass:
             judged = request[~np.isin(request, exit.fresh)]
             could += deeper * np.bincount(judged, minlength=batch)
             did += deeper * np.bincount(request[exit.left()], minlength=batch)
-        for asked, computed in self.reuses:
-            left = ~np.isin(_places(asked), _places(computed))
-            could += np.bincount(asked.request, minlength=batch)
-            did += np.bincount(asked.request[left], minlength=batch)
+        more_could, more_did = self._reused("layer", batch)
+        return could + more_could, did + more_did
+
+    def mlp_rows(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row-layers of which the MLP alone could have been left out, and was: int64 [B] each."""
+        return self._reused("mlp", batch)
+
+    def _reused(self, part: Part, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of which a part of a layer could have been left out, and was, over all layers."""
+        could, did = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
+        for reuse in self.reuses:
+            if reuse.part == part:
+                asked = reuse.asked
+                left = ~np.isin(_places(asked), _places(reuse.computed))
+                could += np.bincount(asked.request, minlength=batch)
+                did += np.bincount(asked.request[left], minlength=batch)
         return could, did
 
     def left_after(self, batch: int) -> np.ndarray:
@@ -159,7 +172,7 @@ class Runner:
         self.store.visible_YBL = (
             None if seeing is None else seeing.visible(self.network.config.num_layers)
         )
-        layers = self._layers(taps, naming)
+        layers, reuses = self._layers(taps, naming)
         judges = self.skip is not None and not set(rows.requests) <= set(fresh)
         going = rows.protect(fresh) if judges else rows
         kept_N, exits, named = None, list[Exit](), list[Rows]()
@@ -187,7 +200,7 @@ class Runner:
             kept_N=kept_N,
             exits=exits,
             named=named,
-            reuses=layers.reuses if isinstance(layers, ChosenLayers) else (),
+            reuses=reuses,
             skip=self.skip.scores if self.skip is not None else None,
             states=states,
         )
@@ -206,10 +219,11 @@ class Runner:
         before = [0, *ends[:-1]]
         return [Span(b + 1, end, b < seen_up_to) for b, end in zip(before, ends, strict=True)]
 
-    def _layers(self, taps: Taps, naming: Naming | None) -> Layers:
+    def _layers(self, taps: Taps, naming: Naming | None) -> tuple[Layers, list[Reuse]]:
         """Who computes: eagerly where states are kept, which nothing may overwrite, or replaced.
 
-        And where keys are looked at or hidden: a captured graph reads no other table.
+        And where keys are looked at or hidden: a captured graph reads no other table. With them
+        comes what fills with the rows of layers in which cache policies choose.
         """
         asked = list[Intervention]() if self.intervention is None else [self.intervention]
         layers = self.layers
@@ -219,9 +233,13 @@ class Runner:
             asked.append(naming.seeing)
         if asked or taps.states or self.store.visible_YBL is not None:
             layers = EagerLayers(self.network, self.store, asked)
-        if naming is None or naming.choosing is None:
-            return layers
-        return ChosenLayers(layers, self.network, naming.choosing, asked)
+        reuses = list[Reuse]()
+        if naming is not None and naming.choosing_mlps is not None:
+            choosing, contexts = naming.choosing_mlps, naming.contexts
+            layers = ChosenMlps(layers, self.network, choosing, contexts, asked, reuses)
+        if naming is not None and naming.choosing is not None:
+            layers = ChosenLayers(layers, self.network, naming.choosing, asked, reuses)
+        return layers, reuses
 
     @property
     def _stops(self) -> tuple[int, ...]:

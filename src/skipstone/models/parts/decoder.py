@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skipstone.memory.store import KeysAndValues
-from skipstone.models.base import ModelConfig
+from skipstone.models.base import HalfLayer, ModelConfig
 from skipstone.models.names import WeightNames
 from skipstone.models.parts.attention import Attention
 from skipstone.models.parts.linear import Linear
@@ -48,24 +48,41 @@ class Layer:
         self, x_ND: Tensor, angles_2NR: Tensor, index: int, rows: Rows, store: KeysAndValues
     ) -> Tensor:
         """Run the block on packed rows; writes their K/V into layer ``index`` of the store."""
-        normed_ND = self.attention_norm(x_ND)
-        attended_ND = self.attention(normed_ND, angles_2NR, index, rows, store)
+        context_NW = self._context(x_ND, angles_2NR, index, rows, store)
         counts_N = rows.writes_N
         if rows.num_rows <= _PIECE_ROWS:
-            return self._after_attention(x_ND, attended_ND, counts_N)
+            return self._after_attention(x_ND, context_NW, counts_N)
         out_ND = torch.empty_like(x_ND)
-        for first in range(0, rows.num_rows, _PIECE_ROWS):
-            piece = slice(first, first + _PIECE_ROWS)
+        for piece in _pieces(rows.num_rows):
             counts = None if counts_N is None else counts_N[piece]
-            out_ND[piece] = self._after_attention(x_ND[piece], attended_ND[piece], counts)
+            out_ND[piece] = self._after_attention(x_ND[piece], context_NW[piece], counts)
         return out_ND
 
-    def _after_attention(
-        self, x_ND: Tensor, attended_ND: Tensor, counts_N: Tensor | None
+    def attended(
+        self, x_ND: Tensor, angles_2NR: Tensor, index: int, rows: Rows, store: KeysAndValues
+    ) -> HalfLayer:
+        """Run the block up to its MLP, in the pieces of ``forward``, so that no bit differs."""
+        context_NW = self._context(x_ND, angles_2NR, index, rows, store)
+        parts = [self._joined(x_ND[p], context_NW[p]) for p in _pieces(rows.num_rows)]
+        stream_ND, normed_ND = map(torch.cat, zip(*parts, strict=True))
+        return HalfLayer(context_NW, stream_ND, normed_ND)
+
+    def with_mlp(self, stream_ND: Tensor, normed_ND: Tensor) -> Tensor:
+        """Add what the MLP gives."""
+        pieces = _pieces(len(stream_ND))
+        return torch.cat([self.mlp.added(stream_ND[p], normed_ND[p]) for p in pieces])
+
+    def _context(
+        self, x_ND: Tensor, angles_2NR: Tensor, index: int, rows: Rows, store: KeysAndValues
     ) -> Tensor:
-        out = self.attention.out
-        x_ND, normed_ND = out.added_and_normed(x_ND, attended_ND, self.mlp_norm)
-        return self.mlp.added(x_ND, normed_ND, counts_N)
+        return self.attention(self.attention_norm(x_ND), angles_2NR, index, rows, store)
+
+    def _joined(self, x_ND: Tensor, context_NW: Tensor) -> tuple[Tensor, Tensor]:
+        return self.attention.out.added_and_normed(x_ND, context_NW, self.mlp_norm)
+
+    def _after_attention(self, x_ND: Tensor, context_NW: Tensor, counts_N: Tensor | None) -> Tensor:
+        stream_ND, normed_ND = self._joined(x_ND, context_NW)
+        return self.mlp.added(stream_ND, normed_ND, counts_N)
 
     def places(self) -> dict[str, Tensor]:
         """Views of the weights by their place."""
@@ -74,6 +91,11 @@ class Layer:
             "mlp_norm": self.mlp_norm.weight,
         }
         return norms | self.attention.places() | self.mlp.places()
+
+
+def _pieces(num_rows: int) -> list[slice]:
+    """So many rows at a time; one piece, maybe empty, where there are few."""
+    return [slice(at, at + _PIECE_ROWS) for at in range(0, max(num_rows, 1), _PIECE_ROWS)]
 
 
 def _mlp(config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> MLP | MoE:
@@ -151,6 +173,16 @@ class Decoder:
     ) -> Tensor:
         """Run layer ``index`` (from 0) on ``rows``; writes their K/V into the store."""
         return self.layers[index].forward(x_ND, angles_2NR, index, rows, store)
+
+    def attended(
+        self, index: int, x_ND: Tensor, angles_2NR: Tensor, rows: Rows, store: KeysAndValues
+    ) -> HalfLayer:
+        """The first half of layer ``index`` (from 0), which writes K/V: its attention."""
+        return self.layers[index].attended(x_ND, angles_2NR, index, rows, store)
+
+    def with_mlp(self, index: int, stream_ND: Tensor, normed_ND: Tensor) -> Tensor:
+        """The other half, for any of the rows: what the MLP gives is added to the stream."""
+        return self.layers[index].with_mlp(stream_ND, normed_ND)
 
     def values(self, index: int, x_ND: Tensor) -> Tensor:
         """The values [N, U, E] of layer ``index`` (from 0) alone; writes nothing."""

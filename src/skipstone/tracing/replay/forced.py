@@ -4,7 +4,7 @@ Each stands before the policy of the settings, which is asked all the same, so t
 remembers and judges goes on as in any run.
 
 Shape letters: N packed rows, R rows of one request, K positions, D width, H query heads,
-U key/value heads, E head width.
+U key/value heads, E head width, W numbers of all heads of a row.
 """
 
 from __future__ import annotations
@@ -141,6 +141,22 @@ class _ForcedCacheSession(CacheSession):
     ) -> Rows | None:
         """What the policy says: it follows from the states."""
         return self._inner.rows_in(layer, values, rows, context)
+
+    @property
+    def chooses_mlp_in(self) -> tuple[int, ...]:
+        """Where the policy chooses of which rows the MLP is computed."""
+        return self._inner.chooses_mlp_in
+
+    def mlp_rows_in(
+        self,
+        layer: int,
+        before_NW: Tensor,
+        context_NW: Tensor,
+        rows: Rows,
+        context: StepContext,
+    ) -> Rows | None:
+        """What the policy says: it follows from the states."""
+        return self._inner.mlp_rows_in(layer, before_NW, context_NW, rows, context)
 
     def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
         """Hand on to the policy."""

@@ -1,0 +1,105 @@
+"""Cache policies that say of which rows a layer computes the MLP: the others take what it gave.
+
+Attention is computed for all rows that come, and its result is added to them. What the MLP adds
+to a row is kept of the step that computed it last, and so is what the heads gave the row in the
+step before, which is what sessions choose by.
+
+Both halves are computed one operation after the other, whoever computes whole layers: the host
+must know in between which rows the second half has.
+
+Shape letters: N packed rows, D width, W numbers of all heads of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from skipstone.cache import CacheSession
+from skipstone.canvas import StepContext
+from skipstone.engine.forward.choosing import Choosing, Reuse
+from skipstone.engine.forward.eager import EagerLayers
+from skipstone.engine.forward.interventions import Intervention
+from skipstone.engine.forward.layers import Layers
+from skipstone.memory.kept import KeptStates
+from skipstone.memory.store import KVStore
+from skipstone.models.base import HalfLayer, Network
+from skipstone.rows import Rows, to_device
+
+
+class ChosenMlps:
+    """Layers whose MLP computes the rows that sessions choose."""
+
+    def __init__(
+        self,
+        inner: Layers,
+        network: Network,
+        choosing: Choosing,
+        contexts: KeptStates,
+        interventions: Sequence[Intervention],
+        reuses: list[Reuse],
+    ) -> None:
+        """Let ``inner`` compute the layers in which nobody is asked.
+
+        Args:
+            inner: computes them.
+            network: whose layers these are.
+            choosing: asks the sessions.
+            contexts: where it is kept what the heads gave.
+            interventions: those of ``inner``.
+            reuses: takes what became of the rows of each layer in which somebody is asked.
+        """
+        self._inner, self._choosing, self._contexts = inner, choosing, contexts
+        self._halves = EagerLayers(network, inner.store, interventions)
+        self._reuses = reuses
+
+    @property
+    def store(self) -> KVStore:
+        """Keys and values of all positions."""
+        return self._inner.store
+
+    def run(
+        self, first: int, last: int, x_ND: Tensor, rows: Rows, *, every: bool
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Layers ``first`` to ``last``; see ``Layers``. One that is chosen in is alone."""
+        if first not in self._choosing.layers:
+            yield from self._inner.run(first, last, x_ND, rows, every=every)
+            return
+        assert first == last
+        half = self._halves.attended(first, x_ND, rows)
+        index, asked = self._chosen(first, rows, half.context_NW)
+        # Of all rows: the next step is compared with this one, whatever is computed.
+        self._choosing.keep(self._contexts, first, rows, half.context_NW)
+        self._reuses.append(Reuse("mlp", rows.take(asked), rows.take(index)))
+        yield first, self._halves.left(first, self._with_mlp(first, half, rows, index), rows)
+
+    def _chosen(self, layer: int, rows: Rows, context_NW: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Which rows the MLP computes, and of which that was asked."""
+
+        def ask(session: CacheSession, index: np.ndarray, free: StepContext) -> Rows | None:
+            mine = rows.take(index)
+            before_NW = self._contexts.take(layer, mine)
+            now_NW = context_NW[to_device(index, rows.device)]
+            return session.mlp_rows_in(layer, before_NW, now_NW, mine, free)
+
+        return self._choosing.choose(layer, rows, ask)
+
+    def _with_mlp(self, layer: int, half: HalfLayer, rows: Rows, index: np.ndarray) -> Tensor:
+        """The second half: computed for the rows of ``index``, and kept; added to the others."""
+        _, stream_ND, normed_ND = half
+        if index.size == rows.num_rows:
+            out_ND = self._halves.with_mlp(layer, stream_ND, normed_ND)
+            self._choosing.keep(self._choosing.changes, layer, rows, out_ND - stream_ND)
+            return out_ND
+        left = np.setdiff1d(np.arange(rows.num_rows), index, assume_unique=True)
+        left_N, out_ND = to_device(left, rows.device), stream_ND.clone()
+        out_ND[left_N] += self._choosing.changes.take(layer, rows.take(left))
+        if index.size:
+            index_N, computed = to_device(index, rows.device), rows.take(index)
+            stream_ND = stream_ND[index_N]
+            new_ND = self._halves.with_mlp(layer, stream_ND, normed_ND[index_N])
+            self._choosing.keep(self._choosing.changes, layer, computed, new_ND - stream_ND)
+            out_ND[index_N] = new_ND
+        return out_ND
