@@ -103,9 +103,9 @@ def drawn_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
 
 
 def skips_part(a: RunRecord, b: RunRecord) -> StepRecord | None:
-    """The first step in which other rows skip."""
+    """The first step in which other rows leave, or leave elsewhere."""
     pairs = zip(a.steps, b.steps, strict=False)
-    return next((y for x, y in pairs if x.skipped != y.skipped), None)
+    return next((y for x, y in pairs if not np.array_equal(x.left_before, y.left_before)), None)
 
 
 def masks_skip(a: RunRecord, b: RunRecord) -> StepRecord | None:

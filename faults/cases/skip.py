@@ -18,6 +18,9 @@ from skipstone.tracing import Recorder
 
 ONCE = f"{FIXED} cache=once:refresh_every=0"
 RATIO = f"{ONCE} skip=ratio:keep=0.5@0.25"
+DEPTHS = f"{ONCE} eos_stop=false skip=ratio:keep=0.5@0.1+0.3@0.5,keep_neighbours=false"
+STAGED = Truth(skips_part, where=in_block)
+"""Rows leave, or go on, at a depth where they should not."""
 
 
 def between(engine: Engine, prompt: str, fault: Fault) -> Settings:
@@ -139,6 +142,44 @@ OF_SKIP = (
         same(RATIO),
         Truth(skips_part, where=skipped),
         skip.state_of_rows_that_leave,
+    ),
+    Specimen(
+        "rows that leave renew their state at two depths",
+        (12,),
+        same(DEPTHS),
+        STAGED,
+        skip.state_of_rows_that_leave,
+    ),
+    Specimen(
+        "states are never renewed at two depths",
+        (12,),
+        same(DEPTHS),
+        STAGED,
+        skip.states_never_renewed,
+    ),
+    Specimen(
+        "committed rows keep their confidence",
+        (12,),
+        same(DEPTHS),
+        STAGED,
+        skip.committed_rows_keep_their_confidence,
+    ),
+    Specimen(
+        "states are taken by number of row",
+        (1,),
+        same(DEPTHS),
+        STAGED,
+        skip.states_by_number_of_row,
+    ),
+    Specimen(
+        "the second depth has the share of the first",
+        (23,),
+        same(DEPTHS),
+        STAGED,
+        skip.share_of_the_first_depth,
+    ),
+    Specimen(
+        "the confidence has no weight", (23,), same(DEPTHS), STAGED, skip.confidence_has_no_weight
     ),
     Specimen("the skip is never asked", (23,), same(SKIP), IN_BLOCK, skip.skip_never_asked),
     # A lower threshold is a stated setting that is not the one that ran; what it does is skip rows

@@ -23,6 +23,7 @@ from skipstone.engine.score.scorer import ScoredRows, Scorer
 from skipstone.engine.score.weighing import Weighing
 from skipstone.ops.decide import reference as ops
 from skipstone.rows import Rows
+from skipstone.skip import scored
 from skipstone.skip.cosine import CosineSession
 from skipstone.skip.scored import RatioSession, StageStates
 
@@ -224,6 +225,92 @@ def state_of_rows_that_leave() -> Generator[None, None, None]:
         replace_states(self, x_ND, rows)
 
     with instead(StageStates, "replace", wrong):
+        yield
+
+
+@contextmanager
+def states_never_renewed() -> Generator[None, None, None]:
+    """A row's change is counted from the forward that computed everything."""
+    replace_states = StageStates.replace
+
+    def wrong(self: StageStates, x_ND: Tensor, rows: Rows, keep_N: Tensor | None = None) -> None:
+        if keep_N is None:
+            replace_states(self, x_ND, rows)
+
+    with instead(StageStates, "replace", wrong):
+        yield
+
+
+@contextmanager
+def states_by_number_of_row() -> Generator[None, None, None]:
+    """A row is held against the state of the block's position that has its number among the rows.
+
+    At the first depth all rows of the block are there, and that is its own.
+    """
+    keep, moved, begins = RatioSession.keep, StageStates.moved, [0]
+
+    def remember(
+        self: RatioSession, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
+    ) -> Tensor | None:
+        if layer == 1:
+            begins[0] = int(rows.position[0])
+        return keep(self, layer, x_ND, rows, context)
+
+    def wrong(self: StageStates, x_ND: Tensor, rows: Rows) -> Tensor:
+        first = begins[0]
+        return moved(self, x_ND, Rows.spans([(0, first, first + rows.num_rows)], rows.device))
+
+    with instead(RatioSession, "keep", remember), instead(StageStates, "moved", wrong):
+        yield
+
+
+@contextmanager
+def share_of_the_first_depth() -> Generator[None, None, None]:
+    """At every depth as many rows go on as at the first."""
+    chosen = RatioSession._chosen_N
+
+    def wrong(
+        self: RatioSession, stage: StageStates, x_ND: Tensor, rows: Rows, context: StepContext
+    ) -> Tensor:
+        own, stage.ratio = stage.ratio, max(each.ratio for each in self._stages.values())
+        keep_N = chosen(self, stage, x_ND, rows, context)
+        stage.ratio = own
+        return keep_N
+
+    with instead(RatioSession, "_chosen_N", wrong):
+        yield
+
+
+@contextmanager
+def committed_rows_keep_their_confidence() -> Generator[None, None, None]:
+    """The score of a row whose token is committed counts the confidence that it had before."""
+    masks = scored._masks
+
+    def wrong(context: StepContext) -> tuple[Tensor, Tensor]:
+        confidence_BL, leftmost_BL = masks(context)
+        if context.confidence_BG is not None:
+            last_BG = context.confidence_BG.nan_to_num(neginf=0.0) * context.block_BG
+            confidence_BL.scatter_(1, context.canvas.region_BG, last_BG)
+        return confidence_BL, leftmost_BL
+
+    with instead(scored, "_masks", wrong):
+        yield
+
+
+@contextmanager
+def confidence_has_no_weight() -> Generator[None, None, None]:
+    """``alpha`` is not handed on: a row's score is how far its state has moved."""
+    chosen = RatioSession._chosen_N
+
+    def wrong(
+        self: RatioSession, stage: StageStates, x_ND: Tensor, rows: Rows, context: StepContext
+    ) -> Tensor:
+        own, self._rule = self._rule, self._rule._replace(alpha=0.0)
+        keep_N = chosen(self, stage, x_ND, rows, context)
+        self._rule = own
+        return keep_N
+
+    with instead(RatioSession, "_chosen_N", wrong):
         yield
 
 

@@ -34,9 +34,14 @@ from faults.truth import (
     near_block,
     outside_block,
     parted,
+    skips_part,
 )
 
 SPEC = "gen_length=12 block_length=6 unmask=fixed"
+DEPTHS = (
+    "gen_length=24 block_length=12 unmask=fixed eos_stop=false cache=once:refresh_every=0 "
+    "skip=ratio:keep=0.5@0.1+0.3@0.5,keep_neighbours=false"
+)
 SKIP = f"{SPEC} skip=cosine:skip_layer_k=4,skip_threshold=0.99"
 
 
@@ -74,6 +79,19 @@ FAULTS = (
         Truth(EMPTY, where=candidates),
         decisions.never_the_best_alone,
         SPEC.replace("fixed", "threshold:value=0.95"),
+    ),
+    specimen(
+        "number of row", 1, Truth(skips_part, where=in_block), skip.states_by_number_of_row, DEPTHS
+    ),
+    specimen(
+        "no weight", 23, Truth(skips_part, where=in_block), skip.confidence_has_no_weight, DEPTHS
+    ),
+    specimen(
+        "renewed by who left",
+        12,
+        Truth(skips_part, where=in_block),
+        skip.state_of_rows_that_leave,
+        DEPTHS,
     ),
     specimen("half", 24, Truth(parted, where=candidates), decisions.half_the_steps),
     specimen("nan", 26, Truth(from_forward(4), (3,), middle_row), arithmetic.not_a_number(2)),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skipstone import Engine, load
@@ -14,6 +15,7 @@ from skipstone.cache import CachePolicy, DualCache, NoCache, OnceCache, PrefixCa
 from skipstone.engine import parse_settings
 from skipstone.errors import ConfigError
 from skipstone.policies import SKIP
+from skipstone.record import Tap, TensorKey, TraceWriter, open_trace
 from skipstone.skip import RatioSkip
 from skipstone.skip.stages import Stage
 from skipstone.testing.golden.case import GoldenCase
@@ -76,14 +78,34 @@ def test_the_rows_of_every_forward_are_those_of_the_published_code(
 
 
 @pytest.mark.parametrize("keep", ["0.5@0.3", "0.5@0+0.25@0.3"])
-def test_a_trace_says_after_which_layer_the_first_rows_left(keep: str) -> None:
-    recorder, skip = Recorder(), RatioSkip(keep)
-    model = uneven_model(1)
+def test_a_trace_says_before_which_layer_each_row_left_and_how_old_its_keys_are(
+    keep: str, tmp_path: Path
+) -> None:
+    skip, model = RatioSkip(keep), uneven_model(1)
+    recorder = Recorder("full", sink=TraceWriter(tmp_path / "x.trace"))
     Engine(model, BASE, cache=OnceCache(), skip=skip).generate(prompt_of(1, 7), observer=recorder)
-    first = skip.stages(model.config.num_layers)[0].layer + 1
-    steps = recorder.records[0].steps
-    assert {step.skip_layer for step in steps if step.skipped} == {first}
-    assert {step.skip_layer for step in steps if not step.skipped} == {0}
+    trace, before = open_trace(tmp_path / "x.trace"), None
+    layers = range(1, model.config.num_layers + 1)
+    left = {n for step in trace.steps(0) for n in step.left_before.tolist()} - {0}
+    assert left == {layer + 1 for layer in skip.leaves_after(len(layers))}
+    for step in trace.steps(0):
+        assert step.skip_layer == min(set(step.left_before.tolist()) - {0}, default=0)
+        for layer in layers:
+            state, key = (
+                trace.tensor(0, TensorKey(step.forward, tap, layer)) for tap in (Tap.STATE, Tap.KEY)
+            )
+            assert state is not None
+            assert key is not None
+            computed = np.sort(step.computed_in(layer))
+            assert np.array_equal(np.sort(state.positions), computed)
+            assert np.array_equal(key.positions[key.age == 0], computed)
+            if before is not None:
+                was = trace.tensor(0, TensorKey(before.forward, Tap.KEY, layer))
+                assert was is not None
+                old = key.age > 0
+                assert np.array_equal(key.values[old], was.values[old])
+                assert np.array_equal(key.age[old], was.age[old] + 1)
+        before = step
 
 
 @pytest.mark.parametrize("cache", CACHES, ids=["once", "dual", "prefix", "none"])

@@ -54,6 +54,8 @@ def runner_of(trace: MemoryTrace) -> Experimenter:
 
 def same(a: object, b: object) -> bool:
     """Whether two parts of a record are equal bit for bit; times do not count."""
+    if a is None or b is None:
+        return a is b
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
     if isinstance(a, StepRecord | Candidates | Judgements):

@@ -99,7 +99,7 @@ def _of_step(
         yield Deviation("rows", step, expected, other, float(other.size))
         return
     yield from _similarity(step, expected, floor)
-    other = np.setdiff1d(np.setxor1d(step.finished, expected.finished), other)
+    other = np.setdiff1d(_left_elsewhere(step, expected), other)
     # Rows that a cache policy leaves out in some layers follow from what the layers were given.
     dropped = step.skip_layer or expected.skip_layer or step.positions_from != "engine"
     if other.size and dropped:
@@ -113,6 +113,15 @@ def _of_step(
     filled = np.flatnonzero((step.status_after == 4) != (expected.status_after == 4))
     if step.committed == expected.committed and filled.size:
         yield Deviation("end", step, expected, filled + step.prompt_length, float(filled.size))
+
+
+def _left_elsewhere(step: StepRecord, expected: StepRecord) -> np.ndarray:
+    """Rows that went through all layers on one side alone, or left before another layer."""
+    found = np.setxor1d(step.finished, expected.finished)
+    if step.skip_layers is None or expected.skip_layers is None:
+        return found
+    common, i, j = np.intersect1d(step.rows, expected.rows, return_indices=True)
+    return np.union1d(found, common[step.skip_layers[i] != expected.skip_layers[j]])
 
 
 def _kept_right(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipstone.policies import SKIP
-from skipstone.record import Judgements, RunRecord
+from skipstone.record import Judgements, RunRecord, StepRecord
 from skipstone.skip import Bar, SkipPolicy, SkipReplay
 
 
@@ -52,6 +52,13 @@ class SkipRule:
         if low > high or not stable.any() or low <= self.bar.value <= high:
             return None
         return low, high
+
+
+def left_too_early(step: StepRecord, expected: StepRecord) -> np.ndarray:
+    """Positions of rows that left before a layer that they should have computed, ascending."""
+    common, i, j = np.intersect1d(step.rows, expected.rows, return_indices=True)
+    left, due = step.left_before[i], expected.left_before[j]
+    return common[(left > 0) & ((due == 0) | (left < due))]
 
 
 def implied_bar(record: RunRecord) -> tuple[float, float] | None:

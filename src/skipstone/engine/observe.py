@@ -115,8 +115,9 @@ class StepView:
     """Rows that went through every layer; None if all rows skipped."""
     skip: SkipScores | None
     """How the skip policy judged; None where it had nothing to say."""
-    left_after_B: np.ndarray
-    """int64: the first layer after which rows of each request left; 0 if none did."""
+    skip_layers_N: np.ndarray
+    """int64: the first layer that each of ``rows`` did not compute as it had left; 0 if there is
+    none."""
     store: KVStore
     """Keys and values of every position, as this forward left them. The next one overwrites it."""
     entered_at_BL: np.ndarray

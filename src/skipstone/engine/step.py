@@ -294,7 +294,7 @@ class Stepper:
             rows=flight.rows,
             finished=finished,
             skip=flight.done.skip,
-            left_after_B=flight.done.left_after(batch.canvas.batch),
+            skip_layers_N=flight.done.skip_layers(),
             store=batch.runner.store,
             # Copies: whoever writes them down may do so while the run goes on.
             entered_at_BL=ages.entered_at_BL.copy(),

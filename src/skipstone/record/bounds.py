@@ -68,6 +68,9 @@ def check_step(header: Header, step: StepRecord) -> None:
         _all_within(name, getattr(step, name), 0, _INT32)
     for name in ("rows", "finished"):
         _all_within(name, getattr(step, name), 0, length)
+    if step.skip_layers is not None:
+        _sized("skip_layers", step.skip_layers, step.rows.size)
+        _all_within("skip_layers", step.skip_layers, 0, header.num_layers + 1)
     for name in ("token", "runner_up"):
         _all_within(name, getattr(step.candidates, name), 0, _INT32)
     _all_within("candidates.position", step.candidates.position, 0, length)

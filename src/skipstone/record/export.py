@@ -12,7 +12,12 @@ import numpy as np
 from skipstone.extras import missing
 from skipstone.outputs import whole_file, whole_folder
 from skipstone.record.candidates import Candidates
-from skipstone.record.packing import CANDIDATE_ARRAYS, JUDGEMENT_ARRAYS, STEP_ARRAYS
+from skipstone.record.packing import (
+    CANDIDATE_ARRAYS,
+    JUDGEMENT_ARRAYS,
+    STEP_ARRAYS,
+    WHERE_ROWS_LEFT,
+)
 from skipstone.record.reader import StoredTrace
 from skipstone.record.schema import Judgements, StepRecord
 from skipstone.record.store import TensorEntry
@@ -33,7 +38,9 @@ _STEP_SCALARS = {
 }
 # A name ending in [] is a list in every row.
 TABLES = {
-    "steps": _WHERE | _STEP_SCALARS | {n: f"{d.name}[]" for n, d in STEP_ARRAYS.items()},
+    "steps": _WHERE
+    | _STEP_SCALARS
+    | {n: f"{d.name}[]" for n, d in (STEP_ARRAYS | WHERE_ROWS_LEFT).items()},
     "candidates": _WHERE | {name: dtype.name for name, dtype in CANDIDATE_ARRAYS.items()},
     "judgements": _WHERE
     | {name: dtype.name for name, dtype in JUDGEMENT_ARRAYS.items()}

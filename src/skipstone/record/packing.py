@@ -42,6 +42,8 @@ CANDIDATE_ARRAYS = {
     "eligible": BOOL,
     "committed": BOOL,
 }
+WHERE_ROWS_LEFT = {"skip_layers": INT}
+"""Arrays of a step that are only there where rows left; older versions have none."""
 WHERE_ASKED_FOR = ("entropy", "drift")
 """Arrays of candidates that are only there where a policy asked for them."""
 JUDGEMENT_ARRAYS = {
@@ -63,8 +65,9 @@ def pack_arrays(record: StepRecord) -> bytes:
     for name in WHERE_ASKED_FOR:
         if np.isnan(getattr(record.candidates, name)).all():
             del told[name]
+    of_step = STEP_ARRAYS if record.skip_layers is None else STEP_ARRAYS | WHERE_ROWS_LEFT
     owners: list[tuple[object, str, dict[str, np.dtype]]] = [
-        (record, "", STEP_ARRAYS),
+        (record, "", of_step),
         (record.candidates, "candidates.", told),
     ]
     if record.judgements is not None:
@@ -113,6 +116,7 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
     *numbers, seconds, positions_from, arrays = rest
     block, step, recovery, refresh, block_start, block_stop, skip_layer = map(whole, numbers)
     found = safetensors.numpy.load(blob(arrays))
+    left = {name: dtype for name, dtype in WHERE_ROWS_LEFT.items() if name in found}
     judgements = None
     if "judgements.position" in found:
         judgements = Judgements(**_columns(found, "judgements.", JUDGEMENT_ARRAYS))
@@ -124,7 +128,7 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
         refresh=bool(refresh),
         block_start=block_start,
         block_stop=block_stop,
-        **_take(found, "", STEP_ARRAYS),
+        **_take(found, "", STEP_ARRAYS | left),
         candidates=Candidates(**_columns(_with_all(found), "candidates.", CANDIDATE_ARRAYS)),
         judgements=judgements,
         skip_layer=skip_layer,

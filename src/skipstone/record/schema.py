@@ -156,6 +156,9 @@ class StepRecord:
     positions_from: str = "engine"
     """How positions are known: engine, all_rows, canvas_slice, replace_position, position_ids,
     cache_length, inferred; unknown if they are not."""
+    skip_layers: np.ndarray | None = None
+    """int32 [N]: the first layer that each of ``rows`` did not compute, 0 for one that went through
+    all; None where none left, and in traces of other code or of older versions."""
 
     def __repr__(self) -> str:
         kinds = [name for name in ("refresh", "recovery") if getattr(self, name)]
@@ -197,6 +200,18 @@ class StepRecord:
     def skipped(self) -> tuple[int, ...]:
         """Positions that left before the deep layers."""
         return tuple(np.setdiff1d(self.rows, self.finished).tolist())
+
+    @cached_property
+    def left_before(self) -> np.ndarray:
+        """int32 [N]: ``skip_layers``; where these are not known, all left as the first of them."""
+        if self.skip_layers is not None:
+            return self.skip_layers
+        left = ~np.isin(self.rows, self.finished)
+        return np.where(left, self.skip_layer, 0).astype(np.int32)
+
+    def computed_in(self, layer: int) -> np.ndarray:
+        """int32: positions of the rows that had not left before a layer, counted from 1."""
+        return self.rows[(self.left_before == 0) | (self.left_before > layer)]
 
     @property
     def prompt_length(self) -> int:
@@ -328,10 +343,30 @@ class RunRecord:
         """
         return self._by_forward[forward]
 
+    def ages_at(self, step: StepRecord, layer: int) -> np.ndarray:
+        """Age of the K/V of a layer, counted from 1, as a step left them: int32 [L]; -1: never."""
+        if not self.depths or layer < self.depths[0]:
+            return step.entered_age
+        if layer >= self.depths[-1]:
+            return step.finished_age
+        never = np.iinfo(np.int32).max
+        age_L = np.where(step.finished_age < 0, never, step.finished_age)
+        for earlier in self.steps:
+            since = step.forward - earlier.forward
+            if since >= 0:
+                computed = earlier.computed_in(layer)
+                age_L[computed] = np.minimum(age_L[computed], since)
+        return np.where(age_L == never, -1, age_L)
+
     def canvas_at(self, forward: int) -> int:
         """Fingerprint of the canvas that a forward started from; -1 if it is not known."""
         step = self._by_forward.get(forward)
         return -1 if step is None else step.canvas
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """Layers that rows left before, ascending."""
+        return tuple(sorted({n for step in self.steps for n in step.left_before.tolist()} - {0}))
 
     @cached_property
     def _by_forward(self) -> dict[int, StepRecord]:

@@ -122,8 +122,7 @@ def with_provenance(
 ) -> TensorRows:
     """Say of each row where its values come from, by the ages in the record of its step."""
     step = record.at(key.forward)
-    deep = step.skip_layer and key.layer >= step.skip_layer
-    ages = step.finished_age if deep else step.entered_age
+    ages = record.ages_at(step, key.layer)
     # A cache that was never cropped holds rows beyond the canvas, which no step computed.
     inside = (positions >= 0) & (positions < ages.size)
     age = np.where(inside, ages[np.where(inside, positions, 0)], -1)

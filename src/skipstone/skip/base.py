@@ -119,6 +119,44 @@ class SkipReplay:
     """bool: the similarities allow a skip."""
 
 
+@dataclass(frozen=True, eq=False)
+class StageRows:
+    """Rows of one request after a layer where some of them leave, as recorded; by position."""
+
+    layer: int
+    """Counted from 1."""
+    num_layers: int
+    entered: int
+    """How many rows entered layer 1."""
+    block_length: int
+    committed: int
+    """How many positions the step before committed."""
+    state_NW: np.ndarray
+    """float64: after the layer."""
+    reference_NW: np.ndarray
+    """float64: what it is held against; zeros where there is nothing."""
+    known_N: np.ndarray
+    """bool: whether there is something."""
+    confidence_N: np.ndarray
+    """float64: the last one of the mask of the block that a row scores; 0 if it scores none."""
+    leftmost_N: np.ndarray
+    """bool: the row scores the leftmost mask of the block."""
+    committed_N: np.ndarray
+    """bool: the step before committed the row's position."""
+    beside_N: np.ndarray
+    """bool: or that of a direct neighbour."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Who goes on after a layer, by a rule that compares rows with each other."""
+
+    order_N: np.ndarray
+    """int64: numbers of the rows; who goes on first comes first."""
+    count: int
+    """How many go on."""
+
+
 class SkipPolicy:
     """A policy, to derive from: a frozen dataclass whose fields are its settings.
 
@@ -162,4 +200,16 @@ class SkipPolicy:
 
     def replay(self, similarity_JS: np.ndarray) -> SkipReplay | None:
         """The verdict on recorded similarities, float64, without torch; None if it is not known."""
+        return None
+
+    def leaves_after(self, num_layers: int) -> tuple[int, ...]:
+        """Layers after which a rule that compares rows lets some leave, in a model of so many.
+
+        Raises:
+            ConfigError: the settings do not fit such a model.
+        """
+        return ()
+
+    def ranking(self, rows: StageRows) -> Ranking | None:
+        """Who goes on of recorded rows, without torch; None if the rule compares no rows."""
         return None

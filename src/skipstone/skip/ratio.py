@@ -5,7 +5,7 @@ hidden states. Published code forces the rows that were committed last, and not 
 these: ``keep_neighbours=false``. Of equal scores the leftmost row goes on; published code leaves
 that to chance: ``ties=torch`` takes those that ``torch.topk`` happens to take.
 
-Shape letters: B requests, L canvas length.
+Shape letters: N rows, W width.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 from skipstone.knob import Knob
-from skipstone.skip.base import SkipPolicy
-from skipstone.skip.stages import Stage, parsed, stages_of
+from skipstone.skip.base import Ranking, SkipPolicy, StageRows
+from skipstone.skip.stages import CONFIDENT, TINY, Stage, parsed, stages_of
 
 if TYPE_CHECKING:
     from skipstone.canvas import Geometry
@@ -86,6 +88,30 @@ class RatioSkip(SkipPolicy):
             as_torch=self.ties == "torch",
         )
         return RatioSession(geometry, rule, self.stages(geometry.num_layers))
+
+    def leaves_after(self, num_layers: int) -> tuple[int, ...]:
+        """The layers of the stages."""
+        return tuple(stage.layer for stage in self.stages(num_layers))
+
+    def ranking(self, rows: StageRows) -> Ranking | None:
+        """The rule once more; None where none leave, or where ties are left to torch."""
+        stages = {stage.layer: stage.ratio for stage in self.stages(rows.num_layers)}
+        if self.ties == "torch" or rows.layer not in stages:
+            return None
+        forced_N = rows.leftmost_N | ~rows.known_N
+        if self.keep_committed:
+            forced_N = forced_N | (rows.beside_N if self.keep_neighbours else rows.committed_N)
+        scale_N = np.sqrt(np.square(rows.reference_NW).mean(1)) + TINY
+        moved_N = np.abs(rows.state_NW - rows.reference_NW).mean(1) / scale_N
+        moved_N = moved_N / max(1.0, moved_N.max(initial=0.0))
+        score_N = self.alpha * rows.confidence_N + (1 - self.alpha) * moved_N
+        if self.alpha > 0:
+            score_N[np.argsort(-rows.confidence_N, kind="stable")[:CONFIDENT]] += 2.0
+        least = min(rows.committed + CONFIDENT, rows.block_length)
+        return Ranking(
+            np.argsort(-(score_N + 5.0 * forced_N), kind="stable"),
+            max(int(stages[rows.layer] * rows.entered), least, int(forced_N.sum())),
+        )
 
     def stages(self, num_layers: int) -> tuple[Stage, ...]:
         """Where rows leave, in a model of so many layers.

@@ -15,12 +15,8 @@ from torch import Tensor
 from skipstone.canvas import Geometry, StepContext
 from skipstone.rows import Rows
 from skipstone.skip.base import SkipScores
-from skipstone.skip.stages import Stage
+from skipstone.skip.stages import CONFIDENT, TINY, Stage
 from skipstone.skip.ties import AsTorch, LeftmostFirst
-
-_TINY = 1e-6
-_CONFIDENT = 2
-"""So many of the most confident masks go on, and so many rows more than were committed last."""
 
 
 class RatioRule(NamedTuple):
@@ -107,7 +103,7 @@ class RatioSession:
         score_BL = rule.alpha * confidence_BL + (1 - rule.alpha) * delta_BL
         if rule.alpha > 0:
             confident_BL = confidence_BL.masked_fill(~there_BL, -torch.inf)
-            two_B1 = torch.full_like(context.step_B1, _CONFIDENT)
+            two_B1 = torch.full_like(context.step_B1, CONFIDENT)
             score_BL = score_BL + 2.0 * self._ties.first(confident_BL, two_B1, leave=False)
         # Above all that is not forced.
         score_BL = (score_BL + 5.0 * forced_BL).masked_fill(~there_BL, -torch.inf)
@@ -118,7 +114,7 @@ class RatioSession:
         """How many rows of each request go on: int64 [B, 1]."""
         part_B1 = context.each(1, lambda at: (int(stage.ratio * self._entered[at.slot]),))
         length_B1 = context.block_stop_B1 - context.block_start_B1
-        least_B1 = context.committed_BL.sum(1, keepdim=True) + _CONFIDENT
+        least_B1 = context.committed_BL.sum(1, keepdim=True) + CONFIDENT
         return part_B1.maximum(least_B1.minimum(length_B1))
 
 
@@ -135,7 +131,7 @@ class StageStates:
     def moved(self, x_ND: Tensor, rows: Rows) -> Tensor:
         """How far each row is from its state: float64 [N]."""
         before_ND = self._state_BLD[rows.request_N, rows.position_N].float()
-        scale_N = before_ND.norm(dim=-1) / before_ND.shape[-1] ** 0.5 + _TINY
+        scale_N = before_ND.norm(dim=-1) / before_ND.shape[-1] ** 0.5 + TINY
         return ((x_ND.float() - before_ND).abs().mean(-1) / scale_N).double()
 
     def replace(self, x_ND: Tensor, rows: Rows, keep_N: Tensor | None = None) -> None:

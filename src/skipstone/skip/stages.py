@@ -12,6 +12,11 @@ from skipstone.checks import number
 from skipstone.errors import ConfigError
 from skipstone.quoting import shown
 
+CONFIDENT = 2
+"""So many of the most confident masks go on, and so many rows more than were committed last."""
+TINY = 1e-6
+"""What a state's size is at least."""
+
 
 class Stage(NamedTuple):
     """After one layer, rows leave."""

@@ -20,6 +20,7 @@ from skipstone.diagnosis.case.loops import Loops
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.proof import Proving
 from skipstone.diagnosis.case.runs import Runs
+from skipstone.diagnosis.case.skip_slip import StageSlip, stage_slip
 from skipstone.diagnosis.case.tensors import ComparedTensors
 from skipstone.diagnosis.experiment import Experimenter, ExperimentRequest
 from skipstone.record import Event, RunRecord, StepRecord, Trace
@@ -107,6 +108,11 @@ class Case:
         if self.attention.cause is not None:
             return None
         return held(self.tensors)
+
+    @cached_property
+    def stage_slip(self) -> StageSlip | None:
+        """What explains the rows that left, by a rule that ranks rows; None if nothing does."""
+        return stage_slip(self.runs, self.inquiry, self.expected)
 
     def step_b(self, forward: int) -> StepRecord | None:
         """A step of B."""

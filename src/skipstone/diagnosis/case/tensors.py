@@ -169,7 +169,7 @@ class ComparedTensors:
         step = self.step
         if step is None:
             return ()
-        return step.finished if step.skip_layer and layer >= step.skip_layer else step.rows
+        return step.computed_in(layer)
 
     def computed_at(self, layer: int, positions: np.ndarray) -> np.ndarray:
         """The forward that computed keys and values last, up to the focus; -1 if none did.
@@ -179,8 +179,7 @@ class ComparedTensors:
         step = self.step
         if step is None:
             return np.full(positions.size, -1)
-        left = step.skip_layer and layer >= step.skip_layer
-        age_N = (step.finished_age if left else step.entered_age)[positions]
+        age_N = self.runs.record_b.ages_at(step, layer)[positions]
         return np.where(age_N < 0, -1, step.forward - age_N)
 
     # --- what is wrong --------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from skipstone.diagnosis.commit_rule import commits_above
 from skipstone.diagnosis.events import event_sentence
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.loop import finding
+from skipstone.diagnosis.ranked import ranked
 from skipstone.diagnosis.rule import (
     Answer,
     Rule,
@@ -25,7 +26,12 @@ def examine(case: Case) -> Answer:
     event = next((e for e in case.events if e.kind == "stated_differs"), None)
     if event is not None:
         return _not_as_stated(case, event)
-    lost = _silently_off(case) or _cache_unused(case) or _other_threshold(case)
+    lost = (
+        _silently_off(case)
+        or _cache_unused(case)
+        or _other_threshold(case)
+        or ranked(case, RULE.name, RULE.number, ("setting", "count"))
+    )
     if lost is not None:
         return lost
     for word in _idle(case.record_b):

@@ -7,6 +7,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.events import chooses, event_sentence, writes
 from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.ranked import ranked
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_skip
 from skipstone.diagnosis.similarity import Replayed, replayed
 from skipstone.record import StepRecord
@@ -32,6 +33,9 @@ def examine(case: Case) -> Answer:
             ),
             positions=event.positions_b,
         )
+    found = ranked(case, RULE.name, RULE.number, ("number",))
+    if found is not None:
+        return found
     step, stamped = _stamped(case)
     deviation = case.expected.first_of("similarity")
     if step is None and deviation is None:
@@ -39,10 +43,10 @@ def examine(case: Case) -> Answer:
     if step is None and deviation is not None:
         step = deviation.step
     assert step is not None
-    found = replayed(case, step)
-    if found is None or not found.crossed.any():
+    crossed = replayed(case, step)
+    if crossed is None or not crossed.crossed.any():
         return _by_stamp(step, stamped) if stamped.size else None
-    return _by_numbers(case, step, found)
+    return _by_numbers(case, step, crossed)
 
 
 def _stamped(case: Case) -> tuple[StepRecord | None, np.ndarray]:

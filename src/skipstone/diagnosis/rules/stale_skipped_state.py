@@ -9,9 +9,10 @@ from skipstone.diagnosis.experiment import Follow
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.kept import kept
+from skipstone.diagnosis.ranked import ranked
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
 from skipstone.diagnosis.skip_reference import old_reference
-from skipstone.diagnosis.skip_rule import SkipRule, implied_bar
+from skipstone.diagnosis.skip_rule import SkipRule, implied_bar, left_too_early
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
@@ -20,6 +21,7 @@ def examine(case: Case) -> Answer:
     """A row that may not skip did; or the skip setting explains the difference."""
     return (
         _old_states(case)
+        or ranked(case, RULE.name, RULE.number, ("renewed", "never", "committed", "older"))
         or _broken_rule(case)
         or _old_logits(case)
         or _old_contribution(case)
@@ -100,8 +102,9 @@ def _broken_rule(case: Case) -> Finding | None:
     if case.event("misaligned_rows", "low_precision_similarity", "stated_differs") is not None:
         return None
     step, expected = deviation.step, deviation.expected
-    wrongly = np.intersect1d(step.skipped, expected.finished)
-    if not wrongly.size or implied_bar(case.record_b) is not None:
+    wrongly = left_too_early(step, expected)
+    # What ranks rows wrongly is known, or is none of this diagnosis.
+    if case.stage_slip is not None or not wrongly.size or implied_bar(case.record_b) is not None:
         return None
     j, right = step.judgements, expected.judgements
     forced = (

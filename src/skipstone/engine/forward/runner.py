@@ -118,11 +118,15 @@ class Pass:
                 did += np.bincount(asked.request[left], minlength=batch)
         return could, did
 
-    def left_after(self, batch: int) -> np.ndarray:
-        """The first layer after which rows of each request left, 0 if none did: int64 [B]."""
-        found = np.zeros(batch, np.int64)
-        for exit in reversed(self.exits):
-            found[exit.rows.request[exit.left()]] = exit.layer
+    def skip_layers(self) -> np.ndarray:
+        """The first layer that each of ``entered`` did not compute, 0 if there is none: int64 [N].
+
+        That is of rows that left; one that a cache policy leaves out of a layer goes on after it.
+        """
+        found = np.zeros(self.entered.num_rows, np.int64)
+        for exit in self.exits:
+            gone = np.isin(_places(self.entered), _places(exit.rows)[exit.left()])
+            found[gone & (found == 0)] = exit.layer + 1
         return found
 
 

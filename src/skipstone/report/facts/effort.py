@@ -75,8 +75,8 @@ def flops_of(step: StepRecord, header: Header) -> float:
 
 
 def _row_layers(step: StepRecord, layers: int) -> int:
-    deep = step.finished.size * layers
-    return deep + len(step.skipped) * max(step.skip_layer - 1, 0)
+    left = step.left_before[step.left_before > 0]
+    return step.finished.size * layers + int((left - 1).sum())
 
 
 def efforts(study: Study) -> list[Fact]:

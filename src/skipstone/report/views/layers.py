@@ -120,10 +120,7 @@ def _blanks_of(
 
 def _computed(step: StepRecord, layers: int, length: int) -> np.ndarray:
     """Bool [K, L]: which states a step computed, the embedding first."""
-    positions_L = np.arange(length)
-    shallow_K = np.arange(layers) < step.skip_layer
-    finished_L = np.isin(positions_L, step.finished)
-    return np.isin(positions_L, step.rows) & (finished_L | shallow_K[:, None])
+    return np.stack([np.isin(np.arange(length), step.computed_in(k)) for k in range(layers)])
 
 
 def _error_map(study: Study, word: Word) -> Chart:

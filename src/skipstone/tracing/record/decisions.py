@@ -131,7 +131,8 @@ def _record(
     age_2L = np.where(at_2L < 0, -1, at.forward - at_2L).astype(np.int32)
     rows = _positions(view.rows, request)
     finished = rows if view.finished is view.rows else _positions(view.finished, request)
-    left_after = int(view.left_after_B[request])
+    skip_layers = view.skip_layers_N[view.rows.request == request].astype(np.int32)
+    left = skip_layers[skip_layers > 0]
     return StepRecord(
         forward=at.forward,
         block=at.block.index,
@@ -150,7 +151,8 @@ def _record(
         finished_age=age_2L[1],
         candidates=_candidates(decisions, board, at, needs),
         judgements=_judgements(view.skip, board, request),
-        skip_layer=left_after + 1 if left_after else 0,
+        skip_layer=int(left.min()) if left.size else 0,
+        skip_layers=skip_layers if left.size else None,
         seconds=seconds,
     )
 

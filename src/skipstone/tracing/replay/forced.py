@@ -283,25 +283,12 @@ class _ForcedSkipSession:
             return None
         if not self._forced or self._recorded.free:
             return chosen_N
-        leaving = self._leaves_after(step)
-        if not step.skipped or layer not in leaving:
+        leaving = step.rows[step.left_before == layer + 1]
+        if not leaving.size:
             return None
         starts = np.array(context.canvas.prompt_lengths)[rows.request]
-        kept = np.isin(rows.position - starts + step.prompt_length, step.finished)
-        kept_N = torch.from_numpy(kept).to(x_ND.device)
-        if layer == leaving[-1]:
-            return kept_N
-        return None if chosen_N is None else kept_N | chosen_N
-
-    def _leaves_after(self, step: StepRecord) -> tuple[int, ...]:
-        """Layers after which recorded rows may leave.
-
-        Where they are several, the record does not say which row left where: the policy chooses
-        among those that did not finish, and after the last of its layers none of them is left.
-        """
-        if step.skip_layer and (step.judgements is not None or len(self._stops) < 2):
-            return (step.skip_layer - 1,)
-        return self._stops
+        left = np.isin(rows.position - starts + step.prompt_length, leaving)
+        return torch.from_numpy(~left).to(x_ND.device)
 
     def learn(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> None:
         """Hand on to the policy."""
