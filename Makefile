@@ -7,10 +7,11 @@ BIN := .venv/bin
 SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-around test-long check format docs notebook screenshots linkcheck faults published fuzz kill clean
+.PHONY: help demo demo-serve test test-around test-long check format docs notebook screenshots linkcheck faults published fuzz kill clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
+	@echo "make demo-serve  serve the embedded model, and ask it through OpenAI's client"
 	@echo "make test    set up, then run the tests (under twelve minutes on two cores)"
 	@echo "make test-around  then those of pages, docs, terminals, installs, kills and kernels (five)"
 	@echo "make test-long  then those that take minutes, of which make test has a shorter form"
@@ -30,6 +31,9 @@ demo: .venv/.run
 	@$(BIN)/skipstone compare "Replace somebody in the queue Tom, Anna, Leo, Mia by Zoe." --cache dual --unmask fixed --gen-length 32 \
 	  --a "skip=cosine:skip_threshold=1" --b "skip=cosine:skip_threshold=0.99"; \
 	  test $$? -le 1
+
+demo-serve: .venv/.serve
+	@$(BIN)/python examples/ask_server.py
 
 # Compiled files are kept, whatever the environment says: tests start many processes.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q
@@ -133,6 +137,10 @@ install = @$(BIN)/python -m pip --disable-pip-version-check install --progress-b
 .venv/.run: .venv/.base pyproject.toml
 	$(if $(TORCH_INDEX),$(call install,--index-url $(TORCH_INDEX) "$$(grep ^torch== constraints.txt)"))
 	$(call install,-c constraints.txt -e .)
+	@touch $@
+
+.venv/.serve: .venv/.run
+	$(call install,-c constraints.txt -e '.[serve]' openai)
 	@touch $@
 
 .venv/.dev: .venv/.run

@@ -46,6 +46,7 @@ def sound(name: str, traces: tuple[Path, Path], here: Path) -> list[str]:
         "policies": "",
         "report": f"{a} {b} -o {here / 'out.html'} --time-limit 0 --floor estimate",
         "roofline": "--batch 1",
+        "serve": "--port 0",
         "show": f"{a}",
         "step": f"{a} --at 0.0",
         "sweep": f"--prompts {prompts} --grid cache=none,dual -o {here / 'sweep'} {few}",

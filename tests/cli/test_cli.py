@@ -271,6 +271,7 @@ def test_the_options_are_the_planned_ones() -> None:
             "--json",
             "--debug",
         },
+        "serve": decoding - {"--prompt-ids", "--json"} | {"--slots", "--name", "--host", "--port"},
         "export": {"--to", "--output", "--debug"},
         "report": {
             "--output",

@@ -69,7 +69,7 @@ def hostile(monkeypatch: pytest.MonkeyPatch, traces: tuple[Path, Path], tmp_path
 
 @pytest.mark.usefixtures("hostile")
 @pytest.mark.parametrize("colours", ["", "1"])
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"bench"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"bench", "serve"}))
 def test_no_command_lets_a_text_steer_the_terminal(
     name: str,
     colours: str,
@@ -237,7 +237,7 @@ SILENT = ("export", "report")
 
 
 @pytest.mark.parametrize("more", ["", "--json", "--verify"])
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"bench"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"bench", "serve"}))
 def test_every_command_that_prints_fails_on_a_full_disk_and_not_for_a_reader_that_left(
     name: str,
     more: str,

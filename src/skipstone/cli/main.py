@@ -50,6 +50,7 @@ COMMANDS = {
     "policies": Entry("skipstone.cli.policies:policies", "List cache, unmask and skip policies."),
     "report": Entry("skipstone.cli.report:report", "Write a page about traces of one prompt."),
     "roofline": Entry("skipstone.cli.roofline:roofline", "Say from which batch a skip can pay."),
+    "serve": Entry("skipstone.cli.serve:serve", "Answer OpenAI's clients over HTTP."),
     "show": Entry("skipstone.cli.show:show", "Show what is in a trace."),
     "step": Entry("skipstone.cli.step:step", "Run one recorded step under several settings."),
     "sweep": Entry("skipstone.cli.sweep:sweep_command", "Find the fastest setting that is safe."),

@@ -136,16 +136,20 @@ class RunSpec:
     memory: float | str | None = None
     """What keys and values may take."""
 
-    def engine(self, model: Model | None = None) -> Engine:
+    def engine(self, model: Model | None = None, slots: int = 16) -> Engine:
         """An engine of these settings; for a model that is loaded already, if one is given.
 
         What they leave open and the model recommends is said.
+
+        Args:
+            model: loaded if None.
+            slots: how many requests are decoded at once where they come one by one.
         """
         from skipstone.engine import Engine
 
         model = model or self.load()
         (run,) = settled(model, self)
-        return Engine(model, run.settings, memory=self.memory)
+        return Engine(model, run.settings, memory=self.memory, slots=slots)
 
     def load(self) -> Model:
         """Load the model, and choose the threads of this process if the user has not."""

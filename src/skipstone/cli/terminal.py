@@ -38,6 +38,12 @@ def say(*parts: TextPart) -> None:
     _write(sys.stdout, parts)
 
 
+def say_now(*parts: TextPart) -> None:
+    """A line that somebody waits for while the command goes on."""
+    say(*parts)
+    sys.stdout.flush()
+
+
 def say_text(text: str) -> None:
     """An answer as it stands, with its line breaks and tabs."""
     _raw(sys.stdout, f"{readable(text)}\n")

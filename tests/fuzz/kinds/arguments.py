@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -86,6 +86,10 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
     "--dtype": ("auto", "float32", "bfloat16", "float16", "float64", "int8"),
     "--prompt-ids": ("5", "5,17,3", "263", "264", "-1", "5,,3", "5, 6"),
     "--batch-size": ("1", "2"),
+    "--slots": ("1", "2", "0"),
+    "--name": ("pebble", " "),
+    "--host": ("127.0.0.1", "::1", "nowhere.invalid"),
+    "--port": ("0", "65536", "-1"),
     "--window": ("0.0", "0.1-1.2", "1.2-0.1", "9.9", "0.0-99999999999.0"),
     "--level": ("decisions", "sketches", "window", "full", "answer", "token", "decision"),
     "--step": ("0.0", "1.3", "9.9", "0", "0.0.0", "²"),
@@ -211,10 +215,15 @@ def _completion(scene: Scene) -> Outcome:
         return command([random.choice(words) for _ in range(random.randrange(4))])
 
 
-def _closed_gate() -> AbstractContextManager[object]:
-    """A bench that is right goes on for minutes, and is no fault; it ends at its gate."""
+@contextmanager
+def _closed_gate() -> Iterator[None]:
+    """What goes on for long and is no fault ends at once: a bench at its gate, a server too."""
     closed = [Check("nothing", passed=False, detail="closed")]
-    return mock.patch("skipstone.bench.gate.gate", return_value=closed)
+    with (
+        mock.patch("skipstone.bench.gate.gate", return_value=closed),
+        mock.patch("skipstone.server.serving.serve"),
+    ):
+        yield
 
 
 KINDS = (

@@ -1,0 +1,1 @@
+"""From a checked request to what is answered: ``plan``, ``choices``, ``text``, ``stream``."""

@@ -1,0 +1,98 @@
+"""From a request to what the engine is asked: ids, settings, and where an answer is cut."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from skipstone.engine.settings import Settings, SettingsFields
+from skipstone.server.protocol.common import DecodingRequest
+from skipstone.server.protocol.errors import AnswerError
+from skipstone.server.served import ServedModel
+
+_SEEDS = 2**63
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One answer that is asked for."""
+
+    prompt: Sequence[int]
+    settings: SettingsFields
+    """Other than the engine's."""
+    limit: int
+    """Tokens after which it is cut; more may be decoded."""
+    stops: tuple[str, ...]
+
+
+def asks(
+    served: ServedModel, asked: DecodingRequest, prompts: Sequence[Sequence[int]]
+) -> list[Ask]:
+    """Every answer of a request, those to a prompt beside each other.
+
+    Raises:
+        AnswerError: another model is asked for.
+    """
+    check_model(served, asked.model)
+    return [ask for prompt in prompts for ask in _to(served, asked, prompt)]
+
+
+def check_model(served: ServedModel, name: str) -> None:
+    """Refuse the name of a model that is not served.
+
+    Raises:
+        AnswerError: it is another one.
+    """
+    if name != served.options.name:
+        raise AnswerError(
+            404,
+            f"model {name!r} is not served here; ask for {served.options.name!r}",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _to(served: ServedModel, asked: DecodingRequest, prompt: Sequence[int]) -> Iterator[Ask]:
+    """The answers to one prompt."""
+    changes, own = _stated(asked), served.engine.settings
+    whole = own.replace(**changes)
+    limit = asked.most_tokens or min(own.gen_length, max(1, _room(served, prompt)))
+    changes["gen_length"] = _length(served, whole, len(prompt), limit)
+    if own.steps is not None:
+        # As many to a token as the server was started with.
+        scaled = own.steps * changes["gen_length"] // own.gen_length
+        changes["steps"] = max(-(-changes["gen_length"] // own.whole_block), scaled)
+    draws = whole.temperature > 0 or whole.unmask.uses_seed
+    first = whole.seed if whole.seed is not None else secrets.randbelow(_SEEDS)
+    for number in range(asked.n or 1):
+        seed = {"seed": (first + number) % _SEEDS} if draws else {}
+        settings = cast("SettingsFields", {**changes, **seed})
+        yield Ask(prompt, settings, limit, asked.stops)
+
+
+def _stated(asked: DecodingRequest) -> SettingsFields:
+    """What a request changes of the engine's settings."""
+    found = {"temperature": asked.temperature, "top_p": asked.top_p, "seed": asked.seed}
+    given = {name: value for name, value in found.items() if value is not None}
+    return cast("SettingsFields", given)
+
+
+def _length(served: ServedModel, settings: Settings, before: int, limit: int) -> int:
+    """New positions in which so many tokens are decoded: whole blocks, as far as there is room.
+
+    Args:
+        served: the engine.
+        settings: of the request.
+        before: tokens of the prompt.
+        limit: of the answer.
+    """
+    block = settings.whole_block
+    start = before if settings.absolute_blocks else 0
+    whole = -(-(start + limit) // block) * block - start
+    return max(limit, min(whole, served.engine.model.config.max_length - before))
+
+
+def _room(served: ServedModel, prompt: Sequence[int]) -> int:
+    return served.engine.model.config.max_length - len(prompt)

@@ -1,0 +1,1 @@
+"""What clients send and get: one file an endpoint, and what they have in common."""

@@ -1,0 +1,104 @@
+"""What the endpoints that decode have in common: how to decode, and what was used."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from skipstone.server.protocol.strict import CONFLICT, Refused, Strict, refusal
+
+FinishReason = Literal["stop", "length"]
+"""EOS, a stop id or a stop string; or as many tokens as were asked for."""
+
+StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+
+# Fields of OpenAI's that no endpoint supports, with the values that ask for nothing.
+NOT_SUPPORTED: Refused = {
+    "frequency_penalty": (None, 0, 0.0),
+    "presence_penalty": (None, 0, 0.0),
+    "logit_bias": (None, {}),
+}
+
+
+class StreamOptions(Strict):
+    """What is streamed beside the text."""
+
+    refused: ClassVar[Refused] = {"include_obfuscation": (None, False)}
+
+    include_usage: bool | None = None
+    """Whether a last chunk says what was used."""
+
+
+class DecodingRequest(Strict):
+    """How to decode; what is left out is as the server was started."""
+
+    model: str
+    """The name under which the model is served."""
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    """Answers to each prompt."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Of an answer, at most."""
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    """Texts before which an answer ends."""
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    """0 takes the most probable token."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Only the most probable tokens are possible, up to the one with which they reach this."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Of what is drawn; the answers to a prompt are drawn with it, one more, two more and so on."""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    """Taken and not used, as are the other labels of a request."""
+    metadata: dict[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _streams(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            said = "stream_options is there, but stream is not true; leave it out, or stream"
+            raise refusal(CONFLICT, "stream_options", said)
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Of an answer; None: as the server was started."""
+        return self.max_tokens
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with what was used."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+class Usage(BaseModel):
+    """Tokens of prompts and answers."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    """Those of the answers, EOS and what was cut off not counted."""
+    total_tokens: int
+
+
+class Said(BaseModel):
+    """What the engine has to say of a request; of Skipstone, not of OpenAI."""
+
+    notes: list[str]
+    """Settings that had no effect, and what is missing from the answer."""
+
+
+def new_id(kind: str) -> str:
+    """A name for an answer."""
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())

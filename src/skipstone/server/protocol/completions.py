@@ -1,0 +1,64 @@
+"""``/v1/completions``: text or ids in, as they stand, and what follows them out."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from skipstone.server.protocol.common import (
+    NOT_SUPPORTED,
+    DecodingRequest,
+    FinishReason,
+    Said,
+    Usage,
+)
+from skipstone.server.protocol.strict import Refused
+
+Ids = Annotated[list[int], Field(min_length=1)]
+
+
+class CompletionRequest(DecodingRequest):
+    """What a client asks."""
+
+    refused: ClassVar[Refused] = {
+        **NOT_SUPPORTED,
+        "best_of": (None, 1),
+        "echo": (None, False),
+        "logprobs": (None,),
+        "suffix": (None, ""),
+    }
+
+    prompt: str | Ids | Annotated[list[str] | list[Ids], Field(min_length=1, max_length=1024)]
+    """One prompt or several, as text or ids. No chat template is applied, and special text is the
+    token that it names."""
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        """Each prompt."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return [prompt]
+        if isinstance(prompt[0], int):
+            return [prompt]
+        return prompt
+
+
+class CompletionChoice(BaseModel):
+    """One of the answers, or news of it."""
+
+    index: int
+    text: str
+    logprobs: None = None
+    finish_reason: FinishReason | None
+
+
+class Completion(BaseModel):
+    """What a client gets, whole or in chunks."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+    skipstone: Said | None = None

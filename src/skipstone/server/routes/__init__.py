@@ -1,0 +1,1 @@
+"""One file an endpoint: the protocol in, the answer out."""

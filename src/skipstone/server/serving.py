@@ -1,0 +1,97 @@
+"""Runs the application: a socket that is bound first, uvicorn, and the signals that end it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from skipstone.errors import ConfigError
+from skipstone.quoting import shown
+from skipstone.server.options import ServerOptions
+
+
+class Server(uvicorn.Server):
+    """uvicorn, without its habit of raising the signal that ended it once more at the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The first signal lets requests end, the second does not wait for them."""
+        loop, signals = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+        handled = list[signal.Signals]()
+        for one in signals:
+            # Only the main thread of a process may, and not on Windows.
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(one, self.stop)
+                handled.append(one)
+        try:
+            yield
+        finally:
+            for one in handled:
+                loop.remove_signal_handler(one)
+
+    def stop(self) -> None:
+        """End; asked a second time, at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def bind(options: ServerOptions) -> socket.socket:
+    """The socket that clients will find.
+
+    Raises:
+        ConfigError: there is no such host here, or the port is taken.
+    """
+    try:
+        found = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, _, _, _, address = found[0]
+        return socket.create_server(address, family=family, backlog=2048)
+    # A name that cannot be one of a host is an error of its encoding.
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no name of a host"
+        raise ConfigError(
+            f"host {shown(options.host)}, port {options.port}: cannot listen there ({why}); give "
+            f"another host or port"
+        ) from None
+
+
+def address_of(bound: socket.socket) -> str:
+    """Where clients find it, as a base URL of OpenAI's client."""
+    host, port = bound.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+
+def server_of(app: FastAPI) -> Server:
+    """A server that logs nothing by itself."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, lifespan="on"
+    )
+    return Server(config)
+
+
+def serve(app: FastAPI, bound: socket.socket, ready: Callable[[str], object]) -> None:
+    """Answer until a signal comes.
+
+    Args:
+        app: what ``make_app`` gave.
+        bound: where.
+        ready: told the address once clients are answered.
+    """
+    server = server_of(app)
+
+    async def run() -> None:
+        serving = asyncio.ensure_future(server.serve([bound]))
+        while not (server.started or serving.done()):
+            await asyncio.sleep(0.001)
+        if server.started:
+            ready(address_of(bound))
+        await serving
+
+    asyncio.run(run())
