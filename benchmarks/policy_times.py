@@ -17,8 +17,11 @@ import json
 import platform
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ from benchmarks.replayed.record import (
     settings_of,
 )
 from benchmarks.replayed.schedule import Recording, Schedule
-from benchmarks.replayed.timing import Rehearsal, Shape, in_rounds
+from benchmarks.replayed.timing import Rehearsal, Shape, Timed, in_rounds
 from skipstone import Model, Settings, load, policies
 from skipstone.bench.random_model import random_model
 from skipstone.cli.prompts import read_questions
@@ -41,9 +44,11 @@ from skipstone.errors import ConfigError, SkipstoneError, nearest
 from skipstone.models.shapes import SHAPES
 from skipstone.outputs import check_output, write_whole
 from skipstone.quoting import shown
+from skipstone.sweep.grid import Setting
 from skipstone.testing.tiny import tiny_model
 
 BLOCK = 32
+_PLAIN = "cache=dual"
 
 
 @click.group()
@@ -54,33 +59,35 @@ def main() -> None:
 @main.command()
 @click.option("--model", "name", default="pebble", show_default=True)
 @click.option("--prompts", "path", default="pebble", type=click.Path(path_type=Path))
-@click.option("--limit", default=4, show_default=True, help="Prompts with long answers.")
+@click.option("--limit", default=8, show_default=True, help="Prompts with long answers.")
 @click.option("--gen-length", default=96, show_default=True)
 @click.option("--knobs", is_flag=True, help="Also other values than the published ones.")
+@click.option("--jobs", default=1, show_default=True, help="Processes of one thread each.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
-def record(name: str, path: Path, limit: int, gen_length: int, out: Path, *, knobs: bool) -> None:
+def record(
+    name: str, path: Path, limit: int, gen_length: int, jobs: int, out: Path, *, knobs: bool
+) -> None:
     """Write down what each policy answers in each step."""
     check_output(out)
     model = load(name, device="cpu", dtype=torch.float32)
-    known = long_answers(
-        read_questions(path, "--prompts"), model, least=2 * BLOCK, most=gen_length - 1
-    )
+    questions = read_questions(path, "--prompts")
+    known = long_answers(questions, model, least=3 * BLOCK // 2, most=gen_length - 1)
     base = Settings(gen_length=gen_length, block_length=BLOCK)
-    (baseline, *others) = settings_of(model, base, knobs=knobs)
+    settings = settings_of(model, base, knobs=knobs)
     texts = (question.prompt for question in known)
-    prompts = answered_at_length(model, baseline.settings, texts, limit)
+    prompts = answered_at_length(model, settings[0].settings, texts, limit)
     schedules = dict[str, Schedule]()
-    for setting in (baseline, *others):
-        began = time.perf_counter()
-        try:
-            schedules[setting.name] = one = listened(model, setting.settings, prompts)
-        except ConfigError as error:
-            click.echo(f"{setting.name}: left out: {error}")
-            continue
-        click.echo(
-            f"{setting.name:60} {len(one.first):3} + {len(one.later):2} blocks  "
-            f"{one.steps_per_block:5.1f} steps each  {time.perf_counter() - began:5.1f} s"
-        )
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        listening = partial(_listened, name, prompts)
+        for setting, one in zip(settings, pool.map(listening, settings), strict=True):
+            if isinstance(one, str):
+                click.echo(f"{setting.name}: left out: {one}")
+                continue
+            schedules[setting.name] = one
+            click.echo(
+                f"{setting.name:60} {len(one.first):3} + {len(one.later):2} blocks  "
+                f"{one.steps_per_block:5.1f} steps each"
+            )
     flags = " --knobs" if knobs else ""
     facts: dict[str, Any] = {
         "command": f"python -m benchmarks.policy_times record --model {name} --prompts {path} "
@@ -132,6 +139,7 @@ def time_all(
     rehearsal = Rehearsal(model, recording, call, memory)
     left = 60 * minutes - (time.perf_counter() - began)
     timed = in_rounds(rehearsal, names, calls=calls, seconds=left, say=click.echo)
+    plain = _unscripted(rehearsal, calls) if _PLAIN in timed else None
     settings = {name: one.as_json(call) for name, one in timed.items() if one.calls or one.failed}
     facts = {
         "command": f"python -m benchmarks.policy_times time {schedules.name} --shape {shape} "
@@ -139,14 +147,17 @@ def time_all(
         **_where(torch.device(device)),
         "model": f"{shape}, random weights, {str(model.network.dtype).removeprefix('torch.')}",
         "conditions": f"batch {batch}, prompt {prompt}, {gen_length} new tokens in blocks of "
-        f"{recording.block_length}, without an early stop; commits, rows that a state decides and "
-        f"skips as recorded with {recording.facts.get('model')} in blocks without EOS, cached "
-        f"rows by each policy's own rule; median, lowest and highest of the calls",
+        f"{recording.block_length}, no early stop; commits, skips and rows that follow from states "
+        f"as recorded with {recording.facts.get('model')}, in blocks of which half is text at "
+        f"least; other rows by each policy's own rule; median, fastest and slowest call",
+        f"unscripted {_PLAIN}": None if plain is None else plain.as_json(call),
         "settings": settings,
     }
     write_whole(out, json.dumps(facts, indent=1) + "\n")
     for name, one in settings.items():
         click.echo(_line(name, one))
+    if plain is not None:
+        click.echo(_line(f"{_PLAIN}, unscripted", plain.as_json(call)))
     missing = [name for name, one in timed.items() if not one.calls]
     click.echo(f"{len(settings)} of {len(names)} settings, {time.perf_counter() - began:.0f} s")
     if missing:
@@ -184,6 +195,21 @@ def decide(shape: str, device: str, batches: tuple[int, ...], repeats: int, out:
             f"batch {one.batch:2}  {one.policy:18} {one.ms:7.3f} ms  beyond threshold "
             f"{one.beyond_ms:+.3f} ms{own}"
         )
+
+
+def _listened(name: str, prompts: list[str], setting: Setting) -> Schedule | str:
+    """The schedule of a setting; why there is none, if there is none."""
+    torch.set_num_threads(1)
+    model = load(name, device="cpu", dtype=torch.float32)
+    try:
+        return listened(model, setting.settings, prompts)
+    except SkipstoneError as error:
+        return str(error)
+
+
+def _unscripted(rehearsal: Rehearsal, calls: int) -> Timed:
+    """A schedule that needs no script, without one: the difference is what a script costs."""
+    return Timed([rehearsal.run(_PLAIN, index, plain=True) for index in range(calls)])
 
 
 def _random(shape: str, device: torch.device, num_layers: int | None = None) -> Model:

@@ -1,8 +1,12 @@
-"""Listening to a model: what the policies of each setting answer, over blocks that hold text."""
+"""Listening to a model: what the policies of each setting answer, over blocks that hold text.
+
+What stands behind the EOS of an answer is decided at once and says nothing of how text is decoded,
+so a block counts only if at least half of it is text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from benchmarks.replayed.policies import scripted
 from benchmarks.replayed.schedule import BlockAnswers, Schedule
@@ -37,10 +41,10 @@ def long_answers(
 def answered_at_length(
     model: Model, settings: Settings, prompts: Iterable[str], limit: int
 ) -> list[str]:
-    """The first prompts whose answer fills two blocks with text, as the model gives it."""
+    """The first prompts of whose answer two blocks hold text, as the model gives it."""
     found, engine = list[str](), Engine(model, settings)
     for prompt in prompts:
-        if engine.generate(prompt).length >= 2 * settings.whole_block:
+        if _blocks_of_text(engine.generate(prompt).length, settings.whole_block) > 1:
             found.append(prompt)
             if len(found) == limit:
                 break
@@ -48,31 +52,27 @@ def answered_at_length(
 
 
 def listened(model: Model, settings: Settings, prompts: Sequence[str | list[int]]) -> Schedule:
-    """Decode prompts and keep the blocks of each answer that end before its EOS.
+    """Decode prompts and keep the blocks of each answer that hold text.
 
     Raises:
         ConfigError: no answer has such a block.
     """
+    settings = settings.replace(stop_after="block")
     notes, first, later = Notes(), list[BlockAnswers](), list[BlockAnswers]()
     engine = Engine(model, scripted(settings, notes))
     for prompt in prompts:
-        result = engine.generate(prompt)
-        for index, block in _full_of_text(notes, result.tokens, model, settings.whole_block):
-            (later if index else first).append(block)
+        length = engine.generate(prompt).length
+        blocks = notes.take()
+        for index in range(_blocks_of_text(length, settings.whole_block)):
+            (later if index else first).append(blocks[index])
     if not first:
         raise ConfigError(
-            f"none of {len(prompts)} answers fills a block of {settings.whole_block} with text; "
-            f"take prompts that are answered at length"
+            f"none of {len(prompts)} answers fills half of a block of {settings.whole_block} with "
+            f"text; take prompts that are answered at length"
         )
     return Schedule(settings.as_text(), tuple(first), tuple(later))
 
 
-def _full_of_text(
-    notes: Notes, tokens: Sequence[int], model: Model, block_length: int
-) -> Iterator[tuple[int, BlockAnswers]]:
-    """Blocks that end before the first EOS, with their index."""
-    eos_id = model.config.eos_id
-    end = tokens.index(eos_id) if eos_id in tokens else len(tokens)
-    for index, block in notes.take().items():
-        if (index + 1) * block_length <= end:
-            yield index, block
+def _blocks_of_text(length: int, block_length: int) -> int:
+    """So many blocks of an answer of this length are at least half full."""
+    return (length + block_length // 2) // block_length

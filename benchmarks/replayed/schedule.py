@@ -41,7 +41,8 @@ class RowShares:
     def of(cls, position_N: np.ndarray, meant_N: np.ndarray, at: RequestStep) -> RowShares:
         """Of the positions that there were to choose from, int64, which were meant, bool."""
         region_N = _regions(position_N, at)
-        prompt, done, later = (_share(meant_N[region_N == region]) for region in (0, 1, 3))
+        prompt = _share(meant_N[region_N == 0], 1.0)
+        done, later = (_share(meant_N[region_N == region], prompt) for region in (1, 3))
         own = position_N[meant_N & (region_N == 2)] - at.start
         return cls(prompt, done, frozenset(own.tolist()), later)
 
@@ -118,7 +119,7 @@ BlockAnswers = tuple[StepAnswers, ...]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How one setting decoded blocks that hold text alone, without EOS."""
+    """How one setting decoded blocks that hold text."""
 
     settings: dict[str, str]
     """By name, as texts."""
@@ -212,6 +213,6 @@ def _regions(position_N: np.ndarray, at: RequestStep) -> np.ndarray:
     return np.searchsorted([at.prompt_length, at.start, at.stop], position_N, side="right")
 
 
-def _share(meant_N: np.ndarray) -> float:
-    """Of positions that were meant; where there were none, all would be."""
-    return round(float(meant_N.mean()), _PLACES) if meant_N.size else 1.0
+def _share(meant_N: np.ndarray, otherwise: float) -> float:
+    """Of positions that were meant; where there were none, as elsewhere."""
+    return round(float(meant_N.mean()), _PLACES) if meant_N.size else otherwise

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import torch
 
 from benchmarks.replayed.policies import scripted
-from benchmarks.replayed.schedule import Recording, Schedule
+from benchmarks.replayed.schedule import BlockAnswers, Recording, Schedule
 from benchmarks.replayed.scripts import Prompter
 from skipstone.bench.timing import clocked, unadvised
 from skipstone.engine import Engine, Result, Settings
+from skipstone.engine.fit import check_fit
 from skipstone.engine.settings import parse_settings
-from skipstone.errors import SkipstoneError
 from skipstone.models.load import Model
 
 Prompt = tuple[int, ...]
@@ -107,24 +107,30 @@ class Rehearsal:
         """Decode one block, whatever that takes."""
         self.run(name, 0, self.shape.warming())
 
-    def run(self, name: str, index: int, shape: Shape | None = None) -> Answered:
+    def run(
+        self, name: str, index: int, shape: Shape | None = None, *, plain: bool = False
+    ) -> Answered:
         """Decode one call of a setting.
 
         Args:
             name: of the setting.
             index: which answers of the recording; another one, others.
             shape: of the call; the rehearsal's if None.
+            plain: decode without the script, to see what that costs.
         """
         shape = shape or self.shape
         schedule = self._recording.schedules[name]
-        settings, steps = self.settings(schedule, index, shape)
+        answers = [
+            schedule.answer(index * shape.batch + i, shape.blocks) for i in range(shape.batch)
+        ]
+        settings = _settings(schedule, shape)
+        self._engine.settings = settings if plain else scripted(settings, self._script(answers))
+        check_fit(self._model.network, self._engine.settings)
         prompts, found = list(_prompts(self._model, shape)), list[Result]()
 
         def decode() -> None:
             with unadvised():
-                found.extend(
-                    self._engine.generate_batch(prompts, settings=[settings] * shape.batch)
-                )
+                found.extend(self._engine.generate_batch(prompts))
 
         seconds = clocked(decode, self._model.network.device)
         taken = [result.stats for result in found]
@@ -134,25 +140,16 @@ class Rehearsal:
             rows=sum(step.rows for stats in taken for step in stats.steps),
             skipped=statistics.mean(stats.skip_share for stats in taken),
             strayed=sum(
-                abs(stats.num_forwards - planned)
-                for stats, planned in zip(taken, steps, strict=True)
+                abs(stats.num_forwards - sum(map(len, answer)))
+                for stats, answer in zip(taken, answers, strict=True)
             ),
         )
 
-    def settings(self, schedule: Schedule, index: int, shape: Shape) -> tuple[Settings, list[int]]:
-        """Settings whose policies follow a schedule, and the steps of each request by it."""
-        settings = parse_settings(schedule.settings).replace(
-            gen_length=shape.tokens,
-            block_length=shape.block_length,
-            eos_stop=False,
-            stop_ids=(),
-        )
-        first = index * shape.batch
-        answers = [schedule.answer(first + i, shape.blocks) for i in range(shape.batch)]
+    def _script(self, answers: Sequence[Sequence[BlockAnswers]]) -> Prompter:
         depths = self._recording.num_layers, self._model.config.num_layers
         device = self._model.network.device
-        script = Prompter(answers, block_length=shape.block_length, depths=depths, device=device)
-        return scripted(settings, script), [sum(map(len, answer)) for answer in answers]
+        block_length = self._recording.block_length
+        return Prompter(answers, block_length=block_length, depths=depths, device=device)
 
 
 def in_rounds(
@@ -184,11 +181,21 @@ def in_rounds(
                 if index == 0:
                     rehearsal.warm_up(name)
                 one.calls.append(rehearsal.run(name, index))
-            except (SkipstoneError, RuntimeError) as error:
-                # One that has no room, or that this shape does not fit, leaves the others alone.
+            except Exception as error:
+                # Whatever it is, the others are timed, and this one says so.
                 one.failed = f"{type(error).__name__}: {error}"
                 say(f"{name}: {one.failed}")
     return timed
+
+
+def _settings(schedule: Schedule, shape: Shape) -> Settings:
+    """As recorded, at other lengths; random weights say EOS anywhere, so nothing ends there."""
+    return parse_settings(schedule.settings).replace(
+        gen_length=shape.tokens,
+        block_length=shape.block_length,
+        eos_stop=False,
+        stop_ids=(),
+    )
 
 
 def _prompts(model: Model, shape: Shape) -> Iterator[Prompt]:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from benchmarks.policy_times import main
 from benchmarks.replayed.policies import scripted
+from benchmarks.replayed.record import listened
 from benchmarks.replayed.schedule import BlockAnswers, Recording, RowShares, Schedule
 from benchmarks.replayed.scripts import Notes, Prompter
 from skipstone import CosineSkip, Engine, Settings, policies
@@ -118,8 +119,23 @@ def test_shares_fit_other_lengths() -> None:
     assert found[regions == 2].tolist() == [36, 41]
 
 
+def test_only_blocks_that_hold_text_are_kept() -> None:
+    model, prompts = tiny_model(0, eos_scale=2.6), [[i, 5, 9, 2] for i in range(1, 9)]
+    settings = BASE.replace(unmask="threshold:0.3", eos_stop=True)
+    lengths = [Engine(model, settings).generate(prompt).length for prompt in prompts]
+    found = listened(model, settings, prompts)
+
+    # Half of a block is enough, none is not.
+    assert lengths == [24, 4, 24, 4, 0, 24, 22, 23]
+    assert len(found.first) == sum(length >= 4 for length in lengths)
+    assert len(found.later) == sum((length >= 12) + (length >= 20) for length in lengths)
+    for block in (*found.first, *found.later):
+        assert sorted(offset for step in block for offset in step.commits) == list(range(8))
+
+
 def test_a_file_is_timed_and_what_fails_is_told(tmp_path: Path) -> None:
     kinds = {name: KINDS[name] for name in ("threshold", "cosine", "dllm")}
+    kinds["cache=dual"] = BASE.replace(cache="dual")
     kinds["deep"] = BASE.replace(skip="cosine:skip_layer_k=3")
     schedules = dict[str, Schedule]()
     for name, settings in kinds.items():
