@@ -41,7 +41,9 @@ def swept(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep,
     chosen = tuple(e for e in every.entries if e.setting.name in CHOSEN)
     run = Protocol(every.baseline, chosen, (f"unmask=x: {EVIL}",))
     folder = tmp_path_factory.mktemp("sweep")
-    sweep = run_sweep(tiny, QUESTIONS, run.settings, folder, baseline=run.baseline)
+    sweep = run_sweep(
+        tiny, QUESTIONS, run.settings, folder, baseline=run.baseline, explain=2, reports=3
+    )
     return sweep, board(sweep, run)
 
 
@@ -49,29 +51,60 @@ def swept(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep,
 def html(tiny: Model, swept: tuple[Sweep, Leaderboard]) -> str:
     sweep, found = swept
     changed = [replace(m, text=f"{EVIL}{m.text}", cause="x") for m in sweep.measurements]
-    return render(found, replace(sweep, measurements=changed), f"about {EVIL}", tiny.name)
+    return render(found, replace(sweep, measurements=changed), f"about {EVIL}", tiny)
 
 
 def test_every_text_is_escaped_and_nothing_is_asked_for(html: str) -> None:
     assert EVIL not in html
     assert html.count("<script>") == 1
-    assert not re.search(r'(src|href)="(?!#|data:,)', html)
+    assert not re.search(r'(src|href)="(?!#|data:,|reports/[-a-z0-9]+\.html")', html)
     assert "default-src 'none'" in unescape(html)
 
 
 def test_each_line_is_a_point_that_leads_to_what_it_broke(
     html: str, swept: tuple[Sweep, Leaderboard]
 ) -> None:
-    _, found = swept
+    sweep, found = swept
     ids = set(re.findall(r' id="([^"]+)"', html))
-    links = re.findall(r'<a href="#([^"]+)" data-kind', html)
+    links = re.findall(r'<a href="([^"]+)" data-kind', html)
     assert len(links) == len(found.lines)
-    assert set(links) <= ids
+    pages = {link for link in links if link.startswith("reports/")}
+    assert {link[1:] for link in set(links) - pages} <= ids
     changed = [line for line in found.lines if line.changed]
     assert changed
-    assert sum(link.startswith("broke-") for link in links) == len(changed) <= MOST_BROKEN
+    assert sum(not link.startswith("#row-") for link in links) == len(changed) <= MOST_BROKEN
+    assert pages == set(sweep.reports.values())
+    for page in pages:
+        assert "<title>" in (sweep.store.folder / page).read_text("utf-8")
     assert html.count("skipstone compare --model") == len(changed)
-    assert re.search(r"--report report.html -- ", html)
+    assert re.search(r"--device cpu --dtype float32 .*--report report.html -- ", html)
+
+
+def test_settings_without_room_for_a_report_have_a_command_and_it_is_said(
+    html: str, swept: tuple[Sweep, Leaderboard]
+) -> None:
+    sweep, found = swept
+    broke = sum(bool(line.changed) for line in found.lines if line.family != "all")
+    assert len(sweep.reports) == 3 < broke
+    assert len(list((sweep.store.folder / "reports").iterdir())) == 3
+    assert f"3 of {broke} settings and families that changed an answer have a report" in html
+    assert "#broke-" in html
+
+
+@pytest.mark.browser
+def test_a_click_on_a_point_opens_the_report_of_an_answer_that_it_broke(
+    tiny: Model, swept: tuple[Sweep, Leaderboard], opened: Open
+) -> None:
+    sweep, found = swept
+    path = sweep.store.save(
+        "board.html",
+        lambda to: to.write_text(render(found, sweep, "about", tiny), encoding="utf-8"),
+    )
+    seen = opened(path)
+    seen.page.locator("svg a[href^='reports/'] circle").first.click()
+    seen.page.wait_for_url("**/reports/*.html")
+    assert seen.page.locator("#verdict").is_visible()
+    assert not any(line.startswith(("console", "error")) for line in seen.said)
 
 
 @pytest.mark.browser
@@ -99,6 +132,6 @@ def test_the_page_works_in_a_browser(html: str, tmp_path: Path, opened: Open) ->
     broken = str(link.get_attribute("href"))
     assert page.locator(broken).evaluate("one => document.activeElement === one")
     row = page.locator("svg a[href^='#row-']:visible").first
-    row.click()
+    row.locator("circle").click()
     assert page.locator(str(row.get_attribute("href"))).is_visible()
     assert seen.said == []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from skipstone.cli.idle import say_idle
 from skipstone.cli.numbers import check_some, whole
 from skipstone.cli.options import given, run_options, run_spec
 from skipstone.cli.progress import progress
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from skipstone.cli.options import RunSpec
     from skipstone.diff.agreement import Question
     from skipstone.leaderboard.board import Leaderboard
+    from skipstone.leaderboard.protocol import Protocol
     from skipstone.models.load import Model
     from skipstone.sweep.run import Sweep
 
 _QUICK = {"gen_length": "16"}
 _QUICK_FAMILIES = 2
+_MOST_REPORTS = 200
 
 
 @click.command("leaderboard")
@@ -58,6 +61,14 @@ _QUICK_FAMILIES = 2
     metavar="60s",
     help="Time for the experiments on a changed answer; 0: none.  [default: a number of them]",
 )
+@click.option(
+    "--reports",
+    "pages",
+    type=whole,
+    metavar="N",
+    help="Most report pages, one for each setting and family that changed an answer; 0: none.  "
+    "[default: 200, and 500 MB]",
+)
 @judge_option
 @executor_option
 @time_every_option
@@ -69,6 +80,7 @@ def leaderboard(
     per_family: int | None,
     limit: int | None,
     time_limit: str | None,
+    pages: int | None,
     rule: str,
     who: str,
     time_every: int,
@@ -81,15 +93,15 @@ def leaderboard(
 
     Each policy is run at its published default and along its knob, alone and with the dual cache,
     and held against the exact run: no cache, no skip, one token a step. The folder gets
-    board.html (a page), board.parquet, results.parquet (a row for each answer), and board.md.
+    board.html (a page), reports/ (what a click on a point opens), board.parquet, results.parquet (a
+    row for each answer), and board.md.
     """
     base = _base(given(options), quick=quick)
     check_some("--per-family", per_family)
     check_some("--limit", limit)
     seconds = _seconds(time_limit, quick=quick)
+    pages = _pages(pages, explained=seconds > 0)
     from skipstone.leaderboard.board import board
-    from skipstone.leaderboard.columns import row
-    from skipstone.leaderboard.protocol import protocol
     from skipstone.sweep.executors import parse_executor
     from skipstone.sweep.run import run_sweep
     from skipstone.sweep.store import check_parquet, make_folder
@@ -101,9 +113,7 @@ def leaderboard(
     questions, most = _chosen(questions, model, base, per_family, quick=quick)
     wanted = min(most, limit or most)
     make_folder(output)  # before each policy is tried, which decodes
-    run = protocol(model, base.settings, knobs=not quick)
-    for text in run.left_out:
-        note(f"left out: {text}")
+    run = _protocol(model, base, quick=quick)
     with progress() as moved:
         sweep = run_sweep(
             model,
@@ -115,21 +125,24 @@ def leaderboard(
             executor=executor,
             time_every=time_every,
             explain=seconds,
+            reports=pages,
             progress=moved,
         )
     found = board(sweep, run)
-    _write(sweep, found, _about(model, base, wanted, quick=quick), model.name)
+    _write(sweep, found, _about(model, base, wanted, quick=quick), model)
     if as_json:
-        say_json({"schema": 1, "prompts": wanted, "lines": [row(line) for line in found.lines]})
+        _print_json(found, wanted)
     else:
         _print(found, output)
 
 
-def _write(sweep: Sweep, found: Leaderboard, about: str, model: str) -> None:
-    """The table in all of its forms."""
+def _write(sweep: Sweep, found: Leaderboard, about: str, model: Model) -> None:
+    """The table in all of its forms; says what has no report if others have."""
     from skipstone.leaderboard.columns import markdown, write_parquet
-    from skipstone.leaderboard.page import render
+    from skipstone.leaderboard.page import render, reports_said
 
+    if sweep.reports and (said := reports_said(found, sweep)):
+        note(said)
     text, page = markdown(found, about), render(found, sweep, about, model)
     sweep.store.save("board.parquet", lambda to: write_parquet(found, to))
     sweep.store.save("board.html", lambda to: to.write_text(page, encoding="utf-8"))
@@ -145,6 +158,16 @@ def _base(texts: dict[str, str], *, quick: bool) -> RunSpec:
                 f"skipstone sweep"
             )
     return run_spec((_QUICK if quick else {}) | texts)
+
+
+def _protocol(model: Model, base: RunSpec, *, quick: bool) -> Protocol:
+    """What is run; what is left out is said."""
+    from skipstone.leaderboard.protocol import protocol
+
+    run = protocol(model, base.settings, knobs=not quick)
+    for text in run.left_out:
+        note(f"left out: {text}")
+    return run
 
 
 def _chosen(
@@ -176,6 +199,26 @@ def _seconds(time_limit: str | None, *, quick: bool) -> float:
     return parse_seconds(time_limit)
 
 
+def _pages(asked: int | None, *, explained: bool) -> int:
+    """The most report pages; none where nothing is explained, or nothing can draw them."""
+    from skipstone.report.report import check_drawing
+
+    if asked is not None and asked < 0:
+        raise ConfigError(f"--reports is {asked}, must be at least 0")
+    if asked and not explained:
+        say_idle(f"--reports {asked} has no effect without causes; give --time-limit 20s")
+    if asked == 0 or not explained:
+        return 0
+    try:
+        check_drawing()
+    except ConfigError as error:
+        if asked:
+            raise
+        note(f"no reports: {error}")
+        return 0
+    return asked or _MOST_REPORTS
+
+
 def _about(model: Model, base: RunSpec, prompts: int, *, quick: bool) -> str:
     """What was run, in a paragraph."""
     import platform
@@ -189,6 +232,12 @@ def _about(model: Model, base: RunSpec, prompts: int, *, quick: bool) -> str:
         f"no skip, one token a step. Changed: against that run. FLOPs: of its operations. s, "
         f"faster: medians over prompts, on a machine that may be busy."
     )
+
+
+def _print_json(found: Leaderboard, prompts: int) -> None:
+    from skipstone.leaderboard.columns import row
+
+    say_json({"schema": 1, "prompts": prompts, "lines": [row(line) for line in found.lines]})
 
 
 def _print(found: Leaderboard, output: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
@@ -15,16 +16,18 @@ from markupsafe import Markup
 
 from skipstone.leaderboard.board import Leaderboard, Line
 from skipstone.leaderboard.columns import HEADINGS, cells
+from skipstone.models.load import Model
 from skipstone.quoting import whole_characters
 from skipstone.report.theme import style_sheet
 from skipstone.sweep.grid import BASELINE, spell
 from skipstone.sweep.measure import Measurement
-from skipstone.sweep.run import Sweep
+from skipstone.sweep.run import Sweep, whereabouts
 
 MOST_BROKEN = 400
 """Answers that changed, on a page; and characters of each text there."""
 _MOST_TEXT = 600
 _WIDTH, _HEIGHT = 800, 320
+_STEP = 7
 
 _COSTS: Mapping[str, tuple[str, Callable[[Line], float]]] = {
     "forwards": ("forwards of an answer", lambda line: line.summary.forwards),
@@ -33,22 +36,22 @@ _COSTS: Mapping[str, tuple[str, Callable[[Line], float]]] = {
 }
 
 
-def render(found: Leaderboard, sweep: Sweep, about: str, model: str) -> str:
+def render(found: Leaderboard, sweep: Sweep, about: str, model: Model) -> str:
     """The whole page; every text in it is escaped.
 
     Args:
         found: the table.
         sweep: whose answers it is made of.
         about: what was run, on what: one paragraph.
-        model: its name, for the commands that write reports.
+        model: what decoded, for the commands that write reports.
     """
     exact = {m.prompt: m for m in sweep.measurements if m.setting == BASELINE}
-    broken, links = list[dict[str, str]](), dict[tuple[str, str], str]()
+    broken, cards = list[dict[str, str]](), dict[tuple[str, str], dict[str, str]]()
     for line in found.lines:
         if line.changed and len(broken) < MOST_BROKEN:
-            name = f"broke-{len(broken)}"
-            links[line.family, line.summary.setting] = name
-            broken.append({"id": name, **_broken(line, sweep, exact, model)})
+            card = {"id": f"broke-{len(broken)}", **_broken(line, sweep, exact, model)}
+            cards[line.family, line.summary.setting] = card
+            broken.append(card)
     script = _file("board.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(_file("board.html")).render(
@@ -59,38 +62,59 @@ def render(found: Leaderboard, sweep: Sweep, about: str, model: str) -> str:
         costs={key: name for key, (name, _) in _COSTS.items()},
         kinds=sorted({line.entry.kind for line in found.lines} - {"exact"}),
         charts=[
-            _chart(number, family, found.of(family), links)
+            _chart(number, family, found.of(family), cards)
             for number, family in enumerate(found.families)
         ],
         headings=HEADINGS,
         broken=broken,
         changed=sum(len(line.changed) for line in found.of(found.families[0])),
         most=MOST_BROKEN,
+        reports=reports_said(found, sweep),
         left_out=found.protocol.left_out,
         width=_WIDTH,
         height=_HEIGHT,
     )
 
 
+def reports_said(found: Leaderboard, sweep: Sweep) -> str:
+    """How many settings and families that changed an answer have a report; empty if all have."""
+    families = found.families[1:] or found.families
+    broke = [line for name in families for line in found.of(name) if line.changed]
+    drawn = [line for line in broke if any(_report(m, sweep) for m in line.changed)]
+    if len(drawn) == len(broke):
+        return ""
+    return (
+        f"{len(drawn)} of {len(broke)} settings and families that changed an answer have a report; "
+        f"for the others there is the command that writes it"
+    )
+
+
 def _chart(
-    number: int, family: str, lines: Sequence[Line], links: Mapping[tuple[str, str], str]
+    number: int,
+    family: str,
+    lines: Sequence[Line],
+    cards: Mapping[tuple[str, str], Mapping[str, str]],
 ) -> dict[str, object]:
     """One family: its points, the front for each cost, and its table."""
     known = all(line.right is not None for line in lines)
     scales = {key: _scale([of(line) for line in lines]) for key, (_, of) in _COSTS.items()}
-    points, rows = list[dict[str, object]](), list[dict[str, object]]()
+    points, rows, free = list[dict[str, object]](), list[dict[str, object]](), _Places()
     for i, line in enumerate(lines):
-        row, broke = f"row-{number}-{i}", links.get((family, line.summary.setting), "")
-        kind, texts = line.entry.kind, cells(line)
-        rows.append({"id": row, "kind": kind, "cells": texts, "broke": broke})
+        row, card = f"row-{number}-{i}", cards.get((family, line.summary.setting), {})
+        kind, texts, report = line.entry.kind, cells(line), card.get("report", "")
+        rows.append({"id": row, "kind": kind, "cells": texts, "broke": card.get("id", "")})
+        label = f"{texts[0]}: right {texts[1]}, changed {texts[3]}, {texts[5]} forwards"
         share, low, high = _quality(line, known=known)
-        places = [f"--{key}: {scales[key](of(line)):.1f}px" for key, (_, of) in _COSTS.items()]
+        places = [
+            f"--{key}: {free.beside(key, scales[key](of(line)), share):.1f}px"
+            for key, (_, of) in _COSTS.items()
+        ]
         points.append(
             {
-                "link": broke or row,
+                "link": report or f"#{card.get('id', row)}",
                 "kind": kind,
                 "published": line.entry.published,
-                "label": f"{texts[0]}: right {texts[1]}, changed {texts[3]}, {texts[5]} forwards",
+                "label": f"{label}; report of an answer that changed" if report else label,
                 "place": "; ".join([*places, f"--y: {_HEIGHT * (1 - share):.1f}px"]),
                 "low": round(_HEIGHT * (share - low), 1),
                 "high": round(_HEIGHT * (share - high), 1),
@@ -108,6 +132,19 @@ def _chart(
             for key, (_, of) in _COSTS.items()
         },
     }
+
+
+class _Places:
+    """Points that would hide each other stand side by side, so that each can be clicked."""
+
+    def __init__(self) -> None:
+        self._taken = Counter[tuple[str, int, int]]()
+
+    def beside(self, cost: str, x: float, share: float) -> float:
+        """The place of a point to the right of those that have its own, in px."""
+        spot = cost, round(x / _STEP), round(_HEIGHT * share / _STEP)
+        self._taken[spot] += 1
+        return x + _STEP * (self._taken[spot] - 1)
 
 
 def _quality(line: Line, *, known: bool) -> tuple[float, float, float]:
@@ -155,10 +192,10 @@ def _front(
 
 
 def _broken(
-    line: Line, sweep: Sweep, exact: Mapping[int, Measurement], model: str
+    line: Line, sweep: Sweep, exact: Mapping[int, Measurement], model: Model
 ) -> dict[str, str]:
-    """One answer that a setting changed; one that came out wrong, if there is one."""
-    m = next((m for m in line.changed if m.right is False), line.changed[0])
+    """One answer that a setting changed: one with a report, and one that came out wrong, if any."""
+    m = min(line.changed, key=lambda m: (not _report(m, sweep), m.right is not False, m.prompt))
     prompt = sweep.questions[m.prompt].prompt
     specs = spell(sweep.baseline), line.entry.setting.spec
     where = f"block {m.block}, step {m.step}, new token {m.position} ({m.kind})" if m.kind else "-"
@@ -173,13 +210,22 @@ def _broken(
         "cause": m.cause,
         "proof": m.proof,
         "evidence": _cut(m.evidence),
+        "report": _report(m, sweep),
         "command": _command(model, *specs, prompt),
     }
 
 
-def _command(model: str, spec_a: str, spec_b: str, prompt: str) -> str:
+def _report(m: Measurement, sweep: Sweep) -> str:
+    """The link to its page; empty if there is none."""
+    return sweep.reports.get((m.prompt, m.setting), "")
+
+
+def _command(model: Model, spec_a: str, spec_b: str, prompt: str) -> str:
     """The command that decodes both runs again and writes the report of what parts them."""
-    asked = ["--model", model, "--a", spec_a, "--b", spec_b, "--report", "report.html"]
+    network = model.network
+    dtype = str(network.dtype).removeprefix("torch.")
+    run = ["--model", whereabouts(model), "--device", network.device.type, "--dtype", dtype]
+    asked = [*run, "--a", spec_a, "--b", spec_b, "--report", "report.html"]
     return whole_characters(shlex.join(["skipstone", "compare", *asked, "--", prompt]))
 
 

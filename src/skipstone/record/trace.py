@@ -81,6 +81,14 @@ class MemoryTrace:
         self._made: list[RunRecord] | None = None
         self._background = Background()
 
+    def __getstate__(self) -> dict[str, object]:
+        """For another process: all that is kept, without the thread that keeps it."""
+        self._settle()
+        return {name: value for name, value in vars(self).items() if name != "_background"}
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        vars(self).update(state, _background=Background())
+
     def __repr__(self) -> str:
         self._settle()
         steps = sum(map(len, self._steps))

@@ -21,18 +21,16 @@ from skipstone.errors import ConfigError, SkipstoneError, nearest
 from skipstone.extras import missing
 from skipstone.models.load import Model
 from skipstone.quoting import shown
-from skipstone.sweep.measure import Measurement, Unit, WorkerSetup, measure, warm_up, worker_model
+from skipstone.sweep.measure import Measured, Unit, WorkerSetup, measure, warm_up, worker_model
 
 # Pools in a row that may break before they finish anything.
 _MOST_BROKEN = 3
 
 
 class Executor(Protocol):
-    """Measures units somewhere; gives each unit's measurements as soon as they are there."""
+    """Measures units somewhere; gives what was measured of each as soon as it is there."""
 
-    def run(
-        self, model: Model, plan: WorkerSetup, units: Sequence[Unit]
-    ) -> Iterator[list[Measurement]]:
+    def run(self, model: Model, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
         """Measure all units, in any order. What has been given is never run again.
 
         Args:
@@ -70,9 +68,7 @@ def parse_executor(text: str) -> Executor:
 class Serial:
     """One unit after the other in this process."""
 
-    def run(
-        self, model: Model, plan: WorkerSetup, units: Sequence[Unit]
-    ) -> Iterator[list[Measurement]]:
+    def run(self, model: Model, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
         """See ``Executor``."""
         if units:
             warm_up(model, plan, units[0])
@@ -86,9 +82,7 @@ class Local:
 
     workers: int
 
-    def run(
-        self, model: Model, plan: WorkerSetup, units: Sequence[Unit]
-    ) -> Iterator[list[Measurement]]:
+    def run(self, model: Model, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
         """See ``Executor``. A worker that dies takes its pool along; what is left is run again."""
         cuda = plan.device == "cuda"
         if cuda and self.workers > torch.cuda.device_count():
@@ -100,7 +94,7 @@ class Local:
         while left:
             try:
                 for found in self._pool(plan, list(left.values())):
-                    del left[found[0].prompt]
+                    del left[found.measurements[0].prompt]
                     broken = 0
                     yield found
             except BrokenProcessPool:
@@ -111,7 +105,7 @@ class Local:
                         f"memory may not suffice: use fewer workers, or serial to see its error"
                     ) from None
 
-    def _pool(self, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[list[Measurement]]:
+    def _pool(self, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
         context = multiprocessing.get_context("spawn")
         # Each worker takes one number, which is its GPU.
         numbers: Queue[int] = context.Queue()
@@ -132,9 +126,7 @@ class Local:
 class Ray:
     """An existing Ray cluster, or one on this machine; one GPU a worker."""
 
-    def run(
-        self, model: Model, plan: WorkerSetup, units: Sequence[Unit]
-    ) -> Iterator[list[Measurement]]:
+    def run(self, model: Model, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
         """See ``Executor``. Ray itself runs the units of a worker that died again."""
         # Ray reports its use over the network unless this is set.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -158,7 +150,7 @@ class Ray:
                 ray.shutdown()
 
 
-def measure_in_worker(plan: WorkerSetup, unit: Unit, threads: int) -> list[Measurement]:
+def measure_in_worker(plan: WorkerSetup, unit: Unit, threads: int) -> Measured:
     """Measure a unit with this process's own model."""
     loads = worker_model.cache_info().misses
     model = worker_model(plan.model, plan.device, plan.dtype, threads)

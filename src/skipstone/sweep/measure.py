@@ -15,11 +15,13 @@ from functools import cache
 
 import torch
 
+from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.finding import Proof
 from skipstone.diff.compare import compare
 from skipstone.engine import Engine, Result, Settings
 from skipstone.models.base import ModelConfig
 from skipstone.models.load import Model, load
+from skipstone.record import MemoryTrace
 from skipstone.record.schema import RunRecord
 from skipstone.sweep.grid import BASELINE, Setting
 from skipstone.sweep.together import DecodedRun, decode_together
@@ -81,6 +83,27 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Explained:
+    """A changed answer whose cause was looked for, with all that a report of it shows."""
+
+    prompt: int
+    setting: str
+    baseline: MemoryTrace
+    trace: MemoryTrace
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a worker found in a unit."""
+
+    measurements: list[Measurement]
+    """By prompt, and the baseline before the settings."""
+    explained: list[Explained]
+    """Of changed answers; empty where nobody asked for reports."""
+
+
+@dataclass(frozen=True)
 class WorkerSetup:
     """What a worker needs to know to measure a prompt."""
 
@@ -93,6 +116,8 @@ class WorkerSetup:
     settings: tuple[Setting, ...]
     explain: float = 0.0
     """Seconds that experiments on a changed answer may take; 0: nobody asks why."""
+    reports: bool = False
+    """Whether what was explained comes back with its records."""
 
     @property
     def all(self) -> tuple[Setting, ...]:
@@ -120,25 +145,26 @@ class Unit:
         return self.prompts[0][0]
 
 
-def measure(model: Model, plan: WorkerSetup, unit: Unit) -> list[Measurement]:
+def measure(model: Model, plan: WorkerSetup, unit: Unit) -> Measured:
     """Run prompts under the baseline and every setting.
 
     Returns:
-        By prompt, the baseline's measurement, then those of the settings; ``right`` is left open.
+        The measurements, whose ``right`` is left open, and what was explained.
 
     Raises:
         SkipstoneError: a prompt cannot be decoded under a setting.
     """
-    found = list[Measurement]()
+    found = Measured([], [])
     for prompt, runs in _runs(model, plan, unit):
         of_prompt = [_measurement(model, prompt, setting.name, runs) for setting in plan.all]
-        if plan.explain and not all(m.same_answer for m in of_prompt):
+        changed = [m for m in of_prompt if plan.explain and not m.same_answer]
+        if changed:
             trusted = runs[BASELINE].alone(model)
-            of_prompt = [
-                m if m.same_answer else _explained(model, m, trusted, runs, plan.explain)
-                for m in of_prompt
-            ]
-        found += of_prompt
+            explained = [_explained(model, m, trusted, runs, plan.explain) for m in changed]
+            causes = {one.setting: one.diagnosis for one in explained}
+            of_prompt = [_with_cause(m, causes.get(m.setting)) for m in of_prompt]
+            found.explained.extend(explained if plan.reports else ())
+        found.measurements.extend(of_prompt)
     return found
 
 
@@ -260,10 +286,17 @@ def _measurement(model: Model, prompt: int, name: str, runs: Mapping[str, _Run])
 
 def _explained(
     model: Model, m: Measurement, trusted: _Run, runs: Mapping[str, _Run], seconds: float
-) -> Measurement:
-    """The same with the cause of its other answer, and how well it is proven."""
+) -> Explained:
+    """Look for the cause of an answer that changed."""
     run = runs[m.setting].alone(model)
     found = examined(trusted.side(model), run.side(model), None, time_limit=seconds)
+    return Explained(m.prompt, m.setting, trusted.run.trace, run.run.trace, found)
+
+
+def _with_cause(m: Measurement, found: Diagnosis | None) -> Measurement:
+    """The same with the cause of its other answer, and how well it is proven."""
+    if found is None:
+        return m
     if found.cause is None:
         verdict = found.verdict if found.finished else NOT_FINISHED
         return dataclasses.replace(m, cause=verdict, evidence=str(found.known))

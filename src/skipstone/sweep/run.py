@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import cast
@@ -23,7 +23,8 @@ from skipstone.quoting import shown
 from skipstone.skip import NoSkip
 from skipstone.sweep.executors import Executor, Serial
 from skipstone.sweep.grid import Setting
-from skipstone.sweep.measure import Measurement, Unit, WorkerSetup, mark
+from skipstone.sweep.measure import Measured, Measurement, Unit, WorkerSetup, mark
+from skipstone.sweep.reports import Reports
 from skipstone.sweep.store import Head, Store, digest
 from skipstone.sweep.timing import filled
 from skipstone.unmask import Fixed
@@ -48,6 +49,8 @@ class Sweep:
     baseline: Settings
     measurements: Sequence[Measurement]
     """By prompt, and the baseline before the settings."""
+    reports: Mapping[tuple[int, str], str] = field(default_factory=dict)
+    """Pages about changed answers by prompt and setting, as paths within the folder."""
 
 
 def exact(settings: Settings) -> Settings:
@@ -65,12 +68,11 @@ def run_sweep(
     limit: int | None = None,
     executor: Executor | None = None,
     explain: float = 0.0,
+    reports: int = 0,
     time_every: int = TIME_EVERY,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sweep:
-    """Decode prompts under a baseline and under settings, and keep every measurement.
-
-    A sweep that was stopped, killed even, goes on from the prompts that are in its folder.
+    """Decode prompts under settings, and keep every measurement: a sweep that was killed goes on.
 
     Args:
         model: what ``skipstone.load`` gave; workers load it again by its name.
@@ -81,6 +83,8 @@ def run_sweep(
         limit: only the first so many prompts; a later call may take more of them.
         executor: who runs it; this process if None.
         explain: seconds that experiments on a changed answer may take, to find its cause; 0: none.
+        reports: most pages about changed answers that were explained, one for each setting and
+            family. A later call may ask for more; prompts that are done get none.
         time_every: one of so many prompts, the first among them, is decoded one setting after the
             other and timed; all others are decoded together, and their times estimated. 1: all
             are timed.
@@ -91,28 +95,43 @@ def run_sweep(
             of another sweep.
         PromptError: a prompt cannot be used.
     """
-    _check_kinds(model, questions, settings, baseline, limit)
-    if cast("int", checked("time_every", time_every, int)) < 1:
-        raise ConfigError(f"time_every is {shown(time_every)}, must be at least 1")
     of_kind("folder", folder, (str, Path), "the folder of this sweep")
-    folder = Path(folder)
-    chosen = questions[:limit]
-    plan = replace(_plan(model, baseline, settings), explain=explain)
+    _check_kinds(model, questions, settings, baseline, limit)
+    _check_counts(time_every, reports)
+    folder, chosen = Path(folder), questions[:limit]
+    plan = replace(_plan(model, baseline, settings), explain=explain, reports=reports > 0)
     _check(model, plan, chosen)
     store = Store(folder, _head(model, plan, questions, time_every))
-    left = [i for i in range(len(chosen)) if i not in store]
-    done = len(chosen) - len(left)
-    progress(done, len(chosen))
-    units = _units(left, chosen, time_every)
-    for found in (executor or Serial()).run(model, plan, units):
-        for prompt, rows in groupby(found, key=lambda m: m.prompt):
-            of_prompt, question = list(rows), chosen[prompt]
-            store.add(mark(of_prompt, {m.text: question.is_right(m.text) for m in of_prompt}))
-            done += 1
-            progress(done, len(chosen))
+    done = [i for i in range(len(chosen)) if i in store]
+    pages = Reports(folder, chosen, plan.all, reports)
+    pages.find(store.read(done))
+    progress(len(done), len(chosen))
+    left = [i for i in range(len(chosen)) if i not in done]
+    for found in (executor or Serial()).run(model, plan, _units(left, chosen, time_every)):
+        for of_prompt in _judged(found, chosen):
+            _draw(pages, of_prompt, found, model)
+            store.add(of_prompt)
+            done.append(of_prompt[0].prompt)
+            progress(len(done), len(chosen))
     measurements = filled(store.read(range(len(chosen))))
     store.finish(measurements, chosen)
-    return Sweep(store, chosen, plan.settings, plan.baseline, measurements)
+    return Sweep(store, chosen, plan.settings, plan.baseline, measurements, pages.paths)
+
+
+def _judged(found: Measured, questions: Sequence[Question]) -> Iterator[list[Measurement]]:
+    """The measurements of each prompt, their answers judged."""
+    for prompt, rows in groupby(found.measurements, key=lambda m: m.prompt):
+        of_prompt, question = list(rows), questions[prompt]
+        yield mark(of_prompt, {m.text: question.is_right(m.text) for m in of_prompt})
+
+
+def _draw(pages: Reports, of_prompt: Sequence[Measurement], found: Measured, model: Model) -> None:
+    """Write the pages of one prompt; before it counts as done, so that none of them is missed."""
+    explained = {(one.prompt, one.setting): one for one in found.explained}
+    for m in of_prompt:
+        one = explained.get((m.prompt, m.setting))
+        if one is not None:
+            pages.offer(m, one, model.text.token)
 
 
 def _units(left: Sequence[int], questions: Sequence[Question], time_every: int) -> list[Unit]:
@@ -143,11 +162,18 @@ def _check_kinds(
         of_kind("a setting", setting, Setting, "a Setting of skipstone.sweep")
 
 
+def _check_counts(time_every: object, reports: object) -> None:
+    """Refuse numbers that are none, or too small."""
+    for name, value, least in (("time_every", time_every, 1), ("reports", reports, 0)):
+        if cast("int", checked(name, value, int)) < least:
+            raise ConfigError(f"{name} is {shown(value)}, must be at least {least}")
+
+
 def _plan(model: Model, baseline: Settings, settings: Sequence[Setting]) -> WorkerSetup:
     network = model.network
     baseline, *runs = alike([baseline, *(setting.settings for setting in settings)], model)
     return WorkerSetup(
-        model=_place(model.name),
+        model=whereabouts(model),
         device=network.device.type,
         dtype=str(network.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
@@ -156,10 +182,11 @@ def _plan(model: Model, baseline: Settings, settings: Sequence[Setting]) -> Work
     )
 
 
-def _place(name: str) -> str:
-    """A model's name as workers find it, which may start in another folder."""
-    path = Path(name)
-    return str(path.absolute()) if name != EMBEDDED and path.is_dir() else name
+def whereabouts(model: Model) -> str:
+    """A model's name as it is found from any folder, where workers may start and readers may be."""
+    path = Path(model.name)
+    here = model.name != EMBEDDED and path.is_dir()
+    return str(path.absolute()) if here else model.name
 
 
 def _check(model: Model, plan: WorkerSetup, questions: Sequence[Question]) -> None:
