@@ -296,7 +296,7 @@ def test_the_options_are_the_planned_ones() -> None:
         | {"--limit", "--executor", "--time-every"},
         "leaderboard": shared - {"--prompt-ids"}
         | {"--prompts", "--output", "--per-family", "--quick", "--time-limit", "--judge"}
-        | {"--executor", "--time-every", "--limit", "--reports"},
+        | {"--executor", "--time-every", "--limit", "--reports", "--gpu-times"},
     }
     for name in COMMANDS:
         command = skipstone.get_command(click.Context(skipstone), name)

@@ -17,11 +17,13 @@ from skipstone.cli.prompts import executor_option, judge_option, read_questions,
 from skipstone.cli.tables import say_table
 from skipstone.cli.terminal import aside, note, say, say_json
 from skipstone.errors import ConfigError
+from skipstone.quoting import cut, shown
 
 if TYPE_CHECKING:
     from skipstone.cli.options import RunSpec
     from skipstone.diff.agreement import Question
     from skipstone.leaderboard.board import Leaderboard
+    from skipstone.leaderboard.gpu import GpuTimes
     from skipstone.leaderboard.protocol import Protocol
     from skipstone.models.load import Model
     from skipstone.sweep.run import Sweep
@@ -69,6 +71,12 @@ _MOST_REPORTS = 200
     help="Most report pages, one for each setting and family that changed an answer; 0: none.  "
     "[default: 200, and 500 MB]",
 )
+@click.option(
+    "--gpu-times",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Times of settings on a GPU, as benchmarks/policy_times.py writes them: one more column.",
+)
 @judge_option
 @executor_option
 @time_every_option
@@ -81,6 +89,7 @@ def leaderboard(
     limit: int | None,
     time_limit: str | None,
     pages: int | None,
+    gpu_times: Path | None,
     rule: str,
     who: str,
     time_every: int,
@@ -100,8 +109,7 @@ def leaderboard(
     check_some("--per-family", per_family)
     check_some("--limit", limit)
     seconds = _seconds(time_limit, quick=quick)
-    pages = _pages(pages, explained=seconds > 0)
-    from skipstone.leaderboard.board import board
+    pages, times = _pages(pages, explained=seconds > 0), _times(gpu_times)
     from skipstone.sweep.executors import parse_executor
     from skipstone.sweep.run import run_sweep
     from skipstone.sweep.store import check_parquet, make_folder
@@ -128,12 +136,34 @@ def leaderboard(
             reports=pages,
             progress=moved,
         )
-    found = board(sweep, run)
+    found = _found(sweep, run, times)
     _write(sweep, found, _about(model, base, wanted, quick=quick), model)
     if as_json:
         _print_json(found, wanted)
     else:
         _print(found, output)
+
+
+def _times(path: Path | None) -> GpuTimes | None:
+    """Times on a GPU, read before hours of work."""
+    from skipstone.leaderboard.gpu import read_gpu_times
+
+    return None if path is None else read_gpu_times(path)
+
+
+def _found(sweep: Sweep, run: Protocol, times: GpuTimes | None) -> Leaderboard:
+    """The table; times that belong to no line of it are said."""
+    from skipstone.leaderboard.board import board
+
+    found = board(sweep, run)
+    if times is None:
+        return found
+    found = found.with_gpu(times)
+    for name, reason in times.failed.items():
+        note(f"--gpu-times: {shown(name)} could not be timed: {cut(reason)}")
+    for name in found.without_line:
+        note(f"--gpu-times: no line is called {shown(name)}; its time is left out")
+    return found
 
 
 def _write(sweep: Sweep, found: Leaderboard, about: str, model: Model) -> None:
@@ -243,9 +273,9 @@ def _print_json(found: Leaderboard, prompts: int) -> None:
 def _print(found: Leaderboard, output: Path) -> None:
     """The table over all prompts."""
     from skipstone.leaderboard.board import ALL
-    from skipstone.leaderboard.columns import HEADINGS, cells
+    from skipstone.leaderboard.columns import cells, headings
 
     lines = found.of(ALL)
     say(f"{lines[0].summary.prompts} prompts; the first line is the exact run")
-    say_table(HEADINGS, [cells(line) for line in lines])
+    say_table(headings(found), [cells(line, found) for line in lines])
     aside((f"[written: {output}]", "label"))

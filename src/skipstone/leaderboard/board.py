@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skipstone.diagnosis.finding import Proof
 from skipstone.diff.binomial import interval
+from skipstone.leaderboard.gpu import GpuTime, GpuTimes
 from skipstone.leaderboard.protocol import Contender, Protocol
 from skipstone.sweep.grid import BASELINE, Setting
 from skipstone.sweep.measure import Measurement
@@ -35,6 +36,8 @@ class Line:
     """Share of the exact run's operations."""
     changed: tuple[Measurement, ...]
     """The answers that are not the exact run's, each with its cause."""
+    gpu: GpuTime | None = None
+    """What an answer takes on a GPU, at the mean schedule of all prompts; so none of one family."""
 
     @property
     def causes(self) -> Counter[str]:
@@ -53,11 +56,29 @@ class Leaderboard:
 
     lines: tuple[Line, ...]
     protocol: Protocol
+    gpu: GpuTimes | None = None
+    """Times on a GPU, if they were given."""
 
     @property
     def families(self) -> list[str]:
         """In their order."""
         return list(dict.fromkeys(line.family for line in self.lines))
+
+    def with_gpu(self, times: GpuTimes) -> Leaderboard:
+        """The same table with times on a GPU beside the lines over all prompts."""
+        lines = (
+            replace(line, gpu=times.settings.get(line.summary.setting))
+            if line.family == ALL
+            else line
+            for line in self.lines
+        )
+        return replace(self, lines=tuple(lines), gpu=times)
+
+    @property
+    def without_line(self) -> list[str]:
+        """Names of settings whose time on a GPU is known, and which are no line."""
+        names = {line.summary.setting for line in self.lines}
+        return [name for name in (self.gpu.settings if self.gpu else ()) if name not in names]
 
     def of(self, family: str) -> list[Line]:
         """The lines of one family; the exact run's is the first."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from skipstone.leaderboard.board import ALL, Leaderboard, Line
 from skipstone.quoting import whole_characters
 
-HEADINGS = (
+_HEADINGS = (
     "setting",
     "right",
     "95 %",
@@ -21,6 +21,7 @@ HEADINGS = (
     "faster",
     "why answers changed",
 )
+_ON_GPU = "GPU s"
 
 
 def row(line: Line) -> dict[str, object]:
@@ -52,6 +53,10 @@ def row(line: Line) -> dict[str, object]:
         "faster": s.speedup.value,
         "faster_low": s.speedup.low,
         "faster_high": s.speedup.high,
+        "gpu_seconds": line.gpu.seconds if line.gpu else None,
+        "gpu_low": line.gpu.low if line.gpu else None,
+        "gpu_high": line.gpu.high if line.gpu else None,
+        "gpu_tokens_per_s": line.gpu.tokens_per_s if line.gpu else None,
         "causes": causes(line),
     }
 
@@ -72,21 +77,28 @@ def markdown(found: Leaderboard, about: str) -> str:
         found: the table.
         about: what was run, on what: one paragraph.
     """
-    parts = [about, _table(HEADINGS, [cells(line) for line in found.of(ALL)])]
+    table = _table(headings(found), [cells(line, found) for line in found.of(ALL)])
+    parts = [about, *([found.gpu.about] if found.gpu else []), table]
     families = [name for name in found.families if name != ALL]
     broken = [line for name in families for line in found.of(name) if line.changed]
     if broken:
-        headings = ("family", "setting", "answers changed", "right", "why")
+        columns = ("family", "setting", "answers changed", "right", "why")
         rows = [(line.family, *_breaks(line)) for line in broken]
-        parts += ["## What broke, by family", _table(headings, rows)]
+        parts += ["## What broke, by family", _table(columns, rows)]
     if found.protocol.left_out:
         parts += ["## Left out", "\n".join(f"- {_plain(t)}" for t in found.protocol.left_out)]
     return "\n\n".join(parts) + "\n"
 
 
-def cells(line: Line) -> tuple[str, ...]:
-    """A line for people, under ``HEADINGS``."""
+def headings(found: Leaderboard) -> tuple[str, ...]:
+    """Of the columns; one more if times on a GPU are known."""
+    return (*_HEADINGS[:-1], *((_ON_GPU,) if found.gpu else ()), _HEADINGS[-1])
+
+
+def cells(line: Line, found: Leaderboard) -> tuple[str, ...]:
+    """A line for people, under ``headings``."""
     s, right = line.summary, line.right
+    on_gpu = f"{line.gpu.seconds:.3g}" if line.gpu else "-"
     return (
         s.setting,
         f"{s.right}/{s.known}" if s.known else "-",
@@ -98,6 +110,7 @@ def cells(line: Line) -> tuple[str, ...]:
         f"{line.flops:.0%}",
         f"{s.seconds:.2f}",
         f"{s.speedup.value:.2f}",
+        *((on_gpu,) if found.gpu else ()),
         causes(line) or "-",
     )
 
@@ -113,8 +126,8 @@ def _breaks(line: Line) -> tuple[str, ...]:
     return s.setting, f"{s.differing}/{s.prompts}", right, causes(line) or "-"
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(_plain, cells))} |" for cells in lines)
 
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from skipstone.leaderboard.board import Leaderboard, Line
-from skipstone.leaderboard.columns import HEADINGS, cells
+from skipstone.leaderboard.columns import cells, headings
 from skipstone.models.load import Model
 from skipstone.quoting import whole_characters
 from skipstone.report.theme import style_sheet
@@ -56,16 +56,16 @@ def render(found: Leaderboard, sweep: Sweep, about: str, model: Model) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(_file("board.html")).render(
         about=about,
+        on_gpu=found.gpu.about if found.gpu else "",
         policy=_policy(script),
         style=Markup(style_sheet() + _file("board.css")),
         script=Markup(script),
         costs={key: name for key, (name, _) in _COSTS.items()},
         kinds=sorted({line.entry.kind for line in found.lines} - {"exact"}),
         charts=[
-            _chart(number, family, found.of(family), cards)
-            for number, family in enumerate(found.families)
+            _chart(number, family, found, cards) for number, family in enumerate(found.families)
         ],
-        headings=HEADINGS,
+        headings=headings(found),
         broken=broken,
         changed=sum(len(line.changed) for line in found.of(found.families[0])),
         most=MOST_BROKEN,
@@ -92,16 +92,17 @@ def reports_said(found: Leaderboard, sweep: Sweep) -> str:
 def _chart(
     number: int,
     family: str,
-    lines: Sequence[Line],
+    found: Leaderboard,
     cards: Mapping[tuple[str, str], Mapping[str, str]],
 ) -> dict[str, object]:
     """One family: its points, the front for each cost, and its table."""
+    lines = found.of(family)
     known = all(line.right is not None for line in lines)
     scales = {key: _scale([of(line) for line in lines]) for key, (_, of) in _COSTS.items()}
     points, rows, free = list[dict[str, object]](), list[dict[str, object]](), _Places()
     for i, line in enumerate(lines):
         row, card = f"row-{number}-{i}", cards.get((family, line.summary.setting), {})
-        kind, texts, report = line.entry.kind, cells(line), card.get("report", "")
+        kind, texts, report = line.entry.kind, cells(line, found), card.get("report", "")
         rows.append({"id": row, "kind": kind, "cells": texts, "broke": card.get("id", "")})
         label = f"{texts[0]}: right {texts[1]}, changed {texts[3]}, {texts[5]} forwards"
         share, low, high = _quality(line, known=known)

@@ -123,6 +123,7 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
     "--time-limit": ("0.1s", "0.1", "1h", "-1s", "nan"),
     "--peer": ("fast-dllm=/nonexistent", "sdar=/nonexistent", "x", "dream="),
     "--per-family": ("1", "0", "x"),
+    "--gpu-times": ("missing.json", "."),
     "--reports": ("1", "0", "-1", "x"),
 }
 OUTPUTS = ("--output", "--report", "--junit", "--sarif")
