@@ -21,6 +21,7 @@ from faults.truth import (
 
 WINDOW = "suffix_window=3"
 DLLM = "cache=dllm:prompt_every=8,response_every=4"
+ALL_KEPT, KEPT = "cache=sparse:1.0", "cache=sparse:0.25"
 LONG = f"{FIXED} eos_stop=false"
 """An answer that ends within its first block has no second one."""
 
@@ -100,6 +101,26 @@ OF_CACHE = (
         same(f"{FIXED} {DLLM}"),
         Truth(from_forward(4), (2,), anywhere),
         cache.response_never_due,
+    ),
+    Specimen(
+        "keys that are hidden, by setting",
+        (15,),
+        against(f"{FIXED} {ALL_KEPT}", f"{FIXED} cache=sparse:0.1"),
+        PARTED,
+    ),
+    Specimen(
+        "kept keys are not pooled",
+        (15,),
+        same(f"{FIXED} {KEPT}"),
+        Truth(from_forward(2), (1, 2), outside_block),
+        cache.neighbours_not_pooled(),
+    ),
+    Specimen(
+        "keys are chosen a step early",
+        (15,),
+        same(f"{FIXED} {KEPT}"),
+        Truth(from_forward(2), (1, 2), outside_block),
+        cache.chosen_a_step_early(),
     ),
     Specimen(
         "fewer refreshes, by setting",

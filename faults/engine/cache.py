@@ -15,7 +15,7 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.blocks import Block, blocks
-from skipstone.cache import DllmCache, DualCache, VicinityCache, delayed, elastic
+from skipstone.cache import DllmCache, DualCache, VicinityCache, delayed, elastic, kept_keys
 from skipstone.canvas import RequestStep, StepContext
 from skipstone.engine import request
 from skipstone.host_canvas import Status
@@ -135,6 +135,27 @@ def response_never_due() -> Generator[None, None, None]:
 
     with instead(DllmCache, "computes_response", wrong):
         yield
+
+
+# --- other keys than those that are to be kept ----------------------------------------------------
+
+
+def neighbours_not_pooled() -> Fault:
+    """Each key is kept by its own score, whatever its neighbours have."""
+
+    def wrong(score_M: Tensor, size: int) -> Tensor:
+        return score_M
+
+    return lambda: instead(kept_keys, "pooled", wrong)
+
+
+def chosen_a_step_early() -> Fault:
+    """Keys are chosen in the first step of a block, by what is computed there."""
+
+    def wrong(self: kept_keys.KeptKeys, at: RequestStep) -> bool:
+        return at.step == 0
+
+    return lambda: instead(kept_keys.KeptKeys, "looks_at", wrong)
 
 
 # --- rows of others -------------------------------------------------------------------------------

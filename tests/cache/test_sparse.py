@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from skipstone import ConfigError, CosineSkip, Engine, Fixed, Settings, Threshold
-from skipstone.cache import CachePolicy, SparseCache
+from skipstone import (
+    ConfigError,
+    CosineSkip,
+    DualCache,
+    Engine,
+    Fixed,
+    NoCache,
+    Settings,
+    Threshold,
+)
+from skipstone.cache import CachePolicy, SparseCache, kept_keys
 from skipstone.cache.kept_keys import best_of, mean_scores, pooled
 from skipstone.canvas import StepContext
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.diagnose import diagnose
+from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.engine.observe import StepView
 from skipstone.rows import Rows
+from skipstone.tracing import Recorder
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from tests.helpers.watching import BASE, Looking, places, prompt_of, uneven_model
 from tests.models.test_contracts import CONFIGS, model_of
 
@@ -130,6 +145,56 @@ def test_beside_policies_that_take_back_edit_or_remember_each_is_alone(
     assert [one.tokens for one in together] == alone
 
 
+def diagnosis(*sides: Side) -> Finding:
+    a, b = sides
+    found = diagnose(Case(a.trace, b.trace, ExperimentRunner(a, b, uneven_model(1)))).cause
+    assert found is not None
+    return found
+
+
+def recorded(cache: CachePolicy, level: Literal["decisions", "full"], *, here: bool = True) -> Side:
+    recorder, engine = Recorder(level), Engine(uneven_model(1), BASE, cache=cache)
+    engine.generate(PROMPT, observer=recorder)
+    return Side(recorder.trace, 0, engine if here else None)
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["B at hand", "its trace"])
+def test_hidden_keys_are_named_where_the_same_rows_with_none_hidden_decide_alike(
+    here: bool,
+) -> None:
+    sides = recorded(NoCache(), "decisions"), recorded(SparseCache(0.3), "decisions", here=here)
+    found = diagnosis(*sides)
+    assert (found.rule, found.proof) == ("visible-set", Proof.NECESSARY_AND_SUFFICIENT)
+    assert "keys that the cache hides change the decision" in str(found.what)
+    assert "cache=sparse:keep_ratio=1.0" in str(found.remedy)
+
+
+@pytest.mark.parametrize(("a", "b"), [(NoCache(), 1.0), (DualCache(), 0.3)], ids=repr)
+def test_control_rows_of_another_age_are_not_taken_for_hidden_keys(
+    a: CachePolicy, b: float
+) -> None:
+    sides = recorded(a, "decisions"), recorded(SparseCache(b), "decisions", here=False)
+    assert diagnosis(*sides).rule == "stale-kv"
+
+
+def test_other_keys_kept_than_the_rule_says_are_named_by_the_recorded_tables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = recorded(SparseCache(0.3), "full")
+
+    def alone(score_M: Tensor, size: int) -> Tensor:
+        return score_M
+
+    with monkeypatch.context() as wrong:
+        wrong.setattr(kept_keys, "pooled", alone)
+        faulty = recorded(SparseCache(0.3), "full", here=False)
+    found = diagnosis(right, faulty)
+    assert (found.rule, found.proof) == ("visible-set", Proof.NECESSARY_AND_SUFFICIENT)
+    assert "hides other keys than it should" in str(found.what)
+    assert "B's visible keys: B's scores" in str(found.experiment)
+    assert found.where.step == 2
+
+
 def test_what_had_no_effect_is_said() -> None:
     def notes(cache: SparseCache, **changes: Any) -> str:
         settings = SETTINGS.replace(cache=cache, **changes)
@@ -141,9 +206,7 @@ def test_what_had_no_effect_is_said() -> None:
     assert "hide" not in notes(SparseCache())
 
 
-def test_a_fresher_cache_hides_less() -> None:
-    assert SparseCache().fresher() == SparseCache(0.75)
-    assert SparseCache(1.0).fresher() is None
+def test_the_same_with_no_key_hidden() -> None:
     assert SparseCache(0.25, 5).unhidden() == SparseCache(1.0, 5)
     assert SparseCache(1.0).unhidden() is None
 

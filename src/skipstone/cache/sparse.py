@@ -101,10 +101,6 @@ class SparseCache(CachePolicy):
             return ()
         return (f"no key was hidden: no block took more than {CHOOSES_AT + 1} steps",)
 
-    def fresher(self) -> CachePolicy | None:
-        """Half as many keys are hidden."""
-        return None if self.keep_ratio == 1 else replace(self, keep_ratio=(1 + self.keep_ratio) / 2)
-
     def unhidden(self) -> CachePolicy | None:
         """All keys are kept."""
         return None if self.keep_ratio == 1 else replace(self, keep_ratio=1.0)

@@ -73,7 +73,7 @@ class Patch:
     """Values to put in place of what a step computes, row by row at absolute positions."""
 
     tap: Tap
-    """STATE, KEY, VALUE or LOGITS."""
+    """STATE, KEY, VALUE, VISIBLE or LOGITS."""
     forward: int
     layer: int
     positions: np.ndarray

@@ -40,12 +40,18 @@ class Tap(StrEnum):
     """What attention adds to the scores of each row, one value a key; minus infinity hides it."""
     MIXED = "mixed"
     """What attention gives: values mixed by their weights, before the output projection."""
+    VISIBLE = "visible"
+    """Which positions the rows of one layer see, one value each: 1, or 0 where a cache policy hides
+    one; absent if it hides none."""
     ATTENTION = "attention"
     """Numbers of one call of attention, as one row; see ``attention.py``."""
 
 
 OF_ATTENTION = frozenset(
-    (Tap.QUERY, Tap.ATTENDED_KEY, Tap.ATTENDED_VALUE, Tap.BIAS, Tap.MIXED, Tap.ATTENTION)
+    (
+        *(Tap.QUERY, Tap.ATTENDED_KEY, Tap.ATTENDED_VALUE, Tap.BIAS, Tap.MIXED),
+        *(Tap.VISIBLE, Tap.ATTENTION),
+    )
 )
 """What is recorded of attention's own arguments; read together, by who knows what it does."""
 

@@ -10,6 +10,7 @@ from skipstone.diagnosis.deviation import before_their_commit
 from skipstone.diagnosis.experiment import Choice, Follow, Patch
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
+from skipstone.diagnosis.hidden_keys import by_setting
 from skipstone.diagnosis.patching import decisive
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
 from skipstone.policies import CACHE
@@ -229,7 +230,7 @@ def _older_rows(case: Case, step: StepRecord) -> tuple[Patch, ...]:
 def _by_setting(case: Case) -> Finding | None:
     """The cache policy is the difference: fresh keys and values restore A's decision."""
     found = swap(case) if case.expected.conforms else None
-    if found is None or found.factors[0].setting != "cache":
+    if found is None or found.factors[0].setting != "cache" or by_setting(case) is not None:
         return None
     step = case.step_b(case.divergence.forward or 0)
     if step is None:

@@ -7,11 +7,21 @@ from typing import get_args
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Choice, Follow, Hidden
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import Answer, Rule, of_attention, place, proof_of_patch
+from skipstone.diagnosis.hidden_keys import by_setting, other_keys
+from skipstone.diagnosis.rule import (
+    Answer,
+    Rule,
+    of_attention,
+    place,
+    proof_of,
+    proof_of_patch,
+    tried,
+)
 from skipstone.diagnosis.rules.position_encoding import other_turn
 from skipstone.diagnosis.window import seen_window
+from skipstone.policies import CACHE
 from skipstone.record import Trace
-from skipstone.sentence import Sentence
+from skipstone.sentence import Code, Sentence, listed
 
 _WORDS: dict[Hidden, Sentence] = {
     "prompt": Sentence("the prompt is hidden"),
@@ -30,6 +40,73 @@ _WORDS: dict[Hidden, Sentence] = {
 
 
 def examine(case: Case) -> Answer:
+    """Keys that a cache policy hides; else every layer makes states wrong: try visible sets."""
+    return _by_table(case) or _by_setting(case) or _by_states(case)
+
+
+def _by_table(case: Case) -> Finding | None:
+    """B's cache policy hides other keys than it should from the same queries and keys."""
+    found, step = other_keys(case), case.tensors.step
+    if found is None or step is None:
+        return None
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("the cache policy hides other keys than it should"),
+        where=place(step, found.layers[0], int(found.positions[0])),
+        evidence=Sentence(
+            "other keys are visible in {layers} layers; in layer {layer} {mine} are and {right} "
+            "should be, and {positions} positions differ",
+            layers=len(found.layers),
+            layer=found.layers[0],
+            mine=found.visible[0],
+            right=found.visible[1],
+            positions=found.positions.size,
+        ),
+        experiment=tried(
+            found.reproduces,
+            Sentence("let the reference run see B's visible keys: B's scores"),
+            Sentence("let the reference run see B's visible keys: not B's scores"),
+        ),
+        proof=proof_of_patch(case, found.reproduces),
+        remedy=Sentence(
+            "compare with the cache's rule which keys are kept, when, and by what score"
+        ),
+        positions=tuple(found.positions.tolist()),
+    )
+
+
+def _by_setting(case: Case) -> Finding | None:
+    """The keys that the cache setting hides are the difference."""
+    found = by_setting(case)
+    step = case.step_b(case.divergence.forward or 0)
+    if found is None or step is None:
+        return None
+    cache = CACHE.recorded(case.record_b.header.settings)
+    shown = None if cache is None else cache.unhidden()
+    first = case.divergence.first
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("the keys that the cache hides change the decision"),
+        where=place(step, None, None if first is None else first.position),
+        evidence=listed(
+            [
+                Sentence("with the same rows and no key hidden, both decide alike"),
+                case.expected.forced,
+            ]
+        ),
+        experiment=found.how,
+        proof=proof_of(removed=found.removed, added=found.added),
+        remedy=Sentence("let both see the same keys")
+        if shown is None
+        else Sentence(
+            "hide fewer keys; cache={setting} hides none", setting=Code(CACHE.spell(shown))
+        ),
+    )
+
+
+def _by_states(case: Case) -> Answer:
     """Every layer makes states wrong although keys and values are right: try visible sets."""
     found = hidden_keys(case)
     if found is not None:

@@ -164,13 +164,20 @@ def _of(request: int, tapped: dict[TensorKey, tuple[Rows, Tensor]]) -> Rowed:
 
 
 def _stored(view: StepView, at: RequestStep) -> Rowed:
-    """Keys and values of every position that the block of a request sees, layer by layer."""
+    """Keys and values of every position that the block of a request sees, layer by layer.
+
+    And which of them are visible, if a cache policy has hidden any in this batch.
+    """
     length = at.reach.end(at.stop - 1, view.context.length_at(at))
     positions, taken = np.arange(length, dtype=np.int32), Rowed()
     for tap, store in ((Tap.KEY, view.store.keys), (Tap.VALUE, view.store.values)):
         for layer in range(store.shape[0]):
             values = to_numpy(store[layer, at.base : at.base + length].flatten(1))
             taken[TensorKey(at.forward, tap, layer + 1)] = (positions, values)
+    if view.store.visible_YBL is not None:
+        for layer, visible_L in enumerate(view.store.visible_YBL[:, at.slot, :length].float(), 1):
+            values = to_numpy(visible_L[:, None])
+            taken[TensorKey(at.forward, Tap.VISIBLE, layer)] = (positions, values)
     return taken
 
 

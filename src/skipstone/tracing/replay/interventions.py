@@ -58,7 +58,7 @@ class Replacement:
     def written(
         self, layer: int, rows: Rows, qkv_NHE: Tensor, q_NHE: Tensor, store: KVStore
     ) -> Tensor:
-        """Queries and keys rotated otherwise; keys and values of patches."""
+        """Queries and keys rotated otherwise; keys, values and visible positions of patches."""
         keys, values = store.keys[layer - 1], store.values[layer - 1]
         if self._rotation is not None and self.forward >= self._since:
             q_NHE = self._rotation.rotate(qkv_NHE, keys, values, rows)
@@ -66,6 +66,9 @@ class Replacement:
             patch = self._patches.get((tap, self.forward, layer))
             if patch is not None:
                 _overwrite(cells, rows, patch)
+        patch = self._patches.get((Tap.VISIBLE, self.forward, layer))
+        if patch is not None:
+            _show(store, layer - 1, rows, patch)
         return q_NHE
 
     def scoring(self, rows: Rows, logits_NV: Tensor) -> Tensor:
@@ -89,6 +92,16 @@ def _overwrite(cells_CUE: Tensor, rows: Rows, patch: Patch) -> None:
     where = torch.from_numpy(base + patch.positions.astype(np.int64)).to(cells_CUE.device)
     new = torch.from_numpy(patch.values.astype(np.float64)).to(cells_CUE)
     cells_CUE[where] = new.unflatten(-1, cells_CUE.shape[-2:])
+
+
+def _show(store: KVStore, layer: int, rows: Rows, patch: Patch) -> None:
+    """Let the rows of request 0 see the positions that a patch has as visible, for this forward."""
+    if store.visible_YBL is None:
+        shape = (store.keys.shape[0], max(rows.requests) + 1, int(rows.horizon.max()))
+        store.visible_YBL = torch.ones(shape, dtype=torch.bool, device=rows.device)
+    shown = torch.from_numpy(patch.values[:, 0] > 0).to(rows.device)
+    positions = torch.from_numpy(patch.positions.astype(np.int64)).to(rows.device)
+    store.visible_YBL[layer, 0, positions] = shown
 
 
 def _last_bit(x_ND: Tensor, rows: Rows) -> Tensor:
