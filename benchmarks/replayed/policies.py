@@ -4,7 +4,8 @@ What follows from the canvas alone is left as it is: a cache that looks at no st
 since under the same commits it computes the same rows.
 
 Shape letters: B requests, G generation length, N packed rows, K positions, D width, M masks,
-V vocabulary.
+V vocabulary, R rows of one request, H query heads, U key/value heads, E head width, W numbers of
+all heads of a row, Y layers, L canvas length.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.replayed.scripts import Script
 from skipstone.cache import CacheNeed, CachePolicy, CacheSession, LayerValues
-from skipstone.canvas import Geometry, StepContext
+from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.engine import Settings
 from skipstone.rows import Rows
 from skipstone.skip import NoSkip, SkipPolicy, SkipScores, SkipSession
@@ -166,6 +167,42 @@ class _CacheSession(CacheSession):
         """What the script makes of the policy's rows."""
         said = self._inner.rows_in(layer, values, rows, context)
         return self._script.chosen(layer, said, rows, context)
+
+    @property
+    def chooses_mlp_in(self) -> tuple[int, ...]:
+        """Where the policy chooses rows of the MLP."""
+        return self._inner.chooses_mlp_in
+
+    def mlp_rows_in(
+        self,
+        layer: int,
+        before_NW: Tensor,
+        context_NW: Tensor,
+        rows: Rows,
+        context: StepContext,
+    ) -> Rows | None:
+        """What the script makes of the policy's rows."""
+        said = self._inner.mlp_rows_in(layer, before_NW, context_NW, rows, context)
+        return self._script.chosen(layer, said, rows, context)
+
+    @property
+    def hides(self) -> bool:
+        """As the policy does: which keys it hides follows from states, how many from its rule."""
+        return self._inner.hides
+
+    def looks_at(self, at: RequestStep) -> bool:
+        """As the policy does."""
+        return self._inner.looks_at(at)
+
+    def met(
+        self, layer: int, q_RHE: Tensor, key_KUE: Tensor, rows: Rows, context: StepContext
+    ) -> None:
+        """Hand on to the policy."""
+        self._inner.met(layer, q_RHE, key_KUE, rows, context)
+
+    def visible(self, context: StepContext) -> Tensor | None:
+        """What the policy says: bool [Y, B, L]."""
+        return self._inner.visible(context)
 
     def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
         """Hand on to the policy."""

@@ -87,7 +87,7 @@ class StepAnswers:
     named: dict[int, RowShares] = field(default_factory=dict)
     """By layer: the rows that went on, of all, where a cache named them anew before it."""
     chosen: dict[int, RowShares] = field(default_factory=dict)
-    """By layer: the rows that it computed, of those that came, where a cache chose them."""
+    """By layer: the rows that it computed, or its MLP, of those that came, where a cache chose."""
     kept: dict[int, RowShares] = field(default_factory=dict)
     """By layer: the rows that went on after it, of those that came, where a skip judged them."""
 

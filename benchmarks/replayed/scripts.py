@@ -40,7 +40,7 @@ class Script(Protocol):
     def chosen(
         self, layer: int, said: Rows | None, came: Rows, context: StepContext
     ) -> Rows | None:
-        """The rows that a layer computes of those that came; None: all."""
+        """The rows that a layer, or its MLP, computes of those that came; None: all."""
         ...
 
     def kept(self, layer: int, said_N: Tensor, rows: Rows, context: StepContext) -> Tensor:

@@ -33,6 +33,7 @@ KINDS = {
     "editing": BASE.replace(unmask="editing:threshold=0.7,edit=0.5,post_steps=0", cache="dual"),
     "elastic": BASE.replace(cache="elastic:0.95"),
     "dllm": BASE.replace(cache="dllm:prompt_every=9,response_every=3,ratio=0.4"),
+    "dyllm": BASE.replace(cache="dyllm:threshold=0.9,warmup=1"),
     "cosine": BASE.replace(skip="cosine:skip_layer_k=3,skip_threshold=0.9", cache="dual"),
     "cosine alone": BASE.replace(skip="cosine:skip_layer_k=3,skip_threshold=0.9"),
     "ratio": BASE.replace(skip="ratio:keep=0.5@0.25", cache="dual"),
