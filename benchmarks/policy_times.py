@@ -30,9 +30,9 @@ import torch
 
 from benchmarks.replayed.deciding import Choice, beyond, chosen
 from benchmarks.replayed.record import (
-    answered_at_length,
+    answered_with_text,
+    by_family,
     listened,
-    long_answers,
     settings_of,
 )
 from benchmarks.replayed.schedule import Recording, Schedule
@@ -59,7 +59,7 @@ def main() -> None:
 @main.command()
 @click.option("--model", "name", default="pebble", show_default=True)
 @click.option("--prompts", "path", default="pebble", type=click.Path(path_type=Path))
-@click.option("--limit", default=8, show_default=True, help="Prompts with long answers.")
+@click.option("--limit", default=16, show_default=True, help="Prompts, one of each family in turn.")
 @click.option("--gen-length", default=96, show_default=True)
 @click.option("--knobs", is_flag=True, help="Also other values than the published ones.")
 @click.option("--jobs", default=1, show_default=True, help="Processes of one thread each.")
@@ -71,11 +71,11 @@ def record(
     check_output(out)
     model = load(name, device="cpu", dtype=torch.float32)
     questions = read_questions(path, "--prompts")
-    known = long_answers(questions, model, least=3 * BLOCK // 2, most=gen_length - 1)
+    known = by_family(questions, model, least=BLOCK // 4, most=gen_length - 1)
     base = Settings(gen_length=gen_length, block_length=BLOCK)
     settings = settings_of(model, base, knobs=knobs)
     texts = (question.prompt for question in known)
-    prompts = answered_at_length(model, settings[0].settings, texts, limit)
+    prompts = answered_with_text(model, settings[0].settings, texts, limit)
     schedules = dict[str, Schedule]()
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         listening = partial(_listened, name, prompts)
@@ -148,8 +148,8 @@ def time_all(
         "model": f"{shape}, random weights, {str(model.network.dtype).removeprefix('torch.')}",
         "conditions": f"batch {batch}, prompt {prompt}, {gen_length} new tokens in blocks of "
         f"{recording.block_length}, no early stop; commits, skips and rows that follow from states "
-        f"as recorded with {recording.facts.get('model')}, in blocks of which half is text at "
-        f"least; other rows by each policy's own rule; median, fastest and slowest call",
+        f"as recorded with {recording.facts.get('model')}, in blocks of which a quarter is text "
+        f"at least; other rows by each policy's own rule; median, fastest and slowest call",
         f"unscripted {_PLAIN}": None if plain is None else plain.as_json(call),
         "settings": settings,
     }

@@ -1,7 +1,7 @@
 """Listening to a model: what the policies of each setting answer, over blocks that hold text.
 
 What stands behind the EOS of an answer is decided at once and says nothing of how text is decoded,
-so a block counts only if at least half of it is text.
+so a block counts only if at least a quarter of it is text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def settings_of(model: Model, base: Settings, *, knobs: bool) -> tuple[Setting, 
     return (Setting(BASELINE, run.baseline), *run.settings)
 
 
-def long_answers(
+def by_family(
     questions: Sequence[Question], model: Model, *, least: int, most: int
 ) -> list[Question]:
     """Questions whose known answers have so many tokens, one of every family in turn."""
@@ -38,13 +38,13 @@ def long_answers(
     return [question for _, question in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def answered_at_length(
+def answered_with_text(
     model: Model, settings: Settings, prompts: Iterable[str], limit: int
 ) -> list[str]:
-    """The first prompts of whose answer two blocks hold text, as the model gives it."""
+    """The first prompts of whose answer a block holds text, as the model gives it."""
     found, engine = list[str](), Engine(model, settings)
     for prompt in prompts:
-        if _blocks_of_text(engine.generate(prompt).length, settings.whole_block) > 1:
+        if _blocks_of_text(engine.generate(prompt).length, settings.whole_block):
             found.append(prompt)
             if len(found) == limit:
                 break
@@ -67,12 +67,12 @@ def listened(model: Model, settings: Settings, prompts: Sequence[str | list[int]
             (later if index else first).append(blocks[index])
     if not first:
         raise ConfigError(
-            f"none of {len(prompts)} answers fills half of a block of {settings.whole_block} with "
-            f"text; take prompts that are answered at length"
+            f"none of {len(prompts)} answers fills a quarter of a block of "
+            f"{settings.whole_block} with text; take prompts that are answered at length"
         )
     return Schedule(settings.as_text(), tuple(first), tuple(later))
 
 
 def _blocks_of_text(length: int, block_length: int) -> int:
-    """So many blocks of an answer of this length are at least half full."""
-    return (length + block_length // 2) // block_length
+    """So many blocks of an answer of this length are at least a quarter full."""
+    return (length + block_length * 3 // 4) // block_length

@@ -137,9 +137,10 @@ class Schedule:
     def answer(self, index: int, blocks: int) -> tuple[BlockAnswers, ...]:
         """An answer of so many blocks: a first one, then others in turn; another ``index``, others.
 
-        Where there are no later ones, all are first ones.
+        Later ones are taken from first ones too: text is mostly there. What is computed as such a
+        block begins is then the policy's own affair, as a request has no second beginning.
         """
-        later = self.later or self.first
+        later = (*self.later, *(_going_on(block) for block in self.first))
         first = self.first[index % len(self.first)]
         begin = index * (blocks - 1)
         return (first, *(later[(begin + i) % len(later)] for i in range(blocks - 1)))
@@ -206,6 +207,11 @@ class Recording:
                 f"{path} is no file of schedules ({error!r}); `policy_times record` writes one"
             ) from None
         return cls(whole, num_layers, block_length, schedules)
+
+
+def _going_on(block: BlockAnswers) -> BlockAnswers:
+    """A first block as a later one."""
+    return (StepAnswers(block[0].commits), *block[1:])
 
 
 def _regions(position_N: np.ndarray, at: RequestStep) -> np.ndarray:
