@@ -22,6 +22,7 @@ from faults.truth import (
 WINDOW = "suffix_window=3"
 DLLM = "cache=dllm:prompt_every=8,response_every=4"
 ALL_KEPT, KEPT = "cache=sparse:1.0", "cache=sparse:0.25"
+DYLLM = "cache=dyllm:threshold=0.9"
 LONG = f"{FIXED} eos_stop=false"
 """An answer that ends within its first block has no second one."""
 
@@ -121,6 +122,26 @@ OF_CACHE = (
         same(f"{FIXED} {KEPT}"),
         Truth(from_forward(2), (1, 2), outside_block),
         cache.chosen_a_step_early(),
+    ),
+    Specimen(
+        "MLPs of rows that hardly turned are kept, by setting",
+        (11,),
+        against(f"{FIXED} cache=none", f"{FIXED} {DYLLM}"),
+        PARTED,
+    ),
+    Specimen(
+        "a warm-up ends at once",
+        (11,),
+        same(f"{FIXED} {DYLLM}"),
+        Truth(from_forward(1), (1,), first_positions(8)),
+        cache.warmup_ends_at_once,
+    ),
+    Specimen(
+        "the interval of the prompt is forgotten",
+        (11,),
+        same(f"{FIXED} {DYLLM}"),
+        Truth(from_forward(7), (1,), first_positions(8)),
+        cache.prompt_never_due,
     ),
     Specimen(
         "fewer refreshes, by setting",

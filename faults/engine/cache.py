@@ -15,7 +15,15 @@ from torch import Tensor
 
 from faults.engine.instead import Fault, instead
 from skipstone.blocks import Block, blocks
-from skipstone.cache import DllmCache, DualCache, VicinityCache, delayed, elastic, kept_keys
+from skipstone.cache import (
+    DllmCache,
+    DualCache,
+    DyllmCache,
+    VicinityCache,
+    delayed,
+    elastic,
+    kept_keys,
+)
 from skipstone.canvas import RequestStep, StepContext
 from skipstone.engine import request
 from skipstone.host_canvas import Status
@@ -156,6 +164,24 @@ def chosen_a_step_early() -> Fault:
         return at.step == 0
 
     return lambda: instead(kept_keys.KeptKeys, "looks_at", wrong)
+
+
+@contextmanager
+def warmup_ends_at_once() -> Generator[None, None, None]:
+    """The first forward alone computes everything; the prompt comes when it is due again."""
+
+    def wrong(self: DyllmCache, at: RequestStep) -> bool:
+        return at.forward == 0
+
+    with instead(DyllmCache, "computes_all", wrong):
+        yield
+
+
+@contextmanager
+def prompt_never_due() -> Generator[None, None, None]:
+    """After the warm-up, the prompt is not computed any more."""
+    with instead(DyllmCache, "computes_prompt", DyllmCache.computes_all):
+        yield
 
 
 # --- rows of others -------------------------------------------------------------------------------

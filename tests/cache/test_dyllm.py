@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +15,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from skipstone import ConfigError, Engine, Model, Settings
-from skipstone.cache import DyllmCache
+from skipstone import ConfigError, Engine, Model, NoCache, Settings
+from skipstone.cache import CachePolicy, DllmCache, DyllmCache
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.diagnose import Diagnosis, diagnose
+from skipstone.diagnosis.finding import Proof
 from skipstone.engine.forward.choosing import Choosing
 from skipstone.models.illada import ILLADA
+from skipstone.record import MemoryTrace, TraceWriter, open_trace
+from skipstone.report.facts.effort import Effort
 from skipstone.rows import Rows
 from skipstone.testing.tiny import MASK, tiny_model
+from skipstone.tracing import Recorder
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from skipstone.unmask import Fixed, Threshold
 from tests.helpers import naive
 from tests.helpers.watching import BASE, prompt_of
@@ -202,6 +210,47 @@ def test_what_comes_into_sight_is_computed(
     for layer in zip(*chosen, strict=True):
         computed = [position for positions in layer for position in positions]
         assert sorted(computed) == list(range(7 + BASE.gen_length))
+
+
+@pytest.mark.parametrize("cache", [DyllmCache(0.9, 2), DllmCache(6, 3)], ids=repr)
+def test_a_report_counts_the_layers_and_mlps_that_were_computed(
+    cache: CachePolicy, tmp_path: Path
+) -> None:
+    engine = Engine(uneven_model(1), BASE, cache=cache)
+    with TraceWriter(tmp_path / "run") as sink:
+        result = engine.generate(prompt_of(1, 7), observer=Recorder("decisions", sink=sink))
+    with open_trace(tmp_path / "run") as trace:
+        (record,) = trace.records
+    header, steps = record.header, result.stats.steps
+    attended = sum(step.rows * 4 - step.skipped_row_layers for step in steps)
+    mlps = attended - sum(step.skipped_mlps for step in steps)
+    assert mlps < sum(step.rows * 4 for step in steps)
+    found = Effort.of(record)
+    assert found.row_layers == attended
+    width, length = header.width, record.length
+    scored = sum(int((step.candidates.age == 0).sum()) for step in record.steps)
+    products = attended * (8 * width**2 + 4 * width * length) + mlps * 16 * width**2
+    assert found.flops == products + scored * 2 * width * header.vocab_size
+
+
+def test_a_diagnosis_names_the_cache_and_says_how_old_rows_are() -> None:
+    traces, engines, model = list[MemoryTrace](), list[Engine](), uneven_model(1)
+    for cache in (NoCache(), DyllmCache(0.9, 1), DyllmCache(0.9, 1)):
+        recorder = Recorder("full")
+        engines.append(Engine(model, BASE, cache=cache))
+        engines[-1].generate(prompt_of(1, 7), observer=recorder)
+        traces.append(recorder.trace)
+
+    def found(a: int, b: int) -> Diagnosis:
+        one, other = (Side(traces[n], 0, engines[n]) for n in (a, b))
+        return diagnose(Case(traces[a], traces[b], ExperimentRunner(one, other, model)))
+
+    cause = found(0, 1).cause
+    assert cause is not None
+    assert (cause.rule, cause.proof) == ("stale-kv", Proof.NECESSARY_AND_SUFFICIENT)
+    assert "rows take from some layers what these added to them earlier" in str(cause.evidence)
+    # Twice the same finds nothing: what layers leave out follows from the states.
+    assert found(1, 2).findings == ()
 
 
 def test_what_had_no_effect_is_said() -> None:

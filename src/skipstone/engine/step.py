@@ -295,6 +295,7 @@ class Stepper:
             finished=finished,
             skip=flight.done.skip,
             skip_layers_N=flight.done.skip_layers(),
+            rows_by_layer=flight.done.rows_by_layer(batch.canvas.batch, batch.config.num_layers),
             store=batch.runner.store,
             # Copies: whoever writes them down may do so while the run goes on.
             entered_at_BL=ages.entered_at_BL.copy(),

@@ -46,6 +46,8 @@ WHERE_ROWS_LEFT = {"skip_layers": INT}
 """Arrays of a step that are only there where rows left; older versions have none."""
 WHERE_ASKED_FOR = ("entropy", "drift")
 """Arrays of candidates that are only there where a policy asked for them."""
+LAYER_ARRAYS = {"layer_rows": INT, "mlp_rows": INT}
+"""Arrays of a step that are only there where a cache policy left rows out of layers."""
 JUDGEMENT_ARRAYS = {
     "position": INT,
     "similarity": FLOAT,
@@ -70,6 +72,8 @@ def pack_arrays(record: StepRecord) -> bytes:
         (record, "", of_step),
         (record.candidates, "candidates.", told),
     ]
+    if record.layer_rows is not None:
+        owners.append((record, "", LAYER_ARRAYS))
     if record.judgements is not None:
         owners.append((record.judgements, "judgements.", JUDGEMENT_ARRAYS))
     return _pack(
@@ -120,6 +124,7 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
     judgements = None
     if "judgements.position" in found:
         judgements = Judgements(**_columns(found, "judgements.", JUDGEMENT_ARRAYS))
+    by_layer = _take(found, "", LAYER_ARRAYS) if "layer_rows" in found else {}
     return StepRecord(
         forward=whole(forward),
         block=block,
@@ -134,6 +139,8 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
         skip_layer=skip_layer,
         seconds=number(seconds),
         positions_from=text(positions_from),
+        layer_rows=by_layer.get("layer_rows"),
+        mlp_rows=by_layer.get("mlp_rows"),
     )
 
 

@@ -159,6 +159,11 @@ class StepRecord:
     skip_layers: np.ndarray | None = None
     """int32 [N]: the first layer that each of ``rows`` did not compute, 0 for one that went through
     all; None where none left, and in traces of other code or of older versions."""
+    layer_rows: np.ndarray | None = None
+    """int32: how many rows each layer attended for; None unless a cache policy left rows out of
+    layers, or of their MLPs, in this step."""
+    mlp_rows: np.ndarray | None = None
+    """int32: of how many of them it computed the MLP; there where ``layer_rows`` is."""
 
     def __repr__(self) -> str:
         kinds = [name for name in ("refresh", "recovery") if getattr(self, name)]

@@ -37,6 +37,8 @@ the rows that it wants computed, None: all."""
 class Reuse(NamedTuple):
     """What became of the rows that came to one layer."""
 
+    layer: int
+    """Counted from 1."""
     part: Part
     """Of the layer."""
     asked: Rows
@@ -170,7 +172,7 @@ class ChosenLayers:
             return session.rows_in(layer, values, rows.take(index), free)
 
         index, asked = self._choosing.choose(layer, rows, ask)
-        self._reuses.append(Reuse("layer", rows.take(asked), rows.take(index)))
+        self._reuses.append(Reuse(layer, "layer", rows.take(asked), rows.take(index)))
         if index.size == rows.num_rows:
             out_ND = self._computed(layer, x_ND, rows)
         else:

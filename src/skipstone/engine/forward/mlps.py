@@ -72,7 +72,7 @@ class ChosenMlps:
         index, asked = self._chosen(first, rows, half.context_NW)
         # Of all rows: the next step is compared with this one, whatever is computed.
         self._choosing.keep(self._contexts, first, rows, half.context_NW)
-        self._reuses.append(Reuse("mlp", rows.take(asked), rows.take(index)))
+        self._reuses.append(Reuse(first, "mlp", rows.take(asked), rows.take(index)))
         yield first, self._halves.left(first, self._with_mlp(first, half, rows, index), rows)
 
     def _chosen(self, layer: int, rows: Rows, context_NW: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -118,6 +118,21 @@ class Pass:
                 did += np.bincount(asked.request[left], minlength=batch)
         return could, did
 
+    def rows_by_layer(self, batch: int, num_layers: int) -> np.ndarray | None:
+        """Rows that attended, and rows whose MLP was computed: int64 [2, B, layers].
+
+        None if no cache policy chose rows; of requests whose policies do not, it has what entered.
+        """
+        if not self.reuses:
+            return None
+        entered = np.bincount(self.entered.request, minlength=batch)
+        counts = np.tile(entered[:, None], (2, 1, num_layers))
+        for layer, part, asked, computed in self.reuses:
+            left = asked.request[~np.isin(_places(asked), _places(computed))]
+            parts = slice(None) if part == "layer" else 1
+            counts[parts, :, layer - 1] -= np.bincount(left, minlength=batch)
+        return counts
+
     def skip_layers(self) -> np.ndarray:
         """The first layer that each of ``entered`` did not compute, 0 if there is none: int64 [N].
 

@@ -11,8 +11,8 @@ from skipstone.record import Header, RunRecord, StepRecord
 from skipstone.report.runs import Study
 from skipstone.report.words import Phrase, Say, say
 
-# Of a usual transformer: four projections of width^2, and an MLP of eight.
-_LAYER_WEIGHTS = 12
+# Of a usual transformer, in width^2: four projections of one each, and an MLP.
+_ATTENTION_WEIGHTS, _MLP_WEIGHTS = 4, 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Effort:
     skipped: int
     """How many of them left before the deep layers."""
     row_layers: int
-    """Rows times layers that were computed."""
+    """Rows times layers that were computed, with or without the MLP."""
     most_row_layers: int
     """The same if every forward had computed every row in every layer."""
     flops: float
@@ -64,17 +64,23 @@ class Effort:
 def flops_of(step: StepRecord, header: Header) -> float:
     """About how many operations a forward took.
 
-    Two for each weight of a row and layer (12 width^2 weights are assumed, as records do not say
-    more), attention of each row to the whole canvas, and the logits of the masked rows.
+    Two for each weight of a row and layer (4 width^2 weights of attention and 8 of the MLP are
+    assumed, as records do not say more), attention of each row to the whole canvas, and the logits
+    of the masked rows.
     """
     width, length = header.width, step.entered_age.size
-    layer = 2 * _LAYER_WEIGHTS * width**2 + 4 * width * length
+    attention = 2 * _ATTENTION_WEIGHTS * width**2 + 4 * width * length
+    attended = _row_layers(step, header.num_layers)
+    mlps = attended if step.mlp_rows is None else int(step.mlp_rows.sum())
     head = 2 * width * header.vocab_size
     scored = int(np.count_nonzero(step.candidates.age == 0))
-    return float(_row_layers(step, header.num_layers) * layer + scored * head)
+    layers = attended * attention + mlps * 2 * _MLP_WEIGHTS * width**2
+    return float(layers + scored * head)
 
 
 def _row_layers(step: StepRecord, layers: int) -> int:
+    if step.layer_rows is not None:
+        return int(step.layer_rows.sum())
     left = step.left_before[step.left_before > 0]
     return step.finished.size * layers + int((left - 1).sum())
 
