@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,13 +35,15 @@ from skipstone import (
     Threshold,
     load,
 )
-from skipstone.cache import DyllmCache
+from skipstone.cache import DllmCache, DyllmCache
 from skipstone.cli.main import run
 from skipstone.cli.prompts import read_questions
 from skipstone.diff.agreement import Question, paired_difference
 from skipstone.diff.judges import exact as exactly
 from skipstone.diff.judges import find_judge, number
 from skipstone.extras import requirements
+from skipstone.models.parts.decoder import Decoder
+from skipstone.report.facts.effort import Effort
 from skipstone.sweep.chart import front
 from skipstone.sweep.executors import Local, Ray, Serial, parse_executor, visible_gpu
 from skipstone.sweep.grid import BASELINE, Setting, parse_grid
@@ -50,6 +53,7 @@ from skipstone.sweep.summary import Assessment
 from skipstone.sweep.timing import filled
 from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.testing.tiny import tiny_model
+from skipstone.tracing import Recorder
 
 BASE = Settings(gen_length=24, block_length=8, eos_stop=False)
 EXACT = exact(BASE)
@@ -310,6 +314,31 @@ def test_mlps_that_are_left_out_are_no_operations(tiny: Model) -> None:
     attended = row_layers * (2 * attention + 4 * length * config.query_width)
     mlps = (row_layers - left_out) * 2 * 3 * config.width * config.mlp_width
     assert flops(config, result, 0) == attended + mlps
+
+
+def test_values_by_which_rows_are_chosen_are_operations(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, computed = Decoder.values, list[int]()
+
+    def counted(self: Decoder, index: int, x_ND: torch.Tensor) -> torch.Tensor:
+        computed.append(len(x_ND))
+        return values(self, index, x_ND)
+
+    monkeypatch.setattr(Decoder, "values", counted)
+    recorder = Recorder()
+    cache = DllmCache(prompt_every=8, response_every=4)
+    result = Engine(tiny, EXACT, cache=cache).generate(QUESTIONS[0].prompt, observer=recorder)
+    config, length = tiny.config, result.prompt_tokens + len(result.tokens)
+    row_layers = sum(step.rows for step in result.stats.steps) * config.num_layers
+    left_out = sum(step.skipped_row_layers for step in result.stats.steps)
+    assert left_out > row_layers / 8
+    assert Effort.of(recorder.records[0]).row_layers == row_layers - left_out
+    layer = 2 * config.weights_used(1) + 4 * length * config.query_width
+    by_hand = (row_layers - left_out) * layer
+    by_hand += sum(computed) * 2 * config.width * config.num_kv_heads * config.head_width
+    assert computed
+    assert flops(config, result, 0) == by_hand
 
 
 def test_times_that_were_not_measured_are_estimated_from_those_that_were(whole: Sweep) -> None:

@@ -32,6 +32,9 @@ class StepStats:
     """Row-layers that attended, and of which a cache policy could leave out the MLP."""
     skipped_mlps: int = 0
     """Those of which it did; they are no skipped row-layers."""
+    values_renewed: int = 0
+    """Row-layers whose values were computed for a cache policy to choose by, beside what layers
+    compute."""
     shadow_rows: int = 0
     """Rows that were computed beside these, to score committed tokens where they are not seen."""
 

@@ -258,6 +258,7 @@ class Stepper:
         )
         skippable, skipped = flight.done.row_layers(batch.canvas.batch, layers)
         skippable_mlps, skipped_mlps = flight.done.mlp_rows(batch.canvas.batch)
+        renewed = flight.done.values_renewed(batch.canvas.batch)
         for (state, at), rows in zip(pairs, flight.rows.counts, strict=True):
             state.completed(
                 StepStats(
@@ -271,6 +272,7 @@ class Stepper:
                     skipped_row_layers=int(skipped[at.slot]),
                     skippable_mlps=int(skippable_mlps[at.slot]),
                     skipped_mlps=int(skipped_mlps[at.slot]),
+                    values_renewed=int(renewed[at.slot]),
                     edited=int(edited_BG[at.slot].sum()),
                     revoked=int(revoked_BG[at.slot].sum()),
                     shadow_rows=beside.get(at.slot, 0),

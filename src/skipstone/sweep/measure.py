@@ -211,6 +211,9 @@ def flops(config: ModelConfig, result: Result, scored: int) -> float:
     skipped = sum(step.skipped_row_layers for step in result.stats.steps) * each[last]
     mlps = sum(step.skipped_mlps for step in result.stats.steps)
     skipped += mlps * 2.0 * config.mlp_weights_used(last)
+    # Values of a row that are computed to choose by are computed once more where it is chosen.
+    renewed = sum(step.values_renewed for step in result.stats.steps)
+    skipped -= renewed * 2.0 * config.width * config.kv_width / 2
     # The shadow of a block goes through every layer, beside the rows of its step.
     rows = sum(step.rows + step.shadow_rows for step in result.stats.steps)
     layers = rows * sum(each) - skipped

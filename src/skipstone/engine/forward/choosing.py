@@ -9,7 +9,7 @@ Shape letters: N packed rows, D width, W numbers of all values of a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -45,6 +45,8 @@ class Reuse(NamedTuple):
     """Those of which a policy could leave it out."""
     computed: Rows
     """Those of which it was computed, whoever had a say."""
+    renewed: Sequence[Rows] = ()
+    """Those whose values a policy had computed before it chose, each time."""
 
 
 class Choosing:
@@ -172,7 +174,7 @@ class ChosenLayers:
             return session.rows_in(layer, values, rows.take(index), free)
 
         index, asked = self._choosing.choose(layer, rows, ask)
-        self._reuses.append(Reuse(layer, "layer", rows.take(asked), rows.take(index)))
+        self._reuses.append(Reuse(layer, "layer", rows.take(asked), rows.take(index), values.renewed))
         if index.size == rows.num_rows:
             out_ND = self._computed(layer, x_ND, rows)
         else:
@@ -207,6 +209,8 @@ class _Values:
     layer: int
     x_ND: Tensor
     rows: Rows
+    renewed: list[Rows] = field(default_factory=list)
+    """Whose values were computed, each time."""
 
     def renew(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Compute the values of some rows anew; those before, and the new ones: [N, W] each."""
@@ -216,6 +220,7 @@ class _Values:
             entering_ND = entering_ND[to_device(index, rows.device)]
         new_NUE = self.network.values(self.layer - 1, entering_ND)
         old_NUE = self.store.renew_values(self.layer - 1, rows, new_NUE)
+        self.renewed.append(rows)
         return old_NUE.flatten(1), new_NUE.flatten(1)
 
 

@@ -107,6 +107,13 @@ class Pass:
         """Row-layers of which the MLP alone could have been left out, and was: int64 [B] each."""
         return self._reused("mlp", batch)
 
+    def values_renewed(self, batch: int) -> np.ndarray:
+        """Row-layers whose values were computed for a policy to choose by: int64 [B]."""
+        found = np.zeros(batch, np.int64)
+        for rows in (rows for reuse in self.reuses for rows in reuse.renewed):
+            found += np.bincount(rows.request, minlength=batch)
+        return found
+
     def _reused(self, part: Part, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of which a part of a layer could have been left out, and was, over all layers."""
         could, did = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
