@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 
+from faults.alike import ALIKE
 from faults.cases.common import COMPANION, FIXED, LOOSE, SKIP, math_kernel
 from faults.engine.arithmetic import last_bit
 from faults.engine.instead import Fault
-from faults.specimen import NARROW, PROMPTS, WIDE, Pair, Specimen
+from faults.specimen import NARROW, PROMPTS, WIDE, Pair, Specimen, Watched
 from faults.truth import ALWAYS, Truth
 
 
@@ -33,6 +35,9 @@ class Noise:
     name: str
     around: Fault = nullcontext
     companions: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    """What B's engine has decoded before."""
+    watched: Watched = "alike"
 
 
 NOISES = (
@@ -42,6 +47,10 @@ NOISES = (
     Noise("two threads", two_threads),
     Noise("batch of two", companions=("Who is Newton, physics?",)),
     Noise("padded batch", companions=COMPANION),
+    Noise("an engine that was used", before=(COMPANION[0], PROMPTS[1])),
+    Noise("the same prompt before", before=(*PROMPTS,)),
+    Noise("A with decisions alone", watched="a decisions"),
+    Noise("B with decisions alone", watched="b decisions"),
 )
 
 SPECS = (
@@ -50,16 +59,101 @@ SPECS = (
     ("pebble", f"{WIDE} unmask=threshold {LOOSE.removeprefix(FIXED)}"),
     ("bfloat16", f"{NARROW} {FIXED}"),
 )
+"""Under these every noise is tried."""
+
+_ONCE = "cache=once:refresh_every=0"
+POLICIES = (
+    *(
+        f"unmask={policy}"
+        for policy in (
+            "threshold:value=0.7",
+            "falling_threshold",
+            "factor",
+            "frechet",
+            "credit",
+            "hierarchical",
+            "klass:value=0.8",
+            "local_leap",
+            "slow_fast",
+            "wino",
+            "margin:each=2",
+            "margin:threshold=0.5",
+            "entropy:each=2",
+            "entropy:limit=0.5",
+            "entropy_bound:gamma=0.3",
+            "dream_threshold",
+            "dinfer_threshold",
+            "quota:steps=3",
+            "editing:threshold=0.3",
+            "fixed:order=random seed=1",
+            "fixed:order=left_to_right",
+        )
+    ),
+    *(
+        f"unmask=threshold {policy}"
+        for policy in (
+            "cache=none",
+            "cache=prefix",
+            "cache=dual:refresh_every=2",
+            "cache=vicinity:before=4,after=4,warmup=1",
+            "cache=dkv:refresh_every=3",
+            "cache=once:refresh_every=4",
+            "cache=dllm:prompt_every=8,response_every=4",
+            "cache=elastic:gamma=0.9",
+            "cache=sparse",
+            "cache=dyllm",
+            f"{_ONCE} skip=ratio:keep=0.5@0.25",
+            "skip=cosine:skip_threshold=0.99,reference=previous_step",
+            "suffix_window=3",
+            "growing_canvas=true",
+            "absolute_blocks=true",
+            "stop_after=block",
+            "budget=stop steps=9",
+            "temperature=0.7 seed=3",
+            "temperature=0.7 seed=3 top_p=0.9 top_k=8",
+        )
+    ),
+)
+"""Every policy of the registry, and what settings have beside them; each under a few noises."""
+
+COARSE = POLICIES[::4]
+"""Those that are tried in bfloat16, too."""
+
+OTHERS = ("SDARForCausalLM", "DreamModel", "LLaDA2MoeModelLM")
+"""Models with other horizons and other scores than the embedded one's."""
+OF_OTHERS = (
+    "unmask=fixed",
+    "unmask=threshold:value=0.1",
+    "unmask=threshold:value=0.1 cache=prefix",
+    "unmask=editing:threshold=0.05,edit=0.04",
+)
+
+_EACH = 3
+"""Noises that a policy meets: the next ones in turn."""
 
 
 def controls() -> tuple[Specimen, ...]:
-    """Every noise under every setting; one prompt each, in turn."""
-    made = [
+    """Every noise under some settings, some under every policy; one prompt each, in turn."""
+    wide = [
         _control(noise, model, spec, PROMPTS[(i + j) % len(PROMPTS)])
         for i, (model, spec) in enumerate(SPECS)
         for j, noise in enumerate(NOISES)
     ]
-    return (*made, *_idle())
+    return (*wide, *_each_in_turn(), *_idle(), *map(_alike, ALIKE))
+
+
+def _each_in_turn() -> Iterator[Specimen]:
+    noise, prompt = cycle(NOISES[1:]), cycle(PROMPTS)
+    for spec in POLICIES:
+        for _ in range(_EACH):
+            yield _control(next(noise), "pebble", f"{NARROW} {spec}", next(prompt))
+    for spec in COARSE:
+        yield _control(next(noise), "bfloat16", f"{NARROW} {spec}", next(prompt))
+    for model in OTHERS:
+        for spec in OF_OTHERS:
+            for _ in range(_EACH):
+                greedy = f"{WIDE} {spec} temperature=0 top_p=1"
+                yield _control(next(noise), model, greedy, next(prompt))
 
 
 def _control(noise: Noise, model: str, spec: str, prompt: str) -> Specimen:
@@ -72,7 +166,16 @@ def _control(noise: Noise, model: str, spec: str, prompt: str) -> Specimen:
         model=model,
         prompts=(prompt,),
         companions=noise.companions,
+        before=noise.before,
+        watched=noise.watched,
         control=True,
+    )
+
+
+def _alike(pair: Pair) -> Specimen:
+    """Settings that differ and mean the same here."""
+    return Specimen(
+        "settings that mean the same", (), (pair,), Truth(ALWAYS), prompts=PROMPTS[:1], control=True
     )
 
 

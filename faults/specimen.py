@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 from faults.engine.instead import Fault
 from faults.truth import Truth
@@ -13,6 +14,9 @@ from skipstone.engine.settings import parse_spec
 
 Tune = Callable[[Engine, str, Fault], Settings]
 """Finds settings at which a fault can act: some act at one threshold only."""
+
+Watched = Literal["alike", "a decisions", "b decisions"]
+"""Both sides are recorded alike, or one of them with decisions alone and the other in full."""
 
 PROMPTS = (
     "Who is Newton, physics?",
@@ -69,6 +73,9 @@ class Specimen:
     prompts: tuple[str, ...] = PROMPTS
     companions: tuple[str, ...] = ()
     """Prompts that are decoded in one batch with B's."""
+    before: tuple[str, ...] = ()
+    """Prompts that B's engine has decoded before."""
+    watched: Watched = "alike"
     prompt_b: Callable[[str], str] = field(default=str)
     """B's prompt, made of A's."""
     tune: Tune | None = None
@@ -77,8 +84,9 @@ class Specimen:
     control: bool = False
     """Nothing but noise differs, so that no cause may be named; ``right`` are remarks then."""
     from_trace: tuple[int, ...] | None = None
-    """What is right where B cannot be run again; None for the same. Empty if no trace can show
-    it."""
+    """What is right where B cannot be run again; None for the same."""
+    open_from_trace: bool = False
+    """No trace can show it: then no cause is right, too."""
 
     def wanted(self, alone: bool) -> tuple[int, ...]:
         """The right numbers, with B at hand or with its trace alone."""

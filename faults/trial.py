@@ -11,7 +11,6 @@ import numpy as np
 
 from faults.models import model
 from faults.specimen import Pair, Specimen
-from faults.truth import Truth
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis, diagnose
 from skipstone.diff import compare
@@ -109,7 +108,7 @@ def run(trial: Trial) -> Outcome:
     blank = replace(blank, seconds=round(time.perf_counter() - started, 2))
     if blank.control:
         return _alarmed(blank, found)
-    return _scored(blank, specimen.truth, found, runs)
+    return _scored(blank, specimen, found, runs)
 
 
 @lru_cache(maxsize=1)
@@ -126,6 +125,8 @@ def record(specimen: Specimen, prompt: str, pair: Pair) -> Recorded:
     engine_b = Engine(model(specimen.model_b or specimen.model), settings_b)
     prompts_b = [specimen.prompt_b(prompt), *specimen.companions]
     with specimen.fault():
+        for earlier in specimen.before:
+            engine_b.generate(earlier)
         b = _recorded(engine_b, prompts_b)
     return Recorded(_recorded(engine_a, [prompt]), b, engine_a, engine_b)
 
@@ -138,10 +139,11 @@ def _recorded(engine: Engine, prompts: Sequence[str]) -> MemoryTrace:
 
 def examine(trial: Trial, runs: Recorded) -> Diagnosis:
     """Diagnose with B at hand and without tensors, or from its full trace alone."""
-    a, b, fault = runs.a, runs.b, trial.specimen.fault
+    a, b, fault, watched = runs.a, runs.b, trial.specimen.fault, trial.specimen.watched
     # One request of a batch cannot be run again as it was: its tensors must have been recorded.
-    if not (trial.alone or trial.specimen.companions):
-        a, b = _decisions(a), _decisions(b)
+    bare = watched == "alike" and not (trial.alone or trial.specimen.companions)
+    a = _decisions(a) if bare or watched == "a decisions" else a
+    b = _decisions(b) if bare or watched == "b decisions" else b
     ours = Side(a, 0, runs.engine_a)
     theirs = Side(b) if trial.alone else Side(b, 0, runs.engine_b, fault)
     return diagnose(Case(a, b, ExperimentRunner(ours, theirs, runs.engine_a.model)))
@@ -187,15 +189,17 @@ def _alarmed(blank: Outcome, found: Diagnosis) -> Outcome:
     )
 
 
-def _scored(blank: Outcome, truth: Truth, found: Diagnosis, runs: Recorded) -> Outcome:
+def _scored(blank: Outcome, specimen: Specimen, found: Diagnosis, runs: Recorded) -> Outcome:
     """Hold the first finding against the truth."""
+    truth = specimen.truth
     step, cause = truth.first(runs.a.records[0], runs.b.records[0]), found.cause
     blank = replace(blank, verdict=found.verdict)
     if step is None:
         return replace(blank, truth="the truth names no step of B")
     blank = replace(blank, truth=f"block {step.block}, step {step.step}")
     if cause is None:
-        return blank
+        open_ = blank.alone and specimen.open_from_trace
+        return replace(blank, cause_right=open_, step_right=open_, place_right=open_)
     place = cause.where
     return replace(
         blank,

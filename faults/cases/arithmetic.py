@@ -93,16 +93,19 @@ OF_ARITHMETIC = (
         (28,),
         same(FIXED),
         Truth(ALWAYS, where=anywhere),
-        prompt_b=lambda prompt: f"{prompt}\n",
+        # White space around a message is no template: chat templates strip it.
+        prompt_b=lambda prompt: f"Question: {prompt}\nAnswer:",
     ),
-    # A trace is made by a recorder: what it changes shows only beside a run without one.
+    # A trace is made by a recorder: what it changes shows only beside a run without one. In the
+    # trace the values are wrong, and the keys are those of other rows: to say so is right as well.
     Specimen(
         "recording breaks values",
         (29,),
         same(FIXED),
         Truth(from_forward(1), where=anywhere),
         arithmetic.recording_changes_the_run,
-        from_trace=(),
+        from_trace=(29, 19),
+        open_from_trace=True,
     ),
     Specimen(
         "recording moves keys",
@@ -110,7 +113,8 @@ OF_ARITHMETIC = (
         same(FIXED),
         Truth(from_forward(1), where=anywhere),
         arithmetic.recording_moves_the_keys,
-        from_trace=(),
+        from_trace=(29, 13),
+        open_from_trace=True,
     ),
     # One trace of a run that is never the same twice says only that its states are wrong.
     Specimen(
@@ -119,6 +123,6 @@ OF_ARITHMETIC = (
         same(FIXED),
         Truth(ALWAYS, where=anywhere),
         arithmetic.different_every_time,
-        from_trace=(),
+        open_from_trace=True,
     ),
 )

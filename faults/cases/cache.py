@@ -53,7 +53,7 @@ OF_CACHE = (
     Specimen(
         "a refresh stops half way",
         (11,),
-        same(FIXED),
+        same(LONG),
         Truth(SECOND_BLOCK, (17,), first_positions(8)),
         cache.refresh_stops_half_way,
     ),
@@ -61,13 +61,13 @@ OF_CACHE = (
     Specimen(
         "prefix cache, by setting",
         (11,),
-        against(f"{FIXED} cache=none", f"{FIXED} cache=prefix"),
+        against(f"{LONG} cache=none", f"{LONG} cache=prefix"),
         PARTED,
     ),
     Specimen(
         "vicinity cache, by setting",
         (11,),
-        against(f"{FIXED} cache=none", f"{FIXED} cache=vicinity:warmup=0"),
+        against(f"{LONG} cache=none", f"{LONG} cache=vicinity:warmup=0,before=1,after=1"),
         PARTED,
     ),
     Specimen(
@@ -86,7 +86,7 @@ OF_CACHE = (
     Specimen(
         "delayed cache, by setting",
         (11,),
-        against(f"{FIXED} cache=none", f"{FIXED} cache=dkv:0"),
+        against(f"{LONG} cache=none", f"{LONG} cache=dkv:refresh_every=0"),
         PARTED,
     ),
     Specimen(
@@ -263,9 +263,10 @@ OF_CACHE = (
         Truth(CACHED, (1,), outside_block),
         cache.no_vicinity,
     ),
+    # The rows that are left out are those whose K/V are of before their commit.
     Specimen(
         "K/V kept from the commit on",
-        (16,),
+        (11, 16),
         same(f"{FIXED} cache=dkv"),
         Truth(from_forward(2), (1,), in_block),
         cache.kept_at_once,

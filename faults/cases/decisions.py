@@ -21,12 +21,17 @@ from faults.truth import (
     still_changing,
 )
 
+# The embedded model is sure of most tokens: at less, seeds draw the same ones.
+WARM = "temperature=2.0"
+# Most answers end within four steps at a lower threshold.
+SLOW = "unmask=threshold:value=0.999 eos_stop=false"
+
 OF_DECISIONS = (
     # A loop that leaves a block with masks is a budget that ended, and a stop that came too early.
     Specimen(
         "a block is left early",
         (4, 21),
-        same("unmask=threshold"),
+        same(SLOW),
         Truth(masks_stay, where=in_block),
         decisions.block_left_early,
     ),
@@ -34,8 +39,8 @@ OF_DECISIONS = (
         "budget=stop, by setting",
         (4,),
         (
-            Pair(f"{WIDE} unmask=threshold", f"{WIDE} unmask=threshold budget=stop steps=8"),
-            Pair(f"{NARROW} unmask=threshold", f"{NARROW} unmask=threshold budget=stop steps=6"),
+            Pair(f"{WIDE} {SLOW}", f"{WIDE} {SLOW} budget=stop steps=8"),
+            Pair(f"{NARROW} {SLOW}", f"{NARROW} {SLOW} budget=stop steps=6"),
         ),
         Truth(masks_stay, where=in_block),
         prompts=SURE,
@@ -50,7 +55,7 @@ OF_DECISIONS = (
     Specimen(
         "nothing is committed below the threshold",
         (5,),
-        same("unmask=threshold:value=0.95"),
+        same(SLOW),
         Truth(EMPTY, where=candidates),
         decisions.never_the_best_alone,
     ),
@@ -243,20 +248,20 @@ OF_DECISIONS = (
     Specimen(
         "one draw too many",
         (22,),
-        same(f"{FIXED} temperature=0.7 seed=3"),
+        same(f"{FIXED} {WARM} seed=3"),
         Truth(drawn_otherwise, where=candidates),
         decisions.one_draw_too_many,
     ),
     Specimen(
         "seed, by setting",
         (22,),
-        against(f"{FIXED} temperature=0.7 seed=3", f"{FIXED} temperature=0.7 seed=4"),
+        against(f"{FIXED} {WARM} seed=3", f"{FIXED} {WARM} seed=4"),
         Truth(parted, where=candidates),
     ),
     Specimen(
         "temperature, by setting",
         (22,),
-        against(FIXED, f"{FIXED} temperature=1.0 seed=4"),
+        against(FIXED, f"{FIXED} {WARM} seed=4"),
         Truth(parted, where=candidates),
     ),
     Specimen(
@@ -286,7 +291,7 @@ OF_DECISIONS = (
     Specimen(
         "draws without a seed",
         (30,),
-        same(f"{FIXED} temperature=0.7 seed=3"),
+        same(f"{FIXED} {WARM} seed=3"),
         Truth(drawn_otherwise, where=candidates),
         decisions.draws_without_a_seed,
         from_trace=(22,),

@@ -45,8 +45,14 @@ def _means(engine: Engine, prompt: str, fault: Fault) -> np.ndarray:
 
 
 OF_SKIP = (
-    Specimen("reference by row number", (1,), same(SKIP), IN_BLOCK, skip.misaligned_reference),
-    # In an answer of four steps no row skips otherwise for it.
+    # In an answer of four steps no row skips otherwise for these.
+    Specimen(
+        "reference by row number",
+        (1,),
+        same(f"{SKIP} eos_stop=false"),
+        IN_BLOCK,
+        skip.misaligned_reference,
+    ),
     Specimen(
         "reference one off",
         (1,),
@@ -71,14 +77,14 @@ OF_SKIP = (
     Specimen(
         "similarity in float16, unstated",
         (2,),
-        same(SKIP),
+        same(f"{SKIP} eos_stop=false"),
         IN_BLOCK,
         skip.low_precision_similarity(torch.float16),
     ),
     Specimen(
         "similarity in bfloat16, by setting",
         (2,),
-        against(SKIP, f"{SKIP},similarity_dtype=bfloat16"),
+        against(f"{SKIP} eos_stop=false", f"{SKIP},similarity_dtype=bfloat16 eos_stop=false"),
         Truth(skips_part, where=in_block),
     ),
     Specimen(

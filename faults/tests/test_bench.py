@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from faults.bench import numbers, part_of
-from faults.controls import NOISES, Noise
+from faults.controls import NOISES, Noise, controls
 from faults.engine import arithmetic, cache, decisions, sight, skip
 from faults.engine.instead import Fault
 from faults.engine.skip import low_precision_similarity as similarity_in
+from faults.foreign_cases import CORRECT
 from faults.specimen import PROMPTS, Pair, Specimen
 from faults.table import read_json, write_json
 from faults.trial import Outcome, Trial, record, run
@@ -36,6 +37,7 @@ from faults.truth import (
     parted,
     skips_part,
 )
+from skipstone import policies
 
 SPEC = "gen_length=12 block_length=6 unmask=fixed"
 DEPTHS = (
@@ -133,9 +135,34 @@ def test_a_store_that_another_request_filled_can_be_planted() -> None:
     assert b.rows.size == a.rows.size - 4
 
 
+def test_the_bench_has_250_pairs_that_are_right_and_no_two_are_the_same() -> None:
+    kinds = {
+        (s.name, s.model, pair, prompt)
+        for s in controls()
+        for pair in s.pairs
+        for prompt in s.prompts
+    }
+    foreign = [(s, job, of) for s in CORRECT for job in s.jobs for of in s.against]
+    assert len(kinds) == sum(len(s.pairs) * len(s.prompts) for s in controls())
+    assert len(kinds) + len(foreign) >= 250
+
+
+def test_a_policy_of_every_name_is_among_what_is_right() -> None:
+    settings = [pair.settings()[1] for s in controls() for pair in s.pairs]
+    for kind in policies.KINDS:
+        assert {type(getattr(s, kind.name)) for s in settings} >= set(kind.built_in.values())
+
+
 @pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.name)
 def test_noise_is_no_cause(noise: Noise) -> None:
-    quiet = replace(FAULTS[1], fault=noise.around, companions=noise.companions, control=True)
+    quiet = replace(
+        FAULTS[1],
+        fault=noise.around,
+        companions=noise.companions,
+        before=noise.before,
+        watched=noise.watched,
+        control=True,
+    )
     found = run(trial(replace(quiet, right=()), alone=True))
     assert found.cause_right, found
 

@@ -72,3 +72,13 @@ def test_a_confidence_that_is_never_seen_is_told_from_the_logits(style: str) -> 
     found = run(Encounter(stranger, stranger.jobs[1], "engine"))
     assert found.acted
     assert (found.verdict, found.step_right, found.place_right) == ("confidence-dtype", True, True)
+
+
+@pytest.mark.parametrize("job", [1, 3])
+def test_a_departure_that_decides_nothing_is_never_called_the_same(job: int) -> None:
+    """A makes no forward that only writes, and B makes one behind each block."""
+    bent = next(s for s in FAULTY if named(s) == "hf-bug in layer 3")
+    told = run(Encounter(bent, bent.jobs[job], "engine"))
+    assert (told.verdict, told.step_right, told.place_right) == ("module-bug", True, True), told
+    untold = run(Encounter(bent, bent.jobs[job], "engine", reference=False))
+    assert (untold.verdict, untold.cause_right) == ("inconclusive", True), untold

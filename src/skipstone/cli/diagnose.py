@@ -95,7 +95,7 @@ def diagnose(
     else:
         for line in diagnosis.naming(Tokens(text, ids)).lines():
             say(line)
-    return 1 if diagnosis.parted or diagnosis.cause is not None else 0
+    return 0 if diagnosis.verdict == "same" else 1
 
 
 def _of_traces(

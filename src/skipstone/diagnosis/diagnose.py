@@ -55,6 +55,8 @@ class Diagnosis:
     """What is known where no cause is: the first thing that is wrong, and what is right."""
     finished: bool = True
     """Whether every experiment that was asked for could be made within the budget."""
+    departs: bool = False
+    """Whether B departs from what its settings give, though it may decide as A in every step."""
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -72,7 +74,12 @@ class Diagnosis:
         """``same``, ``inconclusive``, or the name of the cause."""
         if self.cause is not None:
             return self.cause.rule
-        return "inconclusive" if self.parted else "same"
+        return "inconclusive" if self.unexplained else "same"
+
+    @property
+    def unexplained(self) -> bool:
+        """Whether there is something to explain, and no rule does."""
+        return self.cause is None and (self.parted or self.departs)
 
     def as_json(self) -> dict[str, object]:
         """Plain data; the schema is in docs/diagnoses.md."""
@@ -96,12 +103,12 @@ class Diagnosis:
     def lines(self) -> list[str]:
         """At most ten lines for a terminal."""
         shown = [str(self.summary)]
-        if self.cause is None and self.parted and not self.finished:
+        if self.unexplained and not self.finished:
             shown.append("cause: NOT FINISHED: the budget for experiments ended the search")
         elif self.cause is None:
             shown.append(
                 "cause: INCONCLUSIVE: no rule explains it; noise is not called a cause"
-                if self.parted or self.known
+                if self.unexplained
                 else f"no cause to look for: every difference is within noise ({self.noise})"
             )
         if self.known:
@@ -268,6 +275,7 @@ def _weighed(
     What a rule says of a cause is more than that the sides were given different values for it.
     """
     parted = case.divergence.first is not None
+    unclear = parted or case.expected.departs
     explains = parted or case.expected.first is not None
     seen = [given.joined(f, handed.known) for f in seen]
     known = [f for f in handed.known if f.rule not in {r.rule for r in seen}]
@@ -281,12 +289,12 @@ def _weighed(
     causes[:1] = [given.with_differences(f, handed.beside) for f in causes[:1]]
     known_of_it, next_command = NOTHING, NOTHING
     with unjudged.within("inconclusive"):
-        known_of_it = NOTHING if causes or not explains else unexplained.known(case)
+        known_of_it = NOTHING if causes or not unclear else unexplained.known(case)
     with unjudged.within("inconclusive"):
         next_command = _next(case, causes)
     return Diagnosis(
         parted=parted,
-        summary=_summary(case),
+        summary=_summary(case, explained=bool(causes)),
         findings=tuple(causes),
         remarks=tuple(remarks),
         ruled_out=tuple(ruled_out),
@@ -296,6 +304,7 @@ def _weighed(
         next_command=next_command,
         known=known_of_it,
         finished=not case.spent,
+        departs=case.expected.departs,
     )
 
 
@@ -314,7 +323,7 @@ def _and(names: Iterable[str]) -> Sentence:
     return reduce(lambda a, b: Sentence("{first} and {then}", first=a, then=b), others, first)
 
 
-def _summary(case: Case) -> Sentence:
+def _summary(case: Case, *, explained: bool = True) -> Sentence:
     first, start = case.divergence.first, case.record_a.prompt_length
     if first is not None:
         return Sentence(
@@ -328,7 +337,7 @@ def _summary(case: Case) -> Sentence:
             differing=tokens_differ(len(case.divergence.comparison.differing_positions)),
         )
     deviation = case.expected.first
-    if deviation is not None:
+    if deviation is not None and (explained or case.expected.departs):
         step = deviation.step
         return Sentence(
             "A and B decide the same, but B departs from its settings at block {block}, step "
@@ -340,10 +349,8 @@ def _summary(case: Case) -> Sentence:
     return Sentence("A and B decide the same in every step")
 
 
-_MODEL = Sentence(
-    "give a model of ours with the same weights: {call}",
-    call=Code("skipstone.diagnose(a, b, model=skipstone.load(...))"),
-)
+_CALL = Code("skipstone.diagnose(a, b, model=skipstone.load(...))")
+_MODEL = Sentence("give a model of ours with the same weights: {call}", call=_CALL)
 _KINDS = {
     "committed_set": Sentence("they commit other positions"),
     "token": Sentence("they commit another token"),

@@ -15,6 +15,9 @@ from skipstone.diagnosis.paired import PairedTrace
 from skipstone.record import Trace
 from skipstone.sentence import NOTHING, Sentence
 
+# Noise was measured on our own code; that of others takes its sums in another order.
+_CLEARLY = 4.0
+
 
 @dataclass(eq=False)
 class Expected:
@@ -62,6 +65,11 @@ class Expected:
     def first(self) -> Deviation | None:
         """The first deviation; None if B does what it says."""
         return min(self.deviations, key=lambda d: d.step.forward, default=None)
+
+    @cached_property
+    def departs(self) -> bool:
+        """Whether B departs by clearly more than noise: other code can be a little beyond it."""
+        return any(not d.size <= _CLEARLY * d.floor for d in self.deviations)
 
     @property
     def conforms(self) -> bool:

@@ -114,7 +114,7 @@ def _notes(study: Study) -> Iterator[Phrase]:
     if diagnosis is None:
         yield say("verdict.not_asked")
     elif diagnosis.cause is None:
-        yield say("verdict.inconclusive" if diagnosis.parted else "verdict.nothing")
+        yield say("verdict.inconclusive" if diagnosis.unexplained else "verdict.nothing")
     if diagnosis is not None:
         for finding in diagnosis.remarks[:2]:
             yield say("verdict.remark", what=finding.what, evidence=finding.evidence)
