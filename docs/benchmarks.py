@@ -33,17 +33,25 @@ def section(path: Path) -> str:
     lines += [f"- command: {f'`{command}`' if command else 'not recorded in the file'}"]
     lines += [f"- all figures: [{path.name}](../benchmarks/results/{path.name})", ""]
     for name, value in result.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            lines += [f"**{_words(name)}**", "", *_table(value), ""]
+        if rows := _rows(value):
+            lines += [f"**{_words(name)}**", "", *_table(rows), ""]
     return re.sub("\n{3,}", "\n\n", "\n".join(lines))
 
 
 def _facts(result: Mapping[str, Any]) -> Iterator[str]:
     """Names of what is no table, without the command."""
     for name, value in result.items():
-        tabular = isinstance(value, list) and value and isinstance(value[0], dict)
-        if not tabular and name not in ("command", "benchmark"):
+        if not _rows(value) and name not in ("command", "benchmark"):
             yield name
+
+
+def _rows(value: object) -> list[dict[str, Any]]:
+    """Rows of a table, be it a list of objects or objects by name; none if it is no table."""
+    if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
+        return [{"name": name, **one} for name, one in value.items()]
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return value
+    return []
 
 
 def _purpose(command: str) -> str:

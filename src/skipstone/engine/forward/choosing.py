@@ -174,7 +174,9 @@ class ChosenLayers:
             return session.rows_in(layer, values, rows.take(index), free)
 
         index, asked = self._choosing.choose(layer, rows, ask)
-        self._reuses.append(Reuse(layer, "layer", rows.take(asked), rows.take(index), values.renewed))
+        self._reuses.append(
+            Reuse(layer, "layer", rows.take(asked), rows.take(index), values.renewed)
+        )
         if index.size == rows.num_rows:
             out_ND = self._computed(layer, x_ND, rows)
         else:

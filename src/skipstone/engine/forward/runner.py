@@ -134,10 +134,11 @@ class Pass:
             return None
         entered = np.bincount(self.entered.request, minlength=batch)
         counts = np.tile(entered[:, None], (2, 1, num_layers))
-        for layer, part, asked, computed in self.reuses:
-            left = asked.request[~np.isin(_places(asked), _places(computed))]
-            parts = slice(None) if part == "layer" else 1
-            counts[parts, :, layer - 1] -= np.bincount(left, minlength=batch)
+        for reuse in self.reuses:
+            asked = reuse.asked
+            left = asked.request[~np.isin(_places(asked), _places(reuse.computed))]
+            parts = slice(None) if reuse.part == "layer" else 1
+            counts[parts, :, reuse.layer - 1] -= np.bincount(left, minlength=batch)
         return counts
 
     def skip_layers(self) -> np.ndarray:
