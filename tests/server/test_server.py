@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Unpack
 
 import openai
 import pytest
@@ -10,7 +16,9 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from skipstone import load
-from skipstone.engine import Engine
+from skipstone.engine import Engine, Handle
+from skipstone.engine.prompts import Prompt
+from skipstone.engine.settings import SettingsFields
 from skipstone.server.options import ServerOptions
 from tests.server.running import client_of, running
 
@@ -114,3 +122,99 @@ def test_what_asks_for_nothing_is_taken(client: OpenAI) -> None:
         tool_choice="none",
     )
     assert answer.choices[0].finish_reason == "stop"
+
+
+def test_settings_of_a_request_are_those_of_the_engine(engine: Engine, client: OpenAI) -> None:
+    def asked(**settings: object) -> str | None:
+        answer = client.chat.completions.create(
+            model="pebble", messages=ASKED, extra_body={"skipstone": settings}
+        )
+        return answer.choices[0].message.content
+
+    with watched(engine) as handles:
+        assert asked(unmask="fixed", block_length=8, cache="none", gen_length=24) is not None
+        assert asked(eos_stop=False, stop_ids=[5, 17], temperature=0.5, seed=3) is not None
+    first, second = (handle.request.settings for handle in handles)
+    assert first == engine.settings.replace(
+        unmask="fixed", block_length=8, cache="none", gen_length=24
+    )
+    assert second.stop_ids == (5, 17)
+    assert (second.eos_stop, second.temperature, second.seed) == (False, 0.5, 3)
+    for settings, said in (
+        ({"unmaks": "fixed"}, "did you mean 'unmask'?"),
+        ({"unmask": "treshold"}, "did you mean 'threshold'?"),
+        ({"block_length": "many"}, "block_length"),
+        ({"gen_length": 8, "max_new_tokens": 9}, "two values"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=re.escape(said)):
+            asked(**settings)
+
+
+def test_answers_to_a_prompt_are_drawn_each_for_itself(engine: Engine, client: OpenAI) -> None:
+    def drawn(**settings: Any) -> list[int | None]:
+        with watched(engine) as handles:
+            client.chat.completions.create(
+                model="pebble", messages=ASKED, temperature=1.0, max_tokens=4, **settings
+            )
+        return [handle.request.settings.seed for handle in handles]
+
+    assert drawn(n=3, seed=7) == [7, 8, 9]
+    assert drawn() != drawn()
+
+
+def test_an_answer_is_cut_where_it_was_asked_for(engine: Engine, client: OpenAI) -> None:
+    alone = engine.generate(QUESTION)
+    with watched(engine) as handles:
+        answer = client.chat.completions.create(
+            model="pebble", messages=ASKED, max_completion_tokens=5
+        )
+    assert handles[0].request.settings.gen_length == 32  # one block
+    assert answer.choices[0].message.content == engine.model.text.decode(alone.tokens[:5])
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5
+    stopped = client.chat.completions.create(model="pebble", messages=ASKED, stop=["ton was"])
+    assert stopped.choices[0].message.content == alone.text[: alone.text.index("ton was")]
+    assert stopped.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_client_that_hangs_up_leaves_nothing_in_the_engine(stream: bool, queued: bool) -> None:
+    engine = Engine(load("pebble"), slots=1, gen_length=384, unmask="fixed", cache="none")
+    body = json.dumps(
+        {"model": "pebble", "messages": ASKED, "stream": stream, "n": 2 if queued else 1}
+    )
+    with running(engine, ServerOptions()) as address, watched(engine) as handles:
+        host, port = address.removeprefix("http://").removesuffix("/v1").split(":")
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall((head + body).encode())
+            wait_until(lambda: len(handles) == 1 + queued and bool(handles[0]._told))
+            assert not any(handle.done() for handle in handles)
+        wait_until(lambda: all(handle.cancelled() for handle in handles))
+        # Its slot is free: a request that waited for it would have to be decoded first.
+        assert len(handles[0]._told) < 300
+        assert engine.submit(QUESTION, gen_length=1).result(timeout=20).length <= 1
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@contextmanager
+def watched(engine: Engine) -> Iterator[list[Handle]]:
+    """What is submitted to an engine meanwhile."""
+    handles, submit = list[Handle](), engine.submit
+
+    def watching(prompt: Prompt, **changes: Unpack[SettingsFields]) -> Handle:
+        handles.append(submit(prompt, **changes))
+        return handles[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "submit", watching)
+        yield handles

@@ -332,6 +332,15 @@ def parse_settings(texts: Mapping[str, str], base: Settings | None = None) -> Se
     Raises:
         ConfigError: a name is unknown or a text is no value of its setting.
     """
+    return (base or Settings()).replace(**parse_fields(texts))
+
+
+def parse_fields(texts: Mapping[str, str]) -> SettingsFields:
+    """Values of settings from their text forms, each by itself; policies stay in theirs.
+
+    Raises:
+        ConfigError: a name is unknown or a text is no value of its setting.
+    """
     hints = typing.get_type_hints(Settings)
     kinds = {kind.name: kind for kind in policies.KINDS}
     values = dict[str, object]()
@@ -339,7 +348,7 @@ def parse_settings(texts: Mapping[str, str], base: Settings | None = None) -> Se
         if name not in hints:
             raise ConfigError(f"setting {shown(name)} is unknown; {_meant(name)}")
         values[name] = text if name in kinds else policies.convert(text, hints[name], name)
-    return (base or Settings()).replace(**cast("SettingsFields", values))
+    return cast("SettingsFields", values)
 
 
 def parse_spec(spec: str) -> dict[str, str]:

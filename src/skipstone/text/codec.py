@@ -7,6 +7,7 @@ text it is: what a user types never becomes a mask or the end of a turn.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -60,6 +61,8 @@ class Text:
         named = {DEFAULT: ChatTemplate(template, source)} if isinstance(template, str) else template
         self._templates = dict(named or {})
         self._tokenizer = tokenizer
+        # How it reads special text is a state of it, which threads must not change for each other.
+        self._reading = threading.Lock()
         self._special = dict(special)
         self._mask_id = mask_id
         self._eos_id = eos_id
@@ -275,8 +278,9 @@ class Text:
 
     def _ids(self, text: str, *, as_text: bool) -> list[int]:
         try:
-            self._tokenizer.encode_special_tokens = as_text
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
+            with self._reading:
+                self._tokenizer.encode_special_tokens = as_text
+                return self._tokenizer.encode(text, add_special_tokens=False).ids
         # The tokenizers package panics, which is no Exception, where a pattern takes too long.
         except BaseException as error:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

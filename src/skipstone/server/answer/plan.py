@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from skipstone.engine.settings import Settings, SettingsFields
+from skipstone.engine.settings import Settings, SettingsFields, parse_fields
+from skipstone.errors import ConfigError
 from skipstone.server.protocol.common import DecodingRequest
 from skipstone.server.protocol.errors import AnswerError
+from skipstone.server.protocol.strict import CONFLICT
 from skipstone.server.served import ServedModel
 
 _SEEDS = 2**63
@@ -57,13 +59,25 @@ def check_model(served: ServedModel, name: str) -> None:
 def _to(served: ServedModel, asked: DecodingRequest, prompt: Sequence[int]) -> Iterator[Ask]:
     """The answers to one prompt."""
     changes, own = _stated(asked), served.engine.settings
-    whole = own.replace(**changes)
-    limit = asked.most_tokens or min(own.gen_length, max(1, _room(served, prompt)))
-    changes["gen_length"] = _length(served, whole, len(prompt), limit)
-    if own.steps is not None:
+    # Without what depends on how long it is.
+    whole = own.replace(**_of_any_length(changes))
+    if "gen_length" in changes:
+        limit = asked.most_tokens or changes["gen_length"]
+        if limit > changes["gen_length"]:
+            raise AnswerError(
+                400,
+                f"gen_length is {changes['gen_length']}, and {limit} tokens are asked for; leave "
+                f"gen_length out, or make it as long",
+                param="skipstone",
+            )
+    else:
+        room = served.engine.model.config.max_length - len(prompt)
+        limit = asked.most_tokens or min(own.gen_length, max(1, room))
+        changes["gen_length"] = _length(whole, len(prompt), limit, room)
+    if own.steps is not None and "steps" not in changes:
         # As many to a token as the server was started with.
         scaled = own.steps * changes["gen_length"] // own.gen_length
-        changes["steps"] = max(-(-changes["gen_length"] // own.whole_block), scaled)
+        changes["steps"] = max(-(-changes["gen_length"] // whole.whole_block), scaled)
     draws = whole.temperature > 0 or whole.unmask.uses_seed
     first = whole.seed if whole.seed is not None else secrets.randbelow(_SEEDS)
     for number in range(asked.n or 1):
@@ -73,26 +87,44 @@ def _to(served: ServedModel, asked: DecodingRequest, prompt: Sequence[int]) -> I
 
 
 def _stated(asked: DecodingRequest) -> SettingsFields:
-    """What a request changes of the engine's settings."""
+    """What a request changes of the engine's settings.
+
+    Raises:
+        AnswerError: a setting is given twice, is unknown, or has a wrong value.
+    """
     found = {"temperature": asked.temperature, "top_p": asked.top_p, "seed": asked.seed}
     given = {name: value for name, value in found.items() if value is not None}
-    return cast("SettingsFields", given)
+    try:
+        more = parse_fields(asked.settings)
+    except ConfigError as error:
+        raise AnswerError(400, str(error), param="skipstone", code="invalid_value") from None
+    for name in given:
+        if name in more:
+            raise AnswerError(
+                400,
+                f"{name} is given twice, once of them in skipstone; give it once",
+                param=f"skipstone.{name}",
+                code=CONFLICT,
+            )
+    return cast("SettingsFields", {**more, **given})
 
 
-def _length(served: ServedModel, settings: Settings, before: int, limit: int) -> int:
+def _of_any_length(changes: SettingsFields) -> SettingsFields:
+    """Changes without those that depend on how many positions are decoded."""
+    left = {name: value for name, value in changes.items() if name != "gen_length"}
+    return cast("SettingsFields", {**left, "steps": None})
+
+
+def _length(settings: Settings, before: int, limit: int, room: int) -> int:
     """New positions in which so many tokens are decoded: whole blocks, as far as there is room.
 
     Args:
-        served: the engine.
         settings: of the request.
         before: tokens of the prompt.
         limit: of the answer.
+        room: what the model has positions for beside the prompt.
     """
     block = settings.whole_block
     start = before if settings.absolute_blocks else 0
     whole = -(-(start + limit) // block) * block - start
-    return max(limit, min(whole, served.engine.model.config.max_length - before))
-
-
-def _room(served: ServedModel, prompt: Sequence[int]) -> int:
-    return served.engine.model.config.max_length - len(prompt)
+    return max(limit, min(whole, room))

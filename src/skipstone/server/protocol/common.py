@@ -15,6 +15,8 @@ FinishReason = Literal["stop", "length"]
 
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 
+SettingValue = str | int | float | bool | list[int] | None
+
 # Fields of OpenAI's that no endpoint supports, with the values that ask for nothing.
 NOT_SUPPORTED: Refused = {
     "frequency_penalty": (None, 0, 0.0),
@@ -51,6 +53,8 @@ class DecodingRequest(Strict):
     """Of what is drawn; the answers to a prompt are drawn with it, one more, two more and so on."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    skipstone: dict[str, SettingValue] | None = None
+    """Settings of the engine for this request alone, by name and as on the command line."""
     user: str | None = None
     """Taken and not used, as are the other labels of a request."""
     metadata: dict[str, str] | None = None
@@ -61,6 +65,11 @@ class DecodingRequest(Strict):
             said = "stream_options is there, but stream is not true; leave it out, or stream"
             raise refusal(CONFLICT, "stream_options", said)
         return self
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Settings of the engine, as texts by name."""
+        return {name: _spelled(value) for name, value in (self.skipstone or {}).items()}
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -102,3 +111,10 @@ def new_id(kind: str) -> str:
 def now() -> int:
     """Seconds since 1970."""
     return int(time.time())
+
+
+def _spelled(value: SettingValue) -> str:
+    """A plain value as the command line has it."""
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool | None) else str(value)
