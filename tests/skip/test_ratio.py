@@ -15,7 +15,7 @@ from skipstone.cache import CachePolicy, DualCache, NoCache, OnceCache, PrefixCa
 from skipstone.engine import parse_settings
 from skipstone.errors import ConfigError
 from skipstone.policies import SKIP
-from skipstone.record import Tap, TensorKey, TraceWriter, open_trace
+from skipstone.record import StepRecord, Tap, TensorKey, TraceWriter, open_trace
 from skipstone.skip import RatioSkip
 from skipstone.skip.stages import Stage
 from skipstone.testing.golden.case import GoldenCase
@@ -57,6 +57,44 @@ def test_the_commits_of_every_step_are_the_recorded_ones_and_no_other_setting_ha
     missed = [said for case in asked if (said := miss(model, case))]
     assert bool(missed) == bool(setting)
     assert not any("refuses" in said for said in missed)
+
+
+@pytest.mark.golden
+def test_a_case_in_which_published_code_would_have_kept_eos_out_is_a_miss(
+    golden_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = next(f for f in read(golden_dir / "policies/es_dllm") if f.checkpoint.name == "deep")
+    model = load(found.checkpoint, device="cpu", dtype="float32")
+    cases = [case for case in found.cases if isinstance(case, GoldenCase) and case.delays_eos]
+    assert len(cases) == 11
+    # Of its tokens, one is committed first where it may be, and is best right of a mask later.
+    case, recorder = cases[4], Recorder()
+    Engine(model, parse_settings(case.settings)).generate(case.prompt, observer=recorder)
+    steps, said = recorder.records[0].steps, dict[bool, int]()
+    # Any token may be EOS: nothing ends the answer, and it is what is recorded.
+    for eos in sorted({c.token for step in steps for c in step.candidates if c.committed}):
+        wanted = next((told for step in steps if (told := _delayed(step, eos))), "")
+        with monkeypatch.context() as patch:
+            patch.setattr(model.network, "config", replace(model.config, eos_id=eos))
+            assert miss(model, case) == wanted
+        said[bool(wanted)] = said.get(bool(wanted), 0) + 1
+    assert min(said[True], said[False]) > 1
+    assert not miss(model, replace(case, delays_eos=False))
+
+
+def _delayed(step: StepRecord, eos: int) -> str:
+    """What is said of a step in which EOS is the best token right of a mask, and nowhere yet."""
+    start, masks = step.prompt_length, step.masked
+    if eos in step.ids_before:
+        return ""
+    for one in step.candidates:
+        at = one.position - start
+        if one.token == eos and not one.age and at > step.block_start - start and masks[at - 1]:
+            return (
+                f"delay_eos_generation keeps EOS from offset {at} in forward {step.forward}, and "
+                f"no setting does"
+            )
+    return ""
 
 
 @pytest.mark.golden

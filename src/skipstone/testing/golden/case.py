@@ -41,6 +41,9 @@ class GoldenCase:
     settings: Mapping[str, str]
     """As the command line takes them."""
     wanted: GoldenAnswer
+    delays_eos: bool = False
+    """Whether published code gave EOS the probability 0 right of a mask of its block, as long as
+    there was none. No setting does: where that is more than a word, the case is a miss."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from skipstone.canvas import Status
 from skipstone.engine import Engine, Result, Settings, parse_settings
 from skipstone.engine.observe import StepView, Taps
@@ -21,9 +23,13 @@ class Commitments:
     forwards: list[Commits] = field(default_factory=list)
     filled: frozenset[int] = frozenset()
     """Offsets that a stop has filled in."""
+    eos_id: int = -1
+    early_eos: str = ""
+    """Where EOS was first the best token right of a mask, before there was any; empty: nowhere."""
 
     def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
-        """Nothing is needed of a run before its first step."""
+        """Note which token ends an answer."""
+        self.eos_id = model.config.eos_id
 
     def on_step(self, view: StepView) -> None:
         """Note a forward."""
@@ -32,6 +38,21 @@ class Commitments:
         changed = ((before != after) & ~filled).nonzero()[0]
         self.filled = frozenset(filled.nonzero()[0].tolist())
         self.forwards.append(tuple((int(at), int(after[at])) for at in changed))
+        early = self._early_eos(view)
+        if early.size and not self.early_eos:
+            self.early_eos = f"offset {early[0]} in forward {len(self.forwards) - 1}"
+
+    def _early_eos(self, view: StepView) -> np.ndarray:
+        """Offsets of masks that were scored, right of one of their block, whose token is EOS."""
+        (at,), ids_G = view.context.requests, view.before.ids_BG[0]
+        masked_G = np.zeros(ids_G.size, dtype=bool)
+        block = slice(at.block.start, at.block.stop)
+        masked_G[block] = view.before.status_BG[0, block] == Status.MASK
+        if (ids_G == self.eos_id).any():
+            return np.zeros(0, dtype=np.int64)
+        token_G, scored_at_G = view.board.token_BG[0].numpy(), view.board.scored_at_BG[0].numpy()
+        eos_G = masked_G & (token_G == self.eos_id) & (scored_at_G == at.forward)
+        return 1 + np.flatnonzero(masked_G[:-1] & eos_G[1:])
 
     def on_end(self, results: Sequence[Result]) -> None:
         """Nothing is left to note."""
@@ -50,6 +71,8 @@ def miss(model: Model, case: GoldenCase) -> str:
         result = engine.generate(list(case.prompt), observer=seen)
     except SkipstoneError as error:
         return f"the engine refuses it: {error}"
+    if case.delays_eos and seen.early_eos:
+        return f"delay_eos_generation keeps EOS from {seen.early_eos}, and no setting does"
     end = len(case.wanted.tokens) if case.wanted.is_cut else None
     decoded = [token for at, token in enumerate(result.tokens) if at not in seen.filled]
     tokens = tuple(decoded[:end])

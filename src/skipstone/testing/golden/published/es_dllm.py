@@ -1,12 +1,14 @@
 """ES-dLLM's ``batch_generate`` (zhuzj19/ES-dLLM 3c5151d): its cache and its skip.
 
-``delay_eos_generation`` keeps EOS out while its left neighbour is a mask; no setting here does. It
-decides nothing where EOS is never the most probable token, as in what was recorded.
+``delay_eos_generation`` gives EOS the probability 0 while its left neighbour is a mask and there is
+no EOS yet; no setting here does. In what was recorded EOS is never the most probable token there: a
+replay looks, and a case in which it is counts as a miss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from skipstone.testing.golden.case import GoldenCase, InexpressibleError
@@ -19,7 +21,7 @@ def es_dllm(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
     for key, only in (("ESdLLM_mode", "HiddenState"), ("use_kvcache", True), ("sparse_kv", 1)):
         if params[key] != only:
             raise InexpressibleError(f"{key} is {params[key]!r}, and only {only!r} is compared")
-    yield stepwise(
+    found = stepwise(
         name,
         "es_dllm",
         case,
@@ -29,6 +31,7 @@ def es_dllm(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
             **_unmask(case),
         },
     )
+    yield replace(found, delays_eos=params["delay_eos_generation"])
 
 
 def _skip(params: Mapping[str, Any]) -> str:
