@@ -17,6 +17,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from skipstone import load
 from skipstone.engine import Engine, Handle
+from skipstone.engine.observe import Observer
 from skipstone.engine.prompts import Prompt
 from skipstone.engine.settings import SettingsFields
 from skipstone.server.options import ServerOptions
@@ -211,8 +212,10 @@ def watched(engine: Engine) -> Iterator[list[Handle]]:
     """What is submitted to an engine meanwhile."""
     handles, submit = list[Handle](), engine.submit
 
-    def watching(prompt: Prompt, **changes: Unpack[SettingsFields]) -> Handle:
-        handles.append(submit(prompt, **changes))
+    def watching(
+        prompt: Prompt, *, observer: Observer | None = None, **changes: Unpack[SettingsFields]
+    ) -> Handle:
+        handles.append(submit(prompt, observer=observer, **changes))
         return handles[-1]
 
     with pytest.MonkeyPatch.context() as patch:

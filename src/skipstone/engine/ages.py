@@ -27,6 +27,16 @@ class Ages(NamedTuple):
         never_BL = np.full(canvas.ids_BL.shape, -1)
         return cls(never_BL, never_BL.copy())
 
+    @classmethod
+    def unkept(cls, canvas: Canvas) -> Ages:
+        """Nobody has kept them: -1 everywhere, which takes no memory and cannot be written."""
+        never_BL = np.broadcast_to(np.int64(-1), canvas.ids_BL.shape)
+        return cls(never_BL, never_BL)
+
+    def copy(self) -> Ages:
+        """The same, which later steps do not change."""
+        return Ages(self.entered_at_BL.copy(), self.finished_at_BL.copy())
+
     def note(self, context: StepContext, rows: Rows, finished: Rows | None) -> None:
         """A step computed ``rows``, and ``finished`` to the end."""
         now_B = np.full(context.canvas.batch, -1)

@@ -23,6 +23,8 @@ import torch
 
 from skipstone.engine.loop import Loop
 from skipstone.engine.request import Handle
+from skipstone.errors import ConfigError
+from skipstone.quoting import shown
 
 # How long a waiting thread sleeps at most before it looks whether it can be interrupted.
 _NAP_SECONDS = 0.2
@@ -90,16 +92,32 @@ class Driver:
 
         In the middle of a step, an observer or a policy may submit: the request waits for its turn,
         as all do. What it may not is wait for it there.
+
+        Raises:
+            ConfigError: its observer watches another request.
         """
         handle.may_wait = self._may_wait
         try:
             with self._lock:
+                self._check_observer(handle)
                 self._queue.append(handle)
                 if self._owner is None:
                     self._drive_in_background()
         except BaseException:
             handle.cancel()
             raise
+
+    def _check_observer(self, handle: Handle) -> None:
+        """Refuse an observer that would be told of two requests as if they were one."""
+        running = self._loop.handles if self._loop is not None else ()
+        coming = [h.watch.observer for h in self._queue if h.watch is not None and not h.done()]
+        coming += [h.watch.observer for h in running if h.watch is not None and h.watch.watches]
+        mine = None if handle.watch is None else handle.watch.observer
+        if mine is not None and any(other is mine for other in coming):
+            raise ConfigError(
+                f"the observer {shown(mine)} watches another request; give each request its own, "
+                f"or submit when the other one is done"
+            )
 
     def run(self, handles: Sequence[Handle]) -> None:
         """Decode these, in this thread if no other one decodes; return when all are done.

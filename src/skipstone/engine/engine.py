@@ -21,11 +21,12 @@ from skipstone.engine.fit import check_fit, without_graphs
 from skipstone.engine.layout import Layout
 from skipstone.engine.loop import Loop
 from skipstone.engine.observe import Observer
-from skipstone.engine.prompts import Prompt, Prompts, encode, several
-from skipstone.engine.request import Handle, Request, read_or_cancel, with_stops
+from skipstone.engine.prompts import Prompt, Prompts, check_ids, encode, several
+from skipstone.engine.request import Handle, Request, read_or_cancel
 from skipstone.engine.result import Result
 from skipstone.engine.roofline import advice
 from skipstone.engine.settings import Settings, SettingsFields
+from skipstone.engine.watch import RequestWatch
 from skipstone.errors import ConfigError, PromptError, nearest
 from skipstone.kinds import of_kind
 from skipstone.memory.limit import MemoryLimit
@@ -177,7 +178,13 @@ class Engine:
         self._advise(size or len(given), max(h.request.length for h in handles))
         return self._decode(handles, observer)
 
-    def submit(self, prompt: Prompt, **changes: Unpack[SettingsFields]) -> Handle:
+    def submit(
+        self,
+        prompt: Prompt,
+        *,
+        observer: Observer | None = None,
+        **changes: Unpack[SettingsFields],
+    ) -> Handle:
         """Begin to decode a prompt beside whatever is being decoded, and return at once.
 
         Any thread may submit. Requests are decoded together, first come, first served; each gives
@@ -186,6 +193,10 @@ class Engine:
 
         Args:
             prompt: as ``generate`` takes it.
+            observer: shown every step of this request, as if it were decoded alone, on the thread
+                that decodes. ``on_start`` is called when it is admitted; ``on_end`` has its result,
+                or nothing where it was cancelled or ended with an error. What the observer raises
+                ends this request.
             changes: settings of this request, ``stop_ids`` among them; the others are the
                 engine's.
 
@@ -195,12 +206,14 @@ class Engine:
         Raises:
             PromptError: the prompt cannot be used.
             NoRoomError: its keys and values would never fit.
-            ConfigError: a setting is unknown or does not fit the model.
+            ConfigError: a setting is unknown or does not fit the model; the observer is none, or
+                watches another request.
         """
         settings = self._fitting(self._stated.replace(**changes))
+        watch = None if observer is None else RequestWatch(observer, self.model)
         notes = self.model.text.notes if isinstance(prompt, str) else ()
         request = self._request(prompt, "the prompt", settings)
-        handle = self._handle(request, notes=notes, joined=True)
+        handle = self._handle(request, watch=watch, notes=notes, joined=True)
         self._driver.submit(handle)
         return handle
 
@@ -222,7 +235,7 @@ class Engine:
             StalledError: the unmask policy never commits anything.
             NotFiniteError: a number is not finite; the message names the layer.
         """
-        return read_or_cancel(self.submit(prompt, **changes))
+        return read_or_cancel(self.submit(prompt, observer=None, **changes))
 
     def edit(
         self, canvas: Prompt, *, observer: Observer | None = None, **changes: Unpack[SettingsFields]
@@ -246,7 +259,8 @@ class Engine:
         if "gen_length" in changes or "max_new_tokens" in changes:
             raise ConfigError("edit decodes the masks that there are: leave gen_length out")
         mask_id, most = self.model.config.mask_id, self.model.config.max_length
-        self._check_ids(ids := encode(canvas, self.model.text, "the canvas", most), "the canvas")
+        ids = encode(canvas, self.model.text, "the canvas", most)
+        check_ids(ids, "the canvas", self.model.config.vocab_size)
         if len(ids) > most:
             raise PromptError(f"the canvas has more than the model's {most} tokens; shorten it")
         if mask_id not in ids:
@@ -311,7 +325,7 @@ class Engine:
         """A prompt that fits the model, to be decoded; ``where`` names it in errors."""
         config, gen_length = self.model.config, settings.gen_length
         ids = encode(prompt, self.model.text, where, config.max_length)
-        self._check_ids(ids, where)
+        check_ids(ids, where, config.vocab_size)
         if len(ids) + gen_length > config.max_length:
             raise PromptError(
                 f"{where} has {len(ids)} tokens and gen_length is {gen_length}: together "
@@ -327,35 +341,15 @@ class Engine:
         sample: int = 0,
         where: str = "the prompt",
     ) -> Request:
-        config, own = self.model.config, ()
-        if settings.eos_stop:
-            own = (config.eos_id,)
-        self._check_ids(settings.stop_ids, "stop_ids")
         self._arena.check(len(prompt) + len(region), where)
-        return Request(
-            prompt=tuple(prompt),
-            region=tuple(region),
-            mask_id=config.mask_id,
-            settings=settings,
-            stop_ids=with_stops(own, settings.stop_ids),
-            sample=sample,
-            reach=config.reach.over(settings.whole_block),
-        )
-
-    def _check_ids(self, ids: Sequence[int], where: str) -> None:
-        vocab_size = self.model.config.vocab_size
-        for token in ids:
-            if not 0 <= token < vocab_size:
-                raise PromptError(
-                    f"{where} holds id {shown(token)}, outside the model's vocabulary of "
-                    f"{vocab_size} (0 to {vocab_size - 1})"
-                )
+        return Request.of(prompt, region, settings, self.model.config, sample)
 
     def _handle(
         self,
         request: Request,
         *,
         observer: Observer | None = None,
+        watch: RequestWatch | None = None,
         batch_size: int | None = None,
         joined: bool = False,
         notes: Sequence[str] = (),
@@ -368,6 +362,7 @@ class Engine:
             text,
             finish,
             observer=observer,
+            watch=watch,
             batch_size=batch_size,
             joined=joined,
         )

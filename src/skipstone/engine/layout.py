@@ -71,9 +71,8 @@ class Layout:
         if isinstance(runner.layers, GraphLayers):
             caches = [batch.caching.of(handle.request.settings.cache) for handle in handles]
             runner.layers.warm_up(runner.spans(cuts(caches)))
-        # A CPU computes while it launches; whoever wants states looks before they are overwritten.
-        tapped = first.observer is not None and bool(first.observer.taps)
-        ahead = 1 if network.device.type == "cuda" and not tapped else 0
+        # A CPU computes while it launches.
+        ahead = 1 if network.device.type == "cuda" else 0
         stepper = Stepper(batch, first.observer, overlaps=ahead > 0)
         return Loop(batch, stepper, queue, first, ahead=ahead)
 

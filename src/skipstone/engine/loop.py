@@ -85,6 +85,11 @@ class Loop:
                     state.handle.finish(self.batch.decoded(state))
                 self._leave(state, sound=True)
 
+    @property
+    def _is_looked_at(self) -> bool:
+        """Whether a step is in flight of which an observer wants what the next one overwrites."""
+        return any(flight.tapped for flight in self._flying)
+
     def _is_done(self, state: RequestState, *, flies: bool) -> bool:
         host = self.batch.host
         if flies:
@@ -95,6 +100,8 @@ class Loop:
         return state.next_step(host) is None
 
     def _leave(self, state: RequestState, *, sound: bool) -> None:
+        if state.watch is not None:
+            state.watch.stop()
         self.scheduler.release(state.slot)
         self.batch.release(state, sound=sound)
 
@@ -122,6 +129,15 @@ class Loop:
             self.scheduler.admit(slot)
             # Only now: wherever it is interrupted, whoever waits is in the queue or in a slot.
             self.queue.popleft()
+            self._begin(state)
+
+    def _begin(self, state: RequestState) -> None:
+        """Tell the request's own observer, whose error ends it."""
+        if state.watch is not None:
+            try:
+                state.watch.begin(state.request.settings, state.request.prompt)
+            except Exception as error:  # raised where the request is waited for
+                self._end(state, error)
 
     def _next_waiting(self) -> Handle | None:
         """The first that waits, if it may share this batch; it is in the queue still."""
@@ -140,7 +156,7 @@ class Loop:
         """Whether it is likely enough where all in flight go next."""
         if not self._flying:
             return True
-        if len(self._flying) > self.ahead:
+        if len(self._flying) > self.ahead or self._is_looked_at:
             return False
         host = self.batch.host
         counts = dict[int, int]()
@@ -210,7 +226,7 @@ class Loop:
                 ),
             )
 
-    def _end(self, state: RequestState, error: SkipstoneError) -> None:
+    def _end(self, state: RequestState, error: Exception) -> None:
         """End one request with an error; the others go on."""
         if state.handle is not None:
             state.handle.fail(error)

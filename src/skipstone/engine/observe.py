@@ -5,6 +5,10 @@ only. A step that is shown to an observer without taps may have been overtaken b
 canvas and K/V store are already that one's. An error in an observer stops the run: a trace with
 holes must not look like a trace.
 
+The observer of a run (``generate``, ``generate_batch``) is shown whole steps of all its requests.
+That of a request (``submit``) is shown a batch of one, whoever is decoded beside it, and its error
+ends that request (``alone``, ``watch``).
+
 Shape letters: B requests, L canvas length, G generation length, N packed rows, D width,
 V vocabulary.
 """
@@ -19,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skipstone.cache import CachePolicy
 from skipstone.canvas import HostCanvas, StepContext
 from skipstone.engine.settings import Settings
 from skipstone.memory.store import KVStore
@@ -106,6 +111,8 @@ class StepView:
     """bool: offsets committed in this step."""
     allowed_BG: Tensor
     """float64: confidence of the masks that this step was allowed to commit; -inf elsewhere."""
+    cache: tuple[CachePolicy, ...]
+    """Who named the rows of each request of ``context``."""
     unmask: tuple[UnmaskPolicy, ...]
     """Who chose for each request of ``context``; its ``bound`` says what it asked."""
     board: Board
@@ -115,6 +122,8 @@ class StepView:
     """Rows that went through every layer; None if all rows skipped."""
     skip: SkipScores | None
     """How the skip policy judged; None where it had nothing to say."""
+    whole: tuple[int, ...]
+    """Slots whose requests could not lose a row in this step, whatever the policy says of them."""
     skip_layers_N: np.ndarray
     """int64: the first layer that each of ``rows`` did not compute as it had left; 0 if there is
     none."""
@@ -123,6 +132,8 @@ class StepView:
     policy chose rows of layers."""
     store: KVStore
     """Keys and values of every position, as this forward left them. The next one overwrites it."""
+    visible_YBL: Tensor | None
+    """bool: which keys rows saw in each of Y layers; None if no cache policy has hidden any."""
     entered_at_BL: np.ndarray
     """int64: the forward in which a position last entered layer 1; -1 never."""
     finished_at_BL: np.ndarray
@@ -136,15 +147,15 @@ class StepView:
 
 
 class Observer(Protocol):
-    """Watches a run. Must not change anything it is shown."""
+    """Watches a run, or one request. Must not change anything it is shown."""
 
     @property
     def taps(self) -> Taps:
-        """What it wants; asked once, before the first step."""
+        """What it wants; the same for all of a run."""
         ...
 
     def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
-        """A run begins."""
+        """A run begins; one request that was submitted is a run, and begins when admitted."""
         ...
 
     def on_step(self, view: StepView) -> None:
@@ -152,7 +163,12 @@ class Observer(Protocol):
         ...
 
     def on_end(self, results: Sequence[Result]) -> None:
-        """The run ended by itself."""
+        """The run ended by itself.
+
+        Args:
+            results: of its prompts, in order; none where a request that was submitted was cancelled
+                or ended with an error of others.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ from skipstone.blocks import Block
 from skipstone.canvas import HostCanvas, RequestStep
 from skipstone.engine.request import Handle, Request
 from skipstone.engine.result import StepStats
+from skipstone.engine.watch import RequestWatch
 from skipstone.unmask import REVISING, Need
 
 # Steps of a request that are remembered to judge how much its next one commits.
@@ -43,6 +44,11 @@ class RequestState:
     _changed: bool = False
     """Whether the step that was completed last wrote anything."""
     _paces: deque[int] = field(default_factory=lambda: deque[int](maxlen=_REMEMBERED))
+
+    @property
+    def watch(self) -> RequestWatch | None:
+        """Its own observer; None: it has none."""
+        return None if self.handle is None else self.handle.watch
 
     def next_step(self, host: HostCanvas) -> RequestStep | None:
         """Where it goes next; None if it is done. Moves it on to its next block.

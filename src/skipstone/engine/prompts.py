@@ -64,6 +64,25 @@ def encode(prompt: object, text: Text, where: str, most: int) -> list[int]:
     return _ids(items, where, most)
 
 
+def check_ids(ids: Sequence[int], where: str, vocab_size: int) -> None:
+    """Refuse ids that a model does not have.
+
+    Args:
+        ids: of a prompt.
+        where: names it in errors.
+        vocab_size: of the model.
+
+    Raises:
+        PromptError: there are some.
+    """
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise PromptError(
+                f"{where} holds id {shown(token)}, outside the model's vocabulary of "
+                f"{vocab_size} (0 to {vocab_size - 1})"
+            )
+
+
 def several(prompts: object) -> list[object]:
     """The prompts of a batch.
 

@@ -22,6 +22,7 @@ from skipstone.blocks import Block, blocks
 from skipstone.canvas import MOST_STOP_IDS
 from skipstone.engine.commits import Commit, CommittedTokens, Reader
 from skipstone.engine.prefix import reuses
+from skipstone.engine.prompts import check_ids
 from skipstone.engine.result import Result, StepStats
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, DeadlockError
@@ -31,6 +32,8 @@ from skipstone.text import Text
 
 if TYPE_CHECKING:
     from skipstone.engine.observe import Observer
+    from skipstone.engine.watch import RequestWatch
+    from skipstone.models.base import ModelConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,33 @@ class Request:
     """Which of the prompts of its call it is."""
     reach: Reach = FULL
     """How far its rows see, and which positions they score."""
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Sequence[int],
+        region: Sequence[int],
+        settings: Settings,
+        config: ModelConfig,
+        sample: int = 0,
+    ) -> Request:
+        """What a model decodes of these ids.
+
+        Raises:
+            PromptError: ``stop_ids`` are not in its vocabulary.
+            ConfigError: they are too many.
+        """
+        check_ids(settings.stop_ids, "stop_ids", config.vocab_size)
+        own = (config.eos_id,) if settings.eos_stop else ()
+        return cls(
+            prompt=tuple(prompt),
+            region=tuple(region),
+            mask_id=config.mask_id,
+            settings=settings,
+            stop_ids=_with_stops(own, settings.stop_ids),
+            sample=sample,
+            reach=config.reach.over(settings.whole_block),
+        )
 
     @property
     def length(self) -> int:
@@ -83,7 +113,7 @@ class Request:
         return max(1, steps * block.stop // length - steps * block.start // length)
 
 
-def with_stops(own: Sequence[int], more: Sequence[int]) -> tuple[int, ...]:
+def _with_stops(own: Sequence[int], more: Sequence[int]) -> tuple[int, ...]:
     """Ids that end a request: its own, and more.
 
     Raises:
@@ -133,6 +163,7 @@ class Handle:
         finish: Callable[[Done, float], Result],
         *,
         observer: Observer | None = None,
+        watch: RequestWatch | None = None,
         batch_size: int | None = None,
         joined: bool = False,
     ) -> None:
@@ -141,6 +172,9 @@ class Handle:
         self.joined = joined
         """Whether others may come while it is decoded."""
         self.observer = observer
+        """Of all requests of its run."""
+        self.watch = watch
+        """Its own observer."""
         self.batch_size = batch_size
         """Of the batch in which it may be decoded; None: any."""
         self.may_wait: Callable[[], bool] = lambda: True
@@ -200,7 +234,8 @@ class Handle:
     def shares_with(self, other: Handle) -> bool:
         """Whether both may be decoded in one batch.
 
-        A skip policy decides in the middle of a forward, and an observer sees whole steps.
+        A skip policy decides in the middle of a forward, and the observer of a run sees whole
+        steps; one of a single request sees that alone.
         """
         mine, theirs = self.request.settings.skip, other.request.settings.skip
         together = self.observer is other.observer and self.batch_size == other.batch_size
@@ -272,8 +307,14 @@ class Handle:
         self._tell()
 
     def finish(self, done: Done) -> None:
-        """It is decoded."""
+        """It is decoded; an error of its observer, which is told first, is its own."""
         self.seconds = time.perf_counter() - self._submitted
+        if self.watch is not None:
+            try:
+                self.watch.end(self._finish(done, self.seconds))
+            except Exception as error:  # raised where the request is waited for
+                self.fail(error)
+                return
         if self._ends():
             self._future.set_result(done)
         self._tell()
@@ -285,12 +326,18 @@ class Handle:
         """
         if not isinstance(error, Exception):
             error = CancelledError(f"the thread that decoded this was ended by {error!r}")
+        if self.watch is not None:
+            self.watch.stop()
         if self._ends():
             self._future.set_exception(error)
         self._tell()
 
     def lose(self, error: Exception) -> None:
-        """It ends here with an error, whoever held its locks when this process was forked."""
+        """It ends here with an error, whoever held its locks when this process was forked.
+
+        Its observer is not told: what it writes down is the parent's, where the request goes on.
+        """
+        self.watch = None
         self._future, self._changed = Future[Done](), threading.Condition()
         self.fail(error)
 

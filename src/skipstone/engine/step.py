@@ -27,7 +27,7 @@ from skipstone.engine.observe import Board, Observer, StepView, Taps
 from skipstone.engine.progress import RequestState
 from skipstone.engine.result import StepStats
 from skipstone.engine.score.scorer import ScoredRows
-from skipstone.errors import NotFiniteError, SkipstoneError
+from skipstone.errors import NotFiniteError
 from skipstone.ops.decide import dispatch as ops
 from skipstone.rows import HostCopy, Rows, to_host
 from skipstone.skip import SkipPolicy, SkipSession
@@ -47,6 +47,8 @@ class InFlightStep(NamedTuple):
     shadowed: Rows | None
     """Computed beside them; None: nobody asked."""
     done: Pass
+    whole: tuple[int, ...]
+    """Slots whose requests could not lose a row."""
     recovery: bool
     scored: ScoredRows
     scores: Scores
@@ -56,6 +58,8 @@ class InFlightStep(NamedTuple):
     seen: HostCopy | None
     """How far the rows of each request see in its next step; None: as far as there is anything."""
     failed: Failed
+    tapped: bool
+    """Whether an observer wants what the next step would overwrite."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,9 @@ class Completed:
 
     empty: list[RequestState] = field(default_factory=list)
     """Requests of which nothing was committed."""
-    broken: list[tuple[RequestState, SkipstoneError]] = field(default_factory=list)
-    """Requests that end here, and why: a number is not finite, or their policy failed."""
+    broken: list[tuple[RequestState, Exception]] = field(default_factory=list)
+    """Requests that end here, and why: a number is not finite, or their policy or observer
+    failed."""
 
 
 @dataclass(eq=False)
@@ -74,13 +79,17 @@ class Stepper:
 
     batch: Batch
     observer: Observer | None = None
+    """Of all requests of the batch; one of a single request is its own."""
     overlaps: bool = False
     """Whether a step may be launched before the one before it is completed."""
 
-    @property
-    def taps(self) -> Taps:
-        """What the observer wants beyond decisions."""
-        return self.observer.taps if self.observer is not None else Taps()
+    def taps(self, context: StepContext) -> Taps:
+        """What observers want of a step beyond decisions."""
+        wanted = self.observer.taps if self.observer is not None else Taps()
+        for at in context.requests:
+            watch = self.batch.state(at.slot).watch
+            wanted = wanted if watch is None else wanted | watch.taps
+        return wanted
 
     def step(self, context: StepContext, *, recovery: bool = False) -> Completed:
         """One step, waited for."""
@@ -96,7 +105,7 @@ class Stepper:
             rows: what to compute, if that is known.
             recovery: compute all rows, whatever the cache policies say.
         """
-        batch, taps = self.batch, self.taps
+        batch, taps = self.batch, self.taps(context)
         if rows is None:
             rows = context.all_rows(refresh=True) if recovery else batch.rows(context)
         skip = batch.settings(context.active[0]).skip
@@ -123,13 +132,15 @@ class Stepper:
         for state, at in zip(states, context.requests, strict=True):
             state.launched(at)
         # What an observer sees when the step is completed, the next one must not have overwritten.
-        overtaken = self.observer is not None and self.overlaps
+        observed = self.observer is not None or any(state.watch for state in states)
+        overtaken = observed and self.overlaps and not taps
         return InFlightStep(
             context=context,
             states=states,
             rows=rows,
             shadowed=None if shadow is None else shadow.rows,
             done=done,
+            whole=fresh.active,
             recovery=recovery,
             scored=scored,
             scores=scores,
@@ -138,6 +149,7 @@ class Stepper:
             region=to_host(committed.region_2BG),
             seen=None if seen_B1 is None else to_host(seen_B1),
             failed=failed,
+            tapped=bool(taps),
         )
 
     def commit(self, scores: Scores, context: StepContext) -> tuple[ops.Committed, Failed]:
@@ -198,18 +210,35 @@ class Stepper:
                 if at.revises:
                     offsets = _final(state, at, offsets, after)
                 state.handle.committed(offsets, after.ids_BG[at.slot, offsets])
-        if batch.ages is not None:
-            self._show(_without(flight, [state for state, _ in found.broken]), before, batch.ages)
+        found.broken.extend(
+            self._show(_without(flight, [state for state, _ in found.broken]), before)
+        )
         return found
 
-    def _show(self, flight: InFlightStep, before: HostCanvas, ages: Ages) -> None:
-        """Let the observer see a step."""
-        if not flight.states:
-            return
+    def _show(
+        self, flight: InFlightStep, before: HostCanvas
+    ) -> list[tuple[RequestState, Exception]]:
+        """Let observers see a step; the requests whose own observers failed."""
+        ages, failed = self.batch.ages, list[tuple[RequestState, Exception]]()
+        pairs = list(zip(flight.states, flight.context.requests, strict=True))
+        watched = [(state, at, state.watch) for state, at in pairs if state.watch is not None]
+        if not pairs or (ages is None and not watched):
+            return failed
         finished = flight.done.finished()
-        ages.note(flight.context, flight.rows, finished)
-        if self.observer is not None:
-            self.observer.on_step(self.view(flight, before, ages, finished))
+        if ages is not None:
+            ages.note(flight.context, flight.rows, finished)
+            if self.observer is not None:
+                # Copies: whoever writes them down may do so while the run goes on.
+                self.observer.on_step(self.view(flight, before, ages.copy(), finished))
+        if watched:
+            # Each keeps its own ages.
+            view = self.view(flight, before, Ages.unkept(self.batch.canvas), finished)
+            for state, at, watch in watched:
+                try:
+                    watch.show(view, at)
+                except Exception as error:  # raised where the request is waited for
+                    failed.append((state, error))
+        return failed
 
     def _expect(self, skip: SkipSession, fresh: StepContext) -> None:
         """Tell the skip which rows it may be asked about after this step, if any."""
@@ -282,7 +311,7 @@ class Stepper:
     def view(
         self, flight: InFlightStep, before: HostCanvas, ages: Ages, finished: Rows | None
     ) -> StepView:
-        """What an observer sees of a step."""
+        """What the observer of all requests sees of a step."""
         batch = self.batch
         return StepView(
             context=flight.context,
@@ -291,17 +320,19 @@ class Stepper:
             after=batch.host,
             commit_BG=flight.commit_BG,
             allowed_BG=flight.scores.allowed_BG,
+            cache=tuple(state.request.settings.cache for state in flight.states),
             unmask=tuple(state.request.settings.unmask for state in flight.states),
             board=flight.board,
             rows=flight.rows,
             finished=finished,
             skip=flight.done.skip,
-            skip_layers_N=flight.done.skip_layers(),
+            whole=flight.whole,
+            skip_layers_N=flight.done.skip_layers(flight.rows),
             rows_by_layer=flight.done.rows_by_layer(batch.canvas.batch, batch.config.num_layers),
             store=batch.runner.store,
-            # Copies: whoever writes them down may do so while the run goes on.
-            entered_at_BL=ages.entered_at_BL.copy(),
-            finished_at_BL=ages.finished_at_BL.copy(),
+            visible_YBL=batch.runner.store.visible_YBL,
+            entered_at_BL=ages.entered_at_BL,
+            finished_at_BL=ages.finished_at_BL,
             states=flight.done.states,
             scored=flight.scored.rows,
             logits_NV=flight.scored.logits_NV,

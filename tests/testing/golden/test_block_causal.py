@@ -77,6 +77,7 @@ def test_each_gives_its_tokens_beside_others_and_as_graphs(golden_dir: Path, nam
     handles = [
         engine.submit(
             list(case.prompt),
+            observer=None,
             **cast("SettingsFields", own.as_json()),
         )
         for case, own in zip(chosen, settings, strict=True)

@@ -141,14 +141,17 @@ class Pass:
             counts[parts, :, reuse.layer - 1] -= np.bincount(left, minlength=batch)
         return counts
 
-    def skip_layers(self) -> np.ndarray:
-        """The first layer that each of ``entered`` did not compute, 0 if there is none: int64 [N].
+    def skip_layers(self, rows: Rows) -> np.ndarray:
+        """The first layer that each of ``rows`` did not compute, 0 if there is none: int64 [N].
 
         That is of rows that left; one that a cache policy leaves out of a layer goes on after it.
+
+        Args:
+            rows: some of those that entered.
         """
-        found = np.zeros(self.entered.num_rows, np.int64)
+        found = np.zeros(rows.num_rows, np.int64)
         for exit in self.exits:
-            gone = np.isin(_places(self.entered), _places(exit.rows)[exit.left()])
+            gone = np.isin(_places(rows), _places(exit.rows)[exit.left()])
             found[gone & (found == 0)] = exit.layer + 1
         return found
 

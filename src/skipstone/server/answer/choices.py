@@ -69,7 +69,7 @@ def submit(served: ServedModel, asks: Sequence[Ask]) -> list[Choice]:
     model, choices = served.engine.model, list[Choice]()
     try:
         for index, ask in enumerate(asks):
-            handle = served.engine.submit(ask.prompt, **ask.settings)
+            handle = served.engine.submit(ask.prompt, observer=None, **ask.settings)
             text = FinalText(
                 handle.request, model.text, model.config.eos_id, limit=ask.limit, stops=ask.stops
             )

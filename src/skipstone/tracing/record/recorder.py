@@ -174,8 +174,8 @@ def _stored(view: StepView, at: RequestStep) -> Rowed:
         for layer in range(store.shape[0]):
             values = to_numpy(store[layer, at.base : at.base + length].flatten(1))
             taken[TensorKey(at.forward, tap, layer + 1)] = (positions, values)
-    if view.store.visible_YBL is not None:
-        for layer, visible_L in enumerate(view.store.visible_YBL[:, at.slot, :length].float(), 1):
+    if view.visible_YBL is not None:
+        for layer, visible_L in enumerate(view.visible_YBL[:, at.slot, :length].float(), 1):
             values = to_numpy(visible_L[:, None])
             taken[TensorKey(at.forward, Tap.VISIBLE, layer)] = (positions, values)
     return taken
