@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -13,6 +14,9 @@ from skipstone.quoting import shown
 
 N = TypeVar("N", int, float)
 
+_THOUSANDS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+_BYTES = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmg]?)b?\s*", re.IGNORECASE | re.ASCII)
+
 
 def whole(text: str | int) -> int:
     """The type of an option that takes a whole number; like all numbers, in ASCII digits."""
@@ -22,6 +26,19 @@ def whole(text: str | int) -> int:
 def decimal(text: str | float) -> float:
     """The type of an option that takes a number."""
     return text if isinstance(text, float) else _read(text, number)
+
+
+def bytes_of(option: str, text: str) -> int:
+    """Parse ``4MB``, ``500 kB`` or ``4096``.
+
+    Raises:
+        ConfigError: it is no number of bytes, or none.
+    """
+    found = _BYTES.fullmatch(text)
+    count = int(float(found[1]) * _THOUSANDS[found[2].lower()]) if found else 0
+    if count < 1:
+        raise ConfigError(f"{option} is {shown(text)}, must be a number of bytes like 500kB or 4MB")
+    return count
 
 
 def check_some(option: str, count: int | None) -> None:

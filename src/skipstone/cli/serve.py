@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
 import click
 
-from skipstone.cli.numbers import whole
+from skipstone.cli.numbers import bytes_of, whole
 from skipstone.cli.options import given, memory_option, run_options, run_spec
-from skipstone.cli.terminal import say_now
+from skipstone.cli.server_log import LOGS
+from skipstone.cli.terminal import note, say_now
 from skipstone.extras import missing
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_ACCESS = (
+    click.option(
+        "--api-keys-file",
+        type=click.Path(path_type=Path),
+        help="Only who knows a key of it may ask, one a line. SKIPSTONE_API_KEYS has more, with "
+        "commas between them.",
+    ),
+    click.option(
+        "--max-body",
+        default="8MB",
+        metavar="SIZE",
+        help="Longer requests are refused.  [default: 8MB]",
+    ),
+    click.option(
+        "--cors-origin",
+        "cors_origins",
+        multiple=True,
+        metavar="ORIGIN",
+        help="Pages from there may ask, too; may be repeated.  [default: none]",
+    ),
+    click.option(
+        "--log",
+        type=click.Choice(sorted(LOGS)),
+        default="text",
+        help="A line for each request on stderr.  [default: text]",
+    ),
+    click.option("--log-prompts", is_flag=True, help="With the texts of prompts and answers."),
+)
+
+
+def _access_options(command: F) -> F:
+    """Add the options of who may ask, and how much."""
+    for option in reversed(_ACCESS):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -29,24 +73,52 @@ from skipstone.extras import missing
 @click.option(
     "--port", type=whole, default=8000, metavar="N", help="0 is any free one.  [default: 8000]"
 )
-def serve(slots: int, name: str | None, host: str, port: int, **options: object) -> None:
+@_access_options
+def serve(
+    slots: int,
+    name: str | None,
+    host: str,
+    port: int,
+    api_keys_file: Path | None,
+    max_body: str,
+    cors_origins: tuple[str, ...],
+    log: str,
+    log_prompts: bool,
+    **options: object,
+) -> None:
     """Answer OpenAI's clients over HTTP, until Ctrl-C."""
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing(str(error.name), "skipstone serve", "serve") from None
+    from skipstone.server.access.keys import read_keys
     from skipstone.server.options import ServerOptions
 
     spec = run_spec(given(options))
-    served = ServerOptions(name=spec.model if name is None else name, host=host, port=port)
+    served = ServerOptions(
+        name=spec.model if name is None else name,
+        host=host,
+        port=port,
+        keys=read_keys(api_keys_file, os.environ.get("SKIPSTONE_API_KEYS", "")),
+        max_body=bytes_of("--max-body", max_body),
+        cors_origins=cors_origins,
+        log_prompts=log_prompts,
+    )
 
     from skipstone.server.app import make_app
-    from skipstone.server.serving import bind, serve
+    from skipstone.server.serving import bind, is_loopback, serve
 
     # A port that is taken is said before a model is loaded.
     with bind(served) as bound:
+        if not (served.keys or is_loopback(bound)):
+            note(
+                f"whoever reaches {host} may ask, no key is needed; give --api-keys-file, or "
+                f"SKIPSTONE_API_KEYS"
+            )
         engine = spec.engine(slots=slots)
         serve(
-            make_app(engine, served), bound, lambda address: say_now(f"{served.name} at {address}")
+            make_app(engine, served, LOGS[log]),
+            bound,
+            lambda address: say_now(f"{served.name} at {address}"),
         )

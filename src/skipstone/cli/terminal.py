@@ -80,6 +80,11 @@ def aside(*parts: TextPart) -> None:
     _write(sys.stderr, parts)
 
 
+def aside_json(value: object) -> None:
+    """The same as one line of JSON."""
+    _raw(sys.stderr, f"{json_text(value, sys.stderr.encoding or 'utf-8')}\n")
+
+
 def note(text: str) -> None:
     """Something that had no effect, or that the user should know."""
     prefix = "note: "

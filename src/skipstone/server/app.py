@@ -1,18 +1,23 @@
-"""Routes, and what is answered when something is wrong, put together."""
+"""Routes, and what stands before them, put together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
 from skipstone.engine import Engine
 from skipstone.errors import SkipstoneError
+from skipstone.server.access.account import Account, Accounts, account_of
+from skipstone.server.access.bodies import Bodies
+from skipstone.server.access.keys import ApiKeys
 from skipstone.server.answer.stream import ClientGoneError
 from skipstone.server.options import ServerOptions
-from skipstone.server.protocol.errors import ErrorBody, response_to
+from skipstone.server.protocol.errors import ErrorBody, body_of, response_to
 from skipstone.server.routes.chat import chat_routes
 from skipstone.server.routes.completions import completion_routes
 from skipstone.server.routes.models import model_routes
@@ -27,12 +32,19 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(engine: Engine, options: ServerOptions) -> FastAPI:
+def _ignore(account: Account) -> None:
+    """For whoever keeps no log."""
+
+
+def make_app(
+    engine: Engine, options: ServerOptions, log: Callable[[Account], object] = _ignore
+) -> FastAPI:
     """The application that serves an engine.
 
     Args:
         engine: decodes; nobody else needs to leave it alone.
         options: how it is served.
+        log: told what is known of each request once it is over, by the event loop's thread.
     """
     # No pages of documentation: they load scripts from elsewhere. /openapi.json has it all.
     app = FastAPI(
@@ -45,15 +57,30 @@ def make_app(engine: Engine, options: ServerOptions) -> FastAPI:
     served = ServedModel(engine, options)
     for routes in (chat_routes, completion_routes, model_routes):
         app.include_router(routes(served))
-    for kind in (SkipstoneError, RequestValidationError, HTTPException, Exception):
+    for kind in (SkipstoneError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(ClientGoneError, _nobody)
+    # The last one is the first that a request comes to.
+    app.add_middleware(Bodies, limit=options.max_body)
+    if options.keys:
+        app.add_middleware(ApiKeys, keys=options.keys)
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    app.add_middleware(Accounts, tell=log)
     return app
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    account_of(request).error = body_of(error)[1].error.code
     return response_to(error)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
+    account_of(request).error = "client_gone"
     return Response(status_code=_CLIENT_GONE)

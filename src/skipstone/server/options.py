@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
+from skipstone.quoting import shown
 
 _MOST_PORT = 65535
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s@]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Of the server, beside what the engine is set to.
-
-    Fields: ``name`` (under which clients ask for the model), ``host`` (the loopback unless another
-    one is given), ``port`` (0: any free one).
-    """
+    """Of the server, beside what the engine is set to."""
 
     name: str = "pebble"
+    """Under which clients ask for the model."""
     host: str = "127.0.0.1"
+    """The loopback, unless another one is given."""
     port: int = 8000
+    """0: any free one."""
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    """Who knows one may ask; none: everybody may."""
+    max_body: int = 8_000_000
+    """Bytes of a request."""
+    cors_origins: tuple[str, ...] = ()
+    """Whose pages may ask from a browser; ``*``: those of all."""
+    log_prompts: bool = False
+    """Whether texts of prompts and answers are logged."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -35,3 +45,11 @@ class ServerOptions:
             raise ConfigError(
                 f"port is {self.port}, must be between 0 (any that is free) and {_MOST_PORT}"
             )
+        if self.max_body < 1:
+            raise ConfigError(f"max_body is {self.max_body} bytes, must be at least 1")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"cors_origin is {shown(origin)}, must be an origin like https://example.org, "
+                    f"or * for all"
+                )

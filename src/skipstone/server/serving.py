@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -60,6 +61,11 @@ def bind(options: ServerOptions) -> socket.socket:
             f"host {shown(options.host)}, port {options.port}: cannot listen there ({why}); give "
             f"another host or port"
         ) from None
+
+
+def is_loopback(bound: socket.socket) -> bool:
+    """Whether only this machine can reach it."""
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def address_of(bound: socket.socket) -> str:

@@ -89,6 +89,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
     "--slots": ("1", "2", "0"),
     "--name": ("pebble", " "),
     "--host": ("127.0.0.1", "::1", "nowhere.invalid"),
+    "--max-body": ("1kB", "8MB", "0", "much"),
+    "--cors-origin": ("https://a.example", "*", "a.example"),
     "--port": ("0", "65536", "-1"),
     "--window": ("0.0", "0.1-1.2", "1.2-0.1", "9.9", "0.0-99999999999.0"),
     "--level": ("decisions", "sketches", "window", "full", "answer", "token", "decision"),
@@ -127,7 +129,7 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
     "--reports": ("1", "0", "-1", "x"),
 }
 OUTPUTS = ("--output", "--report", "--junit", "--sarif")
-FILES = ("--prompts", "--batch-file")
+FILES = ("--prompts", "--batch-file", "--api-keys-file")
 _TRACES = ("a.trace", "b.trace", "made_up.trace")
 # Given unless luck has it otherwise: without them a command takes minutes, not milliseconds.
 _CHEAP = {"--gen-length": "8", "--model": "{sound}/model", "--time-limit": "0.1s"}

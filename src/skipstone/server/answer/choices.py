@@ -10,8 +10,10 @@ from typing import cast
 
 from skipstone.engine.commits import Commit
 from skipstone.engine.request import Handle
+from skipstone.server.access.account import Account
 from skipstone.server.answer.plan import Ask
 from skipstone.server.answer.text import FinalText
+from skipstone.server.options import ServerOptions
 from skipstone.server.protocol.common import FinishReason, Said, Usage
 from skipstone.server.served import ServedModel
 
@@ -34,24 +36,6 @@ class Choice:
         assert self.text.finish is not None
         return self.text.finish
 
-    async def read(self, tell: Tell) -> None:
-        """Read it to its end; however that comes, its slot is free then.
-
-        Raises:
-            SkipstoneError: it cannot be decoded.
-        """
-        try:
-            async with aclosing(_commits(self.handle)) as commits:
-                async for commit in commits:
-                    if new := self.text.take(commit.position, commit.token):
-                        await tell(self, new)
-                    if self.text.finish is not None:
-                        return
-            if rest := self.text.close():
-                await tell(self, rest)
-        finally:
-            self.handle.cancel()
-
     def notes(self) -> tuple[str, ...]:
         """What the engine has to say of it; of one that was cut off, of its settings."""
         handle = self.handle
@@ -60,8 +44,75 @@ class Choice:
         return handle.request.settings.idle()
 
 
-def submit(served: ServedModel, asks: Sequence[Ask]) -> list[Choice]:
+@dataclass(frozen=True)
+class Answers:
+    """All answers to one request, those to a prompt beside each other."""
+
+    choices: tuple[Choice, ...]
+    prompts: int
+    """How many there are; each has as many answers."""
+    account: Account
+    options: ServerOptions
+
+    async def read(self, tell: Tell) -> None:
+        """Read them beside each other to their end; an error of one ends all.
+
+        Raises:
+            SkipstoneError: one cannot be decoded.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for choice in self.choices:
+                    group.create_task(self._read(choice, tell))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Leave nothing of them in the engine, and write down what was used."""
+        cancel(self.choices)
+        self.account.completion_tokens = self.usage().completion_tokens
+        if self.options.log_prompts:
+            self.account.answers = [choice.text.shown for choice in self.choices]
+
+    def usage(self) -> Usage:
+        """What was used; a prompt counts once, however many answers it has."""
+        each = len(self.choices) // self.prompts
+        read = sum(len(choice.handle.request.prompt) for choice in self.choices[::each])
+        written = sum(choice.text.tokens for choice in self.choices)
+        return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+
+    def said(self) -> Said:
+        """Notes of all answers, each once."""
+        return Said(notes=list(dict.fromkeys(note for one in self.choices for note in one.notes())))
+
+    async def _read(self, choice: Choice, tell: Tell) -> None:
+        """Read one to its end; however that comes, its slot is free then."""
+        text = choice.text
+        try:
+            async with aclosing(_commits(choice.handle)) as commits:
+                async for commit in commits:
+                    if self.account.first_commit is None:
+                        self.account.first_commit = self.account.age
+                    if new := text.take(commit.position, commit.token):
+                        await tell(choice, new)
+                    if text.finish is not None:
+                        return
+            if rest := text.close():
+                await tell(choice, rest)
+        finally:
+            choice.handle.cancel()
+
+
+def submit(served: ServedModel, account: Account, asks: Sequence[Ask], prompts: int) -> Answers:
     """Submit what is asked; nothing of it is left in the engine if one of it is refused.
+
+    Args:
+        served: the engine.
+        account: of the request.
+        asks: every answer, those to a prompt beside each other.
+        prompts: how many there are.
 
     Raises:
         SkipstoneError: the engine refuses one.
@@ -77,7 +128,12 @@ def submit(served: ServedModel, asks: Sequence[Ask]) -> list[Choice]:
     except BaseException:
         cancel(choices)
         raise
-    return choices
+    answers = Answers(tuple(choices), prompts, account, served.options)
+    account.prompt_tokens = answers.usage().prompt_tokens
+    if served.options.log_prompts:
+        asked = [list(ask.prompt) for ask in asks[:: len(asks) // prompts]]
+        account.prompts = [model.text.decode(prompt) for prompt in asked]
+    return answers
 
 
 def cancel(choices: Sequence[Choice]) -> None:
@@ -86,42 +142,8 @@ def cancel(choices: Sequence[Choice]) -> None:
         choice.handle.cancel()
 
 
-async def read_all(choices: Sequence[Choice], tell: Tell) -> None:
-    """Read answers beside each other; an error of one ends all.
-
-    Raises:
-        SkipstoneError: one cannot be decoded.
-    """
-    try:
-        async with asyncio.TaskGroup() as group:
-            for choice in choices:
-                group.create_task(choice.read(tell))
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    finally:
-        cancel(choices)
-
-
 async def silent(choice: Choice, piece: str) -> None:
     """For whoever wants the whole text at the end."""
-
-
-def usage_of(choices: Sequence[Choice], prompts: int) -> Usage:
-    """What was used; a prompt counts once, however many answers it has.
-
-    Args:
-        choices: all answers, those to a prompt beside each other.
-        prompts: how many prompts there are.
-    """
-    each = len(choices) // prompts
-    read = sum(len(choice.handle.request.prompt) for choice in choices[::each])
-    written = sum(choice.text.tokens for choice in choices)
-    return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
-
-
-def said_of(choices: Sequence[Choice]) -> Said:
-    """Notes of all answers, each once."""
-    return Said(notes=list(dict.fromkeys(note for one in choices for note in one.notes())))
 
 
 def _commits(handle: Handle) -> AsyncGenerator[Commit]:

@@ -8,8 +8,10 @@ from typing import TypeVar
 
 from fastapi.responses import Response
 from pydantic import BaseModel
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from skipstone.server.access.account import Account, account_of
 from skipstone.server.protocol.errors import body_of
 
 T = TypeVar("T")
@@ -42,13 +44,12 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the head, the events and the end."""
         try:
-            await self._send(receive, send)
+            await self._send(account_of(HTTPConnection(scope)), receive, send)
         finally:
             # Whoever is cancelled before it has begun puts nothing in order.
             self._close()
 
-    async def _send(self, receive: Receive, send: Send) -> None:
-
+    async def _send(self, account: Account, receive: Receive, send: Send) -> None:
         async def data(text: str) -> None:
             body = f"data: {text}\n\n".encode()
             await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -60,9 +61,12 @@ class EventStream(Response):
         try:
             await unless_gone(receive, self._write(emit))
         except ClientGoneError:
+            account.error = "client_gone"
             return
         except Exception as error:  # the status is out: it is told where the answer would be
-            await emit(body_of(error)[1])
+            body = body_of(error)[1]
+            account.error = body.error.code
+            await emit(body)
         else:
             await data("[DONE]")
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -72,7 +72,8 @@ def body_of(error: Exception) -> tuple[int, ErrorBody]:
     elif isinstance(error, HTTPException):
         status, message = error.status_code, f"{error.detail}"
     elif isinstance(error, NoRoomError):
-        status, code = 413, "no_room"
+        # It will never fit, however long it waits.
+        status, code = 400, "no_room"
     elif isinstance(error, ConfigError | PromptError | CheckpointError):
         # At this time, only a chat template that cannot take the messages is a fault of files.
         status = 400

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from skipstone.server.answer.choices import (
-    Choice,
-    cancel,
-    read_all,
-    said_of,
-    silent,
-    submit,
-    usage_of,
-)
+from skipstone.server.access.account import account_of
+from skipstone.server.answer.choices import Answers, Choice, silent, submit
 from skipstone.server.answer.plan import asks, check_model
 from skipstone.server.answer.stream import Emit, EventStream, unless_gone
+from skipstone.server.protocol.body import StrictRoute
 from skipstone.server.protocol.chat import (
     AnswerMessage,
     ChatChoice,
@@ -34,23 +27,23 @@ from skipstone.server.served import ServedModel
 
 def chat_routes(served: ServedModel) -> APIRouter:
     """The endpoint, for what is served."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=StrictRoute)
 
     @routes.post("/v1/chat/completions", response_model=ChatCompletion)
     async def chat(asked: ChatRequest, request: Request) -> object:
         """Answer a conversation."""
         check_model(served, asked.model)
         prompt = await run_in_threadpool(served.engine.model.text.encode, asked.conversation())
-        choices = submit(served, asks(served, asked, [prompt]))
+        answers = submit(served, account_of(request), asks(served, asked, [prompt]), 1)
         if asked.stream:
-            return EventStream(partial(_stream, asked, choices), partial(cancel, choices))
-        await unless_gone(request.receive, read_all(choices, silent))
-        return _whole(asked, choices)
+            return EventStream(partial(_stream, asked, answers), answers.close)
+        await unless_gone(request.receive, answers.read(silent))
+        return _whole(asked, answers)
 
     return routes
 
 
-def _whole(asked: ChatRequest, choices: Sequence[Choice]) -> ChatCompletion:
+def _whole(asked: ChatRequest, answers: Answers) -> ChatCompletion:
     return ChatCompletion(
         id=new_id("chatcmpl"),
         created=now(),
@@ -61,17 +54,17 @@ def _whole(asked: ChatRequest, choices: Sequence[Choice]) -> ChatCompletion:
                 message=AnswerMessage(content=choice.text.shown),
                 finish_reason=choice.finish,
             )
-            for choice in choices
+            for choice in answers.choices
         ],
-        usage=usage_of(choices, 1),
-        skipstone=said_of(choices),
+        usage=answers.usage(),
+        skipstone=answers.said(),
     )
 
 
-async def _stream(asked: ChatRequest, choices: Sequence[Choice], emit: Emit) -> None:
+async def _stream(asked: ChatRequest, answers: Answers, emit: Emit) -> None:
     """Whose turn it is, then each piece as it becomes final, then how each answer ends."""
     chunk = partial(ChatChunk, id=new_id("chatcmpl"), created=now(), model=asked.model)
-    for choice in choices:
+    for choice in answers.choices:
         begun = ChunkChoice(index=choice.index, delta=Delta(role="assistant", content=""))
         await emit(chunk(choices=[begun]))
 
@@ -79,9 +72,9 @@ async def _stream(asked: ChatRequest, choices: Sequence[Choice], emit: Emit) -> 
         news = ChunkChoice(index=choice.index, delta=Delta(content=piece))
         await emit(chunk(choices=[news]))
 
-    await read_all(choices, tell)
-    for choice in choices:
+    await answers.read(tell)
+    for choice in answers.choices:
         ended = ChunkChoice(index=choice.index, delta=Delta(), finish_reason=choice.finish)
         await emit(chunk(choices=[ended]))
     if asked.with_usage:
-        await emit(chunk(choices=[], usage=usage_of(choices, 1), skipstone=said_of(choices)))
+        await emit(chunk(choices=[], usage=answers.usage(), skipstone=answers.said()))

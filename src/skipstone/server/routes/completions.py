@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from skipstone.server.answer.choices import (
-    Choice,
-    cancel,
-    read_all,
-    said_of,
-    silent,
-    submit,
-    usage_of,
-)
+from skipstone.server.access.account import account_of
+from skipstone.server.answer.choices import Answers, Choice, silent, submit
 from skipstone.server.answer.plan import asks, check_model
 from skipstone.server.answer.stream import Emit, EventStream, unless_gone
+from skipstone.server.protocol.body import StrictRoute
 from skipstone.server.protocol.common import new_id, now
 from skipstone.server.protocol.completions import Completion, CompletionChoice, CompletionRequest
 from skipstone.server.served import ServedModel
@@ -26,20 +19,19 @@ from skipstone.server.served import ServedModel
 
 def completion_routes(served: ServedModel) -> APIRouter:
     """The endpoint, for what is served."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=StrictRoute)
 
     @routes.post("/v1/completions", response_model=Completion)
     async def complete(asked: CompletionRequest, request: Request) -> object:
         """Go on with texts or ids as they stand."""
         check_model(served, asked.model)
         prompts = await run_in_threadpool(_encoded, served, asked)
-        choices = submit(served, asks(served, asked, prompts))
+        every = asks(served, asked, prompts)
+        answers = submit(served, account_of(request), every, len(prompts))
         if asked.stream:
-            return EventStream(
-                partial(_stream, asked, choices, len(prompts)), partial(cancel, choices)
-            )
-        await unless_gone(request.receive, read_all(choices, silent))
-        return _whole(asked, choices, len(prompts))
+            return EventStream(partial(_stream, asked, answers), answers.close)
+        await unless_gone(request.receive, answers.read(silent))
+        return _whole(asked, answers)
 
     return routes
 
@@ -53,7 +45,7 @@ def _encoded(served: ServedModel, asked: CompletionRequest) -> list[list[int]]:
     ]
 
 
-def _whole(asked: CompletionRequest, choices: Sequence[Choice], prompts: int) -> Completion:
+def _whole(asked: CompletionRequest, answers: Answers) -> Completion:
     return Completion(
         id=new_id("cmpl"),
         created=now(),
@@ -62,16 +54,14 @@ def _whole(asked: CompletionRequest, choices: Sequence[Choice], prompts: int) ->
             CompletionChoice(
                 index=choice.index, text=choice.text.shown, finish_reason=choice.finish
             )
-            for choice in choices
+            for choice in answers.choices
         ],
-        usage=usage_of(choices, prompts),
-        skipstone=said_of(choices),
+        usage=answers.usage(),
+        skipstone=answers.said(),
     )
 
 
-async def _stream(
-    asked: CompletionRequest, choices: Sequence[Choice], prompts: int, emit: Emit
-) -> None:
+async def _stream(asked: CompletionRequest, answers: Answers, emit: Emit) -> None:
     """Each piece as it becomes final, then how each answer ends."""
     chunk = partial(Completion, id=new_id("cmpl"), created=now(), model=asked.model)
 
@@ -79,9 +69,9 @@ async def _stream(
         news = CompletionChoice(index=choice.index, text=piece, finish_reason=None)
         await emit(chunk(choices=[news]))
 
-    await read_all(choices, tell)
-    for choice in choices:
+    await answers.read(tell)
+    for choice in answers.choices:
         ended = CompletionChoice(index=choice.index, text="", finish_reason=choice.finish)
         await emit(chunk(choices=[ended]))
     if asked.with_usage:
-        await emit(chunk(choices=[], usage=usage_of(choices, prompts), skipstone=said_of(choices)))
+        await emit(chunk(choices=[], usage=answers.usage(), skipstone=answers.said()))

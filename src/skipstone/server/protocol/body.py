@@ -1,0 +1,116 @@
+"""The body of a request is read once, strictly: readers of JSON differ in what they let pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, cast
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from skipstone import strict_json
+from skipstone.errors import ConfigError
+from skipstone.quoting import one_line
+from skipstone.server.protocol.errors import AnswerError
+
+MOST_DEPTH = 64
+"""Lists and objects within each other; a JSON schema of a format is the deepest that is sent."""
+
+
+class StrictRoute(APIRoute):
+    """A route whose body is JSON that has one meaning."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Read the body before anything is made of it."""
+        answer = super().get_route_handler()
+
+        async def strictly(request: Request) -> Response:
+            if request.method == "POST":
+                request = _StrictRequest(request.scope, request.receive)
+                check_type(request.headers.get("content-type", ""))
+                await request.json()
+            return await answer(request)
+
+        return strictly
+
+
+class _StrictRequest(Request):
+    async def json(self) -> object:
+        """The value of the body.
+
+        Raises:
+            AnswerError: it is none, or could be read in two ways.
+        """
+        if not hasattr(self, "_parsed"):
+            self._parsed = parsed(await self.body())
+        return self._parsed
+
+
+def check_type(said: str) -> None:
+    """Refuse a body that is not said to be JSON: pages of other origins may send such ones.
+
+    Raises:
+        AnswerError: it is said to be something else, or nothing is said.
+    """
+    kind = said.partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise AnswerError(
+            415,
+            f"Content-Type is {kind or 'missing'!r}; send JSON as application/json",
+            code="unsupported_media_type",
+        )
+
+
+def parsed(body: bytes) -> object:
+    """The value of a JSON text.
+
+    Raises:
+        AnswerError: it is no JSON in UTF-8, has a key twice, half a character, a number that is
+            none, or too many lists in lists.
+    """
+    try:
+        text = body.decode()
+        value = strict_json.parse(text, _no_number)
+        _check_depth(value)
+        strict_json.check_characters(text, value)
+    except UnicodeDecodeError as error:
+        raise _refused(f"byte {error.start} is not UTF-8", "invalid_json") from None
+    except UnicodeEncodeError:
+        raise _refused("half a character (a lone surrogate) is in it", "invalid_json") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ConfigError as error:
+        raise _refused(str(error), "invalid_json") from None
+    except strict_json.DuplicateKeyError as error:
+        raise _refused(one_line(error), "duplicate_key") from None
+    except ValueError as error:
+        raise _refused(one_line(error), "invalid_json") from None
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ConfigError(f"{name} is no number of JSON")
+
+
+def _check_depth(value: object) -> None:
+    level, depth = _members(value), 0
+    while level:
+        depth += 1
+        if depth > MOST_DEPTH:
+            raise _too_deep()
+        level = [member for one in level for member in _members(one)]
+
+
+def _members(value: object) -> list[object]:
+    """What lies directly in a value."""
+    if isinstance(value, dict):
+        return list(cast("dict[str, object]", value).values())
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def _too_deep() -> AnswerError:
+    return _refused(f"lists and objects lie more than {MOST_DEPTH} deep in it", "invalid_json")
+
+
+def _refused(why: str, code: str) -> AnswerError:
+    return AnswerError(400, f"the body cannot be read as JSON: {why}", code=code)

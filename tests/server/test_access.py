@@ -1,0 +1,169 @@
+"""Who may ask and how much, held against a real server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2 as httpx
+import openai
+import pytest
+
+from skipstone import load
+from skipstone.engine import Engine
+from skipstone.errors import ConfigError
+from skipstone.server.access.account import Account
+from skipstone.server.access.keys import read_keys
+from skipstone.server.options import ServerOptions
+from tests.server.running import client_of, running
+
+ASKED = {"model": "pebble", "messages": [{"role": "user", "content": "Who is Newton, physics?"}]}
+PAGE = "https://page.example"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(load("pebble"), gen_length=32)
+
+
+def test_only_who_knows_a_key_may_ask(engine: Engine) -> None:
+    options = ServerOptions(keys=("first-key", "second-key"), cors_origins=(PAGE,))
+    with running(engine, options) as address, httpx.Client(base_url=address[:-3]) as http:
+
+        def models(authorization: str | None) -> httpx.Response:
+            headers = {} if authorization is None else {"authorization": authorization}
+            return http.get("/v1/models", headers=headers)
+
+        for good in ("Bearer first-key", "bearer second-key"):
+            assert models(good).status_code == 200
+        for bad in (None, "Bearer", "Bearer first-ke", "Bearer first-key2", "Basic first-key"):
+            refused = models(bad)
+            assert refused.status_code == 401
+            assert refused.headers["www-authenticate"] == "Bearer"
+            assert refused.json()["error"]["code"] == "invalid_api_key"
+        with client_of(address) as stranger, pytest.raises(openai.AuthenticationError):
+            stranger.models.list()
+        assert http.get("/health").status_code == 200
+        # A browser asks whether it may ask without its key.
+        asks = {"origin": PAGE, "access-control-request-method": "POST"}
+        assert http.options("/v1/chat/completions", headers=asks).status_code == 200
+
+
+def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("one # of Ann\n\n# nobody's\ntwo\n")
+    assert read_keys(path, "three, one") == ("three", "one", "two")
+    assert read_keys(None, "") == ()
+    path.write_text("# none\n")
+    with pytest.raises(ConfigError, match="has no key"):
+        read_keys(path, "three")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_keys(tmp_path, "")
+    with pytest.raises(ConfigError, match="API key 1 cannot be sent") as caught:
+        read_keys(None, "clé")
+    assert "clé" not in str(caught.value)
+
+
+def test_a_body_that_is_too_long_is_refused(engine: Engine) -> None:
+    told = list[Account]()
+    options = ServerOptions(max_body=1000)
+    with running(engine, options, told.append) as address, httpx.Client() as http:
+        where = f"{address}/chat/completions"
+        content = json.dumps(ASKED).encode()
+        kind = {"content-type": "application/json"}
+        fits = content + b" " * (1000 - len(content))
+        assert http.post(where, content=fits, headers=kind).status_code == 200
+        # With its length before it, and in pieces of which nobody knows how many come.
+        for body in (fits + b" ", (b" " * 300 for _ in range(50))):
+            refused = http.post(where, content=body, headers=kind)
+            assert refused.status_code == 413
+            assert refused.json()["error"]["code"] == "body_too_large"
+            assert "more than the 1000 bytes" in refused.json()["error"]["message"]
+    assert [one.error for one in told] == [None, "body_too_large", "body_too_large"]
+
+
+def test_pages_of_other_origins_may_ask_only_if_they_are_named(engine: Engine) -> None:
+    for origins, allowed in (((), None), ((PAGE,), PAGE)):
+        with running(engine, ServerOptions(cors_origins=origins)) as address:
+            answer = httpx.get(f"{address}/models", headers={"origin": PAGE})
+            assert answer.headers.get("access-control-allow-origin") == allowed
+            other = httpx.get(f"{address}/models", headers={"origin": "https://other.example"})
+            assert "access-control-allow-origin" not in other.headers
+    with pytest.raises(ConfigError, match="must be an origin"):
+        ServerOptions(cors_origins=("page.example",))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"model": "pebble", "model": "other"}', "the key 'model' is given twice"),
+        (b'{"model": "\\ud800"}', "lone surrogate"),
+        (b'{"model": "\xff"}', "byte 11 is not UTF-8"),
+        (b'{"temperature": NaN}', "NaN is no number"),
+        (b'{"temperature": -Infinity}', "-Infinity is no number"),
+        (b'{"metadata": ' + b"[" * 65 + b"]" * 65 + b"}", "more than 64 deep"),
+        (b"[" * 100_000, "more than 64 deep"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "digits"),
+        (b'{"model"', "Expecting"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_json_of_two_meanings_is_refused(body: bytes, said: str, served: str) -> None:
+    kind = {"content-type": "application/json"}
+    refused = httpx.post(f"{served}/chat/completions", content=body, headers=kind)
+    assert refused.status_code == 400
+    assert said in refused.json()["error"]["message"]
+
+
+@pytest.fixture(scope="module")
+def served(engine: Engine) -> Iterator[str]:
+    with running(engine, ServerOptions()) as address:
+        yield address
+
+
+def test_what_is_not_said_to_be_json_is_refused(served: str) -> None:
+    """Pages of other origins may send such bodies without asking first."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        headers = {"content-type": kind} if kind else {}
+        content = json.dumps(ASKED).encode()
+        refused = httpx.post(f"{served}/chat/completions", content=content, headers=headers)
+        assert refused.status_code == 415
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("texts", [False, True])
+def test_an_account_says_what_was_used_and_no_text_unless_asked(
+    engine: Engine, stream: bool, texts: bool
+) -> None:
+    told, alone = list[Account](), engine.generate("Who is Newton, physics?")
+    with running(engine, ServerOptions(log_prompts=texts), told.append) as address:
+        answer = httpx.post(f"{address}/chat/completions", json={**ASKED, "stream": stream})
+        missed = httpx.get(f"{address}/nowhere")
+    account, other = told
+    assert account.id == answer.headers["x-request-id"] != missed.headers["x-request-id"]
+    assert (account.route, account.status, account.error) == ("/v1/chat/completions", 200, None)
+    assert (account.prompt_tokens, account.completion_tokens) == (alone.prompt_tokens, alone.length)
+    assert account.first_commit is not None
+    assert 0 < account.first_commit <= account.seconds
+    assert account.answers == ([alone.text] if texts else [])
+    assert ["Newton, physics" in prompt for prompt in account.prompts] == [True] * texts
+    assert (other.route, other.status) == ("other", 404)
+
+
+def test_an_error_that_nobody_foresaw_is_named_and_tells_nothing(
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = "of a prompt"
+
+    def fail(*given: object, **settings: object) -> None:
+        raise RuntimeError(hidden)
+
+    monkeypatch.setattr(engine, "submit", fail)
+    with running(engine, ServerOptions()) as address:
+        answer = httpx.post(f"{address}/chat/completions", json=ASKED)
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert answer.headers["x-request-id"] in caplog.text
+    assert "RuntimeError" in caplog.text
+    assert hidden not in caplog.text + answer.text
