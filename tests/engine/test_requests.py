@@ -35,6 +35,7 @@ from skipstone import (
 )
 from skipstone.canvas import Geometry, StepContext
 from skipstone.engine.commits import Commit
+from skipstone.engine.load import EngineLoad
 from skipstone.engine.observe import StepView
 from skipstone.engine.request import Handle
 from skipstone.engine.scheduler import Scheduler
@@ -43,7 +44,7 @@ from skipstone.models.load import Model
 from skipstone.testing.tiny import EOS, MASK
 from skipstone.tracing import Recorder
 from skipstone.unmask import DreamThreshold, Scores, UnmaskPolicy, UnmaskSession
-from tests.helpers.watching import ending_model, prompt_of, uneven_model
+from tests.helpers.watching import Looking, ending_model, prompt_of, uneven_model
 
 BASE = Settings(gen_length=12, block_length=6, unmask=Threshold(0.4))
 MODELS = [ending_model(0), uneven_model(2)]
@@ -648,3 +649,42 @@ def test_an_error_of_a_policy_ends_the_requests_that_share_it_alone(
             assert handle.result(60).tokens == twin.tokens
     # Control: the engine goes on.
     assert_tokens(engine.generate(prompt_of(0, 4)), model)
+
+
+def test_an_engine_says_what_it_has_to_do(model: Model) -> None:
+    def look(view: StepView) -> None:
+        if len(handles) == 4:
+            seen.append(engine.load)
+
+    engine, handles = Engine(model, BASE, slots=2, memory="1MB"), list[Handle]()
+    seen = list[EngineLoad]()
+    before = engine.load
+    assert before[:4] == (0, 0, 2, 0)
+    assert before.most_positions * before.position_bytes <= 1_000_000
+    assert (before.most_positions + 16) * before.position_bytes > 1_000_000
+    for n in range(4):
+        observer = Looking(look) if n == 0 else None
+        handles.append(
+            engine.submit(prompt_of(n, 9), observer=observer, gen_length=40, unmask=Fixed())
+        )
+    for handle in handles:
+        handle.result(60)
+    # Prompt and answer of each, rounded up.
+    assert before._replace(waiting=2, running=2, positions=2 * 64) in seen
+    assert engine.load == before
+
+
+def test_a_handle_says_when_its_request_was_admitted_and_when_it_began_to_answer(
+    model: Model,
+) -> None:
+    engine = Engine(model, BASE, slots=1)
+    first, late = (engine.submit(prompt_of(n, 9), gen_length=40) for n in range(2))
+    assert late.seconds_to_first is None
+    late.result(60)
+    for handle in (first, late):
+        waited, began = handle.seconds_waited, handle.seconds_to_first
+        assert waited is not None
+        assert began is not None
+        assert 0 <= waited < began < handle.seconds
+    assert late.seconds_waited is not None
+    assert late.seconds_waited > first.seconds / 2

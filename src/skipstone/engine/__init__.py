@@ -10,12 +10,14 @@ from skipstone.engine.settings import Settings, parse_settings, parse_spec
 if TYPE_CHECKING:
     from skipstone.engine.commits import Commit
     from skipstone.engine.engine import Engine
+    from skipstone.engine.load import EngineLoad
     from skipstone.engine.request import Handle
     from skipstone.engine.result import Result, Stats, StepStats
 
 __all__ = [
     "Commit",
     "Engine",
+    "EngineLoad",
     "Handle",
     "Result",
     "Settings",
@@ -29,6 +31,7 @@ __all__ = [
 _HOMES = {
     "Commit": "commits",
     "Engine": "engine",
+    "EngineLoad": "load",
     "Handle": "request",
     "Result": "result",
     "Stats": "result",

@@ -31,6 +31,11 @@ class Arena:
         self._plain: EagerLayers | None = None
         """Layers without graphs whose store holds what later prompts may take over."""
 
+    @property
+    def cell_bytes(self) -> int:
+        """Of the keys and values of one position."""
+        return cell_bytes(self._network.config, self._network.dtype)
+
     def check(self, length: int, where: str) -> None:
         """Refuse a request for which there could never be room.
 
@@ -42,7 +47,7 @@ class Arena:
             NoRoomError: it needs more than all that there is.
         """
         config, dtype = self._network.config, self._network.dtype
-        self._limit.check(length, self._cells(), config, dtype, where)
+        self._limit.check(length, self.cells(), config, dtype, where)
 
     def layers(self, lengths: Sequence[int], *, graphs: bool, keep: bool = False) -> Layers:
         """Layers over a store; with all graphs that were captured before, if nobody uses them.
@@ -70,7 +75,7 @@ class Arena:
     def _store(self, lengths: Sequence[int], *, graphs: bool) -> KVStore:
         """An empty one with room for these requests."""
         network = self._network
-        most = self._cells()
+        most = self.cells()
         # What is captured lies over this memory: it never moves, and all of it is taken at once.
         fixed = graphs and network.device.type == "cuda"
         cells = most if fixed else min(most, sum(map(rounded, lengths)))
@@ -87,13 +92,13 @@ class Arena:
                 spare=spare,
             )
         except torch.OutOfMemoryError:
-            needed = spelled(cells * cell_bytes(network.config, network.dtype))
+            needed = spelled(cells * self.cell_bytes)
             raise NoRoomError(
                 f"keys and values are to take {needed}, which is not to be had in one piece on "
                 f"{network.device}: give the engine less memory"
             ) from None
 
-    def _cells(self) -> int:
+    def cells(self) -> int:
         """Positions for whose keys and values there may be room."""
         for layers in (self.kept, self._plain):
             if layers is not None:

@@ -22,7 +22,7 @@ from functools import partial
 import torch
 
 from skipstone.engine.loop import Loop
-from skipstone.engine.request import Handle
+from skipstone.engine.request import Handle, Request
 from skipstone.errors import ConfigError
 from skipstone.quoting import shown
 
@@ -141,6 +141,15 @@ class Driver:
             for handle in handles:
                 handle.cancel()
             self._hand_over()
+
+    def requests(self) -> tuple[list[Request], list[Request]]:
+        """Those that wait, and those that are being decoded."""
+        loop = self._loop
+        running = [handle.request for handle in (loop.handles if loop is not None else ())]
+        waiting = [handle.request for handle in tuple(self._queue) if not handle.done()]
+        # Whoever is on the way from the queue into a slot is in both for a moment.
+        admitted = set(running)
+        return [request for request in waiting if request not in admitted], running
 
     def forked(self) -> None:
         """In the child of a fork nobody decodes any more: that thread is the parent's."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Never, Unpack, cast, get_args
+from typing import Never, Unpack, cast
 
 from skipstone.checks import checked
 from skipstone.engine.arena import MOST_SLOTS, Arena
@@ -18,7 +18,8 @@ from skipstone.engine.defaults import with_defaults
 from skipstone.engine.driver import Driver
 from skipstone.engine.finish import idle_places, raise_error, result_of
 from skipstone.engine.fit import check_fit, without_graphs
-from skipstone.engine.layout import Layout
+from skipstone.engine.layout import Layout, RunnerName, captures
+from skipstone.engine.load import EngineLoad
 from skipstone.engine.loop import Loop
 from skipstone.engine.observe import Observer
 from skipstone.engine.prompts import Prompt, Prompts, check_ids, encode, several
@@ -27,13 +28,11 @@ from skipstone.engine.result import Result
 from skipstone.engine.roofline import advice
 from skipstone.engine.settings import Settings, SettingsFields
 from skipstone.engine.watch import RequestWatch
-from skipstone.errors import ConfigError, PromptError, nearest
+from skipstone.errors import ConfigError, PromptError
 from skipstone.kinds import of_kind
 from skipstone.memory.limit import MemoryLimit
 from skipstone.models.load import Model
 from skipstone.quoting import shown
-
-RunnerName = Literal["auto", "eager", "graph"]
 
 
 class Engine:
@@ -92,10 +91,7 @@ class Engine:
         self.model = model
         self._stated = (settings or Settings()).replace(**changes)
         self.settings = with_defaults(self._stated, model)
-        if runner not in get_args(RunnerName):
-            known = get_args(RunnerName)
-            raise ConfigError(f"runner {shown(runner)} is unknown; {nearest(str(runner), known)}")
-        graphs = runner == "graph" or (runner == "auto" and model.network.device.type == "cuda")
+        graphs = captures(runner, model.network)
         if not 1 <= cast("int", checked("slots", slots, int)) <= MOST_SLOTS:
             raise ConfigError(f"slots is {shown(slots)}, must be between 1 and {MOST_SLOTS}")
         self._arena = Arena(model.network, MemoryLimit.of(memory))
@@ -103,13 +99,18 @@ class Engine:
             model.network, self._arena, slots, self.settings.gen_length, graphs=graphs
         )
         self._driver = Driver(self._layout.begin)
-        self._graphs = graphs
+        self._graphs, self._slots = graphs, slots
         check_fit(model.network, self.settings)
         self._advised = False
 
     def __repr__(self) -> str:
         """The call that makes this engine again."""
         return f"Engine({self.model!r}, {self.settings!r})"
+
+    @property
+    def load(self) -> EngineLoad:
+        """What there is to do at present; any thread may ask, at any time."""
+        return EngineLoad.of(*self._driver.requests(), self._slots, self._arena)
 
     def generate(self, prompt: Prompt, *, observer: Observer | None = None) -> Result:
         """Decode one prompt.

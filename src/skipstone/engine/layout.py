@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import Literal, get_args
 
 from skipstone.canvas import Geometry
 from skipstone.engine.ages import Ages
@@ -17,7 +18,11 @@ from skipstone.engine.loop import Loop
 from skipstone.engine.request import Handle
 from skipstone.engine.score.scorer import Scorer
 from skipstone.engine.step import Stepper
+from skipstone.errors import ConfigError, nearest
 from skipstone.models.base import Network
+from skipstone.quoting import shown
+
+RunnerName = Literal["auto", "eager", "graph"]
 
 
 class Layout:
@@ -75,6 +80,18 @@ class Layout:
         ahead = 1 if network.device.type == "cuda" else 0
         stepper = Stepper(batch, first.observer, overlaps=ahead > 0)
         return Loop(batch, stepper, queue, first, ahead=ahead)
+
+
+def captures(runner: RunnerName, network: Network) -> bool:
+    """Whether a runner captures layers as graphs.
+
+    Raises:
+        ConfigError: there is no such runner.
+    """
+    if runner not in get_args(RunnerName):
+        known = get_args(RunnerName)
+        raise ConfigError(f"runner {shown(runner)} is unknown; {nearest(str(runner), known)}")
+    return runner == "graph" or (runner == "auto" and network.device.type == "cuda")
 
 
 def geometry_of(network: Network, batch: int, length: int, gen_length: int) -> Geometry:

@@ -126,6 +126,7 @@ class Loop:
                 # It is done, and leaves the queue with the next one that waits.
                 continue
             state.handle = handle
+            handle.admitted()
             self.scheduler.admit(slot)
             # Only now: wherever it is interrupted, whoever waits is in the queue or in a slot.
             self.queue.popleft()

@@ -181,6 +181,10 @@ class Handle:
         """Whether the thread that asks may wait for it: not the one that is to decode it."""
         self.seconds = 0.0
         """From when it was submitted until it was done."""
+        self.seconds_waited: float | None = None
+        """From then until it was admitted to a slot; None: it waits."""
+        self.seconds_to_first: float | None = None
+        """From then until its first tokens were committed; None: none are."""
         self._submitted = time.perf_counter()
         self._text, self._finish = text, finish
         self._future = Future[Done]()
@@ -301,14 +305,20 @@ class Handle:
 
     # --- for the loop that decodes it ------------------------------------------------------------
 
+    def admitted(self) -> None:
+        """It is in a slot."""
+        self.seconds_waited = self._elapsed()
+
     def committed(self, offsets: np.ndarray, tokens: np.ndarray) -> None:
         """A step decided these offsets."""
+        if self.seconds_to_first is None and offsets.size:
+            self.seconds_to_first = self._elapsed()
         self._told.append(CommittedTokens(offsets, tokens))
         self._tell()
 
     def finish(self, done: Done) -> None:
         """It is decoded; an error of its observer, which is told first, is its own."""
-        self.seconds = time.perf_counter() - self._submitted
+        self.seconds = self._elapsed()
         if self.watch is not None:
             try:
                 self.watch.end(self._finish(done, self.seconds))
@@ -340,6 +350,9 @@ class Handle:
         self.watch = None
         self._future, self._changed = Future[Done](), threading.Condition()
         self.fail(error)
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._submitted
 
     def _ends(self) -> bool:
         """Whether it may end now: it has not, and was not cancelled. Nobody can cancel it then."""
