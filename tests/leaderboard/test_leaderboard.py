@@ -25,7 +25,6 @@ from skipstone.policies import GROUP, KINDS, UNMASK
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy, SkipSession
 from skipstone.sweep.run import run_sweep
-from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments.runner import Side
 from skipstone.unmask import UnmaskPolicy
@@ -85,11 +84,6 @@ class EveryOther(SkipPolicy):
 @dataclass(frozen=True)
 class Broken(UnmaskPolicy):
     """One that decides nothing."""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load(write_checkpoint(tmp_path_factory.mktemp("tiny") / "model"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,10 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 Open = Callable[..., "Opened"]
-SEEING = (Path(__file__).parent / "seeing.js").read_text(encoding="utf-8")
+CONTRAST, SEEING = (
+    (Path(__file__).parent / name).read_text(encoding="utf-8")
+    for name in ("contrast.js", "seeing.js")
+)
 
 
 @dataclass
@@ -45,8 +48,15 @@ class Opened:
         self.page.wait_for_timeout(400)
 
     def see(self, what: str) -> Any:
-        """Ask ``seeing.js``."""
-        return self.page.evaluate(f"async () => {{ {SEEING}\nreturn await {what}; }}")
+        """Ask ``seeing.js`` about a report page."""
+        return self._asked(f"{CONTRAST}\n{SEEING}", what)
+
+    def contrast(self, what: str) -> Any:
+        """Ask ``contrast.js`` about any page."""
+        return self._asked(CONTRAST, what)
+
+    def _asked(self, script: str, what: str) -> Any:
+        return self.page.evaluate(f"async () => {{ {script}\nreturn await {what}; }}")
 
 
 @pytest.fixture(scope="module", name="browser")

@@ -1,55 +1,6 @@
-// What a reader sees of a report page: contrast, what is cut off, and words of any language.
+// What a reader sees of a report page, beside contrast.js: charts, what is cut off, and words.
 
-const TEXT = 4.5, LARGE = 3, MARK = 3; // WCAG 2.2, level AA
 const palette = data.colours[theme()];
-
-// --- colours
-
-const canvas = document.createElement("canvas").getContext("2d");
-function rgba(colour) {
-  canvas.clearRect(0, 0, 1, 1);
-  canvas.fillStyle = "#000";
-  canvas.fillStyle = colour;
-  canvas.fillRect(0, 0, 1, 1);
-  const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
-  return [r, g, b, a / 255];
-}
-const over = (top, ground, alpha = 1) => top.slice(0, 3).map((c, i) => c * top[3] * alpha + ground[i] * (1 - top[3] * alpha));
-const linear = (c) => ((c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
-function contrast(a, b) {
-  const [low, high] = [luminance(a), luminance(b)].sort((x, y) => x - y);
-  return (high + 0.05) / (low + 0.05);
-}
-function groundOf(element) {
-  const layers = [];
-  for (let e = element; e; e = e.parentElement) layers.push(rgba(getComputedStyle(e).backgroundColor));
-  return layers.reverse().reduce((ground, layer) => over(layer, ground), [255, 255, 255]);
-}
-
-// --- text
-
-function* texts() {
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    const parent = node.parentElement;
-    if (!node.data.trim() || parent.closest("script, style, .hidden, .skip")) continue;
-    if (parent.checkVisibility({ opacityProperty: true, visibilityProperty: true })) yield node;
-  }
-}
-
-function paleTexts() {
-  const found = [];
-  for (const node of texts()) {
-    const style = getComputedStyle(node.parentElement);
-    const ground = groundOf(node.parentElement);
-    const size = parseFloat(style.fontSize);
-    const need = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700) ? LARGE : TEXT;
-    const ratio = contrast(over(rgba(style.color), ground), ground);
-    if (ratio < need) found.push(`${node.data.trim().slice(0, 40)}: ${ratio.toFixed(2)}`);
-  }
-  return found;
-}
 
 // --- charts, drawn once more as vector graphics
 

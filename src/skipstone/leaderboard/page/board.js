@@ -20,5 +20,18 @@ function open() {
   if (target.tabIndex === -1) target.focus();
 }
 addEventListener("hashchange", open);
+// Escape leads back to the link that was followed; following it again leads there again.
+let followed = null;
+addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='#']");
+  if (!link) return;
+  followed = link;
+  if (link.getAttribute("href") === location.hash) open();
+});
+addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || !followed) return;
+  followed.focus();
+  followed = null;
+});
 show();
 open();
