@@ -112,6 +112,18 @@ def test_a_quick_guard_of_the_bench(stranger: Stranger, against: Against) -> Non
     assert (found.cause_right, found.step_right, found.place_right) == (True, True, True), found
 
 
+@pytest.mark.parametrize("job", JOBS[1:3], ids=["the mask alone is summed", "EOS is always best"])
+def test_an_id_that_always_loses_is_named_as_left_out(job: Job) -> None:
+    """Rows that are shifted may explain more tokens than the own ones, with that id in the draw."""
+    stranger = next(s for s in FAULTY_LOOPS if named(s) == "llada-EOS suppressed")
+    runs = record(Encounter(stranger, job, "engine", reference=False))
+    cause = runs.diagnosis().cause
+    assert cause is not None
+    assert cause.rule == "commit-rule"
+    assert str(cause.what) == f"B never takes token {EOS}, A does"
+    assert cause.proof is Proof.NECESSARY_AND_SUFFICIENT
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("fault", ["EOS suppressed", "threshold passed, not reached"])
 def test_scores_that_are_all_but_certain_are_told_to_the_last_digit(fault: str, style: str) -> None:

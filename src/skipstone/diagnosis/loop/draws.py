@@ -59,7 +59,7 @@ def likely_draws(evidence: Evidence, scale: float) -> tuple[Evidence, list[Draw]
         tried += plain
     shares = {draw: int(evidence.drawn(draw).sum()) for draw in tried}
     best = max(tried, key=lambda d: shares[d])
-    evidence, bent = _bent(evidence, best) if evidence.logits else (evidence, [])
+    evidence, bent = _bent_from(evidence, tried, best) if evidence.logits else (evidence, [])
     if evidence.logits and not any(len(d.without) <= len(best.without) + 1 for d in bent):
         # Several ids that always lose may as well be all of a range.
         bent = other_logits(evidence, best) or bent
@@ -108,6 +108,20 @@ def bent_draws(evidence: Evidence, draw: Draw) -> list[Draw]:
     return [d for d in found if evidence.drawn(d).all()]
 
 
+def _bent_from(evidence: Evidence, tried: list[Draw], best: Draw) -> tuple[Evidence, list[Draw]]:
+    """The same from the best draw and from those of the positions' own rows, which come first.
+
+    Where an id that wins everywhere is left out, rows that are shifted may well explain more.
+    """
+    own = [draw for draw in tried if not draw.offset]
+    bases = sorted(dict.fromkeys((best, *own)), key=lambda draw: abs(draw.offset))
+    found = list[Draw]()
+    for base in bases:
+        evidence, bent = _bent(evidence, base)
+        found += bent
+    return evidence, list(dict.fromkeys(found))
+
+
 def _bent(evidence: Evidence, draw: Draw) -> tuple[Evidence, list[Draw]]:
     """Draws that leave ids out, or raise one, and by that explain what a plain one does not."""
     taken, outranked_by = Counter[int](), Counter[int]()
@@ -123,7 +137,9 @@ def _bent(evidence: Evidence, draw: Draw) -> tuple[Evidence, list[Draw]]:
     if out:
         evidence = evidence.watch(out)
         less = replace(draw, without=tuple(dict.fromkeys((*draw.without, *out))))
-        found += [less, replace(less, still_summed=less.without)]
+        # A loop may leave an id out of the softmax, and the mask only of what is proposed.
+        summed = dict.fromkeys((less.still_summed, less.without, draw.without))
+        found += [replace(less, still_summed=ids) for ids in summed]
     if len(taken) == 1:
         token = next(iter(taken))
         evidence = evidence.watch((token,))

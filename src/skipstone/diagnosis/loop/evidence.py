@@ -235,6 +235,8 @@ class Evidence:
     def watch(self, ids: tuple[int, ...]) -> Evidence:
         """The same with more watched ids; the logits are read again."""
         watched = tuple(dict.fromkeys((*self.watched, *ids)))
+        if watched == self.watched:
+            return self
         return replace(self, watched=watched, _sheets={}, _proposals={}, _drawn={})
 
     def alone(self, number: int, written_C: np.ndarray) -> Evidence:
