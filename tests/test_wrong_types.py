@@ -44,8 +44,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
         "Settings",
         "cache",
         "",
-        "cache policy '' is unknown; known: dkv, dllm, dual, dyllm, elastic, none, once, prefix, "
-        "sparse, vicinity",
+        "cache policy '' is unknown; known: d2cache, dkv, dllm, dual, dyllm, elastic, none, once, "
+        "prefix, sparse, vicinity",
     ),
     ("Settings", "unmask", "x" * 5000, "xxx..."),
     ("Settings", "cache", b"dual", "cache is b'dual', which is no cache policy"),

@@ -22,6 +22,7 @@ from faults.truth import (
 WINDOW = "suffix_window=3"
 DLLM = "cache=dllm:prompt_every=8,response_every=4"
 ALL_KEPT, KEPT = "cache=sparse:1.0", "cache=sparse:0.25"
+POINTED = "cache=d2cache:current_k=4,rollout_p=0.05"
 DYLLM = "cache=dyllm:threshold=0.9"
 LONG = f"{FIXED} eos_stop=false"
 """An answer that ends within its first block has no second one."""
@@ -82,6 +83,27 @@ OF_CACHE = (
         same(f"{FIXED} cache=elastic:gamma=0.99"),
         Truth(from_forward(1), where=anywhere),
         cache.no_drift,
+    ),
+    Specimen(
+        "rows that the last step points at, by setting",
+        (11,),
+        against(f"{FIXED} cache=none", f"{FIXED} {POINTED}"),
+        PARTED,
+    ),
+    Specimen(
+        "attention points at no row",
+        (16,),
+        same(f"{FIXED} {POINTED}"),
+        Truth(from_forward(1), (1,), anywhere),
+        cache.nothing_pointed_at,
+    ),
+    Specimen(
+        # Keys and values of the mask that stood there are read: older than they should be.
+        "what was committed is not computed again",
+        (11,),
+        same(f"{FIXED} {POINTED}"),
+        Truth(from_forward(1), (1,), anywhere),
+        cache.committed_left_out,
     ),
     Specimen(
         "delayed cache, by setting",

@@ -23,6 +23,7 @@ from skipstone.cache import (
     delayed,
     elastic,
     kept_keys,
+    pointed,
 )
 from skipstone.canvas import RequestStep, StepContext
 from skipstone.engine import request
@@ -403,6 +404,30 @@ def no_drift() -> Generator[None, None, None]:
         return 1.0
 
     with instead(elastic, "_cosine", wrong):
+        yield
+
+
+@contextmanager
+def nothing_pointed_at() -> Generator[None, None, None]:
+    """No row is computed for the attention that flows to it."""
+
+    def wrong(flow_K: np.ndarray, share: float, without: np.ndarray) -> np.ndarray:
+        return without[:0]
+
+    with instead(pointed, "nucleus", wrong):
+        yield
+
+
+@contextmanager
+def committed_left_out() -> Generator[None, None, None]:
+    """A token is not computed again in the step after its commit."""
+    to_decode = pointed.to_decode
+
+    def wrong(offsets: np.ndarray, at: RequestStep, context: StepContext) -> np.ndarray:
+        masked = context.host.status_BG[at.slot, offsets] == Status.MASK
+        return to_decode(offsets[masked], at, context)
+
+    with instead(pointed, "to_decode", wrong):
         yield
 
 

@@ -21,6 +21,7 @@ from typing import Generic, Literal, TypeVar, cast
 
 from skipstone.cache import (
     CachePolicy,
+    D2Cache,
     DelayedCache,
     DllmCache,
     DualCache,
@@ -222,6 +223,7 @@ CACHE = Kind[CachePolicy](
         "dyllm": DyllmCache,
         "elastic": ElasticCache,
         "sparse": SparseCache,
+        "d2cache": D2Cache,
     },
 )
 SKIP = Kind[SkipPolicy](

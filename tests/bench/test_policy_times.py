@@ -32,6 +32,7 @@ KINDS = {
     "wino": BASE.replace(unmask="wino:value=0.2,back=0.4"),
     "editing": BASE.replace(unmask="editing:threshold=0.7,edit=0.5,post_steps=0", cache="dual"),
     "elastic": BASE.replace(cache="elastic:0.95"),
+    "d2cache": BASE.replace(cache="d2cache:current_k=4,rollout_p=0.05"),
     "dllm": BASE.replace(cache="dllm:prompt_every=9,response_every=3,ratio=0.4"),
     "dyllm": BASE.replace(cache="dyllm:threshold=0.9,warmup=1"),
     "cosine": BASE.replace(skip="cosine:skip_layer_k=3,skip_threshold=0.9", cache="dual"),

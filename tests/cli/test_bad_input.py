@@ -341,7 +341,7 @@ COMMANDS: dict[str, tuple[Argv, list[str]]] = {
     "unknown skip": (_argv("hi", "--skip", "cosin"), ["'cosin'", "did you mean 'cosine'?"]),
     "strange cache": (
         _argv("hi", "--cache", "zz"),
-        ["'zz'", "known: dkv, dllm, dual, dyllm, elastic, none, once, prefix, sparse, vicinity"],
+        ["'zz'", "known: d2cache, dkv, dllm, dual, dyllm, elastic, none, once, prefix, sparse"],
     ),
     "unknown setting": (
         _argv("hi", "--unmask", "threshold:valu=1"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, NoSkip, PrefixCache
-from skipstone.cache import CachePolicy, DelayedCache, ElasticCache, VicinityCache
+from skipstone.cache import CachePolicy, D2Cache, DelayedCache, ElasticCache, VicinityCache
 from skipstone.canvas import Geometry, StepContext
 from skipstone.diff import compare
 from skipstone.engine import Result, Settings
@@ -38,6 +38,7 @@ CACHES: list[CachePolicy] = [
     VicinityCache(1, 1, warmup=2, refresh_every=3, published=True),
     DelayedCache(4),
     ElasticCache(0.97),
+    D2Cache(4, 3.0, 0.05),
 ]
 UNMASKS: list[UnmaskPolicy] = [
     Fixed(),
@@ -79,7 +80,7 @@ def any_settings(draw: st.DrawFn, *, random_order: bool = False) -> Settings:
         steps = draw(st.none() | st.integers(least, gen_length))
     seeded = unmask.uses_seed or temperature > 0
     cache = draw(st.sampled_from(CACHES))
-    names_rows = isinstance(cache, ElasticCache)
+    names_rows = isinstance(cache, ElasticCache | D2Cache)
     return Settings(
         cache=cache,
         unmask=unmask,

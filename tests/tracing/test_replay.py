@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from skipstone import DualCache, Factor, Fixed, NoCache, Settings, Threshold
-from skipstone.cache import CachePolicy, ElasticCache, OnceCache, VicinityCache
+from skipstone.cache import CachePolicy, D2Cache, ElasticCache, OnceCache, VicinityCache
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Choice, Experimenter, Follow, Patch, Unavailable
 from skipstone.diagnosis.patching import DecidingPart, decisive
@@ -109,6 +109,8 @@ def test_a_canvas_that_the_model_cannot_read_is_refused(token: int) -> None:
     [
         *product([*CACHES, OnceCache(6), VicinityCache(warmup=2, published=True)], SKIPS),
         (ElasticCache(0.97), NoSkip()),
+        (D2Cache(4, 3.0, 0.05), NoSkip()),
+        (D2Cache(4, 3.0, 0.05, published=True), NoSkip()),
     ],
     ids=repr,
 )

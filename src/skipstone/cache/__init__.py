@@ -1,6 +1,7 @@
 """Cache policies: which rows are recomputed in a step."""
 
 from skipstone.cache.base import CacheNeed, CachePolicy, CacheSession, LayerValues, StepTaken
+from skipstone.cache.d2 import D2Cache
 from skipstone.cache.delayed import DelayedCache
 from skipstone.cache.dllm import DllmCache
 from skipstone.cache.dyllm import DyllmCache
@@ -14,6 +15,7 @@ __all__ = [
     "CacheNeed",
     "CachePolicy",
     "CacheSession",
+    "D2Cache",
     "DelayedCache",
     "DllmCache",
     "DualCache",

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from skipstone.canvas import Geometry, RequestStep, StepContext
     from skipstone.rows import Rows
 
-CacheNeed = Literal["attention", "layer_inputs", "layer_changes", "contexts", "keys"]
+CacheNeed = Literal["attention", "layer_inputs", "layer_changes", "contexts", "keys", "confidence"]
 """What the engine computes or keeps for a policy that asks for it: how rows attend, which is
 computed eagerly; what enters the layers before which rows are named anew; what layers add to rows,
-where not all are computed; what attention and MLP give, where the MLP computes some; and queries
-and keys, of which it may hide some, eagerly too."""
+where not all are computed; what attention and MLP give, where the MLP computes some; queries and
+keys, of which it may hide some, eagerly too; and how confident masks right of the block are, beside
+those of the block, in ``StepContext.confidence_BG``."""
 
 
 class LayerValues(Protocol):

@@ -347,7 +347,7 @@ class Batch:
         return self._context(state.last_step() for state in states)
 
     def _context(self, requests: Iterable[RequestStep]) -> StepContext:
-        scored_BG = self.scorer.board.confidence_BG
+        scored_BG = self.scorer.confidence_BG
         return StepContext(self.canvas, tuple(requests), self.committed_BL, self.host, scored_BG)
 
     def put(self, host: HostCanvas, committed_BL: Tensor) -> None:

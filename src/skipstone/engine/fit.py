@@ -46,6 +46,12 @@ def check_fit(network: Network, settings: Settings) -> None:
             f"had when it saw other keys, and how alike the states of two steps are tells nothing "
             f"of that; use skip=none, or another cache"
         )
+    if "confidence" in settings.cache.needs and skip is not None:
+        raise ConfigError(
+            f"{settings.cache!r} and {settings.skip!r}: a skip keeps states of the rows that come "
+            f"next, and which these are follows from what this step gives; use skip=none, or "
+            f"another cache"
+        )
     if cache.names_before and skip is not None:
         raise ConfigError(
             f"{settings.cache!r} and {settings.skip!r} both say which rows go on at a layer: what "

@@ -43,6 +43,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
         "elastic:gamma=2",
         "sparse",
         "sparse:kernel_size=2",
+        "d2cache",
+        "d2cache:current_k=0",
     ),
     "--unmask": (
         "fixed",

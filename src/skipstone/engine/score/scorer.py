@@ -57,7 +57,9 @@ class Scorer:
         empty = torch.full(shape, -torch.inf, dtype=torch.float64, device=geometry.device)
         self.board = Board(zeros, empty, zeros.clone(), empty.clone(), zeros - 1)
         self._distributions: Distributions | None = None
+        self._ahead_BG: Tensor | None = None
         self._needs = [frozenset[Need]()] * geometry.batch
+        self._foresees = [False] * geometry.batch
 
     def admit(self, slot: int, settings: Settings) -> None:
         """Know nothing of a request yet, and draw from the beginning.
@@ -72,9 +74,26 @@ class Scorer:
             self.board = replace(self.board, entropy_BG=entropy_BG)
         if Need.DRIFT in needs:
             self._begin_drift(slot)
+        self._foresees[slot] = "confidence" in settings.cache.needs
+        if self._foresees[slot] and self._ahead_BG is None:
+            self._ahead_BG = torch.full_like(self.board.confidence_BG, -torch.inf)
+        if self._ahead_BG is not None:
+            self._ahead_BG[slot].fill_(-torch.inf)
         self.board.scored_at_BG[slot].fill_(-1)
         self.board.confidence_BG[slot].fill_(-torch.inf)
         self._sampling[slot] = Sampling.of(settings, self.board.token_BG.device)
+
+    @property
+    def confidence_BG(self) -> Tensor:
+        """float64 [B, G]: the last confidence of each offset, -inf if none.
+
+        Right of the block there are some only where a cache policy needs them. They are kept
+        beside the board: what stands there is never committed.
+        """
+        board = self.board
+        if self._ahead_BG is None:
+            return board.confidence_BG
+        return board.confidence_BG.where(board.scored_at_BG >= 0, self._ahead_BG)
 
     def _begin_drift(self, slot: int) -> None:
         """Know no distribution of a request yet."""
@@ -143,8 +162,12 @@ class Scorer:
     def _look_ahead(
         self, computed: Rows, done: Pass, context: StepContext, host: HostCanvas
     ) -> None:
-        """Keep what was computed right of the block, where a policy asks how far it moves."""
-        ahead = [at for at in context.requests if Need.DRIFT in self._needs[at.slot]]
+        """Keep what was computed right of the block, where a policy asks for it."""
+        ahead = [
+            at
+            for at in context.requests
+            if Need.DRIFT in self._needs[at.slot] or self._foresees[at.slot]
+        ]
         if not ahead:
             return
         spans = {at.slot: (at.block.stop, context.canvas.gen_length) for at in ahead}
@@ -152,7 +175,18 @@ class Scorer:
         for part in self._parts(rows):
             part_rows, index_2N = _part(part, rows, index)
             logits_NV = self._logits(done.x_ND[index_2N[0]])
-            self._move(part_rows, self._masks(logits_NV, index_2N, done, context))
+            masks = self._masks(logits_NV, index_2N, done, context)
+            self._move(part_rows, masks)
+            self._foresee(part_rows, masks)
+
+    def _foresee(self, rows: Rows, masks: MaskLogits) -> None:
+        """Note how confident masks right of the block are, without noise."""
+        mine = np.flatnonzero(np.array(self._foresees)[rows.request])
+        if self._ahead_BG is None or not mine.size:
+            return
+        masks = masks.take(to_device(mine, rows.device))
+        scored = ops.score(masks.logits_NV, masks.mask_id, None, cuts=self._cuts(rows.take(mine)))
+        masks.keep(self._ahead_BG, scored.confidence_N.to(self._ahead_BG.dtype))
 
     def doubt(self, shadow: Shadow | None, context: StepContext) -> None:
         """Score committed tokens by where they are not seen. Changes the board.

@@ -1,4 +1,4 @@
-"""d2Cache's sampling (Kamichanw/d2Cache 72feb60, ``generation/vanilla.py``): orders, EB bound."""
+"""d2Cache (Kamichanw/d2Cache 72feb60): its cache, and its sampling, orders and EB bound."""
 
 from __future__ import annotations
 
@@ -39,6 +39,19 @@ def entropy_bound(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
     each = int(params.get("num_transfer_tokens", 1))
     unmask = f"entropy_bound:{rule},each={each}"
     yield stepwise(name, "eb", case, {"cache": "none", "unmask": unmask})
+
+
+def cache(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
+    """Rows that the last step points at; one token a step, or all that reach a threshold."""
+    params = case["params"]
+    if "gen_sigma" in params:
+        raise InexpressibleError("no unmask policy weighs confidence by what is decided nearby")
+    settings = [f"{key}={params[key]!r}" for key in ("rollout_p", "current_k", "inflate_w")]
+    rule = {
+        "cache": f"d2cache:{','.join(settings)},sigma={params['sigma']!r},published=true",
+        **_order(case, {"alg": "maskgit_plus", **params}),
+    }
+    yield stepwise(name, "d2cache", case, rule)
 
 
 def _named(alg: str) -> str:

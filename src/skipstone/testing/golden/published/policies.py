@@ -27,6 +27,7 @@ Reader = Callable[[str, Mapping[str, Any]], Iterator[GoldenCase]]
 READERS: dict[str, Reader] = {
     "orders": d2cache.orders,
     "eb": d2cache.entropy_bound,
+    "d2cache": d2cache.cache,
     "credit_decoding": dinfer.credit,
     "hierarchical": dinfer.hierarchical,
     "klass": klass.klass,
