@@ -135,7 +135,7 @@ def _check_for_traces(shared: dict[str, str], prompt: str | None) -> None:
     )
 
 
-def parse_seconds(text: str | None) -> float:
+def parse_seconds(text: str | None, option: str = "--time-limit") -> float:
     """Parse ``60``, ``60s``, ``2m`` or ``1h``; without a limit, for ever.
 
     Raises:
@@ -148,9 +148,9 @@ def parse_seconds(text: str | None) -> float:
     try:
         value = number(amount) * _UNITS[unit]
     except (ValueError, KeyError):
-        raise ConfigError(f"--time-limit is {shown(text)}, must be a time like 60s or 2m") from None
+        raise ConfigError(f"{option} is {shown(text)}, must be a time like 60s or 2m") from None
     if not value > 0:
-        raise ConfigError(f"--time-limit is {shown(text)}, must be more than nothing")
+        raise ConfigError(f"{option} is {shown(text)}, must be more than nothing")
     return value
 
 

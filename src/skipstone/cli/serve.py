@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import click
 
+from skipstone.cli.diagnose import parse_seconds
 from skipstone.cli.numbers import bytes_of, whole
 from skipstone.cli.options import given, memory_option, run_options, run_spec
 from skipstone.cli.server_log import LOGS
@@ -29,6 +30,22 @@ _ACCESS = (
         default="8MB",
         metavar="SIZE",
         help="Longer requests are refused.  [default: 8MB]",
+    ),
+    click.option(
+        "--max-waiting",
+        type=whole,
+        default=256,
+        metavar="N",
+        help="Answers that may wait; who comes beyond that is to try again later.  [default: 256]",
+    ),
+    click.option(
+        "--time-limit", metavar="60s", help="In which a request must be answered.  [default: none]"
+    ),
+    click.option(
+        "--drain",
+        default="30s",
+        metavar="30s",
+        help="Time that answers have when the server is stopped.  [default: 30s]",
     ),
     click.option(
         "--cors-origin",
@@ -81,6 +98,9 @@ def serve(
     port: int,
     api_keys_file: Path | None,
     max_body: str,
+    max_waiting: int,
+    time_limit: str | None,
+    drain: str,
     cors_origins: tuple[str, ...],
     log: str,
     log_prompts: bool,
@@ -89,6 +109,7 @@ def serve(
     """Answer OpenAI's clients over HTTP, until Ctrl-C."""
     try:
         import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing(str(error.name), "skipstone serve", "serve") from None
@@ -102,6 +123,9 @@ def serve(
         port=port,
         keys=read_keys(api_keys_file, os.environ.get("SKIPSTONE_API_KEYS", "")),
         max_body=bytes_of("--max-body", max_body),
+        max_waiting=max_waiting,
+        time_limit=parse_seconds(time_limit),
+        drain=parse_seconds(drain, "--drain"),
         cors_origins=cors_origins,
         log_prompts=log_prompts,
     )

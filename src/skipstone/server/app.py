@@ -16,10 +16,12 @@ from skipstone.server.access.account import Account, Accounts, account_of
 from skipstone.server.access.bodies import Bodies
 from skipstone.server.access.keys import ApiKeys
 from skipstone.server.answer.stream import ClientGoneError
+from skipstone.server.metrics import Metrics
 from skipstone.server.options import ServerOptions
 from skipstone.server.protocol.errors import ErrorBody, body_of, response_to
 from skipstone.server.routes.chat import chat_routes
 from skipstone.server.routes.completions import completion_routes
+from skipstone.server.routes.metrics import metric_routes
 from skipstone.server.routes.models import model_routes
 from skipstone.server.served import ServedModel
 from skipstone.version import __version__
@@ -54,7 +56,9 @@ def make_app(
         redoc_url=None,
         responses=_ERRORS,
     )
-    served = ServedModel(engine, options)
+    app.state.served = served = ServedModel(engine, options)
+    metrics = Metrics(engine)
+    app.include_router(metric_routes(metrics))
     for routes in (chat_routes, completion_routes, model_routes):
         app.include_router(routes(served))
     for kind in (SkipstoneError, RequestValidationError, HTTPException):
@@ -72,7 +76,12 @@ def make_app(
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
-    app.add_middleware(Accounts, tell=log)
+
+    def tell(account: Account) -> None:
+        metrics.note(account)
+        log(account)
+
+    app.add_middleware(Accounts, tell=tell)
     return app
 
 

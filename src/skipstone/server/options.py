@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -27,6 +28,12 @@ class ServerOptions:
     """Who knows one may ask; none: everybody may."""
     max_body: int = 8_000_000
     """Bytes of a request."""
+    max_waiting: int = 256
+    """Answers that may wait beside those that are decoded."""
+    time_limit: float = math.inf
+    """Seconds in which a request must be answered."""
+    drain: float = 30.0
+    """Seconds that answers have when the server is stopped."""
     cors_origins: tuple[str, ...] = ()
     """Whose pages may ask from a browser; ``*``: those of all."""
     log_prompts: bool = False
@@ -47,6 +54,11 @@ class ServerOptions:
             )
         if self.max_body < 1:
             raise ConfigError(f"max_body is {self.max_body} bytes, must be at least 1")
+        if self.max_waiting < 0:
+            raise ConfigError(f"max_waiting is {self.max_waiting}, must be at least 0")
+        for name, seconds in (("time_limit", self.time_limit), ("drain", self.drain)):
+            if not seconds > 0:
+                raise ConfigError(f"{name} is {seconds:g} s, must be more than nothing")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(

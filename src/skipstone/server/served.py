@@ -5,8 +5,23 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from skipstone.engine import Engine
+from skipstone.engine import Engine, Handle
 from skipstone.server.options import ServerOptions
+
+
+@dataclass
+class OpenHandles:
+    """Of requests that somebody waits for."""
+
+    handles: set[Handle] = field(default_factory=set[Handle])
+    stopped: bool = False
+    """Whether no more are taken."""
+
+    def stop(self) -> None:
+        """End them: each answer is what is final of it."""
+        self.stopped = True
+        for handle in tuple(self.handles):
+            handle.cancel()
 
 
 @dataclass(frozen=True)
@@ -15,5 +30,6 @@ class ServedModel:
 
     engine: Engine
     options: ServerOptions
+    open: OpenHandles = field(default_factory=OpenHandles)
     since: int = field(default_factory=lambda: int(time.time()))
     """When it was started, in seconds since 1970."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -15,10 +16,34 @@ from fastapi import FastAPI
 from skipstone.errors import ConfigError
 from skipstone.quoting import shown
 from skipstone.server.options import ServerOptions
+from skipstone.server.served import ServedModel
+
+_SENDING_SECONDS = 5
+"""For answers that ended when the server was stopped."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, without its habit of raising the signal that ended it once more at the end."""
+    """uvicorn, without its habit of raising the signal that ended it once more at the end.
+
+    When it is stopped, requests have some time; then each answer ends with what is final of it.
+    """
+
+    def __init__(self, config: uvicorn.Config, served: ServedModel) -> None:
+        """``served`` is what the application of ``config`` serves."""
+        super().__init__(config)
+        self._served = served
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for requests, as long as they may take."""
+        drain = self._served.options.drain
+        # No connection takes more than a while to send what is there.
+        self.config.timeout_graceful_shutdown = math.ceil(drain) + _SENDING_SECONDS
+        end = asyncio.get_running_loop().call_later(drain, self._served.open.stop)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            end.cancel()
+            self._served.open.stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -79,7 +104,7 @@ def server_of(app: FastAPI) -> Server:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="on"
     )
-    return Server(config)
+    return Server(config, app.state.served)
 
 
 def serve(app: FastAPI, bound: socket.socket, ready: Callable[[str], object]) -> None:

@@ -92,6 +92,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
     "--name": ("pebble", " "),
     "--host": ("127.0.0.1", "::1", "nowhere.invalid"),
     "--max-body": ("1kB", "8MB", "0", "much"),
+    "--max-waiting": ("0", "5", "-1"),
+    "--drain": ("1s", "0s", "soon"),
     "--cors-origin": ("https://a.example", "*", "a.example"),
     "--port": ("0", "65536", "-1"),
     "--window": ("0.0", "0.1-1.2", "1.2-0.1", "9.9", "0.0-99999999999.0"),

@@ -36,6 +36,8 @@ class Account:
     """The code of what it was answered in place of an answer, also where a stream had begun."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    steps: int = 0
+    """Of answers that were decoded to their end."""
     first_commit: float | None = None
     """Seconds until the first token of an answer was decided; None: none was."""
     seconds: float = 0.0

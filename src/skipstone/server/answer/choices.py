@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from typing import cast
 from skipstone.engine.commits import Commit
 from skipstone.engine.request import Handle
 from skipstone.server.access.account import Account
+from skipstone.server.access.queue import check_queue
 from skipstone.server.answer.plan import Ask
 from skipstone.server.answer.text import FinalText
-from skipstone.server.options import ServerOptions
 from skipstone.server.protocol.common import FinishReason, Said, Usage
+from skipstone.server.protocol.errors import OURS, AnswerError
 from skipstone.server.served import ServedModel
+
+_STOPPED = "ended before it was whole: the server was stopped"
 
 Tell = Callable[["Choice", str], Awaitable[None]]
 """Is given each piece of text that has become final, of the answer that it belongs to."""
@@ -41,7 +45,8 @@ class Choice:
         handle = self.handle
         if handle.done() and not handle.cancelled():
             return handle.result().notes
-        return handle.request.settings.idle()
+        notes = handle.request.settings.idle()
+        return notes if self.text.whole else (*notes, _STOPPED)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Answers:
     prompts: int
     """How many there are; each has as many answers."""
     account: Account
-    options: ServerOptions
+    served: ServedModel
 
     async def read(self, tell: Tell) -> None:
         """Read them beside each other to their end; an error of one ends all.
@@ -60,20 +65,28 @@ class Answers:
         Raises:
             SkipstoneError: one cannot be decoded.
         """
+        limit = self.served.options.time_limit
+        left = None if math.isinf(limit) else max(0.0, limit - self.account.age)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.timeout(left), asyncio.TaskGroup() as group:
                 for choice in self.choices:
                     group.create_task(self._read(choice, tell))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        except TimeoutError:
+            raise _late(limit) from None
         finally:
             self.close()
 
     def close(self) -> None:
         """Leave nothing of them in the engine, and write down what was used."""
+        ended = [one.handle for one in self.choices if one.handle.done()]
+        ended = [handle for handle in ended if not handle.cancelled() and not handle.exception()]
+        self.account.steps = sum(handle.result().stats.num_forwards for handle in ended)
         cancel(self.choices)
+        self.served.open.handles.difference_update(one.handle for one in self.choices)
         self.account.completion_tokens = self.usage().completion_tokens
-        if self.options.log_prompts:
+        if self.served.options.log_prompts:
             self.account.answers = [choice.text.shown for choice in self.choices]
 
     def usage(self) -> Usage:
@@ -115,8 +128,12 @@ def submit(served: ServedModel, account: Account, asks: Sequence[Ask], prompts: 
         prompts: how many there are.
 
     Raises:
+        AnswerError: there is no place for so many, or the server is being stopped.
         SkipstoneError: the engine refuses one.
     """
+    if served.open.stopped:
+        raise AnswerError(503, "the server is being stopped", kind=OURS, code="stopped")
+    check_queue(served.engine.load, len(asks), served.options.max_waiting)
     model, choices = served.engine.model, list[Choice]()
     try:
         for index, ask in enumerate(asks):
@@ -128,7 +145,8 @@ def submit(served: ServedModel, account: Account, asks: Sequence[Ask], prompts: 
     except BaseException:
         cancel(choices)
         raise
-    answers = Answers(tuple(choices), prompts, account, served.options)
+    answers = Answers(tuple(choices), prompts, account, served)
+    served.open.handles.update(choice.handle for choice in choices)
     account.prompt_tokens = answers.usage().prompt_tokens
     if served.options.log_prompts:
         asked = [list(ask.prompt) for ask in asks[:: len(asks) // prompts]]
@@ -140,6 +158,18 @@ def cancel(choices: Sequence[Choice]) -> None:
     """Leave nothing of them in the engine."""
     for choice in choices:
         choice.handle.cancel()
+
+
+def _late(limit: float) -> AnswerError:
+    return AnswerError(
+        504,
+        f"the answer was not there after {limit:g} s, the time limit of this server; ask for fewer "
+        f"tokens",
+        kind=OURS,
+        code="time_limit",
+        # OpenAI's client would ask again, and wait as long again.
+        headers={"x-should-retry": "false"},
+    )
 
 
 async def silent(choice: Choice, piece: str) -> None:

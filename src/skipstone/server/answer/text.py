@@ -40,6 +40,8 @@ class FinalText:
         """How many tokens that takes; without EOS, or what else ended it."""
         self.finish: FinishReason | None = None
         """Why nothing follows; None: more may come."""
+        self.whole = True
+        """Whether it did not end before masks that were left."""
         self._text, self._stops = text, tuple(stops)
         self._ends = frozenset([eos_id, *request.stop_ids])
         self._ids_G = np.array(request.region[:limit])
@@ -64,7 +66,7 @@ class FinalText:
         """What was held back, where no more is decoded than this."""
         if self.finish is not None:
             return ""
-        self.finish = "length"
+        self.finish, self.whole = "length", False
         return self._show(self._decoded(self._settled).rstrip(_HALF), self._settled)
 
     def _advance(self) -> str:

@@ -1,0 +1,154 @@
+"""How many may wait and how long it may take, and what a server does when it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx2 as httpx
+import pytest
+
+from skipstone import load
+from skipstone.engine import Engine
+from skipstone.server.options import ServerOptions
+from tests.server.running import running
+
+ASKED = {"model": "pebble", "messages": [{"role": "user", "content": "Who is Newton, physics?"}]}
+# A step for each of 384 tokens, over all rows.
+SLOW = {"gen_length": 384, "unmask": "fixed", "cache": "none", "eos_stop": False}
+
+
+def slow_engine() -> Engine:
+    return Engine(
+        load("pebble"), slots=1, gen_length=384, unmask="fixed", cache="none", eos_stop=False
+    )
+
+
+def test_who_comes_when_all_places_are_taken_is_told_so() -> None:
+    engine = slow_engine()
+    with running(engine, ServerOptions(max_waiting=1)) as address:
+        ask = f"{address}/chat/completions"
+        held = [engine.submit("Who is Newton, physics?") for _ in range(2)]
+        refused = httpx.post(ask, json=ASKED)
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["error"]["code"] == "queue_full"
+        never = httpx.post(ask, json={**ASKED, "n": 3})
+        assert never.status_code == 400
+        assert "3 answers are asked for at once, and there are places for 2" in never.text
+        for handle in held:
+            handle.cancel()
+        assert httpx.post(ask, json={**ASKED, "max_tokens": 1}, timeout=30).status_code == 200
+
+
+def test_what_would_never_fit_is_refused_with_the_numbers() -> None:
+    engine = Engine(load("pebble"), memory="100kB", gen_length=32)
+    with running(engine, ServerOptions()) as address:
+        refused = httpx.post(f"{address}/chat/completions", json=ASKED)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "no_room"
+    assert "there is room for" in refused.text
+
+
+def test_an_answer_that_takes_too_long_ends_with_an_error() -> None:
+    engine = slow_engine()
+    with running(engine, ServerOptions(time_limit=0.15)) as address:
+        ask = f"{address}/chat/completions"
+        late = httpx.post(ask, json=ASKED, timeout=30)
+        assert late.status_code == 504
+        assert late.json()["error"]["code"] == "time_limit"
+        assert late.headers["x-should-retry"] == "false"
+        streamed = httpx.post(ask, json={**ASKED, "stream": True}, timeout=30)
+        assert streamed.status_code == 200
+        *_, last = streamed.text.strip().split("\n\n")
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "time_limit"
+        end = time.monotonic() + 20
+        while any(engine.load[:2]):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_metrics_count_requests_and_tokens() -> None:
+    engine = Engine(load("pebble"), gen_length=32)
+    alone = engine.generate("Who is Newton, physics?")
+    with running(engine, ServerOptions(keys=("key",))) as address:
+        knows = {"authorization": "Bearer key"}
+        with httpx.Client(base_url=address[:-3], headers=knows) as http:
+            http.post("/v1/chat/completions", json=ASKED)
+            http.post("/v1/chat/completions", json={**ASKED, "n": 0})
+            http.get("/nowhere/else")
+            assert httpx.get(f"{address[:-3]}/metrics").status_code == 401
+            lines = http.get("/metrics").text.splitlines()
+    found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    chat = 'skipstone_requests_total{route="/v1/chat/completions",status="%d"}'
+    assert [found[chat % status] for status in (200, 400)] == ["1.0", "1.0"]
+    assert found['skipstone_requests_total{route="other",status="404"}'] == "1.0"
+    assert found["skipstone_prompt_tokens_total"] == f"{alone.prompt_tokens}.0"
+    assert found["skipstone_completion_tokens_total"] == f"{alone.length}.0"
+    assert found["skipstone_first_commit_seconds_count"] == "1.0"
+    assert (found["skipstone_slots"], found["skipstone_running"]) == ("16.0", "0.0")
+
+
+@contextmanager
+def process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``skipstone serve`` with an engine that takes seconds for an answer, and its address."""
+    settings = [f"--{name.replace('_', '-')}={value}" for name, value in SLOW.items()][:3]
+    command = [sys.executable, "-m", "skipstone", "serve", "--port", "0", "--slots", "1"]
+    with subprocess.Popen(
+        [*command, *settings, "--no-eos-stop", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            yield server, server.stdout.readline().split()[-1]
+        finally:
+            server.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process there gets no SIGTERM")
+def test_answers_end_with_what_there_is_when_a_server_is_stopped() -> None:
+    with (
+        process("--drain", "0.3s", "--log", "json") as (server, address),
+        ThreadPoolExecutor() as pool,
+    ):
+        body = {**ASKED, "n": 8}
+        answer = pool.submit(httpx.post, f"{address}/chat/completions", json=body, timeout=60)
+        while "skipstone_running 1.0" not in httpx.get(f"{address[:-3]}/metrics").text:
+            time.sleep(0.01)
+        server.send_signal(signal.SIGTERM)
+        ended = answer.result().json()
+        assert server.wait(timeout=30) == 0
+        assert server.stderr is not None
+        log = [json.loads(line) for line in server.stderr.read().splitlines()]
+    assert [choice["finish_reason"] for choice in ended["choices"]] == ["length"] * 8
+    assert ended["usage"]["completion_tokens"] < 8 * 384
+    assert any("the server was stopped" in note for note in ended["skipstone"]["notes"])
+    (line,) = (line for line in log if line["route"] == "/v1/chat/completions")
+    assert (line["status"], line["method"]) == (200, "POST")
+    assert line["completion_tokens"] == ended["usage"]["completion_tokens"]
+    assert "prompts" not in line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process there gets no SIGTERM")
+def test_a_second_signal_waits_for_nobody() -> None:
+    with process("--drain", "60s") as (server, address), ThreadPoolExecutor() as pool:
+        body = {**ASKED, "n": 128}
+        answer = pool.submit(httpx.post, f"{address}/chat/completions", json=body, timeout=60)
+        while "skipstone_running 1.0" not in httpx.get(f"{address[:-3]}/metrics").text:
+            time.sleep(0.01)
+        server.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert server.poll() is None
+        began = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        server.wait(timeout=30)
+        assert time.monotonic() - began < 10
+        assert answer.exception() is not None or answer.result().status_code != 200
