@@ -7,7 +7,7 @@ BIN := .venv/bin
 SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve test test-around test-long check format docs notebook screenshots linkcheck faults published fuzz kill clean
+.PHONY: help demo demo-serve test test-around test-long check format docs notebook screenshots linkcheck faults published fuzz fuzz-serve kill clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
@@ -20,6 +20,7 @@ help:
 	@echo "make faults  inject every fault and score what the diagnosis says (an hour or two)"
 	@echo "make published FAST_DLLM=PATH  plant faults into published code (see docs/diagnoses.md)"
 	@echo "make fuzz    try 20,000 broken inputs (minutes; goes on where it was stopped)"
+	@echo "make fuzz-serve  send 10,000 malformed requests to a server (half an hour)"
 	@echo "make kill    kill commands that write 1,000 times (about 20 minutes; goes on likewise)"
 	@echo "make docs    write the generated parts of docs/ again, and the site to build/docs"
 	@echo "make screenshots  take the pictures of the report page again (needs Chromium)"
@@ -77,6 +78,9 @@ published: .venv/.dev
 
 fuzz: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
+
+fuzz-serve: .venv/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.serve
 
 kill: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.kill
