@@ -108,6 +108,19 @@ def skips_part(a: RunRecord, b: RunRecord) -> StepRecord | None:
     return next((y for x, y in pairs if not np.array_equal(x.left_before, y.left_before)), None)
 
 
+def chosen_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
+    """The first step in which layers leave out other rows, or parts of them."""
+    pairs = ((x.layer_parts, y.layer_parts, y) for x, y in zip(a.steps, b.steps, strict=False))
+    return next(
+        (y for mine, theirs, y in pairs if not np.array_equal(_or_all(mine), _or_all(theirs))), None
+    )
+
+
+def _or_all(parts_YN: np.ndarray | None) -> np.ndarray:
+    """The parts; none where everything is computed."""
+    return np.zeros((0, 0)) if parts_YN is None else parts_YN
+
+
 def masks_skip(a: RunRecord, b: RunRecord) -> StepRecord | None:
     """The first step in which a mask skips."""
     return next((s for s in b.steps if np.isin(s.candidates.position, s.skipped).any()), None)

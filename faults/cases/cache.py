@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from faults.cases.common import COMPANION, FIXED, PARTED
-from faults.engine import cache, sight
+from faults.engine import cache, choice, sight
 from faults.specimen import Pair, Specimen, against, same
 from faults.truth import (
     ALWAYS,
@@ -11,6 +11,7 @@ from faults.truth import (
     SECOND_BLOCK,
     Truth,
     anywhere,
+    chosen_otherwise,
     first_of_block,
     first_positions,
     from_forward,
@@ -118,9 +119,8 @@ OF_CACHE = (
         PARTED,
     ),
     Specimen(
-        # Keys and values are old then, and so is what layers add.
         "the interval of the response is forgotten",
-        (11, 12),
+        (11,),
         same(f"{FIXED} {DLLM}"),
         Truth(from_forward(4), (2,), anywhere),
         cache.response_never_due,
@@ -164,6 +164,55 @@ OF_CACHE = (
         same(f"{FIXED} {DYLLM}"),
         Truth(from_forward(7), (1,), first_positions(8)),
         cache.prompt_never_due,
+    ),
+    Specimen(
+        "rows that moved least are computed",
+        (11,),
+        same(f"{FIXED} {DLLM}"),
+        Truth(chosen_otherwise, where=anywhere),
+        choice.least_moved(),
+    ),
+    Specimen(
+        "values are compared with themselves",
+        (11,),
+        same(f"{FIXED} {DLLM}"),
+        Truth(chosen_otherwise, where=anywhere),
+        choice.values_with_themselves(),
+    ),
+    Specimen(
+        "half the share of the response",
+        (11,),
+        same(f"{FIXED} {DLLM}"),
+        Truth(chosen_otherwise, where=anywhere),
+        choice.half_the_share(),
+    ),
+    Specimen(
+        "rows are chosen by number",
+        (1,),
+        same(f"{FIXED} {DLLM}"),
+        Truth(chosen_otherwise, where=anywhere),
+        choice.rows_by_number(),
+    ),
+    Specimen(
+        "contexts are compared with themselves",
+        (11,),
+        same(f"{FIXED} {DYLLM}"),
+        Truth(chosen_otherwise, where=anywhere),
+        choice.contexts_with_themselves(),
+    ),
+    Specimen(
+        "one layer chooses for all",
+        (11,),
+        same(f"{FIXED} {DYLLM}"),
+        Truth(chosen_otherwise, where=anywhere),
+        choice.chosen_once(),
+    ),
+    Specimen(
+        "a lower threshold of contexts",
+        (11,),
+        same(f"{FIXED} {DYLLM}"),
+        Truth(chosen_otherwise, where=anywhere),
+        choice.lower_threshold(0.4),
     ),
     Specimen(
         "fewer refreshes, by setting",

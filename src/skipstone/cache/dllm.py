@@ -79,7 +79,7 @@ class DllmCache(CachePolicy):
                 "model is causal over blocks: what stands left of a block never changes there, "
                 "and nothing right of it is seen; cache=dual is exact"
             )
-        return _Moved(self, geometry.num_layers)
+        return MovedValues(self, geometry.num_layers)
 
     def idle(self, steps: Sequence[StepTaken]) -> tuple[str, ...]:
         """Intervals that the request was too short for, and a share that nobody asked for."""
@@ -124,11 +124,11 @@ def _unit(values_NW: Tensor) -> Tensor:
     return values_NW / values_NW.norm(dim=-1, keepdim=True).clamp(min=1e-8)
 
 
-class _Moved(CacheSession):
+class MovedValues(CacheSession):
     """Chooses the rows whose values have moved most."""
 
     def __init__(self, policy: DllmCache, num_layers: int) -> None:
-        self._policy = policy
+        self.policy = policy
         self._layers = tuple(range(2, num_layers + 1))
 
     @property
@@ -138,7 +138,7 @@ class _Moved(CacheSession):
 
     def rows(self, context: StepContext) -> Rows:
         """All rows; a refresh where both intervals are over."""
-        policy = self._policy
+        policy = self.policy
         due, others = context.split(
             lambda at: policy.computes_prompt(at) and policy.computes_response(at)
         )
@@ -148,7 +148,7 @@ class _Moved(CacheSession):
         self, layer: int, values: LayerValues, rows: Rows, context: StepContext
     ) -> Rows | None:
         """What is due, and of the other responses the rows whose values have moved most."""
-        policy, wanted = self._policy, np.zeros(rows.num_rows, bool)
+        policy, wanted = self.policy, np.zeros(rows.num_rows, bool)
         moving = np.zeros(rows.num_rows, bool)
         for at in context.requests:
             mine = rows.request == at.slot
@@ -163,18 +163,18 @@ class _Moved(CacheSession):
                 moving |= response
         if moving.any():
             index = np.flatnonzero(moving)
-            wanted[index[self._most_moved(rows.take(index), values)]] = True
+            wanted[index[self.most_moved(rows.take(index), values)]] = True
         return rows.take(np.flatnonzero(wanted))
 
-    def _most_moved(self, rows: Rows, values: LayerValues) -> np.ndarray:
+    def most_moved(self, rows: Rows, values: LayerValues) -> np.ndarray:
         """Which rows each request computes, after all of their values are renewed."""
         old_NW, new_NW = values.renew(rows)
-        if self._policy.similarity_dtype == "float32":
+        if self.policy.similarity_dtype == "float32":
             old_NW, new_NW = old_NW.float(), new_NW.float()
         similarity = (_unit(new_NW) * _unit(old_NW)).sum(-1).float().cpu().numpy()
         chosen, first = list[np.ndarray](), 0
         for count in rows.counts:
             furthest = np.argsort(similarity[first : first + count], kind="stable")
-            chosen.append(first + furthest[: int(count * self._policy.ratio)])
+            chosen.append(first + furthest[: int(count * self.policy.ratio)])
             first += count
         return np.concatenate(chosen)

@@ -86,7 +86,7 @@ class DyllmCache(CachePolicy):
                 "and attention of this model is causal over blocks: what stands left of a block "
                 "never changes there, and nothing right of it is seen; cache=dual is exact"
             )
-        return _Salient(self, geometry.num_layers)
+        return Salient(self, geometry.num_layers)
 
     def idle(self, steps: Sequence[StepTaken]) -> tuple[str, ...]:
         """A threshold that leaves nothing out, and an interval that never was over."""
@@ -119,11 +119,11 @@ class DyllmCache(CachePolicy):
         return self.computes_all(at) or (every > 0 and (at.forward + 1) % every == 0)
 
 
-class _Salient(CacheSession):
+class Salient(CacheSession):
     """Chooses the rows whose contexts have moved."""
 
     def __init__(self, policy: DyllmCache, num_layers: int) -> None:
-        self._policy = policy
+        self.policy = policy
         self._layers = tuple(range(1, num_layers + 1))
 
     @property
@@ -133,8 +133,8 @@ class _Salient(CacheSession):
 
     def rows(self, context: StepContext) -> Rows:
         """All rows, those of a warm-up as a refresh; the prompt's where it is due."""
-        warm, others = context.split(self._policy.computes_all)
-        whole, sparse = others.split(self._policy.computes_prompt)
+        warm, others = context.split(self.policy.computes_all)
+        whole, sparse = others.split(self.policy.computes_prompt)
         return warm.changed_rows().beside(whole.all_rows()).beside(_response(sparse))
 
     def mlp_rows_in(
@@ -146,16 +146,16 @@ class _Salient(CacheSession):
         context: StepContext,
     ) -> Rows | None:
         """Those whose contexts have a cosine below the threshold to what they were."""
-        if self._policy.threshold == 1.0:
+        if self.policy.threshold == 1.0:
             return None
-        if self._policy.similarity_dtype == "float32":
+        if self.policy.similarity_dtype == "float32":
             before_NW, context_NW = before_NW.float(), context_NW.float()
         product_N = (before_NW * context_NW).sum(-1)
         squares_N = before_NW.square().sum(-1) * context_NW.square().sum(-1)
         # A context of zeros, or with a NaN, has no direction: its row is computed.
         cosine_N = product_N * squares_N.clamp(min=1e-30).rsqrt()
         cosine = cosine_N.float().cpu().numpy()
-        return rows.take(np.flatnonzero(~(cosine >= self._policy.threshold)))
+        return rows.take(np.flatnonzero(~(cosine >= self.policy.threshold)))
 
 
 def _response(context: StepContext) -> Rows:

@@ -35,7 +35,7 @@ def alone(view: StepView, at: RequestStep, taps: Taps) -> StepView:
     seen = _Cut(at.slot, canvas.length_of(at.slot), canvas.gen_lengths[at.slot])
     index = view.context.requests.index(at)
     cache, unmask = view.cache[index], view.unmask[index]
-    by_layer = view.rows_by_layer
+    parts_YN = view.layer_parts_YN
     rows, scored = _of(view.rows, at.slot), _of(view.scored, at.slot)
     assert rows is not None
     logits_NV = view.logits_NV if taps.logits and scored is not None else None
@@ -55,7 +55,7 @@ def alone(view: StepView, at: RequestStep, taps: Taps) -> StepView:
         skip=None if at.slot in view.whole else _skip(view.skip, at.slot),
         whole=(0,) if at.slot in view.whole else (),
         skip_layers_N=view.skip_layers_N[rows.index],
-        rows_by_layer=by_layer if by_layer is None else by_layer[:, at.slot : at.slot + 1],
+        layer_parts_YN=None if parts_YN is None else parts_YN[:, rows.index],
         visible_YBL=_visible(view, at, cache, seen),
         entered_at_BL=view.entered_at_BL[at.slot : at.slot + 1, : seen.length],
         finished_at_BL=view.finished_at_BL[at.slot : at.slot + 1, : seen.length],

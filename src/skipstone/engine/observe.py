@@ -127,9 +127,9 @@ class StepView:
     skip_layers_N: np.ndarray
     """int64: the first layer that each of ``rows`` did not compute as it had left; 0 if there is
     none."""
-    rows_by_layer: np.ndarray | None
-    """int64 [2, B, layers]: rows that attended, and rows whose MLP was computed; None if no cache
-    policy chose rows of layers."""
+    layer_parts_YN: np.ndarray | None
+    """uint8: what each layer computed of each of ``rows``: 0 nothing, 1 values alone, 2
+    attention, 3 all of it; None if no cache policy chose rows of layers."""
     store: KVStore
     """Keys and values of every position, as this forward left them. The next one overwrites it."""
     visible_YBL: Tensor | None

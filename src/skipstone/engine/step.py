@@ -328,7 +328,7 @@ class Stepper:
             skip=flight.done.skip,
             whole=flight.whole,
             skip_layers_N=flight.done.skip_layers(flight.rows),
-            rows_by_layer=flight.done.rows_by_layer(batch.canvas.batch, batch.config.num_layers),
+            layer_parts_YN=flight.done.layer_parts(flight.rows, batch.config.num_layers),
             store=batch.runner.store,
             visible_YBL=batch.runner.store.visible_YBL,
             entered_at_BL=ages.entered_at_BL,

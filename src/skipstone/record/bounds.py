@@ -71,11 +71,11 @@ def check_step(header: Header, step: StepRecord) -> None:
     if step.skip_layers is not None:
         _sized("skip_layers", step.skip_layers, step.rows.size)
         _all_within("skip_layers", step.skip_layers, 0, header.num_layers + 1)
-    for name in ("layer_rows", "mlp_rows"):
-        counts = getattr(step, name)
-        if counts is not None:
-            _sized(name, counts, header.num_layers)
-            _all_within(name, counts, 0, length + 1)
+    if step.layer_parts is not None:
+        shape = header.num_layers, step.rows.size
+        if step.layer_parts.shape != shape:
+            raise ValueError(f"layer_parts is {list(step.layer_parts.shape)}, not {list(shape)}")
+        _all_within("layer_parts", step.layer_parts, 0, 4)
     for name in ("token", "runner_up"):
         _all_within(name, getattr(step.candidates, name), 0, _INT32)
     _all_within("candidates.position", step.candidates.position, 0, length)

@@ -46,7 +46,7 @@ WHERE_ROWS_LEFT = {"skip_layers": INT}
 """Arrays of a step that are only there where rows left; older versions have none."""
 WHERE_ASKED_FOR = ("entropy", "drift")
 """Arrays of candidates that are only there where a policy asked for them."""
-LAYER_ARRAYS = {"layer_rows": INT, "mlp_rows": INT}
+LAYER_ARRAYS = {"layer_parts": BYTE}
 """Arrays of a step that are only there where a cache policy left rows out of layers."""
 JUDGEMENT_ARRAYS = {
     "position": INT,
@@ -58,6 +58,8 @@ JUDGEMENT_ARRAYS = {
     "reference_position": INT,
     "reference_forward": INT,
 }
+_TABLES = ("similarity", "layer_parts")
+"""Arrays with two dimensions."""
 _CODES = {INT: "I32", FLOAT: "F64", BOOL: "BOOL", BYTE: "U8"}
 
 
@@ -72,7 +74,7 @@ def pack_arrays(record: StepRecord) -> bytes:
         (record, "", of_step),
         (record.candidates, "candidates.", told),
     ]
-    if record.layer_rows is not None:
+    if record.layer_parts is not None:
         owners.append((record, "", LAYER_ARRAYS))
     if record.judgements is not None:
         owners.append((record.judgements, "judgements.", JUDGEMENT_ARRAYS))
@@ -124,7 +126,7 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
     judgements = None
     if "judgements.position" in found:
         judgements = Judgements(**_columns(found, "judgements.", JUDGEMENT_ARRAYS))
-    by_layer = _take(found, "", LAYER_ARRAYS) if "layer_rows" in found else {}
+    by_layer = _take(found, "", LAYER_ARRAYS) if "layer_parts" in found else {}
     return StepRecord(
         forward=whole(forward),
         block=block,
@@ -139,8 +141,7 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
         skip_layer=skip_layer,
         seconds=number(seconds),
         positions_from=text(positions_from),
-        layer_rows=by_layer.get("layer_rows"),
-        mlp_rows=by_layer.get("mlp_rows"),
+        layer_parts=by_layer.get("layer_parts"),
     )
 
 
@@ -186,7 +187,7 @@ def _take(
 ) -> dict[str, np.ndarray]:
     taken = {name: found[prefix + name] for name in dtypes}
     for name, array in taken.items():
-        if array.dtype != dtypes[name] or array.ndim != (2 if name == "similarity" else 1):
+        if array.dtype != dtypes[name] or array.ndim != (2 if name in _TABLES else 1):
             raise ValueError(f"array {prefix}{name} is {array.dtype.name} {list(array.shape)}")
     return taken
 

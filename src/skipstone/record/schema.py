@@ -159,11 +159,9 @@ class StepRecord:
     skip_layers: np.ndarray | None = None
     """int32 [N]: the first layer that each of ``rows`` did not compute, 0 for one that went through
     all; None where none left, and in traces of other code or of older versions."""
-    layer_rows: np.ndarray | None = None
-    """int32: how many rows each layer attended for; None unless a cache policy left rows out of
-    layers, or of their MLPs, in this step."""
-    mlp_rows: np.ndarray | None = None
-    """int32: of how many of them it computed the MLP; there where ``layer_rows`` is."""
+    layer_parts: np.ndarray | None = None
+    """uint8 [Y, N]: what each layer computed of each of ``rows``: 0 nothing, 1 values alone, 2
+    attention, 3 all of it; None unless a cache policy left something out in this step."""
 
     def __repr__(self) -> str:
         kinds = [name for name in ("refresh", "recovery") if getattr(self, name)]
@@ -217,6 +215,16 @@ class StepRecord:
     def computed_in(self, layer: int) -> np.ndarray:
         """int32: positions of the rows that had not left before a layer, counted from 1."""
         return self.rows[(self.left_before == 0) | (self.left_before > layer)]
+
+    @property
+    def layer_rows(self) -> np.ndarray | None:
+        """int64 [Y]: how many rows each layer attended for; there where ``layer_parts`` is."""
+        return None if self.layer_parts is None else (self.layer_parts > 1).sum(1)
+
+    @property
+    def mlp_rows(self) -> np.ndarray | None:
+        """int64 [Y]: of how many of them it computed the MLP; there where ``layer_parts`` is."""
+        return None if self.layer_parts is None else (self.layer_parts > 2).sum(1)
 
     @property
     def prompt_length(self) -> int:

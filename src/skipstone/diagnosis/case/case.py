@@ -16,6 +16,7 @@ from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.expected import Expected
 from skipstone.diagnosis.case.held import Held, held
 from skipstone.diagnosis.case.inquiry import Inquiry
+from skipstone.diagnosis.case.layer_choice import LayerChoice, layer_choice
 from skipstone.diagnosis.case.loops import Loops
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.proof import Proving
@@ -113,6 +114,11 @@ class Case:
     def stage_slip(self) -> StageSlip | None:
         """What explains the rows that left, by a rule that ranks rows; None if nothing does."""
         return stage_slip(self.runs, self.inquiry, self.expected)
+
+    @cached_property
+    def layer_choice(self) -> LayerChoice | None:
+        """Rows that a layer should not have chosen, from the same values; None if all are right."""
+        return layer_choice(self.runs, self.inquiry, self.expected, self.tensors)
 
     def step_b(self, forward: int) -> StepRecord | None:
         """A step of B."""

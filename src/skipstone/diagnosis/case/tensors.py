@@ -124,6 +124,14 @@ class ComparedTensors:
     @cached_property
     def local(self) -> Trace | None:
         """The focus again, each layer fed with B's own input: only errors of the layer itself."""
+        return self._fed(_LED)
+
+    @cached_property
+    def chosen(self) -> Trace | None:
+        """The same, where a cache policy chooses from that input which rows each layer computes."""
+        return self._fed(_LED - {"rows"})
+
+    def _fed(self, led: frozenset[Choice]) -> Trace | None:
         if self.recorded is None:
             return None
         return self.inquiry.ask(
@@ -131,7 +139,7 @@ class ComparedTensors:
                 "b",
                 self.runs.settings,
                 (self.focus, self.focus),
-                led=_LED,
+                led=led,
                 keys=self.keys,
                 patches=tuple(self._inputs()),
                 patch_name="each layer fed with B's recorded input",

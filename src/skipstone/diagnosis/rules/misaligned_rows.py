@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.chosen_rows import chosen_rows
 from skipstone.diagnosis.events import chooses, event_sentence, writes
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.ranked import ranked
@@ -34,6 +35,7 @@ def examine(case: Case) -> Answer:
             positions=event.positions_b,
         )
     found = ranked(case, RULE.name, RULE.number, ("number",))
+    found = found or chosen_rows(case, RULE.name, RULE.number, ("number",))
     if found is not None:
         return found
     step, stamped = _stamped(case)

@@ -6,6 +6,8 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.case.held import Held
+from skipstone.diagnosis.case.layer_choice import ChoiceSlip
+from skipstone.diagnosis.chosen_rows import chosen_rows
 from skipstone.diagnosis.deviation import before_their_commit
 from skipstone.diagnosis.experiment import Choice, Follow, Patch
 from skipstone.diagnosis.factors import swap
@@ -16,6 +18,8 @@ from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_pat
 from skipstone.policies import CACHE
 from skipstone.record import StepRecord, Tap
 from skipstone.sentence import NOTHING, Code, Sentence, listed
+
+_OLD: tuple[ChoiceSlip, ...] = ("due", "none", "layer", "fewer", "more", "others")
 
 _WRITE_FIRST = Sentence("write the fresh keys and values of these rows before attention reads them")
 
@@ -33,6 +37,7 @@ def examine(case: Case) -> Answer:
     """A refresh or a write that is missing; else a cache setting that explains the difference."""
     return (
         _missing_refresh(case)
+        or chosen_rows(case, RULE.name, RULE.number, _OLD)
         or _lost_write(case)
         or _too_early(case)
         or _late_write(case)

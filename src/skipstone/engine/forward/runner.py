@@ -125,21 +125,26 @@ class Pass:
                 did += np.bincount(asked.request[left], minlength=batch)
         return could, did
 
-    def rows_by_layer(self, batch: int, num_layers: int) -> np.ndarray | None:
-        """Rows that attended, and rows whose MLP was computed: int64 [2, B, layers].
+    def layer_parts(self, rows: Rows, num_layers: int) -> np.ndarray | None:
+        """What each layer computed of each of ``rows``: uint8 [Y, N].
 
-        None if no cache policy chose rows; of requests whose policies do not, it has what entered.
+        0 for nothing, 1 for values alone, 2 for attention, 3 for all of it. None if no cache policy
+        chose rows; of requests whose policies do not, it says 3, as of rows that left before.
+
+        Args:
+            rows: some of those that entered.
+            num_layers: of the network.
         """
         if not self.reuses:
             return None
-        entered = np.bincount(self.entered.request, minlength=batch)
-        counts = np.tile(entered[:, None], (2, 1, num_layers))
+        parts_YN, wanted = np.full((num_layers, rows.num_rows), 3, np.uint8), _places(rows)
         for reuse in self.reuses:
-            asked = reuse.asked
-            left = asked.request[~np.isin(_places(asked), _places(reuse.computed))]
-            parts = slice(None) if reuse.part == "layer" else 1
-            counts[parts, :, reuse.layer - 1] -= np.bincount(left, minlength=batch)
-        return counts
+            asked, computed = _places(reuse.asked), _places(reuse.computed)
+            left_N = np.isin(wanted, asked[~np.isin(asked, computed)])
+            parts_YN[reuse.layer - 1, left_N] = 0 if reuse.part == "layer" else 2
+            for renewed in reuse.renewed:
+                parts_YN[reuse.layer - 1, left_N & np.isin(wanted, _places(renewed))] = 1
+        return parts_YN
 
     def skip_layers(self, rows: Rows) -> np.ndarray:
         """The first layer that each of ``rows`` did not compute, 0 if there is none: int64 [N].

@@ -133,9 +133,9 @@ def _record(
     finished = rows if view.finished is view.rows else _positions(view.finished, request)
     skip_layers = view.skip_layers_N[view.rows.request == request].astype(np.int32)
     left = skip_layers[skip_layers > 0]
-    by_layer = None if view.rows_by_layer is None else view.rows_by_layer[:, request]
-    if by_layer is not None and (by_layer == rows.size).all():
-        by_layer = None
+    parts_YN = view.layer_parts_YN
+    if parts_YN is not None:
+        parts_YN = parts_YN[:, view.rows.request == request]
     return StepRecord(
         forward=at.forward,
         block=at.block.index,
@@ -157,8 +157,7 @@ def _record(
         skip_layer=int(left.min()) if left.size else 0,
         skip_layers=skip_layers if left.size else None,
         seconds=seconds,
-        layer_rows=None if by_layer is None else by_layer[0].astype(np.int32),
-        mlp_rows=None if by_layer is None else by_layer[1].astype(np.int32),
+        layer_parts=None if parts_YN is None or (parts_YN == 3).all() else parts_YN,
     )
 
 

@@ -97,6 +97,24 @@ class ForcedCache(CachePolicy):
         return _ForcedCacheSession(self.inner.start(geometry), self.recorded, self.forced)
 
 
+@dataclass(frozen=True, eq=False)
+class _Watched:
+    """``LayerValues`` that notes which rows were renewed."""
+
+    values: LayerValues
+    renewed_N: np.ndarray
+    """bool: of ``rows``."""
+    rows: Rows
+
+    def renew(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """As of the values."""
+        for slot in rows.requests:
+            here = self.rows.request == slot
+            position = rows.position[rows.request == slot]
+            self.renewed_N[here] |= np.isin(self.rows.position[here], position)
+        return self.values.renew(rows)
+
+
 class _ForcedCacheSession(CacheSession):
     """Answers from the record for all requests, and tells the policy what it has answered."""
 
@@ -139,8 +157,17 @@ class _ForcedCacheSession(CacheSession):
     def rows_in(
         self, layer: int, values: LayerValues, rows: Rows, context: StepContext
     ) -> Rows | None:
-        """What the policy says: it follows from the states."""
-        return self._inner.rows_in(layer, values, rows, context)
+        """As recorded, or what the policy says; so are the values that are renewed."""
+        watched = _Watched(values, np.zeros(rows.num_rows, bool), rows)
+        said = self._inner.rows_in(layer, watched, rows, context)
+        parts_N = self._parts(layer, rows, context)
+        if parts_N is None:
+            return said
+        # Fewer rows at once would be rounded otherwise: what the policy renewed is left.
+        renewed = np.flatnonzero((parts_N == 1) & ~watched.renewed_N)
+        if renewed.size:
+            values.renew(rows.take(renewed))
+        return rows.take(np.flatnonzero(parts_N >= 2))
 
     @property
     def chooses_mlp_in(self) -> tuple[int, ...]:
@@ -155,8 +182,10 @@ class _ForcedCacheSession(CacheSession):
         rows: Rows,
         context: StepContext,
     ) -> Rows | None:
-        """What the policy says: it follows from the states."""
-        return self._inner.mlp_rows_in(layer, before_NW, context_NW, rows, context)
+        """As recorded, or what the policy says."""
+        said = self._inner.mlp_rows_in(layer, before_NW, context_NW, rows, context)
+        parts_N = self._parts(layer, rows, context)
+        return said if parts_N is None else rows.take(np.flatnonzero(parts_N == 3))
 
     def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
         """Hand on to the policy."""
@@ -184,6 +213,21 @@ class _ForcedCacheSession(CacheSession):
     def forget(self, request: int) -> None:
         """Hand on to the policy."""
         self._inner.forget(request)
+
+    def _parts(self, layer: int, rows: Rows, context: StepContext) -> np.ndarray | None:
+        """What a layer computed of each of the rows that came, as recorded: uint8 [N].
+
+        None where the policy has its say.
+        """
+        step = self._recorded.of(context)
+        if not self._forced or step is None or step.positions_from != "engine":
+            return None
+        parts_L = np.full(step.entered_age.size, 3, np.uint8)
+        if step.layer_parts is not None:
+            parts_L[step.rows] = step.layer_parts[layer - 1]
+        starts = np.array(context.canvas.prompt_lengths)[rows.request]
+        # The last prompt positions of a companion stand for the sample's own.
+        return parts_L[np.maximum(0, rows.position - starts + step.prompt_length)]
 
     def _seeing(self, rows: Rows, context: StepContext) -> Rows:
         """The same rows, which see less or more if that is tried."""
