@@ -5,22 +5,28 @@ Shape letters as in ``skipstone.memory.store``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, NoCache, PrefixCache, Settings, Threshold
+from skipstone.cache import CachePolicy, DllmCache, DyllmCache, ElasticCache
+from skipstone.engine.fit import keeping_of
+from skipstone.engine.layout import RunnerName
 from skipstone.errors import ConfigError, NoRoomError
 from skipstone.memory import limit
-from skipstone.memory.limit import MemoryLimit
+from skipstone.memory.kept import Kept, KeptStates, kept_bytes
+from skipstone.memory.limit import MemoryLimit, cells_in
 from skipstone.memory.prefixes import Prefix
 from skipstone.memory.ranges import GRAIN, Range, Ranges, rounded
 from skipstone.memory.store import Admitted, KVStore, cell_bytes
 from skipstone.models.load import Model
+from skipstone.rows import Rows
 from skipstone.testing.tiny import tiny_model
 
 CPU = torch.device("cpu")
@@ -121,14 +127,18 @@ def test_memory_is_a_share_of_what_is_free_or_bytes(monkeypatch: pytest.MonkeyPa
         return 1000 * each
 
     monkeypatch.setattr(limit, "_free", free)
-    asked = (SHAPE, torch.float32, torch.device("cuda"), 10**6)
-    assert MemoryLimit.of(0.9).cells(*asked) == 896
-    assert MemoryLimit.of(None).cells(*asked) == 496
-    assert MemoryLimit.of(f"{100 * each}b").cells(*asked) == 96
-    assert MemoryLimit.of(1).cells(*asked[:3], 100) == 112
-    assert MemoryLimit.of(None).cells(SHAPE, torch.float32, CPU, 100) == 112
+    cuda = torch.device("cuda")
+
+    def cells(memory: object, device: torch.device = cuda, most: int = 10**6) -> int:
+        return cells_in(MemoryLimit.of(memory).on(device), each, most)
+
+    assert cells(0.9) == 896
+    assert cells(None) == 496
+    assert cells(f"{100 * each}b") == 96
+    assert cells(1, most=100) == 112
+    assert cells(None, CPU, 100) == 112
     with pytest.raises(NoRoomError, match="memory='1TB' is more than there is on cuda: 64 kB"):
-        MemoryLimit.of("1TB").cells(*asked)
+        MemoryLimit.of("1TB").on(cuda)
 
 
 def test_a_prompt_that_never_fits_is_refused_at_once(model: Model) -> None:
@@ -141,6 +151,93 @@ def test_a_prompt_that_never_fits_is_refused_at_once(model: Model) -> None:
         engine.generate_batch([short, long])
     with pytest.raises(NoRoomError, match="the prompt has 33 positions"):
         engine.submit(long)
+
+
+# What cache policies keep beside keys and values.
+
+KEEPING = (DllmCache(2, 4, ratio=0.5), DyllmCache(0.9, warmup=1), ElasticCache(0.9))
+
+
+def price(model: Model, cache: CachePolicy) -> int:
+    """Bytes that a cell takes, with all that is kept of it."""
+    config, dtype = model.config, model.network.dtype
+    keeping = keeping_of(model.network, BASE.replace(cache=cache))
+    return cell_bytes(config, dtype) + kept_bytes(keeping, config, dtype)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Bytes of the latest store and of all that is kept beside it, once something was decoded."""
+    seen, over = list[tuple[KVStore, Kept]](), Kept.over
+
+    def noted(store: KVStore) -> Kept:
+        seen.append((store, over(store)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(Kept, "over", noted)
+
+    def count() -> int:
+        store, kept = seen[-1]
+        tensors = [store.keys, store.values]
+        tensors += [tensor for states in kept for tensor in states._states.values()]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    return count
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("cache", [DualCache(), *KEEPING], ids=repr)
+def test_what_is_counted_is_what_is_taken(
+    cache: CachePolicy, heads: int, taken: Callable[[], int]
+) -> None:
+    model = tiny_model(num_kv_heads=heads)
+    given = 48 * price(model, cache)
+    assert (given > 48 * cell_bytes(model.config, model.network.dtype)) == (cache in KEEPING)
+    engine = Engine(model, BASE, cache=cache, unmask=Threshold(0.3), memory=f"{given}b")
+    # All of it by one, then by some of nine at once, as many as there is room for.
+    assert engine.generate(prompts(36)[0]).tokens
+    assert taken() == given
+    asked = prompts(4, 17, 1, 30, 9, 2, 25, 3, 36)
+    found = [result.tokens for result in engine.generate_batch(asked)]
+    assert taken() <= given
+    assert found == alone(model, engine.settings, asked)
+    with pytest.raises(NoRoomError, match=r"has 49 positions .* take .*, and there is room for"):
+        engine.generate(prompts(37)[0])
+    small = Engine(model, engine.settings, memory=f"{given - 1}b")
+    with pytest.raises(NoRoomError, match="keeps beside" if cache in KEEPING else "values take"):
+        small.generate(prompts(36)[0])
+
+
+@pytest.mark.parametrize("runner", ["eager", "graph"])
+def test_requests_whose_policies_keep_something_wait_where_there_is_no_room_for_that(
+    model: Model, runner: RunnerName, taken: Callable[[], int]
+) -> None:
+    given = 48 * price(model, DyllmCache())
+    engine = Engine(model, BASE, runner=runner, memory=f"{given}b", slots=3)
+    # The longest fits only where nothing is kept; all of them are asked for at once.
+    most = given // cell_bytes(model.config, model.network.dtype) // GRAIN * GRAIN
+    lengths = [4, most - 12, 36, 5, 36, 9, most - 12, 20]
+    caches = [DualCache(), DualCache(), KEEPING[1], DualCache(), *KEEPING, NoCache()]
+    each = [BASE.replace(cache=cache, unmask=Threshold(0.3)) for cache in caches]
+    each[6], each[7] = each[0], each[5]
+    asked, found = prompts(*lengths), list[tuple[int, ...]]()
+    with pytest.MonkeyPatch.context() as patch:
+        states, keep = list[int](), KeptStates.keep
+
+        def counted(self: KeptStates, layer: int, rows: Rows, x_ND: Tensor) -> None:
+            keep(self, layer, rows, x_ND)
+            states.append(taken())
+
+        patch.setattr(KeptStates, "keep", counted)
+        handles = [
+            engine.submit(ids, cache=own.cache, unmask=own.unmask)
+            for ids, own in zip(asked, each, strict=True)
+        ]
+        found = [handle.result().tokens for handle in handles]
+        together = [result.tokens for result in engine.generate_batch(asked, settings=each)]
+    assert max(states) <= given
+    wanted = [alone(model, own, [ids])[0] for ids, own in zip(asked, each, strict=True)]
+    assert found == together == wanted
 
 
 # Requests.

@@ -14,7 +14,9 @@ import torch
 
 from skipstone.bench.stamped import StampedFixed, Stamps
 from skipstone.engine import Engine, Result, Settings
+from skipstone.engine.fit import keeping_of
 from skipstone.engine.roofline import Card
+from skipstone.memory.kept import kept_bytes
 from skipstone.memory.ranges import rounded
 from skipstone.memory.store import cell_bytes
 from skipstone.models.load import Model
@@ -142,7 +144,7 @@ def tried(model: Model, job: Job) -> tuple[float | None, list[Result]]:
         return None, Clock(model).run(job)
     # By itself an engine takes half of a card, whatever a job needs.
     stored = store_bytes(model, job)
-    clock = Clock(model, f"{stored}B")
+    clock = Clock(model, f"{stored + kept_beside(model, job)}B")
     release()
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -154,9 +156,18 @@ def tried(model: Model, job: Job) -> tuple[float | None, list[Result]]:
 
 def store_bytes(model: Model, job: Job) -> int:
     """What keys and values of a job's requests take, if each ends with a whole block."""
+    return _cells(job) * cell_bytes(model.config, model.network.dtype)
+
+
+def kept_beside(model: Model, job: Job) -> int:
+    """What the cache policy of a job keeps of its requests beside these, at most."""
+    keeping = keeping_of(model.network, job.settings)
+    return _cells(job) * kept_bytes(keeping, model.config, model.network.dtype)
+
+
+def _cells(job: Job) -> int:
     new = job.settings.gen_length + job.settings.whole_block
-    lengths = (len(prompt) + new for prompt in job.prompts)
-    return sum(map(rounded, lengths)) * cell_bytes(model.config, model.network.dtype)
+    return sum(rounded(len(prompt) + new) for prompt in job.prompts)
 
 
 def release() -> None:

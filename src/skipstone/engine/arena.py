@@ -1,4 +1,9 @@
-"""The memory in which an engine decodes: a K/V store, and the graphs that were captured over it."""
+"""The memory in which an engine decodes: a K/V store, and the graphs that were captured over it.
+
+What cache policies have kept beside keys and values lies in the cells of that store, so it counts
+by cells: one takes what its keys and values do, and all that is kept for any of the policies that
+the store is made for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,8 @@ from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.forward.graph import GraphLayers
 from skipstone.engine.forward.layers import Layers
 from skipstone.errors import NoRoomError
-from skipstone.memory.limit import MemoryLimit, spelled
+from skipstone.memory.kept import Keeping, kept_bytes
+from skipstone.memory.limit import MemoryLimit, cells_in, spelled
 from skipstone.memory.ranges import rounded
 from skipstone.memory.store import KVStore, cell_bytes
 from skipstone.models.base import Network
@@ -26,6 +32,10 @@ class Arena:
         """Take nothing yet."""
         self._network = network
         self._limit = limit
+        self._given: int | None = None
+        """Bytes that may be taken, once a store outlives its batch: what is free is less then."""
+        self._keeping: Keeping = frozenset()
+        """What there is room for beside keys and values in the store that was made last."""
         self.kept: GraphLayers | None = None
         """Layers over graphs that were captured; they outlive lengths and batches."""
         self._plain: EagerLayers | None = None
@@ -36,33 +46,49 @@ class Arena:
         """Of the keys and values of one position."""
         return cell_bytes(self._network.config, self._network.dtype)
 
-    def check(self, length: int, where: str) -> None:
+    @property
+    def keeping(self) -> Keeping | None:
+        """What there is room for beside keys and values in the latest layers; None: anything."""
+        return self._keeping if self._is_bounded else None
+
+    def fits(self, length: int, keeping: Keeping) -> bool:
+        """Whether there is room for a request of so many positions where so much is kept."""
+        return rounded(length) <= self._cells(keeping)
+
+    def check(self, length: int, keeping: Keeping, where: str) -> None:
         """Refuse a request for which there could never be room.
 
         Args:
             length: its positions.
+            keeping: what is kept of it beside keys and values.
             where: names it in the message.
 
         Raises:
             NoRoomError: it needs more than all that there is.
         """
-        config, dtype = self._network.config, self._network.dtype
-        self._limit.check(length, self.cells(), config, dtype, where)
+        kept = kept_bytes(keeping, self._network.config, self._network.dtype)
+        self._limit.check(length, self._cells(keeping), self.cell_bytes, kept, where)
 
-    def layers(self, lengths: Sequence[int], *, graphs: bool, keep: bool = False) -> Layers:
+    def layers(
+        self, lengths: Sequence[int], keeping: Keeping, *, graphs: bool, keep: bool = False
+    ) -> Layers:
         """Layers over a store; with all graphs that were captured before, if nobody uses them.
 
         Args:
             lengths: of the requests that come first, so that there is room for them at once.
+            keeping: what is kept of them beside keys and values.
             graphs: whether steps are captured.
             keep: whether whoever asks next is to find the keys and values of these requests.
 
         Raises:
             NoRoomError: the memory that may be taken is not to be had.
         """
+        self._make_room(lengths[0], keeping)
         kept = self.kept if graphs else self._plain if keep else None
         if kept is not None and kept.store.unused:
             return kept
+        if graphs or keep:
+            self._given = self._bytes()
         if graphs:
             self.kept = None
             self.kept = GraphLayers(self._network, self._store(lengths, graphs=True))
@@ -71,6 +97,16 @@ class Arena:
         if keep:
             self._plain = layers
         return layers
+
+    def _make_room(self, length: int, keeping: Keeping) -> None:
+        """Drop stores with too many cells for what is kept, or too few for a request."""
+        if not self._is_bounded:
+            return
+        if keeping <= self._keeping and self.fits(length, self._keeping):
+            return
+        both = self._keeping | keeping
+        self._keeping = both if self.fits(length, both) else keeping
+        self.kept = self._plain = None
 
     def _store(self, lengths: Sequence[int], *, graphs: bool) -> KVStore:
         """An empty one with room for these requests."""
@@ -99,10 +135,19 @@ class Arena:
             ) from None
 
     def cells(self) -> int:
-        """Positions for whose keys and values there may be room."""
-        for layers in (self.kept, self._plain):
-            if layers is not None:
-                return layers.store.most
-        network = self._network
-        most = MOST_SLOTS * network.config.max_length
-        return self._limit.cells(network.config, network.dtype, network.device, most)
+        """Positions for which there may be room, with all that is kept in the latest layers."""
+        return self._cells(self._keeping)
+
+    def _cells(self, keeping: Keeping) -> int:
+        """Positions for which there may be room where so much is kept of them."""
+        config, dtype = self._network.config, self._network.dtype
+        each = self.cell_bytes + kept_bytes(keeping, config, dtype)
+        return cells_in(self._bytes(), each, MOST_SLOTS * config.max_length)
+
+    def _bytes(self) -> int | None:
+        """What may be taken; None: whatever is needed."""
+        return self._limit.on(self._network.device) if self._given is None else self._given
+
+    @property
+    def _is_bounded(self) -> bool:
+        return self._limit.asked is not None or self._network.device.type == "cuda"

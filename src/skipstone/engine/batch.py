@@ -34,7 +34,7 @@ from skipstone.engine.score.scorer import Scorer
 from skipstone.engine.score.weighing import Weighing
 from skipstone.engine.sessions import Served, Sessions
 from skipstone.engine.settings import Settings
-from skipstone.memory.kept import Kept
+from skipstone.memory.kept import Keeping, Kept
 from skipstone.memory.prefixes import Prefix
 from skipstone.memory.store import Admitted
 from skipstone.models.base import ModelConfig
@@ -70,6 +70,8 @@ class Batch:
     """The requests that are being decoded; None where a slot is free."""
     ages: Ages | None = None
     """Kept only if somebody watches."""
+    keeping: Keeping | None = None
+    """What there is memory for beside keys and values; None: for anything."""
     stops_at_nan: bool = True
     """Whether a NaN ends a request; else it is committed, for those who study where it leads."""
     _failed: Failed = field(default_factory=Failed)
@@ -119,8 +121,10 @@ class Batch:
         return [slot for slot, state in enumerate(self.slots) if state is None]
 
     def fits(self, request: Request) -> bool:
-        """Whether a slot is long enough for a request."""
+        """Whether a slot is long enough for a request, and there is room for what is kept of it."""
         start, new = len(request.prompt), len(request.region)
+        if self.keeping is not None and not request.keeping <= self.keeping:
+            return False
         return new <= self.geometry.gen_length and start + new <= self.geometry.length
 
     def waits_for_prefix(self, request: Request) -> bool:

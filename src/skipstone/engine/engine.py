@@ -17,7 +17,7 @@ from skipstone.engine.commits import Commit
 from skipstone.engine.defaults import with_defaults
 from skipstone.engine.driver import Driver
 from skipstone.engine.finish import idle_places, raise_error, result_of
-from skipstone.engine.fit import check_fit, without_graphs
+from skipstone.engine.fit import check_fit, keeping_of, without_graphs
 from skipstone.engine.layout import Layout, RunnerName, captures
 from skipstone.engine.load import EngineLoad
 from skipstone.engine.loop import Loop
@@ -70,9 +70,10 @@ class Engine:
             runner: ``eager``, or ``graph`` to replay captured CUDA graphs; ``auto`` does that on
                 a GPU. On a CPU, ``graph`` runs the same code without capturing, for tests.
             slots: how many requests are decoded at once where they are submitted one by one.
-            memory: what their keys and values may take: a share of the memory that is free, or
-                bytes like ``"40GB"``. None: on a GPU half of what is free, taken at the first
-                generation; on a CPU what they need. Requests for which there is no room wait.
+            memory: what their keys and values may take, and what cache policies keep by layer
+                beside them: a share of the memory that is free, or bytes like ``"40GB"``. None: on
+                a GPU half of what is free, taken at the first generation; on a CPU what they need.
+                Requests for which there is no room wait.
             changes: settings by name.
 
         Raises:
@@ -342,8 +343,9 @@ class Engine:
         sample: int = 0,
         where: str = "the prompt",
     ) -> Request:
-        self._arena.check(len(prompt) + len(region), where)
-        return Request.of(prompt, region, settings, self.model.config, sample)
+        keeping = keeping_of(self.model.network, settings)
+        self._arena.check(len(prompt) + len(region), keeping, where)
+        return Request.of(prompt, region, settings, self.model.config, sample, keeping)
 
     def _handle(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from skipstone import policies
-from skipstone.engine.forward.asked import started
+from skipstone.engine.forward.asked import kept_for, started
 from skipstone.engine.forward.runner import stops
 from skipstone.engine.guarded import guarded
 from skipstone.engine.layout import geometry_of
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, nearest
+from skipstone.memory.kept import Keeping
 from skipstone.models.base import Network
 from skipstone.quoting import shown
 from skipstone.unmask import Need, UnmaskPolicy
@@ -57,6 +58,11 @@ def check_fit(network: Network, settings: Settings) -> None:
             f"{settings.cache!r} and {settings.skip!r} both say which rows go on at a layer: what "
             f"one drops the other takes up again; use skip=none, or another cache"
         )
+
+
+def keeping_of(network: Network, settings: Settings) -> Keeping:
+    """What is kept of a request beside its keys and values, for its cache policy."""
+    return kept_for(started(settings.cache, geometry_of(network, 0, 0, 0)))
 
 
 def _check_needs(policy: UnmaskPolicy) -> None:

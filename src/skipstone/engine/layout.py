@@ -15,10 +15,11 @@ from skipstone.engine.forward.asked import cuts
 from skipstone.engine.forward.graph import GraphLayers
 from skipstone.engine.forward.runner import Runner
 from skipstone.engine.loop import Loop
-from skipstone.engine.request import Handle
+from skipstone.engine.request import Handle, Request
 from skipstone.engine.score.scorer import Scorer
 from skipstone.engine.step import Stepper
 from skipstone.errors import ConfigError, nearest
+from skipstone.memory.kept import Keeping
 from skipstone.models.base import Network
 from skipstone.quoting import shown
 
@@ -68,9 +69,11 @@ class Layout:
         skip = first.request.settings.skip.start(geometry)
         lengths = [handle.request.length for handle in handles[:slots]]
         shares = any(handle.request.prefix is not None for handle in handles)
-        layers = self._arena.layers(lengths, graphs=graphs, keep=shares)
+        keeping = self._keeping([handle.request for handle in handles])
+        layers = self._arena.layers(lengths, keeping, graphs=graphs, keep=shares)
         runner = Runner(network, skip, layers)
         batch = Batch.start(network.config, geometry, runner, Scorer(network, geometry))
+        batch.keeping = self._arena.keeping
         if first.observer is not None:
             batch.ages = Ages.start(batch.canvas)
         if isinstance(runner.layers, GraphLayers):
@@ -80,6 +83,15 @@ class Layout:
         ahead = 1 if network.device.type == "cuda" else 0
         stepper = Stepper(batch, first.observer, overlaps=ahead > 0)
         return Loop(batch, stepper, queue, first, ahead=ahead)
+
+    def _keeping(self, requests: Sequence[Request]) -> Keeping:
+        """What is kept for the first of them, and for others if all are short enough for that."""
+        longest, keeping = max(request.length for request in requests), requests[0].keeping
+        for request in requests:
+            both = keeping | request.keeping
+            if both != keeping and self._arena.fits(longest, both):
+                keeping = both
+        return keeping
 
 
 def captures(runner: RunnerName, network: Network) -> bool:

@@ -23,7 +23,8 @@ class EngineLoad(NamedTuple):
     """Of keys and values: what the requests that are being decoded take."""
     most_positions: int
     """For how many there may be room in all. A request takes its prompt and its ``gen_length``,
-    rounded up to a multiple of 16, and waits while it does not fit."""
+    rounded up to a multiple of 16, and waits while it does not fit. What cache policies keep beside
+    keys and values counts, as far as requests so far had such."""
     position_bytes: int
     """Of the keys and values of one position."""
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipstone.errors import PromptError
+from skipstone.canvas import MOST_STOP_IDS
+from skipstone.errors import ConfigError, PromptError
 from skipstone.quoting import shown
 from skipstone.text import Conversation, Text
 
@@ -186,3 +187,17 @@ def _peeked(items: Iterable[object]) -> tuple[object, Iterator[object]]:
 
 def _is_text(values: Tensor | np.ndarray) -> bool:
     return isinstance(values, np.ndarray) and values.dtype.kind in "UO"
+
+
+def with_stops(own: Sequence[int], more: Sequence[int]) -> tuple[int, ...]:
+    """Ids that end a request: its own, and more.
+
+    Raises:
+        ConfigError: they are too many.
+    """
+    every = tuple(dict.fromkeys([*own, *more]))
+    if len(every) > MOST_STOP_IDS:
+        raise ConfigError(
+            f"stop_ids are {len(every)} with EOS, must be at most {MOST_STOP_IDS}; give fewer"
+        )
+    return every

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skipstone.blocks import Block, blocks
-from skipstone.canvas import MOST_STOP_IDS
 from skipstone.engine.commits import Commit, CommittedTokens, Reader
 from skipstone.engine.prefix import reuses
-from skipstone.engine.prompts import check_ids
+from skipstone.engine.prompts import check_ids, with_stops
 from skipstone.engine.result import Result, StepStats
 from skipstone.engine.settings import Settings
-from skipstone.errors import ConfigError, DeadlockError
+from skipstone.errors import DeadlockError
+from skipstone.memory.kept import Keeping
 from skipstone.memory.prefixes import Prefix
 from skipstone.reach import FULL, Reach
 from skipstone.text import Text
@@ -52,6 +52,8 @@ class Request:
     """Which of the prompts of its call it is."""
     reach: Reach = FULL
     """How far its rows see, and which positions they score."""
+    keeping: Keeping = frozenset()
+    """What is kept of its positions beside keys and values."""
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class Request:
         settings: Settings,
         config: ModelConfig,
         sample: int = 0,
+        keeping: Keeping = frozenset(),
     ) -> Request:
         """What a model decodes of these ids.
 
@@ -75,9 +78,10 @@ class Request:
             region=tuple(region),
             mask_id=config.mask_id,
             settings=settings,
-            stop_ids=_with_stops(own, settings.stop_ids),
+            stop_ids=with_stops(own, settings.stop_ids),
             sample=sample,
             reach=config.reach.over(settings.whole_block),
+            keeping=keeping,
         )
 
     @property
@@ -111,20 +115,6 @@ class Request:
         if steps is None:
             return block.length
         return max(1, steps * block.stop // length - steps * block.start // length)
-
-
-def _with_stops(own: Sequence[int], more: Sequence[int]) -> tuple[int, ...]:
-    """Ids that end a request: its own, and more.
-
-    Raises:
-        ConfigError: they are too many.
-    """
-    every = tuple(dict.fromkeys([*own, *more]))
-    if len(every) > MOST_STOP_IDS:
-        raise ConfigError(
-            f"stop_ids are {len(every)} with EOS, must be at most {MOST_STOP_IDS}; give fewer"
-        )
-    return every
 
 
 @dataclass(frozen=True, eq=False)

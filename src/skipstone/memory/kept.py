@@ -5,13 +5,39 @@ Shape letters: N packed rows, C cells, D width.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
+
+Kind = Literal["inputs", "changes", "contexts", "mlps"]
+"""A field of ``Kept``."""
+Keeping = frozenset[tuple[Kind, int]]
+"""Of which layers, counted from 1, what is kept."""
+
+
+class KeptConfig(Protocol):
+    """What must be known of a model to say how much that is."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+        ...
+
+    @property
+    def query_width(self) -> int:
+        """Numbers of a context."""
+        ...
+
+
+def kept_bytes(keeping: Keeping, config: KeptConfig, dtype: torch.dtype) -> int:
+    """What is kept of one position of one request, at most, beside its keys and values."""
+    widths = (config.query_width if kind == "contexts" else config.width for kind, _ in keeping)
+    return sum(widths) * dtype.itemsize
 
 
 class KeptStates:

@@ -1,4 +1,4 @@
-"""How much memory keys and values may take: what was asked for, and what there is."""
+"""How much memory requests may take, by cells: what was asked for, and what there is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 
 from skipstone.errors import ConfigError, NoRoomError
 from skipstone.memory.ranges import GRAIN, rounded
-from skipstone.memory.store import KVConfig, cell_bytes
 from skipstone.quoting import shown
 
 # Of what is free on a card once the weights are there. States and logits of a step need some too,
@@ -48,20 +47,14 @@ class MemoryLimit:
             f"or bytes like '40GB'"
         )
 
-    def cells(self, config: KVConfig, dtype: torch.dtype, device: torch.device, most: int) -> int:
-        """Positions for which there is room.
-
-        Args:
-            config: shapes of keys and values.
-            dtype: of keys and values.
-            device: where they will lie.
-            most: more are never needed.
+    def on(self, device: torch.device) -> int | None:
+        """Bytes that may be taken at present; None: whatever is needed.
 
         Raises:
             NoRoomError: more is asked for than is free.
         """
         if self.asked is None and device.type != "cuda":
-            return rounded(most)
+            return None
         free = _free(device)
         if self.bytes is not None and self.bytes > free:
             raise NoRoomError(
@@ -69,32 +62,41 @@ class MemoryLimit:
                 f"free; ask for less"
             )
         share = _USUAL_SHARE if self.share is None else self.share
-        given = int(free * share) if self.bytes is None else self.bytes
-        return min(given // cell_bytes(config, dtype) // GRAIN * GRAIN, rounded(most))
+        return int(free * share) if self.bytes is None else self.bytes
 
-    def check(
-        self, length: int, cells: int, config: KVConfig, dtype: torch.dtype, where: str
-    ) -> None:
+    def check(self, length: int, cells: int, kv: int, kept: int, where: str) -> None:
         """Refuse a request that could never be admitted.
 
         Args:
             length: its positions.
-            cells: all that there are.
-            config: shapes of keys and values.
-            dtype: of keys and values.
+            cells: all that there may be.
+            kv: bytes of the keys and values of a cell.
+            kept: bytes of what is kept of it beside them.
             where: names it in the message.
 
         Raises:
             NoRoomError: it needs more than all of them.
         """
         if rounded(length) > cells:
-            each = cell_bytes(config, dtype)
             given = "" if self.asked is None else f" (memory={self.asked!r})"
+            what = "keys and values, and what its cache policy keeps beside them," if kept else ""
             raise NoRoomError(
-                f"{where} has {length} positions with what is to be decoded: keys and values take "
-                f"{spelled(rounded(length) * each)}, and there is room for {spelled(cells * each)}"
-                f"{given}; shorten it, or give more memory"
+                f"{where} has {length} positions with what is to be decoded: "
+                f"{what or 'keys and values'} take {spelled(rounded(length) * (kv + kept))}, and "
+                f"there is room for {spelled(cells * (kv + kept))}{given}; shorten it, or give "
+                f"more memory"
             )
+
+
+def cells_in(given: int | None, each: int, most: int) -> int:
+    """Positions for which there is room.
+
+    Args:
+        given: bytes that may be taken; None: whatever is needed.
+        each: bytes of one.
+        most: more are never needed.
+    """
+    return rounded(most) if given is None else min(given // each // GRAIN * GRAIN, rounded(most))
 
 
 def _free(device: torch.device) -> int:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from skipstone.engine import Engine, Result, Settings
+from skipstone.engine.fit import keeping_of
 from skipstone.engine.observe import StepView, Taps
+from skipstone.memory.kept import kept_bytes
 from skipstone.memory.store import cell_bytes
 from skipstone.models.load import Model
 from skipstone.record import MemoryTrace
@@ -14,7 +16,7 @@ from skipstone.tracing.record.decisions import Decisions
 from skipstone.tracing.record.recorder import header_of, outcome
 
 _MOST_TOGETHER = 256
-# Of keys and values that are held at once; more requests wait.
+# Of keys and values, and what is kept beside them, that are held at once; more requests wait.
 _MOST_BYTES = 2 << 30
 
 
@@ -96,5 +98,8 @@ def _batches(model: Model, runs: Sequence[DecodedRun]) -> Iterator[list[DecodedR
 def _at_once(model: Model, runs: Sequence[DecodedRun]) -> int:
     """How many of them have room beside each other."""
     longest = max(len(model.text.encode(run.prompt)) + run.settings.gen_length for run in runs)
-    room = _MOST_BYTES // (longest * cell_bytes(model.config, model.network.dtype))
+    keeping = frozenset(one for run in runs for one in keeping_of(model.network, run.settings))
+    config, dtype = model.config, model.network.dtype
+    each = cell_bytes(config, dtype) + kept_bytes(keeping, config, dtype)
+    room = _MOST_BYTES // (longest * each)
     return max(1, min(_MOST_TOGETHER, room))

@@ -9,6 +9,7 @@ from skipstone.cache import CacheNeed, CachePolicy, CacheSession
 from skipstone.canvas import Geometry, StepContext
 from skipstone.engine.guarded import Failed, guarded
 from skipstone.errors import ConfigError, nearest
+from skipstone.memory.kept import Keeping, Kind
 from skipstone.quoting import shown
 
 
@@ -68,6 +69,18 @@ def started(policy: CachePolicy, geometry: Geometry) -> CacheSession:
                     f"{need!r} to them"
                 )
     return session
+
+
+def kept_for(session: CacheSession) -> Keeping:
+    """What is kept of the requests of a session, beside keys and values, to do as it says."""
+    mlps = session.chooses_mlp_in
+    layers: dict[Kind, tuple[int, ...]] = {
+        "inputs": session.names_before,
+        "changes": session.chooses_in,
+        "contexts": mlps,
+        "mlps": mlps,
+    }
+    return frozenset((kind, layer) for kind, where in layers.items() for layer in where)
 
 
 def cuts(sessions: Iterable[CacheSession]) -> tuple[int, ...]:
