@@ -17,7 +17,7 @@ from faults.trial import Outcome
 from skipstone.outputs import write_whole
 from skipstone.version import __version__
 
-BARS = {"cause": 0.95, "step": 1.0, "place": 0.9}
+BARS = {"cause": 0.97, "step": 1.0, "place": 0.9}
 """Shares that must be right; no control may raise an alarm."""
 
 _BEGIN, _END = "<!-- fault bench -->", "<!-- end of fault bench -->"
