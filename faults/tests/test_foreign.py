@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faults.foreign import Encounter, Stranger, run
+from faults.foreign import Against, Encounter, Stranger, run
 from faults.foreign_cases import CORRECT, FAULTY, OF_THE_ROWS
 from faults.tests.strangers import named, one_style_each
 
@@ -82,3 +82,13 @@ def test_a_departure_that_decides_nothing_is_never_called_the_same(job: int) -> 
     assert (told.verdict, told.step_right, told.place_right) == ("module-bug", True, True), told
     untold = run(Encounter(bent, bent.jobs[job], "engine", reference=False))
     assert (untold.verdict, untold.cause_right) == ("inconclusive", True), untold
+
+
+@pytest.mark.parametrize(("against", "reference"), [("engine", True), ("code", False)])
+def test_a_wrong_read_in_a_forward_that_decides_nothing_is_the_first(
+    against: Against, reference: bool
+) -> None:
+    """Each of the first two blocks is filled in one step; what follows it only writes."""
+    swapped = next(s for s in FAULTY if named(s) == "hf-keys and values swapped")
+    found = run(Encounter(swapped, swapped.jobs[5], against, reference))
+    assert (found.verdict, found.step_right, found.place_right) == ("wrong-cache-row", True, True)

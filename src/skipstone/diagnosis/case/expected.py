@@ -16,7 +16,7 @@ from skipstone.record import Trace
 from skipstone.sentence import NOTHING, Sentence
 
 # Noise was measured on our own code; that of others takes its sums in another order.
-_CLEARLY = 4.0
+CLEARLY = 4.0
 
 
 @dataclass(eq=False)
@@ -69,7 +69,7 @@ class Expected:
     @cached_property
     def departs(self) -> bool:
         """Whether B departs by clearly more than noise: other code can be a little beyond it."""
-        return any(not d.size <= _CLEARLY * d.floor for d in self.deviations)
+        return any(not d.size <= CLEARLY * d.floor for d in self.deviations)
 
     @property
     def conforms(self) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
 from skipstone.diagnosis.case.divergence import Parting
-from skipstone.diagnosis.case.expected import Expected
+from skipstone.diagnosis.case.expected import CLEARLY, Expected
 from skipstone.diagnosis.case.inquiry import Inquiry
 from skipstone.diagnosis.case.noise import Noise
 from skipstone.diagnosis.case.runs import Runs
@@ -42,14 +43,29 @@ class ComparedTensors:
     def focus(self) -> int:
         """The forward to look into: of the first deviation, else of the divergence.
 
-        If what is wrong there was read, and has been written by a forward that A does not make, it
-        is that one.
+        A forward before it that decides nothing shows only in its tensors: if it has read what is
+        wrong, or if one that A does not make has written that, it is that one.
         """
         if self.given is not None:
             return self.given
         first = self.outcome.first
-        forward = self.divergence.horizon if first is None else first.step.forward
-        return next(self._written_wrong(forward), forward)
+        if first is None:
+            return next(self._written_wrong(self.divergence.horizon), self.divergence.horizon)
+        forward = first.step.forward
+        return next(chain(self._read_wrong(forward), self._written_wrong(forward)), forward)
+
+    def _read_wrong(self, forward: int) -> Iterator[int]:
+        """Forwards before one that decide nothing, and have read clearly wrong keys or values."""
+        for step in self.runs.every_b:
+            decides = bool(step.committed) or bool(step.candidates.eligible.any())
+            if decides or step.forward >= forward:
+                continue
+            looked = replace(self, given=step.forward)
+            if step.forward in self.runs.writes and looked.expected is self.outcome.paired:
+                # A's forward that computes the same rows has read other ones, or none.
+                continue
+            if any(not d.size <= CLEARLY * d.floor for d in looked.cached_wrong):
+                yield step.forward
 
     def _written_wrong(self, forward: int) -> Iterator[int]:
         """Forwards that only write, and have written wrong what is read in a forward."""
