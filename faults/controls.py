@@ -102,6 +102,7 @@ POLICIES = (
             "cache=elastic:gamma=0.9",
             "cache=sparse",
             "cache=dyllm",
+            "cache=d2cache",
             f"{_ONCE} skip=ratio:keep=0.5@0.25",
             "skip=cosine:skip_threshold=0.99,reference=previous_step",
             "suffix_window=3",

@@ -271,7 +271,9 @@ def test_the_options_are_the_planned_ones() -> None:
             "--json",
             "--debug",
         },
-        "serve": decoding - {"--prompt-ids", "--json"} | {"--slots", "--name", "--host", "--port"},
+        "serve": decoding - {"--prompt-ids", "--json"}
+        | {"--slots", "--name", "--host", "--port", "--api-keys-file", "--cors-origin", "--log"}
+        | {"--log-prompts", "--max-body", "--max-waiting", "--time-limit", "--drain"},
         "export": {"--to", "--output", "--debug"},
         "report": {
             "--output",

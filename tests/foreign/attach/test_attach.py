@@ -229,7 +229,7 @@ def test_a_run_that_ended_has_its_outcome_on_disk(tmp_path: Path) -> None:
     assert record.tokens == tuple(out[0, len(PROMPT) :].tolist())
     assert record.header.source == "dual_cache"
     # Values are attended as the cache has them; its keys are rotated anew in each call.
-    heard = OF_ATTENTION - {Tap.BIAS, Tap.ATTENDED_VALUE}
+    heard = OF_ATTENTION - {Tap.BIAS, Tap.ATTENDED_VALUE, Tap.VISIBLE}
     assert {key.tap for key in trace.keys(0)} == {Tap.STATE, Tap.KEY, Tap.VALUE, Tap.LOGITS} | heard
 
 

@@ -109,11 +109,11 @@ def bent_draws(evidence: Evidence, draw: Draw) -> list[Draw]:
 
 
 def _bent_from(evidence: Evidence, tried: list[Draw], best: Draw) -> tuple[Evidence, list[Draw]]:
-    """The same from the best draw and from those of the positions' own rows, which come first.
+    """The same from the best draw; where its rows are shifted, from the positions' own first.
 
     Where an id that wins everywhere is left out, rows that are shifted may well explain more.
     """
-    own = [draw for draw in tried if not draw.offset]
+    own = [draw for draw in tried if best.offset and not draw.offset]
     bases = sorted(dict.fromkeys((best, *own)), key=lambda draw: abs(draw.offset))
     found = list[Draw]()
     for base in bases:
