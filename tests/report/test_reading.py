@@ -239,7 +239,7 @@ def _latin(text: str) -> set[str]:
 def code_names() -> set[str]:
     """What may stand in Latin letters."""
     settings = " ".join(map(repr, (PLAIN, SKIPS, PARALLEL)))
-    return {*LATIN.split(), *re.findall(r"\w+", settings)}
+    return {*LATIN.split(), "MLP", *re.findall(r"\w+", settings)}
 
 
 @pytest.mark.parametrize("name", [*PAIRS, "weights", "not asked"])
