@@ -32,6 +32,8 @@ Part = Literal["layer", "mlp"]
 Ask = Callable[[CacheSession, np.ndarray, StepContext], Rows | None]
 """Asks a session about some of the rows that came, by their places, of the requests of a context;
 the rows that it wants computed, None: all."""
+Compute = Callable[[Tensor, Rows, Tensor | None], Tensor]
+"""Computes rows: what is added to, the rows, and their places among those that came, None: all."""
 
 
 class Reuse(NamedTuple):
@@ -102,6 +104,38 @@ class Choosing:
                 who = type(one.session).__name__
                 wanted[_places_of(said, rows.take(mine), who, layer)] = True
         return wanted
+
+    def added(
+        self, layer: int, x_ND: Tensor, rows: Rows, index: np.ndarray, compute: Compute
+    ) -> Tensor:
+        """What goes on: computed for some rows, and kept; the others take what it added last.
+
+        Args:
+            layer: counted from 1.
+            x_ND: what that is added to.
+            rows: that came.
+            index: which of them are computed, ascending.
+            compute: computes them.
+        """
+        if index.size == rows.num_rows:
+            return self._computed(layer, x_ND, rows, None, compute)
+        left = np.setdiff1d(np.arange(rows.num_rows), index, assume_unique=True)
+        left_N, out_ND = to_device(left, rows.device), x_ND.clone()
+        out_ND[left_N] += self.changes.take(layer, rows.take(left))
+        if index.size:
+            index_N = to_device(index, rows.device)
+            out_ND[index_N] = self._computed(
+                layer, x_ND[index_N], rows.take(index), index_N, compute
+            )
+        return out_ND
+
+    def _computed(
+        self, layer: int, x_ND: Tensor, rows: Rows, index_N: Tensor | None, compute: Compute
+    ) -> Tensor:
+        """What is computed of these rows; what that adds is kept."""
+        out_ND = compute(x_ND, rows, index_N)
+        self.keep(self.changes, layer, rows, out_ND - x_ND)
+        return out_ND
 
     def keep(self, states: KeptStates, layer: int, rows: Rows, x_NX: Tensor) -> None:
         """Keep what a layer gave, of the rows of those who are asked in it.
@@ -177,23 +211,14 @@ class ChosenLayers:
         self._reuses.append(
             Reuse(layer, "layer", rows.take(asked), rows.take(index), values.renewed)
         )
-        if index.size == rows.num_rows:
-            out_ND = self._computed(layer, x_ND, rows)
-        else:
-            left = np.setdiff1d(np.arange(rows.num_rows), index, assume_unique=True)
-            left_N, out_ND = to_device(left, rows.device), x_ND.clone()
-            out_ND[left_N] += self._choosing.changes.take(layer, rows.take(left))
-            if index.size:
-                index_N = to_device(index, rows.device)
-                out_ND[index_N] = self._computed(layer, x_ND[index_N], rows.take(index))
+
+        def compute(some_ND: Tensor, some: Rows, _index_N: Tensor | None) -> Tensor:
+            ((_, out_ND),) = self._inner.run(layer, layer, some_ND, some, every=False)
+            return out_ND
+
+        out_ND = self._choosing.added(layer, x_ND, rows, index, compute)
         if layer == self._network.config.num_layers:
             out_ND = self._entering(layer + 1, out_ND, rows)
-        return out_ND
-
-    def _computed(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:
-        """The layer itself; what it adds is kept."""
-        ((_, out_ND),) = self._inner.run(layer, layer, x_ND, rows, every=False)
-        self._choosing.keep(self._choosing.changes, layer, rows, out_ND - x_ND)
         return out_ND
 
     def _entering(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:

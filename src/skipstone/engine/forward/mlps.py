@@ -25,7 +25,7 @@ from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.layers import Layers
 from skipstone.memory.kept import KeptStates
 from skipstone.memory.store import KVStore
-from skipstone.models.base import HalfLayer, Network
+from skipstone.models.base import Network
 from skipstone.rows import Rows, to_device
 
 
@@ -73,7 +73,13 @@ class ChosenMlps:
         # Of all rows: the next step is compared with this one, whatever is computed.
         self._choosing.keep(self._contexts, first, rows, half.context_NW)
         self._reuses.append(Reuse(first, "mlp", rows.take(asked), rows.take(index)))
-        yield first, self._halves.left(first, self._with_mlp(first, half, rows, index), rows)
+
+        def compute(some_ND: Tensor, _: Rows, index_N: Tensor | None) -> Tensor:
+            normed_ND = half.normed_ND if index_N is None else half.normed_ND[index_N]
+            return self._halves.with_mlp(first, some_ND, normed_ND)
+
+        out_ND = self._choosing.added(first, half.stream_ND, rows, index, compute)
+        yield first, self._halves.left(first, out_ND, rows)
 
     def _chosen(self, layer: int, rows: Rows, context_NW: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Which rows the MLP computes, and of which that was asked."""
@@ -85,21 +91,3 @@ class ChosenMlps:
             return session.mlp_rows_in(layer, before_NW, now_NW, mine, free)
 
         return self._choosing.choose(layer, rows, ask)
-
-    def _with_mlp(self, layer: int, half: HalfLayer, rows: Rows, index: np.ndarray) -> Tensor:
-        """The second half: computed for the rows of ``index``, and kept; added to the others."""
-        _, stream_ND, normed_ND = half
-        if index.size == rows.num_rows:
-            out_ND = self._halves.with_mlp(layer, stream_ND, normed_ND)
-            self._choosing.keep(self._choosing.changes, layer, rows, out_ND - stream_ND)
-            return out_ND
-        left = np.setdiff1d(np.arange(rows.num_rows), index, assume_unique=True)
-        left_N, out_ND = to_device(left, rows.device), stream_ND.clone()
-        out_ND[left_N] += self._choosing.changes.take(layer, rows.take(left))
-        if index.size:
-            index_N, computed = to_device(index, rows.device), rows.take(index)
-            stream_ND = stream_ND[index_N]
-            new_ND = self._halves.with_mlp(layer, stream_ND, normed_ND[index_N])
-            self._choosing.keep(self._choosing.changes, layer, computed, new_ND - stream_ND)
-            out_ND[index_N] = new_ND
-        return out_ND
