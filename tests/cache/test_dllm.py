@@ -14,16 +14,12 @@ from torch import Tensor
 
 from skipstone import ConfigError, Engine, Fixed, Model, NoCache, Settings
 from skipstone.cache import DllmCache
-from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.diagnose import Diagnosis, diagnose
 from skipstone.diagnosis.finding import Proof
 from skipstone.engine.forward.choosing import Choosing
 from skipstone.engine.observe import StepView
 from skipstone.memory.store import KVStore
-from skipstone.record import MemoryTrace
 from skipstone.rows import Rows
-from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import ExperimentRunner, Side
+from tests.helpers.diagnosing import runs_under
 from tests.helpers.watching import BASE, Looking, places, prompt_of, uneven_model
 from tests.models.test_contracts import CONFIGS, model_of
 
@@ -182,18 +178,9 @@ def test_beside_policies_that_take_back_edit_or_remember_each_is_alone(
 def test_a_diagnosis_names_the_cache_and_says_how_old_rows_are(
     level: Literal["decisions", "full"],
 ) -> None:
-    traces, engines, model = list[MemoryTrace](), list[Engine](), uneven_model(1)
     # Twice the same finds nothing: rows that layers leave out are no skips.
-    for cache in (NoCache(), DllmCache(0, 0, 0.1), DllmCache(0, 0, 0.1)):
-        recorder = Recorder(level)
-        engines.append(Engine(model, BASE, cache=cache))
-        engines[-1].generate(PROMPT, observer=recorder)
-        traces.append(recorder.trace)
-
-    def found(a: int, b: int) -> Diagnosis:
-        one, other = (Side(traces[n], 0, engines[n]) for n in (a, b))
-        return diagnose(Case(traces[a], traces[b], ExperimentRunner(one, other, model)))
-
+    caches = (NoCache(), DllmCache(0, 0, 0.1), DllmCache(0, 0, 0.1))
+    found = runs_under(uneven_model(1), caches, PROMPT, level)
     cause = found(0, 1).cause
     assert cause is not None
     assert (cause.rule, cause.proof) == ("stale-kv", Proof.NECESSARY_AND_SUFFICIENT)

@@ -17,32 +17,22 @@ from torch import Tensor
 
 from skipstone import ConfigError, Engine, Model, NoCache, Settings
 from skipstone.cache import CachePolicy, DllmCache, DyllmCache
-from skipstone.diagnosis.case import Case
-from skipstone.diagnosis.diagnose import Diagnosis, diagnose
 from skipstone.diagnosis.finding import Proof
 from skipstone.engine.forward.choosing import Choosing
-from skipstone.models.illada import ILLADA
-from skipstone.record import MemoryTrace, TraceWriter, open_trace
+from skipstone.record import TraceWriter, open_trace
 from skipstone.report.facts.effort import Effort
 from skipstone.rows import Rows
-from skipstone.testing.tiny import MASK, tiny_model
+from skipstone.testing.tiny import MASK
 from skipstone.tracing import Recorder
-from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from skipstone.unmask import Fixed, Threshold
 from tests.helpers import naive
+from tests.helpers.diagnosing import runs_under
 from tests.helpers.watching import BASE, prompt_of
 from tests.models.test_contracts import CONFIGS, model_of
 
 THRESHOLDS = (-1.0, 0.9, 0.99, 0.999, 1.0)
 CAUSAL = [name for name, config in CONFIGS.items() if config.reach.block_size]
 SHIFTED = [n for n, c in CONFIGS.items() if c.reach.score_offset and not c.reach.block_size]
-
-
-def uneven_model(seed: int, kv_heads: int = 4) -> Model:
-    """A random model of four layers, whose weights have the names that the naive decode reads."""
-    shape = tiny_model(num_kv_heads=kv_heads).config
-    config = replace(shape, architecture=ILLADA.name, rounds_rotation=True)
-    return tiny_model(seed, norm_noise=0.2, config=config)
 
 
 @dataclass
@@ -160,7 +150,7 @@ def test_tokens_and_the_rows_of_each_mlp_are_those_of_a_naive_decode(
         unmask=Fixed() if unmask is None else Threshold(unmask),
     )
     for seed in range(3):
-        model, prompt = uneven_model(seed, kv_heads), prompt_of(seed, 5 + 2 * seed)
+        model, prompt = naive.named_model(seed, kv_heads), prompt_of(seed, 5 + 2 * seed)
         chosen.clear()
         result = Engine(model, settings).generate(prompt)
         tokens, entered, computed = naive_decode(model, prompt, settings, cache, unmask)
@@ -172,7 +162,11 @@ def test_tokens_and_the_rows_of_each_mlp_are_those_of_a_naive_decode(
 def test_a_higher_threshold_computes_more() -> None:
     def left_out(threshold: float) -> float:
         cache = DyllmCache(threshold, 1, 1)
-        return Engine(uneven_model(1), BASE, cache=cache).generate(prompt_of(1, 7)).stats.mlp_share
+        return (
+            Engine(naive.named_model(1), BASE, cache=cache)
+            .generate(prompt_of(1, 7))
+            .stats.mlp_share
+        )
 
     shares = [left_out(threshold) for threshold in THRESHOLDS]
     assert shares == sorted(shares, reverse=True)
@@ -182,7 +176,7 @@ def test_a_higher_threshold_computes_more() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "model"])
 def test_bfloat16_cannot_tell_cosines_near_1_apart(dtype: Literal["float32", "model"]) -> None:
-    model = uneven_model(1)
+    model = naive.named_model(1)
     model = replace(model, network=model.network.copy(torch.bfloat16))
 
     def run(threshold: float) -> int:
@@ -206,7 +200,7 @@ def test_what_comes_into_sight_is_computed(
     chosen: list[list[set[int]]], window: dict[str, Any]
 ) -> None:
     settings = BASE.replace(cache=DyllmCache(-1.0, 1, 0), unmask=Fixed(), **window)
-    Engine(uneven_model(1), settings).generate(prompt_of(1, 7))
+    Engine(naive.named_model(1), settings).generate(prompt_of(1, 7))
     for layer in zip(*chosen, strict=True):
         computed = [position for positions in layer for position in positions]
         assert sorted(computed) == list(range(7 + BASE.gen_length))
@@ -216,7 +210,7 @@ def test_what_comes_into_sight_is_computed(
 def test_a_report_counts_the_layers_and_mlps_that_were_computed(
     cache: CachePolicy, tmp_path: Path
 ) -> None:
-    engine = Engine(uneven_model(1), BASE, cache=cache)
+    engine = Engine(naive.named_model(1), BASE, cache=cache)
     with TraceWriter(tmp_path / "run") as sink:
         result = engine.generate(prompt_of(1, 7), observer=Recorder("decisions", sink=sink))
     with open_trace(tmp_path / "run") as trace:
@@ -234,17 +228,8 @@ def test_a_report_counts_the_layers_and_mlps_that_were_computed(
 
 
 def test_a_diagnosis_names_the_cache_and_says_how_old_rows_are() -> None:
-    traces, engines, model = list[MemoryTrace](), list[Engine](), uneven_model(1)
-    for cache in (NoCache(), DyllmCache(0.9, 1), DyllmCache(0.9, 1)):
-        recorder = Recorder("full")
-        engines.append(Engine(model, BASE, cache=cache))
-        engines[-1].generate(prompt_of(1, 7), observer=recorder)
-        traces.append(recorder.trace)
-
-    def found(a: int, b: int) -> Diagnosis:
-        one, other = (Side(traces[n], 0, engines[n]) for n in (a, b))
-        return diagnose(Case(traces[a], traces[b], ExperimentRunner(one, other, model)))
-
+    caches = (NoCache(), DyllmCache(0.9, 1), DyllmCache(0.9, 1))
+    found = runs_under(naive.named_model(1), caches, prompt_of(1, 7))
     cause = found(0, 1).cause
     assert cause is not None
     assert (cause.rule, cause.proof) == ("stale-kv", Proof.NECESSARY_AND_SUFFICIENT)
@@ -256,7 +241,7 @@ def test_a_diagnosis_names_the_cache_and_says_how_old_rows_are() -> None:
 def test_what_had_no_effect_is_said() -> None:
     def notes(cache: DyllmCache) -> str:
         settings = BASE.replace(cache=cache, unmask=Fixed())
-        return " ".join(Engine(uneven_model(1), settings).generate(prompt_of(1, 7)).notes)
+        return " ".join(Engine(naive.named_model(1), settings).generate(prompt_of(1, 7)).notes)
 
     assert "threshold=1.0 leaves nothing out" in notes(DyllmCache(1.0))
     assert "prompt_every=19 never came due in 18 forwards" in notes(DyllmCache(prompt_every=19))

@@ -6,7 +6,7 @@ Shape letters: L positions, R computed rows, D width, H heads, E head width, V v
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
@@ -15,21 +15,13 @@ from torch import Tensor
 
 from skipstone.cache import DualCache, ElasticCache, NoCache
 from skipstone.engine import Engine, Settings
-from skipstone.models.illada import ILLADA
 from skipstone.models.load import Model
-from skipstone.testing.tiny import MASK, tiny_model
+from skipstone.testing.tiny import MASK
 from skipstone.unmask import Fixed, Threshold
 from tests.helpers import naive
 from tests.helpers.watching import BASE, prompt_of
 
 GAMMAS = (0.0, 0.8, 0.97, 0.999, 1.0)
-
-
-def uneven_model(seed: int, kv_heads: int = 4) -> Model:
-    """A random model of four layers, whose weights have the names that the naive decode reads."""
-    shape = tiny_model(num_kv_heads=kv_heads).config
-    config = replace(shape, architecture=ILLADA.name, rounds_rotation=True)
-    return tiny_model(seed, norm_noise=0.2, config=config)
 
 
 @dataclass
@@ -135,7 +127,7 @@ def test_tokens_and_rows_are_those_of_a_naive_decode(
 ) -> None:
     unmask, drifts = Fixed() if threshold is None else Threshold(threshold), 0
     for seed in range(3):
-        model, prompt = uneven_model(seed, kv_heads), prompt_of(seed, 7)
+        model, prompt = naive.named_model(seed, kv_heads), prompt_of(seed, 7)
         result = Engine(model, BASE, cache=ElasticCache(gamma), unmask=unmask).generate(prompt)
         tokens, steps = naive_decode(model, prompt, BASE, gamma, threshold)
         assert list(result.tokens) == tokens
@@ -146,7 +138,7 @@ def test_tokens_and_rows_are_those_of_a_naive_decode(
 
 
 def test_a_more_careful_one_recomputes_from_earlier_layers() -> None:
-    model, prompt = uneven_model(1), prompt_of(1, 7)
+    model, prompt = naive.named_model(1), prompt_of(1, 7)
     last = model.config.num_layers + 1
 
     def depth(gamma: float) -> float:
@@ -161,7 +153,7 @@ def test_a_more_careful_one_recomputes_from_earlier_layers() -> None:
 
 @pytest.mark.parametrize("runner", ["eager", "graph"])
 def test_each_gives_alone_what_it_gives_beside_others(runner: Literal["eager", "graph"]) -> None:
-    model, given = uneven_model(1), BASE.replace(unmask=Threshold(0.4))
+    model, given = naive.named_model(1), BASE.replace(unmask=Threshold(0.4))
     caches = [ElasticCache(0.97), NoCache(), ElasticCache(0.8), DualCache(), ElasticCache(1)] * 2
     prompts = [prompt_of(n, 3 + 2 * n) for n in range(len(caches))]
     alone = [
@@ -176,7 +168,7 @@ def test_each_gives_alone_what_it_gives_beside_others(runner: Literal["eager", "
 
 
 def test_a_request_that_takes_a_slot_watches_nothing_of_the_one_before() -> None:
-    model = uneven_model(2)
+    model = naive.named_model(2)
     prompts = [prompt_of(n, 4 + n) for n in range(5)]
     alone = [Engine(model, BASE, cache=ElasticCache(0.97)).generate(p).tokens for p in prompts]
     engine = Engine(model, BASE, cache=ElasticCache(0.97))

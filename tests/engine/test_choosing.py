@@ -25,7 +25,7 @@ from skipstone.reach import FULL
 from skipstone.rows import Rows
 from skipstone.tracing import Recorder
 from tests.helpers.recorded import replayed
-from tests.helpers.watching import Looking, places, prompt_of, uneven_model
+from tests.helpers.watching import Looking, check_each_is_alone, places, prompt_of, uneven_model
 
 BASE = Settings(gen_length=12, block_length=6, eos_stop=False, unmask=Fixed(), steps=8)
 GEOMETRY = Geometry(1, 40, 12, 4, 64, torch.float32, torch.device("cpu"))
@@ -286,15 +286,8 @@ def test_law_1_what_is_kept_is_kept_by_position(monkeypatch: pytest.MonkeyPatch)
 @each_cache
 @pytest.mark.parametrize("runner", ["eager", "graph"])
 def test_law_7_each_is_alone_beside_other_caches(cache: CachePolicy, runner: Runner) -> None:
-    model = MODELS[1]
-    engine = Engine(model, BASE, runner=runner, slots=3)
     caches = [cache, DualCache(), Sparing((3,)), cache, NoCache(), cache, DualCache(2)]
-    prompts = [prompt_of(n, 3 + 5 * n % 11) for n in range(len(caches))]
-    handles = [engine.submit(p, cache=c) for p, c in zip(prompts, caches, strict=True)]
-    for prompt, own, handle in zip(prompts, caches, handles, strict=True):
-        alone = Engine(model, BASE, cache=own, runner="eager").generate(prompt)
-        assert handle.result(60).tokens == alone.tokens
-        assert handle.result().stats.steps == alone.stats.steps
+    check_each_is_alone(Engine(MODELS[1], BASE, runner=runner, slots=3), caches)
 
 
 @each_cache

@@ -26,7 +26,13 @@ from skipstone.reach import FULL
 from skipstone.rows import Rows
 from skipstone.tracing import Recorder
 from tests.helpers.recorded import replayed
-from tests.helpers.watching import Looking, places, prompt_of, uneven_model
+from tests.helpers.watching import (
+    Looking,
+    check_each_is_alone,
+    places,
+    prompt_of,
+    uneven_model,
+)
 
 BASE = Settings(gen_length=12, block_length=6, eos_stop=False, unmask=Fixed(), steps=8)
 MODELS = [uneven_model(seed) for seed in range(3)]
@@ -184,15 +190,9 @@ def test_law_1_rows_that_come_in_take_what_entered_at_their_positions(
 @pytest.mark.parametrize("cache", [Widening(2), Widening(3), Widening(2, back=4)], ids=repr)
 @pytest.mark.parametrize("runner", ["eager", "graph"])
 def test_law_7_each_is_alone_beside_other_caches(cache: Widening, runner: str) -> None:
-    model = MODELS[1]
-    engine = Engine(model, BASE, runner=runner, slots=3)  # type: ignore[arg-type]
+    engine = Engine(MODELS[1], BASE, runner=runner, slots=3)  # type: ignore[arg-type]
     caches = [cache, DualCache(), Widening(4), cache, NoCache(), cache, DualCache(2)]
-    prompts = [prompt_of(n, 3 + 5 * n % 11) for n in range(len(caches))]
-    handles = [engine.submit(p, cache=c) for p, c in zip(prompts, caches, strict=True)]
-    for prompt, own, handle in zip(prompts, caches, handles, strict=True):
-        alone = Engine(model, BASE, cache=own, runner="eager").generate(prompt)
-        assert handle.result(60).tokens == alone.tokens
-        assert handle.result().stats.steps == alone.stats.steps
+    check_each_is_alone(engine, caches)
 
 
 @pytest.mark.parametrize("unmask", [Fixed(), Threshold(0.4)], ids=repr)

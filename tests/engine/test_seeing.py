@@ -19,7 +19,7 @@ from skipstone.errors import ConfigError, PolicyError
 from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
 from tests.helpers.recorded import replayed
-from tests.helpers.watching import Looking, prompt_of, uneven_model
+from tests.helpers.watching import Looking, check_each_is_alone, prompt_of, uneven_model
 
 BASE = Settings(gen_length=12, block_length=6, eos_stop=False, unmask=Fixed(), steps=8)
 MODELS = [uneven_model(seed) for seed in range(3)]
@@ -87,14 +87,8 @@ def test_what_is_hidden_changes_nothing_and_what_is_visible_does(
 @each_cache
 @pytest.mark.parametrize("runner", ["eager", "graph"])
 def test_law_7_each_is_alone_beside_other_caches(cache: CachePolicy, runner: Runner) -> None:
-    engine = Engine(MODELS[1], BASE, runner=runner, slots=3)
     caches = [cache, DualCache(), SparseCache(0.3), cache, DllmCache(3, 2), cache, DualCache(2)]
-    prompts = [prompt_of(n, 3 + 5 * n % 11) for n in range(len(caches))]
-    handles = [engine.submit(p, cache=c) for p, c in zip(prompts, caches, strict=True)]
-    for prompt, own, handle in zip(prompts, caches, handles, strict=True):
-        alone = Engine(MODELS[1], BASE, cache=own, runner="eager").generate(prompt)
-        assert handle.result(60).tokens == alone.tokens
-        assert handle.result().stats.steps == alone.stats.steps
+    check_each_is_alone(Engine(MODELS[1], BASE, runner=runner, slots=3), caches)
 
 
 @each_cache

@@ -8,6 +8,7 @@ Shape letters: L positions, D width, H heads, E head width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 
 import torch
@@ -15,6 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skipstone.models.base import ModelConfig, MoEConfig, Network
+from skipstone.models.illada import ILLADA
+from skipstone.models.load import Model
+from skipstone.testing.tiny import tiny_model
+
+
+def named_model(seed: int, kv_heads: int = 4) -> Model:
+    """A random model of four layers, whose weights have the names that a naive decode reads."""
+    shape = tiny_model(num_kv_heads=kv_heads).config
+    config = replace(shape, architecture=ILLADA.name, rounds_rotation=True)
+    return tiny_model(seed, norm_noise=0.2, config=config)
 
 
 def logits(network: Network, ids: Sequence[int]) -> Tensor:

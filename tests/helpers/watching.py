@@ -150,3 +150,14 @@ def ending_model(seed: int) -> Model:
 def prompt_of(seed: int, length: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, EOS - 1, (length,), generator=generator).tolist()
+
+
+def check_each_is_alone(engine: Engine, caches: Sequence[CachePolicy]) -> None:
+    """Law 7: requests of an engine, each with its own cache, are decoded as they are alone."""
+    prompts = [prompt_of(n, 3 + 5 * n % 11) for n in range(len(caches))]
+    handles = [engine.submit(p, cache=c) for p, c in zip(prompts, caches, strict=True)]
+    for prompt, own, handle in zip(prompts, caches, handles, strict=True):
+        settings = engine.settings.replace(cache=own)
+        alone = Engine(engine.model, settings, runner="eager").generate(prompt)
+        assert handle.result(60).tokens == alone.tokens
+        assert handle.result().stats.steps == alone.stats.steps
