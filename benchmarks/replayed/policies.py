@@ -3,9 +3,8 @@
 What follows from the canvas alone is left as it is: a cache that looks at no states has no wrapper,
 since under the same commits it computes the same rows.
 
-Shape letters: B requests, G generation length, N packed rows, K positions, D width, M masks,
-V vocabulary, R rows of one request, H query heads, U key/value heads, E head width, W numbers of
-all heads of a row, Y layers, L canvas length.
+Shape letters: B requests, G generation length, N packed rows, D width, M masks, V vocabulary,
+W numbers of all heads of a row.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from benchmarks.replayed.scripts import Script
 from skipstone.cache import CacheNeed, CachePolicy, CacheSession, LayerValues
-from skipstone.canvas import Geometry, RequestStep, StepContext
+from skipstone.cache.base import SessionAround
+from skipstone.canvas import Geometry, StepContext
 from skipstone.engine import Settings
 from skipstone.rows import Rows
 from skipstone.skip import NoSkip, SkipPolicy, SkipScores, SkipSession
@@ -132,46 +132,28 @@ class ScriptedCache(CachePolicy):
         return _CacheSession(self.inner.start(geometry), self.script)
 
 
-class _CacheSession(CacheSession):
+class _CacheSession(SessionAround):
     def __init__(self, inner: CacheSession, script: Script) -> None:
-        self._inner, self._script = inner, script
-
-    @property
-    def names_before(self) -> tuple[int, ...]:
-        """Where the policy names rows."""
-        return self._inner.names_before
-
-    @property
-    def chooses_in(self) -> tuple[int, ...]:
-        """Where the policy chooses rows."""
-        return self._inner.chooses_in
+        super().__init__(inner)
+        self._script = script
 
     def rows(self, context: StepContext) -> Rows:
         """What the script makes of the policy's rows."""
-        return self._script.rows(self._inner.rows(context), context)
-
-    def taken(self, rows: Rows, context: StepContext) -> None:
-        """Hand on to the policy."""
-        self._inner.taken(rows, context)
+        return self._script.rows(self.inner.rows(context), context)
 
     def rows_before(
         self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
     ) -> Rows | None:
         """What the script makes of the policy's rows."""
-        said = self._inner.rows_before(layer, x_ND, rows, context)
+        said = self.inner.rows_before(layer, x_ND, rows, context)
         return self._script.named(layer, said, rows, context)
 
     def rows_in(
         self, layer: int, values: LayerValues, rows: Rows, context: StepContext
     ) -> Rows | None:
         """What the script makes of the policy's rows."""
-        said = self._inner.rows_in(layer, values, rows, context)
+        said = self.inner.rows_in(layer, values, rows, context)
         return self._script.chosen(layer, said, rows, context)
-
-    @property
-    def chooses_mlp_in(self) -> tuple[int, ...]:
-        """Where the policy chooses rows of the MLP."""
-        return self._inner.chooses_mlp_in
 
     def mlp_rows_in(
         self,
@@ -182,35 +164,8 @@ class _CacheSession(CacheSession):
         context: StepContext,
     ) -> Rows | None:
         """What the script makes of the policy's rows."""
-        said = self._inner.mlp_rows_in(layer, before_NW, context_NW, rows, context)
+        said = self.inner.mlp_rows_in(layer, before_NW, context_NW, rows, context)
         return self._script.chosen(layer, said, rows, context)
-
-    @property
-    def hides(self) -> bool:
-        """As the policy does: which keys it hides follows from states, how many from its rule."""
-        return self._inner.hides
-
-    def looks_at(self, at: RequestStep) -> bool:
-        """As the policy does."""
-        return self._inner.looks_at(at)
-
-    def met(
-        self, layer: int, q_RHE: Tensor, key_KUE: Tensor, rows: Rows, context: StepContext
-    ) -> None:
-        """Hand on to the policy."""
-        self._inner.met(layer, q_RHE, key_KUE, rows, context)
-
-    def visible(self, context: StepContext) -> Tensor | None:
-        """What the policy says: bool [Y, B, L]."""
-        return self._inner.visible(context)
-
-    def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
-        """Hand on to the policy."""
-        self._inner.attended(layer, weights_NK, rows, context)
-
-    def forget(self, request: int) -> None:
-        """Hand on to the policy."""
-        self._inner.forget(request)
 
 
 @dataclass(frozen=True)

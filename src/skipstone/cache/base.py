@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from skipstone.errors import ConfigError
 from skipstone.knob import Knob
 
 if TYPE_CHECKING:
@@ -205,6 +206,87 @@ class CacheSession:
         """Drop what was remembered of a request: another one takes its slot."""
 
 
+class SessionAround(CacheSession):
+    """A session that stands before another one, and hands on all that it does not answer itself."""
+
+    def __init__(self, inner: CacheSession) -> None:
+        """Stand before ``inner``."""
+        self.inner = inner
+
+    @property
+    def names_before(self) -> tuple[int, ...]:
+        """As of the other."""
+        return self.inner.names_before
+
+    def rows(self, context: StepContext) -> Rows:
+        """As of the other."""
+        return self.inner.rows(context)
+
+    def taken(self, rows: Rows, context: StepContext) -> None:
+        """Hand on."""
+        self.inner.taken(rows, context)
+
+    def rows_before(
+        self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
+    ) -> Rows | None:
+        """As of the other."""
+        return self.inner.rows_before(layer, x_ND, rows, context)
+
+    @property
+    def chooses_in(self) -> tuple[int, ...]:
+        """As of the other."""
+        return self.inner.chooses_in
+
+    def rows_in(
+        self, layer: int, values: LayerValues, rows: Rows, context: StepContext
+    ) -> Rows | None:
+        """As of the other."""
+        return self.inner.rows_in(layer, values, rows, context)
+
+    @property
+    def chooses_mlp_in(self) -> tuple[int, ...]:
+        """As of the other."""
+        return self.inner.chooses_mlp_in
+
+    def mlp_rows_in(
+        self,
+        layer: int,
+        before_NW: Tensor,
+        context_NW: Tensor,
+        rows: Rows,
+        context: StepContext,
+    ) -> Rows | None:
+        """As of the other."""
+        return self.inner.mlp_rows_in(layer, before_NW, context_NW, rows, context)
+
+    def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
+        """Hand on."""
+        self.inner.attended(layer, weights_NK, rows, context)
+
+    def looks_at(self, at: RequestStep) -> bool:
+        """As of the other."""
+        return self.inner.looks_at(at)
+
+    def met(
+        self, layer: int, q_RHE: Tensor, key_KUE: Tensor, rows: Rows, context: StepContext
+    ) -> None:
+        """Hand on."""
+        self.inner.met(layer, q_RHE, key_KUE, rows, context)
+
+    def visible(self, context: StepContext) -> Tensor | None:
+        """As of the other."""
+        return self.inner.visible(context)
+
+    @property
+    def hides(self) -> bool:
+        """As of the other."""
+        return self.inner.hides
+
+    def forget(self, request: int) -> None:
+        """Hand on."""
+        self.inner.forget(request)
+
+
 class CachePolicy(CacheSession):
     """A policy, to derive from: what it declares, and what diagnosis must know of it.
 
@@ -248,3 +330,20 @@ class CachePolicy(CacheSession):
     def unhidden(self) -> CachePolicy | None:
         """The same cache with no key hidden, to tell what hiding does; None: it hides none."""
         return None
+
+
+def refuse_causal_blocks(geometry: Geometry, does: str) -> None:
+    """Refuse a model whose attention is causal over blocks.
+
+    Args:
+        geometry: of what is decoded.
+        does: what the policy, named as in settings, does in vain there.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if geometry.reach.block_size is not None:
+        raise ConfigError(
+            f"{does}, and attention of this model is causal over blocks: what stands left of a "
+            f"block never changes there, and nothing right of it is seen; cache=dual is exact"
+        )

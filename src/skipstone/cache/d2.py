@@ -23,7 +23,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from skipstone.cache.base import CacheNeed, CachePolicy, CacheSession, StepTaken
+from skipstone.cache.base import (
+    CacheNeed,
+    CachePolicy,
+    CacheSession,
+    StepTaken,
+    refuse_causal_blocks,
+)
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 from skipstone.knob import Knob
@@ -84,12 +90,7 @@ class D2Cache(CachePolicy):
         # Policies are read without torch.
         from skipstone.cache.pointed import PointedRows, Pointing
 
-        if geometry.reach.block_size is not None:
-            raise ConfigError(
-                "cache=d2cache computes rows on both sides of a block, and attention of this model "
-                "is causal over blocks: what stands left of a block never changes there, and "
-                "nothing right of it is seen; cache=dual is exact"
-            )
+        refuse_causal_blocks(geometry, "cache=d2cache computes rows on both sides of a block")
         pointing = Pointing(
             self.current_k, self.sigma, self.rollout_p, self.inflate_w, self.published
         )

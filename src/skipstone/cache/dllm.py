@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from skipstone.cache.base import CacheNeed, CachePolicy, CacheSession, LayerValues, StepTaken
+from skipstone.cache.base import (
+    CacheNeed,
+    CachePolicy,
+    CacheSession,
+    LayerValues,
+    StepTaken,
+    refuse_causal_blocks,
+)
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 from skipstone.knob import Knob
@@ -73,12 +80,7 @@ class DllmCache(CachePolicy):
         Raises:
             ConfigError: attention of the model is causal over blocks.
         """
-        if geometry.reach.block_size is not None:
-            raise ConfigError(
-                "cache=dllm renews prompt and later blocks at intervals, and attention of this "
-                "model is causal over blocks: what stands left of a block never changes there, "
-                "and nothing right of it is seen; cache=dual is exact"
-            )
+        refuse_causal_blocks(geometry, "cache=dllm renews prompt and later blocks at intervals")
         return MovedValues(self, geometry.num_layers)
 
     def idle(self, steps: Sequence[StepTaken]) -> tuple[str, ...]:

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from skipstone.cache.base import CacheNeed, CachePolicy, CacheSession, StepTaken
+from skipstone.cache.base import (
+    CacheNeed,
+    CachePolicy,
+    CacheSession,
+    StepTaken,
+    refuse_causal_blocks,
+)
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 from skipstone.knob import Knob
@@ -80,12 +86,10 @@ class DyllmCache(CachePolicy):
         Raises:
             ConfigError: attention of the model is causal over blocks.
         """
-        if geometry.reach.block_size is not None:
-            raise ConfigError(
-                "cache=dyllm computes the whole response in each step and the prompt at intervals, "
-                "and attention of this model is causal over blocks: what stands left of a block "
-                "never changes there, and nothing right of it is seen; cache=dual is exact"
-            )
+        refuse_causal_blocks(
+            geometry,
+            "cache=dyllm computes the whole response in each step and the prompt at intervals",
+        )
         return Salient(self, geometry.num_layers)
 
     def idle(self, steps: Sequence[StepTaken]) -> tuple[str, ...]:

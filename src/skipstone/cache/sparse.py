@@ -16,7 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from skipstone.cache.base import CacheNeed, CachePolicy, CacheSession, StepTaken
+from skipstone.cache.base import (
+    CacheNeed,
+    CachePolicy,
+    CacheSession,
+    StepTaken,
+    refuse_causal_blocks,
+)
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 from skipstone.knob import Knob
@@ -78,13 +84,11 @@ class SparseCache(CachePolicy):
         # Policies are read without torch.
         from skipstone.cache.kept_keys import KeptKeys
 
-        if geometry.reach.block_size is not None:
-            raise ConfigError(
-                "cache=sparse computes all rows twice as a block begins, to choose among keys left "
-                "and right of it, and attention of this model is causal over blocks: what stands "
-                "left of a block never changes there, and nothing right of it is seen; cache=dual "
-                "is exact"
-            )
+        refuse_causal_blocks(
+            geometry,
+            "cache=sparse computes all rows twice as a block begins, to choose among keys "
+            "left and right of it",
+        )
         return KeptKeys(
             geometry,
             at_step=CHOOSES_AT,

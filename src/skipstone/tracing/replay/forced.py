@@ -3,8 +3,7 @@
 Each stands before the policy of the settings, which is asked all the same, so that what it
 remembers and judges goes on as in any run.
 
-Shape letters: N packed rows, R rows of one request, K positions, D width, H query heads,
-U key/value heads, E head width, W numbers of all heads of a row.
+Shape letters: N packed rows, R requests, D width, L canvas length, W numbers of all heads of a row.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from skipstone.cache import CacheNeed, CachePolicy, CacheSession, LayerValues
+from skipstone.cache.base import SessionAround
 from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.diagnosis.experiment import Horizon
 from skipstone.engine.forward.runner import stops
@@ -115,22 +115,18 @@ class _Watched:
         return self.values.renew(rows)
 
 
-class _ForcedCacheSession(CacheSession):
+class _ForcedCacheSession(SessionAround):
     """Answers from the record for all requests, and tells the policy what it has answered."""
 
     def __init__(self, inner: CacheSession, recorded: RecordedSteps, forced: bool) -> None:
-        self._inner, self._recorded, self._forced = inner, recorded, forced
-
-    @property
-    def names_before(self) -> tuple[int, ...]:
-        """Where the policy names rows."""
-        return self._inner.names_before
+        super().__init__(inner)
+        self._recorded, self._forced = recorded, forced
 
     def rows(self, context: StepContext) -> Rows:
         """The rows of every request; the record speaks for all, shifted to their prompts."""
         step = self._recorded.of(context)
         if not self._forced or step is None:
-            return self._seeing(self._inner.rows(context), context)
+            return self._seeing(self.inner.rows(context), context)
         starts = context.canvas.prompt_lengths
         # The last prompt positions of a companion stand for the sample's own.
         own = np.sort(step.rows).astype(np.int64) - step.prompt_length
@@ -138,28 +134,19 @@ class _ForcedCacheSession(CacheSession):
         refresh = context.active if step.refresh else ()
         return self._seeing(context.rows_at(positions, refresh=refresh), context)
 
-    def taken(self, rows: Rows, context: StepContext) -> None:
-        """Hand on to the policy."""
-        self._inner.taken(rows, context)
-
     def rows_before(
         self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
     ) -> Rows | None:
         """What the policy says: it follows from the states."""
-        named = self._inner.rows_before(layer, x_ND, rows, context)
+        named = self.inner.rows_before(layer, x_ND, rows, context)
         return None if named is None else self._seeing(named, context)
-
-    @property
-    def chooses_in(self) -> tuple[int, ...]:
-        """Where the policy chooses what is computed."""
-        return self._inner.chooses_in
 
     def rows_in(
         self, layer: int, values: LayerValues, rows: Rows, context: StepContext
     ) -> Rows | None:
         """As recorded, or what the policy says; so are the values that are renewed."""
         watched = _Watched(values, np.zeros(rows.num_rows, bool), rows)
-        said = self._inner.rows_in(layer, watched, rows, context)
+        said = self.inner.rows_in(layer, watched, rows, context)
         parts_N = self._parts(layer, rows, context)
         if parts_N is None:
             return said
@@ -168,11 +155,6 @@ class _ForcedCacheSession(CacheSession):
         if renewed.size:
             values.renew(rows.take(renewed))
         return rows.take(np.flatnonzero(parts_N >= 2))
-
-    @property
-    def chooses_mlp_in(self) -> tuple[int, ...]:
-        """Where the policy chooses of which rows the MLP is computed."""
-        return self._inner.chooses_mlp_in
 
     def mlp_rows_in(
         self,
@@ -183,36 +165,9 @@ class _ForcedCacheSession(CacheSession):
         context: StepContext,
     ) -> Rows | None:
         """As recorded, or what the policy says."""
-        said = self._inner.mlp_rows_in(layer, before_NW, context_NW, rows, context)
+        said = self.inner.mlp_rows_in(layer, before_NW, context_NW, rows, context)
         parts_N = self._parts(layer, rows, context)
         return said if parts_N is None else rows.take(np.flatnonzero(parts_N == 3))
-
-    def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
-        """Hand on to the policy."""
-        self._inner.attended(layer, weights_NK, rows, context)
-
-    def looks_at(self, at: RequestStep) -> bool:
-        """Where the policy looks."""
-        return self._inner.looks_at(at)
-
-    def met(
-        self, layer: int, q_RHE: Tensor, key_KUE: Tensor, rows: Rows, context: StepContext
-    ) -> None:
-        """Hand on to the policy."""
-        self._inner.met(layer, q_RHE, key_KUE, rows, context)
-
-    @property
-    def hides(self) -> bool:
-        """Whether the policy says what is visible."""
-        return self._inner.hides
-
-    def visible(self, context: StepContext) -> Tensor | None:
-        """What the policy says: it follows from queries and keys."""
-        return self._inner.visible(context)
-
-    def forget(self, request: int) -> None:
-        """Hand on to the policy."""
-        self._inner.forget(request)
 
     def _parts(self, layer: int, rows: Rows, context: StepContext) -> np.ndarray | None:
         """What a layer computed of each of the rows that came, as recorded: uint8 [N].
