@@ -197,7 +197,7 @@ def test_a_row_gives_the_same_beside_any_others(dtype: torch.dtype) -> None:
         mine = Chosen(chosen.expert_NK[some], chosen.weight_NK[some])
         for cut in tiles:
             found = triton_experts.experts_added(x[some], normed[some], mine, *both, tiles=cut)
-            if DEVICE == "cpu":
+            if DEVICE == "cpu" and dtype == torch.float32:
                 # The interpreter's sums, by numpy, depend on shape and processor in the last bits.
                 close(found, whole[some])
             else:
