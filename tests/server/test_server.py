@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Unpack
 
 import openai
@@ -61,6 +62,21 @@ def test_a_stream_is_the_same_answer_in_pieces(engine: Engine, client: OpenAI) -
     ]
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == engine.generate(QUESTION).length
+
+
+def test_a_step_that_finishes_text_is_one_chunk(engine: Engine, client: OpenAI) -> None:
+    with watched(engine) as handles:
+        stream = client.chat.completions.create(
+            model="pebble",
+            messages=ASKED,
+            stream=True,
+            extra_body={"skipstone": {"unmask": "threshold:0.5"}},
+        )
+        pieces = [chunk.choices[0].delta.content for chunk in stream]
+    texts = list(dict.fromkeys(["", *(commit.text for commit in handles[0])]))
+    grown = [after[len(before) :] for before, after in pairwise(texts)]
+    assert [piece for piece in pieces if piece] == grown
+    assert any(len(piece.split()) > 1 for piece in grown)
 
 
 def test_completions_take_text_as_it_stands(engine: Engine, client: OpenAI) -> None:
@@ -192,11 +208,11 @@ def test_a_client_that_hangs_up_leaves_nothing_in_the_engine(stream: bool, queue
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection((host, int(port))) as client:
             client.sendall((head + body).encode())
-            wait_until(lambda: len(handles) == 1 + queued and bool(handles[0]._told))
+            wait_until(lambda: len(handles) == 1 + queued and bool(handles[0]._told.steps))
             assert not any(handle.done() for handle in handles)
         wait_until(lambda: all(handle.cancelled() for handle in handles))
         # Its slot is free: a request that waited for it would have to be decoded first.
-        assert len(handles[0]._told) < 300
+        assert len(handles[0]._told.steps) < 300
         assert engine.submit(QUESTION, gen_length=1).result(timeout=20).length <= 1
 
 

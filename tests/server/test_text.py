@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from skipstone import load
@@ -25,11 +26,15 @@ def reader(length: int, limit: int, stops: tuple[str, ...] = ()) -> FinalText:
     return FinalText(request, MODEL.text, EOS, limit=limit, stops=stops)
 
 
+def taken(found: FinalText, position: int, token: int) -> str:
+    return found.take(np.array([position]), np.array([token]))
+
+
 def pieces(found: FinalText, ids: list[int], seed: int) -> list[str]:
     """What is told while these are decided in some order."""
     order = list(enumerate(ids))
     random.Random(seed).shuffle(order)
-    told = [found.take(position, token) for position, token in order if found.finish is None]
+    told = [taken(found, position, token) for position, token in order if found.finish is None]
     return [piece for piece in [*told, found.close()] if piece]
 
 
@@ -59,9 +64,9 @@ def test_a_stop_string_ends_it_wherever_tokens_are_cut(stop: str, seed: int) -> 
 def test_the_beginning_of_a_stop_string_is_held_back_until_it_is_none() -> None:
     ids = ids_of("and so on")
     found = reader(len(ids), len(ids), ("and so forth",))
-    told = [found.take(position, token) for position, token in enumerate(ids[:-1])]
+    told = [taken(found, position, token) for position, token in enumerate(ids[:-1])]
     assert "".join(told) == ""
-    assert found.take(len(ids) - 1, ids[-1]) == "and so on"
+    assert taken(found, len(ids) - 1, ids[-1]) == "and so on"
 
 
 def test_it_is_cut_at_the_number_of_tokens_that_was_asked_for() -> None:
@@ -76,6 +81,6 @@ def test_masks_that_are_left_end_it_before_the_first_of_them() -> None:
     found = reader(len(ids), len(ids))
     for position, token in enumerate(ids):
         if position != 4:
-            found.take(position, token)
+            taken(found, position, token)
     found.close()
     assert (found.shown, found.finish) == (MODEL.text.decode(ids[:4]), "length")

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from skipstone.engine.load import EngineLoad
     from skipstone.engine.request import Handle
     from skipstone.engine.result import Result, Stats, StepStats
+    from skipstone.engine.told import DecodedStep, ToldSteps
 
 __all__ = [
     "Commit",
+    "DecodedStep",
     "Engine",
     "EngineLoad",
     "Handle",
@@ -23,6 +25,7 @@ __all__ = [
     "Settings",
     "Stats",
     "StepStats",
+    "ToldSteps",
     "parse_settings",
     "parse_spec",
 ]
@@ -30,12 +33,14 @@ __all__ = [
 # Settings are read and checked without torch, so what needs it is imported when it is first used.
 _HOMES = {
     "Commit": "commits",
+    "DecodedStep": "told",
     "Engine": "engine",
     "EngineLoad": "load",
     "Handle": "request",
     "Result": "result",
     "Stats": "result",
     "StepStats": "result",
+    "ToldSteps": "told",
 }
 
 

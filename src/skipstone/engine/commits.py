@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skipstone.engine.told import DecodedStep
 from skipstone.text import Text
 
 
@@ -20,13 +21,6 @@ class Commit(NamedTuple):
     """Final text so far: of all tokens before the first mask, or before EOS."""
 
 
-class CommittedTokens(NamedTuple):
-    """What a step decided of a request."""
-
-    offsets: np.ndarray
-    tokens: np.ndarray
-
-
 class Reader:
     """Makes commits of what steps decided."""
 
@@ -34,22 +28,18 @@ class Reader:
         self, region: Sequence[int], mask_id: int, stop_ids: Sequence[int], text: Text
     ) -> None:
         """Nothing is read yet; ``region`` is what stands from the first new token on."""
-        self.read = 0
-        """Steps that were read."""
         self._text, self._stops = text, frozenset(stop_ids)
         self._ids = np.array(region)
         self._decided = self._ids != mask_id
         self._settled, self._shown = 0, ""
 
-    def news(self, told: Sequence[CommittedTokens]) -> Iterator[Commit]:
-        """The commits that were not read yet."""
-        while self.read < len(told):
-            offsets, tokens = told[self.read]
-            self.read += 1
-            self._ids[offsets], self._decided[offsets] = tokens, True
-            self._advance()
-            for offset, token in zip(offsets.tolist(), tokens.tolist(), strict=True):
-                yield Commit(offset, token, self._shown)
+    def commits(self, step: DecodedStep) -> Iterator[Commit]:
+        """What became final by the next step."""
+        offsets, tokens = step.final_F, step.final_tokens_F
+        self._ids[offsets], self._decided[offsets] = tokens, True
+        self._advance()
+        for offset, token in zip(offsets.tolist(), tokens.tolist(), strict=True):
+            yield Commit(offset, token, self._shown)
 
     def _advance(self) -> None:
         """Read on what has become final."""

@@ -6,24 +6,24 @@ Shape letters: G generation length.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from skipstone.blocks import Block, blocks
-from skipstone.engine.commits import Commit, CommittedTokens, Reader
+from skipstone.engine.commits import Commit, Reader
 from skipstone.engine.prefix import reuses
 from skipstone.engine.prompts import check_ids, with_stops
 from skipstone.engine.result import Result, StepStats
 from skipstone.engine.settings import Settings
+from skipstone.engine.told import DecodedStep, Told, ToldSteps
 from skipstone.errors import DeadlockError
 from skipstone.memory.kept import Keeping
 from skipstone.memory.prefixes import Prefix
@@ -142,8 +142,8 @@ class Done:
 class Handle:
     """A request that was submitted: wait for it, watch it, or cancel it.
 
-    ``result()`` waits; iterating gives each ``Commit`` as it happens; ``await handle`` and
-    ``async for commit in handle`` do the same in an event loop.
+    ``result()`` waits; iterating gives each ``Commit`` as it happens, ``steps()`` each step;
+    ``await handle`` and ``async for commit in handle`` do the same in an event loop.
     """
 
     def __init__(
@@ -178,9 +178,7 @@ class Handle:
         self._submitted = time.perf_counter()
         self._text, self._finish = text, finish
         self._future = Future[Done]()
-        self._told = list[CommittedTokens]()
-        self._changed = threading.Condition()
-        self._listeners = list[Callable[[], None]]()
+        self._told = Told()
 
     def __repr__(self) -> str:
         """How far it has come."""
@@ -208,7 +206,7 @@ class Handle:
         """End it as soon as may be; its slot goes to the next one. False if it is done already."""
         cancelled = self._future.cancel()
         if cancelled:
-            self._tell()
+            self._told.tell()
         return cancelled
 
     def cancelled(self) -> bool:
@@ -238,47 +236,25 @@ class Handle:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is done in whatever way; whether it is."""
         self._check_may_wait()
-        with self._changed:
-            return self._changed.wait_for(self.done, timeout)
+        return self._told.wait_for(self.done, timeout)
+
+    def steps(self) -> ToldSteps:
+        """Each step as it happens, by ``for`` or ``async for``; one for each of its forwards."""
+        return ToldSteps(self._told, self.done, self._check_may_wait, self._raise_error)
 
     def __iter__(self) -> Iterator[Commit]:
         """Each commit as it happens; the end of the request ends it, or its error is raised."""
         reader = self._reader()
-        while True:
-            if reader.read == len(self._told):
-                self._check_may_wait()
-            with self._changed:
-                self._changed.wait_for(lambda: reader.read < len(self._told) or self.done())
-            yield from reader.news(self._told)
-            if self.done() and reader.read == len(self._told):
-                break
-        if not self.cancelled():
-            self._future.result()
+        for step in self.steps():
+            yield from reader.commits(step)
 
     async def __aiter__(self) -> AsyncIterator[Commit]:
         """The same in an event loop."""
-        reader, loop, news = self._reader(), asyncio.get_running_loop(), asyncio.Event()
-
-        def told() -> None:
-            # A loop may have been closed while somebody was reading.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(news.set)
-
-        self._listeners.append(told)
-        try:
-            while True:
-                news.clear()
-                ended = self.done()
-                for commit in reader.news(self._told):
+        reader = self._reader()
+        async with aclosing(cast("AsyncGenerator[DecodedStep]", aiter(self.steps()))) as steps:
+            async for step in steps:
+                for commit in reader.commits(step):
                     yield commit
-                if ended and reader.read == len(self._told):
-                    break
-                if not self.done():
-                    await news.wait()
-        finally:
-            self._listeners.remove(told)
-        if not self.cancelled():
-            self._future.result()
 
     def __await__(self) -> Generator[object, None, Result]:
         """The result, in an event loop; a task that is cancelled while it waits cancels it."""
@@ -286,7 +262,7 @@ class Handle:
             done = yield from asyncio.wrap_future(self._future).__await__()
         finally:
             # Whoever is cancelled here has cancelled the request.
-            self._tell()
+            self._told.tell()
         return self._finish(done, self.seconds)
 
     def decoded(self) -> Done:
@@ -299,12 +275,11 @@ class Handle:
         """It is in a slot."""
         self.seconds_waited = self._elapsed()
 
-    def committed(self, offsets: np.ndarray, tokens: np.ndarray) -> None:
-        """A step decided these offsets."""
-        if self.seconds_to_first is None and offsets.size:
+    def stepped(self, step: DecodedStep) -> None:
+        """A step of it was taken, and its observer was shown it."""
+        if self.seconds_to_first is None and step.offsets_C.size:
             self.seconds_to_first = self._elapsed()
-        self._told.append(CommittedTokens(offsets, tokens))
-        self._tell()
+        self._told.add(step)
 
     def finish(self, done: Done) -> None:
         """It is decoded; an error of its observer, which is told first, is its own."""
@@ -317,7 +292,7 @@ class Handle:
                 return
         if self._ends():
             self._future.set_result(done)
-        self._tell()
+        self._told.tell()
 
     def fail(self, error: BaseException) -> None:
         """It ends with an error.
@@ -330,7 +305,7 @@ class Handle:
             self.watch.stop()
         if self._ends():
             self._future.set_exception(error)
-        self._tell()
+        self._told.tell()
 
     def lose(self, error: Exception) -> None:
         """It ends here with an error, whoever held its locks when this process was forked.
@@ -338,7 +313,8 @@ class Handle:
         Its observer is not told: what it writes down is the parent's, where the request goes on.
         """
         self.watch = None
-        self._future, self._changed = Future[Done](), threading.Condition()
+        self._future = Future[Done]()
+        self._told.forked()
         self.fail(error)
 
     def _elapsed(self) -> float:
@@ -367,11 +343,10 @@ class Handle:
         request = self.request
         return Reader(request.region, request.mask_id, request.stop_ids, self._text)
 
-    def _tell(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-        for listener in tuple(self._listeners):
-            listener()
+    def _raise_error(self) -> None:
+        """Raise that with which it ended, if there is one."""
+        if not self.cancelled():
+            self._future.result()
 
 
 def read_or_cancel(handle: Handle) -> Iterator[Commit]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from skipstone.canvas import HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.ages import Ages
 from skipstone.engine.batch import Batch
+from skipstone.engine.decoded import CanvasChange, decoded_step
 from skipstone.engine.forward.finite import not_finite
 from skipstone.engine.forward.runner import Pass
 from skipstone.engine.forward.shadow import cast_shadow
@@ -188,31 +189,27 @@ class Stepper:
         if not flight.states:
             return found
         batch.host = after = _taken(before, region, flight.context.active)
-        is_committed_BG = after.status_BG == Status.COMMITTED
-        decided_BG = is_committed_BG & (before.status_BG == Status.MASK)
-        held_BG = before.status_BG == Status.COMMITTED
-        edited_BG = is_committed_BG & held_BG & (after.ids_BG != before.ids_BG)
-        revoked_BG = held_BG & (after.status_BG == Status.MASK)
+        change = CanvasChange.between(before, after)
         broken = (region.status_BG == Status.BROKEN).any(1)
         pairs = list(zip(flight.states, flight.context.requests, strict=True))
-        self._count(flight, pairs, decided_BG, edited_BG, revoked_BG)
+        self._count(flight, pairs, change)
         seen_B1 = None if flight.seen is None else flight.seen.wait()
         for state, at in pairs:
             state.sees = None if seen_B1 is None else int(seen_B1[at.slot, 0])
-            offsets = np.flatnonzero(decided_BG[at.slot])
             if at.slot in flight.failed:
                 found.broken.append((state, flight.failed[at.slot]))
             elif broken[at.slot]:
                 found.broken.append((state, self._not_finite(flight, before, at)))
-            elif not (offsets.size or at.post_step):
+            elif not (change.decided_BG[at.slot].any() or at.post_step):
                 found.empty.append(state)
-            elif state.handle is not None:
-                if at.revises:
-                    offsets = _final(state, at, offsets, after)
-                state.handle.committed(offsets, after.ids_BG[at.slot, offsets])
-        found.broken.extend(
-            self._show(_without(flight, [state for state, _ in found.broken]), before)
-        )
+        sound = _without(flight, [state for state, _ in found.broken])
+        found.broken.extend(self._show(sound, before))
+        sound = _without(sound, [state for state, _ in found.broken])
+        for state, at in zip(sound.states, sound.context.requests, strict=True):
+            # Only now: whoever reads a step may take what its observer has noted of it.
+            if state.handle is not None:
+                repeats = state in found.empty
+                state.handle.stepped(decoded_step(state, at, change, after, repeats=repeats))
         return found
 
     def _show(
@@ -274,9 +271,7 @@ class Stepper:
         self,
         flight: InFlightStep,
         pairs: Sequence[tuple[RequestState, RequestStep]],
-        decided_BG: np.ndarray,
-        edited_BG: np.ndarray,
-        revoked_BG: np.ndarray,
+        change: CanvasChange,
     ) -> None:
         """Add this forward to the statistics of the requests that took part."""
         batch = self.batch
@@ -296,14 +291,14 @@ class Stepper:
                     rows=rows,
                     refresh=at.slot in flight.rows.refreshed,
                     recovery=flight.recovery,
-                    committed=int(decided_BG[at.slot].sum()),
+                    committed=int(change.decided_BG[at.slot].sum()),
                     skippable_row_layers=int(skippable[at.slot]),
                     skipped_row_layers=int(skipped[at.slot]),
                     skippable_mlps=int(skippable_mlps[at.slot]),
                     skipped_mlps=int(skipped_mlps[at.slot]),
                     values_renewed=int(renewed[at.slot]),
-                    edited=int(edited_BG[at.slot].sum()),
-                    revoked=int(revoked_BG[at.slot].sum()),
+                    edited=int(change.edited_BG[at.slot].sum()),
+                    revoked=int(change.revoked_BG[at.slot].sum()),
                     shadow_rows=beside.get(at.slot, 0),
                 )
             )
@@ -360,25 +355,6 @@ def _without(flight: InFlightStep, gone: Sequence[RequestState]) -> InFlightStep
         context=replace(flight.context, requests=tuple(at for _, at in kept)),
         rows=flight.rows.take(np.flatnonzero(np.isin(flight.rows.request, slots))),
     )
-
-
-def _final(
-    state: RequestState, at: RequestStep, decided: np.ndarray, after: HostCanvas
-) -> np.ndarray:
-    """Offsets that are final with this step, where tokens of the block may be replaced until then.
-
-    Args:
-        state: a request whose policy revises.
-        at: its step.
-        decided: offsets that this step committed; those left of the block are never scored again.
-        after: the canvas after it.
-    """
-    final = decided[decided < at.block.start]
-    if not state.stays_in(at.block, after):
-        status = after.status_BG[at.slot, at.block.start : at.block.stop]
-        ended = np.flatnonzero(status == Status.COMMITTED) + at.block.start
-        final = np.concatenate([final, ended])
-    return final
 
 
 def _taken(before: HostCanvas, region: HostCanvas, slots: Sequence[int]) -> HostCanvas:

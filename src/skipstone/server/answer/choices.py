@@ -9,8 +9,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
 
-from skipstone.engine.commits import Commit
 from skipstone.engine.request import Handle
+from skipstone.engine.told import DecodedStep
 from skipstone.server.access.account import Account
 from skipstone.server.access.queue import check_queue
 from skipstone.server.answer.plan import Ask
@@ -22,7 +22,7 @@ from skipstone.server.served import ServedModel
 _STOPPED = "ended before it was whole: the server was stopped"
 
 Tell = Callable[["Choice", str], Awaitable[None]]
-"""Is given each piece of text that has become final, of the answer that it belongs to."""
+"""Is given what text became final by a step, of the answer that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ class Answers:
         """Read one to its end; however that comes, its slot is free then."""
         text = choice.text
         try:
-            async with aclosing(_commits(choice.handle)) as commits:
-                async for commit in commits:
-                    if self.account.first_commit is None:
+            async with aclosing(_steps(choice.handle)) as steps:
+                async for step in steps:
+                    if self.account.first_commit is None and step.offsets_C.size:
                         self.account.first_commit = self.account.age
-                    if new := text.take(commit.position, commit.token):
+                    if new := text.take(step.final_F, step.final_tokens_F):
                         await tell(choice, new)
                     if text.finish is not None:
                         return
@@ -176,5 +176,5 @@ async def silent(choice: Choice, piece: str) -> None:
     """For whoever wants the whole text at the end."""
 
 
-def _commits(handle: Handle) -> AsyncGenerator[Commit]:
-    return cast("AsyncGenerator[Commit]", aiter(handle))
+def _steps(handle: Handle) -> AsyncGenerator[DecodedStep]:
+    return cast("AsyncGenerator[DecodedStep]", aiter(handle.steps()))

@@ -3,7 +3,7 @@
 Tokens are decided in any order. What may be shown is the text of those before the first mask,
 without half a character at its end, and without what may be the beginning of a stop string.
 
-Shape letters: G generation length.
+Shape letters: G generation length, F tokens that became final.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HALF = "\ufffd"
 
 
 class FinalText:
-    """The text of one answer, read from its commits."""
+    """The text of one answer, read from its steps."""
 
     def __init__(
         self, request: Request, text: Text, eos_id: int, *, limit: int, stops: Sequence[str]
@@ -48,17 +48,17 @@ class FinalText:
         self._decided_G = self._ids_G != request.mask_id
         self._settled = 0
 
-    def take(self, position: int, token: int) -> str:
-        """What becomes final by a commit.
+    def take(self, offsets_F: np.ndarray, tokens_F: np.ndarray) -> str:
+        """What becomes final by a step.
 
         Args:
-            position: its offset among the new tokens.
-            token: what was decided.
+            offsets_F: int64: what no later step changes, as offsets among the new tokens.
+            tokens_F: int64: what stands there.
         """
-        if position >= self._ids_G.size:
-            return ""
-        self._ids_G[position], self._decided_G[position] = token, True
-        if position != self._settled or self.finish is not None:
+        within_F = offsets_F < self._ids_G.size
+        offsets = offsets_F[within_F]
+        self._ids_G[offsets], self._decided_G[offsets] = tokens_F[within_F], True
+        if self.finish is not None or not self._decided_G[self._settled]:
             return ""
         return self._advance()
 
