@@ -55,6 +55,32 @@ _ACCESS = (
         help="Pages from there may ask, too; may be repeated.  [default: none]",
     ),
     click.option(
+        "--traces",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Where traces that clients ask for lie.  [default: a folder that is removed at the "
+        "end]",
+    ),
+    click.option(
+        "--keep-traces",
+        type=whole,
+        default=100,
+        metavar="N",
+        help="Traces that are kept, the oldest give way; 0 records none.  [default: 100]",
+    ),
+    click.option(
+        "--trace-space",
+        default="1GB",
+        metavar="SIZE",
+        help="What all of them may take.  [default: 1GB]",
+    ),
+    click.option(
+        "--diagnosis-limit",
+        default="60s",
+        metavar="60s",
+        help="Time for the experiments of a diagnosis.  [default: 60s]",
+    ),
+    click.option(
         "--log",
         type=click.Choice(sorted(LOGS)),
         default="text",
@@ -102,17 +128,16 @@ def serve(
     time_limit: str | None,
     drain: str,
     cors_origins: tuple[str, ...],
+    traces: Path | None,
+    keep_traces: int,
+    trace_space: str,
+    diagnosis_limit: str,
     log: str,
     log_prompts: bool,
     **options: object,
 ) -> None:
     """Answer OpenAI's clients over HTTP, until Ctrl-C."""
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise missing(str(error.name), "skipstone serve", "serve") from None
+    _check_packages()
     from skipstone.server.access.keys import read_keys
     from skipstone.server.options import ServerOptions
 
@@ -128,6 +153,10 @@ def serve(
         drain=parse_seconds(drain, "--drain"),
         cors_origins=cors_origins,
         log_prompts=log_prompts,
+        traces=traces,
+        keep_traces=keep_traces,
+        trace_space=bytes_of("--trace-space", trace_space),
+        diagnosis_limit=parse_seconds(diagnosis_limit, "--diagnosis-limit"),
     )
 
     from skipstone.server.app import make_app
@@ -146,3 +175,17 @@ def serve(
             bound,
             lambda address: say_now(f"{served.name} at {address}"),
         )
+
+
+def _check_packages() -> None:
+    """Refuse to go on where a package of the extra is missing.
+
+    Raises:
+        ConfigError: it is.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing(str(error.name), "skipstone serve", "serve") from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -23,7 +24,9 @@ from skipstone.server.routes.chat import chat_routes
 from skipstone.server.routes.completions import completion_routes
 from skipstone.server.routes.metrics import metric_routes
 from skipstone.server.routes.models import model_routes
+from skipstone.server.routes.traces import trace_routes
 from skipstone.server.served import ServedModel
+from skipstone.server.traces.kept import KeptTraces
 from skipstone.version import __version__
 
 # What nginx writes into its log for a client that has hung up; nobody reads it.
@@ -48,6 +51,13 @@ def make_app(
         options: how it is served.
         log: told what is known of each request once it is over, by the event loop's thread.
     """
+    served = ServedModel(engine, options, KeptTraces(options))
+
+    @asynccontextmanager
+    async def until_stopped(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        served.traces.close()
+
     # No pages of documentation: they load scripts from elsewhere. /openapi.json has it all.
     app = FastAPI(
         title="Skipstone",
@@ -55,11 +65,12 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         responses=_ERRORS,
+        lifespan=until_stopped,
     )
-    app.state.served = served = ServedModel(engine, options)
+    app.state.served = served
     metrics = Metrics(engine)
     app.include_router(metric_routes(metrics))
-    for routes in (chat_routes, completion_routes, model_routes):
+    for routes in (chat_routes, completion_routes, model_routes, trace_routes):
         app.include_router(routes(served))
     for kind in (SkipstoneError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)

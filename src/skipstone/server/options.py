@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
@@ -38,6 +39,14 @@ class ServerOptions:
     """Whose pages may ask from a browser; ``*``: those of all."""
     log_prompts: bool = False
     """Whether texts of prompts and answers are logged."""
+    traces: Path | None = None
+    """Folder of traces that clients ask for; None: one that is removed at the end."""
+    keep_traces: int = 100
+    """Traces that are kept; the oldest give way. 0: none is recorded."""
+    trace_space: int = 1_000_000_000
+    """Bytes of all of them."""
+    diagnosis_limit: float = 60.0
+    """Seconds for the experiments of a diagnosis."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -56,7 +65,12 @@ class ServerOptions:
             raise ConfigError(f"max_body is {self.max_body} bytes, must be at least 1")
         if self.max_waiting < 0:
             raise ConfigError(f"max_waiting is {self.max_waiting}, must be at least 0")
-        for name, seconds in (("time_limit", self.time_limit), ("drain", self.drain)):
+        if self.keep_traces < 0:
+            raise ConfigError(f"keep_traces is {self.keep_traces}, must be at least 0")
+        if self.trace_space < 1:
+            raise ConfigError(f"trace_space is {self.trace_space} bytes, must be at least 1")
+        for name in ("time_limit", "drain", "diagnosis_limit"):
+            seconds = getattr(self, name)
             if not seconds > 0:
                 raise ConfigError(f"{name} is {seconds:g} s, must be more than nothing")
         for origin in self.cors_origins:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from skipstone.engine import Engine, Handle
 from skipstone.server.options import ServerOptions
+from skipstone.server.traces.kept import KeptTraces
 
 
 @dataclass
@@ -30,6 +31,7 @@ class ServedModel:
 
     engine: Engine
     options: ServerOptions
+    traces: KeptTraces
     open: OpenHandles = field(default_factory=OpenHandles)
     since: int = field(default_factory=lambda: int(time.time()))
     """When it was started, in seconds since 1970."""

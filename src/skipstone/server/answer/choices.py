@@ -15,9 +15,10 @@ from skipstone.server.access.account import Account
 from skipstone.server.access.queue import check_queue
 from skipstone.server.answer.plan import Ask
 from skipstone.server.answer.text import FinalText
-from skipstone.server.protocol.common import FinishReason, Said, Usage
+from skipstone.server.protocol.common import FinishReason, Said, SaidOfAnswer, Usage
 from skipstone.server.protocol.errors import OURS, AnswerError
 from skipstone.server.served import ServedModel
+from skipstone.server.traces.recording import AnswerTrace
 
 _STOPPED = "ended before it was whole: the server was stopped"
 
@@ -33,6 +34,8 @@ class Choice:
     """Which of those of its request."""
     handle: Handle
     text: FinalText
+    trace: AnswerTrace | None
+    """What is recorded of it, where that is asked for."""
 
     @property
     def finish(self) -> FinishReason:
@@ -47,6 +50,13 @@ class Choice:
             return handle.result().notes
         notes = handle.request.settings.idle()
         return notes if self.text.whole else (*notes, _STOPPED)
+
+    def said(self) -> SaidOfAnswer | None:
+        """What there is of it beside its text, where that is asked for."""
+        trace = self.trace
+        if trace is None:
+            return None
+        return SaidOfAnswer(trace_id=trace.id, trace_error=trace.failure)
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,10 @@ class Answers:
         return Said(notes=list(dict.fromkeys(note for one in self.choices for note in one.notes())))
 
     async def _read(self, choice: Choice, tell: Tell) -> None:
-        """Read one to its end; however that comes, its slot is free then."""
+        """Read one to its end; however that comes, its slot is free then.
+
+        One that is recorded is decoded to the end of its request, as if it were alone.
+        """
         text = choice.text
         try:
             async with aclosing(_steps(choice.handle)) as steps:
@@ -110,10 +123,12 @@ class Answers:
                         self.account.first_commit = self.account.age
                     if new := text.take(step.final_F, step.final_tokens_F):
                         await tell(choice, new)
-                    if text.finish is not None:
+                    if text.finish is not None and choice.trace is None:
                         return
             if rest := text.close():
                 await tell(choice, rest)
+            if choice.trace is not None:
+                await choice.trace.keep(choice.handle, self.served.traces)
         finally:
             choice.handle.cancel()
 
@@ -137,11 +152,13 @@ def submit(served: ServedModel, account: Account, asks: Sequence[Ask], prompts: 
     model, choices = served.engine.model, list[Choice]()
     try:
         for index, ask in enumerate(asks):
-            handle = served.engine.submit(ask.prompt, observer=None, **ask.settings)
+            trace = None if ask.trace is None else AnswerTrace(ask.trace)
+            observer = None if trace is None else trace.recorder
+            handle = served.engine.submit(ask.prompt, observer=observer, **ask.settings)
             text = FinalText(
                 handle.request, model.text, model.config.eos_id, limit=ask.limit, stops=ask.stops
             )
-            choices.append(Choice(index, handle, text))
+            choices.append(Choice(index, handle, text, trace))
     except BaseException:
         cancel(choices)
         raise

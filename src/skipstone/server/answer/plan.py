@@ -13,6 +13,7 @@ from skipstone.server.protocol.common import DecodingRequest
 from skipstone.server.protocol.errors import AnswerError
 from skipstone.server.protocol.strict import CONFLICT
 from skipstone.server.served import ServedModel
+from skipstone.server.traces.recording import TraceLevel, level_of
 
 _SEEDS = 2**63
 
@@ -27,6 +28,8 @@ class Ask:
     limit: int
     """Tokens after which it is cut; more may be decoded."""
     stops: tuple[str, ...]
+    trace: TraceLevel | None
+    """At which it is recorded."""
 
 
 def asks(
@@ -79,11 +82,12 @@ def _to(served: ServedModel, asked: DecodingRequest, prompt: Sequence[int]) -> I
         scaled = own.steps * changes["gen_length"] // own.gen_length
         changes["steps"] = max(-(-changes["gen_length"] // whole.whole_block), scaled)
     draws = whole.temperature > 0 or whole.unmask.uses_seed
+    trace = None if asked.trace is None else level_of(asked.trace, served.traces)
     first = whole.seed if whole.seed is not None else secrets.randbelow(_SEEDS)
     for number in range(asked.n or 1):
         seed = {"seed": (first + number) % _SEEDS} if draws else {}
         settings = cast("SettingsFields", {**changes, **seed})
-        yield Ask(prompt, settings, limit, asked.stops)
+        yield Ask(prompt, settings, limit, asked.stops, trace)
 
 
 def _stated(asked: DecodingRequest) -> SettingsFields:

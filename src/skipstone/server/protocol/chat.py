@@ -11,6 +11,7 @@ from skipstone.server.protocol.common import (
     DecodingRequest,
     FinishReason,
     Said,
+    SaidOfAnswer,
     Usage,
 )
 from skipstone.server.protocol.strict import CONFLICT, Refused, Strict, refusal
@@ -115,6 +116,7 @@ class ChatChoice(BaseModel):
     message: AnswerMessage
     logprobs: None = None
     finish_reason: FinishReason
+    skipstone: SaidOfAnswer | None = None
 
 
 class ChatCompletion(BaseModel):
@@ -147,6 +149,7 @@ class ChunkChoice(BaseModel):
     delta: Delta
     logprobs: None = None
     finish_reason: FinishReason | None = None
+    skipstone: SaidOfAnswer | None = None
 
 
 class ChatChunk(BaseModel):

@@ -54,7 +54,8 @@ class DecodingRequest(Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     skipstone: dict[str, SettingValue] | None = None
-    """Settings of the engine for this request alone, by name and as on the command line."""
+    """Settings of the engine for this request alone, by name and as on the command line; and
+    ``trace``, the level at which its answers are recorded."""
     user: str | None = None
     """Taken and not used, as are the other labels of a request."""
     metadata: dict[str, str] | None = None
@@ -69,7 +70,13 @@ class DecodingRequest(Strict):
     @property
     def settings(self) -> dict[str, str]:
         """Settings of the engine, as texts by name."""
-        return {name: _spelled(value) for name, value in (self.skipstone or {}).items()}
+        given = (self.skipstone or {}).items()
+        return {name: _spelled(value) for name, value in given if name != "trace"}
+
+    @property
+    def trace(self) -> SettingValue:
+        """The level at which each answer is recorded; None: it is not."""
+        return (self.skipstone or {}).get("trace")
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -101,6 +108,15 @@ class Said(BaseModel):
 
     notes: list[str]
     """Settings that had no effect, and what is missing from the answer."""
+
+
+class SaidOfAnswer(BaseModel):
+    """The same of one of its answers."""
+
+    trace_id: str | None
+    """Of its trace; None: it is not kept."""
+    trace_error: str | None
+    """Why it is not kept, though the answer is whole."""
 
 
 def new_id(kind: str) -> str:

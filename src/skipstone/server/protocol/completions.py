@@ -11,6 +11,7 @@ from skipstone.server.protocol.common import (
     DecodingRequest,
     FinishReason,
     Said,
+    SaidOfAnswer,
     Usage,
 )
 from skipstone.server.protocol.strict import Refused
@@ -50,6 +51,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: None = None
     finish_reason: FinishReason | None
+    skipstone: SaidOfAnswer | None = None
 
 
 class Completion(BaseModel):

@@ -53,6 +53,7 @@ def _whole(asked: ChatRequest, answers: Answers) -> ChatCompletion:
                 index=choice.index,
                 message=AnswerMessage(content=choice.text.shown),
                 finish_reason=choice.finish,
+                skipstone=choice.said(),
             )
             for choice in answers.choices
         ],
@@ -74,7 +75,12 @@ async def _stream(asked: ChatRequest, answers: Answers, emit: Emit) -> None:
 
     await answers.read(tell)
     for choice in answers.choices:
-        ended = ChunkChoice(index=choice.index, delta=Delta(), finish_reason=choice.finish)
+        ended = ChunkChoice(
+            index=choice.index,
+            delta=Delta(),
+            finish_reason=choice.finish,
+            skipstone=choice.said(),
+        )
         await emit(chunk(choices=[ended]))
     if asked.with_usage:
         await emit(chunk(choices=[], usage=answers.usage(), skipstone=answers.said()))

@@ -52,7 +52,10 @@ def _whole(asked: CompletionRequest, answers: Answers) -> Completion:
         model=asked.model,
         choices=[
             CompletionChoice(
-                index=choice.index, text=choice.text.shown, finish_reason=choice.finish
+                index=choice.index,
+                text=choice.text.shown,
+                finish_reason=choice.finish,
+                skipstone=choice.said(),
             )
             for choice in answers.choices
         ],
@@ -71,7 +74,9 @@ async def _stream(asked: CompletionRequest, answers: Answers, emit: Emit) -> Non
 
     await answers.read(tell)
     for choice in answers.choices:
-        ended = CompletionChoice(index=choice.index, text="", finish_reason=choice.finish)
+        ended = CompletionChoice(
+            index=choice.index, text="", finish_reason=choice.finish, skipstone=choice.said()
+        )
         await emit(chunk(choices=[ended]))
     if asked.with_usage:
         await emit(chunk(choices=[], usage=answers.usage(), skipstone=answers.said()))

@@ -1,0 +1,1 @@
+"""Traces of answers whose clients asked for one: kept, listed, examined."""
