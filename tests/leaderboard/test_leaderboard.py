@@ -295,7 +295,7 @@ def test_a_cause_that_nothing_proves_is_not_told_as_one(
         weak = replace(found.cause, proof=Proof.CONSISTENT)
         return replace(found, findings=(weak,), finished=time_limit > 1)
 
-    monkeypatch.setattr("skipstone.sweep.measure.examined", unproven)
+    monkeypatch.setattr("skipstone.sweep.causes.examined", unproven)
     every = protocol(tiny, Settings(gen_length=16, block_length=8, eos_stop=False), knobs=False)
     chosen = tuple(e for e in every.entries if e.setting.name == "cache=dual")
     asked = Protocol(every.baseline, chosen, ())

@@ -11,10 +11,11 @@ import pytest
 
 from skipstone import Model, Settings, load
 from skipstone.diff.agreement import Question
-from skipstone.sweep.executors import Executor
+from skipstone.sweep.executors import Executor, Serial, Units
 from skipstone.sweep.grid import Setting
-from skipstone.sweep.measure import Measured, Unit, WorkerSetup, measure
 from skipstone.sweep.run import Sweep, run_sweep
+from skipstone.sweep.units import WorkerSetup
+from skipstone.sweep.worker import Found
 from skipstone.testing.checkpoint import write_checkpoint
 
 EXACT = Settings(gen_length=16, block_length=16, eos_stop=False, cache="none", unmask="fixed")
@@ -23,16 +24,16 @@ QUESTIONS = [Question(text, family="one") for text in ("two", "a", "c")]
 
 
 class Elsewhere(Executor):
-    """Gives what another process would give: a copy; stops after some prompts."""
+    """Gives what another process would give: a copy; stops after some units."""
 
-    def __init__(self, prompts: int = 99) -> None:
-        self.prompts = prompts
+    def __init__(self, most: int = 99) -> None:
+        self.most = most
 
-    def run(self, model: Model, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
-        for unit in units[: self.prompts]:
-            yield pickle.loads(pickle.dumps(measure(model, plan, unit)))
-        if self.prompts < len(units):
-            raise KeyboardInterrupt
+    def run(self, model: Model, plan: WorkerSetup, units: Units) -> Iterator[Found]:
+        for number, found in enumerate(Serial().run(model, plan, units)):
+            if number == self.most:
+                raise KeyboardInterrupt
+            yield pickle.loads(pickle.dumps(found))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_a_sweep_that_goes_on_keeps_its_pages_and_draws_none_twice(
     tiny: Model, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        swept(tiny, tmp_path, Elsewhere(1))
+        swept(tiny, tmp_path, Elsewhere(2))
     page = tmp_path / "reports" / "000000-001-x-unmask-entropy.html"
     page.write_text("kept")
     assert list(swept(tiny, tmp_path, Elsewhere()).reports) == [(0, SETTINGS[0].name)]

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -44,13 +44,24 @@ from skipstone.diff.judges import find_judge, number
 from skipstone.extras import requirements
 from skipstone.models.parts.decoder import Decoder
 from skipstone.report.facts.effort import Effort
+from skipstone.sweep.causes import Explained
 from skipstone.sweep.chart import front
-from skipstone.sweep.executors import Local, Ray, Serial, parse_executor, visible_gpu
+from skipstone.sweep.executors import (
+    Executor,
+    Local,
+    Ray,
+    Serial,
+    Units,
+    parse_executor,
+    visible_gpu,
+)
 from skipstone.sweep.grid import BASELINE, Setting, parse_grid
-from skipstone.sweep.measure import Measurement, Unit, WorkerSetup, flops
+from skipstone.sweep.measure import Measurement, flops
 from skipstone.sweep.run import Sweep, exact, run_sweep
 from skipstone.sweep.summary import Assessment
 from skipstone.sweep.timing import filled
+from skipstone.sweep.units import DecodeUnit, WorkerSetup, decode_units
+from skipstone.sweep.worker import Found
 from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.testing.tiny import tiny_model
 from skipstone.tracing import Recorder
@@ -509,7 +520,7 @@ def test_each_worker_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = WorkerSetup("m", "cuda", "bfloat16", 1, EXACT, ())
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ConfigError, match="needs as many GPUs, and there are 2"):
-        next(Local(3).run(tiny_model(), plan, [Unit(((0, "a"),))]))
+        next(Local(3).run(tiny_model(), plan, lambda workers: [DecodeUnit(((0, "a"),))]))
 
 
 def test_a_killed_worker_loses_nothing(
@@ -539,18 +550,83 @@ def test_the_error_of_a_worker_is_the_users_error(
         run_sweep(lost, QUESTIONS, settings, tmp_path / "o", baseline=EXACT, executor=Local(1))
 
 
+def test_units_are_as_small_as_the_workers_need() -> None:
+    prompts = [(place, str(place)) for place in range(64)]
+    for workers, most in ((1, 4), (4, 3), (16, 1), (1000, 1)):
+        timed, *others = decode_units(prompts, 64, workers)
+        assert (timed.prompts, timed.timed) == (tuple(prompts[:1]), True)
+        assert [p for unit in others for p in unit.prompts] == prompts[1:]
+        assert max(len(unit.prompts) for unit in others) == most
+
+
+def swept_with_causes(tiny: Model, folder: Path, executor: Executor) -> Sweep:
+    short = EXACT.replace(gen_length=4, block_length=4)
+    orders = [Setting(order, short.replace(unmask=order)) for order in ("entropy", "margin")]
+    return run_sweep(
+        tiny,
+        QUESTIONS[:2],
+        orders,
+        folder,
+        baseline=short,
+        explain=float("inf"),
+        executor=executor,
+    )
+
+
+@pytest.fixture(scope="module")
+def explained(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """One process's sweep with causes, that nothing disturbed."""
+    return swept_with_causes(tiny, tmp_path_factory.mktemp("explained"), Serial())
+
+
+def test_one_process_and_three_find_the_same_causes(
+    tiny: Model, explained: Sweep, tmp_path: Path
+) -> None:
+    assert timeless(swept_with_causes(tiny, tmp_path, Local(3))) == timeless(explained)
+    assert {bool(m.cause) for m in explained.measurements} == {True, False}
+    parts = [path.name for path in (tmp_path / "parts").iterdir()]
+    assert sorted(parts) == ["000000.parquet", "000001.parquet"]
+
+
+class Counting:
+    """Counts what it gives, and stops before the n-th cause."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.causes, self.prompts = most, 0, 0
+
+    def run(self, model: Model, plan: WorkerSetup, units: Units) -> Iterator[Found]:
+        for found in Serial().run(model, plan, units):
+            if isinstance(found, Explained):
+                if self.causes == self.most:
+                    raise KeyboardInterrupt
+                self.causes += 1
+            else:
+                self.prompts += 1
+            yield found
+
+
+def test_a_cause_that_was_found_is_not_looked_for_again(
+    tiny: Model, explained: Sweep, tmp_path: Path
+) -> None:
+    stopped, rest = Counting(2), Counting(99)
+    with pytest.raises(KeyboardInterrupt):
+        swept_with_causes(tiny, tmp_path, stopped)
+    assert timeless(swept_with_causes(tiny, tmp_path, rest)) == timeless(explained)
+    changed = [m for m in explained.measurements if m.cause]
+    assert len(changed) > 2
+    # Control: the last of a prompt's causes is missing, and one of them was found.
+    assert [m.prompt for m in changed][1:3] == [1, 1]
+    assert rest.causes == len(changed) - 2
+    assert stopped.prompts + rest.prompts == 2
+
+
 @pytest.mark.ray
 def test_ray_gives_the_same_rows(
-    tiny: Model,
-    settings: Sequence[Setting],
-    whole: Sweep,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny: Model, explained: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    sweep = run_sweep(tiny, QUESTIONS, settings, tmp_path, baseline=EXACT, executor=Ray())
-    assert timeless(sweep) == timeless(whole)
+    assert timeless(swept_with_causes(tiny, tmp_path, Ray())) == timeless(explained)
     assert not ray.is_initialized()
 
 

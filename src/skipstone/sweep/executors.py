@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
+from queue import SimpleQueue
 from typing import Protocol
 
 import torch
@@ -21,22 +23,27 @@ from skipstone.errors import ConfigError, SkipstoneError, nearest
 from skipstone.extras import missing
 from skipstone.models.load import Model
 from skipstone.quoting import shown
-from skipstone.sweep.measure import Measured, Unit, WorkerSetup, measure, warm_up, worker_model
+from skipstone.sweep.units import Unit, WorkerSetup
+from skipstone.sweep.worker import Found, Worker, run_in_worker
 
 # Pools in a row that may break before they finish anything.
 _MOST_BROKEN = 3
 
 
-class Executor(Protocol):
-    """Measures units somewhere; gives what was measured of each as soon as it is there."""
+Units = Callable[[int], Sequence[Unit]]
+"""What there is to run, by the number of workers that it is shared out among."""
 
-    def run(self, model: Model, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
-        """Measure all units, in any order. What has been given is never run again.
+
+class Executor(Protocol):
+    """Runs units somewhere; gives what was found in each as soon as it is there."""
+
+    def run(self, model: Model, plan: WorkerSetup, units: Units) -> Iterator[Found]:
+        """Run all units and what follows from them, in any order. What was given is not run again.
 
         Args:
             model: loaded in this process.
             plan: from which another process loads the same model.
-            units: each is run as a whole in one worker.
+            units: each is run as a whole in one worker; ``Found.then`` are further ones.
 
         Raises:
             SkipstoneError: a unit cannot be decoded, or workers cannot be kept alive.
@@ -68,12 +75,14 @@ def parse_executor(text: str) -> Executor:
 class Serial:
     """One unit after the other in this process."""
 
-    def run(self, model: Model, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
-        """See ``Executor``."""
-        if units:
-            warm_up(model, plan, units[0])
-        for unit in units:
-            yield measure(model, plan, unit)
+    def run(self, model: Model, plan: WorkerSetup, units: Units) -> Iterator[Found]:
+        """See ``Executor``. What follows from a unit is run next."""
+        left = deque(units(1))
+        worker = Worker(model, plan) if left else None
+        while worker and left:
+            found = worker.run(left.popleft())
+            left.extendleft(reversed(found.then))
+            yield found
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class Local:
 
     workers: int
 
-    def run(self, model: Model, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
+    def run(self, model: Model, plan: WorkerSetup, units: Units) -> Iterator[Found]:
         """See ``Executor``. A worker that dies takes its pool along; what is left is run again."""
         cuda = plan.device == "cuda"
         if cuda and self.workers > torch.cuda.device_count():
@@ -90,11 +99,12 @@ class Local:
                 f"executor local:{self.workers} needs as many GPUs, and there are "
                 f"{torch.cuda.device_count()}; each worker takes one"
             )
-        left, broken = {unit.first: unit for unit in units}, 0
+        left, broken = dict.fromkeys(units(self.workers)), 0
         while left:
             try:
-                for found in self._pool(plan, list(left.values())):
-                    del left[found.measurements[0].prompt]
+                for unit, found in self._pool(plan, list(left)):
+                    del left[unit]
+                    left |= dict.fromkeys(found.then)
                     broken = 0
                     yield found
             except BrokenProcessPool:
@@ -105,19 +115,27 @@ class Local:
                         f"memory may not suffice: use fewer workers, or serial to see its error"
                     ) from None
 
-    def _pool(self, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
+    def _pool(self, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[tuple[Unit, Found]]:
         context = multiprocessing.get_context("spawn")
         # Each worker takes one number, which is its GPU.
         numbers: Queue[int] = context.Queue()
-        workers = min(self.workers, len(units))
-        for number in range(workers):
+        for number in range(self.workers):
             numbers.put(number)
-        threads = max(1, plan.threads // workers)
-        pool = ProcessPoolExecutor(workers, context, _enter, (numbers, plan.device == "cuda"))
+        threads = max(1, plan.threads // self.workers)
+        pool = ProcessPoolExecutor(self.workers, context, _enter, (numbers, plan.device == "cuda"))
+        waiting, done = dict[Future[Found], Unit](), SimpleQueue[Future[Found]]()
+
+        def submit(units: Iterable[Unit]) -> None:
+            for unit in units:
+                waiting[future := pool.submit(run_in_worker, plan, unit, threads)] = unit
+                future.add_done_callback(done.put)
+
         try:
-            waiting = [pool.submit(measure_in_worker, plan, unit, threads) for unit in units]
-            for done in as_completed(waiting):
-                yield done.result()
+            submit(units)
+            while waiting:
+                found = (future := done.get()).result()
+                submit(found.then)
+                yield waiting.pop(future), found
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -126,7 +144,7 @@ class Local:
 class Ray:
     """An existing Ray cluster, or one on this machine; one GPU a worker."""
 
-    def run(self, model: Model, plan: WorkerSetup, units: Sequence[Unit]) -> Iterator[Measured]:
+    def run(self, model: Model, plan: WorkerSetup, units: Units) -> Iterator[Found]:
         """See ``Executor``. Ray itself runs the units of a worker that died again."""
         # Ray reports its use over the network unless this is set.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -139,24 +157,18 @@ class Ray:
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
         try:
             gpus = 1 if plan.device == "cuda" else 0
-            remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(measure_in_worker)
+            remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(run_in_worker)
             shared = ray.put(plan)
-            waiting = [remote.remote(shared, unit, 1) for unit in units]
+            workers = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))
+            waiting = [remote.remote(shared, unit, 1) for unit in units(workers)]
             while waiting:
                 done, waiting = ray.wait(waiting)
-                yield ray.get(done[0])
+                found: Found = ray.get(done[0])
+                waiting += [remote.remote(shared, unit, 1) for unit in found.then]
+                yield found
         finally:
             if ours:
                 ray.shutdown()
-
-
-def measure_in_worker(plan: WorkerSetup, unit: Unit, threads: int) -> Measured:
-    """Measure a unit with this process's own model."""
-    loads = worker_model.cache_info().misses
-    model = worker_model(plan.model, plan.device, plan.dtype, threads)
-    if worker_model.cache_info().misses > loads:
-        warm_up(model, plan, unit)
-    return measure(model, plan, unit)
 
 
 def _enter(numbers: Queue[int], cuda: bool) -> None:

@@ -11,26 +11,15 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
-import torch
-
-from skipstone.diagnosis.diagnose import Diagnosis
-from skipstone.diagnosis.finding import Proof
 from skipstone.diff.compare import compare
 from skipstone.engine import Engine, Result, Settings
 from skipstone.models.base import ModelConfig
-from skipstone.models.load import Model, load
-from skipstone.record import MemoryTrace
+from skipstone.models.load import Model
 from skipstone.record.schema import RunRecord
-from skipstone.sweep.grid import BASELINE, Setting
-from skipstone.sweep.together import DecodedRun, decode_together
-from skipstone.tracing.diagnose import examined
-from skipstone.tracing.experiments.runner import Side
-from skipstone.tracing.record.recorder import Recorder
-
-NOT_FINISHED = "not-finished"
-"""Stands for the cause of an answer for which time was over before one was proven."""
+from skipstone.sweep.grid import BASELINE
+from skipstone.sweep.together import DecodedRun, decode_alone, decode_together
+from skipstone.sweep.units import CauseUnit, DecodeUnit, WorkerSetup
 
 
 @dataclass(frozen=True)
@@ -83,116 +72,54 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Explained:
-    """A changed answer whose cause was looked for, with all that a report of it shows."""
-
-    prompt: int
-    setting: str
-    baseline: MemoryTrace
-    trace: MemoryTrace
-    diagnosis: Diagnosis
-
-
-@dataclass(frozen=True)
 class Measured:
-    """What a worker found in a unit."""
+    """What a worker found in prompts."""
 
     measurements: list[Measurement]
-    """By prompt, and the baseline before the settings."""
-    explained: list[Explained]
-    """Of changed answers; empty where nobody asked for reports."""
+    """By prompt, and the baseline before the settings; ``right`` is left open."""
+    then: tuple[CauseUnit, ...]
+    """Changed answers whose cause is to be looked for."""
 
 
-@dataclass(frozen=True)
-class WorkerSetup:
-    """What a worker needs to know to measure a prompt."""
-
-    model: str
-    device: str
-    dtype: str
-    threads: int
-    """CPU threads of all workers together."""
-    baseline: Settings
-    settings: tuple[Setting, ...]
-    explain: float = 0.0
-    """Seconds that experiments on a changed answer may take; 0: nobody asks why."""
-    reports: bool = False
-    """Whether what was explained comes back with its records."""
-
-    @property
-    def all(self) -> tuple[Setting, ...]:
-        """The baseline first."""
-        return (Setting(BASELINE, self.baseline), *self.settings)
-
-    def in_turn(self, prompt: int) -> tuple[Setting, ...]:
-        """All settings; each prompt starts with another, so that none is always first or warm."""
-        first = prompt % len(self.all)
-        return self.all[first:] + self.all[:first]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What one worker runs as a whole: prompts under every setting."""
-
-    prompts: tuple[tuple[int, str], ...]
-    """Place among all prompts, and text."""
-    timed: bool = True
-    """Whether each run has the machine to itself; else all are decoded together."""
-
-    @property
-    def first(self) -> int:
-        """The first of its prompts, by which it is known."""
-        return self.prompts[0][0]
-
-
-def measure(model: Model, plan: WorkerSetup, unit: Unit) -> Measured:
+def measure(model: Model, plan: WorkerSetup, unit: DecodeUnit) -> Measured:
     """Run prompts under the baseline and every setting.
-
-    Returns:
-        The measurements, whose ``right`` is left open, and what was explained.
 
     Raises:
         SkipstoneError: a prompt cannot be decoded under a setting.
     """
-    found = Measured([], [])
-    for prompt, runs in _runs(model, plan, unit):
+    found, then = list[Measurement](), list[CauseUnit]()
+    for (prompt, text), runs in _runs(model, plan, unit):
         of_prompt = [_measurement(model, prompt, setting.name, runs) for setting in plan.all]
-        changed = [m for m in of_prompt if plan.explain and not m.same_answer]
-        if changed:
-            trusted = runs[BASELINE].alone(model)
-            explained = [_explained(model, m, trusted, runs, plan.explain) for m in changed]
-            causes = {one.setting: one.diagnosis for one in explained}
-            of_prompt = [_with_cause(m, causes.get(m.setting)) for m in of_prompt]
-            found.explained.extend(explained if plan.reports else ())
-        found.measurements.extend(of_prompt)
-    return found
+        found += of_prompt
+        then += unexplained(plan, text, of_prompt)
+    return Measured(found, tuple(then))
 
 
-def _runs(model: Model, plan: WorkerSetup, unit: Unit) -> Iterator[tuple[int, Mapping[str, _Run]]]:
+def unexplained(plan: WorkerSetup, text: str, of_prompt: Sequence[Measurement]) -> list[CauseUnit]:
+    """Changed answers of a prompt whose cause is asked for, and not known yet."""
+    return [
+        CauseUnit(m.prompt, text, m.setting)
+        for m in of_prompt
+        if plan.explain and not m.same_answer and not m.cause
+    ]
+
+
+def _runs(
+    model: Model, plan: WorkerSetup, unit: DecodeUnit
+) -> Iterator[tuple[tuple[int, str], Mapping[str, _Run]]]:
     """The runs of each prompt of a unit, by setting."""
     if unit.timed:
-        for prompt, text in unit.prompts:
-            yield prompt, {s.name: _alone(model, s.settings, text) for s in plan.in_turn(prompt)}
+        for prompt in unit.prompts:
+            turn = plan.in_turn(prompt[0])
+            yield prompt, {s.name: _timed(model, s.settings, prompt[1]) for s in turn}
         return
     runs = {
-        prompt: {s.name: DecodedRun(text, s.settings) for s in plan.all}
-        for prompt, text in unit.prompts
+        prompt: {s.name: DecodedRun(prompt[1], s.settings) for s in plan.all}
+        for prompt in unit.prompts
     }
     decode_together(model, [run for named in runs.values() for run in named.values()])
     for prompt, named in runs.items():
         yield prompt, {name: _Run(run) for name, run in named.items()}
-
-
-def warm_up(model: Model, plan: WorkerSetup, unit: Unit) -> None:
-    """Decode once without measuring: what is allocated on first use belongs to no setting."""
-    Engine(model, plan.baseline).generate(unit.prompts[0][1])
-
-
-@cache
-def worker_model(name: str, device: str, dtype: str, threads: int) -> Model:
-    """The model of this worker process, loaded once."""
-    torch.set_num_threads(threads)
-    return load(name, device=device, dtype=dtype)
 
 
 def flops(config: ModelConfig, result: Result, scored: int) -> float:
@@ -229,38 +156,22 @@ class _Run:
     """Alone; NaN if it was not timed."""
 
     @property
-    def result(self) -> Result:
-        """What was decoded."""
-        assert self.run.result is not None
-        return self.run.result
-
-    @property
     def record(self) -> RunRecord:
         """Its decisions."""
         return self.run.trace.records[0]
 
-    def alone(self, model: Model) -> _Run:
-        """The same run, alone: what is proven about it is proven of a run that can be repeated."""
-        timed = not math.isnan(self.seconds)
-        return self if timed else _alone(model, self.run.settings, self.run.prompt)
 
-    def side(self, model: Model) -> Side:
-        """As a side of a diagnosis, which may run it again."""
-        return Side(self.run.trace, 0, Engine(model, self.run.settings))
-
-
-def _alone(model: Model, settings: Settings, prompt: str) -> _Run:
+def _timed(model: Model, settings: Settings, prompt: str) -> _Run:
     """Decode once; on a GPU twice: the first run captures graphs, the second is timed."""
-    engine, recorder, run = Engine(model, settings), Recorder(), DecodedRun(prompt, settings)
-    run.result = engine.generate(prompt, observer=recorder)
-    run.trace = recorder.trace
-    timed = engine.generate(prompt) if model.network.device.type == "cuda" else run.result
+    run = decode_alone(model, settings, prompt)
+    again = model.network.device.type == "cuda"
+    timed = Engine(model, settings).generate(prompt) if again else run.result
     return _Run(run, timed.stats.seconds)
 
 
 def _measurement(model: Model, prompt: int, name: str, runs: Mapping[str, _Run]) -> Measurement:
     run, base = runs[name], runs[BASELINE]
-    result, found = run.result, compare(base.record, run.record)
+    result, found = run.run.result, compare(base.record, run.record)
     first, start = found.first, result.prompt_tokens
     return Measurement(
         prompt=prompt,
@@ -268,7 +179,7 @@ def _measurement(model: Model, prompt: int, name: str, runs: Mapping[str, _Run])
         text=result.text,
         tokens=result.tokens,
         right=None,
-        same_answer=result.text == base.result.text,
+        same_answer=result.text == base.run.result.text,
         same_tokens=1 - len(found.differing_positions) / len(result.tokens),
         kind=first.kind if first else "",
         block=first.block if first else -1,
@@ -285,30 +196,6 @@ def _measurement(model: Model, prompt: int, name: str, runs: Mapping[str, _Run])
         tokens_per_second=result.stats.generated / run.seconds,
         timed=not math.isnan(run.seconds),
     )
-
-
-def _explained(
-    model: Model, m: Measurement, trusted: _Run, runs: Mapping[str, _Run], seconds: float
-) -> Explained:
-    """Look for the cause of an answer that changed."""
-    run = runs[m.setting].alone(model)
-    found = examined(trusted.side(model), run.side(model), None, time_limit=seconds)
-    return Explained(m.prompt, m.setting, trusted.run.trace, run.run.trace, found)
-
-
-def _with_cause(m: Measurement, found: Diagnosis | None) -> Measurement:
-    """The same with the cause of its other answer, and how well it is proven."""
-    if found is None:
-        return m
-    if found.cause is None:
-        verdict = found.verdict if found.finished else NOT_FINISHED
-        return dataclasses.replace(m, cause=verdict, evidence=str(found.known))
-    proof, evidence = found.cause.proof, str(found.cause.evidence)
-    if proof < Proof.SUFFICIENT and not found.finished:
-        # Another rule may have the proof for which there was no time.
-        evidence = f"so far {found.verdict} ({proof}): {evidence}"
-        return dataclasses.replace(m, cause=NOT_FINISHED, evidence=evidence)
-    return dataclasses.replace(m, cause=found.verdict, proof=str(proof), evidence=evidence)
 
 
 def _scored(record: RunRecord) -> int:

@@ -10,8 +10,9 @@ from skipstone.diff.agreement import Question
 from skipstone.errors import OutputError
 from skipstone.report.report import write_report
 from skipstone.report.runs import Token
+from skipstone.sweep.causes import Examined
 from skipstone.sweep.grid import Setting
-from skipstone.sweep.measure import Explained, Measurement
+from skipstone.sweep.measure import Measurement
 
 FOLDER = "reports"
 MOST_BYTES = 500_000_000
@@ -49,7 +50,7 @@ class Reports:
             if not m.same_answer and (self._folder / self._name(m)).is_file():
                 self._kept[self._place(m)] = m
 
-    def offer(self, m: Measurement, explained: Explained, token: Token) -> None:
+    def offer(self, m: Measurement, shown: Examined, token: Token) -> None:
         """Draw the page of an answer, unless there is a better one of its setting and family.
 
         Raises:
@@ -61,10 +62,10 @@ class Reports:
             return
         self._make_folder()
         write_report(
-            [explained.baseline, explained.trace],
+            [shown.baseline, shown.trace],
             path,
             names=[self._specs[name] for name in (next(iter(self._specs)), m.setting)],
-            diagnosis=explained.diagnosis,
+            diagnosis=shown.diagnosis,
             token=token,
         )
         self._kept[place] = m

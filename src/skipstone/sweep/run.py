@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import cast
 
@@ -23,17 +22,17 @@ from skipstone.quoting import shown
 from skipstone.skip import NoSkip
 from skipstone.sweep.executors import Executor, Serial
 from skipstone.sweep.grid import Setting
-from skipstone.sweep.measure import Measured, Measurement, Unit, WorkerSetup, mark
+from skipstone.sweep.measure import Measurement
 from skipstone.sweep.reports import Reports
+from skipstone.sweep.results import Results
 from skipstone.sweep.store import Head, Store, digest
 from skipstone.sweep.timing import filled
+from skipstone.sweep.units import WorkerSetup
 from skipstone.unmask import Fixed
 from skipstone.version import __version__
 
 TIME_EVERY = 16
 """One prompt of so many is decoded one setting after the other, and timed."""
-# Decoded together: more would gain little, and be run again where a worker is killed.
-_MOST_OF_A_UNIT = 4
 
 EXACT = {"cache": "none", "skip": "none", "unmask": "fixed"}
 """Over any settings: nothing is stale, nothing skips, one token a step."""
@@ -88,7 +87,7 @@ def run_sweep(
         time_every: one of so many prompts, the first among them, is decoded one setting after the
             other and timed; all others are decoded together, and their times estimated. 1: all
             are timed.
-        progress: told after each prompt how many are finished, and of how many.
+        progress: told after each prompt how many are finished, with their causes, and of how many.
 
     Raises:
         ConfigError: settings do not fit the model, an argument is of another kind, or the folder is
@@ -102,49 +101,13 @@ def run_sweep(
     plan = replace(_plan(model, baseline, settings), explain=explain, reports=reports > 0)
     _check(model, plan, chosen)
     store = Store(folder, _head(model, plan, questions, time_every))
-    done = [i for i in range(len(chosen)) if i in store]
     pages = Reports(folder, chosen, plan.all, reports)
-    pages.find(store.read(done))
-    progress(len(done), len(chosen))
-    left = [i for i in range(len(chosen)) if i not in done]
-    for found in (executor or Serial()).run(model, plan, _units(left, chosen, time_every)):
-        for of_prompt in _judged(found, chosen):
-            _draw(pages, of_prompt, found, model)
-            store.add(of_prompt)
-            done.append(of_prompt[0].prompt)
-            progress(len(done), len(chosen))
+    results = Results(store, chosen, plan, pages, model.text.token, progress)
+    for found in (executor or Serial()).run(model, plan, results.open(time_every)):
+        results.take(found)
     measurements = filled(store.read(range(len(chosen))))
     store.finish(measurements, chosen)
     return Sweep(store, chosen, plan.settings, plan.baseline, measurements, pages.paths)
-
-
-def _judged(found: Measured, questions: Sequence[Question]) -> Iterator[list[Measurement]]:
-    """The measurements of each prompt, their answers judged."""
-    for prompt, rows in groupby(found.measurements, key=lambda m: m.prompt):
-        of_prompt, question = list(rows), questions[prompt]
-        yield mark(of_prompt, {m.text: question.is_right(m.text) for m in of_prompt})
-
-
-def _draw(pages: Reports, of_prompt: Sequence[Measurement], found: Measured, model: Model) -> None:
-    """Write the pages of one prompt; before it counts as done, so that none of them is missed."""
-    explained = {(one.prompt, one.setting): one for one in found.explained}
-    for m in of_prompt:
-        one = explained.get((m.prompt, m.setting))
-        if one is not None:
-            pages.offer(m, one, model.text.token)
-
-
-def _units(left: Sequence[int], questions: Sequence[Question], time_every: int) -> list[Unit]:
-    """What workers run: those that are timed one by one, of the others several at a time."""
-    timed = [i for i in left if i % time_every == 0]
-    others = [i for i in left if i % time_every]
-    # Few prompts are left to as many workers as there are.
-    size = max(1, min(_MOST_OF_A_UNIT, len(others) // _MOST_OF_A_UNIT))
-    parts = [others[first : first + size] for first in range(0, len(others), size)]
-    each = [([i], True) for i in timed] + [(part, False) for part in parts]
-    return [
-        Unit(tuple((i, questions[i].prompt) for i in members), alone) for members, alone in each
-    ]
 
 
 def _check_kinds(

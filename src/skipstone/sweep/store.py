@@ -1,5 +1,8 @@
 """A sweep on disk: one Parquet file for each finished prompt, so that a killed sweep goes on.
 
+A prompt whose changed answers wait for their causes has a file of all rows without them, and one
+for each cause that was found; they give way to its one file when all are.
+
 A file is written beside its place and renamed, so what has its name is whole; that it was not
 changed since is checked when it is read.
 """
@@ -120,9 +123,45 @@ class Store:
         Raises:
             OutputError: the disk refuses; earlier prompts are kept.
         """
-        part, table = self._part(found[0].prompt), _table(found)
-        told = table.replace_schema_metadata({_CHECKSUM: self._checksum(table.to_pylist())})
-        self._write(f"{self._parts.name}/{part.name}", told)
+        prompt = found[0].prompt
+        self._keep(self._part(prompt), found)
+        for begun in self._parts.glob(f"{prompt:06}.*.parquet"):
+            begun.unlink()
+
+    def begin(self, found: Sequence[Measurement]) -> None:
+        """Keep all measurements of one prompt, until the causes of its changed answers are found.
+
+        Raises:
+            OutputError: the disk refuses; what was kept before is.
+        """
+        self._keep(self._begun(found[0].prompt), found)
+
+    def add_cause(self, place: int, found: Measurement) -> None:
+        """Keep a measurement whose cause was found; when this returns, it is on disk.
+
+        Args:
+            place: of it among the measurements of its prompt.
+            found: of a prompt that was begun.
+
+        Raises:
+            OutputError: the disk refuses; what was kept before is.
+        """
+        self._keep(self._cause(found.prompt, place), [found])
+
+    def begun(self, prompt: int) -> list[Measurement]:
+        """The measurements of a prompt that was begun, with the causes so far; none if it was not.
+
+        Raises:
+            ConfigError: a file is damaged.
+        """
+        if not self._begun(prompt).exists():
+            return []
+        rows = self._read(self._begun(prompt), prompt)
+        for place in range(len(rows)):
+            cause = self._cause(prompt, place)
+            if cause.exists():
+                rows[place] = self._read(cause, prompt)[0]
+        return rows
 
     def read(self, prompts: Sequence[int]) -> list[Measurement]:
         """The measurements of finished prompts, in order.
@@ -130,7 +169,7 @@ class Store:
         Raises:
             ConfigError: a file is damaged.
         """
-        return [row for prompt in prompts for row in self._read(prompt)]
+        return [row for prompt in prompts for row in self._read(self._part(prompt), prompt)]
 
     def finish(self, found: Sequence[Measurement], questions: Sequence[Question]) -> None:
         """Write ``results.parquet``: all measurements, each with its question and answer."""
@@ -163,12 +202,22 @@ class Store:
     def _part(self, prompt: int) -> Path:
         return self._parts / f"{prompt:06}.parquet"
 
-    def _read(self, prompt: int) -> list[Measurement]:
-        """The measurements of one prompt, as they were written in this sweep."""
+    def _begun(self, prompt: int) -> Path:
+        return self._parts / f"{prompt:06}.begun.parquet"
+
+    def _cause(self, prompt: int, place: int) -> Path:
+        return self._parts / f"{prompt:06}.{place:03}.parquet"
+
+    def _keep(self, path: Path, found: Sequence[Measurement]) -> None:
+        table = _table(found)
+        told = table.replace_schema_metadata({_CHECKSUM: self._checksum(table.to_pylist())})
+        self._write(f"{self._parts.name}/{path.name}", told)
+
+    def _read(self, path: Path, prompt: int) -> list[Measurement]:
+        """Measurements of one prompt, as they were written in this sweep."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = self._part(prompt)
         try:
             with path.open("rb") as file:
                 table = pq.read_table(file)
@@ -183,7 +232,7 @@ class Store:
             ]
         except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
             raise ConfigError(
-                f"{path} is damaged ({one_line(error)}); delete it, and its prompt is run again"
+                f"{path} is damaged ({one_line(error)}); delete it, and what it held is run again"
             ) from None
 
     def _checksum(self, rows: Sequence[Mapping[str, object]]) -> bytes:

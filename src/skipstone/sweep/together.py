@@ -13,7 +13,7 @@ from skipstone.memory.store import cell_bytes
 from skipstone.models.load import Model
 from skipstone.record import MemoryTrace
 from skipstone.tracing.record.decisions import Decisions
-from skipstone.tracing.record.recorder import header_of, outcome
+from skipstone.tracing.record.recorder import Recorder, header_of, outcome
 
 _MOST_TOGETHER = 256
 # Of keys and values, and what is kept beside them, that are held at once; more requests wait.
@@ -23,11 +23,25 @@ _MOST_BYTES = 2 << 30
 class DecodedRun:
     """A prompt that was decoded under some settings, and its record."""
 
+    result: Result
+    """Of a run that is done."""
+
     def __init__(self, prompt: str, settings: Settings) -> None:
         """Not decoded yet."""
         self.prompt, self.settings = prompt, settings
         self.trace = MemoryTrace()
-        self.result: Result | None = None
+
+
+def decode_alone(model: Model, settings: Settings, prompt: str) -> DecodedRun:
+    """Decode a prompt under some settings, beside nothing else.
+
+    Raises:
+        SkipstoneError: the prompt cannot be decoded under them.
+    """
+    run, recorder = DecodedRun(prompt, settings), Recorder()
+    run.result = Engine(model, settings).generate(prompt, observer=recorder)
+    run.trace = recorder.trace
+    return run
 
 
 def decode_together(model: Model, runs: Sequence[DecodedRun]) -> None:

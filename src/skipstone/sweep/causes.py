@@ -1,0 +1,87 @@
+"""Why an answer changed: a diagnosis of its run beside the baseline's, both decoded alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from skipstone.diagnosis.diagnose import Diagnosis
+from skipstone.diagnosis.finding import Proof
+from skipstone.engine import Engine
+from skipstone.models.load import Model
+from skipstone.record import MemoryTrace
+from skipstone.sweep.measure import Measurement
+from skipstone.sweep.together import DecodedRun, decode_alone
+from skipstone.sweep.units import CauseUnit, WorkerSetup
+from skipstone.tracing.diagnose import examined
+from skipstone.tracing.experiments.runner import Side
+
+NOT_FINISHED = "not-finished"
+"""Stands for the cause of an answer for which time was over before one was proven."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All that a report of a changed answer shows."""
+
+    baseline: MemoryTrace
+    trace: MemoryTrace
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A changed answer whose cause was looked for."""
+
+    prompt: int
+    setting: str
+    cause: str
+    proof: str
+    evidence: str
+    shown: Examined | None
+    """None where nobody asked for reports."""
+
+    @property
+    def then(self) -> tuple[CauseUnit, ...]:
+        """Units that follow from it: none."""
+        return ()
+
+    def told(self, m: Measurement) -> Measurement:
+        """The measurement with the cause of its other answer, and how well it is proven."""
+        return replace(m, cause=self.cause, proof=self.proof, evidence=self.evidence)
+
+
+def explain(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: DecodedRun) -> Explained:
+    """Look for the cause of an answer that changed.
+
+    What is proven about a run is proven of one that can be repeated, so it is decoded again, alone.
+
+    Args:
+        model: that decoded it.
+        plan: of the sweep.
+        unit: the answer.
+        trusted: the baseline's run of the same prompt, alone.
+
+    Raises:
+        SkipstoneError: the prompt cannot be decoded again.
+    """
+    settings = next(s.settings for s in plan.all if s.name == unit.setting)
+    run = decode_alone(model, settings, unit.text)
+    found = examined(_side(model, trusted), _side(model, run), None, time_limit=plan.explain)
+    shown = Examined(trusted.trace, run.trace, found) if plan.reports else None
+    return Explained(unit.prompt, unit.setting, *_told(found), shown)
+
+
+def _side(model: Model, run: DecodedRun) -> Side:
+    """A side of a diagnosis, which may run it again."""
+    return Side(run.trace, 0, Engine(model, run.settings))
+
+
+def _told(found: Diagnosis) -> tuple[str, str, str]:
+    """The cause, how well it is proven, and what shows it."""
+    if found.cause is None:
+        return found.verdict if found.finished else NOT_FINISHED, "", str(found.known)
+    proof, evidence = found.cause.proof, str(found.cause.evidence)
+    if proof < Proof.SUFFICIENT and not found.finished:
+        # Another rule may have the proof for which there was no time.
+        return NOT_FINISHED, "", f"so far {found.verdict} ({proof}): {evidence}"
+    return found.verdict, str(proof), evidence
