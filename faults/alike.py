@@ -43,5 +43,7 @@ ALIKE: tuple[Pair, ...] = (
     Pair(f"{WIDE} {_SURE}", f"{WIDE} {_SURE} budget=stop steps=32"),
     Pair(f"{NARROW} {_SURE}", f"{NARROW} {_SURE} budget=stop steps=24"),
     Pair(f"{NARROW} unmask=margin:each=1", f"{NARROW} unmask=margin"),
+    # So wide a Gaussian weighs all masks alike.
+    Pair(f"{NARROW} unmask=fixed", f"{NARROW} unmask=certainty:sigma=1e9"),
 )
 """A and B."""

@@ -78,6 +78,8 @@ POLICIES = (
             "wino",
             "margin:each=2",
             "margin:threshold=0.5",
+            "certainty:each=2",
+            "certainty:sigma=2,threshold=0.3",
             "entropy:each=2",
             "entropy:limit=0.5",
             "entropy_bound:gamma=0.3",

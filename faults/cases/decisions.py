@@ -157,6 +157,20 @@ OF_DECISIONS = (
         decisions.anchors_everywhere,
         prompts=SURE,
     ),
+    # What comes first may be less confident than what is taken: that is no order by confidence.
+    Specimen(
+        "what is decided makes its neighbours less certain",
+        (10, 31),
+        same("unmask=certainty:sigma=2"),
+        Truth(parted, where=candidates),
+        decisions.density_of_masks,
+    ),
+    Specimen(
+        "certainty prior, by setting",
+        (10,),
+        against("unmask=certainty:sigma=1000", "unmask=certainty:sigma=2"),
+        Truth(parted, where=candidates),
+    ),
     Specimen(
         "the bound of edits does not arrive",
         (31,),

@@ -32,6 +32,7 @@ from skipstone.unmask import (
     Threshold,
     UnmaskSession,
     Wino,
+    certainty,
 )
 from skipstone.unmask.ranking import rank_BG
 
@@ -244,6 +245,18 @@ def anchors_everywhere() -> Generator[None, None, None]:
         return select(replace(self, radius=scores.token_BG.shape[1]), scores, context)
 
     with instead(LocalLeap, "select", wrong):
+        yield
+
+
+@contextmanager
+def density_of_masks() -> Generator[None, None, None]:
+    """Masks are more certain the less of what is near them is decided."""
+
+    def wrong(canvas: Canvas, sigma: float) -> Tensor:
+        return 1 - density_BG(canvas, sigma)
+
+    density_BG = certainty.density_BG
+    with instead(certainty, "density_BG", wrong):
         yield
 
 

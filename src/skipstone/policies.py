@@ -38,6 +38,7 @@ from skipstone.errors import ConfigError, nearest
 from skipstone.quoting import shown
 from skipstone.skip import CosineSkip, NoSkip, RatioSkip, SkipPolicy
 from skipstone.unmask import (
+    Certainty,
     Credit,
     DinferThreshold,
     DreamThreshold,
@@ -245,6 +246,7 @@ UNMASK = Kind[UnmaskPolicy](
         "slow_fast": SlowFast,
         "wino": Wino,
         "margin": Margin,
+        "certainty": Certainty,
         "entropy": Entropy,
         "entropy_bound": EntropyBound,
         "dream_threshold": DreamThreshold,

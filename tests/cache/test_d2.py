@@ -10,13 +10,8 @@ import torch
 
 from skipstone import ConfigError, CosineSkip, Engine, Fixed, NoCache, Threshold
 from skipstone.cache import D2Cache
-from skipstone.cache.pointed import (
-    LayerWeights,
-    certainty_density,
-    gaps_filled,
-    nucleus,
-    rolled_out,
-)
+from skipstone.cache.pointed import LayerWeights, gaps_filled, nucleus, rolled_out
+from skipstone.density import certainty_density
 from skipstone.engine.observe import StepView
 from skipstone.host_canvas import Status
 from tests.helpers.watching import BASE, Looking, prompt_of, uneven_model

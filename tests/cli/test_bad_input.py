@@ -491,7 +491,7 @@ FUNCTIONS: dict[str, tuple[Act, list[str]]] = {
     "text number": (lambda _: parse_settings({"block_length": "8.5"}), ["'8.5'", "whole number"]),
     "text of nothing": (
         lambda _: parse_settings({"unmask": ""}),
-        ["'' is unknown", "known: credit"],
+        ["'' is unknown", "known: certainty"],
     ),
     "text interval": (
         lambda _: parse_settings({"cache": "prefix:refresh_every=x"}),

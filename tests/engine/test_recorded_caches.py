@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 import pytest
 
 from skipstone import DualCache, Engine, Model, load
-from skipstone.engine import Settings, parse_settings
+from skipstone.density import certainty_density
+from skipstone.engine import Result, Settings, parse_settings
+from skipstone.engine.observe import StepView, Taps
+from skipstone.host_canvas import Status
 from skipstone.testing.golden.case import GoldenCase
 from skipstone.testing.golden.folder import read
 from skipstone.testing.golden.replay import miss
@@ -34,8 +38,8 @@ RECORDED = [
     ("d2cache", "mha"),
     ("d2cache", "deep"),
 ]
-UNSAID = {"d2cache": 9}
-"""Cases of a checkpoint that commit by an order which no unmask policy has."""
+TIE = "d2cache/mha 19"
+"""Two masks of it are equally good, but for rounding."""
 DIFFERENT = 6
 """Of the cases of a checkpoint, at least so many are not those of the dual cache."""
 
@@ -52,7 +56,7 @@ def cases_of(golden_dir: Path, name: str, checkpoint: str) -> list[GoldenCase]:
         if folder.checkpoint.name == checkpoint
     )
     cases = [case for case in found.cases if isinstance(case, GoldenCase)]
-    assert len(cases) == len(found.cases) - UNSAID.get(name, 0) >= 14
+    assert len(cases) == len(found.cases) >= 14
     return cases
 
 
@@ -69,12 +73,45 @@ def test_tokens_and_the_commits_of_every_step_are_the_recorded_ones(
     golden_dir: Path, name: str, checkpoint: str
 ) -> None:
     model, cases = model_of(golden_dir, checkpoint), cases_of(golden_dir, name, checkpoint)
-    assert {case.name: miss(model, case) for case in cases} == {case.name: "" for case in cases}
+    assert {case.name for case in cases if miss(model, case)} <= {TIE}
     # The control: where rows are recomputed matters to what is committed.
     dual = (Engine(model, settings_of(case), cache=DualCache()) for case in cases)
     tokens = [engine.generate(case.prompt).tokens for engine, case in zip(dual, cases, strict=True)]
     pairs = zip(tokens, cases, strict=True)
     assert sum(other != case.wanted.tokens for other, case in pairs) >= DIFFERENT
+
+
+class Gaps:
+    """Notes by how much the best mask of each step is better than the next, as a part of it."""
+
+    def __init__(self, sigma: float) -> None:
+        self.taps, self.found, self._sigma = Taps(), list[float](), sigma
+
+    def on_start(self, model: Model, settings: Settings, prompts: Sequence[Sequence[int]]) -> None:
+        """Nothing is noted."""
+
+    def on_step(self, view: StepView) -> None:
+        """Of the products that a step was decided by."""
+        masked_G = view.before.status_BG[0] == Status.MASK
+        density_G = certainty_density(~masked_G, self._sigma)
+        confidence_G = view.board.confidence_BG[0].numpy()
+        known = masked_G & (view.board.scored_at_BG[0].numpy() == view.context.only.forward)
+        best = sorted(confidence_G[known] * density_G[known], reverse=True)
+        self.found.append(1.0 if len(best) == 1 else 1 - best[1] / best[0])
+
+    def on_end(self, results: Sequence[Result]) -> None:
+        """Nothing is left to note."""
+
+
+def test_what_is_decided_otherwise_is_a_tie_of_float32(golden_dir: Path) -> None:
+    (case,) = (case for case in cases_of(golden_dir, "d2cache", "mha") if case.name == TIE)
+    result = Engine(model_of(golden_dir, "mha"), settings_of(case)).generate(case.prompt)
+    assert result.tokens == case.wanted.tokens
+    exact, gaps = load(golden_dir / "mha", device="cpu", dtype="float64"), Gaps(10.0)
+    Engine(exact, settings_of(case)).generate(case.prompt, observer=gaps)
+    # The only one so close: by the next, float32 decides as it should.
+    closest, next_one = sorted(gaps.found)[:2]
+    assert gaps.found[12] == closest < 1e-6 < 1e-5 < next_one
 
 
 @pytest.mark.parametrize("checkpoint", ["mha", "deep"])
@@ -123,6 +160,17 @@ def test_another_setting_misses_some(golden_dir: Path, name: str, setting: str, 
     missed = [miss(model_of(golden_dir, "deep"), case) for case in changed]
     assert any(missed)
     assert not any("refuses" in said for said in missed)
+
+
+@pytest.mark.parametrize("other", ["certainty:sigma=5.0", "fixed"])
+def test_another_prior_misses_some(golden_dir: Path, other: str) -> None:
+    changed = [
+        replace(case, settings={**case.settings, "unmask": other})
+        for case in cases_of(golden_dir, "d2cache", "deep")
+        if case.settings["unmask"].startswith("certainty:")
+    ]
+    assert len(changed) == 9
+    assert any(miss(model_of(golden_dir, "deep"), case) for case in changed[:3])
 
 
 def test_masks_about_as_unsure_as_the_best_are_committed_with_it(golden_dir: Path) -> None:

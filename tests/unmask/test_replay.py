@@ -21,6 +21,7 @@ from skipstone.canvas import Canvas, Geometry, StepContext
 from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.errors import PolicyError
 from skipstone.unmask import (
+    Certainty,
     Credit,
     DinferThreshold,
     DreamThreshold,
@@ -77,6 +78,9 @@ UNMASKS: list[UnmaskPolicy] = [
     DreamThreshold(0.3, cached=False),
     Margin(2),
     Margin(threshold=0.1),
+    Certainty(sigma=1.0),
+    Certainty(2, 40.0),
+    Certainty(threshold=0.1),
     Quota(),
     Quota(3),
     Quota(3, 0.3),
@@ -157,6 +161,12 @@ unmasks = st.one_of(
     ),
     st.builds(Frechet, st.sampled_from([-3.0, -0.5, 0.0, 0.25, 0.9])),
     st.builds(Margin, st.integers(1, 3), st.sampled_from([None, 0.0, 0.25, 0.65])),
+    st.builds(
+        Certainty,
+        st.integers(1, 3),
+        st.sampled_from([0.3, 1.0, 10.0, 1e9]),
+        st.sampled_from([None, 0.0, 0.25, 0.65]),
+    ),
     st.builds(
         Quota,
         st.sampled_from([None, 1, 2, 3, 5, 20]),
@@ -269,7 +279,13 @@ def test_a_rule_that_is_not_known_is_not_guessed() -> None:
 def test_equal_scores_are_replayed_from_the_right_where_the_highest_came_first() -> None:
     canvas = Canvas.start([[1]], 6, 0, torch.device("cpu"))
     step = step_before(canvas, [0.2, 0.7, 0.7, 0.7, 0.2, 0.7], 0, [0.1] * 6, [1.0] * 6)
-    for unmask, highest in (("fixed", (4, 6)), ("margin:each=2", (4, 6)), ("entropy", (6,))):
+    for unmask, highest in (
+        ("fixed", (4, 6)),
+        ("margin:each=2", (4, 6)),
+        ("entropy", (6,)),
+        ("certainty:sigma=1e9", (6,)),
+        ("certainty:sigma=2", (2,)),
+    ):
         rule = rule_of({"unmask": unmask, "steps": "3", "gen_length": "6"})
         assert rule is not None
         assert rule.commits_highest_first(step) == highest, unmask

@@ -5,7 +5,6 @@ Shape letters: R rows of one request, K positions, G new positions, M masks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,15 +15,13 @@ from torch import Tensor
 
 from skipstone.cache.base import CacheSession
 from skipstone.cache.delayed import to_decode
+from skipstone.density import certainty_density
 from skipstone.host_canvas import Status
 from skipstone.rows import Rows, to_device
 
 if TYPE_CHECKING:
     from skipstone.blocks import Block
     from skipstone.canvas import RequestStep, StepContext
-
-_REACH = 8
-"""So many widths from its centre, a Gaussian is less than rounding."""
 
 
 class Pointing(NamedTuple):
@@ -205,22 +202,3 @@ def gaps_filled(positions: np.ndarray, width: int) -> np.ndarray:
         for left, right in zip(positions[:-1][near], positions[1:][near], strict=True)
     ]
     return np.union1d(positions, np.concatenate([positions, *between]))
-
-
-def certainty_density(decided_G: np.ndarray, sigma: float) -> np.ndarray:
-    """How much of what is near each new position is decided, by a Gaussian: float64 [G], 0 to 1.
-
-    As many positions left of them count as decided as there are; so do as many right of them, if
-    the last of them is.
-
-    Args:
-        decided_G: bool, what is no mask.
-        sigma: width of the Gaussian, in positions.
-    """
-    new = len(decided_G)
-    radius = min(2 * new, math.ceil(_REACH * sigma))
-    bell = np.exp(-0.5 * np.square(np.arange(-radius, radius + 1) / sigma))
-    right = decided_G[-1:].repeat(new)
-    line = np.concatenate([np.ones(new), decided_G, right]).astype(np.float64)
-    full = math.sqrt(2 * math.pi) * sigma if radius < _REACH * sigma else bell.sum()
-    return np.convolve(line, bell, "full")[radius + new : radius + 2 * new] / full

@@ -6,6 +6,7 @@ from skipstone.unmask.base import (
     UnmaskSession,
     WeighingSession,
 )
+from skipstone.unmask.certainty import Certainty
 from skipstone.unmask.credit import Credit
 from skipstone.unmask.dinfer_threshold import DinferThreshold
 from skipstone.unmask.dream_threshold import DreamThreshold
@@ -28,6 +29,7 @@ from skipstone.unmask.wino import Wino
 
 __all__ = [
     "REVISING",
+    "Certainty",
     "Credit",
     "DinferThreshold",
     "DreamThreshold",

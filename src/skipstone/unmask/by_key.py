@@ -46,3 +46,8 @@ def check_each(name: str, each: int) -> None:
     """Refuse a number of masks that would commit nothing."""
     if each < 1:
         raise ConfigError(f"{name} each is {each}, must be at least 1")
+
+
+def unused_each(each: int, by: str) -> tuple[str, ...]:
+    """What is said of a number of masks, not the default of 1, where something else decides."""
+    return () if each == 1 else (f"each={each} has no effect: {by} says how many are committed",)

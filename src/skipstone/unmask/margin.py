@@ -15,7 +15,7 @@ from skipstone.checks import check_fields
 from skipstone.errors import ConfigError
 from skipstone.knob import Knob
 from skipstone.unmask.base import UnmaskPolicy
-from skipstone.unmask.by_key import best, best_BG, check_each
+from skipstone.unmask.by_key import best, best_BG, check_each, unused_each
 from skipstone.unmask.scores import Need
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class Margin(UnmaskPolicy):
     def pure(self) -> bool:
         """Nothing but the scores decides."""
         return True
+
+    def idle(self) -> tuple[str, ...]:
+        """A number beside a threshold."""
+        return () if self.threshold is None else unused_each(self.each, "threshold")
 
     def select(self, scores: Scores, context: StepContext) -> Tensor:
         """Those with the largest margins."""

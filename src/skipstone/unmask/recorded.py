@@ -46,18 +46,12 @@ def scores_of(
         block_start=step.block_start - step.prompt_length,
         block_stop=step.block_stop - step.prompt_length,
         masks_left=step.masks_before,
-        masked_share=_masked_share(step, suffix),
+        masked=step.masked,
+        suffix=suffix,
         held=held_C,
         revisable=np.where(held_C < 0, -np.inf, allowed_C),
         earlier=earlier,
     )
-
-
-def _masked_share(step: StepRecord, suffix: int | None) -> float:
-    """Of masks among the block and what there was right of it."""
-    start, stop = step.block_start - step.prompt_length, step.block_stop - step.prompt_length
-    open_X = step.masked[start : None if suffix is None else stop + suffix]
-    return float(np.count_nonzero(open_X)) / max(1, open_X.size)
 
 
 def _held(step: StepRecord) -> np.ndarray:

@@ -188,8 +188,10 @@ class HostScores:
     """Offset at which it ends."""
     masks_left: int
     """Masks in the block before this step."""
-    masked_share: float = 1.0
-    """Of masks among the block and what there was right of it in this step."""
+    masked: np.ndarray | None = None
+    """See ``masked_G``."""
+    suffix: int | None = None
+    """Positions right of the block that there were in this step, at most; None: all."""
     held: np.ndarray | None = None
     """See ``held_C``."""
     revisable: np.ndarray | None = None
@@ -201,6 +203,25 @@ class HostScores:
     def steps_left(self) -> int:
         """Steps of the block's budget that are left, this one included; at least 1."""
         return max(1, self.step_budget - self.step)
+
+    @property
+    def masked_G(self) -> np.ndarray:
+        """Bool: which new positions were masks; all of the block, where nobody says."""
+        return np.ones(self.block_stop, bool) if self.masked is None else self.masked
+
+    @property
+    def masked_share(self) -> float:
+        """Of masks among the block and what there was right of it in this step."""
+        end = None if self.suffix is None else self.block_stop + self.suffix
+        open_X = self.masked_G[self.block_start : end]
+        return float(np.count_nonzero(open_X)) / max(1, open_X.size)
+
+    def at_candidates(self, values_G: np.ndarray) -> np.ndarray:
+        """What a table of all new positions says of the candidates, [C].
+
+        Where left and right are exchanged to see how ties were broken, offsets are negative.
+        """
+        return values_G[np.abs(self.offset_C)]
 
     @property
     def held_C(self) -> np.ndarray:

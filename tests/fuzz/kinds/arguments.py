@@ -60,6 +60,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
         "klass:drift=0",
         "dinfer_threshold:0.3",
         "dinfer_threshold:slack=2",
+        "certainty:2",
+        "certainty:sigma=0",
         "local_leap:0.2",
         "local_leap:radius=-1",
         "slow_fast:cut=true",

@@ -15,6 +15,8 @@ from skipstone.diagnosis.rule import Answer, Rule, of_the_loop, place, proof_of
 from skipstone.sentence import NOTHING, Sentence, listed
 
 _NEIGHBOURHOOD = 4
+_ORDERED_BY = ("unmask.order", "unmask.sigma", "unmask", "seed")
+"""Settings that say which masks come first."""
 _REMEDY = Sentence(
     "commit by confidence; a token once placed confirms itself, so re-mask to correct"
 )
@@ -67,7 +69,7 @@ def _against_the_settings(case: Case) -> Finding | None:
 def _by_setting(case: Case) -> Finding | None:
     """The order is a setting: mask a wrong token again, alone and with its neighbours."""
     found = swap(case) if case.expected.conforms else None
-    if found is None or found.factors[0].name not in ("unmask.order", "unmask", "seed"):
+    if found is None or found.factors[0].name not in _ORDERED_BY:
         return None
     first, step = case.divergence.first, case.step_b(case.divergence.forward or 0)
     if first is None or step is None or first.kind != "committed_set":

@@ -19,7 +19,11 @@ def orders(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
 
 def _order(case: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, str]:
     each, order = int(params.get("num_transfer_tokens", 1)), _named(params["alg"])
-    threshold = params.get("threshold")
+    threshold, sigma = params.get("threshold"), params.get("gen_sigma")
+    if sigma:
+        if order != "confidence":
+            raise InexpressibleError(f"no policy weighs {order} by what is decided nearby")
+        return {"unmask": f"certainty:each={each},sigma={sigma!r},threshold={threshold!r}"}
     if order == "margin":
         return {"unmask": f"margin:each={each},threshold={threshold}"}
     if order == "entropy":
@@ -44,8 +48,6 @@ def entropy_bound(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
 def cache(name: str, case: Mapping[str, Any]) -> Iterator[GoldenCase]:
     """Rows that the last step points at; one token a step, or all that reach a threshold."""
     params = case["params"]
-    if "gen_sigma" in params:
-        raise InexpressibleError("no unmask policy weighs confidence by what is decided nearby")
     settings = [f"{key}={params[key]!r}" for key in ("rollout_p", "current_k", "inflate_w")]
     rule = {
         "cache": f"d2cache:{','.join(settings)},sigma={params['sigma']!r},published=true",
