@@ -178,7 +178,7 @@ def test_law_7_each_request_gives_what_it_gives_alone(shared: Engine, seed: int)
     # Turned by hand, so that arrivals happen at the steps that were drawn.
     driver._owner = threading.current_thread()
     for prompt, chosen in asked:
-        request = shared._request(prompt, "the prompt", chosen)
+        request = shared._requests.of_prompt(prompt, "the prompt", chosen)
         handles.append(shared._handle(request, joined=True))
         driver.submit(handles[-1])
         for _ in range(rng.randrange(7)):

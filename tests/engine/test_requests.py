@@ -115,7 +115,7 @@ def test_a_request_gives_what_it_gives_alone(
     driver, handles, taken = engine._driver, list[Handle](), 0
     driver._owner = threading.current_thread()
     for (prompt, chosen), pause, _ in arrivals:
-        request = engine._request(prompt, "the prompt", chosen)
+        request = engine._requests.of_prompt(prompt, "the prompt", chosen)
         handles.append(engine._handle(request, joined=True))
         driver.submit(handles[-1])
         for _ in range(pause):
@@ -145,7 +145,7 @@ def test_requests_with_other_settings_are_decoded_in_one_step(model: Model) -> N
     ]
     handles = list[Handle]()
     for n, one in enumerate(chosen):
-        request = engine._request(prompt_of(n, 5 + 3 * n), "the prompt", one)
+        request = engine._requests.of_prompt(prompt_of(n, 5 + 3 * n), "the prompt", one)
         handles.append(engine._handle(request, joined=True))
         driver.submit(handles[-1])
     while driver._turn():
@@ -458,6 +458,24 @@ def test_masks_in_a_prompt_and_a_mask_as_a_stop_id_are_said(model: Model) -> Non
     assert not [n for n in engine.edit([5, mask, 7]).notes if "prompt" in n]
     stopped = engine.submit([5, 6], stop_ids=[mask]).result(60)
     assert f"stop id {mask} has no effect: it is the mask, which is never decided" in stopped.notes
+
+
+def test_canvases_are_filled_beside_other_requests_as_alone(model: Model) -> None:
+    engine = Engine(model, BASE, block_length=4, slots=3)
+    canvases = [[1, 2, MASK, 4, MASK, MASK, 7, 8, MASK, EOS], [3, MASK, 5, MASK, *range(9, 20)]]
+    alone = [engine.edit(canvas).tokens for canvas in canvases]
+    prompt = prompt_of(2, 6)
+    handles = [
+        engine.submit_canvas(canvases[0]),
+        engine.submit(prompt),
+        engine.submit_canvas(canvases[1], unmask="fixed"),
+        engine.submit_canvas(canvases[1]),
+    ]
+    results = [handle.result(60) for handle in handles]
+    assert [results[0].tokens, results[3].tokens] == alone
+    assert results[1].tokens == engine.generate(prompt).tokens
+    told = {c.position: c.token for c in engine.submit_canvas(canvases[0])}
+    assert told == {at: alone[0][at] for at in (0, 2, 3, 6)}
 
 
 def test_edit_refuses_what_has_no_masks(model: Model) -> None:

@@ -17,19 +17,19 @@ from skipstone.engine.commits import Commit
 from skipstone.engine.defaults import with_defaults
 from skipstone.engine.driver import Driver
 from skipstone.engine.finish import idle_places, raise_error, result_of
-from skipstone.engine.fit import check_fit, keeping_of, without_graphs
+from skipstone.engine.fit import check_fit, without_graphs
 from skipstone.engine.layout import Layout, RunnerName, captures
 from skipstone.engine.load import EngineLoad
 from skipstone.engine.loop import Loop
 from skipstone.engine.observe import Observer
-from skipstone.engine.prompts import Prompt, Prompts, check_ids, encode, several
+from skipstone.engine.prompts import Prompt, Prompts, several
 from skipstone.engine.request import Handle, Request, read_or_cancel
+from skipstone.engine.requests import Requests
 from skipstone.engine.result import Result
 from skipstone.engine.roofline import advice
 from skipstone.engine.settings import Settings, SettingsFields
 from skipstone.engine.watch import RequestWatch
-from skipstone.errors import ConfigError, PromptError
-from skipstone.kinds import of_kind
+from skipstone.errors import ConfigError
 from skipstone.memory.limit import MemoryLimit
 from skipstone.models.load import Model
 from skipstone.quoting import shown
@@ -90,8 +90,8 @@ class Engine:
                 f"Engine(model, cache='dual', gen_length=64)"
             )
         self.model = model
-        self._stated = (settings or Settings()).replace(**changes)
-        self.settings = with_defaults(self._stated, model)
+        stated = (settings or Settings()).replace(**changes)
+        self.settings = with_defaults(stated, model)
         graphs = captures(runner, model.network)
         if not 1 <= cast("int", checked("slots", slots, int)) <= MOST_SLOTS:
             raise ConfigError(f"slots is {shown(slots)}, must be between 1 and {MOST_SLOTS}")
@@ -102,6 +102,7 @@ class Engine:
         self._driver = Driver(self._layout.begin)
         self._graphs, self._slots = graphs, slots
         check_fit(model.network, self.settings)
+        self._requests = Requests(model, self._arena, stated)
         self._advised = False
 
     def __repr__(self) -> str:
@@ -167,10 +168,12 @@ class Engine:
             raise ConfigError(f"batch_size is {shown(batch_size)}, must be at least 1")
         said = idle_places(batch_size, len(given))
         size = None if batch_size is None else min(batch_size, len(given))
-        alone, own = len(given) == 1, self._own(settings, len(given))
+        alone, own = len(given) == 1, self._requests.settings_of(settings, len(given))
         handles = [
             self._handle(
-                self._request(prompt, "the prompt" if alone else f"prompt {i}", own[i], i),
+                self._requests.of_prompt(
+                    prompt, "the prompt" if alone else f"prompt {i}", own[i], i
+                ),
                 observer=observer,
                 batch_size=size,
                 notes=(*(self.model.text.notes if isinstance(prompt, str) else ()), *said),
@@ -211,13 +214,10 @@ class Engine:
             ConfigError: a setting is unknown or does not fit the model; the observer is none, or
                 watches another request.
         """
-        settings = self._fitting(self._stated.replace(**changes))
-        watch = None if observer is None else RequestWatch(observer, self.model)
+        settings = self._requests.fitting(self._requests.stated.replace(**changes))
         notes = self.model.text.notes if isinstance(prompt, str) else ()
-        request = self._request(prompt, "the prompt", settings)
-        handle = self._handle(request, watch=watch, notes=notes, joined=True)
-        self._driver.submit(handle)
-        return handle
+        request = self._requests.of_prompt(prompt, "the prompt", settings)
+        return self._submit(request, observer, notes)
 
     def stream(self, prompt: Prompt, **changes: Unpack[SettingsFields]) -> Iterator[Commit]:
         """Decode a prompt, and give each token as it is decided, wherever that is.
@@ -258,41 +258,37 @@ class Engine:
             PromptError: there is no mask, or the ids are none of this model.
             ConfigError: a setting is unknown or does not fit.
         """
-        if "gen_length" in changes or "max_new_tokens" in changes:
-            raise ConfigError("edit decodes the masks that there are: leave gen_length out")
-        mask_id, most = self.model.config.mask_id, self.model.config.max_length
-        ids = encode(canvas, self.model.text, "the canvas", most)
-        check_ids(ids, "the canvas", self.model.config.vocab_size)
-        if len(ids) > most:
-            raise PromptError(f"the canvas has more than the model's {most} tokens; shorten it")
-        if mask_id not in ids:
-            raise PromptError(f"the canvas has no mask to fill in: put id {mask_id} where one is")
-        first = ids.index(mask_id)
-        own = SettingsFields(eos_stop=False) | changes
-        if "growing_canvas" not in self._stated.stated:
-            # What was given right of a mask is there to be seen, whatever a model recommends.
-            own.setdefault("growing_canvas", False)
-        own["gen_length"] = len(ids) - first
-        settings = with_defaults(self._stated.replace(**own), self.model)
-        request = self._request_of(ids[:first], ids[first:], settings, where="the canvas")
+        request = self._requests.of_canvas(canvas, changes)
         return self._decode([self._handle(request, observer=observer)], observer)[0]
 
-    def _own(self, settings: Sequence[Settings] | None, count: int) -> Sequence[Settings]:
-        """The settings of each of so many prompts."""
-        if settings is None:
-            return [self.settings] * count
-        if not isinstance(settings, Sequence) or len(settings) != count:
-            raise ConfigError(f"settings is {shown(settings)}, must be {count} Settings")
-        return [self._fitting(one) for one in settings]
+    def submit_canvas(
+        self, canvas: Prompt, *, observer: Observer | None = None, **changes: Unpack[SettingsFields]
+    ) -> Handle:
+        """Begin to fill in the masks of a canvas beside whatever is being decoded, at once.
 
-    def _fitting(self, stated: Settings) -> Settings:
-        """Settings with what the model recommends; refused if they do not fit it."""
-        of_kind("settings of a prompt", stated, Settings, "skipstone.Settings")
-        settings = with_defaults(stated, self.model)
-        mine, theirs = ((s.cache, s.unmask, s.skip) for s in (settings, self.settings))
-        if mine != theirs:
-            check_fit(self.model.network, settings)
-        return settings
+        Args:
+            canvas: as ``edit`` takes it.
+            observer: as ``submit`` takes it.
+            changes: as ``edit`` takes them.
+
+        Returns:
+            What waits for the result; its request has the canvas: the ids of ``prompt`` and, from
+            the first mask on, of ``region``, by whose offsets the handle tells what is decided.
+
+        Raises:
+            PromptError: there is no mask, or the ids are none of this model.
+            NoRoomError: its keys and values would never fit.
+            ConfigError: a setting is unknown or does not fit.
+        """
+        return self._submit(self._requests.of_canvas(canvas, changes), observer)
+
+    def _submit(
+        self, request: Request, observer: Observer | None, notes: Sequence[str] = ()
+    ) -> Handle:
+        watch = None if observer is None else RequestWatch(observer, self.model)
+        handle = self._handle(request, watch=watch, notes=notes, joined=True)
+        self._driver.submit(handle)
+        return handle
 
     def _decode(self, handles: Sequence[Handle], observer: Observer | None) -> list[Result]:
         """Decode these requests, and wait for all of them."""
@@ -322,30 +318,6 @@ class Engine:
         if message is not None:
             self._advised = True
             warnings.warn(message, stacklevel=4)
-
-    def _request(self, prompt: object, where: str, settings: Settings, sample: int = 0) -> Request:
-        """A prompt that fits the model, to be decoded; ``where`` names it in errors."""
-        config, gen_length = self.model.config, settings.gen_length
-        ids = encode(prompt, self.model.text, where, config.max_length)
-        check_ids(ids, where, config.vocab_size)
-        if len(ids) + gen_length > config.max_length:
-            raise PromptError(
-                f"{where} has {len(ids)} tokens and gen_length is {gen_length}: together "
-                f"{len(ids) + gen_length}, more than the model's {config.max_length}; shorten one"
-            )
-        return self._request_of(ids, [config.mask_id] * gen_length, settings, sample, where)
-
-    def _request_of(
-        self,
-        prompt: Sequence[int],
-        region: Sequence[int],
-        settings: Settings,
-        sample: int = 0,
-        where: str = "the prompt",
-    ) -> Request:
-        keeping = keeping_of(self.model.network, settings)
-        self._arena.check(len(prompt) + len(region), keeping, where)
-        return Request.of(prompt, region, settings, self.model.config, sample, keeping)
 
     def _handle(
         self,
@@ -387,7 +359,7 @@ class Engine:
         masks = [self.model.config.mask_id] * settings.gen_length
         handles = [
             self._handle(
-                self._request_of(prompt, masks, settings, i),
+                self._requests.of_ids(prompt, masks, settings, i),
                 observer=observer,
                 batch_size=batch_size,
             )

@@ -36,6 +36,7 @@ from skipstone.skip import NoSkip
 from skipstone.tracing.experiments.names import describe
 from skipstone.tracing.experiments.unrotated import Unrotated, rotated
 from skipstone.tracing.record.recorder import Recorder, outcome
+from skipstone.tracing.replay.again import decode_again
 from skipstone.tracing.replay.plan import ReplayPlan
 from skipstone.tracing.replay.recorded_model import recorded_model
 from skipstone.tracing.replay.replay import replay
@@ -163,7 +164,7 @@ class ExperimentRunner:
             observer = Observers((observer, _Until(experiment.until)))
         with side.around(), suppress(_EnoughError):
             engine = Engine(side.engine.model, settings)
-            engine.generate(side.record.header.prompt_ids, observer=observer)
+            decode_again(engine, side.record, observer)
         return recorder.trace
 
     def _unobserved(self, experiment: Unobserved) -> Trace:
@@ -172,7 +173,7 @@ class ExperimentRunner:
             raise Unavailable(_only_its_trace(experiment.side))
         _check_own(experiment.side, side)
         with side.around():
-            result = side.engine.generate(side.record.header.prompt_ids)
+            result = decode_again(side.engine, side.record)
         trace = MemoryTrace()
         trace.begin([side.record.header], "decisions")
         trace.end([outcome(result)])
