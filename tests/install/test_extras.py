@@ -32,7 +32,8 @@ def test_every_extra_that_a_message_names_is_declared() -> None:
     for path in (ROOT / "src").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         named.update(re.findall(r"missing\([^()]*(?:\([^()]*\)[^()]*)*, \"([\w-]+)\"\)", text))
-    assert named == {"report", "sweep", "export", "ray", "lm-eval", "serve"}
+        named.update(re.findall(r"\bcluster\([^()]*extra=\"([\w-]+)\"", text))
+    assert named == {"report", "sweep", "export", "ray", "lm-eval", "serve", "replicas"}
     assert named < set(PROJECT["optional-dependencies"])
 
 

@@ -151,6 +151,10 @@ class RunSpec:
         (run,) = settled(model, self)
         return Engine(model, run.settings, memory=self.memory, slots=slots)
 
+    def anywhere(self) -> RunSpec:
+        """The same, for a process that has another working folder."""
+        return replace(self, model=os.path.abspath(self.model)) if _is_folder(self.model) else self
+
     def load(self) -> Model:
         """Load the model, and choose the threads of this process if the user has not."""
         import torch
@@ -161,6 +165,10 @@ class RunSpec:
         if model.config.num_parameters < _SMALL and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)
         return model
+
+
+def _is_folder(model: str) -> bool:
+    return model != "pebble" and os.path.isdir(model)
 
 
 def settled(model: Model, *runs: RunSpec) -> list[RunSpec]:

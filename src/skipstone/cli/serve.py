@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from skipstone.cli.diagnose import parse_seconds
-from skipstone.cli.numbers import bytes_of, whole
-from skipstone.cli.options import given, memory_option, run_options, run_spec
+from skipstone.cli.numbers import bytes_of, check_some, whole
+from skipstone.cli.options import RunSpec, given, memory_option, run_options, run_spec
 from skipstone.cli.server_log import LOGS
 from skipstone.cli.terminal import note, say_now
+from skipstone.clusters import cluster
+from skipstone.errors import ConfigError
 from skipstone.extras import missing
+
+if TYPE_CHECKING:
+    from skipstone.server.access.account import Account
+    from skipstone.server.options import ServerOptions
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -116,9 +127,24 @@ def _access_options(command: F) -> F:
 @click.option(
     "--port", type=whole, default=8000, metavar="N", help="0 is any free one.  [default: 8000]"
 )
+@click.option(
+    "--replicas",
+    type=whole,
+    metavar="N",
+    help="So many engines, each in a process of its own and on a GPU of its own where there are "
+    "GPUs, by Ray Serve.  [default: one engine in this process]",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="The Ray cluster that has the replicas; auto: the one that runs on this machine.  "
+    "[default: RAY_ADDRESS, or one that is started and ended here]",
+)
 @_access_options
 def serve(
     slots: int,
+    replicas: int | None,
+    ray_address: str | None,
     name: str | None,
     host: str,
     port: int,
@@ -159,8 +185,9 @@ def serve(
         diagnosis_limit=parse_seconds(diagnosis_limit, "--diagnosis-limit"),
     )
 
-    from skipstone.server.app import make_app
-    from skipstone.server.serving import bind, is_loopback, serve
+    _check_replicas(replicas, ray_address)
+
+    from skipstone.server.serving import bind, is_loopback
 
     # A port that is taken is said before a model is loaded.
     with bind(served) as bound:
@@ -169,12 +196,23 @@ def serve(
                 f"whoever reaches {host} may ask, no key is needed; give --api-keys-file, or "
                 f"SKIPSTONE_API_KEYS"
             )
-        engine = spec.engine(slots=slots)
-        serve(
-            make_app(engine, served, LOGS[log]),
-            bound,
-            lambda address: say_now(f"{served.name} at {address}"),
-        )
+        serving = _Serving(spec, slots, served, LOGS[log], bound)
+        if replicas is None:
+            serving.here()
+        else:
+            serving.by_replicas(replicas, ray_address)
+
+
+def _check_replicas(replicas: int | None, address: str | None) -> None:
+    """Refuse what cannot be meant.
+
+    Raises:
+        ConfigError: there are none, or none for a cluster.
+    """
+    if replicas is not None:
+        check_some("--replicas", replicas)
+    elif address is not None:
+        raise ConfigError("--ray-address has no effect without replicas; give --replicas, too")
 
 
 def _check_packages() -> None:
@@ -189,3 +227,53 @@ def _check_packages() -> None:
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing(str(error.name), "skipstone serve", "serve") from None
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """A socket that is bound, and what is to answer there."""
+
+    spec: RunSpec
+    slots: int
+    options: ServerOptions
+    log: Callable[[Account], object]
+    bound: socket.socket
+
+    def here(self) -> None:
+        """Answer with one engine in this process."""
+        from skipstone.server.app import make_app
+        from skipstone.server.serving import serve
+
+        app = make_app(self.spec.engine(slots=self.slots), self.options, self.log)
+        serve(app, self.bound, self._ready)
+
+    def by_replicas(self, count: int, address: str | None) -> None:
+        """Answer with engines in a Ray cluster; SIGHUP replaces them one after the other."""
+        with cluster("--replicas", address=address, extra="replicas"):
+            try:
+                import ray.serve  # noqa: F401
+            except ImportError as error:
+                raise missing(str(error.name), "--replicas", "replicas") from None
+            from skipstone.server.replicas.deployment import Deployment, deployed, gpus_for
+            from skipstone.server.replicas.front import make_front
+            from skipstone.server.serving import serve
+
+            make = partial(self.spec.anywhere().engine, slots=self.slots)
+            gpus = gpus_for(self.spec.device)
+            with self._shared_traces() as options:
+                deployment = Deployment(make, options, count, self.slots, gpus)
+                with deployed(deployment) as handle:
+                    app = make_front(handle, options, self.log)
+                    serve(app, self.bound, self._ready, deployment.restart)
+
+    @contextmanager
+    def _shared_traces(self) -> Iterator[ServerOptions]:
+        """The options with a folder of traces that all replicas know."""
+        if self.options.traces is not None:
+            yield replace(self.options, traces=self.options.traces.resolve())
+            return
+        with tempfile.TemporaryDirectory(prefix="skipstone-traces-") as folder:
+            yield replace(self.options, traces=Path(folder))
+
+    def _ready(self, address: str) -> None:
+        say_now(f"{self.options.name} at {address}")

@@ -151,6 +151,13 @@ class Driver:
         admitted = set(running)
         return [request for request in waiting if request not in admitted], running
 
+    @property
+    def alive(self) -> bool:
+        """Whether requests are decoded; no, if a thread has died that turned the loop."""
+        # A thread that is about to start or to end changes the owner under the lock.
+        with self._lock:
+            return self._owner is None or self._owner.is_alive()
+
     def forked(self) -> None:
         """In the child of a fork nobody decodes any more: that thread is the parent's."""
         lost = [*self._queue, *(self._loop.handles if self._loop is not None else ())]

@@ -112,7 +112,8 @@ class Engine:
     @property
     def load(self) -> EngineLoad:
         """What there is to do at present; any thread may ask, at any time."""
-        return EngineLoad.of(*self._driver.requests(), self._slots, self._arena)
+        driver = self._driver
+        return EngineLoad.of(*driver.requests(), self._slots, self._arena, driver.alive)
 
     def generate(self, prompt: Prompt, *, observer: Observer | None = None) -> Result:
         """Decode one prompt.

@@ -27,10 +27,19 @@ class EngineLoad(NamedTuple):
     keys and values counts, as far as requests so far had such."""
     position_bytes: int
     """Of the keys and values of one position."""
+    waiting_positions: int
+    """Of keys and values: what the requests that wait will take."""
+    alive: bool
+    """Whether what is submitted is decoded; no, if the thread that decoded has died."""
 
     @classmethod
     def of(
-        cls, waiting: Sequence[Request], running: Sequence[Request], slots: int, arena: Arena
+        cls,
+        waiting: Sequence[Request],
+        running: Sequence[Request],
+        slots: int,
+        arena: Arena,
+        alive: bool,
     ) -> EngineLoad:
         """Count.
 
@@ -39,6 +48,7 @@ class EngineLoad(NamedTuple):
             running: in a slot.
             slots: that there are.
             arena: where keys and values lie.
+            alive: whether they are decoded.
         """
         return cls(
             waiting=len(waiting),
@@ -47,4 +57,6 @@ class EngineLoad(NamedTuple):
             positions=sum(rounded(request.length) for request in running),
             most_positions=arena.cells(),
             position_bytes=arena.cell_bytes,
+            waiting_positions=sum(rounded(request.length) for request in waiting),
+            alive=alive,
         )

@@ -25,7 +25,7 @@ from skipstone.server.routes.completions import completion_routes
 from skipstone.server.routes.metrics import metric_routes
 from skipstone.server.routes.models import model_routes
 from skipstone.server.routes.traces import trace_routes
-from skipstone.server.served import ServedModel
+from skipstone.server.served import DrainPlan, ServedModel
 from skipstone.server.traces.kept import KeptTraces
 from skipstone.version import __version__
 
@@ -51,7 +51,20 @@ def make_app(
         options: how it is served.
         log: told what is known of each request once it is over, by the event loop's thread.
     """
-    served = ServedModel(engine, options, KeptTraces(options))
+    served, metrics = ServedModel(engine, options, KeptTraces(options)), Metrics(engine)
+    app = routes_of(served)
+    app.include_router(metric_routes(metrics.page))
+
+    def tell(account: Account) -> None:
+        metrics.note(account)
+        log(account)
+
+    guard(app, options, served.open.stop, tell)
+    return app
+
+
+def routes_of(served: ServedModel) -> FastAPI:
+    """What an engine answers; nobody stands before it."""
 
     @asynccontextmanager
     async def until_stopped(app: FastAPI) -> AsyncIterator[None]:
@@ -67,14 +80,34 @@ def make_app(
         responses=_ERRORS,
         lifespan=until_stopped,
     )
-    app.state.served = served
-    metrics = Metrics(engine)
-    app.include_router(metric_routes(metrics))
     for routes in (chat_routes, completion_routes, model_routes, trace_routes):
         app.include_router(routes(served))
+    say_errors(app)
+    return app
+
+
+def say_errors(app: FastAPI) -> None:
+    """Answer with errors in OpenAI's form."""
     for kind in (SkipstoneError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(ClientGoneError, _nobody)
+
+
+def guard(
+    app: FastAPI,
+    options: ServerOptions,
+    stop: Callable[[], object],
+    tell: Callable[[Account], object],
+) -> None:
+    """Put before an application what checks who may ask, and how much.
+
+    Args:
+        app: answers.
+        options: who may, and how much.
+        stop: ends the answers that are left when the server is stopped.
+        tell: told what is known of each request once it is over.
+    """
+    app.state.ending = DrainPlan(options.drain, stop)
     # The last one is the first that a request comes to.
     app.add_middleware(Bodies, limit=options.max_body)
     if options.keys:
@@ -87,13 +120,7 @@ def make_app(
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
-
-    def tell(account: Account) -> None:
-        metrics.note(account)
-        log(account)
-
     app.add_middleware(Accounts, tell=tell)
-    return app
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
 
 from skipstone.engine import Engine
 from skipstone.server.access.account import Account
@@ -14,8 +21,8 @@ _HUNG_UP = "none"
 class Metrics:
     """Of one server; in a registry of its own, so that several may live in a process."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Nothing was asked yet."""
+    def __init__(self, engine: Engine | None) -> None:
+        """Nothing was asked yet; None: the engines are elsewhere."""
         self._registry = own = CollectorRegistry()
         self._requests = Counter(
             "skipstone_requests",
@@ -41,15 +48,21 @@ class Metrics:
             registry=own,
             buckets=_SECONDS,
         )
+        if engine is not None:
+            self._look_at(engine)
+
+    def _look_at(self, engine: Engine) -> None:
+        """What there is to do is read when somebody asks."""
         for name, said in (
             ("running", "Answers that are being decoded."),
             ("waiting", "Answers that wait for a slot or for memory."),
             ("slots", "Answers that may be decoded at once."),
             ("positions", "Positions of keys and values that are taken."),
+            ("waiting_positions", "Positions of the answers that wait."),
             ("most_positions", "Positions for whose keys and values there may be room."),
             ("position_bytes", "Bytes of the keys and values of a position."),
         ):
-            gauge = Gauge(f"skipstone_{name}", said, registry=own)
+            gauge = Gauge(f"skipstone_{name}", said, registry=self._registry)
             gauge.set_function(lambda name=name: float(getattr(engine.load, name)))
 
     def note(self, account: Account) -> None:
@@ -63,6 +76,10 @@ class Metrics:
         if account.first_commit is not None:
             self._first.observe(account.first_commit)
 
-    def page(self) -> bytes:
+    def families(self) -> list[Metric]:
+        """All of it, each metric with its samples."""
+        return list(self._registry.collect())
+
+    async def page(self) -> bytes:
         """All of it, in the text format of Prometheus."""
         return generate_latest(self._registry)

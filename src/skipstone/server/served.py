@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from skipstone.engine import Engine, Handle
@@ -35,3 +36,13 @@ class ServedModel:
     open: OpenHandles = field(default_factory=OpenHandles)
     since: int = field(default_factory=lambda: int(time.time()))
     """When it was started, in seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class DrainPlan:
+    """How a server ends."""
+
+    drain: float
+    """Seconds that answers have when it is stopped."""
+    stop: Callable[[], object]
+    """Ends those that are left then."""

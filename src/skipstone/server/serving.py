@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from skipstone.errors import ConfigError
 from skipstone.quoting import shown
 from skipstone.server.options import ServerOptions
-from skipstone.server.served import ServedModel
+from skipstone.server.served import DrainPlan
 
 _SENDING_SECONDS = 5
 """For answers that ended when the server was stopped."""
@@ -28,33 +28,39 @@ class Server(uvicorn.Server):
     When it is stopped, requests have some time; then each answer ends with what is final of it.
     """
 
-    def __init__(self, config: uvicorn.Config, served: ServedModel) -> None:
-        """``served`` is what the application of ``config`` serves."""
+    def __init__(
+        self, config: uvicorn.Config, ending: DrainPlan, on_hangup: Callable[[], object] | None
+    ) -> None:
+        """``on_hangup`` is called at SIGHUP, in the event loop; None: that ends the process."""
         super().__init__(config)
-        self._served = served
+        self._ending, self._on_hangup = ending, on_hangup
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for requests, as long as they may take."""
-        drain = self._served.options.drain
+        drain = self._ending.drain
         # No connection takes more than a while to send what is there.
         self.config.timeout_graceful_shutdown = math.ceil(drain) + _SENDING_SECONDS
-        end = asyncio.get_running_loop().call_later(drain, self._served.open.stop)
+        end = asyncio.get_running_loop().call_later(drain, self._ending.stop)
         try:
             await super().shutdown(sockets)
         finally:
             end.cancel()
-            self._served.open.stop()
+            self._ending.stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The first signal lets requests end, the second does not wait for them."""
-        loop, signals = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
-        handled = list[signal.Signals]()
-        for one in signals:
+        loop = asyncio.get_running_loop()
+        actions = dict[str, Callable[[], object]](SIGINT=self.stop, SIGTERM=self.stop)
+        if self._on_hangup is not None:
+            actions["SIGHUP"] = self._on_hangup
+        handled = list[int]()
+        for name, action in actions.items():
             # Only the main thread of a process may, and not on Windows.
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(one, self.stop)
-                handled.append(one)
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError, AttributeError):
+                number = getattr(signal, name)
+                loop.add_signal_handler(number, action)
+                handled.append(number)
         try:
             yield
         finally:
@@ -99,23 +105,29 @@ def address_of(bound: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
-def server_of(app: FastAPI) -> Server:
+def server_of(app: FastAPI, on_hangup: Callable[[], object] | None = None) -> Server:
     """A server that logs nothing by itself."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="on"
     )
-    return Server(config, app.state.served)
+    return Server(config, app.state.ending, on_hangup)
 
 
-def serve(app: FastAPI, bound: socket.socket, ready: Callable[[str], object]) -> None:
+def serve(
+    app: FastAPI,
+    bound: socket.socket,
+    ready: Callable[[str], object],
+    on_hangup: Callable[[], object] | None = None,
+) -> None:
     """Answer until a signal comes.
 
     Args:
-        app: what ``make_app`` gave.
+        app: behind its guards.
         bound: where.
         ready: told the address once clients are answered.
+        on_hangup: called at SIGHUP, in the event loop; None: that ends the process.
     """
-    server = server_of(app)
+    server = server_of(app, on_hangup)
 
     async def run() -> None:
         serving = asyncio.ensure_future(server.serve([bound]))

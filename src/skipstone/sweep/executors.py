@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -19,8 +18,8 @@ from typing import Protocol
 
 import torch
 
+from skipstone.clusters import cluster
 from skipstone.errors import ConfigError, SkipstoneError, nearest
-from skipstone.extras import missing
 from skipstone.models.load import Model
 from skipstone.quoting import shown
 from skipstone.sweep.units import Unit, WorkerSetup
@@ -146,16 +145,9 @@ class Ray:
 
     def run(self, model: Model, plan: WorkerSetup, units: Units) -> Iterator[Found]:
         """See ``Executor``. Ray itself runs the units of a worker that died again."""
-        # Ray reports its use over the network unless this is set.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
+        with cluster("executor ray", extra="ray"):
             import ray
-        except ImportError:
-            raise missing("ray", "executor ray", "ray") from None
-        ours = not ray.is_initialized()
-        if ours:
-            ray.init(logging_level=logging.ERROR, log_to_driver=False)
-        try:
+
             gpus = 1 if plan.device == "cuda" else 0
             remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(run_in_worker)
             shared = ray.put(plan)
@@ -166,9 +158,6 @@ class Ray:
                 found: Found = ray.get(done[0])
                 waiting += [remote.remote(shared, unit, 1) for unit in found.then]
                 yield found
-        finally:
-            if ours:
-                ray.shutdown()
 
 
 def _enter(numbers: Queue[int], cuda: bool) -> None:

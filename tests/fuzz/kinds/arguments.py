@@ -95,6 +95,8 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
     "--host": ("127.0.0.1", "::1", "nowhere.invalid"),
     "--max-body": ("1kB", "8MB", "0", "much"),
     "--max-waiting": ("0", "5", "-1"),
+    "--replicas": ("0", "-1", "x"),
+    "--ray-address": ("127.0.0.1:1", "nowhere", ""),
     "--drain": ("1s", "0s", "soon"),
     "--traces": ("kept", "", "/dev/null"),
     "--keep-traces": ("0", "5", "-1"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
@@ -17,6 +18,7 @@ from skipstone.errors import SkipstoneError
 from skipstone.server.protocol.errors import AnswerError, response_to
 
 _LOG = logging.getLogger(__name__)
+SEEDS = 2**63
 ELSEWHERE = "other"
 """The route of what was asked for at an address that there is not."""
 
@@ -45,12 +47,32 @@ class Account:
     prompts: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     """Texts, where they are asked for."""
+    seed: int = field(default_factory=lambda: secrets.randbelow(SEEDS))
+    """Of what is drawn, where the request has none: asked again, it is answered as before."""
+    counted: bool = False
+    """Whether the replica that it went to counts it."""
     _began: float = field(default_factory=time.perf_counter)
 
     @property
     def age(self) -> float:
         """Seconds since its head was there."""
         return time.perf_counter() - self._began
+
+    def resumed(self, age: float) -> Account:
+        """The same request in another process, whose clock is another one.
+
+        Args:
+            age: seconds since its head was there.
+        """
+        return replace(self, _began=time.perf_counter() - age)
+
+    def take(self, found: Account) -> None:
+        """Take over what another process has found out about this request."""
+        self.route, self.error, self.steps = found.route, found.error, found.steps
+        self.prompt_tokens = found.prompt_tokens
+        self.completion_tokens = found.completion_tokens
+        self.first_commit = found.first_commit
+        self.prompts, self.answers = found.prompts, found.answers
 
 
 def account_of(request: HTTPConnection) -> Account:
@@ -82,8 +104,9 @@ class Accounts:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        account = Account(scope["method"])
-        scope.setdefault("state", {})["account"] = account
+        # Where another process has the connection, it has the account, too.
+        state = scope.setdefault("state", {})
+        account = state.setdefault("account", Account(scope["method"]))
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -102,5 +125,5 @@ class Accounts:
             await response_to(error)(scope, receive, named)
         finally:
             account.seconds = account.age
-            account.route = getattr(scope.get("route"), "path", ELSEWHERE)
+            account.route = getattr(scope.get("route"), "path", account.route)
             self._tell(account)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from skipstone.engine.settings import Settings, SettingsFields, parse_fields
 from skipstone.errors import ConfigError
+from skipstone.server.access.account import SEEDS
 from skipstone.server.protocol.common import DecodingRequest
 from skipstone.server.protocol.errors import AnswerError
 from skipstone.server.protocol.strict import CONFLICT
 from skipstone.server.served import ServedModel
 from skipstone.server.traces.recording import TraceLevel, level_of
-
-_SEEDS = 2**63
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,21 @@ class Ask:
 
 
 def asks(
-    served: ServedModel, asked: DecodingRequest, prompts: Sequence[Sequence[int]]
+    served: ServedModel, asked: DecodingRequest, prompts: Sequence[Sequence[int]], seed: int
 ) -> list[Ask]:
     """Every answer of a request, those to a prompt beside each other.
+
+    Args:
+        served: the engine.
+        asked: what its client has sent.
+        prompts: as ids.
+        seed: of what is drawn, where the request has none.
 
     Raises:
         AnswerError: another model is asked for.
     """
     check_model(served, asked.model)
-    return [ask for prompt in prompts for ask in _to(served, asked, prompt)]
+    return [ask for prompt in prompts for ask in _to(served, asked, prompt, seed)]
 
 
 def check_model(served: ServedModel, name: str) -> None:
@@ -59,7 +63,9 @@ def check_model(served: ServedModel, name: str) -> None:
         )
 
 
-def _to(served: ServedModel, asked: DecodingRequest, prompt: Sequence[int]) -> Iterator[Ask]:
+def _to(
+    served: ServedModel, asked: DecodingRequest, prompt: Sequence[int], drawn: int
+) -> Iterator[Ask]:
     """The answers to one prompt."""
     changes, own = _stated(asked), served.engine.settings
     # Without what depends on how long it is.
@@ -83,9 +89,9 @@ def _to(served: ServedModel, asked: DecodingRequest, prompt: Sequence[int]) -> I
         changes["steps"] = max(-(-changes["gen_length"] // whole.whole_block), scaled)
     draws = whole.temperature > 0 or whole.unmask.uses_seed
     trace = None if asked.trace is None else level_of(asked.trace, served.traces)
-    first = whole.seed if whole.seed is not None else secrets.randbelow(_SEEDS)
+    first = whole.seed if whole.seed is not None else drawn
     for number in range(asked.n or 1):
-        seed = {"seed": (first + number) % _SEEDS} if draws else {}
+        seed = {"seed": (first + number) % SEEDS} if draws else {}
         settings = cast("SettingsFields", {**changes, **seed})
         yield Ask(prompt, settings, limit, asked.stops, trace)
 

@@ -34,7 +34,8 @@ def chat_routes(served: ServedModel) -> APIRouter:
         """Answer a conversation."""
         check_model(served, asked.model)
         prompt = await run_in_threadpool(served.engine.model.text.encode, asked.conversation())
-        answers = submit(served, account_of(request), asks(served, asked, [prompt]), 1)
+        account = account_of(request)
+        answers = submit(served, account, asks(served, asked, [prompt], account.seed), 1)
         if asked.stream:
             return EventStream(partial(_stream, asked, answers), answers.close)
         await unless_gone(request.receive, answers.read(silent))

@@ -26,8 +26,9 @@ def completion_routes(served: ServedModel) -> APIRouter:
         """Go on with texts or ids as they stand."""
         check_model(served, asked.model)
         prompts = await run_in_threadpool(_encoded, served, asked)
-        every = asks(served, asked, prompts)
-        answers = submit(served, account_of(request), every, len(prompts))
+        account = account_of(request)
+        every = asks(served, asked, prompts, account.seed)
+        answers = submit(served, account, every, len(prompts))
         if asked.stream:
             return EventStream(partial(_stream, asked, answers), answers.close)
         await unless_gone(request.receive, answers.read(silent))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from skipstone.server.metrics import Metrics
 
-
-def metric_routes(metrics: Metrics) -> APIRouter:
+def metric_routes(counted: Callable[[], Awaitable[bytes]]) -> APIRouter:
     """The endpoint, for what is counted."""
     routes = APIRouter()
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def page() -> Response:
         """Counts and load, for Prometheus."""
-        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await counted(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

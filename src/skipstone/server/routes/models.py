@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from skipstone.server.answer.plan import check_model
+from skipstone.server.protocol.errors import OURS, AnswerError
 from skipstone.server.protocol.models import ModelCard, ModelList
 from skipstone.server.served import ServedModel
 
@@ -38,6 +39,9 @@ def model_routes(served: ServedModel) -> APIRouter:
     @routes.get("/health")
     async def health() -> Health:
         """Whether requests are answered."""
+        if not served.engine.load.alive:
+            said = "the thread that decodes has died; start the server again"
+            raise AnswerError(503, said, kind=OURS, code="engine_died")
         return Health()
 
     return routes

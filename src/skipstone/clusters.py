@@ -1,0 +1,66 @@
+"""A Ray cluster: one that there is, or one of this machine's own, which no other one reaches."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from skipstone.errors import ConfigError
+from skipstone.extras import missing
+from skipstone.quoting import shown
+
+# Off on Linux, this lets a cluster of one machine listen on its loopback alone.
+_MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+@contextmanager
+def cluster(
+    purpose: str, *, extra: str, address: str | None = None, cpus: int | None = None
+) -> Iterator[None]:
+    """Be connected to a cluster until the end of the block.
+
+    Args:
+        purpose: what needs it, as the subject of messages.
+        extra: what to install where Ray is absent.
+        address: of one that there is, as Ray has it (``auto``, ``host:port``); None: that of
+            ``RAY_ADDRESS``, or else one is started here, and ended with the block.
+        cpus: of one that is started here; None: those that there are.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no cluster at the address.
+    """
+    # Ray reports its use over the network unless this is set.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    there = address or os.environ.get("RAY_ADDRESS")
+    if there is None:
+        # Read when Ray is imported: whoever has imported it before has chosen.
+        os.environ.setdefault(_MANY_MACHINES, "0")
+    try:
+        import ray
+    except ImportError:
+        raise missing("ray", purpose, extra) from None
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(
+            address=there or "local",
+            num_cpus=None if there else cpus,
+            include_dashboard=None if there else False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if there is None:
+            raise
+        why = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"no Ray cluster answers at {shown(there)} ({why}); give the address of one, or none "
+            f"to start one here"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
