@@ -20,6 +20,23 @@ from skipstone.models.illada import ILLADA
 from skipstone.models.load import Model
 from skipstone.testing.tiny import tiny_model
 
+# The head's first: the end of an MLP has its name.
+_LLADA = {
+    "model.transformer.ff_out": "lm_head",
+    ".ff_out": ".mlp.down_proj",
+    ".ff_proj": ".mlp.gate_proj",
+    ".up_proj": ".mlp.up_proj",
+    ".q_proj": ".self_attn.q_proj",
+    ".k_proj": ".self_attn.k_proj",
+    ".v_proj": ".self_attn.v_proj",
+    ".attn_out": ".self_attn.o_proj",
+    ".attn_norm": ".input_layernorm",
+    ".ff_norm": ".post_attention_layernorm",
+    "transformer.blocks.": "layers.",
+    "transformer.wte": "embed_tokens",
+    "transformer.ln_f": "norm",
+}
+
 
 def named_model(seed: int, kv_heads: int = 4) -> Model:
     """A random model of four layers, whose weights have the names that a naive decode reads."""
@@ -51,7 +68,7 @@ def logits(network: Network, ids: Sequence[int]) -> Tensor:
 
 
 def _in_llama_names(network: Network) -> dict[str, Tensor]:
-    """Weights by the names of Llama, which those of LLaDA2 are not in part."""
+    """Weights by the names of Llama, which those of LLaDA and LLaDA2 are not in part."""
     named = dict[str, Tensor]()
     heads, kv = network.config.num_heads, network.config.num_kv_heads
     rows = [count * network.config.head_width for count in (heads, kv, kv)]
@@ -63,7 +80,8 @@ def _in_llama_names(network: Network) -> dict[str, Tensor]:
         "key_layernorm": "k_norm",
     }
     for published, weight in network.published().items():
-        name = reduce(lambda found, pair: found.replace(*pair), others.items(), published)
+        names = _LLADA if published.startswith("model.transformer.") else others
+        name = reduce(lambda found, pair: found.replace(*pair), names.items(), published)
         if "query_key_value" not in name:
             named[name] = weight
             continue

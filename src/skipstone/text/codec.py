@@ -29,6 +29,7 @@ from skipstone.text.messages import (
 )
 from skipstone.text.published import read_settings
 from skipstone.text.special import read_special
+from skipstone.text.spelling import bytes_of
 from skipstone.text.templates import DEFAULT, ChatTemplate, choose, read_templates
 from skipstone.text.tokenizer import mark_special, read_tokenizer
 
@@ -69,8 +70,10 @@ class Text:
         self._source = source
         names = [tokenizer.id_to_token(token) for token in (mask_id, eos_id)]
         mark_special(tokenizer, [name for name in names if name is not None])
-        added = tokenizer.get_added_tokens_decoder().items()
-        self._reserved = {token for token, about in added if about.special} | {mask_id, eos_id}
+        added = tokenizer.get_added_tokens_decoder()
+        reserved = {token for token, about in added.items() if about.special}
+        self._reserved = reserved | {mask_id, eos_id}
+        self._added = frozenset(added)
 
     @classmethod
     def read(cls, directory: Path, mask_id: int, eos_id: int, vocab_size: int) -> Text:
@@ -178,6 +181,15 @@ class Text:
     def token(self, token: int) -> str:
         """Text of one token, special ones by name."""
         return self._tokenizer.decode([token], skip_special_tokens=False)
+
+    def bytes_of(self, token: int) -> bytes | None:
+        """What one token adds to a text, as UTF-8, of which it may be half a character.
+
+        None if the tokenizer does not say so.
+        """
+        if token in self._added:
+            return self.token(token).encode()
+        return bytes_of(self._tokenizer, token)
 
     def passages(self, ids: Sequence[int]) -> list[str]:
         """The texts between special tokens, without space around them."""

@@ -13,17 +13,40 @@ from skipstone.engine.request import Handle
 from skipstone.engine.told import DecodedStep
 from skipstone.server.access.account import Account
 from skipstone.server.access.queue import check_queue
+from skipstone.server.answer.logprobs import ToldToken
 from skipstone.server.answer.plan import Ask
 from skipstone.server.answer.text import FinalText
-from skipstone.server.protocol.common import FinishReason, Said, SaidOfAnswer, Usage
+from skipstone.server.answer.watch import AnswerWatch
+from skipstone.server.protocol.canvas import CanvasEnd, CanvasStep
+from skipstone.server.protocol.common import FinishReason, Said, Usage
 from skipstone.server.protocol.errors import OURS, AnswerError
+from skipstone.server.protocol.said import SaidOfAnswer
 from skipstone.server.served import ServedModel
-from skipstone.server.traces.recording import AnswerTrace
 
 _STOPPED = "ended before it was whole: the server was stopped"
 
-Tell = Callable[["Choice", str], Awaitable[None]]
-"""Is given what text became final by a step, of the answer that it belongs to."""
+Tell = Callable[["Choice", "News"], Awaitable[None]]
+"""Is given what is new of an answer by a step."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What is new of an answer."""
+
+    text: str = ""
+    """That has become final."""
+    tokens: tuple[ToldToken, ...] = ()
+    """Those of it, where log-probabilities are asked for."""
+    canvas: CanvasStep | None = None
+    """What the step changed, where that is asked for."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self.text or self.tokens or self.canvas)
+
+    def said(self) -> SaidOfAnswer | None:
+        """What is to be said beside text and tokens."""
+        return None if self.canvas is None else SaidOfAnswer(canvas=self.canvas)
 
 
 @dataclass(frozen=True)
@@ -34,14 +57,45 @@ class Choice:
     """Which of those of its request."""
     handle: Handle
     text: FinalText
-    trace: AnswerTrace | None
-    """What is recorded of it, where that is asked for."""
+    watch: AnswerWatch
 
     @property
     def finish(self) -> FinishReason:
         """Why it has ended."""
         assert self.text.finish is not None
         return self.text.finish
+
+    def begun(self) -> SaidOfAnswer | None:
+        """What is to be said of it before its first step."""
+        canvas = self.watch.canvas
+        if canvas is None:
+            return None
+        return SaidOfAnswer(canvas=canvas.begin(self.handle.request, self.text.limit))
+
+    def news(self, text: str, step: DecodedStep | None = None) -> News:
+        """What is new of it.
+
+        Args:
+            text: that has become final.
+            step: by which; None: there are no more.
+        """
+        canvas = self.watch.canvas
+        return News(
+            text=text,
+            tokens=self.watch.take(self.text),
+            canvas=None if canvas is None or step is None else canvas.take(step.number),
+        )
+
+    def said(self) -> SaidOfAnswer | None:
+        """What is to be said of it when it has ended, if anything was asked for."""
+        canvas, trace = self.watch.canvas, self.watch.trace
+        if canvas is None and trace is None:
+            return None
+        return SaidOfAnswer(
+            canvas=None if canvas is None else CanvasEnd(finish_reason=self.finish),
+            trace_id=None if trace is None else trace.id,
+            trace_error=None if trace is None else trace.failure,
+        )
 
     def notes(self) -> tuple[str, ...]:
         """What the engine has to say of it; of one that was cut off, of its settings."""
@@ -50,13 +104,6 @@ class Choice:
             return handle.result().notes
         notes = handle.request.settings.idle()
         return notes if self.text.whole else (*notes, _STOPPED)
-
-    def said(self) -> SaidOfAnswer | None:
-        """What there is of it beside its text, where that is asked for."""
-        trace = self.trace
-        if trace is None:
-            return None
-        return SaidOfAnswer(trace_id=trace.id, trace_error=trace.failure)
 
 
 @dataclass(frozen=True)
@@ -121,14 +168,15 @@ class Answers:
                 async for step in steps:
                     if self.account.first_commit is None and step.offsets_C.size:
                         self.account.first_commit = self.account.age
-                    if new := text.take(step.final_F, step.final_tokens_F):
-                        await tell(choice, new)
-                    if text.finish is not None and choice.trace is None:
+                    new = text.take(step.final_F, step.final_tokens_F)
+                    if news := choice.news(new, step):
+                        await tell(choice, news)
+                    if text.finish is not None and choice.watch.trace is None:
                         return
-            if rest := text.close():
-                await tell(choice, rest)
-            if choice.trace is not None:
-                await choice.trace.keep(choice.handle, self.served.traces)
+            if news := choice.news(text.close()):
+                await tell(choice, news)
+            if choice.watch.trace is not None:
+                await choice.watch.trace.keep(choice.handle, self.served.traces)
         finally:
             choice.handle.cancel()
 
@@ -152,13 +200,12 @@ def submit(served: ServedModel, account: Account, asks: Sequence[Ask], prompts: 
     model, choices = served.engine.model, list[Choice]()
     try:
         for index, ask in enumerate(asks):
-            trace = None if ask.trace is None else AnswerTrace(ask.trace)
-            observer = None if trace is None else trace.recorder
-            handle = served.engine.submit(ask.prompt, observer=observer, **ask.settings)
+            watch = AnswerWatch.of(ask, model.text)
+            handle = served.engine.submit(ask.prompt, observer=watch.observer, **ask.settings)
             text = FinalText(
                 handle.request, model.text, model.config.eos_id, limit=ask.limit, stops=ask.stops
             )
-            choices.append(Choice(index, handle, text, trace))
+            choices.append(Choice(index, handle, text, watch))
     except BaseException:
         cancel(choices)
         raise
@@ -189,7 +236,7 @@ def _late(limit: float) -> AnswerError:
     )
 
 
-async def silent(choice: Choice, piece: str) -> None:
+async def silent(choice: Choice, news: News) -> None:
     """For whoever wants the whole text at the end."""
 
 

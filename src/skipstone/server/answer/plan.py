@@ -26,6 +26,10 @@ class Ask:
     limit: int
     """Tokens after which it is cut; more may be decoded."""
     stops: tuple[str, ...]
+    told_beside: int | None
+    """How many most probable tokens are told beside each; None: no log-probabilities are."""
+    canvas: bool
+    """Whether it is told what each step changed."""
     trace: TraceLevel | None
     """At which it is recorded."""
 
@@ -93,7 +97,8 @@ def _to(
     for number in range(asked.n or 1):
         seed = {"seed": (first + number) % SEEDS} if draws else {}
         settings = cast("SettingsFields", {**changes, **seed})
-        yield Ask(prompt, settings, limit, asked.stops, trace)
+        watched = (asked.told_beside, asked.with_canvas, trace)
+        yield Ask(prompt, settings, limit, asked.stops, *watched)
 
 
 def _stated(asked: DecodingRequest) -> SettingsFields:

@@ -8,7 +8,8 @@ Shape letters: G generation length, F tokens that became final.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,15 @@ from skipstone.server.protocol.common import FinishReason
 from skipstone.text import Text
 
 _HALF = "\ufffd"
+
+
+class SpokenToken(NamedTuple):
+    """A token of what is shown."""
+
+    offset: int
+    """Among the new tokens."""
+    start: int
+    """Where in the text it begins."""
 
 
 class FinalText:
@@ -34,6 +44,8 @@ class FinalText:
             limit: tokens after which it is cut.
             stops: texts before which it ends.
         """
+        self.limit = limit
+        """Tokens after which it is cut."""
         self.shown = ""
         """What is final; it only ever grows at its end."""
         self.tokens = 0
@@ -47,6 +59,7 @@ class FinalText:
         self._ids_G = np.array(request.region[:limit])
         self._decided_G = self._ids_G != request.mask_id
         self._settled = 0
+        self._told, self._cut = 0, False
 
     def take(self, offsets_F: np.ndarray, tokens_F: np.ndarray) -> str:
         """What becomes final by a step.
@@ -61,6 +74,19 @@ class FinalText:
         if self.finish is not None or not self._decided_G[self._settled]:
             return ""
         return self._advance()
+
+    def new_tokens(self) -> Iterator[SpokenToken]:
+        """Tokens of what is shown that were not told before, from left to right.
+
+        One of which a part is shown is among them; what a stop string has cut off whole is not.
+        """
+        while self._told < self.tokens:
+            start = len(self._decoded(self._told).rstrip(_HALF))
+            ended = self.finish is not None and not self._cut
+            if start >= len(self.shown) and not ended:
+                return
+            self._told += 1
+            yield SpokenToken(self._told - 1, start)
 
     def close(self) -> str:
         """What was held back, where no more is decoded than this."""
@@ -93,7 +119,7 @@ class FinalText:
         for count in range(first, self._settled + 1):
             text = self._decoded(count)
             if (stop := self._stop_in(text)) is not None:
-                self.finish = "stop"
+                self.finish, self._cut = "stop", True
                 return self._show(text[:stop], count)
         raise AssertionError("a stop string is in the text of all tokens and of none of them")
 

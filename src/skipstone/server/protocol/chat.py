@@ -11,9 +11,10 @@ from skipstone.server.protocol.common import (
     DecodingRequest,
     FinishReason,
     Said,
-    SaidOfAnswer,
     Usage,
 )
+from skipstone.server.protocol.logprobs import ChatLogprobs
+from skipstone.server.protocol.said import SaidOfAnswer
 from skipstone.server.protocol.strict import CONFLICT, Refused, Strict, refusal
 
 
@@ -59,8 +60,6 @@ class ChatRequest(DecodingRequest):
 
     refused: ClassVar[Refused] = {
         **NOT_SUPPORTED,
-        "logprobs": (None, False),
-        "top_logprobs": (None, 0),
         "tools": (None, []),
         "tool_choice": (None, "none", "auto"),
         "parallel_tool_calls": (None, True, False),
@@ -80,6 +79,10 @@ class ChatRequest(DecodingRequest):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """The same as ``max_tokens``."""
+    logprobs: bool | None = None
+    """Whether each token of an answer comes with its log-probability."""
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """How many most probable tokens are told beside each."""
     response_format: ResponseFormat | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -91,10 +94,22 @@ class ChatRequest(DecodingRequest):
             raise refusal(CONFLICT, "max_tokens", said)
         return self
 
+    @model_validator(mode="after")
+    def _logprobs_asked(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            said = "top_logprobs is there, but logprobs is not true; leave it out, or ask for both"
+            raise refusal(CONFLICT, "top_logprobs", said)
+        return self
+
     @property
     def most_tokens(self) -> int | None:
         """Of an answer; None: as the server was started."""
         return self.max_tokens or self.max_completion_tokens
+
+    @property
+    def told_beside(self) -> int | None:
+        """How many most probable tokens are told beside each; None: no log-probabilities are."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def conversation(self) -> list[dict[str, object]]:
         """The turns, as a chat template takes them."""
@@ -114,7 +129,7 @@ class ChatChoice(BaseModel):
 
     index: int
     message: AnswerMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason
     skipstone: SaidOfAnswer | None = None
 
@@ -147,7 +162,7 @@ class ChunkChoice(BaseModel):
 
     index: int
     delta: Delta
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
     skipstone: SaidOfAnswer | None = None
 

@@ -32,6 +32,8 @@ class StreamOptions(Strict):
 
     include_usage: bool | None = None
     """Whether a last chunk says what was used."""
+    canvas: bool | None = None
+    """Whether chunks say what each step changed; of Skipstone, not of OpenAI."""
 
 
 class DecodingRequest(Strict):
@@ -93,6 +95,16 @@ class DecodingRequest(Strict):
         """Whether a stream ends with what was used."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
+    @property
+    def with_canvas(self) -> bool:
+        """Whether a stream says what each step changed."""
+        return self.stream_options is not None and bool(self.stream_options.canvas)
+
+    @property
+    def told_beside(self) -> int | None:
+        """How many most probable tokens are told beside each; None: no log-probabilities are."""
+        return None
+
 
 class Usage(BaseModel):
     """Tokens of prompts and answers."""
@@ -108,15 +120,6 @@ class Said(BaseModel):
 
     notes: list[str]
     """Settings that had no effect, and what is missing from the answer."""
-
-
-class SaidOfAnswer(BaseModel):
-    """The same of one of its answers."""
-
-    trace_id: str | None
-    """Of its trace; None: it is not kept."""
-    trace_error: str | None
-    """Why it is not kept, though the answer is whole."""
 
 
 def new_id(kind: str) -> str:

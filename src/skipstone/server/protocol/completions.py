@@ -11,9 +11,10 @@ from skipstone.server.protocol.common import (
     DecodingRequest,
     FinishReason,
     Said,
-    SaidOfAnswer,
     Usage,
 )
+from skipstone.server.protocol.logprobs import CompletionLogprobs
+from skipstone.server.protocol.said import SaidOfAnswer
 from skipstone.server.protocol.strict import Refused
 
 Ids = Annotated[list[int], Field(min_length=1)]
@@ -26,13 +27,20 @@ class CompletionRequest(DecodingRequest):
         **NOT_SUPPORTED,
         "best_of": (None, 1),
         "echo": (None, False),
-        "logprobs": (None,),
         "suffix": (None, ""),
     }
 
     prompt: str | Ids | Annotated[list[str] | list[Ids], Field(min_length=1, max_length=1024)]
     """One prompt or several, as text or ids. No chat template is applied, and special text is the
     token that it names."""
+
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    """Each token of an answer comes with its log-probability, and so many most probable ones."""
+
+    @property
+    def told_beside(self) -> int | None:
+        """How many most probable tokens are told beside each; None: no log-probabilities are."""
+        return self.logprobs
 
     def prompts(self) -> list[str] | list[list[int]]:
         """Each prompt."""
@@ -49,7 +57,7 @@ class CompletionChoice(BaseModel):
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None
     skipstone: SaidOfAnswer | None = None
 

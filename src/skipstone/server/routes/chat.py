@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from skipstone.server.access.account import account_of
-from skipstone.server.answer.choices import Answers, Choice, silent, submit
+from skipstone.server.answer.choices import Answers, Choice, News, silent, submit
+from skipstone.server.answer.logprobs import ToldToken, chat_logprobs
 from skipstone.server.answer.plan import asks, check_model
 from skipstone.server.answer.stream import Emit, EventStream, unless_gone
 from skipstone.server.protocol.body import StrictRoute
@@ -22,6 +24,7 @@ from skipstone.server.protocol.chat import (
     Delta,
 )
 from skipstone.server.protocol.common import new_id, now
+from skipstone.server.protocol.logprobs import ChatLogprobs
 from skipstone.server.served import ServedModel
 
 
@@ -44,6 +47,15 @@ def chat_routes(served: ServedModel) -> APIRouter:
     return routes
 
 
+def _logprobs(
+    asked: ChatRequest, answers: Answers, tokens: Sequence[ToldToken]
+) -> ChatLogprobs | None:
+    """Of some tokens, if they are asked for."""
+    if asked.told_beside is None:
+        return None
+    return chat_logprobs(answers.served.engine.model.text, tokens)
+
+
 def _whole(asked: ChatRequest, answers: Answers) -> ChatCompletion:
     return ChatCompletion(
         id=new_id("chatcmpl"),
@@ -53,6 +65,7 @@ def _whole(asked: ChatRequest, answers: Answers) -> ChatCompletion:
             ChatChoice(
                 index=choice.index,
                 message=AnswerMessage(content=choice.text.shown),
+                logprobs=_logprobs(asked, answers, choice.watch.told),
                 finish_reason=choice.finish,
                 skipstone=choice.said(),
             )
@@ -67,12 +80,18 @@ async def _stream(asked: ChatRequest, answers: Answers, emit: Emit) -> None:
     """Whose turn it is, then each piece as it becomes final, then how each answer ends."""
     chunk = partial(ChatChunk, id=new_id("chatcmpl"), created=now(), model=asked.model)
     for choice in answers.choices:
-        begun = ChunkChoice(index=choice.index, delta=Delta(role="assistant", content=""))
+        role = Delta(role="assistant", content="")
+        begun = ChunkChoice(index=choice.index, delta=role, skipstone=choice.begun())
         await emit(chunk(choices=[begun]))
 
-    async def tell(choice: Choice, piece: str) -> None:
-        news = ChunkChoice(index=choice.index, delta=Delta(content=piece))
-        await emit(chunk(choices=[news]))
+    async def tell(choice: Choice, news: News) -> None:
+        told = ChunkChoice(
+            index=choice.index,
+            delta=Delta(content=news.text or None),
+            logprobs=_logprobs(asked, answers, news.tokens) if news.tokens else None,
+            skipstone=news.said(),
+        )
+        await emit(chunk(choices=[told]))
 
     await answers.read(tell)
     for choice in answers.choices:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from skipstone.server.access.account import account_of
-from skipstone.server.answer.choices import Answers, Choice, silent, submit
+from skipstone.server.answer.choices import Answers, Choice, News, silent, submit
+from skipstone.server.answer.logprobs import ToldToken, completion_logprobs
 from skipstone.server.answer.plan import asks, check_model
 from skipstone.server.answer.stream import Emit, EventStream, unless_gone
 from skipstone.server.protocol.body import StrictRoute
 from skipstone.server.protocol.common import new_id, now
 from skipstone.server.protocol.completions import Completion, CompletionChoice, CompletionRequest
+from skipstone.server.protocol.logprobs import CompletionLogprobs
 from skipstone.server.served import ServedModel
 
 
@@ -46,6 +49,15 @@ def _encoded(served: ServedModel, asked: CompletionRequest) -> list[list[int]]:
     ]
 
 
+def _logprobs(
+    asked: CompletionRequest, answers: Answers, tokens: Sequence[ToldToken]
+) -> CompletionLogprobs | None:
+    """Of some tokens, if they are asked for."""
+    if asked.told_beside is None:
+        return None
+    return completion_logprobs(answers.served.engine.model.text, tokens, asked.told_beside)
+
+
 def _whole(asked: CompletionRequest, answers: Answers) -> Completion:
     return Completion(
         id=new_id("cmpl"),
@@ -55,6 +67,7 @@ def _whole(asked: CompletionRequest, answers: Answers) -> Completion:
             CompletionChoice(
                 index=choice.index,
                 text=choice.text.shown,
+                logprobs=_logprobs(asked, answers, choice.watch.told),
                 finish_reason=choice.finish,
                 skipstone=choice.said(),
             )
@@ -69,9 +82,22 @@ async def _stream(asked: CompletionRequest, answers: Answers, emit: Emit) -> Non
     """Each piece as it becomes final, then how each answer ends."""
     chunk = partial(Completion, id=new_id("cmpl"), created=now(), model=asked.model)
 
-    async def tell(choice: Choice, piece: str) -> None:
-        news = CompletionChoice(index=choice.index, text=piece, finish_reason=None)
-        await emit(chunk(choices=[news]))
+    for choice in answers.choices:
+        if begun := choice.begun():
+            first = CompletionChoice(
+                index=choice.index, text="", finish_reason=None, skipstone=begun
+            )
+            await emit(chunk(choices=[first]))
+
+    async def tell(choice: Choice, news: News) -> None:
+        told = CompletionChoice(
+            index=choice.index,
+            text=news.text,
+            logprobs=_logprobs(asked, answers, news.tokens) if news.tokens else None,
+            finish_reason=None,
+            skipstone=news.said(),
+        )
+        await emit(chunk(choices=[told]))
 
     await answers.read(tell)
     for choice in answers.choices:
