@@ -14,7 +14,7 @@ import torch
 
 from skipstone.bench.stamped import StampedFixed, Stamps
 from skipstone.engine import Engine, Result, Settings
-from skipstone.engine.fit import keeping_of
+from skipstone.engine.fit import keeping_of, sessions_bytes
 from skipstone.engine.roofline import Card
 from skipstone.memory.kept import kept_bytes
 from skipstone.memory.ranges import rounded
@@ -160,9 +160,10 @@ def store_bytes(model: Model, job: Job) -> int:
 
 
 def kept_beside(model: Model, job: Job) -> int:
-    """What the cache policy of a job keeps of its requests beside these, at most."""
-    keeping = keeping_of(model.network, job.settings)
-    return _cells(job) * kept_bytes(keeping, model.config, model.network.dtype)
+    """What the policies of a job keep of its requests beside these, at most."""
+    settings, network = job.settings, model.network
+    kept = kept_bytes(keeping_of(network, settings), model.config, network.dtype)
+    return _cells(job) * kept + sessions_bytes(network, settings, job.prompts)
 
 
 def _cells(job: Job) -> int:

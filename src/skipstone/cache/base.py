@@ -319,6 +319,24 @@ class CachePolicy(CacheSession):
         """
         return self
 
+    def session_bytes(self, geometry: Geometry) -> int:
+        """What a session keeps for a batch of that shape on the device, at most, in bytes.
+
+        Beside what the engine keeps for it; it is taken from the memory that an engine is given.
+        """
+        return 0
+
+    def most_rows(self, block_rows: int, length: int) -> int:
+        """How many rows of a request a step that does not refresh computes at most.
+
+        A skip keeps something of so many.
+
+        Args:
+            block_rows: of its widest block, with those that score it.
+            length: of the request.
+        """
+        return length
+
     def idle(self, steps: Sequence[StepTaken]) -> tuple[str, ...]:
         """What of the settings had no effect in a request that took these steps, a line each."""
         return ()

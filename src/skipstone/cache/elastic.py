@@ -60,6 +60,10 @@ class ElasticCache(CachePolicy):
         """What each request watches."""
         return _Watching(self.gamma, geometry.num_layers)
 
+    def session_bytes(self, geometry: Geometry) -> int:
+        """How the watched token of each layer attends to each position, in float32."""
+        return geometry.num_layers * geometry.batch * geometry.length * 4
+
     def fresher(self) -> CachePolicy | None:
         """Half as much drift is borne."""
         if self.gamma >= _MOST_CAREFUL:

@@ -90,6 +90,10 @@ class PrefixCache(_Refreshed):
 class DualCache(_Refreshed):
     """Keep the K/V on both sides of the block; recompute the block alone."""
 
+    def most_rows(self, block_rows: int, length: int) -> int:
+        """The block's."""
+        return block_rows
+
     def rows(self, context: StepContext) -> Rows:
         """All rows that may have changed when a refresh is due, else the block's rows."""
         due, others = context.split(self._is_due)

@@ -97,6 +97,10 @@ class SparseCache(CachePolicy):
             lowest=self.ties == "position",
         )
 
+    def session_bytes(self, geometry: Geometry) -> int:
+        """A byte for each layer and position: whether it is seen."""
+        return geometry.num_layers * geometry.batch * geometry.length
+
     def idle(self, steps: Sequence[StepTaken]) -> tuple[str, ...]:
         """A share that hides nothing, and blocks that were done before anything was hidden."""
         if self.keep_ratio == 1:

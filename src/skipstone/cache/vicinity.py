@@ -64,6 +64,10 @@ class VicinityCache(CachePolicy):
         """Nothing is remembered, but as published."""
         return _Published(self) if self.published else self
 
+    def most_rows(self, block_rows: int, length: int) -> int:
+        """The block's, and those near."""
+        return min(length, self.before + block_rows + self.after)
+
     def rows(self, context: StepContext) -> Rows:
         """All rows that may have changed when a refresh is due, else the block's and those near."""
         return self.rows_where(self._is_due, context)

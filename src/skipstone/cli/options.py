@@ -53,19 +53,20 @@ _OPTIONS = (
         "--cache",
         metavar="POLICY",
         shell_complete=_names(CACHE),
-        help="none, prefix or dual.  [default: dual]",
+        help="Which rows a step computes, as name:key=value,...; `skipstone policies` lists all.  "
+        "[default: dual]",
     ),
     click.option(
         "--unmask",
         metavar="POLICY",
         shell_complete=_names(UNMASK),
-        help="fixed, threshold:value=0.9 or factor:value=1.  [default: threshold]",
+        help="Which masks a step commits, like threshold:value=0.8.  [default: threshold]",
     ),
     click.option(
         "--skip",
         metavar="POLICY",
         shell_complete=_names(SKIP),
-        help="none or cosine:skip_layer_k=18,skip_threshold=0.9999,...  [default: none]",
+        help="Which rows leave early, like cosine:skip_layer_k=18.  [default: none]",
     ),
     click.option("--temperature", metavar="T", help="0 is greedy.  [default: 0]"),
     click.option("--top-p", metavar="P", help="Only the most probable tokens, up to P in all."),
@@ -113,8 +114,8 @@ _OPTIONS = (
 memory_option = click.option(
     "--memory",
     metavar="40GB|SHARE",
-    help="What keys and values may take: bytes, or a share of what is free.  [default: half of a "
-    "GPU; on a CPU what they need]",
+    help="What keys and values may take, and what policies keep beside them: bytes, or a share of "
+    "what is free.  [default: half of a GPU; on a CPU what they need]",
 )
 
 
@@ -134,7 +135,7 @@ class RunSpec:
     dtype: str
     settings: Settings
     memory: float | str | None = None
-    """What keys and values may take."""
+    """What keys and values may take, and what policies keep beside them."""
 
     def engine(self, model: Model | None = None, slots: int = 16) -> Engine:
         """An engine of these settings; for a model that is loaded already, if one is given.

@@ -1,8 +1,9 @@
 """The memory in which an engine decodes: a K/V store, and the graphs that were captured over it.
 
-What cache policies have kept beside keys and values lies in the cells of that store, so it counts
-by cells: one takes what its keys and values do, and all that is kept for any of the policies that
-the store is made for.
+What the engine keeps for cache policies beside keys and values lies in the cells of that store, so
+it counts by cells: one takes what its keys and values do, and all that is kept for any of the
+policies that the store is made for. What sessions of policies keep themselves is for the batch as a
+whole, and leaves less for cells.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from skipstone.engine.beside import Beside
 from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.forward.graph import GraphLayers
 from skipstone.engine.forward.layers import Layers
@@ -34,7 +36,7 @@ class Arena:
         self._limit = limit
         self._given: int | None = None
         """Bytes that may be taken, once a store outlives its batch: what is free is less then."""
-        self._keeping: Keeping = frozenset()
+        self._beside = Beside()
         """What there is room for beside keys and values in the store that was made last."""
         self.kept: GraphLayers | None = None
         """Layers over graphs that were captured; they outlive lengths and batches."""
@@ -49,41 +51,52 @@ class Arena:
     @property
     def keeping(self) -> Keeping | None:
         """What there is room for beside keys and values in the latest layers; None: anything."""
-        return self._keeping if self._is_bounded else None
+        return self._beside.keeping if self.is_bounded else None
 
-    def fits(self, length: int, keeping: Keeping) -> bool:
-        """Whether there is room for a request of so many positions where so much is kept."""
-        return rounded(length) <= self._cells(keeping)
+    @property
+    def is_bounded(self) -> bool:
+        """Whether no more may be taken than was given, or than a share of what is free."""
+        return self._limit.asked is not None or self._network.device.type == "cuda"
 
-    def check(self, length: int, keeping: Keeping, where: str) -> None:
+    def fits(self, lengths: Sequence[int], beside: Beside) -> bool:
+        """Whether there is room at once for requests of so many positions, and what is beside."""
+        return sum(map(rounded, lengths)) <= self._cells(beside)
+
+    def gives_half(self, taken: int) -> bool:
+        """Whether bytes are no more than half of what may be taken."""
+        given = self._bytes()
+        return given is None or taken <= given // 2
+
+    def check(self, length: int, beside: Beside, where: str) -> None:
         """Refuse a request for which there could never be room.
 
         Args:
             length: its positions.
-            keeping: what is kept of it beside keys and values.
+            beside: what is kept of it alone beside keys and values.
             where: names it in the message.
 
         Raises:
             NoRoomError: it needs more than all that there is.
         """
-        kept = kept_bytes(keeping, self._network.config, self._network.dtype)
-        self._limit.check(length, self._cells(keeping), self.cell_bytes, kept, where)
+        cells = rounded(length)
+        kept = cells * self._kept_bytes(beside.keeping) + beside.bytes
+        self._limit.check(length, cells * self.cell_bytes, kept, self._bytes(), where)
 
     def layers(
-        self, lengths: Sequence[int], keeping: Keeping, *, graphs: bool, keep: bool = False
+        self, lengths: Sequence[int], beside: Beside, *, graphs: bool, keep: bool = False
     ) -> Layers:
         """Layers over a store; with all graphs that were captured before, if nobody uses them.
 
         Args:
             lengths: of the requests that come first, so that there is room for them at once.
-            keeping: what is kept of them beside keys and values.
+            beside: what there is beside keys and values.
             graphs: whether steps are captured.
             keep: whether whoever asks next is to find the keys and values of these requests.
 
         Raises:
             NoRoomError: the memory that may be taken is not to be had.
         """
-        self._make_room(lengths[0], keeping)
+        self._make_room(lengths[0], beside)
         kept = self.kept if graphs else self._plain if keep else None
         if kept is not None and kept.store.unused:
             return kept
@@ -98,14 +111,14 @@ class Arena:
             self._plain = layers
         return layers
 
-    def _make_room(self, length: int, keeping: Keeping) -> None:
+    def _make_room(self, length: int, beside: Beside) -> None:
         """Drop stores with too many cells for what is kept, or too few for a request."""
-        if not self._is_bounded:
+        if not self.is_bounded:
             return
-        if keeping <= self._keeping and self.fits(length, self._keeping):
+        if self._beside.covers(beside) and self.fits([length], self._beside):
             return
-        both = self._keeping | keeping
-        self._keeping = both if self.fits(length, both) else keeping
+        both = self._beside.join(beside)
+        self._beside = both if self.fits([length], both) else beside
         self.kept = self._plain = None
 
     def _store(self, lengths: Sequence[int], *, graphs: bool) -> KVStore:
@@ -136,18 +149,18 @@ class Arena:
 
     def cells(self) -> int:
         """Positions for which there may be room, with all that is kept in the latest layers."""
-        return self._cells(self._keeping)
+        return self._cells(self._beside)
 
-    def _cells(self, keeping: Keeping) -> int:
-        """Positions for which there may be room where so much is kept of them."""
-        config, dtype = self._network.config, self._network.dtype
-        each = self.cell_bytes + kept_bytes(keeping, config, dtype)
-        return cells_in(self._bytes(), each, MOST_SLOTS * config.max_length)
+    def _cells(self, beside: Beside) -> int:
+        """Positions for which there may be room where so much is kept."""
+        given, each = self._bytes(), self.cell_bytes + self._kept_bytes(beside.keeping)
+        left = None if given is None else given - beside.bytes
+        return cells_in(left, each, MOST_SLOTS * self._network.config.max_length)
+
+    def _kept_bytes(self, keeping: Keeping) -> int:
+        """Of a cell, beside its keys and values."""
+        return kept_bytes(keeping, self._network.config, self._network.dtype)
 
     def _bytes(self) -> int | None:
         """What may be taken; None: whatever is needed."""
         return self._limit.on(self._network.device) if self._given is None else self._given
-
-    @property
-    def _is_bounded(self) -> bool:
-        return self._limit.asked is not None or self._network.device.type == "cuda"

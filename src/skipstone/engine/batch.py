@@ -20,6 +20,7 @@ from skipstone.blocks import Block
 from skipstone.cache import CachePolicy, CacheSession
 from skipstone.canvas import Canvas, Geometry, HostCanvas, RequestStep, Status, StepContext
 from skipstone.engine.ages import Ages
+from skipstone.engine.beside import SessionsHold, rows_of, tables_of
 from skipstone.engine.entering import with_entering
 from skipstone.engine.forward.asked import Asked, started
 from skipstone.engine.forward.common import Histories, Leaders, led_rows, spread
@@ -72,6 +73,8 @@ class Batch:
     """Kept only if somebody watches."""
     keeping: Keeping | None = None
     """What there is memory for beside keys and values; None: for anything."""
+    held: SessionsHold | None = None
+    """What there is memory for in sessions; None: for anything."""
     stops_at_nan: bool = True
     """Whether a NaN ends a request; else it is committed, for those who study where it leads."""
     _failed: Failed = field(default_factory=Failed)
@@ -125,6 +128,11 @@ class Batch:
         start, new = len(request.prompt), len(request.region)
         if self.keeping is not None and not request.keeping <= self.keeping:
             return False
+        if self.held is not None:
+            caches = (one.settings.cache for one in (request, *(s.request for s in self.states)))
+            held = SessionsHold(rows_of(request), tables_of(caches, self.geometry))
+            if not self.held.covers(held):
+                return False
         return new <= self.geometry.gen_length and start + new <= self.geometry.length
 
     def waits_for_prefix(self, request: Request) -> bool:

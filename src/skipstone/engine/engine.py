@@ -70,10 +70,10 @@ class Engine:
             runner: ``eager``, or ``graph`` to replay captured CUDA graphs; ``auto`` does that on
                 a GPU. On a CPU, ``graph`` runs the same code without capturing, for tests.
             slots: how many requests are decoded at once where they are submitted one by one.
-            memory: what their keys and values may take, and what cache policies keep by layer
-                beside them: a share of the memory that is free, or bytes like ``"40GB"``. None: on
-                a GPU half of what is free, taken at the first generation; on a CPU what they need.
-                Requests for which there is no room wait.
+            memory: what their keys and values may take, and what policies keep beside them: a
+                share of the memory that is free, or bytes like ``"40GB"``. None: on a GPU half of
+                what is free, taken at the first generation; on a CPU what they need. Requests for
+                which there is no room wait.
             changes: settings by name.
 
         Raises:

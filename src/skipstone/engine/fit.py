@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from skipstone import policies
+from skipstone.engine.beside import Beside, bytes_of, held_by
 from skipstone.engine.forward.asked import kept_for, started
 from skipstone.engine.forward.runner import stops
 from skipstone.engine.guarded import guarded
 from skipstone.engine.layout import geometry_of
+from skipstone.engine.request import Request
 from skipstone.engine.settings import Settings
 from skipstone.errors import ConfigError, nearest
 from skipstone.memory.kept import Keeping
@@ -63,6 +67,22 @@ def check_fit(network: Network, settings: Settings) -> None:
 def keeping_of(network: Network, settings: Settings) -> Keeping:
     """What is kept of a request beside its keys and values, for its cache policy."""
     return kept_for(started(settings.cache, geometry_of(network, 0, 0, 0)))
+
+
+def beside_alone(network: Network, request: Request) -> Beside:
+    """What is kept of a request in a batch of its own, beside its keys and values."""
+    geometry = geometry_of(network, 1, request.length, len(request.region))
+    held = held_by([request], geometry)
+    return Beside(request.keeping, bytes_of(held, request.settings.skip, geometry))
+
+
+def sessions_bytes(network: Network, settings: Settings, prompts: Sequence[Sequence[int]]) -> int:
+    """What sessions of policies keep of prompts that are decoded at once, at most."""
+    region = [network.config.mask_id] * settings.gen_length
+    requests = [Request.of(prompt, region, settings, network.config) for prompt in prompts]
+    longest = max(request.length for request in requests)
+    geometry = geometry_of(network, len(prompts), longest, settings.gen_length)
+    return bytes_of(held_by(requests, geometry), settings.skip, geometry)
 
 
 def _check_needs(policy: UnmaskPolicy) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from skipstone.canvas import Geometry
 from skipstone.engine.ages import Ages
 from skipstone.engine.arena import MOST_SLOTS, Arena
 from skipstone.engine.batch import Batch
+from skipstone.engine.beside import Beside, SessionsHold, bytes_of, held_by
 from skipstone.engine.forward.asked import cuts
 from skipstone.engine.forward.graph import GraphLayers
 from skipstone.engine.forward.runner import Runner
@@ -57,23 +58,15 @@ class Layout:
     def lay_out(self, handles: Sequence[Handle], queue: deque[Handle], *, graphs: bool) -> Loop:
         """Slots that are long enough for these requests, and the loop that decodes them."""
         network, first = self._network, handles[0]
-        called = sum(not handle.joined for handle in handles)
-        slots = min(first.batch_size or called, MOST_SLOTS)
-        gen_length = max(len(handle.request.region) for handle in handles)
-        prompt_length = max(len(handle.request.prompt) for handle in handles)
-        if any(handle.joined for handle in handles):
-            # Others may come, and of any length.
-            slots, prompt_length = max(slots, self._slots), network.config.max_length
-            gen_length = max(gen_length, self._gen_length)
-        geometry = geometry_of(network, slots, prompt_length + gen_length, gen_length)
-        skip = first.request.settings.skip.start(geometry)
-        lengths = [handle.request.length for handle in handles[:slots]]
+        plan = self._plan(handles)
+        lengths = [handle.request.length for handle in handles[: plan.geometry.batch]]
         shares = any(handle.request.prefix is not None for handle in handles)
-        keeping = self._keeping([handle.request for handle in handles])
-        layers = self._arena.layers(lengths, keeping, graphs=graphs, keep=shares)
-        runner = Runner(network, skip, layers)
-        batch = Batch.start(network.config, geometry, runner, Scorer(network, geometry))
+        layers = self._arena.layers(lengths, plan.beside, graphs=graphs, keep=shares)
+        runner = Runner(network, first.request.settings.skip.start(plan.geometry), layers)
+        scorer = Scorer(network, plan.geometry)
+        batch = Batch.start(network.config, plan.geometry, runner, scorer)
         batch.keeping = self._arena.keeping
+        batch.held = plan.held if self._arena.is_bounded else None
         if first.observer is not None:
             batch.ages = Ages.start(batch.canvas)
         if isinstance(runner.layers, GraphLayers):
@@ -84,14 +77,65 @@ class Layout:
         stepper = Stepper(batch, first.observer, overlaps=ahead > 0)
         return Loop(batch, stepper, queue, first, ahead=ahead)
 
-    def _keeping(self, requests: Sequence[Request]) -> Keeping:
+    def _plan(self, handles: Sequence[Handle]) -> _Plan:
+        """As many slots as are asked for, or as memory has room for what sessions keep of them."""
+        requests, arena = [handle.request for handle in handles], self._arena
+        plan = self._with_slots(handles, self._asked_slots(handles))
+        while arena.is_bounded and plan.beside.bytes:
+            slots = plan.geometry.batch
+            coming = [request.length for request in requests[:slots]]
+            longest = [max(request.length for request in requests)]
+            if arena.fits(coming, plan.beside) or (
+                arena.gives_half(plan.beside.bytes) and arena.fits(longest, plan.beside)
+            ):
+                break
+            if slots == 1:
+                # Nobody beside the first, for which there is room by itself.
+                first = requests[0]
+                geometry = geometry_of(self._network, 1, first.length, len(first.region))
+                return self._in(geometry, requests[:1])
+            plan = self._with_slots(handles, slots // 2)
+        return plan
+
+    def _asked_slots(self, handles: Sequence[Handle]) -> int:
+        called = sum(not handle.joined for handle in handles)
+        slots = min(handles[0].batch_size or called, MOST_SLOTS)
+        # Others may come.
+        return max(slots, self._slots) if any(handle.joined for handle in handles) else slots
+
+    def _with_slots(self, handles: Sequence[Handle], slots: int) -> _Plan:
+        """A batch of so many slots, each long enough for any of these requests."""
+        requests = [handle.request for handle in handles]
+        gen_length = max(len(request.region) for request in requests)
+        prompt_length = max(len(request.prompt) for request in requests)
+        if any(handle.joined for handle in handles):
+            # Others may come, and of any length.
+            prompt_length = self._network.config.max_length
+            gen_length = max(gen_length, self._gen_length)
+        geometry = geometry_of(self._network, slots, prompt_length + gen_length, gen_length)
+        return self._in(geometry, requests)
+
+    def _in(self, geometry: Geometry, requests: Sequence[Request]) -> _Plan:
+        held = held_by(requests, geometry)
+        taken = bytes_of(held, requests[0].settings.skip, geometry)
+        return _Plan(geometry, held, Beside(self._keeping(requests, taken), taken))
+
+    def _keeping(self, requests: Sequence[Request], taken: int) -> Keeping:
         """What is kept for the first of them, and for others if all are short enough for that."""
-        longest, keeping = max(request.length for request in requests), requests[0].keeping
+        longest, keeping = [max(request.length for request in requests)], requests[0].keeping
         for request in requests:
             both = keeping | request.keeping
-            if both != keeping and self._arena.fits(longest, both):
+            if both != keeping and self._arena.fits(longest, Beside(both, taken)):
                 keeping = both
         return keeping
+
+
+class _Plan(NamedTuple):
+    """A batch to be, and what there must be memory for beside keys and values."""
+
+    geometry: Geometry
+    held: SessionsHold
+    beside: Beside
 
 
 def captures(runner: RunnerName, network: Network) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from skipstone.engine.arena import Arena
 from skipstone.engine.defaults import with_defaults
-from skipstone.engine.fit import check_fit, keeping_of
+from skipstone.engine.fit import beside_alone, check_fit, keeping_of
 from skipstone.engine.prompts import check_ids, encode
 from skipstone.engine.request import Request
 from skipstone.engine.settings import Settings, SettingsFields
@@ -90,6 +90,8 @@ class Requests:
         where: str = "the prompt",
     ) -> Request:
         """A request for the masks of ``region``, which follows a prompt."""
-        keeping = keeping_of(self.model.network, settings)
-        self.arena.check(len(prompt) + len(region), keeping, where)
-        return Request.of(prompt, region, settings, self.model.config, sample, keeping)
+        network = self.model.network
+        keeping = keeping_of(network, settings)
+        request = Request.of(prompt, region, settings, network.config, sample, keeping)
+        self.arena.check(request.length, beside_alone(network, request), where)
+        return request

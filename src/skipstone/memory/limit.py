@@ -64,27 +64,26 @@ class MemoryLimit:
         share = _USUAL_SHARE if self.share is None else self.share
         return int(free * share) if self.bytes is None else self.bytes
 
-    def check(self, length: int, cells: int, kv: int, kept: int, where: str) -> None:
+    def check(self, length: int, kv: int, beside: int, given: int | None, where: str) -> None:
         """Refuse a request that could never be admitted.
 
         Args:
             length: its positions.
-            cells: all that there may be.
-            kv: bytes of the keys and values of a cell.
-            kept: bytes of what is kept of it beside them.
+            kv: bytes of its keys and values.
+            beside: bytes of what its policies keep of it.
+            given: bytes that may be taken; None: whatever is needed.
             where: names it in the message.
 
         Raises:
             NoRoomError: it needs more than all of them.
         """
-        if rounded(length) > cells:
-            given = "" if self.asked is None else f" (memory={self.asked!r})"
-            what = "keys and values, and what its cache policy keeps beside them," if kept else ""
+        if given is not None and kv + beside > given:
+            asked = "" if self.asked is None else f" (memory={self.asked!r})"
+            what = "keys and values, and what its policies keep beside them," if beside else ""
             raise NoRoomError(
                 f"{where} has {length} positions with what is to be decoded: "
-                f"{what or 'keys and values'} take {spelled(rounded(length) * (kv + kept))}, and "
-                f"there is room for {spelled(cells * (kv + kept))}{given}; shorten it, or give "
-                f"more memory"
+                f"{what or 'keys and values'} take {spelled(kv + beside)}, and there is room for "
+                f"{spelled(given)}{asked}; shorten it, or give more memory"
             )
 
 
@@ -96,7 +95,9 @@ def cells_in(given: int | None, each: int, most: int) -> int:
         each: bytes of one.
         most: more are never needed.
     """
-    return rounded(most) if given is None else min(given // each // GRAIN * GRAIN, rounded(most))
+    if given is None:
+        return rounded(most)
+    return min(max(0, given) // each // GRAIN * GRAIN, rounded(most))
 
 
 def _free(device: torch.device) -> int:

@@ -198,6 +198,17 @@ class SkipPolicy:
         """
         raise NotImplementedError(f"{type(self).__name__} has no start")
 
+    def session_bytes(self, geometry: Geometry, rows: int) -> int:
+        """What a session keeps for a batch of that shape on the device, at most, in bytes.
+
+        It is taken from the memory that an engine is given.
+
+        Args:
+            geometry: of the batch.
+            rows: that are expected of a request at most.
+        """
+        return 0
+
     def replay(self, similarity_JS: np.ndarray) -> SkipReplay | None:
         """The verdict on recorded similarities, float64, without torch; None if it is not known."""
         return None

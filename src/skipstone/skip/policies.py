@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from skipstone.canvas import Geometry
     from skipstone.skip.cosine import CosineSession
 
+_INDEX_BYTES = 8
+"""Of an int64."""
+
 Reference = Literal["last_computed", "previous_step"]
 SimilarityDtype = Literal["bfloat16", "float32", "float64"]
 
@@ -94,6 +97,16 @@ class CosineSkip(SkipPolicy):
             slack_J=np.minimum(mean_J - self.skip_threshold, smallest_J - self.skip_outlier),
             stable_J=(smallest_J >= self.skip_outlier) & (mean_J > self.skip_threshold),
         )
+
+    def session_bytes(self, geometry: Geometry, rows: int) -> int:
+        """References of the rows that are expected and a spare one, with their stamps and slots.
+
+        While requests with longer blocks than all before them make room for theirs, the references
+        of these are there twice.
+        """
+        state = (self.skip_layer_k - 1) * geometry.width * geometry.dtype.itemsize
+        slots, stamp, index = rows + 1, 2 * _INDEX_BYTES, geometry.length * _INDEX_BYTES
+        return geometry.batch * (slots * (state + stamp) + index)
 
     def start(self, geometry: Geometry) -> CosineSession:
         """Memory for one run: the reference states of every position."""

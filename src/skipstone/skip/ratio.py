@@ -89,6 +89,12 @@ class RatioSkip(SkipPolicy):
         )
         return RatioSession(geometry, rule, self.stages(geometry.num_layers))
 
+    def session_bytes(self, geometry: Geometry, rows: int) -> int:
+        """The state of each position after each stage, and whether there is one."""
+        state = geometry.width * geometry.dtype.itemsize + 1
+        stages = len(self.stages(geometry.num_layers))
+        return stages * geometry.batch * geometry.length * state
+
     def leaves_after(self, num_layers: int) -> tuple[int, ...]:
         """The layers of the stages."""
         return tuple(stage.layer for stage in self.stages(num_layers))
