@@ -177,6 +177,19 @@ def test_control_rows_of_another_age_are_not_taken_for_hidden_keys(
     assert diagnosis(*sides).rule == "stale-kv"
 
 
+def test_stale_rows_are_not_blamed_alone_where_hiding_changes_the_decision_as_well() -> None:
+    """With all outside the block hidden, no stale row is read at all."""
+    prompt, model, sides = prompt_of(2, 2), uneven_model(1), list[Side]()
+    short = SETTINGS.replace(gen_length=8, block_length=8)
+    for cache in (NoCache(), SparseCache(0.0)):
+        recorder, engine = Recorder("decisions"), Engine(model, short, cache=cache)
+        engine.generate(prompt, observer=recorder)
+        sides.append(Side(recorder.trace, 0, engine))
+    found = diagnosis(*sides)
+    assert "stale K/V and hides keys" in str(found.what)
+    assert "no key hidden, B decides neither as it does here nor as A" in str(found.evidence)
+
+
 def test_other_keys_kept_than_the_rule_says_are_named_by_the_recorded_tables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,7 +10,7 @@ import textwrap
 from dataclasses import dataclass
 from itertools import pairwise
 
-from skipstone.cache import CachePolicy
+from skipstone.cache import CacheNeed, CachePolicy
 from skipstone.policies import field_defaults
 from skipstone.unmask import Need, UnmaskPolicy
 
@@ -90,10 +90,20 @@ def _kinds(policy: type) -> dict[str, str]:
         for entry in _body(policy)
         if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name)
     }
+    named = {name: getattr(words.get(kind), "__args__", ()) for name, kind in written.items()}
     return {
-        name: ", ".join(map(str, getattr(words.get(kind), "__args__", ()))) or kind
+        name: ", ".join(map(str, named[name] or _written_out(kind))) or kind
         for name, kind in written.items()
     }
+
+
+def _written_out(kind: str) -> tuple[object, ...]:
+    """The words of ``Literal[...]``; none of another type."""
+    node = ast.parse(kind, mode="eval").body
+    if not isinstance(node, ast.Subscript) or ast.unparse(node.value) != "Literal":
+        return ()
+    found = ast.literal_eval(node.slice)
+    return found if isinstance(found, tuple) else (found,)
 
 
 def _declared(policy: type) -> tuple[str, ...]:
@@ -106,11 +116,23 @@ def _declared(policy: type) -> tuple[str, ...]:
         return tuple(_of_unmask(made))
     said = [] if getattr(made, "pure", False) else [_WAITS]
     if isinstance(made, CachePolicy):
-        said += [f"needs {need}" for need in sorted(made.needs)]
+        said += [f"needs {need}: {_CACHE_NEEDS.get(need, '')}" for need in sorted(made.needs)]
     return tuple(said)
 
 
 _WAITS = "each step waits until the one before is known to the host: it depends on what that gave"
+
+
+_EAGER = "layers are computed eagerly, without CUDA graphs"
+_KEPT = "it is kept for each position beside keys and values, and counts in --memory"
+_CACHE_NEEDS: dict[CacheNeed, str] = {
+    "attention": f"how rows attend in each layer; {_EAGER}",
+    "keys": f"queries and keys, of which it may hide some; {_EAGER}",
+    "layer_inputs": f"what entered layers before which rows are named anew; {_KEPT}",
+    "layer_changes": f"what layers added to rows that they do not compute; {_KEPT}",
+    "contexts": f"what attention and the MLP of a layer gave rows; {_KEPT}",
+    "confidence": "how confident masks right of the block are; these are scored, too",
+}
 
 
 def _of_unmask(policy: UnmaskPolicy) -> list[str]:

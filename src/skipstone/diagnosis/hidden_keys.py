@@ -6,6 +6,7 @@ Shape letters: K positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,11 +34,19 @@ class OtherKeys:
     """Whether the reference run, with B's visible positions, scores as B; None if not tried."""
 
 
-def by_setting(case: Case) -> Swapped | None:
-    """The cache setting, if the keys that it hides are why the decision is another one.
+class Hiding(NamedTuple):
+    """What hiding keys has to do with the difference that a cache setting makes."""
 
-    With nothing hidden, the caches of both sides decide alike.
+    found: Swapped
+    alone: bool
+    """With nothing hidden, the caches of both sides decide alike.
+
+    Else what is hidden changes what B decides, and with nothing hidden it would not be as A does.
     """
+
+
+def by_setting(case: Case) -> Hiding | None:
+    """The cache setting, if the keys that it hides change the decision."""
     if not any(_unhidden(record) for record in (case.record_a, case.record_b)):
         return None
     found = swap(case) if case.expected.conforms else None
@@ -46,7 +55,10 @@ def by_setting(case: Case) -> Swapped | None:
     a, b = _shown(case, "a"), _shown(case, "b")
     if a is None or b is None:
         return None
-    return found if case.divergence.earlier(compare(a, b).first) is None else None
+    if case.divergence.earlier(compare(a, b).first) is None:
+        return Hiding(found, alone=True)
+    differs = case.divergence.earlier(compare(b, case.record_b).first) is not None
+    return Hiding(found, alone=False) if differs else None
 
 
 def _unhidden(record: RunRecord) -> str:

@@ -30,6 +30,9 @@ _TOO_EARLY = Sentence("attention reads keys and values from before their positio
 _STORE_LATER = Sentence("store a block after its last commit")
 _GIVES_B = Sentence("put B's old keys and values into the reference run: B's scores")
 _GIVES_OTHERS = Sentence("put B's old keys and values into the reference run: not B's scores")
+_HIDES = Sentence(
+    "with the same rows and no key hidden, B decides neither as it does here nor as A"
+)
 _HAND_ON = Sentence("hand on the cache that the last forward over these rows has returned")
 
 
@@ -235,19 +238,28 @@ def _older_rows(case: Case, step: StepRecord) -> tuple[Patch, ...]:
 def _by_setting(case: Case) -> Finding | None:
     """The cache policy is the difference: fresh keys and values restore A's decision."""
     found = swap(case) if case.expected.conforms else None
-    if found is None or found.factors[0].setting != "cache" or by_setting(case) is not None:
-        return None
     step = case.step_b(case.divergence.forward or 0)
-    if step is None:
+    if found is None or found.factors[0].setting != "cache" or step is None:
+        return None
+    hiding = by_setting(case)
+    if hiding is not None and hiding.alone:
         return None
     spot = decisive(case, step)
+    # Keys and values that are fresh where B hides keys tell what their age does by itself.
+    both = hiding is not None and spot is None
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=Sentence("the cache leaves stale K/V that change the decision"),
+        what=Sentence("the cache leaves stale K/V and hides keys, which changes the decision")
+        if both
+        else Sentence("the cache leaves stale K/V that change the decision"),
         where=place(step, None if spot is None else spot.layer, _position(case)),
         evidence=listed(
-            [_drift(step), NOTHING if spot is None else spot.evidence, case.expected.forced]
+            [
+                _drift(step),
+                _HIDES if both else NOTHING if spot is None else spot.evidence,
+                case.expected.forced,
+            ]
         ),
         experiment=listed([found.how, NOTHING if spot is None else spot.experiment]),
         proof=proof_of(removed=found.removed, added=found.added),

@@ -78,10 +78,11 @@ def _by_table(case: Case) -> Finding | None:
 
 def _by_setting(case: Case) -> Finding | None:
     """The keys that the cache setting hides are the difference."""
-    found = by_setting(case)
+    hiding = by_setting(case)
     step = case.step_b(case.divergence.forward or 0)
-    if found is None or step is None:
+    if hiding is None or not hiding.alone or step is None:
         return None
+    found = hiding.found
     cache = CACHE.recorded(case.record_b.header.settings)
     shown = None if cache is None else cache.unhidden()
     first = case.divergence.first
