@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import httpx
+import jsonschema
 import numpy as np
 import pytest
 from openai import OpenAI
@@ -167,3 +170,21 @@ def test_the_stream_is_the_same_without_it(engine: Engine, client: OpenAI) -> No
         text = "".join(chunk.choices[0].delta.content or "" for chunk in plain)
     assert page.text == text
     assert handles[0].watch is not None
+
+
+def test_the_description_has_what_a_stream_consists_of(engine: Engine) -> None:
+    with running(engine, ServerOptions()) as address, httpx.Client(base_url=address) as http:
+        described = http.get(f"{address[:-3]}/openapi.json").json()
+        body = {"model": "pebble", "stream": True, "stream_options": WITH_CANVAS}
+        for path, fields in (
+            ("/chat/completions", {"messages": ASKED, "logprobs": True, "top_logprobs": 2}),
+            ("/completions", {"prompt": "Who is Newton?", "logprobs": 2}),
+        ):
+            answer = described["paths"][f"/v1{path}"]["post"]["responses"]["200"]
+            schema = {**answer["content"]["text/event-stream"]["schema"], **described}
+            chunks = http.post(path, json={**body, **fields}, timeout=30).text.split("\n\n")[:-2]
+            assert len(chunks) > 3
+            for chunk in chunks:
+                jsonschema.validate(json.loads(chunk.removeprefix("data: ")), schema)
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate({**json.loads(chunks[1][6:]), "choices": [{}]}, schema)

@@ -162,7 +162,7 @@ def test_what_cannot_be_told_is_refused(client: OpenAI) -> None:
 
 def test_a_commit_by_an_older_score_has_the_chances_of_that_score() -> None:
     settings = BASE.replace(unmask="fixed", skip=LOW)
-    chances, recorder = CommitChances(2), Recorder()
+    chances, recorder = CommitChances(10**6), Recorder()
     engine = Engine(uneven_model(2), settings)
     result = engine.submit(prompt_of(1, 7), observer=chances).result(20)
     engine.generate(prompt_of(1, 7), observer=recorder)

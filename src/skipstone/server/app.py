@@ -20,6 +20,7 @@ from skipstone.server.answer.stream import ClientGoneError
 from skipstone.server.metrics import Metrics
 from skipstone.server.options import ServerOptions
 from skipstone.server.protocol.errors import ErrorBody, body_of, response_to
+from skipstone.server.protocol.streams import describe_streams
 from skipstone.server.routes.chat import chat_routes
 from skipstone.server.routes.completions import completion_routes
 from skipstone.server.routes.metrics import metric_routes
@@ -63,6 +64,18 @@ def make_app(
     return app
 
 
+class _Described(FastAPI):
+    """An application whose description has streams, too."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description, made when it is first asked for."""
+        begins = self.openapi_schema is None
+        description = super().openapi()
+        if begins:
+            describe_streams(description)
+        return description
+
+
 def routes_of(served: ServedModel) -> FastAPI:
     """What an engine answers; nobody stands before it."""
 
@@ -72,7 +85,7 @@ def routes_of(served: ServedModel) -> FastAPI:
         served.traces.close()
 
     # No pages of documentation: they load scripts from elsewhere. /openapi.json has it all.
-    app = FastAPI(
+    app = _Described(
         title="Skipstone",
         version=__version__,
         docs_url=None,
