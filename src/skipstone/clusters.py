@@ -64,3 +64,30 @@ def cluster(
         yield
     finally:
         ray.shutdown()
+
+
+def gpus_for(device: str) -> int:
+    """GPUs that a process takes in the cluster that this process is connected to.
+
+    Args:
+        device: as ``--device`` has it.
+
+    Raises:
+        ConfigError: it is a certain GPU.
+    """
+    if device.startswith("cuda:"):
+        raise ConfigError(
+            f"device is {shown(device)}, but which GPU a process gets is chosen by Ray; write cuda"
+        )
+    return int(device == "cuda" or (device == "auto" and _there("GPU") > 0))
+
+
+def workers_of(gpus: int) -> int:
+    """Processes for which there is room in that cluster, if each takes so many GPUs, or a CPU."""
+    return max(1, _there("GPU") // gpus if gpus else _there("CPU"))
+
+
+def _there(kind: str) -> int:
+    import ray
+
+    return int(ray.cluster_resources().get(kind, 0))

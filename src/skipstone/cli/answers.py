@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,11 @@ class Printer:
             self._print(error.finished)
             raise
         self._print(dict(enumerate(results)))
+
+    def as_they_come(self, results: Iterable[Result]) -> None:
+        """Print results in the order of their prompts, each as soon as it is there."""
+        for i, result in enumerate(results):
+            self._print({i: result})
 
     def _print(self, results: Mapping[int, Result]) -> None:
         """Print results, which are known by the index of their prompt."""

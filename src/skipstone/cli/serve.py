@@ -19,7 +19,7 @@ from skipstone.cli.numbers import bytes_of, check_some, whole
 from skipstone.cli.options import RunSpec, given, memory_option, run_options, run_spec
 from skipstone.cli.server_log import LOGS
 from skipstone.cli.terminal import note, say_now
-from skipstone.clusters import cluster
+from skipstone.clusters import cluster, gpus_for
 from skipstone.errors import ConfigError
 from skipstone.extras import missing
 
@@ -254,7 +254,7 @@ class _Serving:
                 import ray.serve  # noqa: F401
             except ImportError as error:
                 raise missing(str(error.name), "--replicas", "replicas") from None
-            from skipstone.server.replicas.deployment import Deployment, deployed, gpus_for
+            from skipstone.server.replicas.deployment import Deployment, deployed
             from skipstone.server.replicas.front import make_front
             from skipstone.server.serving import serve
 

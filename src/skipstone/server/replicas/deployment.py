@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
+from skipstone.clusters import workers_of
 from skipstone.engine import Engine
 from skipstone.errors import ConfigError, SkipstoneError
 from skipstone.quoting import shown
@@ -113,34 +113,14 @@ def deployed(deployment: Deployment) -> Iterator[DeploymentHandle[Replica]]:
         serve.delete(deployment.name)
 
 
-def gpus_for(device: str) -> int:
-    """GPUs that a replica takes in the cluster that this process is connected to.
-
-    Args:
-        device: as ``--device`` has it.
-
-    Raises:
-        ConfigError: it is a certain GPU.
-    """
-    if device.startswith("cuda:"):
-        raise ConfigError(
-            f"device is {shown(device)}, but which GPU a replica gets is chosen by Ray; write cuda"
-        )
-    return int(device == "cuda" or (device == "auto" and _resources("GPU") > 0))
-
-
-def _resources(kind: str) -> int:
-    return int(ray.cluster_resources().get(kind, 0))
-
-
 def _check_room(deployment: Deployment) -> None:
-    needs = {"CPU": deployment.replicas, "GPU": deployment.replicas * deployment.gpus}
-    for kind, count in needs.items():
-        if count > _resources(kind):
-            raise ConfigError(
-                f"{deployment.replicas} replicas need {count} {kind}s, and the cluster has "
-                f"{_resources(kind)}; give fewer --replicas, or a larger cluster"
-            )
+    room = workers_of(deployment.gpus)
+    if deployment.replicas > room:
+        kind = "GPU" if deployment.gpus else "CPU"
+        raise ConfigError(
+            f"{deployment.replicas} replicas need a {kind} each, and the cluster has {room}; give "
+            f"fewer --replicas, or a larger cluster"
+        )
 
 
 def _cause(error: Exception) -> str:

@@ -1,0 +1,114 @@
+"""Many prompts answered in a cluster: in order, across kills, and never twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+
+from skipstone import ConfigError, Engine, load
+from skipstone.offline.answers import AnswerFile
+from skipstone.offline.units import answer_here
+
+NAMES = [f"{a}{b}" for a in ("Zo", "Be", "Id", "Ma") for b in ("e", "n", "a", "x", "o", "i")]
+PROMPTS = [f"Replace somebody in the queue Tom, Anna, Leo, Mia by {name}." for name in NAMES]
+SETTINGS = ("--gen-length", "32", "--batch-size", "2")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(load("pebble"), gen_length=32)
+
+
+@pytest.fixture(scope="module")
+def texts(engine: Engine) -> list[str]:
+    """What each prompt gives alone."""
+    return [engine.generate(prompt).text for prompt in PROMPTS]
+
+
+def written(path: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in path.read_text().splitlines()]
+
+
+def test_a_file_is_gone_on_with_where_it_was_cut(
+    engine: Engine, texts: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    file = AnswerFile.open(path, "pebble", PROMPTS)
+    for result in answer_here(lambda: engine, PROMPTS[:9], 0, 4):
+        file.append(result)
+    # A run that was killed in the middle of a line.
+    path.write_bytes(path.read_bytes()[:-10])
+    again = AnswerFile.open(path, "pebble", PROMPTS)
+    assert again.done == 8
+    for result in answer_here(lambda: engine, PROMPTS, again.done, 5):
+        again.append(result)
+    assert written(path) == texts
+
+
+def test_a_file_of_other_answers_is_left_alone(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    file = AnswerFile.open(path, "pebble", PROMPTS[:2])
+    file.append(engine.generate(PROMPTS[0]))
+    before = path.read_bytes()
+    for prompts, model in ((PROMPTS[1:], "pebble"), (PROMPTS, "other")):
+        with pytest.raises(ConfigError, match="line 1 is no answer"):
+            AnswerFile.open(path, model, prompts)
+    with pytest.raises(ConfigError, match="line 1 is no answer"):
+        AnswerFile.open(path, "pebble", ())
+    other = engine.submit(PROMPTS[1], unmask="fixed").result()
+    with pytest.raises(ConfigError, match="under other settings"):
+        AnswerFile.open(path, "pebble", PROMPTS).append(other)
+    assert path.read_bytes() == before
+    # Half a line of something else is not cut off.
+    path.write_bytes(b"notes of mine")
+    with pytest.raises(ConfigError, match="line 1 is no answer"):
+        AnswerFile.open(path, "pebble", PROMPTS)
+    assert path.read_bytes() == b"notes of mine"
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(find_spec("ray") is None, reason="no Ray")
+def test_a_killed_worker_and_a_killed_run_lose_nothing(texts: list[str], tmp_path: Path) -> None:
+    asked, path = tmp_path / "prompts.txt", tmp_path / "answers.jsonl"
+    asked.write_text("\n".join(PROMPTS))
+    command = [sys.executable, "-m", "skipstone", "generate", "--batch-file", str(asked)]
+    command += ["--executor", "ray", "-o", str(path), *SETTINGS]
+
+    def lines() -> int:
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def wait_for(count: int, run: subprocess.Popen[bytes]) -> None:
+        end = time.monotonic() + 90
+        while lines() < count and run.poll() is None:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def workers(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+        found = psutil.Process(run.pid).children(recursive=True)
+        return [one for one in found if "answer_in_worker" in "".join(one.cmdline())]
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as run:
+        wait_for(4, run)
+        running = workers(run)
+        assert running
+        os.kill(running[0].pid, signal.SIGKILL)
+        wait_for(10, run)
+        assert run.poll() is None
+        running = workers(run)
+        run.kill()
+        # They end with whoever has started them.
+        assert psutil.wait_procs(running, timeout=20)[1] == []
+    assert 10 <= lines() < len(PROMPTS)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(PROMPTS)} answers in {path}, of which" in done.stderr
+    assert written(path) == texts
