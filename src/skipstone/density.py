@@ -43,8 +43,31 @@ def full_weight(sigma: float) -> float:
     return 2 * float(_bell(sigma, math.ceil(9 * _WIDE)).sum()) - 1
 
 
+@lru_cache(maxsize=64)
+def sides(sigma: float, length: int, width: int) -> np.ndarray:
+    """What the positions left of all that is decoded count, and those right of it: float64 [2, G].
+
+    Args:
+        sigma: width of the Gaussian, in positions.
+        length: new positions; so many are on each side.
+        width: G; offsets from ``length`` on have none.
+    """
+    upto_K = np.concatenate([[0.0], np.cumsum(weights_by_distance(sigma, 2 * length))])
+    sides_2G, offset = np.zeros((2, width)), np.arange(length)
+    sides_2G[0, :length] = upto_K[offset + 1 + length] - upto_K[offset + 1]
+    sides_2G[1, :length] = upto_K[2 * length - offset] - upto_K[length - offset]
+    return sides_2G
+
+
 def _bell(sigma: float, count: int) -> np.ndarray:
-    return np.exp(-0.5 * np.square(np.arange(count) / sigma))
+    # One by one: where a vector of them is computed, the last bit may depend on how long it is.
+    return np.array([math.exp(-0.5 * (d / sigma) * (d / sigma)) for d in range(count)])
+
+
+def around(sigma: float, new: int) -> np.ndarray:
+    """What a decided position counts for each of G on both sides of it: float64 [2G-1]."""
+    weights_G = weights_by_distance(sigma, new)
+    return np.concatenate([weights_G[:0:-1], weights_G])
 
 
 def certainty_density(decided_G: np.ndarray, sigma: float) -> np.ndarray:
@@ -55,10 +78,7 @@ def certainty_density(decided_G: np.ndarray, sigma: float) -> np.ndarray:
         sigma: width of the Gaussian, in positions.
     """
     new = len(decided_G)
-    weights_K = weights_by_distance(sigma, 2 * new)
-    weights_K = weights_K[: np.count_nonzero(weights_K)]
-    reach = len(weights_K) - 1
-    right = decided_G[-1:].repeat(new)
-    line = np.concatenate([np.ones(new), decided_G, right]).astype(np.float64)
-    bell = np.concatenate([weights_K[:0:-1], weights_K])
-    return np.convolve(line, bell, "full")[reach + new : reach + 2 * new] / full_weight(sigma)
+    left_G, right_G = sides(sigma, new, new)
+    inside_X = np.convolve(decided_G.astype(np.float64), around(sigma, new), "full")
+    inside_G = inside_X[new - 1 : 2 * new - 1]
+    return (inside_G + left_G + decided_G[-1] * right_G) * (1 / full_weight(sigma))

@@ -53,6 +53,18 @@ def test_the_density_is_the_literal_one_to_the_bit_on_host_and_device(
     assert device.isfinite().all()
 
 
+@pytest.mark.parametrize("sigma", [0.3, 2.0, 10.0, 100.0])
+def test_it_is_the_same_to_the_bit_in_long_requests(sigma: float) -> None:
+    rng = np.random.default_rng(0)
+    wanted = [rng.random(length) < 0.4 for length in (595, 64, 700, 7)]
+    canvas = Canvas.empty(5, 800, 700, 0, CPU)
+    for slot, known in enumerate(wanted):
+        canvas.admit(slot, [1] * 7, np.where(known, 5, 0).tolist(), 0)
+    device = density_BG(canvas, sigma)
+    for slot, known in enumerate(wanted):
+        assert device[slot, : len(known)].tolist() == certainty_density(known, sigma).tolist()
+
+
 def order_of(unmask: UnmaskPolicy) -> list[int]:
     """Positions in the order in which they are committed, in one block."""
     steps = steps_of(BASE.replace(unmask=unmask, block_length=BASE.gen_length))

@@ -8,7 +8,7 @@ is made for one block over all that is decoded, beside ``cache=d2cache``; it nee
 Of masks whose rows a cache did not compute, published code means to commit none, but the write that
 says so goes into a copy: they take part with logits of 0. Here they never do.
 
-Shape letters: B requests, G generation length, C candidates of one request, K distances.
+Shape letters: B requests, G generation length, C candidates of one request, X tables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skipstone.checks import check_fields
-from skipstone.density import certainty_density, full_weight, weights_by_distance
+from skipstone.density import around, certainty_density, full_weight, sides
 from skipstone.errors import ConfigError
 from skipstone.host_canvas import Status
 from skipstone.knob import Knob
@@ -81,27 +81,17 @@ class Certainty(UnmaskPolicy):
 
 def density_BG(canvas: Canvas, sigma: float) -> Tensor:
     """As ``certainty_density``, of each request: float64 [B, G]."""
-    import torch  # the settings are read without torch
+    from skipstone.rows import to_device  # the settings are read without torch
 
-    from skipstone.rows import to_device
-
-    gen_length = canvas.gen_length
-    weights_K = weights_by_distance(sigma, 2 * gen_length + 1)
-    upto_K = np.concatenate([[0.0], np.cumsum(weights_K)[:-1]])
-    weights_K, upto_K = to_device(np.stack([weights_K, upto_K]), canvas.device)
+    new, lengths = canvas.gen_length, canvas.gen_lengths
+    tables = [around(sigma, new), *(sides(sigma, length, new).ravel() for length in lengths)]
+    around_X, sides_X = to_device(np.concatenate(tables), canvas.device).tensor_split([2 * new - 1])
+    left_BG, right_BG = sides_X.view(-1, 2, new).unbind(1)
+    last_B1 = to_device(np.array(lengths)[:, None].clip(min=1) - 1, canvas.device)
     status_BG = canvas.region(canvas.status_BL)
-    length_B1 = (status_BG != Status.PAD).sum(-1, keepdim=True)
-    decided_BG = (status_BG != Status.PAD) & (status_BG != Status.MASK)
-    offset_G = torch.arange(gen_length, device=canvas.device)
-    near_GG = weights_K[(offset_G[:, None] - offset_G).abs()]
-
-    def weight_of(first_BG: Tensor) -> Tensor:
-        """Of as many positions as are decoded, the nearest of them so far away."""
-        nearer_BG, all_BG = first_BG.clamp(min=0), (first_BG + length_B1).clamp(min=0)
-        return upto_K[all_BG] - upto_K[nearer_BG]
-
-    left_BG = weight_of(offset_G + 1)
-    right_BG = weight_of(length_B1 - offset_G)
-    last_B1 = decided_BG.gather(1, (length_B1 - 1).clamp(min=0))
-    sum_BG = decided_BG.double() @ near_GG + left_BG + last_B1.double() * right_BG
-    return sum_BG / full_weight(sigma)
+    decided_BG = ((status_BG != Status.PAD) & (status_BG != Status.MASK)).double()
+    # The weights of each offset are those of its neighbour, one further on.
+    inside_BG = decided_BG.flip(-1) @ around_X.unfold(0, new, 1)
+    sum_BG = inside_BG + left_BG + decided_BG.gather(1, last_B1) * right_BG
+    # A product: torch divides by a number otherwise than numpy does, in the last bit.
+    return sum_BG * (1 / full_weight(sigma))
