@@ -170,10 +170,10 @@ def _most_attended(
     weights_RK: Tensor, position_R: np.ndarray, at: RequestStep, context: StepContext
 ) -> int | None:
     """The committed position that the masks of this step attend to most; None if there is none."""
-    masked = context.host.status_BG[at.slot] == Status.MASK
-    masks = at.prompt_length + np.flatnonzero(masked)
-    asking = np.flatnonzero(np.isin(position_R, masks))
-    committed = np.setdiff1d(np.arange(weights_RK.shape[1]), masks)
+    masked = np.zeros(at.prompt_length + context.host.status_BG.shape[1], bool)
+    masked[at.prompt_length :] = context.host.status_BG[at.slot] == Status.MASK
+    asking = np.flatnonzero(masked[position_R])
+    committed = np.flatnonzero(~masked[: weights_RK.shape[1]])
     if not asking.size or not committed.size:
         return None
     return int(committed[int(weights_RK[asking][:, committed].sum(0).argmax())])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from skipstone.engine import Engine, Result, Settings
@@ -18,6 +18,8 @@ from skipstone.tracing.record.recorder import Recorder, header_of, outcome
 _MOST_TOGETHER = 256
 # Of keys and values, and what is kept beside them, that are held at once; more requests wait.
 _MOST_BYTES = 2 << 30
+Encoded = Mapping[str, Sequence[int]]
+"""Ids of each prompt."""
 
 
 class DecodedRun:
@@ -52,11 +54,12 @@ def decode_together(model: Model, runs: Sequence[DecodedRun]) -> None:
     Raises:
         SkipstoneError: a prompt cannot be decoded under its settings.
     """
-    for batch in _batches(model, runs):
+    ids = {prompt: model.text.encode(prompt) for prompt in {run.prompt for run in runs}}
+    for batch in _batches(model, runs, ids):
         engine = Engine(model, batch[0].settings)
         engine.generate_batch(
-            [run.prompt for run in batch],
-            batch_size=min(len(batch), _at_once(model, batch)),
+            [ids[run.prompt] for run in batch],
+            batch_size=min(len(batch), _at_once(model, batch, ids)),
             settings=[run.settings for run in batch],
             observer=_Records(batch),
         )
@@ -87,7 +90,7 @@ class _Records:
             run.trace.end([outcome(result)])
 
 
-def _batches(model: Model, runs: Sequence[DecodedRun]) -> Iterator[list[DecodedRun]]:
+def _batches(model: Model, runs: Sequence[DecodedRun], ids: Encoded) -> Iterator[list[DecodedRun]]:
     """Those that can share one: of whole prompts, whose settings compute the same for a while."""
 
     def shared(run: DecodedRun) -> tuple[str, bool, int]:
@@ -102,16 +105,16 @@ def _batches(model: Model, runs: Sequence[DecodedRun]) -> Iterator[list[DecodedR
         batch = list[DecodedRun]()
         for _, same in groupby(sharing, key=lambda run: run.prompt):
             coming = list(same)
-            if batch and len(batch) + len(coming) > _at_once(model, [*batch, *coming]):
+            if batch and len(batch) + len(coming) > _at_once(model, [*batch, *coming], ids):
                 yield batch
                 batch = list[DecodedRun]()
             batch += coming
         yield batch
 
 
-def _at_once(model: Model, runs: Sequence[DecodedRun]) -> int:
+def _at_once(model: Model, runs: Sequence[DecodedRun], ids: Encoded) -> int:
     """How many of them have room beside each other."""
-    longest = max(len(model.text.encode(run.prompt)) + run.settings.gen_length for run in runs)
+    longest = max(len(ids[run.prompt]) + run.settings.gen_length for run in runs)
     keeping = frozenset(one for run in runs for one in keeping_of(model.network, run.settings))
     config, dtype = model.config, model.network.dtype
     each = cell_bytes(config, dtype) + kept_bytes(keeping, config, dtype)

@@ -20,6 +20,7 @@ from skipstone.canvas import StepContext
 from skipstone.engine.forward.asked import Asked
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.layers import Layers
+from skipstone.engine.forward.places import among, places
 from skipstone.engine.guarded import Failed, check_rows, noting
 from skipstone.errors import ConfigError
 from skipstone.memory.kept import KeptStates
@@ -257,16 +258,10 @@ def _places_of(some: Rows, rows: Rows, who: str, layer: int) -> np.ndarray:
     Raises:
         ConfigError: one of them does not.
     """
-    places, wanted = _numbers(rows), _numbers(some)
-    strange = np.flatnonzero(~np.isin(wanted, places))
+    strange = np.flatnonzero(~among(some, rows))
     if strange.size:
         raise ConfigError(
             f"{who} names position {some.position[strange[0]]} of slot {some.request[strange[0]]} "
             f"in layer {layer}, which it was not asked about"
         )
-    return np.searchsorted(places, wanted)
-
-
-def _numbers(rows: Rows) -> np.ndarray:
-    """One number for each request and position, ascending as rows are: int64 [N]."""
-    return (rows.request << 32) + rows.position
+    return np.searchsorted(places(rows), places(some))

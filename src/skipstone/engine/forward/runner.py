@@ -24,6 +24,7 @@ from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.layers import Layers
 from skipstone.engine.forward.mlps import ChosenMlps
 from skipstone.engine.forward.naming import Naming
+from skipstone.engine.forward.places import among
 from skipstone.engine.observe import TappedStates, Taps
 from skipstone.errors import ConfigError, PolicyError
 from skipstone.memory.store import KVStore
@@ -87,7 +88,7 @@ class Pass:
         if self.kept_N is not None:
             through = ~self.exits[-1].left()
         for rows in (self.entered, *self.named, *(reuse.computed for reuse in self.reuses)):
-            through &= np.isin(_places(self.computed), _places(rows))
+            through &= among(self.computed, rows)
         if through.all():
             return self.computed
         return self.computed.take(np.flatnonzero(through)) if through.any() else None
@@ -120,7 +121,7 @@ class Pass:
         for reuse in self.reuses:
             if reuse.part == part:
                 asked = reuse.asked
-                left = ~np.isin(_places(asked), _places(reuse.computed))
+                left = ~among(asked, reuse.computed)
                 could += np.bincount(asked.request, minlength=batch)
                 did += np.bincount(asked.request[left], minlength=batch)
         return could, did
@@ -137,13 +138,13 @@ class Pass:
         """
         if not self.reuses:
             return None
-        parts_YN, wanted = np.full((num_layers, rows.num_rows), 3, np.uint8), _places(rows)
+        parts_YN = np.full((num_layers, rows.num_rows), 3, np.uint8)
         for reuse in self.reuses:
-            asked, computed = _places(reuse.asked), _places(reuse.computed)
-            left_N = np.isin(wanted, asked[~np.isin(asked, computed)])
+            left = np.flatnonzero(~among(reuse.asked, reuse.computed))
+            left_N = among(rows, reuse.asked.take(left))
             parts_YN[reuse.layer - 1, left_N] = 0 if reuse.part == "layer" else 2
             for renewed in reuse.renewed:
-                parts_YN[reuse.layer - 1, left_N & np.isin(wanted, _places(renewed))] = 1
+                parts_YN[reuse.layer - 1, left_N & among(rows, renewed)] = 1
         return parts_YN
 
     def skip_layers(self, rows: Rows) -> np.ndarray:
@@ -156,7 +157,7 @@ class Pass:
         """
         found = np.zeros(rows.num_rows, np.int64)
         for exit in self.exits:
-            gone = np.isin(_places(rows), _places(exit.rows)[exit.left()])
+            gone = among(rows, exit.rows.take(np.flatnonzero(exit.left())))
             found[gone & (found == 0)] = exit.layer + 1
         return found
 
@@ -316,11 +317,6 @@ class Runner:
             )
         # Whatever a policy says of rows that may not skip.
         return kept_N if rows.fresh_N is None else kept_N | rows.fresh_N
-
-
-def _places(rows: Rows) -> np.ndarray:
-    """One number for each request and position: int64 [N]."""
-    return (rows.request << 32) + rows.position
 
 
 def stops(skip: SkipSession, num_layers: int) -> tuple[int, ...]:
