@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from skipstone import ConfigError, CosineSkip, Engine, Fixed, NoCache, Threshold
-from skipstone.cache import D2Cache
+from skipstone.cache import D2Cache, pointed
 from skipstone.cache.pointed import LayerWeights, gaps_filled, nucleus, rolled_out
 from skipstone.density import certainty_density
+from skipstone.diagnosis.case import Case
+from skipstone.diagnosis.diagnose import diagnose
 from skipstone.engine.observe import StepView
 from skipstone.host_canvas import Status
+from skipstone.tracing import Recorder
+from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from tests.helpers.watching import BASE, Looking, prompt_of, uneven_model
 from tests.models.test_contracts import CONFIGS, model_of
 
@@ -190,3 +196,26 @@ def test_the_remedy_keeps_rows_to_which_half_as_much_flows() -> None:
     assert D2Cache(rollout_p=1.0).fresher() is None
     assert D2Cache(rollout_p=1.0).idle(())
     assert not D2Cache().idle(())
+
+
+def test_rows_chosen_by_wrong_values_have_a_remedy_that_speaks_of_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Attention is followed through the first layer alone."""
+    model, prompt, sides = uneven_model(1), prompt_of(1, 7), list[Side]()
+
+    def of_the_first(layers: Sequence[LayerWeights], length: int) -> Tensor:
+        return rolled_out(layers[:1], length)
+
+    for wrong in (False, True):
+        with monkeypatch.context() as patch:
+            if wrong:
+                patch.setattr(pointed, "rolled_out", of_the_first)
+            recorder, engine = Recorder("full"), Engine(model, BASE, cache=D2Cache(3))
+            engine.generate(prompt, observer=recorder)
+        sides.append(Side(recorder.trace, 0, None if wrong else engine))
+    a, b = sides
+    found = diagnose(Case(a.trace, b.trace, ExperimentRunner(a, b, model))).cause
+    assert found is not None
+    assert "other rows are recomputed" in str(found.what)
+    assert "see by what the cache policy chooses rows" in str(found.remedy)

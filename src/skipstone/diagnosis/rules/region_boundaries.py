@@ -19,11 +19,17 @@ from skipstone.diagnosis.rule import (
 )
 from skipstone.diagnosis.rules.budget_exhausted import masks_left
 from skipstone.diagnosis.rules.inactive_feature import never_cached
+from skipstone.policies import CACHE
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Sentence
 
 # What follows from the number of blocks.
 _NUMBERS = frozenset(("number", "value", "of canvas"))
+
+_BY_PLACE = Sentence(
+    "derive the rows from prompt length and block length once, and use absolute positions"
+)
+_BY_VALUE = Sentence("see by what the cache policy chooses rows, and from which step it takes that")
 
 
 def examine(case: Case) -> Answer:
@@ -43,6 +49,7 @@ def _rows(case: Case) -> Finding | None:
     missing, extra = np.setdiff1d(expected.rows, step.rows), np.setdiff1d(step.rows, expected.rows)
     if (expected.refresh and not extra.size) or never_cached(case.record_b):
         return None
+    cache = CACHE.recorded(case.record_b.header.settings)
     return Finding(
         rule=RULE.name,
         number=RULE.number,
@@ -61,9 +68,7 @@ def _rows(case: Case) -> Finding | None:
             Sentence("run on B's canvases with the right rows: the decisions are not A's"),
         ),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
-        remedy=Sentence(
-            "derive the rows from prompt length and block length once, and use absolute positions"
-        ),
+        remedy=_BY_PLACE if cache is None or cache.pure else _BY_VALUE,
         positions=tuple(deviation.positions.tolist()),
     )
 
