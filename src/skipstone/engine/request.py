@@ -55,6 +55,11 @@ class Request:
     keeping: Keeping = frozenset()
     """What is kept of its positions beside keys and values."""
 
+    @cached_property
+    def given(self) -> int:
+        """How many ids of the region are given."""
+        return sum(token != self.mask_id for token in self.region)
+
     @classmethod
     def of(
         cls,

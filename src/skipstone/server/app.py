@@ -23,6 +23,7 @@ from skipstone.server.protocol.errors import ErrorBody, body_of, response_to
 from skipstone.server.protocol.streams import describe_streams
 from skipstone.server.routes.chat import chat_routes
 from skipstone.server.routes.completions import completion_routes
+from skipstone.server.routes.fill import fill_routes
 from skipstone.server.routes.metrics import metric_routes
 from skipstone.server.routes.models import model_routes
 from skipstone.server.routes.traces import trace_routes
@@ -93,7 +94,7 @@ def routes_of(served: ServedModel) -> FastAPI:
         responses=_ERRORS,
         lifespan=until_stopped,
     )
-    for routes in (chat_routes, completion_routes, model_routes, trace_routes):
+    for routes in (chat_routes, completion_routes, fill_routes, model_routes, trace_routes):
         app.include_router(routes(served))
     say_errors(app)
     return app

@@ -58,6 +58,8 @@ class Choice:
     handle: Handle
     text: FinalText
     watch: AnswerWatch
+    to_end: bool
+    """Whether its request is decoded to its end, though its text may end before."""
 
     @property
     def finish(self) -> FinishReason:
@@ -149,8 +151,10 @@ class Answers:
     def usage(self) -> Usage:
         """What was used; a prompt counts once, however many answers it has."""
         each = len(self.choices) // self.prompts
-        read = sum(len(choice.handle.request.prompt) for choice in self.choices[::each])
-        written = sum(choice.text.tokens for choice in self.choices)
+        given = [choice.handle.request.given for choice in self.choices]
+        read = sum(len(one.handle.request.prompt) for one in self.choices[::each])
+        read += sum(given[::each])
+        written = sum(choice.text.tokens for choice in self.choices) - sum(given)
         return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
     def said(self) -> Said:
@@ -158,10 +162,7 @@ class Answers:
         return Said(notes=list(dict.fromkeys(note for one in self.choices for note in one.notes())))
 
     async def _read(self, choice: Choice, tell: Tell) -> None:
-        """Read one to its end; however that comes, its slot is free then.
-
-        One that is recorded is decoded to the end of its request, as if it were alone.
-        """
+        """Read one to its end; however that comes, its slot is free then."""
         text = choice.text
         try:
             async with aclosing(_steps(choice.handle)) as steps:
@@ -171,7 +172,7 @@ class Answers:
                     new = text.take(step.final_F, step.final_tokens_F)
                     if news := choice.news(new, step):
                         await tell(choice, news)
-                    if text.finish is not None and choice.watch.trace is None:
+                    if text.finish is not None and not choice.to_end:
                         return
             if news := choice.news(text.close()):
                 await tell(choice, news)
@@ -201,11 +202,12 @@ def submit(served: ServedModel, account: Account, asks: Sequence[Ask], prompts: 
     try:
         for index, ask in enumerate(asks):
             watch = AnswerWatch.of(ask, model.text)
-            handle = served.engine.submit(ask.prompt, observer=watch.observer, **ask.settings)
-            text = FinalText(
-                handle.request, model.text, model.config.eos_id, limit=ask.limit, stops=ask.stops
-            )
-            choices.append(Choice(index, handle, text, watch))
+            send = served.engine.submit_canvas if ask.fills else served.engine.submit
+            handle = send(ask.prompt, observer=watch.observer, **ask.settings)
+            # In a canvas, EOS may stand anywhere.
+            eos_id = None if ask.fills else model.config.eos_id
+            text = FinalText(handle.request, model.text, eos_id, limit=ask.limit, stops=ask.stops)
+            choices.append(Choice(index, handle, text, watch, ask.to_end))
     except BaseException:
         cancel(choices)
         raise

@@ -9,7 +9,7 @@ from typing import cast
 from skipstone.engine.settings import Settings, SettingsFields, parse_fields
 from skipstone.errors import ConfigError
 from skipstone.server.access.account import SEEDS
-from skipstone.server.protocol.common import DecodingRequest
+from skipstone.server.protocol.common import DecodingRequest, SampledRequest
 from skipstone.server.protocol.errors import AnswerError
 from skipstone.server.protocol.strict import CONFLICT
 from skipstone.server.served import ServedModel
@@ -32,6 +32,13 @@ class Ask:
     """Whether it is told what each step changed."""
     trace: TraceLevel | None
     """At which it is recorded."""
+    fills: bool = False
+    """Whether ``prompt`` is a canvas whose masks are decoded, and nothing follows it."""
+
+    @property
+    def to_end(self) -> bool:
+        """Whether it is decoded to its end, as if nobody waited for a text alone."""
+        return self.fills or self.trace is not None
 
 
 def asks(
@@ -50,6 +57,21 @@ def asks(
     """
     check_model(served, asked.model)
     return [ask for prompt in prompts for ask in _to(served, asked, prompt, seed)]
+
+
+def fills(
+    served: ServedModel, asked: SampledRequest, canvas: Sequence[int], seed: int
+) -> list[Ask]:
+    """Every answer of a request that fills in a canvas; ``seed`` as ``asks`` takes it."""
+    changes, own = _stated(asked), served.engine.settings
+    whole = own.replace(**_of_any_length(changes))
+    length = len(canvas) - canvas.index(served.engine.model.config.mask_id)
+    _scale_steps(changes, whole, own, length)
+    trace = None if asked.trace is None else level_of(asked.trace, served.traces)
+    return [
+        Ask(canvas, settings, length, (), None, canvas=False, trace=trace, fills=True)
+        for settings in _drawn(asked, changes, whole, seed)
+    ]
 
 
 def check_model(served: ServedModel, name: str) -> None:
@@ -87,21 +109,39 @@ def _to(
         room = served.engine.model.config.max_length - len(prompt)
         limit = asked.most_tokens or min(own.gen_length, max(1, room))
         changes["gen_length"] = _length(whole, len(prompt), limit, room)
-    if own.steps is not None and "steps" not in changes:
-        # As many to a token as the server was started with.
-        scaled = own.steps * changes["gen_length"] // own.gen_length
-        changes["steps"] = max(-(-changes["gen_length"] // whole.whole_block), scaled)
-    draws = whole.temperature > 0 or whole.unmask.uses_seed
+    _scale_steps(changes, whole, own, changes["gen_length"])
     trace = None if asked.trace is None else level_of(asked.trace, served.traces)
-    first = whole.seed if whole.seed is not None else drawn
-    for number in range(asked.n or 1):
-        seed = {"seed": (first + number) % SEEDS} if draws else {}
-        settings = cast("SettingsFields", {**changes, **seed})
-        watched = (asked.told_beside, asked.with_canvas, trace)
+    watched = (asked.told_beside, asked.with_canvas, trace)
+    for settings in _drawn(asked, changes, whole, drawn):
         yield Ask(prompt, settings, limit, asked.stops, *watched)
 
 
-def _stated(asked: DecodingRequest) -> SettingsFields:
+def _scale_steps(changes: SettingsFields, whole: Settings, own: Settings, length: int) -> None:
+    """State as many steps to a token as the server was started with, unless a request states them.
+
+    Args:
+        changes: of the request.
+        whole: its settings, but for its length.
+        own: the server's.
+        length: new positions.
+    """
+    if own.steps is not None and "steps" not in changes:
+        scaled = own.steps * length // own.gen_length
+        changes["steps"] = max(-(-length // whole.whole_block), scaled)
+
+
+def _drawn(
+    asked: SampledRequest, changes: SettingsFields, whole: Settings, drawn: int
+) -> Iterator[SettingsFields]:
+    """The settings of each answer: where anything is drawn, each with a seed of its own."""
+    draws = whole.temperature > 0 or whole.unmask.uses_seed
+    first = whole.seed if whole.seed is not None else drawn
+    for number in range(asked.n or 1):
+        seed = {"seed": (first + number) % SEEDS} if draws else {}
+        yield cast("SettingsFields", {**changes, **seed})
+
+
+def _stated(asked: SampledRequest) -> SettingsFields:
     """What a request changes of the engine's settings.
 
     Raises:

@@ -33,14 +33,14 @@ class FinalText:
     """The text of one answer, read from its steps."""
 
     def __init__(
-        self, request: Request, text: Text, eos_id: int, *, limit: int, stops: Sequence[str]
+        self, request: Request, text: Text, eos_id: int | None, *, limit: int, stops: Sequence[str]
     ) -> None:
         """Nothing is decided yet.
 
         Args:
             request: what is decoded.
             text: of the model.
-            eos_id: of the model.
+            eos_id: of the model; None: no token ends it.
             limit: tokens after which it is cut.
             stops: texts before which it ends.
         """
@@ -55,11 +55,16 @@ class FinalText:
         self.whole = True
         """Whether it did not end before masks that were left."""
         self._text, self._stops = text, tuple(stops)
-        self._ends = frozenset([eos_id, *request.stop_ids])
+        self._ends = frozenset(() if eos_id is None else (eos_id, *request.stop_ids))
         self._ids_G = np.array(request.region[:limit])
         self._decided_G = self._ids_G != request.mask_id
         self._settled = 0
         self._told, self._cut = 0, False
+
+    @property
+    def ids(self) -> list[int]:
+        """The new tokens, up to the limit; masks where nothing is decided."""
+        return self._ids_G.tolist()
 
     def take(self, offsets_F: np.ndarray, tokens_F: np.ndarray) -> str:
         """What becomes final by a step.

@@ -36,38 +36,25 @@ class StreamOptions(Strict):
     """Whether chunks say what each step changed; of Skipstone, not of OpenAI."""
 
 
-class DecodingRequest(Strict):
-    """How to decode; what is left out is as the server was started."""
+class SampledRequest(Strict):
+    """With which model and settings; what is left out is as the server was started."""
 
     model: str
     """The name under which the model is served."""
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     """Answers to each prompt."""
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Of an answer, at most."""
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
-    """Texts before which an answer ends."""
     temperature: Annotated[float, Field(ge=0)] | None = None
     """0 takes the most probable token."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Only the most probable tokens are possible, up to the one with which they reach this."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Of what is drawn; the answers to a prompt are drawn with it, one more, two more and so on."""
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     skipstone: dict[str, SettingValue] | None = None
     """Settings of the engine for this request alone, by name and as on the command line; and
     ``trace``, the level at which its answers are recorded."""
     user: str | None = None
     """Taken and not used, as are the other labels of a request."""
     metadata: dict[str, str] | None = None
-
-    @model_validator(mode="after")
-    def _streams(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            said = "stream_options is there, but stream is not true; leave it out, or stream"
-            raise refusal(CONFLICT, "stream_options", said)
-        return self
 
     @property
     def settings(self) -> dict[str, str]:
@@ -79,6 +66,24 @@ class DecodingRequest(Strict):
     def trace(self) -> SettingValue:
         """The level at which each answer is recorded; None: it is not."""
         return (self.skipstone or {}).get("trace")
+
+
+class DecodingRequest(SampledRequest):
+    """What follows a prompt."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Of an answer, at most."""
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    """Texts before which an answer ends."""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _streams(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            said = "stream_options is there, but stream is not true; leave it out, or stream"
+            raise refusal(CONFLICT, "stream_options", said)
+        return self
 
     @property
     def stops(self) -> tuple[str, ...]:

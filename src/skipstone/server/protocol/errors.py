@@ -119,6 +119,6 @@ def _path(error: Mapping[str, object]) -> list[str]:
     """
     path = error["loc"]
     assert isinstance(path, Sequence)
-    forms = ("str", "int", "float", "bool")
+    forms = ("str", "int", "float", "bool", "MaskPart")
     parts = [str(part) for part in path[1:]]
     return [part for part in parts if part.replace("_", "a").isalnum() and part not in forms]

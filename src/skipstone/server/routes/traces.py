@@ -23,6 +23,7 @@ from skipstone.server.protocol.traces import DiagnoseRequest, Language, TraceLis
 from skipstone.server.served import ServedModel
 from skipstone.server.traces.examiner import Examiner
 from skipstone.tracing import Recorder
+from skipstone.tracing.replay.again import canvas_of
 
 _EXACT = "exact"
 _PAGE = "report.html"
@@ -103,9 +104,13 @@ async def _pair(
 async def _decode_exactly(served: ServedModel, folder: Path, name: str) -> None:
     """Decode the request of a trace again, beside all others, with all rows in every forward."""
     with open_trace(folder / name) as trace:
-        header = trace.headers[0]
+        header, canvas = trace.headers[0], canvas_of(trace.records[0])
     settings = parse_fields({**header.settings, "cache": "none", "skip": "none"})
     check_queue(served.engine.load, 1, served.options.max_waiting)
     recorder = Recorder()
-    await served.engine.submit(list(header.prompt_ids), observer=recorder, **settings)
+    if canvas is None:
+        await served.engine.submit(list(header.prompt_ids), observer=recorder, **settings)
+    else:
+        del settings["gen_length"]
+        await served.engine.submit_canvas(canvas, observer=recorder, **settings)
     await run_in_threadpool(write_trace, recorder.trace, folder / _EXACT)
