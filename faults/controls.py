@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from faults.alike import ALIKE
 from faults.cases.common import COMPANION, FIXED, LOOSE, SKIP, math_kernel
 from faults.engine.arithmetic import last_bit
-from faults.engine.instead import Fault
+from faults.engine.instead import Fault, instead
 from faults.specimen import NARROW, PROMPTS, WIDE, Pair, Specimen, Watched
 from faults.truth import ALWAYS, Truth
 
@@ -26,6 +28,20 @@ def two_threads() -> Generator[None, None, None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def sums_in_halves() -> Generator[None, None, None]:
+    """Products of matrices are summed in another order, as on another processor."""
+    whole = F.linear
+
+    def apart(x_NK: Tensor, weight_OK: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        half = weight_OK.shape[1] // 2
+        first_NO = whole(x_NK[..., :half], weight_OK[:, :half], bias_O)
+        return first_NO + whole(x_NK[..., half:], weight_OK[:, half:])
+
+    with instead(F, "linear", apart):
+        yield
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,7 @@ NOISES = (
     Noise("last bit", last_bit),
     Noise("attention backend", math_kernel),
     Noise("two threads", two_threads),
+    Noise("sums in another order", sums_in_halves),
     Noise("batch of two", companions=("Who is Newton, physics?",)),
     Noise("padded batch", companions=COMPANION),
     Noise("an engine that was used", before=(COMPANION[0], PROMPTS[1])),

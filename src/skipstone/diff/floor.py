@@ -191,6 +191,19 @@ def logit_gap(candidates: Candidates) -> np.ndarray:
     return top - np.log(np.maximum(candidates.runner_up_confidence, tiny))
 
 
+def confidence_apart(a: StepRecord, b: StepRecord) -> np.ndarray:
+    """float64 [C]: how far confidences of the tokens that both steps would take are apart."""
+    i, j = _same_tokens(a.candidates, b.candidates)
+    return np.abs(a.candidates.confidence[i] - b.candidates.confidence[j])
+
+
+def _same_tokens(mine: Candidates, theirs: Candidates) -> tuple[np.ndarray, np.ndarray]:
+    """Which candidates stand at one position with one token, as indices into each."""
+    _, i, j = np.intersect1d(mine.position, theirs.position, return_indices=True)
+    same = mine.token[i] == theirs.token[j]
+    return i[same], j[same]
+
+
 @dataclass(frozen=True)
 class _Moved:
     """The largest changes in one step."""
@@ -212,11 +225,9 @@ def _same_prompt(record: RunRecord, trace: Trace, name: str) -> int:
 
 def _moved(a: StepRecord, b: StepRecord) -> _Moved:
     mine, theirs = a.candidates, b.candidates
-    _, i, j = np.intersect1d(mine.position, theirs.position, return_indices=True)
-    same = mine.token[i] == theirs.token[j]
-    i, j = i[same], j[same]
+    i, j = _same_tokens(mine, theirs)
     gap = np.abs(logit_gap(mine)[i] - logit_gap(theirs)[j])
-    confidence = np.abs(mine.confidence[i] - theirs.confidence[j])
+    confidence = confidence_apart(a, b)
     places = [(a.forward, position) for position in mine.position[i].tolist()]
     return _Moved(
         gap=float(gap.max(initial=0.0)),

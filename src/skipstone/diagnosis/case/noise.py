@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 
 from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.inquiry import Inquiry
 from skipstone.diagnosis.case.runs import Runs
 from skipstone.diagnosis.experiment import VARIATIONS, Choice, Follow, Rerun, SideName, Variation
 from skipstone.diff import Divergence, Floor, compare, estimated_floor, floor_from
-from skipstone.diff.floor import roundoff
+from skipstone.diff.floor import confidence_apart, roundoff
 from skipstone.record import RunRecord, Trace
 
 _LED: frozenset[Choice] = frozenset(("rows", "skip"))
@@ -56,12 +57,31 @@ class Noise:
     @cached_property
     def _window(self) -> tuple[int, int]:
         steps, first = self._record.steps, self.divergence.first
-        at = 1
-        if first is not None:
+        if first is None:
+            at = self._furthest_apart
+        else:
             known = [s.forward for s in steps if (s.block, s.step) <= (first.block, first.step)]
             at = max(known, default=0)
         last = steps[-1].forward
         return max(0, min(at, last) - 1), min(at, last)
+
+    @cached_property
+    def _furthest_apart(self) -> int:
+        """The forward where confidences of runs that never part differ the most.
+
+        Where a model is sure, noise does not show: measured there, it would make a departure of
+        the same noise elsewhere.
+        """
+        pairs = ((step, self.divergence.same_step(step)) for step in self.runs.record_b.steps)
+        moved = [
+            (
+                float(confidence_apart(a, b).max(initial=0.0)),
+                a.forward if self._side == "a" else b.forward,
+            )
+            for b, a in pairs
+            if a is not None
+        ]
+        return max(moved, key=itemgetter(0), default=(0.0, 1))[1]
 
     def self_runs(self, side: SideName, attempts: int = 2) -> list[Divergence | None]:
         """Where repetitions of a side part from its trace, up to where A and B part.

@@ -12,13 +12,17 @@ from skipstone.diagnosis.rule import Answer, Rule, place, proof_of
 from skipstone.record import RunRecord, StepRecord
 from skipstone.sentence import NOTHING, Sentence, listed
 
+_MORE_STEPS = Sentence("loop until no mask is left (budget=finish), or raise steps")
+
 
 def examine(case: Case) -> Answer:
     """Count the masks that B left, and see whether more steps would have filled them."""
     record = case.record_b
     left = masks_left(record)
-    if record.outcome is None or not left:
+    if record.outcome is None:
         return None
+    if not left:
+        return _filled_later(case)
     step = first_unfinished(record)
     steps = [s for s in record.steps if step is not None and s.block == step.block]
     proof, how = _by_setting(case) or _with_more_steps(case)
@@ -44,8 +48,37 @@ def examine(case: Case) -> Answer:
         ),
         experiment=how,
         proof=proof,
-        remedy=Sentence("loop until no mask is left (budget=finish), or raise steps"),
+        remedy=_MORE_STEPS,
         positions=left,
+    )
+
+
+def _filled_later(case: Case) -> Finding | None:
+    """A block of B ends with masks where A goes on; a later block fills them."""
+    step = first_unfinished(case.record_b)
+    if step is None or case.record_b.header.settings.get("budget") == "finish":
+        return None
+    proved = _by_setting(case)
+    if proved is None and not _parts_here(case):
+        return None
+    proof, how = proved or (Proof.CONSISTENT, Sentence("A goes on from the same canvas"))
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence(
+            "the step budget of a block ended with {left} masks left, which a later block fills",
+            left=step.masks_after,
+        ),
+        where=place(step, None, _first_mask(step)),
+        evidence=Sentence(
+            "block {block} ended after {steps} steps",
+            block=step.block,
+            steps=sum(s.block == step.block for s in case.record_b.steps),
+        ),
+        experiment=how,
+        proof=proof,
+        remedy=_MORE_STEPS,
+        positions=masks_of_block(step),
     )
 
 
@@ -95,10 +128,16 @@ def first_unfinished(record: RunRecord) -> StepRecord | None:
     return next((s for s in last_of_block.values() if s.masks_after), None)
 
 
+def masks_of_block(step: StepRecord) -> tuple[int, ...]:
+    """Absolute positions from the start of its block on that a step leaves masked."""
+    masks = np.flatnonzero(step.status_after == 2) + step.prompt_length
+    inside = (masks >= step.block_start) & (masks < step.block_stop)
+    return tuple(masks[inside].tolist())
+
+
 def _first_mask(step: StepRecord) -> int:
     """The first mask that a step leaves in its block."""
-    masks = np.flatnonzero(step.status_after == 2) + step.prompt_length
-    return int(masks[masks >= step.block_start][0])
+    return masks_of_block(step)[0]
 
 
 RULE = Rule(4, "budget-exhausted", "step budget exhausted, masks left", examine)

@@ -8,7 +8,7 @@ from skipstone.diagnosis.edits import edited_otherwise
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.rule import Answer, Rule, of_the_loop, place, proof_of
-from skipstone.diagnosis.rules.budget_exhausted import masks_left
+from skipstone.diagnosis.rules.budget_exhausted import first_unfinished, masks_left
 from skipstone.record import StepRecord
 from skipstone.sentence import NOTHING, Sentence
 from skipstone.unmask.ranking import ranks
@@ -16,7 +16,8 @@ from skipstone.unmask.ranking import ranks
 
 def examine(case: Case) -> Answer:
     """As many commits as planned, of the best candidates? By setting, or against the settings."""
-    if masks_left(case.record_b) or edited_otherwise(case):
+    record = case.record_b
+    if masks_left(record) or first_unfinished(record) is not None or edited_otherwise(case):
         return None
     found = swap(case) if case.expected.conforms else None
     if found is not None and found.factors[0].name in ("steps", "unmask"):

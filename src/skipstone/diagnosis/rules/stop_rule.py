@@ -8,12 +8,18 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, tried
-from skipstone.diagnosis.rules.budget_exhausted import ends_committed, first_unfinished, masks_left
+from skipstone.diagnosis.rules.budget_exhausted import (
+    ends_committed,
+    first_unfinished,
+    masks_left,
+    masks_of_block,
+)
 from skipstone.diff import Divergence
-from skipstone.record import RunRecord
+from skipstone.record import RunRecord, StepRecord
 from skipstone.sentence import NOTHING, Sentence
 
 _SETTINGS = ("eos_stop", "stop_after", "stop_ids")
+_WHOLE_BLOCK = Sentence("loop until no mask is left in the block")
 _STOP_LATE = Sentence("stop only when EOS is committed and nothing left of it is masked")
 
 
@@ -93,7 +99,9 @@ def _ended(case: Case) -> Finding | None:
     stated = case.record_b.header.settings
     if first is None or first.kind != "stop" or stated.get("budget") != "finish":
         return None
-    left = masks_left(case.record_b)
+    left, early = masks_left(case.record_b), first_unfinished(case.record_b)
+    if not left and early is not None and early.block == first.block:
+        return _left_early(early)
     if not left:
         return None
     steps = [s for s in case.record_b.steps if s.block <= first.block]
@@ -107,7 +115,28 @@ def _ended(case: Case) -> Finding | None:
         ),
         experiment=NOTHING,
         proof=proof_of(removed=None, added=None),
-        remedy=Sentence("loop until no mask is left in the block"),
+        remedy=_WHOLE_BLOCK,
+        positions=left,
+    )
+
+
+def _left_early(step: StepRecord) -> Finding:
+    """A block ended with masks where A goes on, and a later block filled them."""
+    left = masks_of_block(step)
+    return Finding(
+        rule=RULE.name,
+        number=RULE.number,
+        what=Sentence("a block ends before its masks are filled"),
+        where=place(step, None, left[0]),
+        evidence=Sentence(
+            "budget=finish is stated, and block {block} ends with {left} masks, which a later "
+            "block fills",
+            block=step.block,
+            left=len(left),
+        ),
+        experiment=NOTHING,
+        proof=proof_of(removed=None, added=None),
+        remedy=_WHOLE_BLOCK,
         positions=left,
     )
 
