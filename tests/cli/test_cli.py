@@ -251,7 +251,8 @@ def test_the_options_are_the_planned_ones() -> None:
     shared = set(run_options.split())
     decoding = shared | {"--memory"}
     planned = {
-        "generate": decoding | {"--ids", "--batch-file", "--batch-size", "--stream"},
+        "generate": decoding
+        | {"--ids", "--batch-file", "--batch-size", "--stream", "--executor", "--output"},
         "compare": decoding | {"--ids", "--a", "--b", "--report"},
         "models": {"--json", "--debug"},
         "policies": {"--json", "--debug"},
@@ -273,7 +274,9 @@ def test_the_options_are_the_planned_ones() -> None:
         },
         "serve": decoding - {"--prompt-ids", "--json"}
         | {"--slots", "--name", "--host", "--port", "--api-keys-file", "--cors-origin", "--log"}
-        | {"--log-prompts", "--max-body", "--max-waiting", "--time-limit", "--drain"},
+        | {"--log-prompts", "--max-body", "--max-waiting", "--time-limit", "--drain"}
+        | {"--traces", "--keep-traces", "--trace-space", "--diagnosis-limit"}
+        | {"--replicas", "--ray-address"},
         "export": {"--to", "--output", "--debug"},
         "report": {
             "--output",

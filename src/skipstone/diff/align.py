@@ -121,7 +121,7 @@ def check_same_prompt(a: RunRecord, b: RunRecord) -> None:
     """Refuse runs in which a position does not stand for the same thing.
 
     Raises:
-        ConfigError: the prompts or the vocabularies differ.
+        ConfigError: the prompts, the vocabularies or the tokens given behind the prompts differ.
     """
     if a.header.prompt_ids != b.header.prompt_ids:
         raise ConfigError(
@@ -133,6 +133,25 @@ def check_same_prompt(a: RunRecord, b: RunRecord) -> None:
             f"the runs have different vocabularies ({a.header.vocab_size} and "
             f"{b.header.vocab_size} ids); compare runs of one model"
         )
+    given = _given_otherwise(a, b)
+    if given is not None:
+        raise ConfigError(
+            f"the runs fill in different texts: other tokens were given at position {given}; "
+            "compare runs of one text"
+        )
+
+
+def _given_otherwise(a: RunRecord, b: RunRecord) -> int | None:
+    """The first position behind the prompt at which the runs were given something else."""
+    if not a.steps or not b.steps or a.steps[0].forward or b.steps[0].forward:
+        # The beginning was not recorded.
+        return None
+    first_a, first_b = a.steps[0], b.steps[0]
+    length = min(first_a.ids_before.size, first_b.ids_before.size)
+    ids = first_a.ids_before[:length] != first_b.ids_before[:length]
+    masks = (first_a.status_before == 2)[:length] & (first_b.status_before == 2)[:length]
+    other = np.flatnonzero(ids & ~masks)
+    return int(other[0]) + a.prompt_length if other.size else None
 
 
 def _matches(

@@ -75,7 +75,7 @@ class Examiner:
             *(sys.executable, "-P", "-m", "skipstone", command, *arguments),
             *(f"--model={self._name()}", f"--time-limit={self._limit:g}s"),
             cwd=folder,
-            env=_environment(),
+            env=_environment(self._model),
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=PIPE,
@@ -110,11 +110,14 @@ class Examiner:
         return str(locate.find(self._model.name, local_files_only=True).resolve())
 
 
-def _environment() -> dict[str, str]:
-    """As here, with the same code and threads; keys of clients are nobody else's."""
+def _environment(model: Model) -> dict[str, str]:
+    """As here, with the same code, threads and device; keys of clients are nobody else's."""
+    # The commands take the first card that they see, and a processor if they see none.
+    cards = {"CUDA_VISIBLE_DEVICES": ""} if model.network.device.type == "cpu" else {}
     own = {name: value for name, value in os.environ.items() if name != "SKIPSTONE_API_KEYS"}
     return {
         **own,
+        **cards,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_SOURCES), own.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": f"{torch.get_num_threads()}",
     }
