@@ -26,6 +26,8 @@ from skipstone.server.routes.completions import completion_routes
 from skipstone.server.routes.fill import fill_routes
 from skipstone.server.routes.metrics import metric_routes
 from skipstone.server.routes.models import model_routes
+from skipstone.server.routes.page import page_routes
+from skipstone.server.routes.settings import setting_routes
 from skipstone.server.routes.traces import trace_routes
 from skipstone.server.served import DrainPlan, ServedModel
 from skipstone.server.traces.kept import KeptTraces
@@ -94,8 +96,16 @@ def routes_of(served: ServedModel) -> FastAPI:
         responses=_ERRORS,
         lifespan=until_stopped,
     )
-    for routes in (chat_routes, completion_routes, fill_routes, model_routes, trace_routes):
+    for routes in (
+        chat_routes,
+        completion_routes,
+        fill_routes,
+        model_routes,
+        setting_routes,
+        trace_routes,
+    ):
         app.include_router(routes(served))
+    app.include_router(page_routes())
     say_errors(app)
     return app
 

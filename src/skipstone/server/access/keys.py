@@ -15,8 +15,10 @@ from skipstone.quoting import shown
 from skipstone.server.access.account import refuse
 from skipstone.server.protocol.errors import AnswerError
 
-OPEN = frozenset({"/health"})
-"""Paths that anybody may ask for."""
+PAGE_FILES = "/page/"
+"""Where the files of the page lie, in which a key can be entered."""
+OPEN = frozenset({"/", "/health"})
+"""Paths that anybody may ask for, beside these files."""
 
 
 def read_keys(path: Path | None, environment: str) -> tuple[str, ...]:
@@ -65,7 +67,7 @@ class ApiKeys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401."""
-        if scope["type"] == "http" and scope["path"] not in OPEN:
+        if scope["type"] == "http" and not is_open(scope["path"]):
             given = Headers(scope=scope).get("authorization", "")
             if not self._knows(given):
                 said = "an API key is needed: Authorization: Bearer KEY"
@@ -85,6 +87,11 @@ class ApiKeys:
         # All are compared, and digests of one length: how long it takes tells nothing.
         same = [hmac.compare_digest(digest, known) for known in self._known]
         return any(same) and scheme.lower() == "bearer"
+
+
+def is_open(path: str) -> bool:
+    """Whether anybody may ask for a path."""
+    return path in OPEN or path.startswith(PAGE_FILES)
 
 
 def _digest(key: bytes) -> bytes:

@@ -40,6 +40,7 @@ class DrawnStep(NamedTuple):
 
     number: int
     block: int
+    step: int
     committed: Drawn
     provisional: Drawn
     revoked: list[int]
@@ -80,6 +81,7 @@ class CanvasWatch:
         return CanvasStep(
             number=number,
             block=seen.block,
+            step=seen.step,
             committed=self._tokens(seen.committed),
             provisional=self._tokens(seen.provisional),
             revoked=seen.revoked,
@@ -113,6 +115,7 @@ class CanvasWatch:
             DrawnStep(
                 number=at.forward,
                 block=at.block.index,
+                step=at.step,
                 committed=Drawn(committed, after.ids_BG[0, committed], confidence_G[committed]),
                 provisional=Drawn(
                     np.flatnonzero(masked_G), best_G[masked_G], confidence_G[masked_G]

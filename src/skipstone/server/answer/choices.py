@@ -94,7 +94,9 @@ class Choice:
         if canvas is None and trace is None:
             return None
         return SaidOfAnswer(
-            canvas=None if canvas is None else CanvasEnd(finish_reason=self.finish),
+            canvas=None
+            if canvas is None
+            else CanvasEnd(finish_reason=self.finish, tokens=self.text.tokens),
             trace_id=None if trace is None else trace.id,
             trace_error=None if trace is None else trace.failure,
         )

@@ -46,6 +46,8 @@ class CanvasStep(BaseModel):
     """Which step of the answer, from 0; every step is told."""
     block: int
     """In which block it was."""
+    step: int
+    """Which step of its block, from 0; one that repeats an empty one has its number."""
     committed: list[CanvasToken]
     """Masks that were decided, and decided tokens that were replaced."""
     provisional: list[CanvasToken]
@@ -61,6 +63,8 @@ class CanvasEnd(BaseModel):
 
     type: Literal["end"] = "end"
     finish_reason: FinishReason
+    tokens: int
+    """How many tokens the answer has; what is right of them is no part of it."""
 
 
 CanvasNews = Annotated[CanvasBegin | CanvasStep | CanvasEnd, Field(discriminator="type")]

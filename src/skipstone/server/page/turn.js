@@ -1,0 +1,87 @@
+// One turn of the chat: what was asked, one answer or two beside each other, and where they part.
+
+import { Answer } from "./answer.js";
+import { Divergence } from "./divergence.js";
+import { make } from "./dom.js";
+import { proofOf } from "./proof.js";
+import { hush, say } from "./words.js";
+
+export class Turn {
+  /**
+   * @param {string} question
+   * @param {Object<string, string>[]} settings of each column
+   */
+  constructor(question, settings) {
+    this.question = question;
+    this.answers = settings.map((own, number) => new Answer("AB"[number], own));
+    this.parting = make("p", { class: "parting", role: "status" });
+    this.below = make("div", { class: "below" }, this.parting);
+    const [a, b] = this.answers;
+    this.divergence = b ? new Divergence(a.canvas, b.canvas) : null;
+    this.element = make(
+      "section",
+      { class: "turn" },
+      make("div", { class: "question" }, say(make("h2", { class: "hidden" }), "you"), make("p", {}, question)),
+      make("div", { class: "answers" }, ...this.answers.map(({ element }) => element)),
+      legend(Boolean(b)),
+      this.below,
+    );
+  }
+
+  /** What the chat has of this turn; nothing if there is no answer to go on with. */
+  get messages() {
+    const [{ text }] = this.answers;
+    if (!text) return [];
+    return [{ role: "user", content: this.question }, { role: "assistant", content: text }];
+  }
+
+  /** Ask for all answers at once. */
+  async read(request, record, signal) {
+    const seen = () => this.look();
+    await Promise.all(this.answers.map((answer) => answer.read(request, record, signal, seen)));
+    this.conclude();
+  }
+
+  /** Mark the first decision that differs as soon as there is one. */
+  look() {
+    if (!this.divergence || this.marked) return;
+    const found = this.divergence.look();
+    if (!found) return;
+    this.marked = true;
+    say(this.parting, `parted.${found.kind}`, found);
+    this.parting.dataset.position = found.position;
+    this.answers.forEach(({ board }) => board.part(found.position));
+    this.element.classList.add("differs");
+  }
+
+  conclude() {
+    const [a, b] = this.answers;
+    const whole = this.answers.every(({ canvas, failed }) => canvas.ended && !failed);
+    if (this.marked) this.below.append(this.showButton());
+    else if (b && whole) say(this.parting, "parted.none");
+    else hush(this.parting);
+    if (this.answers.every(({ trace }) => trace)) {
+      this.below.append(b ? proofOf(a.trace, b.trace) : proofOf(null, a.trace));
+    }
+    if (b && a.text) this.below.append(say(make("p", { class: "faint" }), "goes.on"));
+  }
+
+  /** Both canvases as they were right after the decision. */
+  showButton() {
+    const button = say(make("button", { type: "button", class: "quiet show" }), "parted.show");
+    const { a, b } = this.divergence.found;
+    button.addEventListener("click", () => {
+      [a ?? b, b ?? a].forEach((step, number) => this.answers[number].show(step + 1));
+    });
+    return button;
+  }
+}
+
+function legend(two) {
+  const states = ["masked", "provisional", "committed", "revoked", "filled", ...(two ? ["parted"] : [])];
+  const items = states.map((state) => {
+    const mark = make("i", { class: `cell ${state}`, "data-state": state, "aria-hidden": "true" });
+    return make("li", {}, mark, say(make("span"), `legend.${state}`));
+  });
+  return make("ul", { class: "legend" }, ...items);
+}
