@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import openai
@@ -13,6 +17,7 @@ import pytest
 from skipstone import load
 from skipstone.engine import Engine
 from skipstone.errors import ConfigError
+from skipstone.server.access import connections
 from skipstone.server.access.account import Account
 from skipstone.server.access.keys import read_keys
 from skipstone.server.options import ServerOptions
@@ -167,3 +172,85 @@ def test_an_error_that_nobody_foresaw_is_named_and_tells_nothing(
     assert answer.headers["x-request-id"] in caplog.text
     assert "RuntimeError" in caplog.text
     assert hidden not in caplog.text + answer.text
+
+
+def test_a_body_with_millions_of_errors_is_refused_by_its_first(served: str) -> None:
+    """An error for each would take gigabytes, and minutes in which nobody else is answered."""
+    empty = list[int]()
+    many: dict[str, object] = {"model": "pebble", "prompt": [empty] * 200_000}
+    bodies: tuple[tuple[str, dict[str, object], str], ...] = (
+        ("completions", many, "prompt.0 is []"),
+        ("completions", {**many, "prompt": [1] * 200_000 + ["a"]}, "prompt.200000 is 'a'"),
+        ("completions", {**many, "prompt": ["a"] * 200_000}, "at most 1024 items"),
+        (
+            "chat/completions",
+            {**ASKED, "messages": [dict[str, str]()] * 200_000},
+            "messages.0.role is missing",
+        ),
+        ("chat/completions", {**ASKED, "stop": [1] * 200_000}, "stop.0 is 1"),
+        ("chat/completions", {**ASKED, "skipstone": {"stop_ids": [""] * 200_000}}, "skipstone."),
+        ("chat/completions", {**ASKED, "metadata": {f"{i}": i for i in range(9999)}}, "9999 mem"),
+        ("fill", {"model": "pebble", "text": [0] * 200_000}, "text.0 is 0"),
+    )
+    with httpx.Client(base_url=served, timeout=60) as http:
+        for path, body, said in bodies:
+            began = time.perf_counter()
+            refused = http.post(f"/{path}", json=body)
+            assert refused.status_code == 400
+            assert said in refused.json()["error"]["message"], refused.text
+            assert time.perf_counter() - began < 3.0, (path, said)
+
+
+def test_connections_that_say_nothing_are_ended_and_too_many_are_refused(
+    served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a descriptor; where none is left, nobody is answered."""
+    where = (urlsplit(served).hostname, urlsplit(served).port)
+    monkeypatch.setattr(connections, "PATIENCE_SECONDS", 0.3)
+    with socket.create_connection(where, timeout=10) as slow:
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200")
+        # It is not idle, so that it would be ended for that.
+        slow.sendall(b"GET /hea")
+        assert slow.recv(1000) == b""
+    with socket.create_connection(where, timeout=10) as bomb:
+        bomb.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\nX: " + b"x" * 100_000)
+        assert bomb.recv(1000).startswith(b"HTTP/1.1 400")
+    monkeypatch.setattr(connections, "most_connections", lambda: 1)
+    with socket.create_connection(where), socket.create_connection(where, timeout=10) as second:
+        assert second.recv(1000).startswith(b"HTTP/1.1 503")
+    monkeypatch.undo()
+    assert httpx.get(f"{served}/models").status_code == 200
+
+
+def test_an_address_that_there_is_not_says_what_there_is(served: str) -> None:
+    root = served.removesuffix("/v1")
+    lost = httpx.post(f"{root}/chat/completions", json=ASKED)
+    assert lost.status_code == 404
+    assert "ends with /v1" in lost.json()["error"]["message"]
+    # Not a redirect to whatever host the client has named.
+    assert httpx.post(f"{served}/chat/completions/", json=ASKED).status_code == 404
+    wrong = httpx.get(f"{served}/chat/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    packed = {"content-encoding": "gzip", "content-type": "application/json"}
+    refused = httpx.post(f"{served}/chat/completions", content=b"\x1f\x8b", headers=packed)
+    assert refused.status_code == 415
+
+
+def test_a_connection_of_which_nothing_is_read_is_ended(
+    served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "PATIENCE_SECONDS", 0.5)
+    where, count = (urlsplit(served).hostname, urlsplit(served).port), 1000
+    whole = len(httpx.get(f"{served[:-3]}/openapi.json").content)
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.settimeout(20)
+        reader.connect(where)
+        reader.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n" * count)
+        time.sleep(2.5)
+        found = 0
+        with contextlib.suppress(ConnectionError):
+            while part := reader.recv(2**20):
+                found += len(part)
+    assert found < count * whole

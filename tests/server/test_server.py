@@ -79,6 +79,34 @@ def test_a_step_that_finishes_text_is_one_chunk(engine: Engine, client: OpenAI) 
     assert any(len(piece.split()) > 1 for piece in grown)
 
 
+def test_each_answer_of_a_stream_is_closed_when_it_ends(client: OpenAI) -> None:
+    """Not when all have ended: one that takes long holds up no other one."""
+    stream = client.completions.create(
+        model="pebble",
+        prompt=["Isaac Newton was an English", "A"],
+        stream=True,
+        max_tokens=16,
+        stop="physicist",
+        extra_body={"skipstone": {"unmask": "fixed"}},
+    )
+    told = [(chunk.choices[0].index, chunk.choices[0].finish_reason) for chunk in stream]
+    ends = {index: at for at, (index, finish) in enumerate(told) if finish is not None}
+    assert set(ends) == {0, 1}
+    first, last = sorted(ends, key=ends.__getitem__)
+    after = [index for index, _ in told[ends[first] + 1 :]]
+    assert after.count(last) > 1
+    assert first not in after
+
+
+def test_a_prompt_that_leaves_no_room_is_told_as_openai_tells_it(client: OpenAI) -> None:
+    for tokens, content, said in ((600, "Who?", "600 are asked for"), (5, "x " * 600, "no room")):
+        with pytest.raises(openai.BadRequestError, match=said) as refused:
+            client.chat.completions.create(
+                model="pebble", max_tokens=tokens, messages=[{"role": "user", "content": content}]
+            )
+        assert refused.value.code == "context_length_exceeded"
+
+
 def test_completions_take_text_as_it_stands(engine: Engine, client: OpenAI) -> None:
     text = engine.model.text.render([{"role": "user", "content": QUESTION}])
     ids = engine.model.text.encode(QUESTION)
@@ -120,7 +148,7 @@ def test_what_is_wrong_is_said_in_openais_form(client: OpenAI) -> None:
     assert (error.param, error.code) == ("messages.0.content", "missing_required_parameter")
     error = refused(messages=[{"role": "user", "content": " "}])
     assert "the prompt is empty" in error.message
-    assert "more than the model's 512; shorten one" in refused(max_tokens=10**6).message
+    assert "more than the model's 512 together" in refused(max_tokens=10**6).message
 
 
 def test_what_asks_for_nothing_is_taken(client: OpenAI) -> None:

@@ -19,7 +19,7 @@ from skipstone.server.access.keys import ApiKeys
 from skipstone.server.answer.stream import ClientGoneError
 from skipstone.server.metrics import Metrics
 from skipstone.server.options import ServerOptions
-from skipstone.server.protocol.errors import ErrorBody, body_of, response_to
+from skipstone.server.protocol.errors import ErrorBody, body_of, no_address, response_to
 from skipstone.server.protocol.streams import describe_streams
 from skipstone.server.routes.chat import chat_routes
 from skipstone.server.routes.completions import completion_routes
@@ -93,6 +93,8 @@ def routes_of(served: ServedModel) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        # The host of another address would be the one that the client says.
+        redirect_slashes=False,
         responses=_ERRORS,
         lifespan=until_stopped,
     )
@@ -148,6 +150,8 @@ def guard(
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code in (404, 405):
+        error = no_address(request.method, request.url.path, error)
     account_of(request).error = body_of(error)[1].error.code
     return response_to(error)
 

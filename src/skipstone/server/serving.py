@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from skipstone.errors import ConfigError
 from skipstone.quoting import shown
+from skipstone.server.access.connections import Connection
 from skipstone.server.options import ServerOptions
 from skipstone.server.served import DrainPlan
 
@@ -106,9 +107,17 @@ def address_of(bound: socket.socket) -> str:
 
 
 def server_of(app: FastAPI, on_hangup: Callable[[], object] | None = None) -> Server:
-    """A server that logs nothing by itself."""
+    """A server that logs nothing by itself but what is its own fault."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, lifespan="on"
+        app,
+        # Named, as which ones uvicorn takes by itself depends on what else is installed.
+        http=Connection,
+        ws="none",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
     )
     return Server(config, app.state.ending, on_hangup)
 

@@ -17,7 +17,7 @@ from skipstone.server.answer.logprobs import ToldToken
 from skipstone.server.answer.plan import Ask
 from skipstone.server.answer.text import FinalText
 from skipstone.server.answer.watch import AnswerWatch
-from skipstone.server.protocol.canvas import CanvasEnd, CanvasStep
+from skipstone.server.protocol.canvas import CanvasEnd
 from skipstone.server.protocol.common import FinishReason, Said, Usage
 from skipstone.server.protocol.errors import OURS, AnswerError
 from skipstone.server.protocol.said import SaidOfAnswer
@@ -37,16 +37,14 @@ class News:
     """That has become final."""
     tokens: tuple[ToldToken, ...] = ()
     """Those of it, where log-probabilities are asked for."""
-    canvas: CanvasStep | None = None
-    """What the step changed, where that is asked for."""
+    said: SaidOfAnswer | None = None
+    """What is to be said beside that."""
+    finish: FinishReason | None = None
+    """Why nothing follows; None: more may come."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to tell."""
-        return bool(self.text or self.tokens or self.canvas)
-
-    def said(self) -> SaidOfAnswer | None:
-        """What is to be said beside text and tokens."""
-        return None if self.canvas is None else SaidOfAnswer(canvas=self.canvas)
+        return bool(self.text or self.tokens or self.said or self.finish)
 
 
 @dataclass(frozen=True)
@@ -81,12 +79,14 @@ class Choice:
             text: that has become final.
             step: by which; None: there are no more.
         """
-        canvas = self.watch.canvas
-        return News(
-            text=text,
-            tokens=self.watch.take(self.text),
-            canvas=None if canvas is None or step is None else canvas.take(step.number),
-        )
+        canvas, said = self.watch.canvas, None
+        if canvas is not None and step is not None:
+            said = SaidOfAnswer(canvas=canvas.take(step.number))
+        return News(text=text, tokens=self.watch.take(self.text), said=said)
+
+    def ended(self) -> News:
+        """That it has."""
+        return News(said=self.said(), finish=self.finish)
 
     def said(self) -> SaidOfAnswer | None:
         """What is to be said of it when it has ended, if anything was asked for."""
@@ -164,7 +164,14 @@ class Answers:
         return Said(notes=list(dict.fromkeys(note for one in self.choices for note in one.notes())))
 
     async def _read(self, choice: Choice, tell: Tell) -> None:
-        """Read one to its end; however that comes, its slot is free then."""
+        """Read one to its end, and tell that it has ended, whatever others do."""
+        await self._read_text(choice, tell)
+        if choice.watch.trace is not None:
+            await choice.watch.trace.keep(choice.handle, self.served.traces)
+        await tell(choice, choice.ended())
+
+    async def _read_text(self, choice: Choice, tell: Tell) -> None:
+        """Read the text of one; however its end comes, its slot is free then."""
         text = choice.text
         try:
             async with aclosing(_steps(choice.handle)) as steps:
@@ -178,8 +185,6 @@ class Answers:
                         return
             if news := choice.news(text.close()):
                 await tell(choice, news)
-            if choice.watch.trace is not None:
-                await choice.watch.trace.keep(choice.handle, self.served.traces)
         finally:
             choice.handle.cancel()
 

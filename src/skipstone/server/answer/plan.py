@@ -106,14 +106,34 @@ def _to(
                 param="skipstone",
             )
     else:
-        room = served.engine.model.config.max_length - len(prompt)
-        limit = asked.most_tokens or min(own.gen_length, max(1, room))
+        room = _room(served.engine.model.config.max_length, len(prompt), asked.most_tokens or 1)
+        limit = asked.most_tokens or min(own.gen_length, room)
         changes["gen_length"] = _length(whole, len(prompt), limit, room)
     _scale_steps(changes, whole, own, changes["gen_length"])
     trace = None if asked.trace is None else level_of(asked.trace, served.traces)
     watched = (asked.told_beside, asked.with_canvas, trace)
     for settings in _drawn(asked, changes, whole, drawn):
         yield Ask(prompt, settings, limit, asked.stops, *watched)
+
+
+def _room(positions: int, before: int, asked: int) -> int:
+    """What the model has positions for beside a prompt.
+
+    Raises:
+        AnswerError: it is less than what is asked for.
+    """
+    room = positions - before
+    if asked > room:
+        # Of a prompt that is too long by itself, no more is encoded than shows that.
+        said = (
+            f"the prompt has {before} tokens and {asked} are asked for, more than the model's "
+            f"{positions} together; shorten it, or ask for {room} at most"
+            if room > 0
+            else f"the prompt leaves no room for an answer: the model has {positions} positions "
+            f"for both; shorten it"
+        )
+        raise AnswerError(400, said, code="context_length_exceeded")
+    return room
 
 
 def _scale_steps(changes: SettingsFields, whole: Settings, own: Settings, length: int) -> None:

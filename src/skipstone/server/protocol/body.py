@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn, cast
 
 from fastapi import Request, Response
@@ -15,6 +15,8 @@ from skipstone.server.protocol.errors import AnswerError
 
 MOST_DEPTH = 64
 """Lists and objects within each other; a JSON schema of a format is the deepest that is sent."""
+MOST_MEMBERS = 1024
+"""Of an object; OpenAI's ``logit_bias`` is the largest that is sent, with some hundreds."""
 
 
 class StrictRoute(APIRoute):
@@ -27,7 +29,7 @@ class StrictRoute(APIRoute):
         async def strictly(request: Request) -> Response:
             if request.method == "POST":
                 request = _StrictRequest(request.scope, request.receive)
-                check_type(request.headers.get("content-type", ""))
+                check_type(request.headers)
                 await request.json()
             return await answer(request)
 
@@ -46,13 +48,20 @@ class _StrictRequest(Request):
         return self._parsed
 
 
-def check_type(said: str) -> None:
+def check_type(headers: Mapping[str, str]) -> None:
     """Refuse a body that is not said to be JSON: pages of other origins may send such ones.
 
     Raises:
-        AnswerError: it is said to be something else, or nothing is said.
+        AnswerError: it is said to be something else or to be packed, or nothing is said.
     """
-    kind = said.partition(";")[0].strip().lower()
+    packed = headers.get("content-encoding", "identity").strip().lower()
+    if packed != "identity":
+        raise AnswerError(
+            415,
+            f"Content-Encoding is {packed!r}; send the body as it is",
+            code="unsupported_media_type",
+        )
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise AnswerError(
             415,
@@ -66,12 +75,12 @@ def parsed(body: bytes) -> object:
 
     Raises:
         AnswerError: it is no JSON in UTF-8, has a key twice, half a character, a number that is
-            none, or too many lists in lists.
+            none, too many lists in lists or too many members.
     """
     try:
         text = body.decode()
         value = strict_json.parse(text, _no_number)
-        _check_depth(value)
+        _check_shape(value)
         strict_json.check_characters(text, value)
     except UnicodeDecodeError as error:
         raise _refused(f"byte {error.start} is not UTF-8", "invalid_json") from None
@@ -92,7 +101,7 @@ def _no_number(name: str) -> NoReturn:
     raise ConfigError(f"{name} is no number of JSON")
 
 
-def _check_depth(value: object) -> None:
+def _check_shape(value: object) -> None:
     level, depth = _members(value), 0
     while level:
         depth += 1
@@ -104,6 +113,9 @@ def _check_depth(value: object) -> None:
 def _members(value: object) -> list[object]:
     """What lies directly in a value."""
     if isinstance(value, dict):
+        if len(value) > MOST_MEMBERS:
+            said = f"an object has {len(value)} members, more than {MOST_MEMBERS}"
+            raise _refused(said, "invalid_json")
         return list(cast("dict[str, object]", value).values())
     return cast("list[object]", value) if isinstance(value, list) else []
 

@@ -37,7 +37,7 @@ class ChatMessage(Strict):
     }
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
     name: str | None = None
 
     def turn(self) -> dict[str, object]:
@@ -76,7 +76,7 @@ class ChatRequest(DecodingRequest):
         "prompt_cache_retention": (None,),
     }
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """The same as ``max_tokens``."""
     logprobs: bool | None = None

@@ -15,7 +15,7 @@ FinishReason = Literal["stop", "length"]
 
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 
-SettingValue = str | int | float | bool | list[int] | None
+SettingValue = str | int | float | bool | Annotated[list[int], Field(fail_fast=True)] | None
 
 # Fields of OpenAI's that no endpoint supports, with the values that ask for nothing.
 NOT_SUPPORTED: Refused = {
@@ -73,7 +73,9 @@ class DecodingRequest(SampledRequest):
 
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Of an answer, at most."""
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | None = (
+        None
+    )
     """Texts before which an answer ends."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -17,7 +17,8 @@ from skipstone.server.protocol.logprobs import CompletionLogprobs
 from skipstone.server.protocol.said import SaidOfAnswer
 from skipstone.server.protocol.strict import Refused
 
-Ids = Annotated[list[int], Field(min_length=1)]
+Ids = Annotated[list[int], Field(min_length=1, fail_fast=True)]
+_MANY = Field(min_length=1, max_length=1024, fail_fast=True)
 
 
 class CompletionRequest(DecodingRequest):
@@ -30,7 +31,7 @@ class CompletionRequest(DecodingRequest):
         "suffix": (None, ""),
     }
 
-    prompt: str | Ids | Annotated[list[str] | list[Ids], Field(min_length=1, max_length=1024)]
+    prompt: str | Ids | Annotated[list[str], _MANY] | Annotated[list[Ids], _MANY]
     """One prompt or several, as text or ids. No chat template is applied, and special text is the
     token that it names."""
 

@@ -88,6 +88,19 @@ def body_of(error: Exception) -> tuple[int, ErrorBody]:
     return status, ErrorBody(error=detail)
 
 
+def no_address(method: str, path: str, error: HTTPException) -> AnswerError:
+    """Nothing is answered there: what is."""
+    allowed = (error.headers or {}).get("allow")
+    known = f"it takes {allowed}" if allowed else "GET /openapi.json has all addresses"
+    return AnswerError(
+        error.status_code,
+        f"there is no {method} {shown(path)} here; {known}. base_url of OpenAI's client ends with "
+        f"/v1",
+        code="no_address",
+        headers=error.headers,
+    )
+
+
 def response_to(error: Exception) -> JSONResponse:
     """The answer to a request that ended with an error."""
     status, body = body_of(error)
@@ -97,8 +110,9 @@ def response_to(error: Exception) -> JSONResponse:
 
 def _invalid(errors: Sequence[Mapping[str, object]]) -> tuple[str, str | None, str | None]:
     """Message, field and code of what is wrong with a body."""
-    # Where a field may have several forms, there is an error for each: the one that went furthest.
-    first = max(errors, key=lambda error: len(_path(error)))
+    # Where a field may have several forms, there is an error for each: first those of the form that
+    # it has, then the one that went furthest.
+    first = max(errors, key=lambda one: (not str(one["type"]).endswith("_type"), len(_path(one))))
     kind, said, context = str(first["type"]), str(first["msg"]), first.get("ctx")
     named = context if isinstance(context, Mapping) else {}
     param = ".".join([*_path(first), *([str(named["param"])] if "param" in named else [])]) or None

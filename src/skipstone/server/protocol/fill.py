@@ -40,7 +40,7 @@ class FillRequest(SampledRequest):
 
     text: (
         Annotated[str, Field(min_length=1)]
-        | Annotated[list[str | MaskPart], Field(min_length=1, max_length=4096)]
+        | Annotated[list[str | MaskPart], Field(min_length=1, max_length=4096, fail_fast=True)]
     )
     """Text in which ``{{mask:N}}`` stands for N tokens; or parts, in which text is nothing but
     that. No chat template is applied, and special text is the token that it names."""

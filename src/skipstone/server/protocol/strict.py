@@ -24,7 +24,8 @@ Refused = Mapping[str, tuple[object, ...]]
 class Strict(BaseModel):
     """A part of a request in which every field is known.
 
-    What ``refused`` names may be sent with a value that asks for nothing.
+    What ``refused`` names may be sent with a value that asks for nothing. Lists are declared with
+    ``fail_fast``: a client is told one error, and a list may have one for each of millions.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

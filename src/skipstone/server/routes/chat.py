@@ -77,7 +77,7 @@ def _whole(asked: ChatRequest, answers: Answers) -> ChatCompletion:
 
 
 async def _stream(asked: ChatRequest, answers: Answers, emit: Emit) -> None:
-    """Whose turn it is, then each piece as it becomes final, then how each answer ends."""
+    """Whose turn it is, then each piece as it becomes final, and how each answer ends."""
     chunk = partial(ChatChunk, id=new_id("chatcmpl"), created=now(), model=asked.model)
     for choice in answers.choices:
         role = Delta(role="assistant", content="")
@@ -89,18 +89,11 @@ async def _stream(asked: ChatRequest, answers: Answers, emit: Emit) -> None:
             index=choice.index,
             delta=Delta(content=news.text or None),
             logprobs=_logprobs(asked, answers, news.tokens) if news.tokens else None,
-            skipstone=news.said(),
+            finish_reason=news.finish,
+            skipstone=news.said,
         )
         await emit(chunk(choices=[told]))
 
     await answers.read(tell)
-    for choice in answers.choices:
-        ended = ChunkChoice(
-            index=choice.index,
-            delta=Delta(),
-            finish_reason=choice.finish,
-            skipstone=choice.said(),
-        )
-        await emit(chunk(choices=[ended]))
     if asked.with_usage:
         await emit(chunk(choices=[], usage=answers.usage(), skipstone=answers.said()))

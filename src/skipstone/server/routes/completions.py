@@ -79,7 +79,7 @@ def _whole(asked: CompletionRequest, answers: Answers) -> Completion:
 
 
 async def _stream(asked: CompletionRequest, answers: Answers, emit: Emit) -> None:
-    """Each piece as it becomes final, then how each answer ends."""
+    """Each piece as it becomes final, and how each answer ends."""
     chunk = partial(Completion, id=new_id("cmpl"), created=now(), model=asked.model)
 
     for choice in answers.choices:
@@ -94,16 +94,11 @@ async def _stream(asked: CompletionRequest, answers: Answers, emit: Emit) -> Non
             index=choice.index,
             text=news.text,
             logprobs=_logprobs(asked, answers, news.tokens) if news.tokens else None,
-            finish_reason=None,
-            skipstone=news.said(),
+            finish_reason=news.finish,
+            skipstone=news.said,
         )
         await emit(chunk(choices=[told]))
 
     await answers.read(tell)
-    for choice in answers.choices:
-        ended = CompletionChoice(
-            index=choice.index, text="", finish_reason=choice.finish, skipstone=choice.said()
-        )
-        await emit(chunk(choices=[ended]))
     if asked.with_usage:
         await emit(chunk(choices=[], usage=answers.usage(), skipstone=answers.said()))
