@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -16,7 +17,14 @@ import pytest
 
 from skipstone import load
 from skipstone.engine import Engine
+from skipstone.server.access.account import Account
+from skipstone.server.access.queue import check_queue
+from skipstone.server.answer.choices import Answers, silent, submit
+from skipstone.server.answer.plan import Ask
 from skipstone.server.options import ServerOptions
+from skipstone.server.protocol.errors import AnswerError
+from skipstone.server.served import RecentAnswers, ServedModel
+from skipstone.server.traces.kept import KeptTraces
 from tests.server.running import running
 
 ASKED = {"model": "pebble", "messages": [{"role": "user", "content": "Who is Newton, physics?"}]}
@@ -45,6 +53,46 @@ def test_who_comes_when_all_places_are_taken_is_told_so() -> None:
         for handle in held:
             handle.cancel()
         assert httpx.post(ask, json={**ASKED, "max_tokens": 1}, timeout=30).status_code == 200
+
+
+def test_who_is_refused_is_told_when_to_come_again_by_what_recent_answers_took() -> None:
+    engine = Engine(load("pebble"), slots=4)
+    busy = engine.load._replace(running=4, waiting=6)
+    last = (*[9.0] * 9, *[2.0] * 32)
+    for seconds, said in (((), "1"), ((2.0, 4.0), "5"), ((0.01,), "1"), (last, "3")):
+        recent = RecentAnswers()
+        recent.seconds.extend(seconds)
+        with pytest.raises(AnswerError) as refused:
+            check_queue(busy, 1, 6, recent)
+        assert refused.value.headers == {"retry-after": said}
+
+
+def read_one(engine: Engine) -> tuple[ServedModel, Answers]:
+    """One answer, read to its end."""
+    options = ServerOptions()
+    served = ServedModel(engine, options, KeptTraces(options))
+    prompt = engine.model.text.encode_rendered("Who is Newton, physics?")
+    ask = Ask(prompt, {}, 32, (), None, canvas=False, trace=None)
+    answers = submit(served, Account("POST"), [ask], 1)
+    asyncio.run(answers.read(silent))
+    return served, answers
+
+
+def test_what_an_answer_waited_is_not_what_it_took() -> None:
+    engine = Engine(load("pebble"), slots=1, gen_length=32)
+    held = engine.submit("Who is Newton, physics?", gen_length=256, unmask="fixed", cache="none")
+    served, _ = read_one(engine)
+    (took,) = served.recent.seconds
+    assert 0 < took < held.seconds
+
+
+def test_a_request_that_eos_does_not_stop_is_decoded_to_its_end() -> None:
+    engine = Engine(load("pebble"), gen_length=32, unmask="fixed", eos_stop=False)
+    _, answers = read_one(engine)
+    (choice,) = answers.choices
+    assert choice.finish == "stop"
+    assert choice.text.tokens < 32
+    assert choice.handle.result().stats.num_forwards == 32
 
 
 def test_what_would_never_fit_is_refused_with_the_numbers() -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from skipstone.engine import EngineLoad
 from skipstone.server.protocol.errors import AnswerError
+from skipstone.server.served import RecentAnswers
 
-_RETRY_SECONDS = 1
 
-
-def check_queue(load: EngineLoad, more: int, most_waiting: int) -> None:
+def check_queue(load: EngineLoad, more: int, most_waiting: int, recent: RecentAnswers) -> None:
     """Refuse answers for which there is no place.
 
     Which of those that are taken wait for a slot, and which for memory, is the engine's affair.
@@ -17,6 +16,7 @@ def check_queue(load: EngineLoad, more: int, most_waiting: int) -> None:
         load: of the engine.
         more: answers that are asked for.
         most_waiting: beside those that are decoded.
+        recent: answers, for when to try again.
 
     Raises:
         AnswerError: they are too many at present, or at any time.
@@ -37,5 +37,5 @@ def check_queue(load: EngineLoad, more: int, most_waiting: int) -> None:
             f"would be over {places}; try again later",
             kind="rate_limit_error",
             code="queue_full",
-            headers={"retry-after": f"{_RETRY_SECONDS}"},
+            headers={"retry-after": f"{recent.seconds_of(load)}"},
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from skipstone.engine.request import Handle
@@ -58,6 +59,7 @@ class Choice:
     watch: AnswerWatch
     to_end: bool
     """Whether its request is decoded to its end, though its text may end before."""
+    began: float = field(default_factory=time.perf_counter)
 
     @property
     def finish(self) -> FinishReason:
@@ -187,6 +189,9 @@ class Answers:
                 await tell(choice, news)
         finally:
             choice.handle.cancel()
+            waited = choice.handle.seconds_waited
+            if text.finish is not None and waited is not None:
+                self.served.recent.seconds.append(time.perf_counter() - choice.began - waited)
 
 
 def submit(served: ServedModel, account: Account, asks: Sequence[Ask], prompts: int) -> Answers:
@@ -204,7 +209,7 @@ def submit(served: ServedModel, account: Account, asks: Sequence[Ask], prompts: 
     """
     if served.open.stopped:
         raise AnswerError(503, "the server is being stopped", kind=OURS, code="stopped")
-    check_queue(served.engine.load, len(asks), served.options.max_waiting)
+    check_queue(served.engine.load, len(asks), served.options.max_waiting, served.recent)
     model, choices = served.engine.model, list[Choice]()
     try:
         for index, ask in enumerate(asks):
@@ -214,7 +219,9 @@ def submit(served: ServedModel, account: Account, asks: Sequence[Ask], prompts: 
             # In a canvas, EOS may stand anywhere.
             eos_id = None if ask.fills else model.config.eos_id
             text = FinalText(handle.request, model.text, eos_id, limit=ask.limit, stops=ask.stops)
-            choices.append(Choice(index, handle, text, watch, ask.to_end))
+            # Where EOS stops nothing, as much is decoded as the engine decodes without a server.
+            to_end = ask.to_end or not handle.request.settings.eos_stop
+            choices.append(Choice(index, handle, text, watch, to_end))
     except BaseException:
         cancel(choices)
         raise

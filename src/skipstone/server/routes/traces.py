@@ -106,7 +106,7 @@ async def _decode_exactly(served: ServedModel, folder: Path, name: str) -> None:
     with open_trace(folder / name) as trace:
         header, canvas = trace.headers[0], canvas_of(trace.records[0])
     settings = parse_fields({**header.settings, "cache": "none", "skip": "none"})
-    check_queue(served.engine.load, 1, served.options.max_waiting)
+    check_queue(served.engine.load, 1, served.options.max_waiting, served.recent)
     recorder = Recorder()
     if canvas is None:
         await served.engine.submit(list(header.prompt_ids), observer=recorder, **settings)

@@ -1,0 +1,1 @@
+"""Load: requests that arrive at random, and those who are asked."""
