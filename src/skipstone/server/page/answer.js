@@ -19,6 +19,8 @@ export class Answer {
     this.text = "";
     /** Under which the server keeps its trace. @type {string|null} */
     this.trace = null;
+    /** Why it keeps none. @type {string|null} */
+    this.unrecorded = null;
     this.failed = false;
     this.state = say(make("p", { class: "state" }), "answer.wait");
     // What is busy is read out once it is done.
@@ -81,6 +83,7 @@ export class Answer {
       this.said.textContent = this.text;
     }
     this.trace = skipstone?.trace_id ?? this.trace;
+    this.unrecorded = skipstone?.trace_error ?? null;
     const news = skipstone?.canvas;
     if (!news) return;
     this.canvas.take(news);
@@ -104,9 +107,14 @@ export class Answer {
 
   refuse(error) {
     this.failed = true;
-    hush(this.state);
-    say(this.said, "answer.refused", { why: error.message }).classList.add("refused");
-    this.board.element.hidden = this.canvas.layout === null;
+    if (this.canvas.layout) {
+      this.end("answer.broken");
+      say(this.state, "answer.broken", { why: error.message }).classList.add("refused");
+    } else {
+      hush(this.state);
+      say(this.said, "answer.refused", { why: error.message }).classList.add("refused");
+      this.board.element.hidden = true;
+    }
   }
 
   /** Show the canvas as it was after so many steps. */

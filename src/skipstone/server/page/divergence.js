@@ -3,7 +3,8 @@
 // canvases are the same, so step number n of one stands beside step number n of the other.
 
 /** @typedef {{kind: "committed_set"|"token"|"stop", block: number, step: number, position: number,
- *    a: number|null, b: number|null}} Found `a` and `b`: number of the step there; null: it has none. */
+ *    by: "A"|"B", a: number|null, b: number|null}} Found `by`: whose decision it is, if it is one's alone;
+ *    `a` and `b`: number of the step there; null: it has none. */
 
 export class Divergence {
   /** @param {import("./canvas.js").Canvas} a @param {import("./canvas.js").Canvas} b */
@@ -37,18 +38,19 @@ function apart(a, b, layoutA, layoutB) {
   const wroteA = written(a);
   const wroteB = written(b);
   const at = { block: a.block, step: a.step, a: a.number, b: b.number };
+  const whose = (position, ofA) => ({ position, by: ofA.includes(position) ? "A" : "B" });
   const others = smallest(difference(wroteA.keys(), wroteB.keys()));
-  if (others !== null) return { ...at, kind: "committed_set", position: others };
+  if (others !== null) return { ...at, kind: "committed_set", ...whose(others, [...wroteA.keys()]) };
   const token = smallest([...wroteA.keys()].filter((one) => wroteA.get(one) !== wroteB.get(one)));
   if (token !== null) return { ...at, kind: "token", position: token };
   const length = Math.min(layoutA.length, layoutB.length);
   const stopped = smallest(difference(a.filled, b.filled).filter((one) => one < length));
-  return stopped === null ? null : { ...at, kind: "stop", position: stopped };
+  return stopped === null ? null : { ...at, kind: "stop", ...whose(stopped, a.filled) };
 }
 
 function alone(run, step, layout) {
   const [position] = layout.blocks[step.block];
-  return { kind: "stop", block: step.block, step: step.step, position, a: null, b: null, [run]: step.number };
+  return { kind: "stop", block: step.block, step: step.step, position, by: run.toUpperCase(), a: null, b: null, [run]: step.number };
 }
 
 /** What a step wrote, by position; null is a mask. */

@@ -72,6 +72,8 @@ async function send() {
   turn.element.scrollIntoView({ block: "start" });
   await turn.read({ model: known.model, messages }, byId("record").checked, asking.signal);
   working(null);
+  // To be asked again, once what was refused is put right.
+  if (turn.refused && !byId("question").value) byId("question").value = question;
 }
 
 /** @param {AbortController|null} controller of what is being asked */
@@ -99,6 +101,14 @@ function offer() {
     });
     byId("examples").append(make("li", {}, button));
   }
+  const compare = say(make("button", { type: "button", id: "begin" }), "compare.start");
+  compare.addEventListener("click", () => {
+    byId("panel").open = true;
+    byId("compare").checked = true;
+    byId("compare").dispatchEvent(new Event("change"));
+    byId("settings-b").querySelector("select")?.focus();
+  });
+  byId("welcome").append(compare);
 }
 
 function listen() {

@@ -28,6 +28,11 @@ export class Turn {
     );
   }
 
+  /** Whether there is no answer at all. */
+  get refused() {
+    return this.answers.every(({ failed, text }) => failed && !text);
+  }
+
   /** What the chat has of this turn; nothing if there is no answer to go on with. */
   get messages() {
     const [{ text }] = this.answers;
@@ -62,6 +67,9 @@ export class Turn {
     else hush(this.parting);
     if (this.answers.every(({ trace }) => trace)) {
       this.below.append(b ? proofOf(a.trace, b.trace) : proofOf(null, a.trace));
+    }
+    for (const { run, unrecorded } of this.answers.filter((one) => one.unrecorded)) {
+      this.below.append(say(make("p", { class: "refused" }), "answer.unrecorded", { run, why: unrecorded }));
     }
     if (b && a.text) this.below.append(say(make("p", { class: "faint" }), "goes.on"));
   }
