@@ -339,6 +339,17 @@ def is_report(request: Request) -> bool:
     return "/report?" in request.url and request.url.split("/")[3] == "traces"
 
 
+def test_what_is_drawn_is_drawn_alike_in_both_columns(visit: Visit, engine: Engine) -> None:
+    page = visit()
+    page.click("#begin")
+    assert page.evaluate("document.activeElement.closest('#settings-b') !== null")
+    for run in "ab":
+        page.fill(f"#settings-{run} [name=temperature]", "1")
+    ask(page)
+    expect(page.locator(".parting")).to_have_text("A and B decide the same in every step.")
+    assert page.locator(".said").first.inner_text() != engine.generate(QUESTION).text
+
+
 def test_a_key_is_asked_for_and_forgotten_with_the_tab(
     browser: Browser, engine: Engine, visit: Visit
 ) -> None:

@@ -228,8 +228,8 @@ def test_keys_and_limits_hold(served: Served) -> None:
     with pytest.raises(openai.AuthenticationError):
         stranger.models.list()
     assert json.loads(read(f"{served.root}/health")) == {"status": "ok"}
-    assert "/page/main.js" in read(f"{served.root}/")
-    assert "/v1/settings" in read(f"{served.root}/page/main.js")
+    assert b"/page/main.js" in read(f"{served.root}/")
+    assert b"/v1/settings" in read(f"{served.root}/page/main.js")
     with pytest.raises(openai.BadRequestError, match="there are places for 22"):
         served.client().completions.create(model="pebble", prompt="Anna", n=23)
     with pytest.raises(openai.NotFoundError, match="'marble' is not served here"):

@@ -62,7 +62,9 @@ export class Answer {
    */
   async read(request, record, signal, seen) {
     const skipstone = { ...this.settings, ...(record ? { trace: "decisions" } : {}) };
-    const body = { ...request, stream: true, stream_options: { canvas: true }, skipstone };
+    const { seed, ...rest } = request;
+    const drawn = seed === undefined || this.settings.seed ? {} : { seed };
+    const body = { ...rest, ...drawn, stream: true, stream_options: { canvas: true }, skipstone };
     try {
       for await (const chunk of stream("/v1/chat/completions", body, signal)) {
         for (const choice of chunk.choices) this.take(choice);

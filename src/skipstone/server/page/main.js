@@ -9,6 +9,7 @@ import { hush, say, startLanguage } from "./words.js";
 
 const EXAMPLES = ["example.1", "example.2", "example.3"];
 const UNAUTHORIZED = 401;
+const MOST_SEED = 2 ** 31;
 
 /** What `/v1/settings` says; null until it has. */
 let known = null;
@@ -59,6 +60,7 @@ async function send() {
   const settings = forms.slice(0, byId("compare").checked ? 2 : 1).map((form) => form.changed());
   const turn = new Turn(question, settings);
   const system = byId("system").value.trim();
+  const seed = settings.some(draws) ? { seed: Math.floor(Math.random() * MOST_SEED) } : {};
   const messages = [
     ...(system ? [{ role: "system", content: system }] : []),
     ...turns.flatMap((one) => one.messages),
@@ -70,10 +72,16 @@ async function send() {
   byId("question").value = "";
   working(new AbortController());
   turn.element.scrollIntoView({ block: "start" });
-  await turn.read({ model: known.model, messages }, byId("record").checked, asking.signal);
+  await turn.read({ model: known.model, messages, ...seed }, byId("record").checked, asking.signal);
   working(null);
   // To be asked again, once what was refused is put right.
   if (turn.refused && !byId("question").value) byId("question").value = question;
+}
+
+/** Whether tokens are drawn, by chance that nobody has fixed: both columns are to have the same. */
+function draws(settings) {
+  const own = (name) => settings[name] ?? known.data.find((card) => card.name === name).value;
+  return own("seed") === null && Number(own("temperature")) > 0;
 }
 
 /** @param {AbortController|null} controller of what is being asked */
@@ -101,7 +109,7 @@ function offer() {
     });
     byId("examples").append(make("li", {}, button));
   }
-  const compare = say(make("button", { type: "button", id: "begin" }), "compare.start");
+  const compare = say(make("button", { type: "button", class: "quiet", id: "begin" }), "compare.start");
   compare.addEventListener("click", () => {
     byId("panel").open = true;
     byId("compare").checked = true;

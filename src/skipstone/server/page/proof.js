@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { make } from "./dom.js";
-import { say, spoken } from "./words.js";
+import { say, spoken, words } from "./words.js";
 
 /**
  * Buttons for two recorded answers; with one alone, it is held against the same request without
@@ -47,7 +47,7 @@ function told(diagnosis, a) {
     return lines;
   }
   line("proof.found", { rule: first.rule }, "h4");
-  line("proof.of", { what: first.what, proof: first.proof });
+  line("proof.of", { what: first.what, proof: words(`proof.${first.proof}`) });
   if (first.remedy) line("proof.remedy", { remedy: first.remedy });
   lines.push(make("p", { class: "faint", lang: "en" }, diagnosis.summary));
   return lines;

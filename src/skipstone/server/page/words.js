@@ -14,7 +14,7 @@ export const spoken = () => language;
 
 /** A sentence; `{name}` in it stands for a value. */
 export function words(key, given = {}) {
-  return WORDS[language][key].replace(/\{(\w+)\}/g, (_, name) => given[name]);
+  return (WORDS[language][key] ?? key).replace(/\{(\w+)\}/g, (_, name) => given[name]);
 }
 
 /** Let an element say something, as its text or in one of its attributes, now and in any language. */
