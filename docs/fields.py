@@ -4,7 +4,7 @@ import ast
 import inspect
 from collections.abc import Iterator
 
-from skipstone.record import candidates, schema
+from skipstone.record import candidates, judgements, schema
 from skipstone.record.store import TABLES
 
 _HEAD = f"""# Fields of a trace
@@ -33,7 +33,7 @@ CLASSES = {
 
 def field_page() -> str:
     """Every field with its type and meaning."""
-    parsed = [ast.parse(inspect.getsource(module)) for module in (schema, candidates)]
+    parsed = [ast.parse(inspect.getsource(module)) for module in (schema, candidates, judgements)]
     bodies = [node for module in parsed for node in module.body]
     classes = {node.name: node for node in bodies if isinstance(node, ast.ClassDef)}
     return "\n".join([_HEAD, *(_table(classes[name], where) for name, where in CLASSES.items())])

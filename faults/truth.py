@@ -116,6 +116,18 @@ def chosen_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
     )
 
 
+def joined_otherwise(a: RunRecord, b: RunRecord) -> StepRecord | None:
+    """The first step in which rows join before other layers."""
+    pairs = zip(a.steps, b.steps, strict=False)
+    last = a.header.num_layers
+    return next((y for x, y in pairs if _joined(x, last) != _joined(y, last)), None)
+
+
+def _joined(step: StepRecord, last: int) -> list[list[int]]:
+    """Which rows joined before each layer."""
+    return [step.joined(layer, layer).tolist() for layer in range(2, last + 1)]
+
+
 def _or_all(parts_YN: np.ndarray | None) -> np.ndarray:
     """The parts; none where everything is computed."""
     return np.zeros((0, 0)) if parts_YN is None else parts_YN

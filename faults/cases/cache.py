@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from faults.cases.common import COMPANION, FIXED, PARTED
-from faults.engine import cache, choice, sight
+from faults.cases.common import COMPANION, DLLM, DYLLM, FIXED, PARTED
+from faults.engine import cache, sight
 from faults.specimen import Pair, Specimen, against, same
 from faults.truth import (
     ALWAYS,
@@ -11,7 +11,6 @@ from faults.truth import (
     SECOND_BLOCK,
     Truth,
     anywhere,
-    chosen_otherwise,
     first_of_block,
     first_positions,
     from_forward,
@@ -21,10 +20,8 @@ from faults.truth import (
 )
 
 WINDOW = "suffix_window=3"
-DLLM = "cache=dllm:prompt_every=8,response_every=4"
 ALL_KEPT, KEPT = "cache=sparse:1.0", "cache=sparse:0.25"
 POINTED = "cache=d2cache:current_k=4,rollout_p=0.05"
-DYLLM = "cache=dyllm:threshold=0.9"
 LONG = f"{FIXED} eos_stop=false"
 """An answer that ends within its first block has no second one."""
 
@@ -77,13 +74,6 @@ OF_CACHE = (
         (11,),
         against(f"{FIXED} cache=none", f"{FIXED} cache=elastic:gamma=0.5"),
         PARTED,
-    ),
-    Specimen(
-        "a drift of attention is never found",
-        (11,),
-        same(f"{FIXED} cache=elastic:gamma=0.99"),
-        Truth(from_forward(1), where=anywhere),
-        cache.no_drift,
     ),
     Specimen(
         "rows that the last step points at, by setting",
@@ -164,55 +154,6 @@ OF_CACHE = (
         same(f"{FIXED} {DYLLM}"),
         Truth(from_forward(7), (1,), first_positions(8)),
         cache.prompt_never_due,
-    ),
-    Specimen(
-        "rows that moved least are computed",
-        (11,),
-        same(f"{FIXED} {DLLM}"),
-        Truth(chosen_otherwise, where=anywhere),
-        choice.least_moved(),
-    ),
-    Specimen(
-        "values are compared with themselves",
-        (11,),
-        same(f"{FIXED} {DLLM}"),
-        Truth(chosen_otherwise, where=anywhere),
-        choice.values_with_themselves(),
-    ),
-    Specimen(
-        "half the share of the response",
-        (11,),
-        same(f"{FIXED} {DLLM}"),
-        Truth(chosen_otherwise, where=anywhere),
-        choice.half_the_share(),
-    ),
-    Specimen(
-        "rows are chosen by number",
-        (1,),
-        same(f"{FIXED} {DLLM}"),
-        Truth(chosen_otherwise, where=anywhere),
-        choice.rows_by_number(),
-    ),
-    Specimen(
-        "contexts are compared with themselves",
-        (11,),
-        same(f"{FIXED} {DYLLM}"),
-        Truth(chosen_otherwise, where=anywhere),
-        choice.contexts_with_themselves(),
-    ),
-    Specimen(
-        "one layer chooses for all",
-        (11,),
-        same(f"{FIXED} {DYLLM}"),
-        Truth(chosen_otherwise, where=anywhere),
-        choice.chosen_once(),
-    ),
-    Specimen(
-        "a lower threshold of contexts",
-        (11,),
-        same(f"{FIXED} {DYLLM}"),
-        Truth(chosen_otherwise, where=anywhere),
-        choice.lower_threshold(0.4),
     ),
     Specimen(
         "fewer refreshes, by setting",

@@ -12,6 +12,8 @@ from faults.truth import CACHED, Truth, in_block, parted
 SKIP = "unmask=fixed skip=cosine:skip_threshold=0.999"
 LOOSE = "unmask=fixed skip=cosine:skip_threshold=0.99"
 FIXED = "unmask=fixed"
+DLLM = "cache=dllm:prompt_every=8,response_every=4"
+DYLLM = "cache=dyllm:threshold=0.9"
 SHORT_ANSWERS = (
     "Sort the words flower, water, eagle from A to Z.",
     "Repeat after me: silver, hammer, pencil.",

@@ -21,7 +21,6 @@ from skipstone.cache import (
     DyllmCache,
     VicinityCache,
     delayed,
-    elastic,
     kept_keys,
     pointed,
 )
@@ -393,17 +392,6 @@ def no_vicinity() -> Generator[None, None, None]:
         return rows_where(replace(self, before=0, after=0), is_due, context)
 
     with instead(VicinityCache, "rows_where", wrong):
-        yield
-
-
-@contextmanager
-def no_drift() -> Generator[None, None, None]:
-    """What is watched seems to attend as it did, whatever it does."""
-
-    def wrong(before_K: Tensor, now_K: Tensor) -> float:
-        return 1.0
-
-    with instead(elastic, "_cosine", wrong):
         yield
 
 

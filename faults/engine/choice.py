@@ -1,6 +1,7 @@
-"""Faults of cache policies that choose in each layer which rows it computes.
+"""Faults of cache policies that choose in or before each layer which rows it computes.
 
-Shape letters: N packed rows, W numbers of all values, or of all heads, of a row.
+Shape letters: N packed rows, W numbers of all values, or of all heads, of a row, K positions, D
+width.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from faults.engine.instead import Fault, instead
-from skipstone.cache import LayerValues, dllm, dyllm
+from skipstone.cache import LayerValues, dllm, dyllm, elastic
 from skipstone.canvas import StepContext
 from skipstone.rows import Rows
 
@@ -130,3 +131,35 @@ def lower_threshold(by: float) -> Fault:
         return mlp_rows_in(asked, layer, before_NW, context_NW, rows, context)
 
     return lambda: instead(dyllm.Salient, "mlp_rows_in", wrong)
+
+
+def _drift_seen(seen: Callable[[float], float]) -> Fault:
+    """How alike a watched token attends is taken for something else."""
+    cosine = elastic._cosine
+
+    def wrong(before_K: Tensor, now_K: Tensor) -> float:
+        return seen(cosine(before_K, now_K))
+
+    return lambda: instead(elastic, "_cosine", wrong)
+
+
+def no_drift() -> Fault:
+    """What is watched seems to attend as it did, whatever it does."""
+    return _drift_seen(lambda like: 1.0)
+
+
+def drift_inverted(gamma: float) -> Fault:
+    """Attention that is alike counts as drifted, and the other way round."""
+    return _drift_seen(lambda like: gamma - 1e-9 if like >= gamma else 1.0)
+
+
+def a_layer_late() -> Fault:
+    """All rows are computed from one layer further on than they should be."""
+    rows_before = elastic._Watching.rows_before
+
+    def wrong(
+        self: elastic._Watching, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
+    ) -> Rows | None:
+        return rows_before(self, layer - 1, x_ND, rows, context)
+
+    return lambda: instead(elastic._Watching, "rows_before", wrong)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +18,9 @@ from torch import Tensor
 from skipstone.cache import DualCache, ElasticCache, NoCache
 from skipstone.engine import Engine, Settings
 from skipstone.models.load import Model
+from skipstone.record import MemoryTrace, TraceWriter, open_trace
 from skipstone.testing.tiny import MASK
+from skipstone.tracing import Recorder
 from skipstone.unmask import Fixed, Threshold
 from tests.helpers import naive
 from tests.helpers.watching import BASE, prompt_of
@@ -135,6 +139,27 @@ def test_tokens_and_rows_are_those_of_a_naive_decode(
         drifts += sum(layer > 0 for _, layer in steps)
     assert drifts > 0 or gamma < 0.9
     assert drifts == 0 or gamma > 0
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_trace_says_from_which_layer_on_rows_are_computed(stored: bool, tmp_path: Path) -> None:
+    model, prompt = naive.named_model(1), prompt_of(1, 7)
+    sink = TraceWriter(tmp_path / "t") if stored else MemoryTrace()
+    Engine(model, BASE, cache=ElasticCache(0.97)).generate(prompt, observer=Recorder(sink=sink))
+    trace = open_trace(tmp_path / "t") if stored else sink
+    assert not isinstance(trace, TraceWriter)
+    _, steps = naive_decode(model, prompt, BASE, 0.97, None)
+    record = trace.records[0]
+    for step, (entered, drift) in zip(record.steps, steps, strict=True):
+        # A drift is found after a layer: there is none behind the last.
+        joins = drift + 1 if 0 < drift < model.config.num_layers else 0
+        everything = np.arange(record.length)
+        for layer in range(1, model.config.num_layers + 1):
+            due = everything if joins and layer >= joins else step.rows
+            assert np.array_equal(step.computed_in(layer), due)
+            fresh = record.ages_at(step, layer) == 0
+            assert np.array_equal(np.flatnonzero(fresh), due)
+        assert step.rows.size == entered
 
 
 def test_a_more_careful_one_recomputes_from_earlier_layers() -> None:

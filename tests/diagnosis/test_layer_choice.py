@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor
 
 from skipstone import Engine, Model
-from skipstone.cache import CachePolicy, DllmCache, DyllmCache
+from skipstone.cache import CachePolicy, DllmCache, DyllmCache, ElasticCache, elastic
 from skipstone.cache.dllm import MovedValues
 from skipstone.cache.dyllm import Salient
 from skipstone.canvas import RequestStep
@@ -24,8 +24,8 @@ from skipstone.tracing import Recorder
 from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from tests.helpers.watching import BASE, prompt_of, uneven_model
 
-Swap = tuple[type, str, Callable[..., Any]]
-"""A class, one of its methods, and what stands in its place."""
+Swap = tuple[object, str, Callable[..., Any]]
+"""A class or module, one of its functions, and what stands in its place."""
 
 
 def never(self: DllmCache, at: RequestStep) -> bool:
@@ -54,6 +54,10 @@ def with_itself(inner: Callable[..., Any]) -> Callable[..., Any]:
     return wrong
 
 
+def turned_over(before_K: Tensor, now_K: Tensor) -> float:
+    return 2 * ELASTIC.gamma - COSINE(before_K, now_K)
+
+
 def run(model: Model, cache: CachePolicy) -> tuple[MemoryTrace, Engine]:
     recorder, engine = Recorder("full"), Engine(model, BASE, cache=cache)
     engine.generate(prompt_of(1, 7), observer=recorder)
@@ -66,7 +70,8 @@ def parts_equal(a: StepRecord, b: StepRecord) -> bool:
     return np.array_equal(a.layer_parts, b.layer_parts)
 
 
-DLLM, DYLLM = DllmCache(5, 3), DyllmCache(0.9, 2)
+DLLM, DYLLM, ELASTIC = DllmCache(5, 3), DyllmCache(0.9, 2), ElasticCache(0.97)
+COSINE = elastic._cosine
 
 
 @pytest.mark.parametrize(
@@ -75,6 +80,7 @@ DLLM, DYLLM = DllmCache(5, 3), DyllmCache(0.9, 2)
         (DLLM, (DllmCache, "computes_response", never), "stale-kv", "an interval is forgotten"),
         (DLLM, (MovedValues, "most_moved", first_rows), "stale-kv", "than the cache policy"),
         (DLLM, (MovedValues, "rows_in", by_number(MovedValues.rows_in)), "misaligned-rows", ""),
+        (ELASTIC, (elastic, "_cosine", turned_over), "stale-kv", "elastic"),
         (DYLLM, (Salient, "mlp_rows_in", with_itself(Salient.mlp_rows_in)), "stale-kv", "no row"),
     ],
 )

@@ -11,8 +11,9 @@ from skipstone.diff.align import align
 from skipstone.diff.divergence import Divergence, first_decision
 from skipstone.errors import ConfigError
 from skipstone.record import Trace
+from skipstone.record.judgements import Judgements
 from skipstone.record.recorded import Given, record_of, trace_of
-from skipstone.record.schema import Judgements, RunRecord
+from skipstone.record.schema import RunRecord
 from skipstone.sentence import Sentence
 
 

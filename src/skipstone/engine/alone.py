@@ -35,7 +35,7 @@ def alone(view: StepView, at: RequestStep, taps: Taps) -> StepView:
     seen = _Cut(at.slot, canvas.length_of(at.slot), canvas.gen_lengths[at.slot])
     index = view.context.requests.index(at)
     cache, unmask = view.cache[index], view.unmask[index]
-    parts_YN = view.layer_parts_YN
+    parts_YN, first_BL = view.layer_parts_YN, view.first_layers_BL
     rows, scored = _of(view.rows, at.slot), _of(view.scored, at.slot)
     assert rows is not None
     logits_NV = view.logits_NV if taps.logits and scored is not None else None
@@ -56,9 +56,10 @@ def alone(view: StepView, at: RequestStep, taps: Taps) -> StepView:
         whole=(0,) if at.slot in view.whole else (),
         skip_layers_N=view.skip_layers_N[rows.index],
         layer_parts_YN=None if parts_YN is None else parts_YN[:, rows.index],
+        first_layers_BL=None if first_BL is None else seen.noted(first_BL),
         visible_YBL=_visible(view, at, cache, seen),
-        entered_at_BL=view.entered_at_BL[at.slot : at.slot + 1, : seen.length],
-        finished_at_BL=view.finished_at_BL[at.slot : at.slot + 1, : seen.length],
+        entered_at_BL=seen.noted(view.entered_at_BL),
+        finished_at_BL=seen.noted(view.finished_at_BL),
         states=_states(view.states, at.slot, taps),
         scored=None if scored is None else scored.rows,
         logits_NV=None if logits_NV is None or scored is None else logits_NV[scored.index],
@@ -76,6 +77,10 @@ class _Cut(NamedTuple):
 
     def whole(self, table_BL: Tensor) -> Tensor:
         """[1, L] of [B, L]."""
+        return table_BL[self.slot : self.slot + 1, : self.length]
+
+    def noted(self, table_BL: np.ndarray) -> np.ndarray:
+        """[1, L] of [B, L], on the host."""
         return table_BL[self.slot : self.slot + 1, : self.length]
 
     def region(self, table_BG: Tensor) -> Tensor:

@@ -130,6 +130,9 @@ class StepView:
     layer_parts_YN: np.ndarray | None
     """uint8: what each layer computed of each of ``rows``: 0 nothing, 1 values alone, 2
     attention, 3 all of it; None if no cache policy chose rows of layers."""
+    first_layers_BL: np.ndarray | None
+    """int64: the first layer that computed each position, 0 where none did; None if no row joined
+    before a later layer than the first."""
     store: KVStore
     """Keys and values of every position, as this forward left them. The next one overwrites it."""
     visible_YBL: Tensor | None

@@ -324,6 +324,7 @@ class Stepper:
             whole=flight.whole,
             skip_layers_N=flight.done.skip_layers(flight.rows),
             layer_parts_YN=flight.done.layer_parts(flight.rows, batch.config.num_layers),
+            first_layers_BL=flight.done.first_layers(*batch.canvas.ids_BL.shape),
             store=batch.runner.store,
             visible_YBL=batch.runner.store.visible_YBL,
             entered_at_BL=ages.entered_at_BL,

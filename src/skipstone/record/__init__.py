@@ -2,6 +2,7 @@
 
 from skipstone.record.attention import AttentionNumbers, of_call
 from skipstone.record.candidates import Candidate, Candidates
+from skipstone.record.judgements import Judgements
 from skipstone.record.reader import StoredTrace, open_trace
 from skipstone.record.schema import (
     ASSIGNED,
@@ -12,7 +13,6 @@ from skipstone.record.schema import (
     WITHIN,
     Event,
     Header,
-    Judgements,
     Outcome,
     RunRecord,
     StepRecord,

@@ -76,6 +76,9 @@ def check_step(header: Header, step: StepRecord) -> None:
         if step.layer_parts.shape != shape:
             raise ValueError(f"layer_parts is {list(step.layer_parts.shape)}, not {list(shape)}")
         _all_within("layer_parts", step.layer_parts, 0, 4)
+    if step.first_layers is not None:
+        _sized("first_layers", step.first_layers, length)
+        _all_within("first_layers", step.first_layers, 0, header.num_layers + 1)
     for name in ("token", "runner_up"):
         _all_within(name, getattr(step.candidates, name), 0, _INT32)
     _all_within("candidates.position", step.candidates.position, 0, length)

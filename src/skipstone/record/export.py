@@ -12,6 +12,7 @@ import numpy as np
 from skipstone.extras import missing
 from skipstone.outputs import whole_file, whole_folder
 from skipstone.record.candidates import Candidates
+from skipstone.record.judgements import Judgements
 from skipstone.record.packing import (
     CANDIDATE_ARRAYS,
     JUDGEMENT_ARRAYS,
@@ -19,7 +20,7 @@ from skipstone.record.packing import (
     WHERE_ROWS_LEFT,
 )
 from skipstone.record.reader import StoredTrace
-from skipstone.record.schema import Judgements, StepRecord
+from skipstone.record.schema import StepRecord
 from skipstone.record.store import TensorEntry
 
 Columns = dict[str, Sequence[object] | np.ndarray]

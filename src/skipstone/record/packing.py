@@ -11,8 +11,9 @@ import numpy as np
 import safetensors.numpy
 
 from skipstone.record.candidates import Candidates
+from skipstone.record.judgements import Judgements
 from skipstone.record.plain import blob, number, text, whole
-from skipstone.record.schema import Judgements, StepRecord
+from skipstone.record.schema import StepRecord
 from skipstone.record.store import TensorEntry
 from skipstone.record.tensors import Tap, TensorKey
 
@@ -46,8 +47,9 @@ WHERE_ROWS_LEFT = {"skip_layers": INT}
 """Arrays of a step that are only there where rows left; older versions have none."""
 WHERE_ASKED_FOR = ("entropy", "drift")
 """Arrays of candidates that are only there where a policy asked for them."""
-LAYER_ARRAYS = {"layer_parts": BYTE}
-"""Arrays of a step that are only there where a cache policy left rows out of layers."""
+LAYER_ARRAYS = {"layer_parts": BYTE, "first_layers": INT}
+"""Arrays of a step that are only there where a cache policy left rows out of layers, or had rows
+join before one."""
 JUDGEMENT_ARRAYS = {
     "position": INT,
     "similarity": FLOAT,
@@ -74,8 +76,8 @@ def pack_arrays(record: StepRecord) -> bytes:
         (record, "", of_step),
         (record.candidates, "candidates.", told),
     ]
-    if record.layer_parts is not None:
-        owners.append((record, "", LAYER_ARRAYS))
+    by_layer = {n: dtype for n, dtype in LAYER_ARRAYS.items() if getattr(record, n) is not None}
+    owners.append((record, "", by_layer))
     if record.judgements is not None:
         owners.append((record.judgements, "judgements.", JUDGEMENT_ARRAYS))
     return _pack(
@@ -126,7 +128,7 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
     judgements = None
     if "judgements.position" in found:
         judgements = Judgements(**_columns(found, "judgements.", JUDGEMENT_ARRAYS))
-    by_layer = _take(found, "", LAYER_ARRAYS) if "layer_parts" in found else {}
+    by_layer = {name: dtype for name, dtype in LAYER_ARRAYS.items() if name in found}
     return StepRecord(
         forward=whole(forward),
         block=block,
@@ -135,13 +137,12 @@ def unpack_step(forward: object, *rest: object) -> StepRecord:
         refresh=bool(refresh),
         block_start=block_start,
         block_stop=block_stop,
-        **_take(found, "", STEP_ARRAYS | left),
+        **_take(found, "", STEP_ARRAYS | left | by_layer),
         candidates=Candidates(**_columns(_with_all(found), "candidates.", CANDIDATE_ARRAYS)),
         judgements=judgements,
         skip_layer=skip_layer,
         seconds=number(seconds),
         positions_from=text(positions_from),
-        layer_parts=by_layer.get("layer_parts"),
     )
 
 

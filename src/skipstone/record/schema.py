@@ -4,7 +4,7 @@ Positions are absolute: position 0 is the first prompt token. Forwards are count
 whole run, blocks and steps within a block from 0, layers from 1 (0 is the embedding). An age is
 counted in forwards: 0 means computed in this one; -1 stands for never.
 
-Shape letters: L canvas length, G generation length, N rows, J judged rows, S compared layers.
+Shape letters: L canvas length, G generation length, N rows, Y layers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from skipstone.record.candidates import Candidates
+from skipstone.record.judgements import Judgements
 
 ASSIGNED = " (assigned)"
 """Ends the name of a setting that a loop has set itself since it was called."""
@@ -80,40 +81,6 @@ class Header:
 
 
 @dataclass(frozen=True, eq=False)
-class Judgements:
-    """What the skip rule said about the rows of one step; one array a column."""
-
-    position: np.ndarray
-    """int32 [J]"""
-    similarity: np.ndarray
-    """float64 [J, S]: after layer 1, 2, ... K-1."""
-    smallest: np.ndarray
-    """float64 [J]: over the compared layers."""
-    mean: np.ndarray
-    """float64 [J]: over the compared layers."""
-    stable: np.ndarray
-    """bool [J]: the similarities allow a skip."""
-    forced: np.ndarray
-    """bool [J]: the row had to go on all the same."""
-    reference_position: np.ndarray
-    """int32 [J]: the position whose states the row was compared with; -1 where not known."""
-    reference_forward: np.ndarray
-    """int32 [J]: the forward those states are from; -1 where not known."""
-
-    def __repr__(self) -> str:
-        least = f", smallest similarity {self.smallest.min():.6g}" if len(self) else ""
-        return f"<Judgements of {len(self)} rows: {int(self.skipped.sum())} skipped{least}>"
-
-    def __len__(self) -> int:
-        return self.position.size
-
-    @property
-    def skipped(self) -> np.ndarray:
-        """Bool [J]: the row left before the deep layers."""
-        return self.stable & ~self.forced
-
-
-@dataclass(frozen=True, eq=False)
 class StepRecord:
     """One forward and its commit."""
 
@@ -162,6 +129,9 @@ class StepRecord:
     layer_parts: np.ndarray | None = None
     """uint8 [Y, N]: what each layer computed of each of ``rows``: 0 nothing, 1 values alone, 2
     attention, 3 all of it; None unless a cache policy left something out in this step."""
+    first_layers: np.ndarray | None = None
+    """int32 [L]: the first layer that computed each position of the canvas, 0 where none did; None
+    unless a cache policy had rows join before a later layer than the first."""
 
     def __repr__(self) -> str:
         kinds = [name for name in ("refresh", "recovery") if getattr(self, name)]
@@ -213,8 +183,20 @@ class StepRecord:
         return np.where(left, self.skip_layer, 0).astype(np.int32)
 
     def computed_in(self, layer: int) -> np.ndarray:
-        """int32: positions of the rows that had not left before a layer, counted from 1."""
-        return self.rows[(self.left_before == 0) | (self.left_before > layer)]
+        """int32: positions of the rows that a layer, counted from 1, computed, ascending.
+
+        That is of those that had not left before it, and that had joined.
+        """
+        stayed = self.rows[(self.left_before == 0) | (self.left_before > layer)]
+        if self.first_layers is None:
+            return stayed
+        return np.union1d(stayed, self.joined(2, layer)).astype(np.int32)
+
+    def joined(self, first: int, last: int) -> np.ndarray:
+        """int64: positions whose rows joined before one of these layers, ascending."""
+        if self.first_layers is None:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero((self.first_layers >= first) & (self.first_layers <= last))
 
     @property
     def layer_rows(self) -> np.ndarray | None:
@@ -360,7 +342,7 @@ class RunRecord:
         """Age of the K/V of a layer, counted from 1, as a step left them: int32 [L]; -1: never."""
         if not self.depths or layer < self.depths[0]:
             return step.entered_age
-        if layer >= self.depths[-1]:
+        if layer >= self.depths[-1] and not self._rows_join:
             return step.finished_age
         never = np.iinfo(np.int32).max
         age_L = np.where(step.finished_age < 0, never, step.finished_age)
@@ -378,8 +360,15 @@ class RunRecord:
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
-        """Layers that rows left before, ascending."""
-        return tuple(sorted({n for step in self.steps for n in step.left_before.tolist()} - {0}))
+        """Layers that rows left before, or joined before, ascending."""
+        left = {n for step in self.steps for n in step.left_before.tolist()} - {0}
+        first = [s.first_layers.tolist() for s in self.steps if s.first_layers is not None]
+        return tuple(sorted(left | ({n for layers in first for n in layers} - {0, 1})))
+
+    @cached_property
+    def _rows_join(self) -> bool:
+        """Whether rows joined before a later layer than the first in any step."""
+        return any(step.first_layers is not None for step in self.steps)
 
     @cached_property
     def _by_forward(self) -> dict[int, StepRecord]:

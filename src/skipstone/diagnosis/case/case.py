@@ -16,6 +16,7 @@ from skipstone.diagnosis.case.divergence import Parting
 from skipstone.diagnosis.case.expected import Expected
 from skipstone.diagnosis.case.held import Held, held
 from skipstone.diagnosis.case.inquiry import Inquiry
+from skipstone.diagnosis.case.joining import JoinedElsewhere, joined_elsewhere
 from skipstone.diagnosis.case.layer_choice import LayerChoice, layer_choice
 from skipstone.diagnosis.case.loops import Loops
 from skipstone.diagnosis.case.noise import Noise
@@ -119,6 +120,11 @@ class Case:
     def layer_choice(self) -> LayerChoice | None:
         """Rows that a layer should not have chosen, from the same values; None if all are right."""
         return layer_choice(self.runs, self.inquiry, self.expected, self.tensors)
+
+    @cached_property
+    def joined_elsewhere(self) -> JoinedElsewhere | None:
+        """Rows that did not join where the cache policy says; None if all did."""
+        return joined_elsewhere(self.runs, self.inquiry, self.expected, self.tensors)
 
     def step_b(self, forward: int) -> StepRecord | None:
         """A step of B."""

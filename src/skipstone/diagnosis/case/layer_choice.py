@@ -72,12 +72,12 @@ def layer_choice(
     runs: Runs, inquiry: Inquiry, expected: Expected, tensors: ComparedTensors
 ) -> LayerChoice | None:
     """The first rows that a layer of B should not have chosen; None if there are none."""
-    step = _first_otherwise(runs, expected)
+    step = first_otherwise(runs, expected, _left_out)
     if step is None:
         return None
     there = replace(tensors, given=step.forward)
     due_YN = _parts(there.chosen, step)
-    near_YN = _parts(inquiry.ask(_nudged(runs, step)), step)
+    near_YN = _parts(inquiry.ask(nudged(runs, step)), step)
     mine_YN = step.layer_parts
     if due_YN is None or near_YN is None:
         return None
@@ -122,8 +122,16 @@ def layer_choice(
     )
 
 
-def _first_otherwise(runs: Runs, expected: Expected) -> StepRecord | None:
-    """The first step that leaves out other rows than expected, with nothing wrong before it."""
+def first_otherwise(
+    runs: Runs, expected: Expected, chosen: Callable[[StepRecord], np.ndarray]
+) -> StepRecord | None:
+    """The first step whose layers chose otherwise than expected, with nothing wrong before it.
+
+    Args:
+        runs: both.
+        expected: of B.
+        chosen: what a step says of the choice of its layers.
+    """
     if expected.led is None or runs.foreign or expected.first is None:
         return None
     right = {s.forward: s for s in expected.led.records[0].steps}
@@ -133,12 +141,12 @@ def _first_otherwise(runs: Runs, expected: Expected) -> StepRecord | None:
             return None
         if not np.array_equal(step.rows, other.rows):
             return None
-        if not np.array_equal(_left_out(step), _left_out(other)):
+        if not np.array_equal(chosen(step), chosen(other)):
             return step
     return None
 
 
-def _nudged(runs: Runs, step: StepRecord) -> Follow:
+def nudged(runs: Runs, step: StepRecord) -> Follow:
     """B's canvases under its settings, with the last bit of every input turned."""
     window = (step.forward, step.forward)
     return Follow("b", runs.settings, window, variation="last_bit", tensors=False)
@@ -146,15 +154,19 @@ def _nudged(runs: Runs, step: StepRecord) -> Follow:
 
 def _parts(trace: Trace | None, step: StepRecord) -> np.ndarray | None:
     """uint8 [Y, N]: what layers computed of the same rows in a replay of a step."""
-    if trace is None:
-        return None
-    record = trace.records[0]
-    other = next((s for s in record.steps if s.forward == step.forward), None)
-    if other is None or not np.array_equal(other.rows, step.rows):
+    other = with_these_rows(trace, step)
+    if trace is None or other is None:
         return None
     if other.layer_parts is None:
-        return np.full((record.header.num_layers, step.rows.size), 3, np.uint8)
+        return np.full((trace.records[0].header.num_layers, step.rows.size), 3, np.uint8)
     return other.layer_parts
+
+
+def with_these_rows(trace: Trace | None, step: StepRecord) -> StepRecord | None:
+    """The same step in a replay; None if there is none, or other rows entered it."""
+    steps = () if trace is None else trace.records[0].steps
+    other = next((s for s in steps if s.forward == step.forward), None)
+    return None if other is None or not np.array_equal(other.rows, step.rows) else other
 
 
 def _left_out(step: StepRecord) -> np.ndarray:

@@ -13,6 +13,7 @@ from skipstone.diagnosis.experiment import Choice, Follow, Patch
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
 from skipstone.diagnosis.hidden_keys import by_setting
+from skipstone.diagnosis.joined_rows import joined_rows
 from skipstone.diagnosis.patching import decisive
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
 from skipstone.policies import CACHE
@@ -41,6 +42,7 @@ def examine(case: Case) -> Answer:
     return (
         _missing_refresh(case)
         or chosen_rows(case, RULE.name, RULE.number, _OLD)
+        or joined_rows(case, RULE.name, RULE.number)
         or _lost_write(case)
         or _too_early(case)
         or _late_write(case)

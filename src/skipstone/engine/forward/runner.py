@@ -42,6 +42,14 @@ class Span(NamedTuple):
     """Whether the states after each of them are shown to the skip policy."""
 
 
+class Named(NamedTuple):
+    """What cache policies said before one layer."""
+
+    layer: int
+    rows: Rows
+    """Those that went on through it."""
+
+
 class Exit(NamedTuple):
     """What a skip policy said after one layer."""
 
@@ -72,8 +80,8 @@ class Pass:
     """bool: which of ``computed`` did not skip; None if the others were packed away."""
     exits: Sequence[Exit]
     """Each time that rows could leave, in order."""
-    named: Sequence[Rows]
-    """Rows that went on each time that a cache policy could name them, in order."""
+    named: Sequence[Named]
+    """Each time that a cache policy could name rows, in order."""
     reuses: Sequence[Reuse]
     """What became of the rows in each layer in which a cache policy chose."""
     skip: SkipScores | None
@@ -87,7 +95,11 @@ class Pass:
         through = np.ones(self.computed.num_rows, dtype=bool)
         if self.kept_N is not None:
             through = ~self.exits[-1].left()
-        for rows in (self.entered, *self.named, *(reuse.computed for reuse in self.reuses)):
+        for rows in (
+            self.entered,
+            *(n.rows for n in self.named),
+            *(reuse.computed for reuse in self.reuses),
+        ):
             through &= among(self.computed, rows)
         if through.all():
             return self.computed
@@ -146,6 +158,20 @@ class Pass:
             for renewed in reuse.renewed:
                 parts_YN[reuse.layer - 1, left_N & among(rows, renewed)] = 1
         return parts_YN
+
+    def first_layers(self, batch: int, length: int) -> np.ndarray | None:
+        """The first layer that computed each position, 0 where none did: int64 [B, L].
+
+        None if no row joined before a later layer than the first.
+
+        Args:
+            batch: B.
+            length: L, of the canvas.
+        """
+        found_BL = np.zeros((batch, length), np.int64)
+        for layer, rows in reversed([Named(1, self.entered), *self.named]):
+            found_BL[rows.request, rows.position] = layer
+        return found_BL if (found_BL > 1).any() else None
 
     def skip_layers(self, rows: Rows) -> np.ndarray:
         """The first layer that each of ``rows`` did not compute, 0 if there is none: int64 [N].
@@ -211,11 +237,11 @@ class Runner:
         layers, reuses = self._layers(taps, naming)
         judges = self.skip is not None and not set(rows.requests) <= set(fresh)
         going = rows.protect(fresh) if judges else rows
-        kept_N, exits, named = None, list[Exit](), list[Rows]()
+        kept_N, exits, named = None, list[Exit](), list[Named]()
         for first, last, shown in self.spans(() if naming is None else naming.cuts):
             if naming is not None and first in naming.layers:
                 going, x_ND = naming.before(first, x_ND, going)
-                named.append(going)
+                named.append(Named(first, going))
             if not going.num_rows:
                 break
             said_N = None

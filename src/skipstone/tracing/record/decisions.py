@@ -136,6 +136,9 @@ def _record(
     parts_YN = view.layer_parts_YN
     if parts_YN is not None:
         parts_YN = parts_YN[:, view.rows.request == request]
+    first_L = None
+    if view.first_layers_BL is not None:
+        first_L = view.first_layers_BL[request, :length].astype(np.int32)
     return StepRecord(
         forward=at.forward,
         block=at.block.index,
@@ -158,6 +161,7 @@ def _record(
         skip_layers=skip_layers if left.size else None,
         seconds=seconds,
         layer_parts=None if parts_YN is None or (parts_YN == 3).all() else parts_YN,
+        first_layers=None if first_L is None or (first_L < 2).all() else first_L,
     )
 
 

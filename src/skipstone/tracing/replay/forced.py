@@ -137,8 +137,11 @@ class _ForcedCacheSession(SessionAround):
     def rows_before(
         self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
     ) -> Rows | None:
-        """What the policy says: it follows from the states."""
+        """Those that came and those that joined, as recorded; or what the policy says."""
         named = self.inner.rows_before(layer, x_ND, rows, context)
+        step = self._recorded.of(context)
+        if self._forced and step is not None and step.positions_from == "engine":
+            named = _with_joined(layer, rows, context, step)
         return None if named is None else self._seeing(named, context)
 
     def rows_in(
@@ -191,6 +194,15 @@ class _ForcedCacheSession(SessionAround):
         seen = [_horizon(self._recorded.horizon, rows, at, context) for at in context.requests]
         at_R = [rows.request == at.slot for at in context.requests]
         return replace(rows, horizon=np.select(at_R, seen, rows.horizon))
+
+
+def _with_joined(layer: int, rows: Rows, context: StepContext, step: StepRecord) -> Rows | None:
+    """The rows that came, and those that joined before a layer; None if none did."""
+    own, starts = step.joined(layer, layer) - step.prompt_length, context.canvas.prompt_lengths
+    if not own.size:
+        return None
+    came = {slot: rows.position[rows.request == slot] for slot in context.active}
+    return context.rows_at({s: np.union1d(came[s], own + starts[s]) for s in context.active})
 
 
 def _horizon(far: Horizon, rows: Rows, at: RequestStep, context: StepContext) -> np.ndarray:
