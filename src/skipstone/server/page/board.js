@@ -47,8 +47,11 @@ export class Board {
     });
   }
 
-  /** What is right of the answer is no part of it. */
+  /** What is right of the answer is no part of it; blocks of nothing else are drawn small. */
   cut(tokens) {
+    for (const block of this.element.children) {
+      block.classList.toggle("after", Number(block.firstChild.dataset.position) >= tokens);
+    }
     this.items.forEach((item, position) => item.classList.toggle("beyond", position >= tokens));
   }
 

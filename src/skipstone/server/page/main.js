@@ -26,7 +26,8 @@ async function connect() {
     known = await (await ask("/v1/settings")).json();
   } catch (error) {
     if (error.status === UNAUTHORIZED) askForKey();
-    complain(error);
+    // A key that was not given yet is asked for; that is enough.
+    if (error.status !== UNAUTHORIZED || byId("key").value) complain(error);
     return;
   }
   byId("access").hidden = true;
@@ -34,6 +35,7 @@ async function connect() {
   byId("record").disabled = !known.traces;
   byId("record").checked &&= known.traces;
   byId("norecord").hidden = known.traces;
+  byId("begin").disabled = false;
   if (!forms.length) forms = ["a", "b"].map((run) => new SettingsForm(byId(`settings-${run}`), known));
 }
 
@@ -58,7 +60,7 @@ async function send() {
   if (!known) await connect();
   if (!known) return;
   const settings = forms.slice(0, byId("compare").checked ? 2 : 1).map((form) => form.changed());
-  const turn = new Turn(question, settings);
+  const turn = new Turn(question, settings, byId("record").checked);
   const system = byId("system").value.trim();
   const seed = settings.some(draws) ? { seed: Math.floor(Math.random() * MOST_SEED) } : {};
   const messages = [
@@ -72,7 +74,7 @@ async function send() {
   byId("question").value = "";
   working(new AbortController());
   turn.element.scrollIntoView({ block: "start" });
-  await turn.read({ model: known.model, messages, ...seed }, byId("record").checked, asking.signal);
+  await turn.read({ model: known.model, messages, ...seed }, asking.signal);
   working(null);
   // To be asked again, once what was refused is put right.
   if (turn.refused && !byId("question").value) byId("question").value = question;
@@ -109,7 +111,7 @@ function offer() {
     });
     byId("examples").append(make("li", {}, button));
   }
-  const compare = say(make("button", { type: "button", class: "quiet", id: "begin" }), "compare.start");
+  const compare = say(make("button", { type: "button", class: "quiet", id: "begin", disabled: true }), "compare.start");
   compare.addEventListener("click", () => {
     byId("panel").open = true;
     byId("compare").checked = true;

@@ -5,17 +5,24 @@ import { make } from "./dom.js";
 import { say, spoken, words } from "./words.js";
 
 /**
- * Buttons for two recorded answers; with one alone, it is held against the same request without
- * cache and skip.
- * @param {string|null} a id of a trace @param {string} b
+ * Buttons for two answers; one alone is held against the same request without cache and skip. They
+ * are there from the beginning, so that nothing moves when the answers are.
  */
-export function proofOf(a, b) {
-  const found = make("div", { class: "found", role: "status" });
-  const button = say(make("button", { type: "button", class: "quiet cause" }), a ? "proof.cause" : "proof.exact");
-  const report = say(make("button", { type: "button", class: "quiet report" }), "proof.report");
-  button.addEventListener("click", () => diagnose(a, b, button, found));
-  report.addEventListener("click", () => openReport(a, b));
-  return make("div", { class: "proof" }, make("div", { class: "buttons" }, button, report), found);
+export class Proof {
+  /** @param {boolean} two whether there are two answers */
+  constructor(two) {
+    const button = (name, word) => say(make("button", { type: "button", class: `quiet ${name}`, disabled: true }), word);
+    this.buttons = [button("cause", two ? "proof.cause" : "proof.exact"), button("report", "proof.report")];
+    this.found = make("div", { class: "found", role: "status" });
+  }
+
+  /** Ids of their traces are known. @param {string|null} a null: of one answer, `b` @param {string} b */
+  offer(a, b) {
+    const [cause, report] = this.buttons;
+    cause.addEventListener("click", () => diagnose(a, b, cause, this.found));
+    report.addEventListener("click", () => openReport(a, b));
+    for (const one of this.buttons) one.disabled = false;
+  }
 }
 
 /** In a tab of its own. It has a copy of this tab's session, and so the key. */
@@ -47,8 +54,10 @@ function told(diagnosis, a) {
     return lines;
   }
   line("proof.found", { rule: first.rule }, "h4");
-  line("proof.of", { what: first.what, proof: words(`proof.${first.proof}`) });
+  line("proof.of", { proof: words(`proof.${first.proof}`) });
   if (first.remedy) line("proof.remedy", { remedy: first.remedy });
-  lines.push(make("p", { class: "faint", lang: "en" }, diagnosis.summary));
+  for (const text of [first.what, diagnosis.summary]) {
+    lines.push(make("p", { class: "faint", lang: "en" }, text));
+  }
   return lines;
 }

@@ -3,28 +3,40 @@
 import { Answer } from "./answer.js";
 import { Divergence } from "./divergence.js";
 import { make } from "./dom.js";
-import { proofOf } from "./proof.js";
+import { Proof } from "./proof.js";
 import { hush, say } from "./words.js";
 
 export class Turn {
   /**
    * @param {string} question
    * @param {Object<string, string>[]} settings of each column
+   * @param {boolean} record whether answers are recorded, so that there is something to prove
    */
-  constructor(question, settings) {
+  constructor(question, settings, record) {
     this.question = question;
     this.answers = settings.map((own, number) => new Answer("AB"[number], own));
-    this.parting = make("p", { class: "parting", role: "status" });
-    this.below = make("div", { class: "below" }, this.parting);
     const [a, b] = this.answers;
+    this.record = record;
+    this.parting = make("p", { class: "parting", role: "status" });
+    this.show = say(make("button", { type: "button", class: "quiet show", disabled: true }), "parted.show");
+    this.show.addEventListener("click", () => this.showParting());
+    this.proof = new Proof(Boolean(b));
+    this.bar = make(
+      "div",
+      { class: "bar" },
+      this.parting,
+      make("div", { class: "buttons" }, ...(b ? [this.show] : []), ...(record ? this.proof.buttons : [])),
+      this.proof.found,
+    );
+    if (b) say(this.parting, "parted.far");
     this.divergence = b ? new Divergence(a.canvas, b.canvas) : null;
     this.element = make(
       "section",
       { class: "turn" },
       make("div", { class: "question" }, say(make("h2", { class: "hidden" }), "you"), make("p", {}, question)),
+      this.bar,
       make("div", { class: "answers" }, ...this.answers.map(({ element }) => element)),
       legend(Boolean(b)),
-      this.below,
     );
   }
 
@@ -41,9 +53,9 @@ export class Turn {
   }
 
   /** Ask for all answers at once. */
-  async read(request, record, signal) {
+  async read(request, signal) {
     const seen = () => this.look();
-    await Promise.all(this.answers.map((answer) => answer.read(request, record, signal, seen)));
+    await Promise.all(this.answers.map((answer) => answer.read(request, this.record, signal, seen)));
     this.conclude();
   }
 
@@ -62,26 +74,22 @@ export class Turn {
   conclude() {
     const [a, b] = this.answers;
     const whole = this.answers.every(({ canvas, failed }) => canvas.ended && !failed);
-    if (this.marked) this.below.append(this.showButton());
-    else if (b && whole) say(this.parting, "parted.none");
-    else hush(this.parting);
-    if (this.answers.every(({ trace }) => trace)) {
-      this.below.append(b ? proofOf(a.trace, b.trace) : proofOf(null, a.trace));
+    if (b && !this.marked) {
+      if (whole) say(this.parting, "parted.none");
+      else hush(this.parting);
     }
+    this.show.disabled = !this.marked;
+    if (this.answers.every(({ trace }) => trace)) this.proof.offer(b ? a.trace : null, (b ?? a).trace);
     for (const { run, unrecorded } of this.answers.filter((one) => one.unrecorded)) {
-      this.below.append(say(make("p", { class: "refused" }), "answer.unrecorded", { run, why: unrecorded }));
+      this.bar.append(say(make("p", { class: "refused" }), "answer.unrecorded", { run, why: unrecorded }));
     }
-    if (b && a.text) this.below.append(say(make("p", { class: "faint" }), "goes.on"));
+    if (b && a.text) this.element.append(say(make("p", { class: "faint" }), "goes.on"));
   }
 
   /** Both canvases as they were right after the decision. */
-  showButton() {
-    const button = say(make("button", { type: "button", class: "quiet show" }), "parted.show");
+  showParting() {
     const { a, b } = this.divergence.found;
-    button.addEventListener("click", () => {
-      [a ?? b, b ?? a].forEach((step, number) => this.answers[number].show(step + 1));
-    });
-    return button;
+    [a ?? b, b ?? a].forEach((step, number) => this.answers[number].show(step + 1));
   }
 }
 

@@ -67,6 +67,7 @@ export const english = {
     "A and B part in block {block}, step {step}, at token {position}: they decide on different tokens.",
   "parted.stop":
     "A and B part in block {block}, step {step}, at token {position}: only {by} has this step, or is masked there no more.",
+  "parted.far": "So far, A and B decide the same.",
   "parted.none": "A and B decide the same in every step.",
   "parted.show": "Show this step in both",
   "proof.cause": "Find the cause",
@@ -75,7 +76,7 @@ export const english = {
   "proof.working": "The model is run again, to prove it. This takes a while …",
   "proof.same": "The two decide the same: {summary}",
   "proof.found": "Cause: {rule}",
-  "proof.of": "{what}. Proof: {proof}.",
+  "proof.of": "Proof: {proof}",
   "proof.observed": "observed",
   "proof.consistent": "consistent",
   "proof.sufficient": "sufficient",
