@@ -45,6 +45,8 @@ def test_the_wheel_holds_the_model_and_no_more(wheel: Path) -> None:
     pebble = [name for name in names if name.startswith("skipstone/data/pebble/")]
     assert {"config.json", "tokenizer.json"} <= {Path(name).name for name in pebble}
     assert any(name.endswith(".safetensors") for name in pebble)
+    page = ROOT / "src" / "skipstone" / "server" / "page"
+    assert {f"skipstone/server/page/{one.name}" for one in page.iterdir()} <= set(names)
     assert "skipstone/py.typed" in names
     assert all(name.startswith(("skipstone/", "skipstone-")) for name in names)
     assert wheel.stat().st_size < 34e6
