@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import re
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -124,6 +125,22 @@ def test_a_stream_ends_with_the_id_of_its_trace(
     cards = {card["id"]: card for card in http.get("/traces").json()["data"]}
     card = cards[said[-1]["trace_id"]]
     assert (card["state"], card["level"]) == ("finished", "sketches")
+
+
+def test_a_download_leaves_no_file_and_wrong_parameters_are_refused(
+    http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = traced(http)
+    monkeypatch.setattr(tempfile, "tempdir", f"{tmp_path}")
+    for given in ("bytes=99999999-", "bytes=x", "bytes=0-9"):
+        whole = http.get(f"/traces/{name}", headers={"range": given})
+        assert int(whole.headers["content-length"]) == len(whole.content)
+        assert zipfile.ZipFile(io.BytesIO(whole.content)).testzip() is None
+    assert list(tmp_path.iterdir()) == []
+    # Not the report against another baseline than was meant.
+    refused = http.get(f"/traces/{name}/report", params={"agianst": name})
+    assert refused.status_code == 400
+    assert "did you mean 'against'" in refused.json()["error"]["message"]
 
 
 def test_the_list_has_settings_and_no_text(http: httpx.Client) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from skipstone import strict_json
-from skipstone.errors import ConfigError
-from skipstone.quoting import one_line
+from skipstone.errors import ConfigError, nearest
+from skipstone.quoting import one_line, shown
 from skipstone.server.protocol.errors import AnswerError
+from skipstone.server.protocol.strict import UNKNOWN
 
 MOST_DEPTH = 64
 """Lists and objects within each other; a JSON schema of a format is the deepest that is sent."""
@@ -27,6 +28,7 @@ class StrictRoute(APIRoute):
         answer = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
+            _check_query(request, [one.alias for one in self.dependant.query_params])
             if request.method == "POST":
                 request = _StrictRequest(request.scope, request.receive)
                 check_type(request.headers)
@@ -46,6 +48,20 @@ class _StrictRequest(Request):
         if not hasattr(self, "_parsed"):
             self._parsed = parsed(await self.body())
         return self._parsed
+
+
+def _check_query(request: Request, known: Sequence[str]) -> None:
+    """Refuse parameters of an address that mean nothing there.
+
+    Raises:
+        AnswerError: there is one.
+    """
+    for name in request.query_params:
+        if name not in known:
+            meant = nearest(name, known) if known else "there are none"
+            raise AnswerError(
+                400, f"parameter {shown(name)} is unknown; {meant}", param=name, code=UNKNOWN
+            )
 
 
 def check_type(headers: Mapping[str, str]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from os import SEEK_END
 from pathlib import Path
+from typing import BinaryIO
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, HTMLResponse
-from starlette.background import BackgroundTask
+from fastapi.responses import HTMLResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from skipstone.engine.settings import parse_fields
@@ -26,6 +27,7 @@ from skipstone.tracing import Recorder
 from skipstone.tracing.replay.again import canvas_of
 
 _EXACT = "exact"
+_PART_BYTES = 2**18
 _PAGE = "report.html"
 _NOT_STORED = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -40,16 +42,16 @@ def trace_routes(served: ServedModel) -> APIRouter:
         """What is kept, the newest first."""
         return TraceList(data=await run_in_threadpool(served.traces.cards))
 
-    @routes.get("/traces/{trace}", response_class=FileResponse)
-    async def trace(trace: str) -> FileResponse:
+    @routes.get("/traces/{trace}", response_class=StreamingResponse)
+    async def trace(trace: str) -> StreamingResponse:
         """A trace, as a zip of its folder."""
         packed = await run_in_threadpool(served.traces.pack, trace)
-        return FileResponse(
-            packed,
+        length = packed.seek(0, SEEK_END)
+        named = {"content-disposition": f'attachment; filename="{trace}.zip"'}
+        return StreamingResponse(
+            _parts(packed),
             media_type="application/zip",
-            filename=f"{trace}.zip",
-            headers=_NOT_STORED,
-            background=BackgroundTask(packed.unlink),
+            headers={**_NOT_STORED, **named, "content-length": f"{length}"},
         )
 
     @routes.get("/traces/{trace}/report", response_class=HTMLResponse)
@@ -77,6 +79,14 @@ def trace_routes(served: ServedModel) -> APIRouter:
         return await unless_gone(request.receive, found())
 
     return routes
+
+
+def _parts(packed: BinaryIO) -> Iterator[bytes]:
+    """A file from its begin, part by part; it is closed in the end."""
+    with packed:
+        packed.seek(0)
+        while part := packed.read(_PART_BYTES):
+            yield part
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from skipstone.errors import OutputError, SkipstoneError, TraceError
 from skipstone.quoting import shown
@@ -74,25 +75,26 @@ class KeptTraces:
         with self._lock, self._named():
             shutil.copytree(self._find(name), to / name)
 
-    def pack(self, name: str) -> Path:
-        """A trace as a new temporary file, a zip of its folder; whoever asks removes it.
+    def pack(self, name: str) -> BinaryIO:
+        """A trace as an open file without a name, a zip of its folder; gone when it is closed.
 
         Raises:
             AnswerError: there is none of this id.
         """
         with self._lock, self._named():
             folder = self._find(name)
-            with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as packed:
-                try:
-                    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as to:
-                        for path in (folder / MANIFEST, folder / DATABASE, folder / SHARDS):
-                            to.write(path, f"{name}/{path.name}")
-                        for path in sorted((folder / SHARDS).iterdir()):
-                            to.write(path, f"{name}/{SHARDS}/{path.name}")
-                except BaseException:
-                    Path(packed.name).unlink()
-                    raise
-        return Path(packed.name)
+            # Whoever sends it closes it.
+            packed = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
+            try:
+                with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as to:
+                    for path in (folder / MANIFEST, folder / DATABASE, folder / SHARDS):
+                        to.write(path, f"{name}/{path.name}")
+                    for path in sorted((folder / SHARDS).iterdir()):
+                        to.write(path, f"{name}/{SHARDS}/{path.name}")
+            except BaseException:
+                packed.close()
+                raise
+        return packed
 
     def close(self) -> None:
         """Remove what nobody has named a place for."""
