@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from faults.cases.common import DLLM, DYLLM, FIXED
-from faults.engine import choice
+from faults.engine import choice, keeping
 from faults.specimen import Specimen, same
-from faults.truth import Truth, anywhere, chosen_otherwise, joined_otherwise
+from faults.truth import Truth, anywhere, chosen_otherwise, from_forward, joined_otherwise
 
 ELASTIC = "cache=elastic:gamma=0.99"
 
 OF_CHOICE = (
+    Specimen(
+        "kept of other rows",
+        (13,),
+        same(f"{FIXED} {DLLM}"),
+        Truth(from_forward(1), (2,), anywhere),
+        keeping.kept_of_other_rows(),
+    ),
+    Specimen(
+        "kept once and never again",
+        (12,),
+        same(f"{FIXED} {DLLM}"),
+        Truth(from_forward(2), (2, 3, 4), anywhere),
+        keeping.kept_once(),
+    ),
+    Specimen(
+        "never kept",
+        (12,),
+        same(f"{FIXED} {DLLM}"),
+        Truth(from_forward(1), (2,), anywhere),
+        keeping.never_kept(),
+    ),
     Specimen(
         "a drift of attention is never found",
         (11,),

@@ -17,6 +17,7 @@ from skipstone.canvas import RequestStep
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import diagnose
 from skipstone.diagnosis.finding import Proof
+from skipstone.memory.kept import KeptStates
 from skipstone.memory.store import KVStore
 from skipstone.record import MemoryTrace, StepRecord
 from skipstone.rows import Rows
@@ -58,6 +59,13 @@ def turned_over(before_K: Tensor, now_K: Tensor) -> float:
     return 2 * ELASTIC.gamma - COSINE(before_K, now_K)
 
 
+def of_the_row_before(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def wrong(self: KeptStates, layer: int, rows: Rows) -> Tensor:
+        return inner(self, layer, rows).roll(1, 0)
+
+    return wrong
+
+
 def run(model: Model, cache: CachePolicy) -> tuple[MemoryTrace, Engine]:
     recorder, engine = Recorder("full"), Engine(model, BASE, cache=cache)
     engine.generate(prompt_of(1, 7), observer=recorder)
@@ -80,6 +88,7 @@ COSINE = elastic._cosine
         (DLLM, (DllmCache, "computes_response", never), "stale-kv", "an interval is forgotten"),
         (DLLM, (MovedValues, "most_moved", first_rows), "stale-kv", "than the cache policy"),
         (DLLM, (MovedValues, "rows_in", by_number(MovedValues.rows_in)), "misaligned-rows", ""),
+        (DLLM, (KeptStates, "take", of_the_row_before(KeptStates.take)), "wrong-cache-row", "dllm"),
         (ELASTIC, (elastic, "_cosine", turned_over), "stale-kv", "elastic"),
         (DYLLM, (Salient, "mlp_rows_in", with_itself(Salient.mlp_rows_in)), "stale-kv", "no row"),
     ],

@@ -17,6 +17,7 @@ from skipstone.diagnosis.case.expected import Expected
 from skipstone.diagnosis.case.held import Held, held
 from skipstone.diagnosis.case.inquiry import Inquiry
 from skipstone.diagnosis.case.joining import JoinedElsewhere, joined_elsewhere
+from skipstone.diagnosis.case.keeping import KeptWrong, kept_wrong
 from skipstone.diagnosis.case.layer_choice import LayerChoice, layer_choice
 from skipstone.diagnosis.case.loops import Loops
 from skipstone.diagnosis.case.noise import Noise
@@ -125,6 +126,11 @@ class Case:
     def joined_elsewhere(self) -> JoinedElsewhere | None:
         """Rows that did not join where the cache policy says; None if all did."""
         return joined_elsewhere(self.runs, self.inquiry, self.expected, self.tensors)
+
+    @cached_property
+    def kept_wrong(self) -> KeptWrong | None:
+        """Rows to which layers add what they should not have kept; None if all of it is right."""
+        return kept_wrong(self.tensors)
 
     def step_b(self, forward: int) -> StepRecord | None:
         """A step of B."""

@@ -9,6 +9,7 @@ from skipstone.diagnosis.experiment import Follow
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.kept import kept
+from skipstone.diagnosis.kept_rows import kept_rows
 from skipstone.diagnosis.ranked import ranked
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
 from skipstone.diagnosis.skip_reference import old_reference
@@ -24,6 +25,7 @@ def examine(case: Case) -> Answer:
         or ranked(case, RULE.name, RULE.number, ("renewed", "never", "committed", "older"))
         or _broken_rule(case)
         or _old_logits(case)
+        or kept_rows(case, RULE.name, RULE.number, ("nothing", "old", "others"))
         or _old_contribution(case)
         or _by_setting(case)
     )

@@ -6,6 +6,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.case.held import Held
 from skipstone.diagnosis.events import event_sentence, writes
 from skipstone.diagnosis.finding import Finding, Proof
+from skipstone.diagnosis.kept_rows import kept_rows
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of_patch, tried
 from skipstone.sentence import NOTHING, Code, Sentence, listed
 
@@ -14,7 +15,7 @@ _SHOWN = 3
 
 def examine(case: Case) -> Answer:
     """Find whose rows the wrong values are: another position's, layer's, or request's."""
-    return _seen(case) or _compared(case)
+    return _seen(case) or _compared(case) or kept_rows(case, RULE.name, RULE.number, ("row",))
 
 
 def _seen(case: Case) -> Finding | None:
