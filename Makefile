@@ -7,7 +7,7 @@ BIN := .venv/bin
 SPHINX := $(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve test test-around test-long check format docs notebook screenshots linkcheck faults published fuzz fuzz-serve kill clean
+.PHONY: help demo demo-serve test test-around test-long check format docs notebook screenshots linkcheck faults published fuzz fuzz-serve load-serve soak kill clean
 
 help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
@@ -21,6 +21,8 @@ help:
 	@echo "make published FAST_DLLM=PATH  plant faults into published code (see docs/diagnoses.md)"
 	@echo "make fuzz    try 20,000 broken inputs (minutes; goes on where it was stopped)"
 	@echo "make fuzz-serve  send 10,000 malformed requests to a server (half an hour)"
+	@echo "make load-serve  ask a server 1,000 requests at once, and each alone (some minutes)"
+	@echo "make soak    ask a server all sorts of things for two hours; MINUTES=15 for less"
 	@echo "make kill    kill commands that write 1,000 times (about 20 minutes; goes on likewise)"
 	@echo "make docs    write the generated parts of docs/ again, and the site to build/docs"
 	@echo "make screenshots  take the pictures of the report page again (needs Chromium)"
@@ -81,6 +83,13 @@ fuzz: .venv/.dev
 
 fuzz-serve: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.serve
+
+load-serve: .venv/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.server.under_load
+
+MINUTES := 120
+soak: .venv/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.server.soak --minutes $(MINUTES)
 
 kill: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.kill

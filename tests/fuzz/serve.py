@@ -1,10 +1,11 @@
 """Malformed requests against a real server: no answer of 500 and more, and none that does not come.
 
-    python -m tests.fuzz.serve --cases 10000
+    python -m tests.fuzz.serve --cases 10000 --examples 200
 
-The server is ``skipstone serve`` in a process of its own. Every case has a number, by which it is
-made again: ``--first NUMBER --cases 1``. At the end a sound request must be answered, and nothing
-may be left in the engine.
+After broken forms of sound requests come those that schemathesis makes of /openapi.json, whose
+answers must be as they are described there. The server is ``skipstone serve`` in a process of its
+own. Every case has a number, by which it is made again: ``--first NUMBER --cases 1 --examples 0``.
+At the end a sound request must be answered, and nothing may be left in the engine.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import httpx2 as httpx
 
 from tests.fuzz.mutate import broken_bytes, broken_json, json_bytes, odd_text
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETIONS, FILL = "/v1/chat/completions", "/v1/completions", "/v1/fill"
+DIAGNOSE = "/traces/diagnose"
 SOUND: dict[str, dict[str, object]] = {
     CHAT: {
         "model": "pebble",
@@ -41,6 +43,8 @@ SOUND: dict[str, dict[str, object]] = {
         "stop": ["."],
         "stream": False,
         "metadata": {"a": "b"},
+        "logprobs": True,
+        "top_logprobs": 2,
         "skipstone": {"unmask": "fixed", "block_length": 4},
     },
     COMPLETIONS: {
@@ -48,8 +52,16 @@ SOUND: dict[str, dict[str, object]] = {
         "prompt": ["Newton", "Tom, Anna"],
         "max_tokens": 4,
         "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream_options": {"include_usage": True, "canvas": True},
+        "logprobs": 2,
     },
+    FILL: {
+        "model": "pebble",
+        "text": ["Newton was ", {"mask": 4}, "."],
+        "seed": 3,
+        "skipstone": {"unmask": "threshold:value=0.8", "trace": "decisions"},
+    },
+    DIAGNOSE: {"a": "exact", "b": "trace-0"},
 }
 KINDS = (
     "application/json",
@@ -59,6 +71,24 @@ KINDS = (
     "multipart/x",
     "{}",
 )
+ODD_PATHS = (
+    *(
+        "/",
+        "/v1/models/%00",
+        "/v1/models/../x",
+        "/metrics",
+        "/v1",
+        "/traces",
+        "/traces/..%2f..%2fx",
+    ),
+    *("/traces/trace-0/report", "/traces/%00/report?against=%ff&lang=xx", "/openapi.json"),
+)
+CHECKS = (
+    *("not_a_server_error", "status_code_conformance", "content_type_conformance"),
+    *("response_headers_conformance", "unsupported_method"),
+)
+"""Of schemathesis: what is answered is what the description says. Not its check of schemas: it
+reads what is said of the data of an event as if it were said of the whole event."""
 SECONDS = 20.0
 """After which a request hangs."""
 
@@ -76,7 +106,7 @@ class Case:
 def case_of(number: int) -> Case:
     """The request of a number: a sound one, of which something is broken."""
     random = Random(f"serve:{number}")
-    path = random.choice((CHAT, COMPLETIONS))
+    path = random.choice(tuple(SOUND))
     value = copy.deepcopy(SOUND[path])
     method, headers = "POST", {"content-type": KINDS[0]}
     body = json.dumps(value).encode()
@@ -92,16 +122,16 @@ def case_of(number: int) -> Case:
         headers["content-type"] = random.choice(KINDS)
     else:
         method = random.choice(("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"))
-        path = random.choice((CHAT, "/", "/v1/models/%00", "/v1/models/../x", "/metrics", "/v1"))
+        path = random.choice((*SOUND, *ODD_PATHS))
     return Case(method, path, body, headers)
 
 
 @contextmanager
-def served() -> Iterator[str]:
-    """The address of a server in a process of its own."""
+def served(*options: str) -> Iterator[str]:
+    """The address of a server in a process of its own, with these options."""
     command = [sys.executable, "-m", "skipstone", "serve", "--port", "0", "--log", "off"]
     with subprocess.Popen(
-        [*command, "--gen-length", "8"], stdout=subprocess.PIPE, text=True
+        [*command, "--gen-length", "8", *options], stdout=subprocess.PIPE, text=True
     ) as run:
         try:
             assert run.stdout is not None
@@ -145,6 +175,23 @@ def tried(address: str, first: int, count: int) -> tuple[Counter[str], list[str]
     return ends, found
 
 
+def described(address: str, examples: int, seconds: int) -> list[str]:
+    """What schemathesis finds by the server's own description; its last lines, if it is anything.
+
+    Args:
+        address: of the server.
+        examples: of each operation, beside those that cover each rule of the description.
+        seconds: at most.
+    """
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json"]
+    command += ["--checks", ",".join(CHECKS), "--phases", "coverage,fuzzing", "--seed", "1"]
+    command += ["--max-examples", str(examples), "--max-time", str(seconds), "--no-color"]
+    command += ["--request-timeout", str(SECONDS), "--continue-on-failure"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    print("\n".join(line for line in run.stdout.splitlines() if " generated" in line))
+    return [] if run.returncode == 0 else [f"schemathesis: {run.stdout[-4000:]}{run.stderr[-500:]}"]
+
+
 def left(http: httpx.Client) -> list[str]:
     """What is still in the engine some time after the last answer."""
     end = time.monotonic() + SECONDS
@@ -160,11 +207,17 @@ def main() -> int:
     """Parse the arguments and do it."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.serve", description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000, metavar="N")
+    parser.add_argument("--examples", type=int, default=200, metavar="N", help="0: none")
+    parser.add_argument("--seconds", type=int, default=1200, metavar="S", help="for them")
     parser.add_argument("--first", type=int, default=0, metavar="NUMBER")
     options = parser.parse_args()
     began = time.perf_counter()
     with served() as address:
         ends, found = tried(address, options.first, options.cases)
+        if options.examples:
+            found += described(address, options.examples, options.seconds)
+            with httpx.Client(base_url=address, timeout=SECONDS) as http:
+                found += left(http)
     seconds = time.perf_counter() - began
     print(f"{ends.total()} requests in {seconds:.0f} s: {dict(sorted(ends.items()))}")
     print(f"{len(found)} findings", *found[:40], sep="\n")

@@ -20,7 +20,7 @@ from skipstone.server.answer.stream import ClientGoneError
 from skipstone.server.metrics import Metrics
 from skipstone.server.options import ServerOptions
 from skipstone.server.protocol.errors import ErrorBody, body_of, no_address, response_to
-from skipstone.server.protocol.streams import describe_streams
+from skipstone.server.protocol.streams import describe_errors, describe_streams
 from skipstone.server.routes.chat import chat_routes
 from skipstone.server.routes.completions import completion_routes
 from skipstone.server.routes.fill import fill_routes
@@ -68,7 +68,7 @@ def make_app(
 
 
 class _Described(FastAPI):
-    """An application whose description has streams, too."""
+    """An application whose description has streams, too, and errors as they are."""
 
     def openapi(self) -> dict[str, Any]:
         """The description, made when it is first asked for."""
@@ -76,6 +76,7 @@ class _Described(FastAPI):
         description = super().openapi()
         if begins:
             describe_streams(description)
+            describe_errors(description)
         return description
 
 

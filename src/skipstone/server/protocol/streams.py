@@ -1,4 +1,4 @@
-"""What streams consist of, in the OpenAPI description."""
+"""What streams consist of and errors are sent as, in the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ CHUNKS: dict[str, type[BaseModel]] = {
 }
 """Of each endpoint that streams, what the data of an event is."""
 
+JSON = "application/json"
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -36,3 +37,16 @@ def describe_streams(description: dict[str, Any]) -> None:
         answer["content"]["text/event-stream"] = {
             "schema": {"$ref": _REFERENCE.format(model=chunk.__name__)}
         }
+
+
+def describe_errors(description: dict[str, Any]) -> None:
+    """Say of errors that they are JSON: FastAPI has them be what a page or a file is.
+
+    Args:
+        description: of the application; it is changed.
+    """
+    for path in description["paths"].values():
+        for operation in path.values():
+            for status, answer in operation["responses"].items():
+                if status in ("4XX", "5XX"):
+                    answer["content"] = {JSON: next(iter(answer["content"].values()))}
