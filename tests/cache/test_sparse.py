@@ -165,7 +165,7 @@ def test_hidden_keys_are_named_where_the_same_rows_with_none_hidden_decide_alike
     sides = recorded(NoCache(), "decisions"), recorded(SparseCache(0.3), "decisions", here=here)
     found = diagnosis(*sides)
     assert (found.rule, found.proof) == ("visible-set", Proof.NECESSARY_AND_SUFFICIENT)
-    assert "keys that the cache hides change the decision" in str(found.what)
+    assert "keys that cache=sparse hides change the decision" in str(found.what)
     assert "cache=sparse:keep_ratio=1.0" in str(found.remedy)
 
 
@@ -186,7 +186,7 @@ def test_stale_rows_are_not_blamed_alone_where_hiding_changes_the_decision_as_we
         engine.generate(prompt, observer=recorder)
         sides.append(Side(recorder.trace, 0, engine))
     found = diagnosis(*sides)
-    assert "stale K/V and hides keys" in str(found.what)
+    assert "cache=sparse leaves stale K/V and hides keys" in str(found.what)
     assert "no key hidden, B decides neither as it does here nor as A" in str(found.evidence)
 
 

@@ -12,7 +12,7 @@ from skipstone.diagnosis.deviation import before_their_commit
 from skipstone.diagnosis.experiment import Choice, Follow, Patch
 from skipstone.diagnosis.factors import swap
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.hidden_keys import by_setting
+from skipstone.diagnosis.hidden_keys import by_setting, cache_that_differs
 from skipstone.diagnosis.joined_rows import joined_rows
 from skipstone.diagnosis.patching import decisive
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
@@ -248,13 +248,15 @@ def _by_setting(case: Case) -> Finding | None:
         return None
     spot = decisive(case, step)
     # Keys and values that are fresh where B hides keys tell what their age does by itself.
-    both = hiding is not None and spot is None
+    both, cache = hiding is not None and spot is None, cache_that_differs(case)
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=Sentence("the cache leaves stale K/V and hides keys, which changes the decision")
+        what=Sentence(
+            "{cache} leaves stale K/V and hides keys, which changes the decision", cache=cache
+        )
         if both
-        else Sentence("the cache leaves stale K/V that change the decision"),
+        else Sentence("{cache} leaves stale K/V that change the decision", cache=cache),
         where=place(step, None if spot is None else spot.layer, _position(case)),
         evidence=listed(
             [

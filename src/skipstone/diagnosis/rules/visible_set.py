@@ -7,7 +7,7 @@ from typing import get_args
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Choice, Follow, Hidden
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.hidden_keys import by_setting, other_keys
+from skipstone.diagnosis.hidden_keys import by_setting, cache_that_differs, other_keys
 from skipstone.diagnosis.rule import (
     Answer,
     Rule,
@@ -89,7 +89,9 @@ def _by_setting(case: Case) -> Finding | None:
     return Finding(
         rule=RULE.name,
         number=RULE.number,
-        what=Sentence("the keys that the cache hides change the decision"),
+        what=Sentence(
+            "the keys that {cache} hides change the decision", cache=cache_that_differs(case)
+        ),
         where=place(step, None, None if first is None else first.position),
         evidence=listed(
             [
