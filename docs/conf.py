@@ -36,7 +36,7 @@ nitpick_ignore = [
     ("py:class", "skipstone.engine.loop.Loop"),
     ("py:class", "skipstone.engine.request.Done"),
     ("py:class", "skipstone.ops.model.reference.HeadNorms"),
-    ("py:class", "skipstone.rows.Alike"),
+    ("py:class", "skipstone.alike.Alike"),
     ("py:class", "SettingsFields"),
     ("py:exc", "CancelledError"),
 ]

@@ -14,15 +14,15 @@ Shape letters: N packed rows, A requests with rows, W pieces of the work of atte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from skipstone.alike import Alike, alike
 from skipstone.reach import FULL, Reach
 
 
@@ -64,24 +64,6 @@ def to_host(values: Tensor) -> HostCopy:
 def write_at(table_BL: Tensor, where: tuple[Tensor, Tensor], value: int) -> None:
     """Write one number at some places; as an item of the table it would be waited for."""
     table_BL.index_put_(where, torch.full((), value, dtype=table_BL.dtype, device=table_BL.device))
-
-
-class Alike(NamedTuple):
-    """Requests that lie alike: as many rows each, which see as far, and bases as far apart."""
-
-    first: int
-    """Their first row; the others follow."""
-    requests: tuple[int, ...]
-    count: int
-    """Rows of each."""
-    base: int
-    """Of the first."""
-    apart: int
-    """From one base to the next; 0 where there is one request."""
-    bound: int
-    """As far as any of these rows sees."""
-    even: bool
-    """Whether all of them see as far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +172,25 @@ class Rows:
         """Rows of the largest request."""
         return max(self.counts, default=0)
 
+    def of(self, requests: Collection[int]) -> np.ndarray:
+        """Which rows are of some requests: bool [N], on the host."""
+        wanted = np.array([request in requests for request in self.requests], bool)
+        return wanted.repeat(self.counts)
+
+    def only(self, requests: Sequence[int]) -> Rows:
+        """The rows of some requests; asked again, the same ones, with what is on the device."""
+        return self if set(self.requests) <= set(requests) else _only(self, tuple(requests))
+
+    def span(self, request: int) -> slice:
+        """Where the rows of a request stand among these; empty if it has none."""
+        first, end = np.searchsorted(self.request, (request, request + 1)).tolist()
+        return slice(first, end)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Where the rows of each request end among these: int64 [A], on the host."""
+        return np.array(self.counts, np.int64).cumsum()
+
     @cached_property
     def where_4N(self) -> Tensor:
         """int64 [4, N]: request, position, horizon and base on the device, after one copy."""
@@ -261,18 +262,7 @@ class Rows:
     @cached_property
     def alike(self) -> list[Alike]:
         """All requests with rows, in order, those together that lie alike."""
-        found, first = list[Alike](), 0
-        for request, count in zip(self.requests, self.counts, strict=True):
-            horizon, base = self.horizon[first : first + count], int(self.base[first])
-            bound = int(horizon.max())
-            one = Alike(first, (request,), count, base, 0, bound, bool((horizon == bound).all()))
-            joined = _joined(found[-1], one) if found else None
-            if joined is None:
-                found.append(one)
-            else:
-                found[-1] = joined
-            first += count
-        return found
+        return alike(self.requests, self.counts, self.horizon, self.base)
 
     def own(self) -> Rows:
         """A copy with device tensors of its own, all of them made."""
@@ -298,18 +288,18 @@ class Rows:
 
     def _at(self, index: np.ndarray) -> Rows:
         """The rows at ``index``, without what the device alone knows of them."""
-        request = self.request[index]
-        counts = np.bincount(request)
-        requests = np.flatnonzero(counts)
+        ends = np.searchsorted(index, self.ends).tolist()
+        counts = [end - first for first, end in zip((0, *ends), ends, strict=False)]
+        own = {of: count for of, count in zip(self.requests, counts, strict=True) if count}
         return Rows(
-            requests=tuple(requests.tolist()),
-            counts=tuple(counts[requests].tolist()),
-            request=request,
+            requests=tuple(own),
+            counts=tuple(own.values()),
+            request=self.request[index],
             position=self.position[index],
             horizon=self.horizon[index],
             base=self.base[index],
             device=self.device,
-            refreshed=tuple(r for r in self.refreshed if counts[r : r + 1].any()),
+            refreshed=tuple(of for of in self.refreshed if of in own),
         )
 
     def pack(self, index: np.ndarray) -> tuple[Rows, Tensor]:
@@ -323,7 +313,7 @@ class Rows:
 
     def protect(self, requests: Sequence[int]) -> Rows:
         """The same rows, none of which may be dropped of some requests."""
-        fresh = np.isin(self.request, requests)
+        fresh = self.of(requests)
         return self._with(fresh_N=to_device(fresh, self.device)) if fresh.any() else self
 
     def writing(self, writes_N: Tensor) -> Rows:
@@ -355,15 +345,6 @@ _PLACES = (
 )
 
 
-def _joined(left: Alike, right: Alike) -> Alike | None:
-    """Both as one, if they lie alike; ``right`` is a single request."""
-    apart = right.base - left.base - left.apart * (len(left.requests) - 1)
-    fits = apart > 0 and left.apart in (0, apart) and left.even and right.even
-    if not fits or (left.count, left.bound) != (right.count, right.bound):
-        return None
-    return left._replace(requests=(*left.requests, *right.requests), apart=apart)
-
-
 # Steps of a block have the same rows: what is on the device need not be copied again.
 @lru_cache(maxsize=64)
 def _spans(
@@ -379,6 +360,12 @@ def _spans(
     return Rows.at(
         positions, device, lengths=lengths, bases=bases, reaches=reaches, refreshed=refreshed
     )
+
+
+# A layer after the other asks for the same.
+@lru_cache(maxsize=64)
+def _only(rows: Rows, requests: tuple[int, ...]) -> Rows:
+    return rows.take(np.flatnonzero(rows.of(requests)))
 
 
 @lru_cache(maxsize=16)

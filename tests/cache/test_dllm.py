@@ -15,7 +15,7 @@ from torch import Tensor
 from skipstone import ConfigError, Engine, Fixed, Model, NoCache, Settings
 from skipstone.cache import DllmCache
 from skipstone.diagnosis.finding import Proof
-from skipstone.engine.forward.choosing import Choosing
+from skipstone.engine.forward.choosing import Choosing, ChosenRows
 from skipstone.engine.observe import StepView
 from skipstone.memory.store import KVStore
 from skipstone.rows import Rows
@@ -40,14 +40,12 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Computed]:
     seen: Computed = []
     choose = Choosing.choose
 
-    def noting(
-        self: Choosing, layer: int, rows: Rows, values: Any
-    ) -> tuple[np.ndarray, np.ndarray]:
-        index, asked = choose(self, layer, rows, values)
+    def noting(self: Choosing, layer: int, rows: Rows, ask: Any) -> ChosenRows:
+        chosen = choose(self, layer, rows, ask)
         if layer == 2:
             seen.append({})
-        seen[-1][layer] = set(rows.position[index].tolist())
-        return index, asked
+        seen[-1][layer] = set(chosen.rows.position.tolist())
+        return chosen
 
     def run(cache: DllmCache, model: Model | None = None, **changes: Any) -> Computed:
         seen.clear()

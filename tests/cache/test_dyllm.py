@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from skipstone import ConfigError, Engine, Model, NoCache, Settings
 from skipstone.cache import CachePolicy, DllmCache, DyllmCache
 from skipstone.diagnosis.finding import Proof
-from skipstone.engine.forward.choosing import Choosing
+from skipstone.engine.forward.choosing import Choosing, ChosenRows
 from skipstone.record import TraceWriter, open_trace
 from skipstone.report.facts.effort import Effort
 from skipstone.rows import Rows
@@ -118,12 +117,12 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[list[set[int]]]:
     """Of each forward and layer of one request, the positions whose MLP is computed."""
     seen, choose = list[list[set[int]]](), Choosing.choose
 
-    def noting(self: Choosing, layer: int, rows: Rows, ask: Any) -> tuple[np.ndarray, np.ndarray]:
-        index, asked = choose(self, layer, rows, ask)
+    def noting(self: Choosing, layer: int, rows: Rows, ask: Any) -> ChosenRows:
+        found = choose(self, layer, rows, ask)
         if layer == 1:
             seen.append([])
-        seen[-1].append(set(rows.position[index].tolist()))
-        return index, asked
+        seen[-1].append(set(found.rows.position.tolist()))
+        return found
 
     monkeypatch.setattr(Choosing, "choose", noting)
     return seen

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipstone import CosineSkip, DualCache, Engine, Fixed, Model, NoCache, NoSkip, PrefixCache
+from skipstone.alike import Alike
 from skipstone.cache import CachePolicy, D2Cache, DelayedCache, ElasticCache, VicinityCache
 from skipstone.canvas import Geometry, StepContext
 from skipstone.diff import compare
@@ -21,7 +22,7 @@ from skipstone.engine.request import Done
 from skipstone.engine.score import scorer
 from skipstone.engine.settings import Budget
 from skipstone.ops.model import reference
-from skipstone.rows import Alike, Rows
+from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy
 from skipstone.testing.tiny import EOS
 from skipstone.tracing import Recorder

@@ -16,6 +16,7 @@ from skipstone.testing.tiny import tiny_model
 
 BASE = Settings(gen_length=24, block_length=8, cache="none", unmask="fixed", skip="none")
 PROMPT = [3, 1, 4, 1, 5]
+CACHES = ["none", "dllm", "dyllm", "elastic", "sparse", "d2cache"]
 CPU = torch.device("cpu")
 
 
@@ -86,6 +87,27 @@ def test_the_same_settings_of_two_requests_are_computed_once(
         assert rows([PROMPT, PROMPT[::-1]], cache=cache) == 2 * rows([PROMPT], cache=cache)
 
 
+@pytest.mark.parametrize("caches", [CACHES, CACHES[::-1]], ids=["none first", "none last"])
+def test_a_forward_in_which_no_cache_policy_has_a_say_is_computed_once_for_all(
+    model: Model, monkeypatch: pytest.MonkeyPatch, caches: list[str]
+) -> None:
+    settings = [BASE.replace(cache=cache) for cache in caches]
+    prompts = [PROMPT] * len(caches)
+    check_alone(model, settings, prompts)
+    entered, embed = list[int](), model.network.embed
+
+    def counted(id_N: torch.Tensor) -> torch.Tensor:
+        entered.append(len(id_N))
+        return embed(id_N)
+
+    monkeypatch.setattr(model.network, "embed", counted)
+    Engine(model).generate_batch(prompts, settings=settings)
+    length = len(PROMPT) + BASE.gen_length
+    assert entered[0] == length
+    # Control: where they have a say, each computes its own.
+    assert max(entered) > 2 * length
+
+
 def rows_of(*spans: tuple[int, int, int], length: int = 6) -> Rows:
     bases = [8 * slot for slot, _, _ in spans]
     return Rows.spans(spans, CPU, lengths=[length] * len(spans), bases=bases)
@@ -110,6 +132,11 @@ def test_who_computes_for_whom() -> None:
     assert histories.leaders(whole, ids_BL) == {0: 0, 1: 0, 2: 0}
     histories.forget([2])
     assert histories.leaders(part, ids_BL) == {0: 0, 1: 1, 2: 2}
+    # Who has a say in a forward computes its own, until all of it is computed without one.
+    histories.computed(whole, ids_BL, judging={0})
+    assert histories.leaders(part, ids_BL) == {0: 0, 1: 1, 2: 1}
+    assert histories.leaders(whole, ids_BL, judging={0}) == {0: 0, 1: 1, 2: 1}
+    assert histories.leaders(whole, ids_BL) == {0: 0, 1: 0, 2: 0}
     # A row that sees less far computes something else.
     short = Rows.join(rows_of((0, 0, 5), length=5), rows_of((1, 0, 5)))
     assert histories.leaders(short, ids_BL) == {0: 0, 1: 1}

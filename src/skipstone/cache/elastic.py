@@ -120,15 +120,14 @@ class _Watching(CacheSession):
             return None
         whole = drifted.changed_rows()
         named = {slot: whole.position[whole.request == slot] for slot in drifted.active}
-        still = rows.take(np.flatnonzero(np.isin(rows.request, others.active)))
+        still = rows.only(others.active)
         return drifted.rows_at(named).beside(still)
 
     def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
         """Compare the watched tokens with the last step, and choose those of the next."""
         for at in context.requests:
-            mine = np.flatnonzero(rows.request == at.slot)
-            weights_RK = weights_NK[int(mine[0]) : int(mine[-1]) + 1]
-            self._look(layer, weights_RK, rows.position[mine], at, context)
+            mine = rows.span(at.slot)
+            self._look(layer, weights_NK[mine], rows.position[mine], at, context)
 
     def forget(self, request: int) -> None:
         """Another request takes the slot."""

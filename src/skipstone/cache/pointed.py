@@ -89,11 +89,10 @@ class PointedRows(CacheSession):
     def attended(self, layer: int, weights_NK: Tensor, rows: Rows, context: StepContext) -> None:
         """Follow attention through the layers, once all are there. Waits for the device then."""
         for at in context.requests:
-            known, index = self._known[at.slot], np.flatnonzero(rows.request == at.slot)
+            known, mine = self._known[at.slot], rows.span(at.slot)
             if layer == 1:
                 known.layers.clear()
-            mine = slice(int(index[0]), int(index[-1]) + 1)
-            known.layers.append(LayerWeights(rows.position[index], weights_NK[mine]))
+            known.layers.append(LayerWeights(rows.position[mine], weights_NK[mine]))
             if layer == self._last:
                 length = context.length_at(at)
                 known.flow_K = rolled_out(known.layers, length).cpu().numpy()

@@ -22,8 +22,9 @@ from skipstone.canvas import Canvas, Geometry, HostCanvas, RequestStep, Status, 
 from skipstone.engine.ages import Ages
 from skipstone.engine.beside import SessionsHold, rows_of, tables_of
 from skipstone.engine.entering import with_entering
-from skipstone.engine.forward.asked import Asked, started
-from skipstone.engine.forward.common import Histories, Leaders, led_rows, spread
+from skipstone.engine.forward.asked import Asked, judges, started
+from skipstone.engine.forward.common import Histories, led_rows, spread
+from skipstone.engine.forward.followers import Followers, Leaders
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.naming import Naming
 from skipstone.engine.forward.runner import Pass, Runner
@@ -231,12 +232,12 @@ class Batch:
         if not self._listens:
             return
         for policy, session, same in self.caching.serving(context):
-            mine = np.isin(rows.request, same.active)
+            mine = rows.of(same.active)
             with noting(self._failed, policy, same.active):
                 session.taken(rows if mine.all() else rows.take(np.flatnonzero(mine)), same)
 
-    def naming(self, rows: Rows, context: StepContext, *, recovery: bool) -> Naming | None:
-        """Whose cache policies have a say in the midst of a forward over ``rows``; None: nobody's.
+    def asked(self, rows: Rows, context: StepContext, *, recovery: bool) -> list[Asked]:
+        """Whose cache policies have a say in the midst of a forward over ``rows``.
 
         Args:
             rows: that enter layer 1.
@@ -244,27 +245,38 @@ class Batch:
             recovery: all rows are computed, whatever policies say.
         """
         if not self._names:
-            return None
+            return []
         asked = list[Asked]()
         for policy, session, same in self.caching.serving(context):
             if policy.needs:
                 free, _ = same.split(lambda at: not recovery and at.slot not in rows.refreshed)
                 asked.append(Asked(policy, session, same, free))
-        return Naming(asked, self._kept, self._failed) if asked else None
+        return asked
 
     def leaders(self, rows: Rows) -> Leaders | None:
         """Who computes for whom in a forward over ``rows``; None: each for itself.
 
-        On a GPU the host does not know the canvas when a step is launched. Whoever has a say in the
-        midst of a forward, or replaces states there, speaks of single requests.
+        On a GPU the host does not know the canvas when a step is launched. A skip policy, or who
+        replaces states in the midst of a forward, speaks of single requests.
         """
         states = [self.state(slot) for slot in rows.requests]
         judged = self.runner.skip is not None or self.runner.intervention is not None
-        if judged or self._names or self.geometry.device.type != "cpu":
+        if judged or self.geometry.device.type != "cpu":
             return None
         if len({state.request.prompt for state in states}) == len(states):
             return None
-        return self._histories.leaders(rows, self.canvas.ids_BL.numpy())
+        return self._histories.leaders(rows, self.canvas.ids_BL.numpy(), self._judging(rows))
+
+    def _judging(self, rows: Rows) -> frozenset[int]:
+        """Requests of whose rows a cache policy may have a say in the midst of a forward."""
+        if not self._names:
+            return frozenset()
+        caches = {slot: self.settings(slot).cache for slot in rows.requests}
+        return frozenset(
+            slot
+            for slot, cache in caches.items()
+            if slot not in rows.refreshed and cache.needs and judges(self.caching.of(cache))
+        )
 
     def forward(
         self,
@@ -273,16 +285,18 @@ class Batch:
         *,
         fresh: Sequence[int],
         taps: Taps,
-        naming: Naming | None = None,
+        asked: Sequence[Asked] = (),
     ) -> Pass:
         """The forward of a step; what several requests have in common is computed once."""
         leaders = None if taps else self.leaders(rows)
+        followers = Followers(rows, leaders or {})
+        naming = Naming(asked, self._kept, self._failed, followers) if asked else None
         if leaders is None:
             self._histories.forget(rows.requests)
             return self.runner.forward(rows, context, fresh=fresh, taps=taps, naming=naming)
         led = led_rows(rows, leaders)
-        done = self.runner.forward(led, context, fresh=fresh, taps=taps)
-        self._histories.computed(rows, self.canvas.ids_BL.numpy())
+        done = self.runner.forward(led, context, fresh=fresh, taps=taps, naming=naming)
+        self._histories.computed(rows, self.canvas.ids_BL.numpy(), self._judging(rows))
         return spread(done, rows, leaders, self.runner.store)
 
     def weighing(self, context: StepContext) -> Weighing | None:

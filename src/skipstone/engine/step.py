@@ -118,8 +118,8 @@ class Stepper:
             draws = any(batch.settings(slot).temperature > 0 for slot in context.active)
             batch.runner.packs = draws or rows.num_rows > MOST_UNPACKED
         batch.taken(rows, context)
-        naming = batch.naming(rows, context, recovery=recovery)
-        done = batch.forward(rows, context, fresh=fresh.active, taps=taps, naming=naming)
+        asked = batch.asked(rows, context, recovery=recovery)
+        done = batch.forward(rows, context, fresh=fresh.active, taps=taps, asked=asked)
         weighing = batch.weighing(context)
         scored = batch.scorer.score(
             done, context, batch.host, weighing=weighing, want_logits=taps.logits
@@ -240,7 +240,7 @@ class Stepper:
     def _expect(self, skip: SkipSession, fresh: StepContext) -> None:
         """Tell the skip which rows it may be asked about after this step, if any."""
         coming = self.batch.rows(fresh.later())
-        judged = coming.take(np.flatnonzero(~np.isin(coming.request, coming.refreshed)))
+        judged = coming.take(np.flatnonzero(~coming.of(coming.refreshed)))
         if judged.num_rows:
             skip.expect(judged)
 
@@ -354,7 +354,7 @@ def _without(flight: InFlightStep, gone: Sequence[RequestState]) -> InFlightStep
     return flight._replace(
         states=tuple(state for state, _ in kept),
         context=replace(flight.context, requests=tuple(at for _, at in kept)),
-        rows=flight.rows.take(np.flatnonzero(np.isin(flight.rows.request, slots))),
+        rows=flight.rows.take(np.flatnonzero(flight.rows.of(slots))),
     )
 
 

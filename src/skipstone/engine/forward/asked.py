@@ -83,6 +83,12 @@ def kept_for(session: CacheSession) -> Keeping:
     return frozenset((kind, layer) for kind, where in layers.items() for layer in where)
 
 
+def judges(session: CacheSession) -> bool:
+    """Whether what a forward computes of the rows of its requests may depend on a session."""
+    says = session.names_before or session.chooses_in or session.chooses_mlp_in
+    return bool(says) or session.hides
+
+
 def cuts(sessions: Iterable[CacheSession]) -> tuple[int, ...]:
     """Layers with which a span begins, ascending: before and behind each it has a say at."""
     found = set[int]()

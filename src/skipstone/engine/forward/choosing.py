@@ -18,6 +18,7 @@ from torch import Tensor
 from skipstone.cache import CacheSession
 from skipstone.canvas import StepContext
 from skipstone.engine.forward.asked import Asked
+from skipstone.engine.forward.followers import Followers
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.layers import Layers
 from skipstone.engine.forward.places import among, places
@@ -30,9 +31,9 @@ from skipstone.rows import Rows, to_device
 
 Part = Literal["layer", "mlp"]
 """What may be computed for some of the rows: all of a layer, or its second half."""
-Ask = Callable[[CacheSession, np.ndarray, StepContext], Rows | None]
-"""Asks a session about some of the rows that came, by their places, of the requests of a context;
-the rows that it wants computed, None: all."""
+Ask = Callable[[CacheSession, Rows, np.ndarray, StepContext], Rows | None]
+"""Asks a session about some of the rows that came, and their places among those, of the requests of
+a context; the rows that it wants computed, None: all."""
 Compute = Callable[[Tensor, Rows, Tensor | None], Tensor]
 """Computes rows: what is added to, the rows, and their places among those that came, None: all."""
 
@@ -52,11 +53,27 @@ class Reuse(NamedTuple):
     """Those whose values a policy had computed before it chose, each time."""
 
 
+class ChosenRows(NamedTuple):
+    """What sessions say of the rows that came to a layer."""
+
+    wanted: np.ndarray
+    """bool [N]: those that are computed."""
+    rows: Rows
+    """The same."""
+    asked: Rows
+    """Those of which a session was asked."""
+
+
 class Choosing:
     """What the cache policies of one step say of the rows that layers, or parts, compute."""
 
     def __init__(
-        self, part: Part, asked: Sequence[Asked], changes: KeptStates, failed: Failed
+        self,
+        part: Part,
+        asked: Sequence[Asked],
+        changes: KeptStates,
+        failed: Failed,
+        followers: Followers,
     ) -> None:
         """Take the sessions that have a say.
 
@@ -65,11 +82,12 @@ class Choosing:
             asked: those.
             changes: where it is kept what that part of layers adds.
             failed: takes the errors of sessions; one that failed has no say any more.
+            followers: requests that others compute; what is computed of those is kept of them too.
         """
         self.changes = changes
         """What that part of layers added."""
         self._part: Part = part
-        self._asked, self._failed = asked, failed
+        self._asked, self._failed, self._followers = asked, failed, followers
         self.layers = frozenset(n for one in asked for n in self._layers_of(one))
         """Layers in which somebody is asked, counted from 1."""
 
@@ -77,37 +95,40 @@ class Choosing:
         session = one.session
         return session.chooses_in if self._part == "layer" else session.chooses_mlp_in
 
-    def choose(self, layer: int, rows: Rows, ask: Ask) -> tuple[np.ndarray, np.ndarray]:
-        """Which rows are computed in a layer, and of which that was asked: int64, ascending.
+    def choose(self, layer: int, rows: Rows, ask: Ask) -> ChosenRows:
+        """Which rows are computed in a layer, and of which that was asked.
 
         A row of which nothing is kept in this layer is computed, and nobody is asked.
         """
         wanted, asked = np.ones(rows.num_rows, bool), np.zeros(rows.num_rows, bool)
-        known = np.ones(rows.num_rows, bool)
-        known[self.changes.lacking(layer, rows)] = False
+        lacking = self.changes.lacking(layer, rows)
         for one in self._asked:
             if layer not in self._layers_of(one) or one.has_failed(self._failed):
                 continue
-            mine = np.flatnonzero(known & np.isin(rows.request, one.free.active))
-            if mine.size:
-                asked[mine] = True
-                wanted[mine] = self._said(one, layer, rows, mine, ask)
-        return np.flatnonzero(wanted), np.flatnonzero(asked)
+            mine = rows.of(one.free.active)
+            some = rows.only(one.free.active)
+            if lacking.size:
+                mine[lacking] = False
+                some = rows.take(np.flatnonzero(mine))
+            if some.num_rows:
+                asked |= mine
+                index = np.flatnonzero(mine)
+                wanted[index] = self._said(one, layer, some, index, ask)
+        return ChosenRows(wanted, _some(rows, wanted), _some(rows, asked))
 
-    def _said(self, one: Asked, layer: int, rows: Rows, mine: np.ndarray, ask: Ask) -> np.ndarray:
+    def _said(self, one: Asked, layer: int, some: Rows, index: np.ndarray, ask: Ask) -> np.ndarray:
         """What one session wants computed of the rows that it is asked about, a bool for each."""
-        wanted = np.ones(mine.size, bool)
+        wanted = np.ones(index.size, bool)
         with noting(self._failed, one.policy, one.context.active):
-            said = ask(one.session, mine, one.free)
+            said = ask(one.session, some, index, one.free)
             if said is not None:
                 check_rows(one.policy, said)
-                wanted = np.zeros(mine.size, bool)
-                who = type(one.session).__name__
-                wanted[_places_of(said, rows.take(mine), who, layer)] = True
+                wanted = np.zeros(index.size, bool)
+                wanted[_places_of(said, some, type(one.session).__name__, layer)] = True
         return wanted
 
     def added(
-        self, layer: int, x_ND: Tensor, rows: Rows, index: np.ndarray, compute: Compute
+        self, layer: int, x_ND: Tensor, rows: Rows, chosen: ChosenRows, compute: Compute
     ) -> Tensor:
         """What goes on: computed for some rows, and kept; the others take what it added last.
 
@@ -115,19 +136,17 @@ class Choosing:
             layer: counted from 1.
             x_ND: what that is added to.
             rows: that came.
-            index: which of them are computed, ascending.
+            chosen: which of them are computed.
             compute: computes them.
         """
-        if index.size == rows.num_rows:
+        if chosen.rows is rows:
             return self._computed(layer, x_ND, rows, None, compute)
-        left = np.setdiff1d(np.arange(rows.num_rows), index, assume_unique=True)
+        left = np.flatnonzero(~chosen.wanted)
         left_N, out_ND = to_device(left, rows.device), x_ND.clone()
         out_ND[left_N] += self.changes.take(layer, rows.take(left))
-        if index.size:
-            index_N = to_device(index, rows.device)
-            out_ND[index_N] = self._computed(
-                layer, x_ND[index_N], rows.take(index), index_N, compute
-            )
+        if chosen.rows.num_rows:
+            index_N = to_device(np.flatnonzero(chosen.wanted), rows.device)
+            out_ND[index_N] = self._computed(layer, x_ND[index_N], chosen.rows, index_N, compute)
         return out_ND
 
     def _computed(
@@ -153,12 +172,7 @@ class Choosing:
             if layer in self._layers_of(one)
             for slot in one.context.active
         ]
-        mine = np.isin(rows.request, slots)
-        if mine.all():
-            states.keep(layer, rows, x_NX)
-            return
-        index = np.flatnonzero(mine)
-        states.keep(layer, rows.take(index), x_NX[to_device(index, rows.device)])
+        states.keep(layer, *self._followers.picked(rows, x_NX, slots))
 
 
 class ChosenLayers:
@@ -205,19 +219,19 @@ class ChosenLayers:
         x_ND = self._entering(layer, x_ND, rows)
         values = _Values(self._network, self.store, layer, x_ND, rows)
 
-        def ask(session: CacheSession, index: np.ndarray, free: StepContext) -> Rows | None:
-            return session.rows_in(layer, values, rows.take(index), free)
+        def ask(
+            session: CacheSession, some: Rows, _index: np.ndarray, free: StepContext
+        ) -> Rows | None:
+            return session.rows_in(layer, values, some, free)
 
-        index, asked = self._choosing.choose(layer, rows, ask)
-        self._reuses.append(
-            Reuse(layer, "layer", rows.take(asked), rows.take(index), values.renewed)
-        )
+        chosen = self._choosing.choose(layer, rows, ask)
+        self._reuses.append(Reuse(layer, "layer", chosen.asked, chosen.rows, values.renewed))
 
         def compute(some_ND: Tensor, some: Rows, _index_N: Tensor | None) -> Tensor:
             ((_, out_ND),) = self._inner.run(layer, layer, some_ND, some, every=False)
             return out_ND
 
-        out_ND = self._choosing.added(layer, x_ND, rows, index, compute)
+        out_ND = self._choosing.added(layer, x_ND, rows, chosen, compute)
         if layer == self._network.config.num_layers:
             out_ND = self._entering(layer + 1, out_ND, rows)
         return out_ND
@@ -226,6 +240,11 @@ class ChosenLayers:
         for intervention in self._interventions:
             x_ND = intervention.entering(layer, x_ND, rows)
         return x_ND
+
+
+def _some(rows: Rows, wanted: np.ndarray) -> Rows:
+    """Those of the rows that are wanted: the same ones if all are."""
+    return rows if wanted.all() else rows.take(np.flatnonzero(wanted))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,8 @@ Requests with one prompt and different settings compute the same until what they
 same tokens at the same positions, over the same keys and values. Which keys and values a request
 has follows from its *history*: all that was computed of it since all of it was computed last. So
 two requests with one history and the same rows share a forward: one of them leads, the others take
-over its states, keys and values, bit for bit.
+over its states, keys and values, bit for bit. A request in whose forward its cache policy has a say
+computes its own, and has its history to itself until all of it is computed without that.
 
 Shape letters: B requests, L canvas length, N packed rows.
 """
@@ -13,17 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
 
+from skipstone.engine.forward.followers import Leaders, computed_at, following
 from skipstone.engine.forward.runner import Pass
 from skipstone.memory.store import KVStore
 from skipstone.rows import Rows, to_device
-
-Leaders = Mapping[int, int]
-"""By slot: the slot whose rows are computed for it; its own where it leads."""
 
 
 class Histories:
@@ -39,21 +38,31 @@ class Histories:
         for slot in slots:
             self._of[slot] = str(next(self._numbers)).encode()
 
-    def leaders(self, rows: Rows, ids_BL: np.ndarray) -> Leaders:
-        """Who computes for whom in a forward over ``rows``; the first of each kind leads."""
+    def leaders(self, rows: Rows, ids_BL: np.ndarray, judging: Collection[int] = ()) -> Leaders:
+        """Who computes for whom in a forward over ``rows``; the first of each kind leads.
+
+        Args:
+            rows: of all.
+            ids_BL: the canvas.
+            judging: slots whose policies have a say in the midst of it.
+        """
         first = dict[bytes, int]()
-        after = self._after(rows, ids_BL)
+        after = self._after(rows, ids_BL, judging)
         return {slot: first.setdefault(history, slot) for slot, history in after.items()}
 
-    def computed(self, rows: Rows, ids_BL: np.ndarray) -> None:
+    def computed(self, rows: Rows, ids_BL: np.ndarray, judging: Collection[int] = ()) -> None:
         """A forward over ``rows`` is done, by whomever."""
-        self._of.update(self._after(rows, ids_BL))
+        self._of.update(self._after(rows, ids_BL, judging))
 
-    def _after(self, rows: Rows, ids_BL: np.ndarray) -> dict[int, bytes]:
+    def _after(self, rows: Rows, ids_BL: np.ndarray, judging: Collection[int]) -> dict[int, bytes]:
         """The histories of the requests in ``rows``, once these are computed."""
         found, first = dict[int, bytes](), 0
         for slot, count in zip(rows.requests, rows.counts, strict=True):
             mine = slice(first, first + count)
+            first += count
+            if slot in judging:
+                found[slot] = str(next(self._numbers)).encode()
+                continue
             position, horizon = rows.position[mine], rows.horizon[mine]
             # Positions ascend: if there are as many as are seen, nothing that was there is left.
             before = b"" if count == horizon.max() else self._of[slot]
@@ -62,7 +71,6 @@ class Histories:
             for numbers in told:
                 history.update(numbers.tobytes())
             found[slot] = history.digest()
-            first += count
         return found
 
 
@@ -71,42 +79,39 @@ def led_rows(rows: Rows, leaders: Leaders) -> Rows:
     leads = [slot for slot in rows.requests if leaders[slot] == slot]
     if len(leads) == len(rows.requests):
         return rows
-    return rows.take(np.flatnonzero(np.isin(rows.request, leads)))
+    return rows.only(leads)
 
 
 def spread(done: Pass, rows: Rows, leaders: Leaders, store: KVStore) -> Pass:
     """What was computed for those that lead, for all of them. Changes the store.
 
     Args:
-        done: the forward over ``led_rows(rows, leaders)``, in which no row left or came.
+        done: the forward over ``led_rows(rows, leaders)``; no row of those that lead left or came.
         rows: of all.
         leaders: who computed for whom.
         store: takes the K/V of those that follow.
     """
     if done.entered.num_rows == rows.num_rows:
         return done
-    following = rows.take(np.flatnonzero([leaders[slot] != slot for slot in rows.request]))
-    _copy(following, rows, leaders, store)
+    theirs = following(rows, leaders)
+    _copy(theirs, rows, leaders, store)
     assert done.computed is not None
-    computed = Rows.join(done.computed, following)
-    x_ND = done.x_ND[to_device(_taken(computed, done.computed, leaders), rows.device)]
-    return replace(done, entered=rows, computed=computed, x_ND=x_ND)
+    computed = Rows.join(done.computed, theirs)
+    index_N = to_device(computed_at(computed, done.computed, leaders), rows.device)
+    return replace(
+        done,
+        entered=rows,
+        computed=computed,
+        x_ND=done.x_ND[index_N],
+        named=[named._replace(rows=named.rows.beside(theirs)) for named in done.named],
+        reuses=[reuse._replace(computed=reuse.computed.beside(theirs)) for reuse in done.reuses],
+    )
 
 
-def _taken(wanted: Rows, computed: Rows, leaders: Leaders) -> np.ndarray:
-    """Which row of ``computed`` each of ``wanted`` is: int64 [N]."""
-    first = dict(zip(computed.requests, np.cumsum((0, *computed.counts)), strict=False))
-    each = [
-        first[leaders[slot]] + np.arange(count)
-        for slot, count in zip(wanted.requests, wanted.counts, strict=True)
-    ]
-    return np.concatenate(each)
-
-
-def _copy(following: Rows, rows: Rows, leaders: Leaders, store: KVStore) -> None:
+def _copy(theirs: Rows, rows: Rows, leaders: Leaders, store: KVStore) -> None:
     bases = dict(zip(rows.request.tolist(), rows.base.tolist(), strict=True))
     first = 0
-    for slot, count in zip(following.requests, following.counts, strict=True):
-        position = following.position[first : first + count]
+    for slot, count in zip(theirs.requests, theirs.counts, strict=True):
+        position = theirs.position[first : first + count]
         store.take_over(position, bases[leaders[slot]], bases[slot])
         first += count

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skipstone.cache import CacheSession
 from skipstone.canvas import StepContext
-from skipstone.engine.forward.choosing import Choosing, Reuse
+from skipstone.engine.forward.choosing import Choosing, ChosenRows, Reuse
 from skipstone.engine.forward.eager import EagerLayers
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.layers import Layers
@@ -69,25 +69,26 @@ class ChosenMlps:
             return
         assert first == last
         half = self._halves.attended(first, x_ND, rows)
-        index, asked = self._chosen(first, rows, half.context_NW)
+        chosen = self._chosen(first, rows, half.context_NW)
         # Of all rows: the next step is compared with this one, whatever is computed.
         self._choosing.keep(self._contexts, first, rows, half.context_NW)
-        self._reuses.append(Reuse(first, "mlp", rows.take(asked), rows.take(index)))
+        self._reuses.append(Reuse(first, "mlp", chosen.asked, chosen.rows))
 
         def compute(some_ND: Tensor, _: Rows, index_N: Tensor | None) -> Tensor:
             normed_ND = half.normed_ND if index_N is None else half.normed_ND[index_N]
             return self._halves.with_mlp(first, some_ND, normed_ND)
 
-        out_ND = self._choosing.added(first, half.stream_ND, rows, index, compute)
+        out_ND = self._choosing.added(first, half.stream_ND, rows, chosen, compute)
         yield first, self._halves.left(first, out_ND, rows)
 
-    def _chosen(self, layer: int, rows: Rows, context_NW: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _chosen(self, layer: int, rows: Rows, context_NW: Tensor) -> ChosenRows:
         """Which rows the MLP computes, and of which that was asked."""
 
-        def ask(session: CacheSession, index: np.ndarray, free: StepContext) -> Rows | None:
-            mine = rows.take(index)
-            before_NW = self._contexts.take(layer, mine)
+        def ask(
+            session: CacheSession, some: Rows, index: np.ndarray, free: StepContext
+        ) -> Rows | None:
+            before_NW = self._contexts.take(layer, some)
             now_NW = context_NW[to_device(index, rows.device)]
-            return session.mlp_rows_in(layer, before_NW, now_NW, mine, free)
+            return session.mlp_rows_in(layer, before_NW, now_NW, some, free)
 
         return self._choosing.choose(layer, rows, ask)

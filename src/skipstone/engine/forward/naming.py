@@ -18,6 +18,7 @@ from torch import Tensor
 
 from skipstone.engine.forward.asked import Asked, cuts
 from skipstone.engine.forward.choosing import Choosing
+from skipstone.engine.forward.followers import Followers
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.forward.seeing import Seeing
 from skipstone.engine.guarded import Failed, check_rows, noting
@@ -31,30 +32,38 @@ from skipstone.rows import Rows, to_device
 class Naming:
     """What the cache policies of one step say in the midst of the forward."""
 
-    def __init__(self, asked: Sequence[Asked], kept: Kept, failed: Failed) -> None:
+    def __init__(
+        self, asked: Sequence[Asked], kept: Kept, failed: Failed, followers: Followers
+    ) -> None:
         """Take the sessions that have a say.
 
         Args:
             asked: those.
             kept: what is kept of earlier steps.
             failed: takes the errors of sessions; one that failed has no say any more.
+            followers: requests that others compute; sessions have no say of their rows.
         """
         self._asked, self._inputs, self._failed = asked, kept.inputs, failed
+        self._followers = followers
         self.layers = tuple(sorted({n for one in asked for n in one.session.names_before}))
         """Layers before which ``before`` is to be asked, ascending."""
         watching = [one for one in asked if "attention" in one.policy.needs]
-        self.attention = _Attention(watching, failed) if watching else None
+        self.attention = _Attention(watching, failed, followers) if watching else None
         """Shows to sessions how rows attend; None: no policy needs it."""
         choosing = [one for one in asked if one.session.chooses_in]
-        self.choosing = Choosing("layer", choosing, kept.changes, failed) if choosing else None
+        self.choosing = (
+            Choosing("layer", choosing, kept.changes, failed, followers) if choosing else None
+        )
         """Says which rows layers compute; None: nobody does."""
         choosing = [one for one in asked if one.session.chooses_mlp_in]
-        self.choosing_mlps = Choosing("mlp", choosing, kept.mlps, failed) if choosing else None
+        self.choosing_mlps = (
+            Choosing("mlp", choosing, kept.mlps, failed, followers) if choosing else None
+        )
         """Says of which rows layers compute the MLP; None: nobody does."""
         self.contexts = kept.contexts
         """What the heads gave, by which that is said."""
         keyed = [one for one in asked if "keys" in one.policy.needs]
-        self.seeing = Seeing(keyed, failed) if keyed else None
+        self.seeing = Seeing(keyed, failed, followers) if keyed else None
         """Says which keys rows see; None: nobody does."""
         self.cuts = cuts(one.session for one in asked)
         """Layers with which a span begins, ascending."""
@@ -62,42 +71,43 @@ class Naming:
     def before(self, layer: int, x_ND: Tensor, rows: Rows) -> tuple[Rows, Tensor]:
         """The rows that go on through ``layer``, and the states that enter it."""
         parts = list[tuple[Rows, Tensor]]()
-        others = np.ones(rows.num_rows, dtype=bool)
+        named_of = set[int]()
         for asked in self._asked:
             if layer not in asked.session.names_before:
                 continue
-            mine = np.isin(rows.request, asked.context.active)
-            others &= ~mine
-            came, came_ND = _picked(rows, x_ND, mine)
-            self._inputs.keep(layer, came, came_ND)
-            parts.append(self._named(asked, layer, came_ND, came))
-        parts.append(_picked(rows, x_ND, others))
-        return _together(parts)
-
-    def _named(self, asked: Asked, layer: int, x_ND: Tensor, rows: Rows) -> tuple[Rows, Tensor]:
-        """What one session says of the rows that came; those go on where it fails."""
-        if not asked.free.requests or asked.has_failed(self._failed):
+            came = self._followers.picked(rows, x_ND, asked.context.active)
+            self._inputs.keep(layer, *came)
+            named = self._named(asked, layer, x_ND, rows)
+            if named is not None:
+                parts.append(named)
+                named_of.update(asked.free.active)
+        if not parts:
             return rows, x_ND
-        free_N = np.isin(rows.request, asked.free.active)
-        came, came_ND = _picked(rows, x_ND, free_N)
+        others = [slot for slot in rows.requests if slot not in named_of]
+        return _together([*parts, _picked(rows, x_ND, others)])
+
+    def _named(
+        self, asked: Asked, layer: int, x_ND: Tensor, rows: Rows
+    ) -> tuple[Rows, Tensor] | None:
+        """What goes on of the rows that one session may name; None: those that came."""
+        if not asked.free.requests or asked.has_failed(self._failed):
+            return None
+        came, came_ND = self._followers.picked(rows, x_ND, asked.free.active)
         named = None
         with noting(self._failed, asked.policy, asked.context.active):
             said = asked.session.rows_before(layer, came_ND, came, asked.free)
             if said is not None:
                 _check(said, asked, layer, self._inputs)
             named = said
-        if named is None:
-            return rows, x_ND
         # The states of those that came were kept just now.
-        taken_ND = self._inputs.take(layer, named)
-        return _together([_picked(rows, x_ND, ~free_N), (named, taken_ND)])
+        return None if named is None else (named, self._inputs.take(layer, named))
 
 
 class _Attention(Intervention):
     """Changes nothing: it shows how rows attend."""
 
-    def __init__(self, asked: Sequence[Asked], failed: Failed) -> None:
-        self._asked, self._failed = asked, failed
+    def __init__(self, asked: Sequence[Asked], failed: Failed, followers: Followers) -> None:
+        self._asked, self._failed, self._followers = asked, failed, followers
 
     def entering(self, layer: int, x_ND: Tensor, rows: Rows) -> Tensor:
         """As they are."""
@@ -107,14 +117,14 @@ class _Attention(Intervention):
         self, layer: int, rows: Rows, qkv_NHE: Tensor, q_NHE: Tensor, store: KVStore
     ) -> Tensor:
         """The same queries, once the sessions have seen what they look at."""
+        watching = [one for one in self._asked if not one.has_failed(self._failed)]
+        watched = {self._followers.leader(at) for one in watching for at in one.context.active}
+        seen, seen_NHE = _picked(rows, q_NHE, sorted(watched))
         weights_NK = ops.attention_weights(
-            q_NHE, store.keys[layer - 1], rows, store.visible_in(layer - 1)
+            seen_NHE, store.keys[layer - 1], seen, store.visible_in(layer - 1)
         )
-        for asked in self._asked:
-            policy, session, context, _ = asked
-            if asked.has_failed(self._failed):
-                continue
-            mine, mine_NK = _picked(rows, weights_NK, np.isin(rows.request, context.active))
+        for policy, session, context, _ in watching:
+            mine, mine_NK = self._followers.picked(seen, weights_NK, context.active)
             with noting(self._failed, policy, context.active):
                 session.attended(layer, mine_NK, mine, context)
         return q_NHE
@@ -142,12 +152,12 @@ def _check(named: Rows, asked: Asked, layer: int, inputs: KeptStates) -> None:
         )
 
 
-def _picked(rows: Rows, x_ND: Tensor, wanted: np.ndarray) -> tuple[Rows, Tensor]:
-    """Some of the rows, with their states."""
-    if wanted.all():
-        return rows, x_ND
-    index = np.flatnonzero(wanted)
-    return rows.take(index), x_ND[to_device(index, x_ND.device)]
+def _picked(rows: Rows, x_NX: Tensor, slots: Sequence[int]) -> tuple[Rows, Tensor]:
+    """The rows of some requests, with their states."""
+    some = rows.only(slots)
+    if some is rows:
+        return rows, x_NX
+    return some, x_NX[to_device(np.flatnonzero(rows.of(slots)), x_NX.device)]
 
 
 def _together(parts: Sequence[tuple[Rows, Tensor]]) -> tuple[Rows, Tensor]:

@@ -110,7 +110,7 @@ class Pass:
         could, did = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
         for exit in self.exits:
             deeper, request = num_layers - exit.layer, exit.rows.request
-            judged = request[~np.isin(request, exit.fresh)]
+            judged = request[~exit.rows.of(exit.fresh)]
             could += deeper * np.bincount(judged, minlength=batch)
             did += deeper * np.bincount(request[exit.left()], minlength=batch)
         more_could, more_did = self._reused("layer", batch)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from skipstone.canvas import StepContext
 from skipstone.engine.forward.asked import Asked
+from skipstone.engine.forward.followers import Followers
 from skipstone.engine.forward.interventions import Intervention
 from skipstone.engine.guarded import Failed, checked_visible, noting
 from skipstone.memory.store import KVStore
@@ -28,14 +29,15 @@ from skipstone.rows import Rows, to_device
 class Seeing(Intervention):
     """What the cache policies of one step see of queries and keys; changes nothing."""
 
-    def __init__(self, asked: Sequence[Asked], failed: Failed) -> None:
+    def __init__(self, asked: Sequence[Asked], failed: Failed, followers: Followers) -> None:
         """Take the sessions that have a say.
 
         Args:
             asked: those.
             failed: takes the errors of sessions; one that failed has no say any more.
+            followers: requests that others compute; what those do is shown as theirs.
         """
-        self._asked, self._failed = asked, failed
+        self._asked, self._failed, self._followers = asked, failed, followers
         self._looking = [self._wanted(one) for one in asked]
         self.looks = any(context.requests for context in self._looking)
         """Whether any of them looks at queries and keys in this step."""
@@ -72,16 +74,17 @@ class Seeing(Intervention):
         """The same queries, once the sessions have seen what they look at, request by request."""
         for one, looking in zip(self._asked, self._looking, strict=True):
             for at in looking.requests:
-                index = np.flatnonzero(rows.request == at.slot)
-                if one.has_failed(self._failed) or not index.size:
+                mine, mine_RHE = self._followers.picked(rows, q_NHE, (at.slot,))
+                if one.has_failed(self._failed) or not mine.num_rows:
                     continue
-                mine, first = rows.take(index), int(index[0])
-                far = at.base + int(mine.horizon.max())
+                # Of whoever computes them: the keys of a follower are not there yet.
+                base = int(rows.base[rows.span(self._followers.leader(at.slot)).start])
+                far = base + int(mine.horizon.max())
                 with noting(self._failed, one.policy, one.context.active):
                     one.session.met(
                         layer,
-                        q_NHE[first : first + index.size],
-                        store.keys[layer - 1, at.base : far],
+                        mine_RHE,
+                        store.keys[layer - 1, base:far],
                         mine,
                         replace(looking, requests=(at,)),
                     )

@@ -213,7 +213,7 @@ class Scorer:
         if self._distributions is None or drift_BG is None:
             return
         asked = [slot for slot, needs in enumerate(self._needs) if Need.DRIFT in needs]
-        mine = np.isin(rows.request, asked)
+        mine = rows.of(asked)
         if not mine.all():
             masks = masks.take(to_device(np.flatnonzero(mine), rows.device))
         if mine.any():

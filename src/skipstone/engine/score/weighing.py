@@ -39,7 +39,7 @@ class Weighing:
         """
         weighed_NV = masks.logits_NV
         for served in self._asked:
-            mine = np.isin(rows.request, served.context.active)
+            mine = rows.of(served.context.active)
             if mine.all():
                 return self._of(served, masks)
             if mine.any():

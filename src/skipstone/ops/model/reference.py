@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipstone.rows import Alike, Rows
+from skipstone.alike import Alike
+from skipstone.rows import Rows
 
 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
