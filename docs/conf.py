@@ -38,6 +38,7 @@ nitpick_ignore = [
     ("py:class", "skipstone.ops.model.reference.HeadNorms"),
     ("py:class", "skipstone.alike.Alike"),
     ("py:class", "SettingsFields"),
+    ("py:class", "Geometry"),
     ("py:exc", "CancelledError"),
 ]
 

@@ -277,3 +277,4 @@ class _Serving:
 
     def _ready(self, address: str) -> None:
         say_now(f"{self.options.name} at {address}")
+        say_now(f"page at {address.removesuffix('v1')}")
