@@ -77,6 +77,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("skipstone.bench.gate.gate", reached)
     monkeypatch.setattr("skipstone.cli.report.write_report", reached)
     monkeypatch.setattr("skipstone.server.serving.serve", reached)
+    monkeypatch.setattr("skipstone.cli.serve.cluster", reached)
     monkeypatch.setattr("skipstone.cli.diagnose.explain", reached)
     monkeypatch.chdir(tmp_path)
 
