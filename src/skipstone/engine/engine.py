@@ -169,7 +169,9 @@ class Engine:
             raise ConfigError(f"batch_size is {shown(batch_size)}, must be at least 1")
         said = idle_places(batch_size, len(given))
         size = None if batch_size is None else min(batch_size, len(given))
-        alone, own = len(given) == 1, self._requests.settings_of(settings, len(given))
+        alone, own = len(given) == 1, [self.settings] * len(given)
+        if settings is not None:
+            own = self._requests.settings_of(settings, len(given))
         handles = [
             self._handle(
                 self._requests.of_prompt(

@@ -36,10 +36,8 @@ class Requests:
             check_fit(self.model.network, settings)
         return settings
 
-    def settings_of(self, given: Sequence[Settings] | None, count: int) -> Sequence[Settings]:
-        """The settings of each of so many prompts; None: the engine's."""
-        if given is None:
-            return [with_defaults(self.stated, self.model)] * count
+    def settings_of(self, given: Sequence[Settings], count: int) -> list[Settings]:
+        """The settings of each of so many prompts."""
         if not isinstance(given, Sequence) or len(given) != count:
             raise ConfigError(f"settings is {shown(given)}, must be {count} Settings")
         return [self.fitting(one) for one in given]

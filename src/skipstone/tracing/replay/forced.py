@@ -137,11 +137,11 @@ class _ForcedCacheSession(SessionAround):
     def rows_before(
         self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext
     ) -> Rows | None:
-        """Those that came and those that joined, as recorded; or what the policy says."""
+        """Who joins is as recorded, who leaves as the policy says; or all as it says."""
         named = self.inner.rows_before(layer, x_ND, rows, context)
         step = self._recorded.of(context)
         if self._forced and step is not None and step.positions_from == "engine":
-            named = _with_joined(layer, rows, context, step)
+            named = _as_recorded(layer, rows, named, context, step)
         return None if named is None else self._seeing(named, context)
 
     def rows_in(
@@ -196,13 +196,20 @@ class _ForcedCacheSession(SessionAround):
         return replace(rows, horizon=np.select(at_R, seen, rows.horizon))
 
 
-def _with_joined(layer: int, rows: Rows, context: StepContext, step: StepRecord) -> Rows | None:
-    """The rows that came, and those that joined before a layer; None if none did."""
+def _as_recorded(
+    layer: int, rows: Rows, named: Rows | None, context: StepContext, step: StepRecord
+) -> Rows | None:
+    """Those that came and that the policy keeps, and those that joined before a layer; or None."""
     own, starts = step.joined(layer, layer) - step.prompt_length, context.canvas.prompt_lengths
-    if not own.size:
+    if named is None and not own.size:
         return None
-    came = {slot: rows.position[rows.request == slot] for slot in context.active}
-    return context.rows_at({s: np.union1d(came[s], own + starts[s]) for s in context.active})
+    going = dict[int, np.ndarray]()
+    for slot in context.active:
+        came = rows.position[rows.request == slot]
+        if named is not None:
+            came = np.intersect1d(came, named.position[named.request == slot])
+        going[slot] = np.union1d(came, own + starts[slot])
+    return context.rows_at(going)
 
 
 def _horizon(far: Horizon, rows: Rows, at: RequestStep, context: StepContext) -> np.ndarray:
