@@ -25,7 +25,7 @@ pytestmark = pytest.mark.wheel
 CORE = {"torch", "numpy", "ml-dtypes", "safetensors", "tokenizers", "huggingface-hub", "jinja2"}
 CORE |= {"click", "rich", "xxhash"}
 """What every installation gets; what only one command needs is an extra."""
-EXTRAS = {"dev", "docs", "export", "lm-eval", "ray", "report", "serve", "sweep"}
+EXTRAS = {"dev", "docs", "export", "lm-eval", "ray", "replicas", "report", "serve", "sweep"}
 
 
 @pytest.fixture(scope="module")

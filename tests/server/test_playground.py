@@ -344,7 +344,7 @@ def test_what_is_drawn_is_drawn_alike_in_both_columns(visit: Visit, engine: Engi
     page.click("#begin")
     assert page.evaluate("document.activeElement.closest('#settings-b') !== null")
     for run in "ab":
-        page.fill(f"#settings-{run} [name=temperature]", "1")
+        page.fill(f"#settings-{run} [name=temperature]", "2")
     ask(page)
     expect(page.locator(".parting")).to_have_text("A and B decide the same in every step.")
     assert page.locator(".said").first.inner_text() != engine.generate(QUESTION).text
