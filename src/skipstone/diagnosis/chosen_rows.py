@@ -9,7 +9,7 @@ import numpy as np
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.case.layer_choice import ChoiceSlip, LayerChoice
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import place, proof_of_patch, tried
+from skipstone.diagnosis.rule import place, proof_of_patch, stated_cache_tried
 from skipstone.sentence import Sentence
 
 _WHAT: dict[ChoiceSlip, Sentence] = {
@@ -53,11 +53,7 @@ def chosen_rows(
         what=_WHAT[found.slip],
         where=place(found.step, found.layer, int((*found.missing, *found.extra)[0])),
         evidence=_evidence(found),
-        experiment=tried(
-            case.proof.fault_removed,
-            Sentence("run on B's canvases with the stated cache policy: the decisions are A's"),
-            Sentence("run on B's canvases with the stated cache policy: the decisions are not A's"),
-        ),
+        experiment=stated_cache_tried(case),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=_REMEDY[found.slip],
         positions=tuple(positions.tolist()),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.case.joining import JoinedElsewhere, JoinSlip
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import place, proof_of_patch, tried
-from skipstone.sentence import Code, Sentence
+from skipstone.diagnosis.rule import cache_of, place, proof_of_patch, stated_cache_tried
+from skipstone.sentence import Sentence
 
 
 def joined_rows(case: Case, name: str, number: int) -> Finding | None:
@@ -26,11 +26,7 @@ def joined_rows(case: Case, name: str, number: int) -> Finding | None:
         what=_what(case, found.slip),
         where=place(found.step, found.layer, int(found.positions[0])),
         evidence=_evidence(found),
-        experiment=tried(
-            case.proof.fault_removed,
-            Sentence("run on B's canvases with the stated cache policy: the decisions are A's"),
-            Sentence("run on B's canvases with the stated cache policy: the decisions are not A's"),
-        ),
+        experiment=stated_cache_tried(case),
         proof=proof_of_patch(case, case.proof.rows_reproduce),
         remedy=Sentence(
             "see what the cache policy watches in each layer, with what it compares that, and on "
@@ -42,8 +38,7 @@ def joined_rows(case: Case, name: str, number: int) -> Finding | None:
 
 def _what(case: Case, slip: JoinSlip) -> Sentence:
     """What is wrong, with the name of the cache policy."""
-    name, _, _ = case.record_b.header.settings.get("cache", "").partition(":")
-    policy = Code(name)
+    policy = cache_of(case)
     words: dict[JoinSlip, Sentence] = {
         "never": Sentence(
             "rows that {policy} computes from a layer on are left out", policy=policy

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.case.keeping import KeptSlip, KeptWrong
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.rule import place, proof_of_patch, tried
-from skipstone.sentence import NOTHING, Code, Sentence, listed
+from skipstone.diagnosis.rule import cache_of, place, proof_of_patch, tried
+from skipstone.sentence import NOTHING, Sentence, listed
 
 _REMEDY: dict[KeptSlip, Sentence] = {
     "nothing": Sentence("keep what a layer adds to a row whenever it computes the row"),
@@ -64,8 +64,7 @@ def kept_rows(case: Case, name: str, number: int, slips: Collection[KeptSlip]) -
 
 def _what(case: Case, slip: KeptSlip) -> Sentence:
     """What is wrong, with the name of the cache policy."""
-    name, _, _ = case.record_b.header.settings.get("cache", "").partition(":")
-    cache = Code(name)
+    cache = cache_of(case)
     words: dict[KeptSlip, Sentence] = {
         "nothing": Sentence(
             "layers add nothing to rows that {cache} leaves out: nothing was kept", cache=cache

@@ -14,7 +14,7 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.finding import Finding, Place, Proof, RuledOut
 from skipstone.diagnosis.loop import diagnosis_of, finding
 from skipstone.record import StepRecord
-from skipstone.sentence import NOTHING, Sentence
+from skipstone.sentence import NOTHING, Code, Sentence
 
 Answer = Finding | RuledOut | None
 
@@ -107,3 +107,17 @@ def tried(came_out: bool | None, yes: Sentence, no: Sentence) -> Sentence:
     if came_out is None:
         return NOTHING
     return yes if came_out else no
+
+
+def cache_of(case: Case) -> Code:
+    """The name of B's cache policy."""
+    return Code(case.record_b.header.settings.get("cache", "").partition(":")[0])
+
+
+def stated_cache_tried(case: Case) -> Sentence:
+    """What comes of B's canvases under the cache policy that it states."""
+    return tried(
+        case.proof.fault_removed,
+        Sentence("run on B's canvases with the stated cache policy: the decisions are A's"),
+        Sentence("run on B's canvases with the stated cache policy: the decisions are not A's"),
+    )
