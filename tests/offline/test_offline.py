@@ -19,7 +19,10 @@ from skipstone.offline.answers import AnswerFile
 from skipstone.offline.units import answer_here
 
 NAMES = [f"{a}{b}" for a in ("Zo", "Be", "Id", "Ma") for b in ("e", "n", "a", "x", "o", "i")]
+MANY_NAMES = [f"{name}{end}" for name in NAMES for end in ("", "ra", "lo")]
 PROMPTS = [f"Replace somebody in the queue Tom, Anna, Leo, Mia by {name}." for name in NAMES]
+MANY_PROMPTS = [f"Replace somebody in the queue Tom, Anna, Leo by {name}." for name in MANY_NAMES]
+"""More than two workers have under way at a time: while a unit is decoded again, not all end."""
 SETTINGS = ("--gen-length", "32", "--batch-size", "2")
 
 
@@ -77,9 +80,9 @@ def test_a_file_of_other_answers_is_left_alone(engine: Engine, tmp_path: Path) -
 
 @pytest.mark.ray
 @pytest.mark.skipif(find_spec("ray") is None, reason="no Ray")
-def test_a_killed_worker_and_a_killed_run_lose_nothing(texts: list[str], tmp_path: Path) -> None:
+def test_a_killed_worker_and_a_killed_run_lose_nothing(engine: Engine, tmp_path: Path) -> None:
     asked, path = tmp_path / "prompts.txt", tmp_path / "answers.jsonl"
-    asked.write_text("\n".join(PROMPTS))
+    asked.write_text("\n".join(MANY_PROMPTS))
     command = [sys.executable, "-m", "skipstone", "generate", "--batch-file", str(asked)]
     command += ["--executor", "ray", "-o", str(path), *SETTINGS]
 
@@ -107,8 +110,9 @@ def test_a_killed_worker_and_a_killed_run_lose_nothing(texts: list[str], tmp_pat
         run.kill()
         # They end with whoever has started them.
         assert psutil.wait_procs(running, timeout=20)[1] == []
-    assert 10 <= lines() < len(PROMPTS)
+    assert 10 <= lines() < len(MANY_PROMPTS)
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert f"{len(PROMPTS)} answers in {path}, of which" in done.stderr
+    assert f"{len(MANY_PROMPTS)} answers in {path}, of which" in done.stderr
+    texts = [result.text for result in engine.generate_batch(MANY_PROMPTS)]
     assert written(path) == texts
