@@ -17,6 +17,7 @@ from skipstone.server.access.account import Account, Accounts, account_of
 from skipstone.server.access.bodies import Bodies
 from skipstone.server.access.keys import ApiKeys
 from skipstone.server.answer.stream import ClientGoneError
+from skipstone.server.heap import give_back_regularly
 from skipstone.server.metrics import Metrics
 from skipstone.server.options import ServerOptions
 from skipstone.server.protocol.errors import ErrorBody, body_of, no_address, response_to
@@ -85,7 +86,9 @@ def routes_of(served: ServedModel) -> FastAPI:
 
     @asynccontextmanager
     async def until_stopped(app: FastAPI) -> AsyncIterator[None]:
+        end = give_back_regularly()
         yield
+        end()
         served.traces.close()
 
     # No pages of documentation: they load scripts from elsewhere. /openapi.json has it all.
