@@ -39,6 +39,7 @@ def test_two_canvases_that_part_are_diagnosed(model: Model, canvas: list[int]) -
     found = diagnose(a, b, engine_a=engine_a, engine_b=engine_b)
     assert found.verdict == "stale-skipped-state"
     assert found.cause is not None
+    assert str(found.cause.what).startswith("the old state of a row that skip=cosine skips")
     assert str(found.cause.proof) == "necessary and sufficient"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Literal
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Rerun, SideName
@@ -87,6 +88,13 @@ def factors_of(case: Case) -> tuple[ChangedSetting, ...]:
         else:
             found.append(ChangedSetting(name, a, b))
     return tuple(found)
+
+
+def policy_that_differs(case: Case, kind: Literal["cache", "skip"]) -> Code:
+    """The policy of B by its name, as in ``skip=cosine``; that of A where B has none."""
+    named = (r.header.settings.get(kind, "") for r in (case.record_b, case.record_a))
+    mine, theirs = (text.partition(":")[0] for text in named)
+    return Code(f"{kind}={theirs if mine == 'none' else mine}")
 
 
 def swap(case: Case) -> Swapped | None:

@@ -16,7 +16,6 @@ from skipstone.diagnosis.factors import Swapped, changes, factors_of, swap
 from skipstone.diff import compare
 from skipstone.policies import CACHE
 from skipstone.record import RunRecord, Tap, TensorKey, Trace
-from skipstone.sentence import Code
 
 _LED: frozenset[Choice] = frozenset(("rows", "skip"))
 
@@ -60,13 +59,6 @@ def by_setting(case: Case) -> Hiding | None:
         return Hiding(found, alone=True)
     differs = case.divergence.earlier(compare(b, case.record_b).first) is not None
     return Hiding(found, alone=False) if differs else None
-
-
-def cache_that_differs(case: Case) -> Code:
-    """The cache policy of B by its name; that of A where B keeps nothing."""
-    named = (r.header.settings.get("cache", "") for r in (case.record_b, case.record_a))
-    mine, theirs = (text.partition(":")[0] for text in named)
-    return Code(f"cache={theirs if mine == 'none' else mine}")
 
 
 def _unhidden(record: RunRecord) -> str:

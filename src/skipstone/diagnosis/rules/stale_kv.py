@@ -10,9 +10,9 @@ from skipstone.diagnosis.case.layer_choice import ChoiceSlip
 from skipstone.diagnosis.chosen_rows import chosen_rows
 from skipstone.diagnosis.deviation import before_their_commit
 from skipstone.diagnosis.experiment import Choice, Follow, Patch
-from skipstone.diagnosis.factors import swap
+from skipstone.diagnosis.factors import policy_that_differs, swap
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.hidden_keys import by_setting, cache_that_differs
+from skipstone.diagnosis.hidden_keys import by_setting
 from skipstone.diagnosis.joined_rows import joined_rows
 from skipstone.diagnosis.patching import decisive
 from skipstone.diagnosis.rule import Answer, Rule, place, proof_of, proof_of_patch, tried
@@ -248,7 +248,7 @@ def _by_setting(case: Case) -> Finding | None:
         return None
     spot = decisive(case, step)
     # Keys and values that are fresh where B hides keys tell what their age does by itself.
-    both, cache = hiding is not None and spot is None, cache_that_differs(case)
+    both, cache = hiding is not None and spot is None, policy_that_differs(case, "cache")
     return Finding(
         rule=RULE.name,
         number=RULE.number,

@@ -6,7 +6,7 @@ import numpy as np
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Follow
-from skipstone.diagnosis.factors import swap
+from skipstone.diagnosis.factors import policy_that_differs, swap
 from skipstone.diagnosis.finding import Finding, Proof
 from skipstone.diagnosis.kept import kept
 from skipstone.diagnosis.kept_rows import kept_rows
@@ -193,9 +193,10 @@ def _by_setting(case: Case) -> Finding | None:
         rule="accumulation" if piled_up else RULE.name,
         number=20 if piled_up else RULE.number,
         what=Sentence(
-            "the errors of skipped rows add up over steps"
+            "the errors of rows that {skip} skips add up over steps"
             if piled_up
-            else "a skipped row's old state changes the decision"
+            else "the old state of a row that {skip} skips changes the decision",
+            skip=policy_that_differs(case, "skip"),
         ),
         where=place(step, step.skip_layer or None, None if first is None else first.position),
         evidence=listed(

@@ -6,8 +6,9 @@ from typing import get_args
 
 from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.experiment import Choice, Follow, Hidden
+from skipstone.diagnosis.factors import policy_that_differs
 from skipstone.diagnosis.finding import Finding
-from skipstone.diagnosis.hidden_keys import by_setting, cache_that_differs, other_keys
+from skipstone.diagnosis.hidden_keys import by_setting, other_keys
 from skipstone.diagnosis.rule import (
     Answer,
     Rule,
@@ -90,7 +91,8 @@ def _by_setting(case: Case) -> Finding | None:
         rule=RULE.name,
         number=RULE.number,
         what=Sentence(
-            "the keys that {cache} hides change the decision", cache=cache_that_differs(case)
+            "the keys that {cache} hides change the decision",
+            cache=policy_that_differs(case, "cache"),
         ),
         where=place(step, None, None if first is None else first.position),
         evidence=listed(
