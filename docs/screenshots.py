@@ -1,8 +1,8 @@
 """Take the pictures of the report page and the playground: ``make screenshots``.
 
 Needs Chromium (on Debian: ``apt install chromium``). The embedded model decodes one prompt with and
-without a skip; the page about both runs is opened, and parts of it are put into ``docs/images``. Then
-a server is started, and its page is asked under two settings, for the cause of the difference, too.
+without a skip; the page about both runs is opened, and parts of it are put into ``docs/images``.
+Then a server's page is asked one question under two settings, and for the cause of the difference.
 """
 
 from __future__ import annotations
