@@ -22,6 +22,7 @@ from skipstone.outputs import (
     check_append,
     check_output,
     is_part,
+    one_writer,
     whole_file,
     whole_folder,
     write_whole,
@@ -93,6 +94,29 @@ def test_two_writers_of_one_output_do_not_mix(tmp_path: Path, what: str) -> None
             with pytest.raises(OutputError, match="is being written by another process; wait"):
                 attempt(path)
         assert (tmp_path / ".out.part").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("answers.jsonl", "generate --batch-file PROMPTS"),
+        ("sweep", "sweep --prompts PROMPTS --grid cache=dual --gen-length 8"),
+    ],
+)
+def test_what_is_added_to_has_one_writer_at_a_time(
+    place: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts, output = tmp_path / "prompts.txt", tmp_path / place
+    prompts.write_text("Newton")
+    if place == "sweep":
+        output.mkdir()
+    with one_writer(output):
+        before = list(tmp_path.rglob("*.json*"))
+        assert run([*command.replace("PROMPTS", str(prompts)).split(), "-o", str(output)]) == 2
+        assert "is being written by another process" in capsys.readouterr().err
+        assert list(tmp_path.rglob("*.json*")) == before
+    with one_writer(output):  # it is free again
+        pass
 
 
 def test_a_file_is_replaced_in_one_go_or_stays(tmp_path: Path) -> None:

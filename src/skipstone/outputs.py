@@ -135,6 +135,30 @@ def write_whole(path: Path, content: str | bytes) -> None:
         part.write_bytes(raw)
 
 
+@contextmanager
+def one_writer(path: Path) -> Generator[None, None, None]:
+    """Keep other processes from what is written to again and again, until the end of the block.
+
+    Args:
+        path: a file, which need not be there, or a folder.
+
+    Raises:
+        OutputError: another process is at it, or it cannot be opened.
+    """
+    if _is_stream(path):
+        yield
+        return
+    with _named(path):
+        how = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR | os.O_CREAT
+        descriptor = os.open(path, how, 0o666)
+    try:
+        with _named(path):
+            _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def check_append(path: Path) -> None:
     """Refuse a file to which nothing can be appended. Its content stays as it is.
 
@@ -238,6 +262,20 @@ def _claim(part: Path, make: Callable[[Path], int]) -> int:
         if _lies_at(descriptor, part):
             return descriptor
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock it, until it is closed; where there are no locks there is no protection.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
 
 
 def _make_file(part: Path) -> int:

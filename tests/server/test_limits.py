@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import httpx2 as httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from skipstone import load
 from skipstone.engine import Engine
 from skipstone.server.access.account import Account
+from skipstone.server.access.ending import Endings
 from skipstone.server.access.queue import check_queue
 from skipstone.server.answer.choices import Answers, silent, submit
 from skipstone.server.answer.plan import Ask
@@ -149,60 +145,36 @@ def test_metrics_count_requests_and_tokens() -> None:
     assert (found["skipstone_slots"], found["skipstone_running"]) == ("16.0", "0.0")
 
 
-@contextmanager
-def process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``skipstone serve`` with an engine that takes seconds for an answer, and its address."""
-    settings = [f"--{name.replace('_', '-')}={value}" for name, value in SLOW.items()][:3]
-    command = [sys.executable, "-m", "skipstone", "serve", "--port", "0", "--slots", "1"]
-    with subprocess.Popen(
-        [*command, *settings, "--no-eos-stop", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
-        try:
-            assert server.stdout is not None
-            yield server, server.stdout.readline().split()[-1]
-        finally:
-            server.kill()
+@pytest.mark.parametrize("kind", [None, "text/event-stream"])
+def test_what_is_cancelled_at_the_end_tells_its_client_why(kind: str | None) -> None:
+    begun, sent = asyncio.Event(), list[Message]()
 
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if kind is not None:
+            headers = [(b"content-type", kind.encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+        begun.set()
+        await asyncio.Event().wait()
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a process there gets no SIGTERM")
-def test_answers_end_with_what_there_is_when_a_server_is_stopped() -> None:
-    with (
-        process("--drain", "0.3s", "--log", "json") as (server, address),
-        ThreadPoolExecutor() as pool,
-    ):
-        body = {**ASKED, "n": 8}
-        answer = pool.submit(httpx.post, f"{address}/chat/completions", json=body, timeout=60)
-        while "skipstone_running 1.0" not in httpx.get(f"{address[:-3]}/metrics").text:
-            time.sleep(0.01)
-        server.send_signal(signal.SIGTERM)
-        ended = answer.result().json()
-        assert server.wait(timeout=30) == 0
-        assert server.stderr is not None
-        log = [json.loads(line) for line in server.stderr.read().splitlines()]
-    assert [choice["finish_reason"] for choice in ended["choices"]] == ["length"] * 8
-    assert ended["usage"]["completion_tokens"] < 8 * 384
-    assert any("the server was stopped" in note for note in ended["skipstone"]["notes"])
-    (line,) = (line for line in log if line["route"] == "/v1/chat/completions")
-    assert (line["status"], line["method"]) == (200, "POST")
-    assert line["completion_tokens"] == ended["usage"]["completion_tokens"]
-    assert "prompts" not in line
+    async def send(message: Message) -> None:
+        sent.append(message)
 
+    async def nothing() -> Message:
+        return {"type": "http.disconnect"}
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a process there gets no SIGTERM")
-def test_a_second_signal_waits_for_nobody() -> None:
-    with process("--drain", "60s") as (server, address), ThreadPoolExecutor() as pool:
-        body = {**ASKED, "n": 128}
-        answer = pool.submit(httpx.post, f"{address}/chat/completions", json=body, timeout=60)
-        while "skipstone_running 1.0" not in httpx.get(f"{address[:-3]}/metrics").text:
-            time.sleep(0.01)
-        server.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        assert server.poll() is None
-        began = time.monotonic()
-        server.send_signal(signal.SIGTERM)
-        server.wait(timeout=30)
-        assert time.monotonic() - began < 10
-        assert answer.exception() is not None or answer.result().status_code != 200
+    account = Account("POST")
+
+    async def cancelled() -> None:
+        scope: Scope = {"type": "http", "headers": [], "state": {"account": account}}
+        answering = asyncio.ensure_future(Endings(app)(scope, nothing, send))
+        await begun.wait()
+        answering.cancel()
+        await answering
+
+    asyncio.run(cancelled())
+    assert account.error == "stopped"
+    head, body = sent
+    assert head["status"] == (200 if kind else 503)
+    told = body["body"].removeprefix(b"data: ") if kind else body["body"]
+    assert json.loads(told)["error"]["message"] == "the server was stopped; ask again"
+    assert not body.get("more_body", False)

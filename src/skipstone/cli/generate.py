@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,18 +107,20 @@ def _answer_offline(
     """Answer prompts in their order; what the output file has is not asked again."""
     from skipstone.offline.answers import AnswerFile
     from skipstone.offline.units import answer_by_ray, answer_here
+    from skipstone.outputs import one_writer
 
-    file = None if output is None else AnswerFile.open(output, spec.model, prompts)
-    first = 0 if file is None else file.done
-    if executor == "ray":
-        results = answer_by_ray(spec.anywhere().engine, prompts, first, size, spec.device)
-    else:
-        results = answer_here(spec.engine, prompts, first, size)
-    with closing(results):
-        if file is None:
-            printer.as_they_come(results)
-            return
-        for result in results:
-            file.append(result)
+    with nullcontext() if output is None else one_writer(output):
+        file = None if output is None else AnswerFile.open(output, spec.model, prompts)
+        first = 0 if file is None else file.done
+        if executor == "ray":
+            results = answer_by_ray(spec.anywhere().engine, prompts, first, size, spec.device)
+        else:
+            results = answer_here(spec.engine, prompts, first, size)
+        with closing(results):
+            if file is None:
+                printer.as_they_come(results)
+                return
+            for result in results:
+                file.append(result)
     said = f", of which {first} were there" if first else ""
     aside(f"{len(prompts)} answers in {output}{said}")

@@ -18,6 +18,7 @@ from skipstone.cli.diagnose import parse_seconds
 from skipstone.cli.numbers import bytes_of, check_some, whole
 from skipstone.cli.options import RunSpec, given, memory_option, run_options, run_spec
 from skipstone.cli.server_log import LOGS
+from skipstone.cli.streams import ReaderGoneError, StdoutError, drop_output
 from skipstone.cli.terminal import note, say_now
 from skipstone.clusters import cluster, gpus_for
 from skipstone.errors import ConfigError
@@ -276,5 +277,11 @@ class _Serving:
             yield replace(self.options, traces=Path(folder))
 
     def _ready(self, address: str) -> None:
-        say_now(f"{self.options.name} at {address}")
-        say_now(f"page at {address.removesuffix('v1')}")
+        try:
+            say_now(f"{self.options.name} at {address}")
+            say_now(f"page at {address.removesuffix('v1')}")
+        except (ReaderGoneError, StdoutError) as error:
+            # Clients are answered, whether or not anybody reads where.
+            drop_output()
+            if isinstance(error, StdoutError):
+                note(f"{self.options.name} at {address}; {error}")

@@ -15,6 +15,7 @@ from skipstone.engine import Engine
 from skipstone.errors import SkipstoneError
 from skipstone.server.access.account import Account, Accounts, account_of
 from skipstone.server.access.bodies import Bodies
+from skipstone.server.access.ending import Endings
 from skipstone.server.access.keys import ApiKeys
 from skipstone.server.answer.stream import ClientGoneError
 from skipstone.server.heap import give_back_regularly
@@ -150,6 +151,7 @@ def guard(
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
+    app.add_middleware(Endings)
     app.add_middleware(Accounts, tell=tell)
 
 

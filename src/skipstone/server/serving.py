@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -19,8 +18,10 @@ from skipstone.server.access.connections import Connection
 from skipstone.server.options import ServerOptions
 from skipstone.server.served import DrainPlan
 
-_SENDING_SECONDS = 5
-"""For answers that ended when the server was stopped."""
+_SENDING_SECONDS, _HURRIED_SECONDS = 5.0, 2.0
+"""For answers that ended when the server was stopped, and when it was told so twice."""
+_TOLD_SECONDS = 0.3
+"""For the error that is sent in place of those that did not end."""
 
 
 class Server(uvicorn.Server):
@@ -35,22 +36,35 @@ class Server(uvicorn.Server):
         """``on_hangup`` is called at SIGHUP, in the event loop; None: that ends the process."""
         super().__init__(config)
         self._ending, self._on_hangup = ending, on_hangup
+        self._hurried = asyncio.Event()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for requests, as long as they may take."""
-        drain = self._ending.drain
-        # No connection takes more than a while to send what is there.
-        self.config.timeout_graceful_shutdown = math.ceil(drain) + _SENDING_SECONDS
-        end = asyncio.get_running_loop().call_later(drain, self._ending.stop)
+        ending = asyncio.ensure_future(self._end_answers())
         try:
             await super().shutdown(sockets)
         finally:
-            end.cancel()
+            ending.cancel()
             self._ending.stop()
+
+    async def _end_answers(self) -> None:
+        """End those that take too long, then those whose clients do not even read what there is."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurried.wait(), self._ending.drain)
+        self._ending.stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurried.wait(), _SENDING_SECONDS - _HURRIED_SECONDS)
+        await asyncio.sleep(_HURRIED_SECONDS)
+        for task in tuple(self.server_state.tasks):
+            task.cancel()
+        # Those that are told why have a moment for it.
+        await asyncio.sleep(_TOLD_SECONDS)
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The first signal lets requests end, the second does not wait for them."""
+        """The first signal lets requests end, the second ends them."""
         loop = asyncio.get_running_loop()
         actions = dict[str, Callable[[], object]](SIGINT=self.stop, SIGTERM=self.stop)
         if self._on_hangup is not None:
@@ -69,8 +83,9 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(one)
 
     def stop(self) -> None:
-        """End; asked a second time, at once."""
-        self.force_exit = self.should_exit
+        """End; asked a second time, with what there is now."""
+        if self.should_exit:
+            self._hurried.set()
         self.should_exit = True
 
 

@@ -18,6 +18,7 @@ from skipstone.errors import ConfigError, PromptError, SkipstoneError
 from skipstone.kinds import of_kind
 from skipstone.models.load import Model
 from skipstone.models.locate import EMBEDDED
+from skipstone.outputs import one_writer
 from skipstone.quoting import shown
 from skipstone.skip import NoSkip
 from skipstone.sweep.executors import Executor, Serial
@@ -25,7 +26,7 @@ from skipstone.sweep.grid import Setting
 from skipstone.sweep.measure import Measurement
 from skipstone.sweep.reports import Reports
 from skipstone.sweep.results import Results
-from skipstone.sweep.store import Head, Store, digest
+from skipstone.sweep.store import Head, Store, check_parquet, digest, make_folder
 from skipstone.sweep.timing import filled
 from skipstone.sweep.units import WorkerSetup
 from skipstone.unmask import Fixed
@@ -100,13 +101,16 @@ def run_sweep(
     folder, chosen = Path(folder), questions[:limit]
     plan = replace(_plan(model, baseline, settings), explain=explain, reports=reports > 0)
     _check(model, plan, chosen)
-    store = Store(folder, _head(model, plan, questions, time_every))
-    pages = Reports(folder, chosen, plan.all, reports)
-    results = Results(store, chosen, plan, pages, model.text.token, progress)
-    for found in (executor or Serial()).run(model, plan, results.open(time_every)):
-        results.take(found)
-    measurements = filled(store.read(range(len(chosen))))
-    store.finish(measurements, chosen)
+    check_parquet()
+    make_folder(folder)
+    with one_writer(folder):
+        store = Store(folder, _head(model, plan, questions, time_every))
+        pages = Reports(folder, chosen, plan.all, reports)
+        results = Results(store, chosen, plan, pages, model.text.token, progress)
+        for found in (executor or Serial()).run(model, plan, results.open(time_every)):
+            results.take(found)
+        measurements = filled(store.read(range(len(chosen))))
+        store.finish(measurements, chosen)
     return Sweep(store, chosen, plan.settings, plan.baseline, measurements, pages.paths)
 
 

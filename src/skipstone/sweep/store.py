@@ -104,7 +104,6 @@ class Store:
             ConfigError: the folder holds something else, or a sweep of something else.
             OutputError: it cannot be written to.
         """
-        check_parquet()
         self.folder = folder
         self._parts = make_folder(folder)
         self._head = {**_FORMAT, **head}

@@ -88,6 +88,11 @@ def body_of(error: Exception) -> tuple[int, ErrorBody]:
     return status, ErrorBody(error=detail)
 
 
+def event_of(error: Exception) -> bytes:
+    """The event that ends a stream in place of its ``[DONE]``."""
+    return f"data: {body_of(error)[1].model_dump_json()}\n\n".encode()
+
+
 def no_address(method: str, path: str, error: HTTPException) -> AnswerError:
     """Nothing is answered there: what is."""
     allowed = (error.headers or {}).get("allow")

@@ -14,17 +14,17 @@ from prometheus_client.registry import Collector
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
-from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from skipstone.errors import SkipstoneError
 from skipstone.server.access.account import Account, account_of
-from skipstone.server.answer.stream import EventStream, unless_gone
+from skipstone.server.access.ending import BODY, HEAD, is_stream
+from skipstone.server.answer.stream import unless_gone
 from skipstone.server.app import guard, say_errors
 from skipstone.server.metrics import Metrics
 from skipstone.server.options import ServerOptions
-from skipstone.server.protocol.errors import OURS, AnswerError, body_of
+from skipstone.server.protocol.errors import OURS, AnswerError, event_of
 from skipstone.server.replicas.messages import Answered, SentRequest
 from skipstone.server.replicas.replica import Replica
 from skipstone.server.routes.metrics import metric_routes
@@ -33,7 +33,6 @@ _MOST_DEATHS = 3
 """Replicas that may die of a request before it is given up: it may be what they die of."""
 _PLACE_SECONDS = 60.0
 """In which a replica must have taken a request: as long as a model takes to load again."""
-_HEAD, _BODY = "http.response.start", "http.response.body"
 _HEALTH_SECONDS = 5.0
 _METRICS_SECONDS = 5.0
 
@@ -170,17 +169,15 @@ class HeldAnswer:
         """Send what a replica has answered, in their order."""
         for message in messages:
             self._held.append(message)
-            self.whole = message["type"] == _BODY and not message.get("more_body", False)
-            if message["type"] == _BODY and not self.whole:
+            self.whole = message["type"] == BODY and not message.get("more_body", False)
+            if message["type"] == BODY and not self.whole:
                 await self.close()
 
     async def close(self) -> None:
         """Send what is held back."""
         for message in self._held:
-            if message["type"] == _HEAD:
-                self._stream = EventStream.media_type in Headers(raw=message["headers"]).get(
-                    "content-type", ""
-                )
+            if message["type"] == HEAD:
+                self._stream = is_stream(message)
             self.begun = True
             await self._send(message)
         self._held.clear()
@@ -197,8 +194,7 @@ class HeldAnswer:
         """
         if not self._stream:
             raise SkipstoneError("an answer ended in the middle")
-        event = f"data: {body_of(error)[1].model_dump_json()}\n\n".encode()
-        await self._send({"type": _BODY, "body": event, "more_body": False})
+        await self._send({"type": BODY, "body": event_of(error), "more_body": False})
 
 
 def _died() -> AnswerError:
