@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from skipstone import ConfigError, Engine, Model, PolicyError, Settings
 from skipstone.cache import CacheNeed, CachePolicy, CacheSession, DualCache
@@ -15,7 +16,7 @@ from skipstone.canvas import Geometry, StepContext
 from skipstone.engine.request import Handle
 from skipstone.rows import Rows
 from skipstone.testing import tiny_model
-from skipstone.unmask import Need, Threshold
+from skipstone.unmask import Need, Scores, Threshold
 from tests.engine.third_party import RandomSkip
 
 if TYPE_CHECKING:
@@ -155,24 +156,59 @@ def test_what_is_not_known_to_be_needed_is_refused_at_once(begin: Callable[..., 
         begin(MODEL, unmask=NeedsRaise())
 
 
-class Short(RandomSkip):
-    """Says nothing of the last row."""
+@dataclass(frozen=True)
+class BrokenSkip(RandomSkip):
+    """A skip, one method of which raises, or keeps something else."""
 
-    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
-        kept_N = super().keep(layer, x_ND, rows, context)
-        return None if kept_N is None else kept_N[:-1]
+    where: str = ""
+    gives: object = None
 
-
-class Weights(RandomSkip):
-    """Says how much, not whether."""
-
-    def keep(self, layer: int, x_ND: Tensor, rows: Rows, context: StepContext) -> Tensor | None:
-        kept_N = super().keep(layer, x_ND, rows, context)
-        return None if kept_N is None else kept_N.float()
+    def start(self, geometry: Geometry) -> Any:
+        if self.where == "start":
+            raise LookupError("no start")
+        return BrokenSkipSession(self)
 
 
-@pytest.mark.parametrize(("skip", "given"), [(Short, r"bool \[7\]"), (Weights, r"float32 \[8\]")])
-def test_a_skip_that_keeps_something_else_is_refused(skip: type[RandomSkip], given: str) -> None:
-    engine = Engine(MODEL, BASE, unmask="fixed", skip=skip((2,), 0.5, 1))
-    with pytest.raises(PolicyError, match=rf"keeps {given} after layer 2, must be bool \[8\]"):
-        engine.generate(PROMPTS[0])
+class BrokenSkipSession:
+    decides_after, scores = (2,), None
+
+    def __init__(self, policy: BrokenSkip) -> None:
+        self.policy = policy
+
+    def __getattr__(self, name: str) -> Any:
+        def called(*args: Any) -> object:
+            if name == self.policy.where:
+                raise LookupError(f"no {name}")
+            return self.policy.gives if name == "keep" and args[0] == 2 else None
+
+        return called
+
+
+@pytest.mark.parametrize(
+    ("where", "gives", "told"),
+    [
+        *(
+            (name, None, rf"raised LookupError: no {name} \(test_guarded.py:\d+\)")
+            for name in ("start", "expect", "learn", "keep", "forget")
+        ),
+        ("", [True] * 8, r"keeps list after layer 2, must be bool \[8\] on cpu"),
+        ("", torch.ones(7, dtype=torch.bool), r"keeps bool \[7\] on cpu after layer 2"),
+        ("", torch.ones(8), r"keeps float32 \[8\] on cpu after layer 2"),
+        ("", torch.ones(8, dtype=torch.bool, device="meta"), r"keeps bool \[8\] on meta after"),
+    ],
+)
+def test_an_error_of_a_skip_policy_names_it(where: str, gives: object, told: str) -> None:
+    broken = BrokenSkip((2,), 0.5, 1, where, gives)
+    with pytest.raises(PolicyError, match=rf"the skip policy BrokenSkip.* {told}"):
+        Engine(MODEL, BASE, unmask="fixed", skip=broken).generate_batch(PROMPTS[:1])
+
+
+def test_a_choice_on_another_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    select = Threshold.select
+
+    def elsewhere(self: Threshold, scores: Scores, context: StepContext) -> Tensor:
+        return select(self, scores, context).to("meta")
+
+    monkeypatch.setattr(Threshold, "select", elsewhere)
+    with pytest.raises(PolicyError, match=r"unmask policy threshold.* selects bool .* on meta"):
+        Engine(MODEL, BASE).generate(PROMPTS[0])

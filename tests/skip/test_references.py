@@ -207,7 +207,8 @@ def test_references_are_kept_for_the_rows_of_a_step(cache: CachePolicy, width: i
     with torch.inference_mode():
         run = engine.start([prompt_of(4, 9), prompt_of(5, 6)])
         done = run.decode()
-    session = run.batch.runner.skip
+    assert run.batch.runner.skip is not None
+    session = run.batch.runner.skip.session
     assert isinstance(session, CosineSession)
     # One slot is spare.
     shape = (2, 2, width + 1, model.config.width)
@@ -226,7 +227,8 @@ def test_where_every_step_refreshes_nothing_is_kept() -> None:
     with torch.inference_mode():
         run = engine.start([prompt_of(4, 9)])
         run.decode()
-    session = run.batch.runner.skip
+    assert run.batch.runner.skip is not None
+    session = run.batch.runner.skip.session
     assert isinstance(session, CosineSession)
     assert slots(session) == 0
 

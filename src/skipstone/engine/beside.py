@@ -85,4 +85,5 @@ def tables_of(policies: Iterable[CachePolicy], geometry: Geometry) -> int:
 
 def bytes_of(held: SessionsHold, skip: SkipPolicy, geometry: Geometry) -> int:
     """All that sessions keep of a batch of that shape, at most."""
-    return held.tables + skip.session_bytes(geometry, held.rows)
+    with guarded(skip):
+        return held.tables + skip.session_bytes(geometry, held.rows)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from skipstone import policies
 from skipstone.engine.beside import Beside, bytes_of, held_by
 from skipstone.engine.forward.asked import kept_for, started
-from skipstone.engine.forward.runner import stops
+from skipstone.engine.forward.skipping import Skipping
 from skipstone.engine.guarded import guarded
 from skipstone.engine.layout import geometry_of
 from skipstone.engine.request import Request
@@ -35,9 +35,7 @@ def check_fit(network: Network, settings: Settings) -> None:
             f"scored by the row {-offset} to its left, which tells nothing of a mask there: choose "
             f"another unmask policy"
         )
-    skip = settings.skip.start(geometry)
-    if skip is not None:
-        stops(skip, geometry.num_layers)
+    skip = Skipping.start(settings.skip, geometry)
     cache = started(settings.cache, geometry)
     if (cache.chooses_in or cache.chooses_mlp_in) and skip is not None:
         raise ConfigError(

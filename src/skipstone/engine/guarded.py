@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,10 @@ from skipstone.cache import CachePolicy
 from skipstone.canvas import StepContext
 from skipstone.errors import PolicyError, SkipstoneError
 from skipstone.rows import Rows
+from skipstone.skip import SkipPolicy
 from skipstone.unmask import UnmaskPolicy
+
+Policy = UnmaskPolicy | CachePolicy | SkipPolicy
 
 Failed = dict[int, SkipstoneError]
 """Slots whose policy failed, and how."""
@@ -24,9 +27,7 @@ _ENDS = "the requests that share it end, and no others"
 
 
 @contextmanager
-def noting(
-    failed: Failed, policy: UnmaskPolicy | CachePolicy, slots: Iterable[int]
-) -> Generator[None]:
+def noting(failed: Failed, policy: Policy, slots: Iterable[int]) -> Generator[None]:
     """Within it, code of a policy runs; its error is noted in ``failed`` for the slots."""
     try:
         with guarded(policy):
@@ -36,7 +37,7 @@ def noting(
 
 
 @contextmanager
-def guarded(policy: UnmaskPolicy | CachePolicy) -> Generator[None]:
+def guarded(policy: Policy) -> Generator[None]:
     """Within it, code of a policy runs.
 
     Raises:
@@ -60,15 +61,10 @@ def checked_choice(policy: UnmaskPolicy, chosen_BG: Tensor, like_BG: Tensor) -> 
     Raises:
         PolicyError: it is something else.
     """
-    if not isinstance(chosen_BG, Tensor):
-        given = type(chosen_BG).__name__
-    elif chosen_BG.dtype == torch.bool and chosen_BG.shape == like_BG.shape:
-        return chosen_BG
-    else:
-        given = f"{chosen_BG.dtype} {list(chosen_BG.shape)}".removeprefix("torch.")
-    raise PolicyError(
-        f"{_named(policy)} selects {given}, must be bool {list(like_BG.shape)}; {_ENDS}"
-    )
+    if not _is(chosen_BG, (torch.bool,), like_BG.shape, like_BG.device):
+        wanted = f"bool {list(like_BG.shape)} on {like_BG.device}"
+        raise PolicyError(f"{_named(policy)} selects {_told(chosen_BG)}, must be {wanted}; {_ENDS}")
+    return chosen_BG
 
 
 def checked_logits(policy: UnmaskPolicy, logits_NV: Tensor, like_NV: Tensor) -> Tensor:
@@ -77,18 +73,27 @@ def checked_logits(policy: UnmaskPolicy, logits_NV: Tensor, like_NV: Tensor) -> 
     Raises:
         PolicyError: it is something else.
     """
-    if not isinstance(logits_NV, Tensor):
-        given = type(logits_NV).__name__
-    elif (
-        logits_NV.dtype in (like_NV.dtype, torch.float32, torch.float64)
-        and logits_NV.shape == like_NV.shape
-    ):
-        return logits_NV
-    else:
-        given = f"{logits_NV.dtype} {list(logits_NV.shape)}".removeprefix("torch.")
-    raise PolicyError(
-        f"{_named(policy)} gives {given} for logits, must be float32 {list(like_NV.shape)}; {_ENDS}"
-    )
+    dtypes = (like_NV.dtype, torch.float32, torch.float64)
+    if not _is(logits_NV, dtypes, like_NV.shape, like_NV.device):
+        raise PolicyError(
+            f"{_named(policy)} gives {_told(logits_NV)} for logits, must be float32 "
+            f"{list(like_NV.shape)} on {like_NV.device}; {_ENDS}"
+        )
+    return logits_NV
+
+
+def checked_kept(policy: SkipPolicy, kept_N: Tensor, x_ND: Tensor, layer: int) -> Tensor:
+    """Which rows a policy lets go on after a layer, if it is bool [N].
+
+    Raises:
+        PolicyError: it is something else.
+    """
+    if not _is(kept_N, (torch.bool,), x_ND.shape[:1], x_ND.device):
+        raise PolicyError(
+            f"{_named(policy)} keeps {_told(kept_N)} after layer {layer}, must be bool "
+            f"{list(x_ND.shape[:1])} on {x_ND.device}; {_ENDS}"
+        )
+    return kept_N
 
 
 def checked_rows(policy: CachePolicy, rows: Rows, context: StepContext) -> Rows:
@@ -114,18 +119,12 @@ def checked_visible(
     Raises:
         PolicyError: it is something else.
     """
-    if visible_YBL is None:
-        return None
-    if not isinstance(visible_YBL, Tensor):
-        given = type(visible_YBL).__name__
-    elif visible_YBL.dtype == torch.bool and visible_YBL.shape == shape:
-        return visible_YBL
-    else:
-        given = f"{visible_YBL.dtype} {list(visible_YBL.shape)}".removeprefix("torch.")
-    raise PolicyError(
-        f"{_named(policy)} lets rows see {given}, must be bool {list(shape)}: layers, requests, "
-        f"positions; {_ENDS}"
-    )
+    if visible_YBL is not None and not _is(visible_YBL, (torch.bool,), shape):
+        raise PolicyError(
+            f"{_named(policy)} lets rows see {_told(visible_YBL)}, must be bool {list(shape)}: "
+            f"layers, requests, positions; {_ENDS}"
+        )
+    return visible_YBL
 
 
 def check_rows(policy: CachePolicy, rows: object) -> None:
@@ -141,6 +140,28 @@ def check_rows(policy: CachePolicy, rows: object) -> None:
         )
 
 
-def _named(policy: UnmaskPolicy | CachePolicy) -> str:
-    kind = policies.CACHE if isinstance(policy, CachePolicy) else policies.UNMASK
+def _is(
+    given: object,
+    dtypes: Sequence[torch.dtype],
+    shape: tuple[int, ...],
+    device: torch.device | None = None,
+) -> bool:
+    """Whether it is a tensor of one of these dtypes, of this shape, on this device if any."""
+    return (
+        isinstance(given, Tensor)
+        and given.dtype in dtypes
+        and given.shape == shape
+        and device in (None, given.device)
+    )
+
+
+def _told(given: object) -> str:
+    """What was given, in words: its type, or dtype, shape and device of a tensor."""
+    if not isinstance(given, Tensor):
+        return type(given).__name__
+    return f"{given.dtype} {list(given.shape)} on {given.device}".removeprefix("torch.")
+
+
+def _named(policy: Policy) -> str:
+    kind = next(kind for kind in policies.KINDS if isinstance(policy, kind.contract))
     return f"the {kind.name} policy {kind.spell(policy, brief=True)}"

@@ -15,6 +15,7 @@ from skipstone.engine.beside import Beside, SessionsHold, bytes_of, held_by
 from skipstone.engine.forward.asked import cuts
 from skipstone.engine.forward.graph import GraphLayers
 from skipstone.engine.forward.runner import Runner
+from skipstone.engine.forward.skipping import Skipping
 from skipstone.engine.loop import Loop
 from skipstone.engine.request import Handle, Request
 from skipstone.engine.score.scorer import Scorer
@@ -62,7 +63,7 @@ class Layout:
         lengths = [handle.request.length for handle in handles[: plan.geometry.batch]]
         shares = any(handle.request.prefix is not None for handle in handles)
         layers = self._arena.layers(lengths, plan.beside, graphs=graphs, keep=shares)
-        runner = Runner(network, first.request.settings.skip.start(plan.geometry), layers)
+        runner = Runner(network, Skipping.start(first.request.settings.skip, plan.geometry), layers)
         scorer = Scorer(network, plan.geometry)
         batch = Batch.start(network.config, plan.geometry, runner, scorer)
         batch.keeping = self._arena.keeping

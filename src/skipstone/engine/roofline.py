@@ -143,12 +143,13 @@ def advice(model: Model, settings: Settings, batch: int, length: int) -> str | N
         batch: requests together.
         length: canvas length.
     """
-    from skipstone.engine.forward.runner import stops  # the figures are computed without torch
+    from skipstone.engine.forward.skipping import Skipping  # figures are computed without torch
     from skipstone.engine.layout import geometry_of
 
     network = model.network
-    here, session = card_of(network.device), settings.skip.start(geometry_of(network, 0, 0, 0))
-    decides = () if session is None else stops(session, network.config.num_layers)
+    here = card_of(network.device)
+    skipping = Skipping.start(settings.skip, geometry_of(network, 0, 0, 0))
+    decides = () if skipping is None else skipping.stops
     if here is None or not decides:
         return None
     k = decides[0] + 1

@@ -23,6 +23,7 @@ from skipstone.engine.decoded import CanvasChange, decoded_step
 from skipstone.engine.forward.finite import not_finite
 from skipstone.engine.forward.runner import Pass
 from skipstone.engine.forward.shadow import cast_shadow
+from skipstone.engine.forward.skipping import Skipping
 from skipstone.engine.guarded import Failed
 from skipstone.engine.observe import Board, Observer, StepView, Taps
 from skipstone.engine.progress import RequestState
@@ -31,7 +32,7 @@ from skipstone.engine.score.scorer import ScoredRows
 from skipstone.errors import NotFiniteError
 from skipstone.ops.decide import dispatch as ops
 from skipstone.rows import HostCopy, Rows, to_host
-from skipstone.skip import SkipPolicy, SkipSession
+from skipstone.skip import SkipPolicy
 from skipstone.unmask import Scores
 
 # On a card a step of so few rows takes about as long as reading the weights, and so would fewer.
@@ -237,7 +238,7 @@ class Stepper:
                     failed.append((state, error))
         return failed
 
-    def _expect(self, skip: SkipSession, fresh: StepContext) -> None:
+    def _expect(self, skip: Skipping, fresh: StepContext) -> None:
         """Tell the skip which rows it may be asked about after this step, if any."""
         coming = self.batch.rows(fresh.later())
         judged = coming.take(np.flatnonzero(~coming.of(coming.refreshed)))

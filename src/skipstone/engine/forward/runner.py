@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from skipstone.canvas import StepContext
@@ -25,12 +24,12 @@ from skipstone.engine.forward.layers import Layers
 from skipstone.engine.forward.mlps import ChosenMlps
 from skipstone.engine.forward.naming import Naming
 from skipstone.engine.forward.places import among
+from skipstone.engine.forward.skipping import Skipping
 from skipstone.engine.observe import TappedStates, Taps
-from skipstone.errors import ConfigError, PolicyError
 from skipstone.memory.store import KVStore
 from skipstone.models.base import Network
 from skipstone.rows import HostCopy, Rows, to_device, to_host
-from skipstone.skip import SkipScores, SkipSession
+from skipstone.skip import SkipScores
 
 
 class Span(NamedTuple):
@@ -193,7 +192,7 @@ class Runner:
     """Runs forwards over one K/V store."""
 
     network: Network
-    skip: SkipSession | None
+    skip: Skipping | None
     layers: Layers
     packs: bool = True
     """Whether rows that leave are packed away; else they are computed, and what they give is not
@@ -226,7 +225,7 @@ class Runner:
 
         Raises:
             ConfigError: a skip policy breaks its contract; the message says how.
-            PolicyError: it gives something else than rows that go on.
+            PolicyError: it raises, or gives something else than rows that go on.
         """
         x_ND = self.network.embed(context.canvas.ids_BL[rows.request_N, rows.position_N])
         states = {0: TappedStates(rows, x_ND)} if 0 in taps.states else {}
@@ -305,7 +304,7 @@ class Runner:
 
     @property
     def _stops(self) -> tuple[int, ...]:
-        return () if self.skip is None else stops(self.skip, self.network.config.num_layers)
+        return () if self.skip is None else self.skip.stops
 
     @property
     def _packs(self) -> bool:
@@ -325,40 +324,10 @@ class Runner:
     ) -> Tensor | None:
         """Show states to the skip policy; which rows go on, if it says."""
         assert self.skip is not None
-        if not judges:
-            self.skip.learn(layer, x_ND, rows, context)
-            return None
-        kept_N = self.skip.keep(layer, x_ND, rows, context)
-        if kept_N is None:
-            return None
-        if kept_N.dtype != torch.bool or kept_N.shape != (rows.num_rows,):
-            given = f"{kept_N.dtype} {list(kept_N.shape)}".removeprefix("torch.")
-            raise PolicyError(
-                f"the skip policy keeps {given} after layer {layer}, must be bool [{rows.num_rows}]"
-            )
-        if layer not in self._stops:
-            raise ConfigError(
-                f"the skip policy drops rows after layer {layer}, and its decides_after is "
-                f"{self.skip.decides_after}; name the layer there, or none to decide after each"
-            )
-        # Whatever a policy says of rows that may not skip.
-        return kept_N if rows.fresh_N is None else kept_N | rows.fresh_N
-
-
-def stops(skip: SkipSession, num_layers: int) -> tuple[int, ...]:
-    """Layers after which a skip policy may drop rows, ascending; after the last none can.
-
-    Raises:
-        ConfigError: it names a layer that the model does not have.
-    """
-    said = skip.decides_after
-    wrong = [layer for layer in said if not 1 <= layer <= num_layers]
-    if wrong:
-        raise ConfigError(
-            f"the skip policy decides after layer {wrong[0]}, must be one of the model's "
-            f"{num_layers} layers"
-        )
-    return tuple(layer for layer in range(1, num_layers) if not said or layer in said)
+        if judges:
+            return self.skip.keep(layer, x_ND, rows, context)
+        self.skip.learn(layer, x_ND, rows, context)
+        return None
 
 
 def _packed(rows: Rows, x_ND: Tensor, said: Exit) -> tuple[Rows, Tensor]:

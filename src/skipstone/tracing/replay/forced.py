@@ -18,7 +18,7 @@ from skipstone.cache import CacheNeed, CachePolicy, CacheSession, LayerValues
 from skipstone.cache.base import SessionAround
 from skipstone.canvas import Geometry, RequestStep, StepContext
 from skipstone.diagnosis.experiment import Horizon
-from skipstone.engine.forward.runner import stops
+from skipstone.engine.forward.skipping import Skipping
 from skipstone.record import RunRecord, StepRecord
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy, SkipScores, SkipSession
@@ -254,11 +254,11 @@ class ForcedSkip(SkipPolicy):
 
     def start(self, geometry: Geometry) -> SkipSession | None:
         """A session around the policy's own; None if no row can skip."""
-        session = self.inner.start(geometry)
-        forced = self.forced and (session is not None or self.recorded.skips)
-        if not forced and (session is None or not self.unskip):
-            return session
-        return _ForcedSkipSession(session, self.recorded, forced, self.unskip, geometry.num_layers)
+        inner = Skipping.start(self.inner, geometry)
+        forced = self.forced and (inner is not None or self.recorded.skips)
+        if not forced and (inner is None or not self.unskip):
+            return None if inner is None else inner.session
+        return _ForcedSkipSession(inner, self.recorded, forced, self.unskip)
 
 
 class _ForcedSkipSession:
@@ -266,15 +266,14 @@ class _ForcedSkipSession:
 
     def __init__(
         self,
-        inner: SkipSession | None,
+        inner: Skipping | None,
         recorded: RecordedSteps,
         forced: bool,
         unskip: tuple[int, ...],
-        num_layers: int,
     ) -> None:
         self._inner, self._recorded = inner, recorded
         self._forced, self._unskip = forced, unskip
-        self._stops = () if inner is None else stops(inner, num_layers)
+        self._stops = () if inner is None else inner.stops
 
     @property
     def scores(self) -> SkipScores | None:
