@@ -14,7 +14,8 @@ from skipstone import ConfigError, Engine
 from skipstone.canvas import StepContext
 from skipstone.cli.main import run
 from skipstone.models.load import Model
-from skipstone.policies import GROUP, SKIP, UNMASK
+from skipstone.policies import SKIP, UNMASK
+from skipstone.registry import GROUP
 from skipstone.unmask import Scores, UnmaskPolicy
 
 
@@ -31,6 +32,13 @@ class Everything(UnmaskPolicy):
 @dataclass(frozen=True)
 class Nothing:
     """Lacks the methods of a policy."""
+
+
+@dataclass(frozen=True)
+class Needy(UnmaskPolicy):
+    """Has a setting without a default."""
+
+    least: float
 
 
 def register(monkeypatch: pytest.MonkeyPatch, name: str, target: str) -> None:
@@ -85,6 +93,8 @@ def test_a_registered_policy_is_listed(
         ("unmask.gone", "Gone", "cannot be imported"),
         ("unmask.register", "register", "is no dataclass"),
         ("unmask.nothing", "Nothing", "no unmask policy"),
+        ("unmask.a b", "Everything", "has no name of letters"),
+        ("unmask.needy", "Needy", "'least' of 'needy' must be given; write least=VALUE"),
     ],
 )
 def test_a_registered_policy_that_is_none_is_refused(

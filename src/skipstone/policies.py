@@ -8,15 +8,12 @@ Another package adds its own through the entry-point group ``skipstone.policies`
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-import os
-import sys
+import enum
+import re
 import types
 import typing
-from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Collection, Mapping
 from typing import Generic, Literal, TypeVar, cast
 
 from skipstone.cache import (
@@ -34,8 +31,9 @@ from skipstone.cache import (
     VicinityCache,
 )
 from skipstone.checks import number, whole_number
-from skipstone.errors import ConfigError, nearest
+from skipstone.errors import ConfigError, SkipstoneError, nearest
 from skipstone.quoting import shown
+from skipstone.registry import in_words, loaded_class, registered
 from skipstone.skip import CosineSkip, NoSkip, RatioSkip, SkipPolicy
 from skipstone.unmask import (
     Certainty,
@@ -62,8 +60,6 @@ from skipstone.unmask import (
 
 P = TypeVar("P", bound="CachePolicy | SkipPolicy | UnmaskPolicy")
 
-GROUP = "skipstone.policies"
-
 
 @dataclasses.dataclass(frozen=True)
 class Kind(Generic[P]):
@@ -75,32 +71,36 @@ class Kind(Generic[P]):
     built_in: dict[str, type[P]]
 
     def known(self) -> dict[str, type[P]]:
-        """All policies of this kind by name.
+        """All policies of this kind by name; what other packages register wrongly is not there."""
+        return self._survey()[0]
 
-        Raises:
-            ConfigError: a registered policy cannot be imported or takes a name that is taken.
-        """
-        found = dict(self.built_in)
+    def refused(self) -> dict[str, str]:
+        """What other packages register wrongly as of this kind: why, by name."""
+        return self._survey()[1]
+
+    def _survey(self) -> tuple[dict[str, type[P]], dict[str, str]]:
+        found, refused = dict(self.built_in), dict[str, str]()
         for entry in registered():
-            owner, _, name = entry.name.partition(".")
-            if owner != self.name:
+            owner, dot, name = entry.name.partition(".")
+            if owner != self.name or not dot:
                 continue
-            if name in found:
-                raise ConfigError(
-                    f"entry point {shown(entry.name)} takes the name of another policy"
-                )
-            try:
-                loaded = entry.load()
-            except (ImportError, AttributeError) as error:
-                raise ConfigError(
-                    f"policy {shown(entry.name)} cannot be imported ({error})"
-                ) from None
-            if not (isinstance(loaded, type) and dataclasses.is_dataclass(loaded)):
-                raise ConfigError(
-                    f"policy {shown(entry.name)} is no dataclass, as policies must be"
-                )
-            found[name] = cast("type[P]", loaded)
-        return found
+            named = None if (why := self._misnamed(name, found)) else loaded_class(entry)
+            if isinstance(named, str):
+                why = named
+            elif named is not None and not issubclass(named, self.contract):
+                why = f"is no {self.name} policy; derive it from {_path(self.contract)}"
+            if why:
+                refused[name] = f"policy {shown(entry.name)} {why}"
+            else:
+                found[name] = cast("type[P]", named)
+        return found, refused
+
+    def _misnamed(self, name: str, found: Collection[str]) -> str:
+        """Why no policy can be called so; empty if one can."""
+        if name in found:
+            return "takes the name of another policy; rename its entry point"
+        spelled = re.fullmatch(r"[\w.-]+", name)
+        return "" if spelled else "has no name of letters, digits, _, . and - alone; rename it"
 
     def names(self) -> list[str]:
         """Names of all policies of this kind; those of other packages are not imported."""
@@ -114,13 +114,31 @@ class Kind(Generic[P]):
             ConfigError: the name or a key is unknown, or a value does not fit its field.
         """
         name, _, settings = text.partition(":")
-        policies = self.known()
+        policies, refused = self._survey()
+        if name in refused:
+            raise ConfigError(refused[name])
         if name not in policies:
             elsewhere = [kind.name for kind in KINDS if kind is not self and name in kind.names()]
             told = f"there is {elsewhere[0]}={name}" if elsewhere else nearest(name, policies)
             raise ConfigError(f"{self.name} policy {shown(name)} is unknown; {told}")
-        built = policies[name](**self._values(name, policies[name], settings))
-        return self.check(built)
+        return self.check(self._made(name, policies[name], settings))
+
+    def _made(self, name: str, policy: type[P], settings: str) -> P:
+        """A policy from its settings as text; what it raises is said in its name."""
+        values = self._values(name, policy, settings)
+        for key, default in field_defaults(policy).items():
+            if default is Required.GIVE_IT and key not in values:
+                raise ConfigError(
+                    f"setting {key!r} of {shown(name)} must be given; write {key}=VALUE"
+                )
+        try:
+            return policy(**values)
+        except SkipstoneError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{self.name} policy {shown(name)} refuses its settings: {in_words(error)}"
+            ) from error
 
     def read(self, value: object) -> P:
         """A policy of this kind, from itself or from its text form.
@@ -159,7 +177,7 @@ class Kind(Generic[P]):
             raise ConfigError(
                 f"{self.name} is {shown(value)}, which is no {self.name} policy; "
                 f"`skipstone policies` lists them, and one of your own derives from "
-                f"{self.contract.__module__.rpartition('.')[0]}.{self.contract.__name__}"
+                f"{_path(self.contract)}"
             )
         return cast("P", value)
 
@@ -258,27 +276,42 @@ UNMASK = Kind[UnmaskPolicy](
 KINDS = (CACHE, UNMASK, SKIP)
 
 
-def registered() -> tuple[EntryPoint, ...]:
-    """What other packages register; looked for again when a folder that has packages changed."""
-    return _registered(tuple(_state_of(folder) for folder in sys.path))
+def refused() -> tuple[str, ...]:
+    """What other packages register and is no policy here, and why, a sentence each."""
+    kinds = [kind.name for kind in KINDS]
+    said = [why for kind in KINDS for why in kind.refused().values()]
+    for entry in registered():
+        owner, dot, _ = entry.name.partition(".")
+        if owner not in kinds or not dot:
+            names = ", ".join(f"{kind}.NAME" for kind in kinds)
+            said.append(f"entry point {shown(entry.name)} is of no kind; name it one of {names}")
+    return tuple(said)
 
 
-@functools.lru_cache(maxsize=1)
-def _registered(folders: tuple[tuple[int, int, int] | None, ...]) -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=GROUP))
-
-
-def _state_of(folder: str) -> tuple[int, int, int] | None:
-    """Which folder it is, and when something was last put into it; None if it is not there."""
-    with contextlib.suppress(OSError, ValueError):
-        found = os.stat(folder or ".")
-        return found.st_dev, found.st_ino, found.st_mtime_ns
-    return None
+def _path(contract: type) -> str:
+    """Where a contract is imported from."""
+    return f"{contract.__module__.rpartition('.')[0]}.{contract.__name__}"
 
 
 def field_defaults(policy: type) -> dict[str, object]:
     """The settings of a policy class with their defaults, in order."""
-    return {field.name: field.default for field in dataclasses.fields(policy)}
+    return {field.name: _default(field) for field in dataclasses.fields(policy)}
+
+
+class Required(enum.Enum):
+    """What stands for the default of a setting that has none."""
+
+    GIVE_IT = "must be given"
+
+    def __str__(self) -> str:
+        """As lists of policies show it."""
+        return self.value
+
+
+def _default(field: dataclasses.Field[object]) -> object:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return Required.GIVE_IT if field.default is dataclasses.MISSING else field.default
 
 
 def convert(text: str, hint: object, where: str) -> object:

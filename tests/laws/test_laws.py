@@ -266,7 +266,7 @@ def test_law_5_an_empty_step_is_followed_by_one_over_all_rows_without_skip(
 def test_law_5_two_empty_steps_raise() -> None:
     engine = Engine(uneven_model(1), BASE, unmask=Shy(never=True))
     watcher = Watcher()
-    with pytest.raises(StalledError, match="never chooses a mask"):
+    with pytest.raises(StalledError, match="chooses no mask; commit at least one"):
         engine.generate(prompt_of(1, 7), observer=watcher)
     assert [seen.recovery for seen in watcher.steps] == [False, True]
     assert not watcher.ended

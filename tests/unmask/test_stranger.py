@@ -20,7 +20,8 @@ from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diagnosis.diagnose import diagnose
 from skipstone.models.load import Model
-from skipstone.policies import GROUP, UNMASK
+from skipstone.policies import UNMASK
+from skipstone.registry import GROUP
 from skipstone.tracing import Recorder
 from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from skipstone.unmask import Scores

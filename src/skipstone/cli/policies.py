@@ -8,9 +8,9 @@ from typing import TypedDict
 
 import click
 
-from skipstone.cli.terminal import say, say_json
+from skipstone.cli.terminal import note, say, say_json
 from skipstone.errors import ConfigError, nearest
-from skipstone.policies import KINDS, field_defaults
+from skipstone.policies import KINDS, field_defaults, refused
 from skipstone.quoting import shown
 
 
@@ -39,6 +39,8 @@ def policies(name: str | None, *, as_json: bool) -> None:
             say((f"{kind}={known}", "head"), f"  {about['summary']}  [{about['origin']}]")
             for setting, default in about["settings"].items():
                 say(f"    {setting}={default}")
+    for why in refused():
+        note(why)
 
 
 class _About(TypedDict):

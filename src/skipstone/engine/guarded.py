@@ -51,7 +51,7 @@ def guarded(policy: Policy) -> Generator[None]:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise PolicyError(
-            f"{_named(policy)} raised {said} ({Path(frame.filename).name}:{frame.lineno}); {_ENDS}"
+            f"{named(policy)} raised {said} ({Path(frame.filename).name}:{frame.lineno}); {_ENDS}"
         ) from error
 
 
@@ -63,7 +63,7 @@ def checked_choice(policy: UnmaskPolicy, chosen_BG: Tensor, like_BG: Tensor) -> 
     """
     if not _is(chosen_BG, (torch.bool,), like_BG.shape, like_BG.device):
         wanted = f"bool {list(like_BG.shape)} on {like_BG.device}"
-        raise PolicyError(f"{_named(policy)} selects {_told(chosen_BG)}, must be {wanted}; {_ENDS}")
+        raise PolicyError(f"{named(policy)} selects {_told(chosen_BG)}, must be {wanted}; {_ENDS}")
     return chosen_BG
 
 
@@ -76,7 +76,7 @@ def checked_logits(policy: UnmaskPolicy, logits_NV: Tensor, like_NV: Tensor) -> 
     dtypes = (like_NV.dtype, torch.float32, torch.float64)
     if not _is(logits_NV, dtypes, like_NV.shape, like_NV.device):
         raise PolicyError(
-            f"{_named(policy)} gives {_told(logits_NV)} for logits, must be float32 "
+            f"{named(policy)} gives {_told(logits_NV)} for logits, must be float32 "
             f"{list(like_NV.shape)} on {like_NV.device}; {_ENDS}"
         )
     return logits_NV
@@ -90,7 +90,7 @@ def checked_kept(policy: SkipPolicy, kept_N: Tensor, x_ND: Tensor, layer: int) -
     """
     if not _is(kept_N, (torch.bool,), x_ND.shape[:1], x_ND.device):
         raise PolicyError(
-            f"{_named(policy)} keeps {_told(kept_N)} after layer {layer}, must be bool "
+            f"{named(policy)} keeps {_told(kept_N)} after layer {layer}, must be bool "
             f"{list(x_ND.shape[:1])} on {x_ND.device}; {_ENDS}"
         )
     return kept_N
@@ -105,7 +105,7 @@ def checked_rows(policy: CachePolicy, rows: Rows, context: StepContext) -> Rows:
     check_rows(policy, rows)
     if sorted(rows.requests) != sorted(context.active):
         raise PolicyError(
-            f"{_named(policy)} names rows of slots {list(rows.requests)}, must be some of each of "
+            f"{named(policy)} names rows of slots {list(rows.requests)}, must be some of each of "
             f"{list(context.active)}; {_ENDS}"
         )
     return rows
@@ -121,7 +121,7 @@ def checked_visible(
     """
     if visible_YBL is not None and not _is(visible_YBL, (torch.bool,), shape):
         raise PolicyError(
-            f"{_named(policy)} lets rows see {_told(visible_YBL)}, must be bool {list(shape)}: "
+            f"{named(policy)} lets rows see {_told(visible_YBL)}, must be bool {list(shape)}: "
             f"layers, requests, positions; {_ENDS}"
         )
     return visible_YBL
@@ -135,7 +135,7 @@ def check_rows(policy: CachePolicy, rows: object) -> None:
     """
     if not isinstance(rows, Rows):
         raise PolicyError(
-            f"{_named(policy)} names rows with {type(rows).__name__}, must be Rows, as "
+            f"{named(policy)} names rows with {type(rows).__name__}, must be Rows, as "
             f"context.rows_at makes them; {_ENDS}"
         )
 
@@ -162,6 +162,7 @@ def _told(given: object) -> str:
     return f"{given.dtype} {list(given.shape)} on {given.device}".removeprefix("torch.")
 
 
-def _named(policy: Policy) -> str:
+def named(policy: Policy) -> str:
+    """A policy as errors name it: ``the unmask policy threshold:value=0.8``."""
     kind = next(kind for kind in policies.KINDS if isinstance(policy, kind.contract))
     return f"the {kind.name} policy {kind.spell(policy, brief=True)}"

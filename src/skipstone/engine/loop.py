@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from skipstone.engine.batch import Batch
+from skipstone.engine.guarded import named
 from skipstone.engine.progress import RequestState
 from skipstone.engine.request import Done, Handle
 from skipstone.engine.scheduler import Scheduler
@@ -222,8 +223,8 @@ class Loop:
                 state,
                 StalledError(
                     f"block {at.block.index}, step {at.step}: nothing was committed, not "
-                    f"even over all rows without skip; the unmask policy {unmask!r} never chooses "
-                    f"a mask"
+                    f"even over all rows without skip; {named(unmask)} chooses no mask; "
+                    f"commit at least one in each step while there is one"
                 ),
             )
 

@@ -19,7 +19,7 @@ from skipstone.errors import ConfigError, SkipstoneError
 from skipstone.knob import Knob
 from skipstone.models.load import Model
 from skipstone.policies import Kind
-from skipstone.quoting import whole_characters
+from skipstone.quoting import shown, whole_characters
 from skipstone.sweep.grid import Setting
 from skipstone.sweep.run import EXACT, exact
 
@@ -78,8 +78,8 @@ def protocol(model: Model, base: Settings, *, knobs: bool = True) -> Protocol:
         knobs: whether other values than the published ones are in it.
     """
     trusted = exact(base)
-    found, left_out, runs = dict[Settings, Contender](), list[str](), dict[str, bool]()
-    for entry in _entries(trusted, knobs=knobs):
+    found, runs, left_out = dict[Settings, Contender](), dict[str, bool](), [*policies.refused()]
+    for entry in _entries(trusted, left_out, knobs=knobs):
         settings, policy = entry.setting.settings, f"{entry.kind}.{entry.policy}"
         if settings == trusted or settings in found or not runs.get(policy, True):
             continue
@@ -123,13 +123,16 @@ def short(questions: Sequence[Question], model: Model, gen_length: int) -> list[
     return fits or list(questions)
 
 
-def _entries(trusted: Settings, *, knobs: bool) -> Iterator[Contender]:
-    """All lines, whether or not they fit."""
+def _entries(trusted: Settings, left_out: list[str], *, knobs: bool) -> Iterator[Contender]:
+    """All lines, whether or not they fit; of policies that cannot be made, why goes to the rest."""
     for kind in policies.KINDS:
+        refused = kind.refused()  # Told already; so is a name that two would have.
         for name, policy in kind.known().items():
+            if name in refused:
+                continue
             if name == EXACT[kind.name] and kind.name != "unmask":
                 continue
-            for value, made in _along(policy, knobs=knobs):
+            for value, made in _along(kind, name, policy, left_out, knobs=knobs):
                 alone = trusted.replace(**cast("dict[str, Any]", {kind.name: made}))
                 yield _entry(kind, name, value, alone)
                 if kind.name != "cache":
@@ -142,18 +145,33 @@ def _entries(trusted: Settings, *, knobs: bool) -> Iterator[Contender]:
             yield Contender("settings", shown, "", Setting(_beside(shown, cache), settings))
 
 
-def _along(policy: type, *, knobs: bool) -> Iterator[tuple[str, object]]:
+def _along(
+    kind: Kind[Any], name: str, policy: type, left_out: list[str], *, knobs: bool
+) -> Iterator[tuple[str, object]]:
     """A policy at its defaults, and at each value of its knob; none that cannot be made so."""
     try:
-        default = policy()
-    except (TypeError, ConfigError):
-        return  # It has a setting without a default: nothing of it is published.
+        default = kind.parse(name)
+        hash(default)  # Equal settings are one line.
+    except (ConfigError, TypeError) as error:
+        left_out.append(whole_characters(f"{kind.name}={name}: {error}"))
+        return
     yield "", default
-    knob: Knob | None = getattr(policy, "knob", None)
+    knob: object = getattr(policy, "knob", None)
     if knob is None or not knobs:
         return
+    if not isinstance(knob, Knob):
+        left_out.append(
+            f"{kind.name}={name}: its knob is {shown(knob)}, must be a skipstone.knob.Knob"
+        )
+        return
     for value in knob.values:
-        yield f"{knob.setting}={value}", dataclasses.replace(default, **{knob.setting: value})
+        try:
+            made = dataclasses.replace(default, **{knob.setting: value})
+        except Exception as error:  # whatever the code of a policy raises
+            why = f"{kind.name}={name}:{knob.setting}={value}: {error}"
+            left_out.append(whole_characters(why))
+        else:
+            yield f"{knob.setting}={value}", made
 
 
 def _entry(kind: Kind[Any], name: str, value: str, settings: Settings) -> Contender:
