@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from skipstone.skip import SkipPolicy, SkipSession
 from skipstone.sweep.run import run_sweep
 from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments.runner import Side
-from skipstone.unmask import UnmaskPolicy
+from skipstone.unmask import HostScores, UnmaskPolicy
 
 BASE = Settings(gen_length=8, block_length=4, eos_stop=False)
 QUESTIONS = [
@@ -194,6 +195,22 @@ class Loose(Eager):
     several: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class BadReplay(Eager):
+    """Replays to no choice."""
+
+    def replay(self, scores: HostScores) -> np.ndarray:
+        return scores.confidence_C
+
+
+@dataclass(frozen=True)
+class BadBound(Eager):
+    """Its bound is no number."""
+
+    def bound(self, scores: HostScores) -> np.ndarray:
+        return np.array("high")
+
+
 def test_what_is_wrong_with_policies_of_others_is_said_and_costs_their_lines_alone(
     monkeypatch: pytest.MonkeyPatch, tiny: Model
 ) -> None:
@@ -201,6 +218,8 @@ def test_what_is_wrong_with_policies_of_others_is_said_and_costs_their_lines_alo
         "unmask.knobs": f"{__name__}:Knobs",
         "unmask.unmakeable": f"{__name__}:Unmakeable",
         "unmask.loose": f"{__name__}:Loose",
+        "unmask.bad_replay": f"{__name__}:BadReplay",
+        "unmask.bad_bound": f"{__name__}:BadBound",
         "unmask.gone": "no.such:Thing",
         "unmask.quota": f"{__name__}:Eager",
         "unmask.a,b": f"{__name__}:Eager",
@@ -218,6 +237,8 @@ def test_what_is_wrong_with_policies_of_others_is_said_and_costs_their_lines_alo
     for said in (
         "unmask=knobs:valeu=0.5: ",
         "unmask=unmakeable: unmask policy 'unmakeable' refuses its settings: OSError: no disk",
+        "replay of the unmask policy bad_replay gives ",
+        "the unmask policy bad_bound raised ValueError: could not convert",
         "unmask=loose: unhashable type",
         "'unmask.gone' cannot be imported (ModuleNotFoundError: No module named 'no')",
         "'unmask.quota' takes the name of another policy",

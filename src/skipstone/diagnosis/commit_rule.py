@@ -14,7 +14,9 @@ from functools import cached_property
 
 import numpy as np
 
+from skipstone.errors import PolicyError
 from skipstone.policies import UNMASK
+from skipstone.quoting import shown
 from skipstone.record import RunRecord, StepRecord
 from skipstone.unmask import HostScores, Need, UnmaskPolicy
 from skipstone.unmask.recorded import scores_of
@@ -57,13 +59,34 @@ class CommitRule:
             step: the recorded step.
             change: of confidences, float64 [C], -inf where nothing may be committed.
         """
-        chosen_C = self.policy.replay(self._scores(step, change(step.candidates.allowed)))
+        chosen_C = self._replayed(self._scores(step, change(step.candidates.allowed)))
         return tuple(step.candidates.position[chosen_C].tolist())
 
     def commits_highest_first(self, step: StepRecord) -> tuple[int, ...]:
         """The same, if the highest of equal positions came first."""
-        chosen_C = self.policy.replay(_mirrored(self._scores(step)))[::-1]
+        chosen_C = self._replayed(_mirrored(self._scores(step)))[::-1]
         return tuple(step.candidates.position[chosen_C].tolist())
+
+    def _replayed(self, scores: HostScores) -> np.ndarray:
+        """What the policy says of recorded scores, bool [C].
+
+        Raises:
+            PolicyError: it raised an error, or gave something else.
+        """
+        try:
+            chosen_C = self.policy.replay(scores)
+        except Exception as error:  # a policy may be anybody's code
+            said = f"raised {type(error).__name__}: {error}"
+            raise PolicyError(f"replay of the unmask policy {self.name} {said}; mend it") from error
+        shape = scores.confidence_C.shape
+        if not (
+            isinstance(chosen_C, np.ndarray) and (chosen_C.dtype, chosen_C.shape) == (bool, shape)
+        ):
+            raise PolicyError(
+                f"replay of the unmask policy {self.name} gives {shown(chosen_C)}, must be a NumPy "
+                f"array, bool {list(shape)}"
+            )
+        return chosen_C
 
     def _scores(self, step: StepRecord, confidence_C: np.ndarray | None = None) -> HostScores:
         before = self._before(step)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from skipstone import policies
+from skipstone.diagnosis.commit_rule import CommitRule
 from skipstone.diff.agreement import Question
 from skipstone.engine import Engine, Settings
 from skipstone.errors import ConfigError, SkipstoneError
@@ -22,6 +23,7 @@ from skipstone.policies import Kind
 from skipstone.quoting import shown, whole_characters
 from skipstone.sweep.grid import Setting
 from skipstone.sweep.run import EXACT, exact
+from skipstone.tracing import Recorder
 
 BESIDE = "dual"
 """The cache with which unmask and skip policies are run once more."""
@@ -87,7 +89,7 @@ def protocol(model: Model, base: Settings, *, knobs: bool = True) -> Protocol:
             engine = Engine(model, settings)
             if policy not in runs:
                 runs[policy] = False
-                engine.generate([0])
+                _try(engine)
                 runs[policy] = True
         except SkipstoneError as error:
             left_out.append(whole_characters(f"{entry.setting.name}: {error}"))
@@ -121,6 +123,17 @@ def short(questions: Sequence[Question], model: Model, gen_length: int) -> list[
     length = model.text.encode_rendered
     fits = [q for q in questions if q.answer is not None and len(length(q.answer)) < gen_length]
     return fits or list(questions)
+
+
+def _try(engine: Engine) -> None:
+    """Decode and record once, and hold what was decided against the rule, as a diagnosis does."""
+    recorder = Recorder()
+    engine.generate([0], observer=recorder)
+    (record,) = recorder.records
+    rule = CommitRule.of(record)
+    if rule is not None:
+        for step in record.steps:
+            rule.commits(step)
 
 
 def _entries(trusted: Settings, left_out: list[str], *, knobs: bool) -> Iterator[Contender]:

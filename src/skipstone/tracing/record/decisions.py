@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from skipstone.canvas import RequestStep, Status
+from skipstone.engine.guarded import guarded
 from skipstone.engine.observe import StepView
 from skipstone.record import Candidates, Judgements, StepRecord
 from skipstone.rows import Rows
@@ -50,16 +51,13 @@ class Decisions:
         board = _HostBoard.unpack(self.columns.numpy(), self.view)
         for at, policy in zip(self.view.context.requests, self.view.unmask, strict=True):
             record = _record(self, board, at, policy.needs, seconds)
-            bound_C = policy.bound(
-                scores_of(
-                    record,
-                    at.step_budget,
-                    at.block_length or at.block.length,
-                    suffix=at.suffix,
-                )
+            scores = scores_of(
+                record, at.step_budget, at.block_length or at.block.length, suffix=at.suffix
             )
-            if bound_C is not None:
-                record.candidates.bound[:] = bound_C
+            with guarded(policy):
+                bound_C = policy.bound(scores)
+                if bound_C is not None:
+                    record.candidates.bound[:] = bound_C
             yield at.sample, record
 
 
