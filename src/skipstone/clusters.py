@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from skipstone.quoting import shown
 
 # Off on Linux, this lets a cluster of one machine listen on its loopback alone.
 _MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_LISTENS_SECONDS = 10.0
 
 
 @contextmanager
@@ -44,6 +46,8 @@ def cluster(
     if ray.is_initialized():
         yield
         return
+    if there is not None:
+        _check_listens(there)
     try:
         ray.init(
             address=there or "local",
@@ -55,15 +59,33 @@ def cluster(
     except (ConnectionError, ValueError, RuntimeError) as error:
         if there is None:
             raise
-        why = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"no Ray cluster answers at {shown(there)} ({why}); give the address of one, or none "
-            f"to start one here"
-        ) from None
+        raise _absent(there, str(error).partition("\n")[0]) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_listens(address: str) -> None:
+    """Refuse at once an address where nobody listens; Ray itself asks there for three minutes.
+
+    Raises:
+        ConfigError: nobody does.
+    """
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not port.isdecimal():
+        return  # such as auto: Ray finds it
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _LISTENS_SECONDS).close()
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise _absent(address, getattr(error, "strerror", None) or f"{error}") from None
+
+
+def _absent(address: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"no Ray cluster answers at {shown(address)} ({why}); give the address of one, or none to "
+        f"start one here"
+    )
 
 
 def gpus_for(device: str) -> int:

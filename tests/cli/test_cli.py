@@ -273,7 +273,16 @@ def test_the_options_are_the_planned_ones() -> None:
             "--debug",
         },
         "serve": decoding - {"--prompt-ids", "--json"}
-        | {"--slots", "--name", "--host", "--port", "--api-keys-file", "--cors-origin", "--log"}
+        | {
+            "--slots",
+            "--name",
+            "--host",
+            "--port",
+            "--api-keys-file",
+            "--cors-origin",
+            "--log",
+            "--allowed-host",
+        }
         | {"--log-prompts", "--max-body", "--max-waiting", "--time-limit", "--drain"}
         | {"--traces", "--keep-traces", "--trace-space", "--diagnosis-limit"}
         | {"--replicas", "--ray-address"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from skipstone import ConfigError, Engine, load
+from skipstone import ConfigError, Engine, OutputError, load
+from skipstone.clusters import cluster
 from skipstone.offline.answers import AnswerFile
 from skipstone.offline.units import answer_here
 
@@ -71,11 +73,27 @@ def test_a_file_of_other_answers_is_left_alone(engine: Engine, tmp_path: Path) -
     with pytest.raises(ConfigError, match="under other settings"):
         AnswerFile.open(path, "pebble", PROMPTS).append(other)
     assert path.read_bytes() == before
+    for place in (Path("/dev/full"), tmp_path):
+        with pytest.raises(OutputError, match="is no file"):
+            AnswerFile.open(place, "pebble", PROMPTS)
     # Half a line of something else is not cut off.
     path.write_bytes(b"notes of mine")
     with pytest.raises(ConfigError, match="line 1 is no answer"):
         AnswerFile.open(path, "pebble", PROMPTS)
     assert path.read_bytes() == b"notes of mine"
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="no Ray")
+def test_an_address_where_nobody_listens_is_said_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    began = time.monotonic()
+    with (
+        pytest.raises(ConfigError, match="no Ray cluster answers at"),
+        cluster("a test", extra="replicas", address=address),
+    ):
+        pass
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.ray

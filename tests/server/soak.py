@@ -108,7 +108,7 @@ class Clients:
         """Ask for a stream and read nothing of it."""
         found = urlsplit(self.address)
         body = json.dumps({**SOUND[CHAT], "stream": True, "n": 4, "max_tokens": 64}).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         with socket.create_connection((found.hostname, found.port)) as bare:
             bare.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
             time.sleep(random.random())

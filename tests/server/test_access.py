@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
@@ -20,6 +22,7 @@ from skipstone.errors import ConfigError
 from skipstone.server.access import connections
 from skipstone.server.access.account import Account
 from skipstone.server.access.keys import read_keys
+from skipstone.server.app import make_app
 from skipstone.server.options import ServerOptions
 from tests.server.running import client_of, running
 
@@ -86,6 +89,39 @@ def test_a_body_that_is_too_long_is_refused(engine: Engine) -> None:
             assert refused.json()["error"]["code"] == "body_too_large"
             assert "more than the 1000 bytes" in refused.json()["error"]["message"]
     assert [one.error for one in told] == [None, "body_too_large", "body_too_large"]
+
+
+@pytest.mark.parametrize(
+    ("options", "host", "status"),
+    [
+        ({}, "localhost:8000", 200),
+        ({}, "LocalHost.", 200),
+        ({}, "[::1]:8000", 200),
+        ({}, "192.0.2.7", 200),
+        ({}, "rebound.example:8000", 403),
+        ({}, "127.0.0.1.rebound.example", 403),
+        ({}, "localhost.rebound.example", 403),
+        ({"allowed_hosts": ("Proxy.example",)}, "proxy.example", 200),
+        ({"allowed_hosts": ("proxy.example",)}, "rebound.example", 403),
+        ({"allowed_hosts": ("*",)}, "rebound.example", 200),
+        ({"keys": ("sesame",)}, "proxy.example", 200),
+        ({"host": "0.0.0.0"}, "proxy.example", 200),
+        ({"host": "0.0.0.0", "allowed_hosts": ("a.example",)}, "proxy.example", 403),
+    ],
+)
+def test_a_page_cannot_ask_by_a_name_of_its_own(
+    engine: Engine, options: dict[str, Any], host: str, status: int
+) -> None:
+    app = make_app(engine, ServerOptions(**options))
+
+    async def asked() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
+            return await http.get("http://x/health", headers={"host": host})
+
+    answer = asyncio.run(asked())
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["error"]["code"] == "host_not_allowed"
 
 
 def test_pages_of_other_origins_may_ask_only_if_they_are_named(engine: Engine) -> None:
@@ -208,13 +244,13 @@ def test_connections_that_say_nothing_are_ended_and_too_many_are_refused(
     where = (urlsplit(served).hostname, urlsplit(served).port)
     monkeypatch.setattr(connections, "PATIENCE_SECONDS", 0.3)
     with socket.create_connection(where, timeout=10) as slow:
-        slow.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert slow.recv(1000).startswith(b"HTTP/1.1 200")
         # It is not idle, so that it would be ended for that.
         slow.sendall(b"GET /hea")
         assert slow.recv(1000) == b""
     with socket.create_connection(where, timeout=10) as bomb:
-        bomb.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\nX: " + b"x" * 100_000)
+        bomb.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000)
         assert bomb.recv(1000).startswith(b"HTTP/1.1 400")
     monkeypatch.setattr(connections, "most_connections", lambda: 1)
     with socket.create_connection(where), socket.create_connection(where, timeout=10) as second:
@@ -247,7 +283,7 @@ def test_a_connection_of_which_nothing_is_read_is_ended(
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader.settimeout(20)
         reader.connect(where)
-        reader.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n" * count)
+        reader.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * count)
         time.sleep(2.5)
         found = 0
         with contextlib.suppress(ConnectionError):

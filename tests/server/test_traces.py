@@ -212,7 +212,10 @@ def test_a_full_disk_is_named_and_the_answer_arrives(
     said = answer(http)["choices"][0]
     assert said["message"]["content"] == engine.generate(QUESTION).text
     assert said["skipstone"]["trace_id"] is None
-    assert said["skipstone"]["trace_error"] == "No space left on device"
+    assert said["skipstone"]["trace_error"] == (
+        "the folder of traces cannot be used (No space left on device); whoever runs the server "
+        "may give another one (--traces)"
+    )
     assert http.get("/traces").json() == before
 
 

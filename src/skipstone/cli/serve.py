@@ -67,6 +67,14 @@ _ACCESS = (
         help="Pages from there may ask, too; may be repeated.  [default: none]",
     ),
     click.option(
+        "--allowed-host",
+        "allowed_hosts",
+        multiple=True,
+        metavar="NAME",
+        help="A name by which clients may ask, beside addresses and localhost; may be repeated, * "
+        "allows all.  [default: all, unless only this machine may ask, without a key]",
+    ),
+    click.option(
         "--traces",
         type=click.Path(path_type=Path),
         metavar="DIR",
@@ -155,6 +163,7 @@ def serve(
     time_limit: str | None,
     drain: str,
     cors_origins: tuple[str, ...],
+    allowed_hosts: tuple[str, ...],
     traces: Path | None,
     keep_traces: int,
     trace_space: str,
@@ -179,6 +188,7 @@ def serve(
         time_limit=parse_seconds(time_limit),
         drain=parse_seconds(drain, "--drain"),
         cors_origins=cors_origins,
+        allowed_hosts=allowed_hosts,
         log_prompts=log_prompts,
         traces=traces,
         keep_traces=keep_traces,
@@ -193,15 +203,19 @@ def serve(
     # A port that is taken is said before a model is loaded.
     with bind(served) as bound:
         if not (served.keys or is_loopback(bound)):
-            note(
-                f"whoever reaches {host} may ask, no key is needed; give --api-keys-file, or "
-                f"SKIPSTONE_API_KEYS"
-            )
+            _say_open(host)
         serving = _Serving(spec, slots, served, LOGS[log], bound)
         if replicas is None:
             serving.here()
         else:
             serving.by_replicas(replicas, ray_address)
+
+
+def _say_open(host: str) -> None:
+    note(
+        f"whoever reaches {host} may ask, no key is needed; give --api-keys-file, or "
+        f"SKIPSTONE_API_KEYS"
+    )
 
 
 def _check_replicas(replicas: int | None, address: str | None) -> None:

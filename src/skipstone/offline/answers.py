@@ -39,6 +39,12 @@ class AnswerFile:
             ConfigError: it has answers to something else.
         """
         own = cls(path, model, prompts)
+        if path.exists() and not path.is_file():
+            # A device may have no end.
+            raise OutputError(
+                f"{shown(str(path))} is no file, which answers are added to; give a path for one, "
+                f"or leave --output out to have them printed"
+            )
         try:
             with path.open("a+b") as file:
                 file.seek(0)

@@ -16,6 +16,7 @@ from skipstone.errors import SkipstoneError
 from skipstone.server.access.account import Account, Accounts, account_of
 from skipstone.server.access.bodies import Bodies
 from skipstone.server.access.ending import Endings
+from skipstone.server.access.hosts import Hosts, is_local
 from skipstone.server.access.keys import ApiKeys
 from skipstone.server.answer.stream import ClientGoneError
 from skipstone.server.heap import give_back_regularly
@@ -151,6 +152,8 @@ def guard(
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
+    if options.allowed_hosts or (is_local(options.host) and not options.keys):
+        app.add_middleware(Hosts, names=options.allowed_hosts)
     app.add_middleware(Endings)
     app.add_middleware(Accounts, tell=tell)
 

@@ -12,6 +12,7 @@ from skipstone.errors import ConfigError
 from skipstone.quoting import shown
 
 _MOST_PORT = 65535
+_HOST = re.compile(r"\*|[a-z0-9_]([a-z0-9._-]*[a-z0-9_.])?", re.IGNORECASE | re.ASCII)
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s@]+", re.IGNORECASE)
 
 
@@ -37,6 +38,9 @@ class ServerOptions:
     """Seconds that answers have when the server is stopped."""
     cors_origins: tuple[str, ...] = ()
     """Whose pages may ask from a browser; ``*``: those of all."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which clients may ask, beside addresses and ``localhost``; ``*``: any. None: any,
+    unless the server is for this machine alone and needs no key."""
     log_prompts: bool = False
     """Whether texts of prompts and answers are logged."""
     traces: Path | None = None
@@ -73,6 +77,12 @@ class ServerOptions:
             seconds = getattr(self, name)
             if not seconds > 0:
                 raise ConfigError(f"{name} is {seconds:g} s, must be more than nothing")
+        for name in self.allowed_hosts:
+            if not _HOST.fullmatch(name):
+                raise ConfigError(
+                    f"allowed_host is {shown(name)}, must be a name like example.org, without "
+                    f"scheme and port, or * for all"
+                )
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(

@@ -102,6 +102,7 @@ PLAUSIBLE: dict[str, tuple[str, ...]] = {
     "--keep-traces": ("0", "5", "-1"),
     "--trace-space": ("1MB", "0", "much"),
     "--diagnosis-limit": ("1s", "0s", "soon"),
+    "--allowed-host": ("a.example", "*", "https://a.example"),
     "--cors-origin": ("https://a.example", "*", "a.example"),
     "--port": ("0", "65536", "-1"),
     "--window": ("0.0", "0.1-1.2", "1.2-0.1", "9.9", "0.0-99999999999.0"),

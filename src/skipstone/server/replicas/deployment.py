@@ -77,7 +77,15 @@ class Deployment:
         try:
             return serve.run(app, name=self.name, route_prefix=None)
         except RuntimeError as error:
-            raise SkipstoneError(f"the replicas cannot be started: {_cause(error)}") from None
+            why = _cause(self._failure() or str(error))
+            raise SkipstoneError(f"the replicas cannot be started: {why}") from None
+
+    def _failure(self) -> str:
+        """What Ray Serve says of why there are no replicas: a traceback; nothing if it is gone."""
+        application = serve.status().applications.get(self.name)
+        return "\n".join(
+            one.message for one in (application.deployments.values() if application else ())
+        )
 
     def restart(self) -> None:
         """Replace the replicas by new ones, which load the model again; nobody waits for it."""
@@ -123,8 +131,8 @@ def _check_room(deployment: Deployment) -> None:
         )
 
 
-def _cause(error: Exception) -> str:
+def _cause(said: str) -> str:
     """What went wrong, of a traceback from elsewhere: the last line that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     own = [line for line in lines if line.startswith("skipstone.errors.")]
     return own[-1].partition(": ")[2] if own else lines[-1]

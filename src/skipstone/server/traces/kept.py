@@ -152,10 +152,15 @@ class KeptTraces:
         except AnswerError:
             raise
         except (SkipstoneError, OSError) as error:
-            why = error.strerror or error if isinstance(error, OSError) else error
+            why = f"{error}"
+            if isinstance(error, OSError):
+                why = (
+                    f"the folder of traces cannot be used ({error.strerror or error}); whoever "
+                    f"runs the server may give another one (--traces)"
+                )
             kind = TraceError if isinstance(error, TraceError) else OutputError
             home = self._given if self._own is None else self._own.name
-            raise kind(str(why).replace(f"{home}/", "")) from None
+            raise kind(why.replace(f"{home}/", "")) from None
 
 
 def _written(folder: Path) -> int:
