@@ -6,12 +6,14 @@ body of a stream; here streams are left to tests of their own. Loaded by ``SCHEM
 
 from __future__ import annotations
 
+from typing import Any
+
 import schemathesis
 
 
 @schemathesis.check
 def form_conformance(
-    ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+    ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case[Any]
 ) -> None:
     """The body of an answer that is no stream."""
     kinds = response.headers.get("content-type", [""])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import re
+import shutil
 import tempfile
 import threading
 import zipfile
@@ -197,6 +198,20 @@ def test_a_folder_that_nobody_named_is_gone_in_the_end(engine: Engine) -> None:
         assert home.is_dir()
         assert home.stat().st_mode & 0o077 == 0
     assert not home.exists()
+
+
+def test_traces_are_kept_after_their_folder_was_cleaned_away(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with running(engine, ServerOptions()) as address, asking(address) as http:
+        lost = traced(http)
+        (folder,) = tmp_path.glob("skipstone-traces-*")
+        shutil.rmtree(folder)
+        assert http.get("/traces").json()["data"] == []
+        assert http.get(f"/traces/{lost}").status_code == 404
+        assert http.get(f"/traces/{traced(http)}").status_code == 200
+    assert not [*tmp_path.glob("skipstone-traces-*")]
 
 
 def test_a_full_disk_is_named_and_the_answer_arrives(

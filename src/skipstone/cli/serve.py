@@ -257,8 +257,10 @@ class _Serving:
     def here(self) -> None:
         """Answer with one engine in this process."""
         from skipstone.server.app import make_app
+        from skipstone.server.heap import share_one_arena
         from skipstone.server.serving import serve
 
+        share_one_arena()
         app = make_app(self.spec.engine(slots=self.slots), self.options, self.log)
         serve(app, self.bound, self._ready)
 

@@ -17,7 +17,7 @@ from skipstone.engine import Engine
 from skipstone.errors import SkipstoneError
 from skipstone.server.access.account import ELSEWHERE, Accounts
 from skipstone.server.app import routes_of
-from skipstone.server.heap import give_back_regularly
+from skipstone.server.heap import give_back_regularly, share_one_arena
 from skipstone.server.metrics import Metrics
 from skipstone.server.options import ServerOptions
 from skipstone.server.replicas.messages import Answered, SentRequest
@@ -38,6 +38,7 @@ class Replica:
             generation: not used; Ray replaces replicas that were made with another one.
         """
         _listen_where_the_node_does()
+        share_one_arena()
         give_back_regularly()
         self._served = ServedModel(make(), options, KeptTraces(options))
         self._metrics = Metrics(self._served.engine)

@@ -107,6 +107,10 @@ class KeptTraces:
         if self._given is not None:
             self._given.mkdir(mode=0o700, parents=True, exist_ok=True)
             return self._given
+        # Systems remove from there what is old, also under a server that runs.
+        if self._own is not None and not Path(self._own.name).is_dir():
+            self._own.cleanup()
+            self._own = None
         if self._own is None:
             self._own = tempfile.TemporaryDirectory(prefix="skipstone-traces-")
         return Path(self._own.name)
