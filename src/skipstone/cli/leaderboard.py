@@ -152,9 +152,11 @@ def _times(path: Path | None) -> GpuTimes | None:
 
 
 def _found(sweep: Sweep, run: Protocol, times: GpuTimes | None) -> Leaderboard:
-    """The table; times that belong to no line of it are said."""
+    """The table; errors of policies are said, and times that belong to no line of it."""
     from skipstone.leaderboard.board import board
 
+    for text in sweep.raised:
+        note(text)
     found = board(sweep, run)
     if times is None:
         return found

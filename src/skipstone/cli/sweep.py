@@ -162,8 +162,10 @@ def _report(sweep: Sweep, judged: Assessment) -> dict[str, object]:
 
 
 def _write(sweep: Sweep, judged: Assessment, report: dict[str, object]) -> None:
+    """The files of the folder; errors of policies are said."""
     from skipstone.sweep.chart import pareto_chart, save_html, save_png
 
+    _say_notes(sweep.raised)
     chart = pareto_chart(judged.summaries, judged.recommendation)
     text = json_text(report) + "\n"
     sweep.store.save("summary.json", lambda path: path.write_text(text, encoding="utf-8"))

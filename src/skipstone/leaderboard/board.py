@@ -58,6 +58,8 @@ class Leaderboard:
     protocol: Protocol
     gpu: GpuTimes | None = None
     """Times on a GPU, if they were given."""
+    raised: tuple[str, ...] = ()
+    """Settings whose policy raised an error, a sentence each."""
 
     @property
     def families(self) -> list[str]:
@@ -96,12 +98,13 @@ def board(sweep: Sweep, run: Protocol) -> Leaderboard:
     if set(families) != {""}:
         for family, found in families.items():
             lines += _lines(family or "other", found, entries)
-    return Leaderboard(tuple(lines), run)
+    return Leaderboard(tuple(lines), run, raised=sweep.raised)
 
 
 def _lines(family: str, found: Sequence[Measurement], entries: Sequence[Contender]) -> list[Line]:
     settings = [entry.setting for entry in entries]
     summaries = Assessment(found, settings, "answer", _NO_BOUND, _CONFIDENCE).summaries
+    by_name = {summary.setting: summary for summary in summaries}
     return [
         Line(
             family=family,
@@ -111,7 +114,8 @@ def _lines(family: str, found: Sequence[Measurement], entries: Sequence[Contende
             flops=1 - s.flops_saved,
             changed=tuple(m for m in found if m.setting == s.setting and not m.same_answer),
         )
-        for entry, s in zip(entries, summaries, strict=True)
+        for entry in entries
+        if (s := by_name.get(entry.setting.name)) is not None
     ]
 
 

@@ -36,6 +36,7 @@ def row(line: Line) -> dict[str, object]:
         "setting": s.setting,
         "spec": whole_characters(s.spec),
         "prompts": s.prompts,
+        "raised": s.raised,
         "known": s.known,
         "right": s.right,
         "right_low": right.low if right else None,
@@ -85,8 +86,9 @@ def markdown(found: Leaderboard, about: str) -> str:
         columns = ("family", "setting", "answers changed", "right", "why")
         rows = [(line.family, *_breaks(line)) for line in broken]
         parts += ["## What broke, by family", _table(columns, rows)]
-    if found.protocol.left_out:
-        parts += ["## Left out", "\n".join(f"- {_plain(t)}" for t in found.protocol.left_out)]
+    for heading, texts in (("Raised errors", found.raised), ("Left out", found.protocol.left_out)):
+        if texts:
+            parts += [f"## {heading}", "\n".join(f"- {_plain(text)}" for text in texts)]
     return "\n\n".join(parts) + "\n"
 
 

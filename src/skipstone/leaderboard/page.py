@@ -70,6 +70,7 @@ def render(found: Leaderboard, sweep: Sweep, about: str, model: Model) -> str:
         changed=sum(len(line.changed) for line in found.of(found.families[0])),
         most=MOST_BROKEN,
         reports=reports_said(found, sweep),
+        raised=found.raised,
         left_out=found.protocol.left_out,
         width=_WIDTH,
         height=_HEIGHT,
@@ -79,7 +80,8 @@ def render(found: Leaderboard, sweep: Sweep, about: str, model: Model) -> str:
 def reports_said(found: Leaderboard, sweep: Sweep) -> str:
     """How many settings and families that changed an answer have a report; empty if all have."""
     families = found.families[1:] or found.families
-    broke = [line for name in families for line in found.of(name) if line.changed]
+    lines = [line for name in families for line in found.of(name)]
+    broke = [line for line in lines if not all(m.raised for m in line.changed)]
     drawn = [line for line in broke if any(_report(m, sweep) for m in line.changed)]
     if len(drawn) == len(broke):
         return ""
@@ -196,7 +198,7 @@ def _broken(
     line: Line, sweep: Sweep, exact: Mapping[int, Measurement], model: Model
 ) -> dict[str, str]:
     """One answer that a setting changed: one with a report, and one that came out wrong, if any."""
-    m = min(line.changed, key=lambda m: (not _report(m, sweep), m.right is not False, m.prompt))
+    m = min(line.changed, key=lambda m: _rank(m, sweep))
     prompt = sweep.questions[m.prompt].prompt
     specs = spell(sweep.baseline), line.entry.setting.spec
     where = f"block {m.block}, step {m.step}, new token {m.position} ({m.kind})" if m.kind else "-"
@@ -214,6 +216,10 @@ def _broken(
         "report": _report(m, sweep),
         "command": _command(model, *specs, prompt),
     }
+
+
+def _rank(m: Measurement, sweep: Sweep) -> tuple[bool, bool, bool, int]:
+    return not _report(m, sweep), m.raised, m.right is not False, m.prompt
 
 
 def _report(m: Measurement, sweep: Sweep) -> str:

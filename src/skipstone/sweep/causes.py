@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.finding import Proof
 from skipstone.engine import Engine
+from skipstone.errors import NoRoomError, SkipstoneError
 from skipstone.models.load import Model
 from skipstone.record import MemoryTrace
 from skipstone.sweep.measure import Measurement
@@ -16,7 +17,8 @@ from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments.runner import Side
 
 NOT_FINISHED = "not-finished"
-"""Stands for the cause of an answer for which time was over before one was proven."""
+"""Stands for the cause of an answer for which time was over before one was proven, or whose policy
+raised an error in the experiments."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,16 @@ def explain(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: DecodedRu
         trusted: the baseline's run of the same prompt, alone.
 
     Raises:
-        SkipstoneError: the prompt cannot be decoded again.
+        NoRoomError: there is too little memory.
     """
     settings = next(s.settings for s in plan.all if s.name == unit.setting)
-    run = decode_alone(model, settings, unit.text)
-    found = examined(_side(model, trusted), _side(model, run), None, time_limit=plan.explain)
+    try:
+        run = decode_alone(model, settings, unit.text)
+        found = examined(_side(model, trusted), _side(model, run), None, time_limit=plan.explain)
+    except NoRoomError:
+        raise
+    except SkipstoneError as error:
+        return Explained(unit.prompt, unit.setting, NOT_FINISHED, "", str(error), None)
     shown = Examined(trusted.trace, run.trace, found) if plan.reports else None
     return Explained(unit.prompt, unit.setting, *_told(found), shown)
 

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 
 from skipstone.diff.compare import compare
 from skipstone.engine import Engine, Result, Settings
+from skipstone.errors import SkipstoneError
 from skipstone.models.base import ModelConfig
 from skipstone.models.load import Model
 from skipstone.record.schema import RunRecord
 from skipstone.sweep.grid import BASELINE
-from skipstone.sweep.together import DecodedRun, decode_alone, decode_together
+from skipstone.sweep.together import DecodedRun, decode_together, try_alone
 from skipstone.sweep.units import CauseUnit, DecodeUnit, WorkerSetup
+
+RAISED = "raised"
+"""Stands for the cause where there is no answer: a policy raised the error that is the evidence."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,17 @@ class Measurement:
     """Whether the run was timed, alone."""
     cause: str = ""
     """Why another answer came out, as ``skipstone diagnose`` names it; ``not-finished`` if time was
-    over before anything was proven; empty where the answer is the baseline's, or nobody asked."""
+    over before anything was proven; ``raised`` if none came out, since a policy raised an error;
+    empty where the answer is the baseline's, or nobody asked."""
     proof: str = ""
     """How well that is proven."""
     evidence: str = ""
     """What shows it, in a sentence."""
+
+    @property
+    def raised(self) -> bool:
+        """Whether there is no answer. It counts as a changed and wrong one that took no work."""
+        return self.cause == RAISED
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def measure(model: Model, plan: WorkerSetup, unit: DecodeUnit) -> Measured:
     """Run prompts under the baseline and every setting.
 
     Raises:
-        SkipstoneError: a prompt cannot be decoded under a setting.
+        SkipstoneError: a prompt cannot be decoded under the baseline.
     """
     found, then = list[Measurement](), list[CauseUnit]()
     for (prompt, text), runs in _runs(model, plan, unit):
@@ -163,7 +173,9 @@ class _Run:
 
 def _timed(model: Model, settings: Settings, prompt: str) -> _Run:
     """Decode once; on a GPU twice: the first run captures graphs, the second is timed."""
-    run = decode_alone(model, settings, prompt)
+    run = try_alone(model, settings, prompt)
+    if run.error is not None:
+        return _Run(run)
     again = model.network.device.type == "cuda"
     timed = Engine(model, settings).generate(prompt) if again else run.result
     return _Run(run, timed.stats.seconds)
@@ -171,6 +183,10 @@ def _timed(model: Model, settings: Settings, prompt: str) -> _Run:
 
 def _measurement(model: Model, prompt: int, name: str, runs: Mapping[str, _Run]) -> Measurement:
     run, base = runs[name], runs[BASELINE]
+    if base.run.error is not None:
+        raise base.run.error
+    if run.run.error is not None:
+        return _without_answer(prompt, name, run.run.error)
     result, found = run.run.result, compare(base.record, run.record)
     first, start = found.first, result.prompt_tokens
     return Measurement(
@@ -198,11 +214,40 @@ def _measurement(model: Model, prompt: int, name: str, runs: Mapping[str, _Run])
     )
 
 
+def _without_answer(prompt: int, name: str, error: SkipstoneError) -> Measurement:
+    """Of a run that a policy ended with an error."""
+    return Measurement(
+        prompt=prompt,
+        setting=name,
+        text="",
+        tokens=(),
+        right=None,
+        same_answer=False,
+        same_tokens=0.0,
+        kind="",
+        block=-1,
+        step=-1,
+        position=-1,
+        forward=-1,
+        forwards=0,
+        rows=0,
+        generated=0,
+        masks_left=0,
+        skip_share=0.0,
+        flops=0.0,
+        seconds=math.nan,
+        tokens_per_second=math.nan,
+        timed=False,
+        cause=RAISED,
+        evidence=str(error),
+    )
+
+
 def _scored(record: RunRecord) -> int:
     """Rows whose logits were computed, over all steps."""
     return sum(int((step.candidates.age == 0).sum()) for step in record.steps)
 
 
 def mark(found: Sequence[Measurement], right: Mapping[str, bool | None]) -> list[Measurement]:
-    """The same measurements with their answers judged, by text."""
-    return [dataclasses.replace(m, right=right[m.text]) for m in found]
+    """The same measurements with their answers judged, by text; no answer is no right one."""
+    return [dataclasses.replace(m, right=right[m.text] and not m.raised) for m in found]

@@ -52,6 +52,22 @@ class Sweep:
     reports: Mapping[tuple[int, str], str] = field(default_factory=dict)
     """Pages about changed answers by prompt and setting, as paths within the folder."""
 
+    @property
+    def raised(self) -> tuple[str, ...]:
+        """Settings whose policy raised an error, on how many prompts, and the first error."""
+        return tuple(filter(None, map(self._raised, self.settings)))
+
+    def _raised(self, setting: Setting) -> str:
+        errors = [m.evidence for m in self.measurements if m.setting == setting.name and m.raised]
+        if not errors:
+            return ""
+        total = len(self.questions)
+        rest = "work and times are those of the others" if len(errors) < total else "it has no line"
+        return (
+            f"{setting.name} has no answer to {len(errors)} of {total} prompts, which count as "
+            f"changed; {rest}: {errors[0]}"
+        )
+
 
 def exact(settings: Settings) -> Settings:
     """Settings without any shortcut: no cache, no skip, one token a step."""

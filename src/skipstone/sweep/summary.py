@@ -44,6 +44,9 @@ class Summary:
     setting: str
     spec: str
     prompts: int
+    raised: int
+    """Of these, without an answer, since a policy raised an error; they count as changed and wrong,
+    and work and times are those of the others."""
     known: int
     """Prompts with a known answer."""
     right: int
@@ -112,13 +115,17 @@ class Assessment:
 
     @cached_property
     def summaries(self) -> list[Summary]:
-        """Of the baseline, then of each setting."""
+        """Of the baseline, then of each setting that answered any prompt."""
         by_name = dict[str, list[Measurement]]()
         for m in self.measurements:
             by_name.setdefault(m.setting, []).append(m)
         base = by_name[BASELINE]
         specs = {setting.name: setting.spec for setting in self.settings}
-        return [self._summary(by_name[name], base, spec) for name, spec in specs.items()]
+        return [
+            self._summary(by_name[name], base, spec)
+            for name, spec in specs.items()
+            if not all(m.raised for m in by_name[name])
+        ]
 
     @property
     def candidates(self) -> int:
@@ -184,11 +191,14 @@ class Assessment:
         total = len(found)
         differing = sum(_differs(m, self.level) for m in found)
         forwards = [m.forward for m in found if m.kind]
-        speedups = [b.seconds / m.seconds for m, b in zip(found, base, strict=True)]
+        answered = [(m, b) for m, b in zip(found, base, strict=True) if not m.raised]
+        runs, exact = zip(*answered, strict=True)
+        speedups = [b.seconds / m.seconds for m, b in answered]
         return Summary(
             setting=found[0].setting,
             spec=spec,
             prompts=total,
+            raised=total - len(answered),
             known=sum(m.right is not None for m in found),
             right=sum(m.right is True for m in found),
             right_change=self._right_change(found, base),
@@ -200,12 +210,12 @@ class Assessment:
             same_tokens=self._same_tokens(found),
             diverged=len(forwards),
             first_forward=statistics.median(forwards) if forwards else None,
-            forwards=statistics.fmean(m.forwards for m in found),
-            rows=statistics.fmean(m.rows for m in found),
-            skip_share=statistics.fmean(m.skip_share for m in found),
-            flops_saved=1 - sum(m.flops for m in found) / sum(m.flops for m in base),
-            seconds=statistics.median(m.seconds for m in found),
-            tokens_per_second=statistics.median(m.tokens_per_second for m in found),
+            forwards=statistics.fmean(m.forwards for m in runs),
+            rows=statistics.fmean(m.rows for m in runs),
+            skip_share=statistics.fmean(m.skip_share for m in runs),
+            flops_saved=1 - sum(m.flops for m in runs) / sum(m.flops for m in exact),
+            seconds=statistics.median(m.seconds for m in runs),
+            tokens_per_second=statistics.median(m.tokens_per_second for m in runs),
             speedup=Interval(*(float(q) for q in np.quantile(speedups, (0.5, 0.25, 0.75)))),
         )
 

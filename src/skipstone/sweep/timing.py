@@ -3,7 +3,7 @@
 A run costs something for each forward and something for each row; both are fitted to all timed
 runs. A setting costs more or less than that says, by what its policies do: that factor is the one
 of its own timed runs. So ``seconds`` of a run that was decoded beside others is an estimate of what
-it would have taken alone, and of each setting at least one run was timed.
+it would have taken alone; of each setting at least one run was timed, unless it raised an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def filled(found: Sequence[Measurement]) -> list[Measurement]:
     timed = [m for m in found if m.timed]
     cost_2 = _fitted(timed)
     factors = {name: _factor(cost_2, timed, name) for name in {m.setting for m in found}}
-    return [m if m.timed else _estimated(m, cost_2, factors[m.setting]) for m in found]
+    return [m if m.timed or m.raised else _estimated(m, cost_2, factors[m.setting]) for m in found]
 
 
 def _fitted(timed: Sequence[Measurement]) -> np.ndarray:
@@ -36,8 +36,10 @@ def _fitted(timed: Sequence[Measurement]) -> np.ndarray:
 
 
 def _factor(cost_2: np.ndarray, timed: Sequence[Measurement], name: str) -> float:
-    """How much longer a setting takes than its forwards and rows say."""
+    """How much longer a setting takes than its forwards and rows say; 1 if none was timed."""
     own = [m for m in timed if m.setting == name]
+    if not own:
+        return 1.0
     return sum(m.seconds for m in own) / sum(float(cost_2 @ _work(m)) for m in own)
 
 

@@ -8,6 +8,7 @@ from itertools import groupby
 from skipstone.engine import Engine, Result, Settings
 from skipstone.engine.fit import keeping_of
 from skipstone.engine.observe import StepView, Taps
+from skipstone.errors import NoRoomError, SkipstoneError
 from skipstone.memory.kept import kept_bytes
 from skipstone.memory.store import cell_bytes
 from skipstone.models.load import Model
@@ -26,7 +27,9 @@ class DecodedRun:
     """A prompt that was decoded under some settings, and its record."""
 
     result: Result
-    """Of a run that is done."""
+    """Of a run that is done, and raised nothing."""
+    error: SkipstoneError | None = None
+    """What its policy raised; then it has neither a result nor a whole record."""
 
     def __init__(self, prompt: str, settings: Settings) -> None:
         """Not decoded yet."""
@@ -46,23 +49,54 @@ def decode_alone(model: Model, settings: Settings, prompt: str) -> DecodedRun:
     return run
 
 
+def try_alone(model: Model, settings: Settings, prompt: str) -> DecodedRun:
+    """The same, but an error is kept with the run, as what became of this prompt under them.
+
+    Raises:
+        NoRoomError: there is too little memory, which says nothing of the settings.
+    """
+    try:
+        return decode_alone(model, settings, prompt)
+    except NoRoomError:
+        raise
+    except SkipstoneError as error:
+        run = DecodedRun(prompt, settings)
+        run.error = error
+        return run
+
+
 def decode_together(model: Model, runs: Sequence[DecodedRun]) -> None:
     """Decode runs in as few batches as they can share, and fill in their results and records.
 
     Each gives the tokens that it gives alone. A batch has one skip policy, and a record one length.
+    An error is kept with its run; the others of its batch are then decoded one by one.
 
     Raises:
-        SkipstoneError: a prompt cannot be decoded under its settings.
+        NoRoomError: there is too little memory.
     """
     ids = {prompt: model.text.encode(prompt) for prompt in {run.prompt for run in runs}}
     for batch in _batches(model, runs, ids):
-        engine = Engine(model, batch[0].settings)
-        engine.generate_batch(
-            [ids[run.prompt] for run in batch],
-            batch_size=min(len(batch), _at_once(model, batch, ids)),
-            settings=[run.settings for run in batch],
-            observer=_Records(batch),
-        )
+        try:
+            _decode_batch(model, batch, ids)
+        except NoRoomError:
+            raise
+        except SkipstoneError:
+            # It ends the batch, and does not say whose it is.
+            for run in batch:
+                alone = try_alone(model, run.settings, run.prompt)
+                run.trace, run.error = alone.trace, alone.error
+                if run.error is None:
+                    run.result = alone.result
+
+
+def _decode_batch(model: Model, batch: Sequence[DecodedRun], ids: Encoded) -> None:
+    engine = Engine(model, batch[0].settings)
+    engine.generate_batch(
+        [ids[run.prompt] for run in batch],
+        batch_size=min(len(batch), _at_once(model, batch, ids)),
+        settings=[run.settings for run in batch],
+        observer=_Records(batch),
+    )
 
 
 class _Records:

@@ -30,7 +30,7 @@ class Worker:
         """Measure prompts, or look for the cause of an answer.
 
         Raises:
-            SkipstoneError: a prompt cannot be decoded under a setting.
+            SkipstoneError: a prompt cannot be decoded under the baseline.
         """
         if isinstance(unit, CauseUnit):
             return explain(self._model, self._plan, unit, self._baseline(unit.text))
