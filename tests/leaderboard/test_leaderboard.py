@@ -196,6 +196,14 @@ class Loose(Eager):
 
 
 @dataclass(frozen=True)
+class Labelled(Eager):
+    """Has a setting of text; a comma ends a setting."""
+
+    label: str = "a,b"
+    knob = Knob("label", ("x=y", "x,y=z", " x"))
+
+
+@dataclass(frozen=True)
 class BadReplay(Eager):
     """Replays to no choice."""
 
@@ -218,6 +226,7 @@ def test_what_is_wrong_with_policies_of_others_is_said_and_costs_their_lines_alo
         "unmask.knobs": f"{__name__}:Knobs",
         "unmask.unmakeable": f"{__name__}:Unmakeable",
         "unmask.loose": f"{__name__}:Loose",
+        "unmask.labelled": f"{__name__}:Labelled",
         "unmask.bad_replay": f"{__name__}:BadReplay",
         "unmask.bad_bound": f"{__name__}:BadBound",
         "unmask.gone": "no.such:Thing",
@@ -232,14 +241,17 @@ def test_what_is_wrong_with_policies_of_others_is_said_and_costs_their_lines_alo
     found = protocol(tiny, BASE)
     # Which of two is meant by one name, nobody knows.
     rest = {name for name in before if not name.startswith("unmask=quota")}
-    assert names(found) == rest | {"unmask=knobs", "unmask=knobs cache=dual"}
+    theirs = ("unmask=knobs", "unmask=labelled", "unmask=labelled:label=x=y")
+    assert names(found) == rest | {*theirs, *(f"{name} cache=dual" for name in theirs)}
     told = "\n".join(found.left_out)
     for said in (
         "unmask=knobs:valeu=0.5: ",
         "unmask=unmakeable: unmask policy 'unmakeable' refuses its settings: OSError: no disk",
         "replay of the unmask policy bad_replay gives ",
         "the unmask policy bad_bound raised ValueError: could not convert",
-        "unmask=loose: unhashable type",
+        "unmask=loose: unhashable type: 'list'; make it a frozen dataclass",
+        "unmask=labelled:label=x,y=z: 'labelled:label=x,y=z' cannot be read back",
+        "unmask=labelled:label= x: 'labelled:label= x' cannot be read back",
         "'unmask.gone' cannot be imported (ModuleNotFoundError: No module named 'no')",
         "'unmask.quota' takes the name of another policy",
         "'unmask.a,b' has no name of letters",

@@ -165,8 +165,12 @@ def _along(
     try:
         default = kind.parse(name)
         hash(default)  # Equal settings are one line.
-    except (ConfigError, TypeError) as error:
+    except ConfigError as error:
         left_out.append(whole_characters(f"{kind.name}={name}: {error}"))
+        return
+    except TypeError as error:
+        said = f"{kind.name}={name}: {error}; make it a frozen dataclass of settings with a hash"
+        left_out.append(whole_characters(f"{said}: @dataclass(frozen=True), a tuple for a list"))
         return
     yield "", default
     knob: object = getattr(policy, "knob", None)
@@ -180,11 +184,30 @@ def _along(
     for value in knob.values:
         try:
             made = dataclasses.replace(default, **{knob.setting: value})
+            _check_spelling(kind, made)
         except Exception as error:  # whatever the code of a policy raises
             why = f"{kind.name}={name}:{knob.setting}={value}: {error}"
             left_out.append(whole_characters(why))
         else:
             yield f"{knob.setting}={value}", made
+
+
+def _check_spelling(kind: Kind[Any], policy: object) -> None:
+    """Refuse a policy whose line would name settings that nobody can give again.
+
+    Raises:
+        ConfigError: its text form is read as something else, or not at all.
+    """
+    text = kind.spell(policy, brief=True)
+    try:
+        if kind.parse(text) == policy:
+            return
+    except ConfigError:
+        pass
+    raise ConfigError(
+        f"{shown(text)} cannot be read back as it is written; a value of text must have no comma, "
+        f"and no space at its ends"
+    )
 
 
 def _entry(kind: Kind[Any], name: str, value: str, settings: Settings) -> Contender:
