@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +17,10 @@ from skipstone.quoting import shown
 # Off on Linux, this lets a cluster of one machine listen on its loopback alone.
 _MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _LISTENS_SECONDS = 10.0
+# HTTP/2 (RFC 9113, section 3.4), which gRPC speaks: a client begins with these words and its
+# settings, here none, and the first frame that the server sends has settings of its own.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_FRAME_HEAD, _FRAME_TYPE, _SETTINGS = 9, 3, 4
 
 
 @contextmanager
@@ -35,7 +41,7 @@ def cluster(
     """
     # Ray reports its use over the network unless this is set.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    there = address or os.environ.get("RAY_ADDRESS")
+    there = address or os.environ.get("RAY_ADDRESS") or None
     if there is None:
         # Read when Ray is imported: whoever has imported it before has chosen.
         os.environ.setdefault(_MANY_MACHINES, "0")
@@ -49,13 +55,14 @@ def cluster(
     if there is not None:
         _check_listens(there)
     try:
-        ray.init(
-            address=there or "local",
-            num_cpus=None if there else cpus,
-            include_dashboard=None if there else False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        with _own_sigterm():
+            ray.init(
+                address=there or "local",
+                num_cpus=None if there else cpus,
+                include_dashboard=None if there else False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         if there is None:
             raise
@@ -66,25 +73,56 @@ def cluster(
         ray.shutdown()
 
 
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Give SIGTERM back to whoever handles it here; Ray takes it for itself when it is set up."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # Only the main thread may, and in others Ray does not either.
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
 def _check_listens(address: str) -> None:
-    """Refuse at once an address where nobody listens; Ray itself asks there for three minutes.
+    """Refuse an address where no cluster can be; Ray itself asks there for three minutes.
 
     Raises:
-        ConfigError: nobody does.
+        ConfigError: nobody listens there, or something that does not speak gRPC.
     """
     host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
     if not port.isdecimal():
         return  # such as auto: Ray finds it
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _LISTENS_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), _LISTENS_SECONDS) as there:
+            grpc = _is_encrypted() or _speaks_grpc(there)
     except (OSError, UnicodeError, OverflowError) as error:
         raise _absent(address, getattr(error, "strerror", None) or f"{error}") from None
+    if not grpc:
+        raise _absent(address, "what listens there does not speak gRPC, as Ray does")
+
+
+def _is_encrypted() -> bool:
+    """Whether clusters are asked over TLS, as Ray reads it."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}
+
+
+def _speaks_grpc(there: socket.socket) -> bool:
+    """Whether the other end takes a greeting in HTTP/2; False also where it says nothing."""
+    try:
+        there.sendall(_GREETING)
+        with there.makefile("rb") as answer:
+            head = answer.read(_FRAME_HEAD)
+    except OSError:
+        return False
+    return len(head) == _FRAME_HEAD and head[_FRAME_TYPE] == _SETTINGS
 
 
 def _absent(address: str, why: str) -> ConfigError:
     return ConfigError(
-        f"no Ray cluster answers at {shown(address)} ({why}); give the address of one, or none to "
-        f"start one here"
+        f"no Ray cluster answers at {shown(address)} ({why}); give the address of one "
+        f"(--ray-address, RAY_ADDRESS), or none to start one here"
     )
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,6 +95,29 @@ def test_an_address_where_nobody_listens_is_said_at_once() -> None:
     ):
         pass
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="no Ray")
+def test_an_address_where_something_else_listens_is_said_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+
+        def answer() -> None:
+            asked, _ = other.accept()
+            with asked:
+                asked.recv(1024)
+                asked.sendall(b"HTTP/1.1 505 HTTP Version Not Supported\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        began = time.monotonic()
+        with (
+            pytest.raises(ConfigError, match="does not speak gRPC, as Ray does"),
+            cluster("a test", extra="replicas", address=address),
+        ):
+            pass
+        assert time.monotonic() - began < 30
+        thread.join()
 
 
 @pytest.mark.ray

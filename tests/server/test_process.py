@@ -105,9 +105,33 @@ def test_a_server_whose_output_nobody_reads_goes_on() -> None:
             ask.close()
 
 
+def test_a_server_that_is_stopped_before_it_has_begun_ends_in_order() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "skipstone", "serve", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+        try:
+            # It listens before the model is loaded.
+            end = time.monotonic() + 60
+            while not listens(port):
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            server.send_signal(signal.SIGTERM)
+            assert server.communicate(timeout=30) == (b"", None)
+        finally:
+            server.kill()
+    assert server.returncode == 0
+
+
 def refused(ask: httpx.Client) -> bool:
     """Whether nobody answers yet."""
     try:
         return ask.get("/health").status_code != 200
     except httpx.ConnectError:
         return True
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does on this machine."""
+    with socket.socket() as asked:
+        return not asked.connect_ex(("127.0.0.1", port))

@@ -17,6 +17,7 @@ import httpx2 as httpx
 import pytest
 
 from skipstone import load
+from skipstone.cli.main import run
 from skipstone.engine import Engine
 from skipstone.record import MemoryTrace, RunRecord, open_trace
 from skipstone.server.options import ServerOptions
@@ -285,3 +286,26 @@ def test_levels_and_fields_are_refused_by_name(engine: Engine, http: httpx.Clien
         body = {"model": "pebble", "prompt": "a", "skipstone": {"trace": "decisions"}}
         refused = guarded.post("/v1/completions", json=body)
         assert "--keep-traces 0" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/deeper", "/proc/traces"])
+def test_a_folder_that_cannot_be_one_is_refused_before_the_server_starts(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("of somebody's")
+    path = tmp_path / place
+    # What comes next is the host: without the refusal, that is refused.
+    assert run(["serve", "--traces", str(path), "--host", "no host"]) == 2
+    said = capsys.readouterr().err
+    assert f"--traces is '{path}', must be a folder that can be written into or made (" in said
+    assert (tmp_path / "file").read_text() == "of somebody's"
+
+
+def test_a_folder_of_traces_is_made_for_nobody_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new" / "traces"
+    assert run(["serve", "--traces", str(path), "--host", "no host"]) == 2
+    assert "cannot listen there" in capsys.readouterr().err
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert not list(path.iterdir())

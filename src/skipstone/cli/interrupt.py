@@ -1,13 +1,20 @@
-"""Ctrl-C ends every command with exit code 130, whatever it is doing. Imports next to nothing."""
+"""Ctrl-C ends every command with exit code 130, whatever it is doing. Imports next to nothing.
+
+SIGTERM ends a command in order where it has something to put in order, and others as it ends every
+process.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 EXIT_INTERRUPTED = 130
+_AGAIN_SECONDS = 0.05
 
 
 def obey_ctrl_c() -> None:
@@ -22,6 +29,36 @@ def obey_ctrl_c() -> None:
 def ignore_ctrl_c() -> None:
     """The work is done: what is left is to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block, in order and without an error; to be used in the main thread.
+
+    In the middle of an import it waits for the end of that.
+    """
+    told = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if _is_importing(frame):
+            again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+        elif not told:
+            told = True
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not told:
+            raise
+    except SystemExit:
+        pass  # While Ray is set up it handles SIGTERM, by this.
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(_number: int, frame: FrameType | None) -> None:

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from skipstone.cli.diagnose import parse_seconds
+from skipstone.cli.interrupt import ended_by_sigterm
 from skipstone.cli.numbers import bytes_of, check_some, whole
 from skipstone.cli.options import RunSpec, given, memory_option, run_options, run_spec
 from skipstone.cli.server_log import LOGS
 from skipstone.cli.streams import ReaderGoneError, StdoutError, drop_output
 from skipstone.cli.terminal import note, say_now
 from skipstone.clusters import cluster, gpus_for
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, OutputError
 from skipstone.extras import missing
+from skipstone.quoting import shown
 
 if TYPE_CHECKING:
     from skipstone.server.access.account import Account
@@ -197,11 +199,11 @@ def serve(
     )
 
     _check_replicas(replicas, ray_address)
-
+    _check_traces(traces)
     from skipstone.server.serving import bind, is_loopback
 
     # A port that is taken is said before a model is loaded.
-    with bind(served) as bound:
+    with ended_by_sigterm(), bind(served) as bound:
         if not (served.keys or is_loopback(bound)):
             _say_open(host)
         serving = _Serving(spec, slots, served, LOGS[log], bound)
@@ -228,6 +230,25 @@ def _check_replicas(replicas: int | None, address: str | None) -> None:
         check_some("--replicas", replicas)
     elif address is not None:
         raise ConfigError("--ray-address has no effect without replicas; give --replicas, too")
+
+
+def _check_traces(folder: Path | None) -> None:
+    """Refuse at the start a folder in which no trace could be written; a new one is made.
+
+    Raises:
+        OutputError: it is one.
+    """
+    if folder is None:
+        return
+    try:
+        # Nobody else may read there.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(
+            f"--traces is {shown(str(folder))}, must be a folder that can be written into or made "
+            f"({error.strerror or error}); give another one, or none for one of the server's own"
+        ) from None
 
 
 def _check_packages() -> None:

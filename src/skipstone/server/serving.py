@@ -8,6 +8,7 @@ import ipaddress
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -69,18 +70,20 @@ class Server(uvicorn.Server):
         actions = dict[str, Callable[[], object]](SIGINT=self.stop, SIGTERM=self.stop)
         if self._on_hangup is not None:
             actions["SIGHUP"] = self._on_hangup
-        handled = list[int]()
+        before = dict[int, Any]()
         for name, action in actions.items():
             # Only the main thread of a process may, and not on Windows.
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError, AttributeError):
                 number = getattr(signal, name)
+                there = signal.getsignal(number)
                 loop.add_signal_handler(number, action)
-                handled.append(number)
+                before[number] = there
         try:
             yield
         finally:
-            for one in handled:
-                loop.remove_signal_handler(one)
+            for number, there in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, there)
 
     def stop(self) -> None:
         """End; asked a second time, with what there is now."""
