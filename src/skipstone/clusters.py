@@ -45,6 +45,8 @@ def cluster(
     if there is None:
         # Read when Ray is imported: whoever has imported it before has chosen.
         os.environ.setdefault(_MANY_MACHINES, "0")
+    else:
+        _check_listens(there)
     try:
         import ray
     except ImportError:
@@ -52,8 +54,6 @@ def cluster(
     if ray.is_initialized():
         yield
         return
-    if there is not None:
-        _check_listens(there)
     try:
         with _own_sigterm():
             ray.init(
