@@ -645,8 +645,14 @@ class NeverStarts(Threshold):
             FailingChoice(0.4),
             r"FailingChoice.*LookupError: no such offset \(test_requests.py:\d+\)",
         ),
-        (FailingChoice(0.4, "shape"), r"selects bool \[3, 11\], must be bool \[3, 12\]"),
-        (FailingChoice(0.4, "dtype"), r"selects float32 \[3, 12\], must be bool \[3, 12\]"),
+        (
+            FailingChoice(0.4, "shape"),
+            r"selects bool \[3, 11\] on cpu, must be bool \[3, 12\] on cpu",
+        ),
+        (
+            FailingChoice(0.4, "dtype"),
+            r"selects float32 \[3, 12\] on cpu, must be bool \[3, 12\] on cpu",
+        ),
         (NeverStarts(0.4), r"NeverStarts.*ZeroDivisionError \(test_requests.py:\d+\)"),
     ],
     ids=["raises", "shape", "dtype", "start"],

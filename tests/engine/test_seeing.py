@@ -161,7 +161,10 @@ class Failing(Striped):
 @pytest.mark.parametrize(
     ("cache", "message"),
     [
-        (Flat(), r"lets rows see bool \[3, \d+\], must be bool \[4, 3, \d+\]: layers, requests"),
+        (
+            Flat(),
+            r"lets rows see bool \[3, \d+\] on cpu, must be bool \[4, 3, \d+\]: layers, requests",
+        ),
         (Vague(), "lets rows see list, must be bool"),
         (Failing(), "raised RuntimeError: no sight"),
     ],
