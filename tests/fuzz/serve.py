@@ -91,6 +91,8 @@ CHECKS = (
 """Of schemathesis, and ours in ``described``: what is answered is what the description says."""
 SECONDS = 20.0
 """After which a request hangs."""
+EXAMINED_SECONDS = 60.0
+"""The same of the requests that schemathesis makes: some are for the report of a real trace."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def described(address: str, examples: int, seconds: int) -> list[str]:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json"]
     command += ["--checks", ",".join(CHECKS), "--phases", "coverage,fuzzing", "--seed", "1"]
     command += ["--max-examples", str(examples), "--max-time", str(seconds), "--no-color"]
-    command += ["--request-timeout", str(SECONDS), "--continue-on-failure"]
+    command += ["--request-timeout", str(EXAMINED_SECONDS), "--continue-on-failure"]
     hooks = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.fuzz.described"}
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=hooks)
     print("\n".join(line for line in run.stdout.splitlines() if " generated" in line))
@@ -213,7 +215,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, metavar="NUMBER")
     options = parser.parse_args()
     began = time.perf_counter()
-    with served() as address:
+    with served("--diagnosis-limit", "5s") as address:
         ends, found = tried(address, options.first, options.cases)
         if options.examples:
             found += described(address, options.examples, options.seconds)
