@@ -44,9 +44,11 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q
 # A file is the work of one process: what its tests share is made once.
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
-# Those that wait for a browser, a site, a shell, an environment, a killed process, a cluster or the interpreter of kernels.
+# Those that wait for a browser, a site, a shell, an environment, a killed process, a cluster, a
+# harness or the interpreter of kernels.
 AROUND := tests/docs tests/report/test_reading.py tests/report/test_browser.py tests/leaderboard/test_browser.py tests/server/test_pages.py tests/server/test_playground.py \
-  tests/ops/test_kernels.py tests/cli/test_terminal.py tests/server/test_process.py tests/server/test_replicas.py tests/offline tests/install tests/kill
+  tests/ops/test_kernels.py tests/cli/test_terminal.py tests/server/test_process.py tests/server/test_replicas.py tests/offline tests/install tests/kill \
+  tests/integrations/test_lm_eval.py tests/pebble/test_ranks.py
 
 test: .venv/.dev
 	@$(PYTEST) $(SPREAD) $(addprefix --ignore=,$(AROUND))

@@ -181,7 +181,7 @@ def is_broken(self: _Credits, masks: MaskLogits, context: StepContext) -> Tensor
     ("weigh", "said"),
     [
         (gives_nothing, "gives NoneType for logits, must be float32"),
-        (gives_another_shape, r"gives float32 \[2, 3\] for logits, must be float32 \["),
+        (gives_another_shape, r"gives float32 \[2, 3\] on cpu for logits, must be float32 \["),
         (is_broken, "raised AttributeError: nothing"),
     ],
 )
