@@ -47,14 +47,19 @@ SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 # Those that wait for a browser, a site, a shell, an environment, a killed process, a cluster, a
 # harness or the interpreter of kernels.
 AROUND := tests/docs tests/report/test_reading.py tests/report/test_browser.py tests/leaderboard/test_browser.py tests/server/test_pages.py tests/server/test_playground.py \
-  tests/ops/test_kernels.py tests/cli/test_terminal.py tests/server/test_process.py tests/server/test_replicas.py tests/offline tests/install tests/kill \
+  tests/ops/test_kernels.py tests/cli/test_terminal.py tests/server/test_process.py tests/install tests/kill \
   tests/integrations/test_lm_eval.py tests/pebble/test_ranks.py
 
+# A process that was connected to a cluster ends with it, a minute later and without a word, if it is
+# a worker of others; each of these has one of its own.
+CLUSTERS := tests/server/test_replicas.py tests/offline
+
 test: .venv/.dev
-	@$(PYTEST) $(SPREAD) $(addprefix --ignore=,$(AROUND))
+	@$(PYTEST) $(SPREAD) $(addprefix --ignore=,$(AROUND) $(CLUSTERS))
 
 test-around: .venv/.dev
 	@$(PYTEST) $(SPREAD) $(AROUND)
+	@for tests in $(CLUSTERS); do $(PYTEST) $$tests || exit 1; done
 
 test-long: .venv/.dev
 	@$(PYTEST) -m long
