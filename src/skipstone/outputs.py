@@ -255,9 +255,8 @@ def _claim(part: Path, make: Callable[[Path], int]) -> int:
         except FileExistsError:
             _remove_left(part)
             continue
-        # Where there are no locks there is no protection from a second writer.
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(BlockingIOError):
+            _lock(descriptor)
         # Another process may have taken it for left, before it was locked.
         if _lies_at(descriptor, part):
             return descriptor

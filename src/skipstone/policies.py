@@ -32,8 +32,8 @@ from skipstone.cache import (
 )
 from skipstone.checks import number, whole_number
 from skipstone.errors import ConfigError, SkipstoneError, nearest
-from skipstone.quoting import shown
-from skipstone.registry import in_words, loaded_class, registered
+from skipstone.quoting import in_words, shown
+from skipstone.registry import loaded_class, registered
 from skipstone.skip import CosineSkip, NoSkip, RatioSkip, SkipPolicy
 from skipstone.unmask import (
     Certainty,

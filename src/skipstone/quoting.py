@@ -35,6 +35,11 @@ def one_line(error: BaseException, most: int = 200) -> str:
     return cut(" ".join(str(error)[: 4 * most].split()), most) or type(error).__name__
 
 
+def in_words(error: Exception) -> str:
+    """An error in words: other people's messages tell little without its type."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def within(message: str, longest: int = LONGEST_MESSAGE) -> str:
     """A message of at most ``longest`` characters: long values lose their middle.
 

@@ -9,6 +9,8 @@ import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
 
+from skipstone.quoting import in_words
+
 GROUP = "skipstone.policies"
 """The entry points; each is called ``kind.name``."""
 
@@ -40,8 +42,3 @@ def loaded_class(entry: EntryPoint) -> type | str:
     if not (isinstance(loaded, type) and dataclasses.is_dataclass(loaded)):
         return "is no dataclass, as policies must be"
     return loaded
-
-
-def in_words(error: Exception) -> str:
-    """An error in words: other people's messages tell little without its type."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

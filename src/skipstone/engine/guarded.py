@@ -14,6 +14,7 @@ from skipstone import policies
 from skipstone.cache import CachePolicy
 from skipstone.canvas import StepContext
 from skipstone.errors import PolicyError, SkipstoneError
+from skipstone.quoting import in_words
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy
 from skipstone.unmask import UnmaskPolicy
@@ -49,10 +50,8 @@ def guarded(policy: Policy) -> Generator[None]:
         raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise PolicyError(
-            f"{named(policy)} raised {said} ({Path(frame.filename).name}:{frame.lineno}); {_ENDS}"
-        ) from error
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        raise PolicyError(f"{named(policy)} raised {in_words(error)} ({where}); {_ENDS}") from error
 
 
 def checked_choice(policy: UnmaskPolicy, chosen_BG: Tensor, like_BG: Tensor) -> Tensor:
