@@ -41,8 +41,9 @@ demo-serve: .venv/.serve
 # Compiled files are kept, whatever the environment says: tests start many processes.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q
 
-# A file is the work of one process: what its tests share is made once.
-SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
+# A file is the work of one process: what its tests share is made once. One that ended over a test
+# would try the same test again.
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 # Those that wait for a browser, a site, a shell, an environment, a killed process, a cluster, a
 # harness or the interpreter of kernels.
@@ -62,7 +63,7 @@ test-around: .venv/.dev
 	@for tests in $(CLUSTERS); do $(PYTEST) $$tests || exit 1; done
 
 test-long: .venv/.dev
-	@$(PYTEST) -m long
+	@$(PYTEST) -m long -o faulthandler_timeout=3600
 
 check: .venv/.dev
 	@$(BIN)/ruff format --check --quiet .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import re
@@ -62,19 +63,32 @@ def traced(http: httpx.Client, skip: str = "none") -> str:
 
 
 def test_a_wrong_answer_becomes_a_proof_while_others_are_answered(
-    engine: Engine, http: httpx.Client
+    engine: Engine, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair, found = {"a": traced(http), "b": traced(http, LOSSY)}, list[httpx.Response]()
+    begun, may_go_on = threading.Event(), threading.Event()
+    ask = examiner.Examiner.ask
+
+    async def held(self: examiner.Examiner, folder: Path, command: str, *arguments: str) -> bytes:
+        begun.set()
+        assert await asyncio.to_thread(may_go_on.wait, 60)
+        return await ask(self, folder, command, *arguments)
+
+    monkeypatch.setattr(examiner.Examiner, "ask", held)
     first = threading.Thread(target=lambda: found.append(http.post("/traces/diagnose", json=pair)))
     first.start()
-    while (second := http.post("/traces/diagnose", json={"b": NOWHERE})).status_code == 404:
-        pass  # it came before the first
-    assert second.status_code == 429
-    assert second.headers["retry-after"]
-    assert second.json()["error"]["code"] == "diagnosis_busy"
-    assert answer(http)["choices"][0]["message"]["content"] == engine.generate(QUESTION).text
-    assert not found
-    first.join()
+    try:
+        assert begun.wait(60)
+        second = http.post("/traces/diagnose", json=pair)
+        assert second.status_code == 429
+        assert second.headers["retry-after"]
+        assert second.json()["error"]["code"] == "diagnosis_busy"
+        for wrong in ({"b": NOWHERE}, {**pair, "a": NOWHERE}):
+            assert http.post("/traces/diagnose", json=wrong).status_code == 404
+        assert answer(http)["choices"][0]["message"]["content"] == engine.generate(QUESTION).text
+    finally:
+        may_go_on.set()
+        first.join(60)
     (diagnosis,) = (said.json() for said in found)
     assert (diagnosis["a"], diagnosis["b"]) == (pair["a"], pair["b"])
     assert diagnosis["verdict"] == "stale-skipped-state"

@@ -101,6 +101,8 @@ async def _pair(
         a: id of the first; None: the request of the other one, without cache and skip.
         b: id of the second.
     """
+    # A wrong id takes no turn, which would refuse the right ones of somebody else meanwhile.
+    await run_in_threadpool(served.traces.check, b, *([] if a is None else [a]))
     with examiner.turn(), tempfile.TemporaryDirectory(prefix="skipstone-") as made:
         folder = Path(made)
         await run_in_threadpool(served.traces.copy, b, folder)

@@ -66,6 +66,16 @@ class KeptTraces:
         with self._lock, self._named():
             return [_card(path) for path in reversed(self._paths())]
 
+    def check(self, *names: str) -> None:
+        """See that traces are there.
+
+        Raises:
+            AnswerError: there is none of an id.
+        """
+        with self._lock, self._named():
+            for name in names:
+                self._find(name)
+
     def copy(self, name: str, to: Path) -> None:
         """Copy a trace into a folder, under its id.
 
