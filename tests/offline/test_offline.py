@@ -20,6 +20,7 @@ from skipstone import ConfigError, Engine, OutputError, load
 from skipstone.clusters import cluster
 from skipstone.offline.answers import AnswerFile
 from skipstone.offline.units import answer_here
+from tests.helpers.processes import descendants
 
 NAMES = [f"{a}{b}" for a in ("Zo", "Be", "Id", "Ma") for b in ("e", "n", "a", "x", "o", "i")]
 MANY_NAMES = [f"{name}{end}" for name in NAMES for end in ("", "ra", "lo")]
@@ -135,14 +136,16 @@ def test_a_killed_worker_and_a_killed_run_lose_nothing(engine: Engine, tmp_path:
             time.sleep(0.02)
 
     def workers(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
-        found = psutil.Process(run.pid).children(recursive=True)
-        return [one for one in found if "answer_in_worker" in "".join(one.cmdline())]
+        """Those at work now; between two units none has the title of its task."""
+        end = time.monotonic() + 20
+        while not (found := descendants(run.pid, "answer_in_worker")):
+            assert run.poll() is None
+            assert time.monotonic() < end
+        return found
 
     with subprocess.Popen(command, stderr=subprocess.PIPE) as run:
         wait_for(4, run)
-        running = workers(run)
-        assert running
-        os.kill(running[0].pid, signal.SIGKILL)
+        os.kill(workers(run)[0].pid, signal.SIGKILL)
         wait_for(10, run)
         assert run.poll() is None
         running = workers(run)

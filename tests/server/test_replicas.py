@@ -28,6 +28,7 @@ from skipstone.clusters import cluster
 from skipstone.engine import Engine
 from skipstone.server.options import ServerOptions
 from skipstone.server.serving import address_of, bind, server_of
+from tests.helpers.processes import descendants, told
 from tests.server.running import client_of
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ class Served:
 
     def pids(self) -> list[int]:
         """Of their processes."""
-        found = psutil.Process().children(recursive=True)
-        return [one.pid for one in found if "ServeReplica" in "".join(one.cmdline())]
+        return [one.pid for one in descendants(os.getpid(), "ServeReplica")]
 
     def client(self) -> openai.OpenAI:
         return client_of(self.address).with_options(api_key=KEY, timeout=LIMIT_SECONDS)
@@ -172,7 +172,8 @@ def test_whatever_replica_answers_it_is_the_engines_answer(served: Served, alone
 
 def test_nothing_listens_beyond_the_loopback(served: Served) -> None:
     own = psutil.Process()
-    found = [c for p in (own, *own.children(recursive=True)) for c in p.net_connections("inet")]
+    every = (own, *own.children(recursive=True))
+    found = [c for one in every for c in told(one, lambda p: p.net_connections("inet"))]
     listening = {c.laddr.ip.removeprefix("::ffff:") for c in found if c.status == "LISTEN"}
     assert listening == {"127.0.0.1"}
     assert len(served.pids()) == 2
@@ -252,7 +253,9 @@ def test_all_are_restarted_one_after_the_other_and_nobody_notices(
     before, answers = served.names(), list[str | None]()
     served.deployment.restart()
     # Whatever comes meanwhile is answered.
+    end = time.monotonic() + LIMIT_SECONDS
     while served.names() & before:
+        assert time.monotonic() < end
         answers.append(ask(served, 0))
     until(lambda: len(served.names()) == 2)
     assert set(answers) == {expected(alone, 0)}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 
 from skipstone import DualCache, Fixed, NoCache, Threshold
+from skipstone.diagnosis.case import Case
 from skipstone.diagnosis.diagnose import Diagnosis, diagnose
 from skipstone.diagnosis.experiment import (
     ExperimentRequest,
     Follow,
+    Patch,
     Rerun,
     Rescore,
     Spent,
@@ -19,9 +22,11 @@ from skipstone.diagnosis.experiment import (
     Unavailable,
     Unobserved,
 )
-from skipstone.record import Trace
+from skipstone.engine import Engine
+from skipstone.record import Tap, Trace
 from skipstone.sentence import Sentence
 from skipstone.tracing.experiments import runner
+from skipstone.tracing.experiments.known import Answer, KnownAnswers
 from skipstone.tracing.experiments.names import as_request, key_of
 from skipstone.tracing.experiments.runner import ExperimentRunner, Side
 from tests.helpers.recorded import case_of, trace_of
@@ -131,6 +136,54 @@ def test_experiments_that_differ_in_anything_are_kept_apart() -> None:
     assert len(set(keys)) == len(asked)
     assert keys == [key_of(experiment) for experiment in asked]
     assert all(json.loads(json.dumps(as_request(e)))["kind"] for e in asked)
+
+
+# --- diagnoses that hold runs against one baseline
+
+
+def test_what_is_known_of_a_alone_is_made_once_for_all_diagnoses() -> None:
+    model = uneven_model(1)
+    a = Side(trace_of(PLAIN), 0, Engine(model, PLAIN), known=KnownAnswers())
+    for name in (*CAUSES, *CAUSES):
+        settings = CAUSES[name]
+        b = Side(trace_of(settings), 0, Engine(model, settings))
+        experimenter = ExperimentRunner(a, b, model)
+        found = diagnose(Case(a.trace, b.trace, experimenter))
+        assert found.lines() == diagnose(case_of(PLAIN, settings)).lines()
+        again = list[str]()
+        repeated = ExperimentRunner(a, b, model, progress=again.append)
+        assert diagnose(Case(a.trace, b.trace, repeated)).lines() == found.lines()
+        # Each counts, so that a verdict does not depend on what was asked before.
+        assert len(repeated.done) == len(experimenter.done)
+        made = [one for one in repeated.done if not _of_a(one.experiment)]
+        assert len(again) == len(made) < len(repeated.done)
+
+
+def _of_a(asked: ExperimentRequest) -> bool:
+    if isinstance(asked, Follow):
+        return asked.along == asked.settings == "a" and not asked.patches
+    return asked.side == "a"
+
+
+def test_what_the_other_side_has_a_part_in_is_made_again() -> None:
+    known, answer = KnownAnswers(most=2), Answer(trace_of(PLAIN), 0.5)
+    patch = Patch(Tap.STATE, 0, 0, np.zeros(1, np.int32), np.zeros((1, 4), np.float32))
+    for theirs in (
+        Rerun("b"),
+        Unobserved("b"),
+        Rescore("b", (1,), (5,)),
+        Follow("b", "a", (0, 1)),
+        Follow("a", "b", (0, 1)),
+        Follow("a", "a", (0, 1), patches=(patch,), patch_name="values of B"),
+    ):
+        known.keep(theirs, answer)
+        assert known.get(theirs) is None
+    asked = [Rerun("a"), Unobserved("a"), Follow("a", "a", (0, 1))]
+    for one in asked[:2]:
+        known.keep(one, answer)
+    assert known.get(asked[0]) is answer
+    known.keep(asked[2], answer)
+    assert [known.get(one) for one in asked] == [answer, None, answer]
 
 
 # --- a diagnosis that runs out of time

@@ -9,11 +9,12 @@ from skipstone.diagnosis.finding import Proof
 from skipstone.engine import Engine
 from skipstone.errors import NoRoomError, SkipstoneError
 from skipstone.models.load import Model
-from skipstone.record import MemoryTrace
+from skipstone.record import MemoryTrace, Trace
 from skipstone.sweep.measure import Measurement
 from skipstone.sweep.together import DecodedRun, decode_alone
 from skipstone.sweep.units import CauseUnit, WorkerSetup
 from skipstone.tracing.diagnose import examined
+from skipstone.tracing.experiments.known import KnownAnswers
 from skipstone.tracing.experiments.runner import Side
 
 NOT_FINISHED = "not-finished"
@@ -25,7 +26,7 @@ raised an error in the experiments."""
 class Examined:
     """All that a report of a changed answer shows."""
 
-    baseline: MemoryTrace
+    baseline: Trace
     trace: MemoryTrace
     diagnosis: Diagnosis
 
@@ -52,7 +53,7 @@ class Explained:
         return replace(m, cause=self.cause, proof=self.proof, evidence=self.evidence)
 
 
-def explain(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: DecodedRun) -> Explained:
+def explain(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: Side) -> Explained:
     """Look for the cause of an answer that changed.
 
     What is proven about a run is proven of one that can be repeated, so it is decoded again, alone.
@@ -69,7 +70,7 @@ def explain(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: DecodedRu
     settings = next(s.settings for s in plan.all if s.name == unit.setting)
     try:
         run = decode_alone(model, settings, unit.text)
-        found = examined(_side(model, trusted), _side(model, run), None, time_limit=plan.explain)
+        found = examined(trusted, side_of(model, run), None, time_limit=plan.explain)
     except NoRoomError:
         raise
     except SkipstoneError as error:
@@ -78,9 +79,9 @@ def explain(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: DecodedRu
     return Explained(unit.prompt, unit.setting, *_told(found), shown)
 
 
-def _side(model: Model, run: DecodedRun) -> Side:
-    """A side of a diagnosis, which may run it again."""
-    return Side(run.trace, 0, Engine(model, run.settings))
+def side_of(model: Model, run: DecodedRun) -> Side:
+    """A side of diagnoses, which may run it again; what is known of it alone is asked once."""
+    return Side(run.trace, 0, Engine(model, run.settings), known=KnownAnswers())
 
 
 def _told(found: Diagnosis) -> tuple[str, str, str]:

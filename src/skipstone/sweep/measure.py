@@ -106,12 +106,13 @@ def measure(model: Model, plan: WorkerSetup, unit: DecodeUnit) -> Measured:
 
 
 def unexplained(plan: WorkerSetup, text: str, of_prompt: Sequence[Measurement]) -> list[CauseUnit]:
-    """Changed answers of a prompt whose cause is asked for, and not known yet."""
-    return [
-        CauseUnit(m.prompt, text, m.setting)
-        for m in of_prompt
-        if plan.explain and not m.same_answer and not m.cause
-    ]
+    """Changed answers of a prompt whose cause is asked for, and not known yet.
+
+    Those that part at one forward follow each other: they ask the same about the baseline.
+    """
+    asked = [m for m in of_prompt if plan.explain and not m.same_answer and not m.cause]
+    asked.sort(key=lambda m: m.forward)
+    return [CauseUnit(m.prompt, text, m.setting) for m in asked]
 
 
 def _runs(

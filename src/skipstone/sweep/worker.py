@@ -8,10 +8,11 @@ import torch
 
 from skipstone.engine import Engine
 from skipstone.models.load import Model, load
-from skipstone.sweep.causes import Explained, explain
+from skipstone.sweep.causes import Explained, explain, side_of
 from skipstone.sweep.measure import Measured, measure
-from skipstone.sweep.together import DecodedRun, decode_alone
+from skipstone.sweep.together import decode_alone
 from skipstone.sweep.units import CauseUnit, Unit, WorkerSetup
+from skipstone.tracing.experiments.runner import Side
 
 Found = Measured | Explained
 """What a worker found in a unit; ``then`` are the units that follow from it."""
@@ -23,7 +24,7 @@ class Worker:
     def __init__(self, model: Model, plan: WorkerSetup) -> None:
         """Decode once without measuring: what is allocated on first use belongs to no setting."""
         self._model, self._plan = model, plan
-        self._trusted: tuple[str, DecodedRun] | None = None
+        self._trusted: tuple[str, Side] | None = None
         Engine(model, plan.baseline).generate([0])
 
     def run(self, unit: Unit) -> Found:
@@ -36,10 +37,11 @@ class Worker:
             return explain(self._model, self._plan, unit, self._baseline(unit.text))
         return measure(self._model, self._plan, unit)
 
-    def _baseline(self, text: str) -> DecodedRun:
+    def _baseline(self, text: str) -> Side:
         """The baseline's run of a prompt, alone; the answers of one prompt come in a row."""
         if self._trusted is None or self._trusted[0] != text:
-            self._trusted = text, decode_alone(self._model, self._plan.baseline, text)
+            run = decode_alone(self._model, self._plan.baseline, text)
+            self._trusted = text, side_of(self._model, run)
         return self._trusted[1]
 
 

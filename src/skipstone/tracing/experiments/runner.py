@@ -33,6 +33,7 @@ from skipstone.record import Candidates, MemoryTrace, RunRecord, StepRecord, Tra
 from skipstone.record.weights import same_weights
 from skipstone.sentence import Code, Sentence
 from skipstone.skip import NoSkip
+from skipstone.tracing.experiments.known import Answer, KnownAnswers
 from skipstone.tracing.experiments.names import describe
 from skipstone.tracing.experiments.unrotated import Unrotated, rotated
 from skipstone.tracing.record.recorder import Recorder, outcome
@@ -57,6 +58,8 @@ class Side:
     """Entered around every run of this side's own code."""
     repeats: tuple[Trace, ...] = ()
     """The same sample alone, from runs of code that is not ours; they take the place of reruns."""
+    known: KnownAnswers | None = None
+    """Answers about this side A alone, of diagnoses with the same reference; None: all are made."""
 
     @property
     def record(self) -> RunRecord:
@@ -122,6 +125,18 @@ class ExperimentRunner:
             raise Spent(Sentence("the time limit is reached"))
         if len(self.done) >= self._budget:
             raise Spent(Sentence("all {budget} experiments are spent", budget=self._budget))
+        known = self.sides["a"].known
+        answer = known.get(experiment) if known is not None else None
+        if answer is None:
+            answer = self._made(experiment)
+            if known is not None:
+                known.keep(experiment, answer)
+        self._answers[experiment] = answer.trace
+        steps = len(answer.trace.records[0].steps)
+        self.done.append(FinishedExperiment(experiment, answer.seconds, f"{steps} steps"))
+        return answer.trace
+
+    def _made(self, experiment: ExperimentRequest) -> Answer:
         if self._progress is not None:
             self._progress(describe(experiment))
         started = time.monotonic()
@@ -132,12 +147,7 @@ class ExperimentRunner:
         except SkipstoneError as error:
             why = Sentence("a run was refused: {error}", error=str(error))
             raise Unavailable(why) from error
-        self._answers[experiment] = trace
-        steps = len(trace.records[0].steps)
-        self.done.append(
-            FinishedExperiment(experiment, time.monotonic() - started, f"{steps} steps")
-        )
-        return trace
+        return Answer(trace, time.monotonic() - started)
 
     def _run(self, experiment: ExperimentRequest) -> Trace:
         if isinstance(experiment, Rerun):
