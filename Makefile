@@ -13,7 +13,7 @@ help:
 	@echo "make demo    set up, then ask the embedded model one question under two settings"
 	@echo "make demo-serve  serve the embedded model, and ask it through OpenAI's client"
 	@echo "make test    set up, then run the tests (under twelve minutes on two cores)"
-	@echo "make test-around  then those of pages, docs, terminals, installs, kills and kernels (five)"
+	@echo "make test-around  then those of pages, docs, terminals, installs, kills, kernels and clusters (nine)"
 	@echo "make test-long  then those that take minutes, of which make test has a shorter form"
 	@echo "make check   format, lint, types, import contracts, docs drift and links"
 	@echo "make format  rewrite the code in the project's format"
@@ -52,15 +52,15 @@ AROUND := tests/docs tests/report/test_reading.py tests/report/test_browser.py t
   tests/integrations/test_lm_eval.py tests/pebble/test_ranks.py
 
 # A process that was connected to a cluster ends with it, a minute later and without a word, if it is
-# a worker of others; each of these has one of its own.
-CLUSTERS := tests/server/test_replicas.py tests/offline
+# a worker of others; the tests of clusters have processes of their own.
+CLUSTERS := tests/server/test_replicas.py tests/offline tests/sweep/test_sweep.py
 
 test: .venv/.dev
-	@$(PYTEST) $(SPREAD) $(addprefix --ignore=,$(AROUND) $(CLUSTERS))
+	@$(PYTEST) $(SPREAD) -m "not long and not ray" $(addprefix --ignore=,$(AROUND))
 
 test-around: .venv/.dev
 	@$(PYTEST) $(SPREAD) $(AROUND)
-	@for tests in $(CLUSTERS); do $(PYTEST) $$tests || exit 1; done
+	@for tests in $(CLUSTERS); do $(PYTEST) -m ray $$tests || exit 1; done
 
 test-long: .venv/.dev
 	@$(PYTEST) -m long -o faulthandler_timeout=3600
