@@ -144,11 +144,37 @@ def test_what_is_wrong_is_said_in_openais_form(client: OpenAI) -> None:
     assert (error.param, error.code) == ("temperature", "invalid_value")
     error = refused(response_format={"type": "json_object"})
     assert error.param == "response_format.type"
+    error = refused(response_format={"type": "json_schema", "json_schema": {"name": "a"}})
+    assert (error.param, error.code) == ("response_format.json_schema", "unsupported_parameter")
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    error = refused(messages=[{"role": "user", "content": [picture]}])
+    assert error.param == "messages.0.content.0.image_url"
+    assert error.code == "unsupported_parameter"
+    error = refused(messages=[{"role": "tool", "tool_call_id": "1", "content": "a"}])
+    assert (error.param, error.code) == ("messages.0.tool_call_id", "unsupported_parameter")
     error = refused(messages=[{"role": "user"}])
     assert (error.param, error.code) == ("messages.0.content", "missing_required_parameter")
     error = refused(messages=[{"role": "user", "content": " "}])
     assert "the prompt is empty" in error.message
-    assert "more than the model's 512 together" in refused(max_tokens=10**6).message
+    assert (error.param, error.code) == ("messages", "invalid_value")
+    for settings, param in (
+        ({"unmask": "threshold:value=2"}, "skipstone"),
+        ({"skip": "cosine:skip_layer_k=99"}, "skipstone"),
+        ({"block_length": 0}, "skipstone"),
+        ({"gen_length": 4}, "skipstone.gen_length"),
+    ):
+        assert refused(skipstone=settings, max_tokens=5).param == param
+    for fields in ({"max_tokens": 10**6}, {"skipstone": {"gen_length": 10**6}}):
+        error = refused(**fields)
+        assert "more than the model's 512 together" in error.message
+        assert (error.param, error.code) == ("messages", "context_length_exceeded")
+
+
+@pytest.mark.parametrize("prompt", ["", ["a", ""], [2**30], [-1]])
+def test_a_prompt_that_is_none_is_refused_by_its_field(client: OpenAI, prompt: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="pebble", prompt=prompt)
+    assert (refused.value.param, refused.value.code) == ("prompt", "invalid_value")
 
 
 def test_what_asks_for_nothing_is_taken(client: OpenAI) -> None:

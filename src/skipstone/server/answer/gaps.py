@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skipstone.models.load import Model
-from skipstone.server.protocol.errors import AnswerError
+from skipstone.server.protocol.errors import TOO_LONG, AnswerError
 from skipstone.server.protocol.fill import FilledGap, Piece
 
 
@@ -21,21 +21,17 @@ class GappedText:
         """Encode the pieces, each for itself.
 
         Raises:
-            AnswerError: the gaps alone are longer than the model takes.
+            AnswerError: all together are longer than the model takes.
             PromptError: text holds the mask.
         """
         config = model.config
-        if (gaps := sum(one for one in pieces if isinstance(one, int))) > config.max_length:
-            raise AnswerError(
-                400,
-                f"{gaps} tokens are missing, more than the model's {config.max_length}; ask for "
-                f"fewer",
-                param="text",
-            )
+        # The gaps first: they are masks beyond number, before there is one.
+        _check_length(sum(one for one in pieces if isinstance(one, int)), config.max_length)
         ids = [
             [config.mask_id] * one if isinstance(one, int) else model.text.encode_rendered(one)
             for one in pieces
         ]
+        _check_length(sum(map(len, ids)), config.max_length)
         return cls(tuple(zip(pieces, ids, strict=True)))
 
     @property
@@ -60,3 +56,12 @@ class GappedText:
                 spans.append(FilledGap(start=len(whole), end=end, text=text, tokens=piece))
             whole, at = f"{whole}{text}", at + len(ids)
         return whole, spans
+
+
+def _check_length(tokens: int, positions: int) -> None:
+    if tokens > positions:
+        said = (
+            f"text has {tokens} tokens, gaps among them, more than the model's {positions}; "
+            f"shorten it"
+        )
+        raise AnswerError(400, said, param="text", code=TOO_LONG)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from skipstone.engine.settings import Settings, SettingsFields, parse_fields
-from skipstone.errors import ConfigError
 from skipstone.server.access.account import SEEDS
 from skipstone.server.protocol.common import DecodingRequest, SampledRequest
-from skipstone.server.protocol.errors import AnswerError
+from skipstone.server.protocol.errors import TOO_LONG, AnswerError
 from skipstone.server.protocol.strict import CONFLICT
 from skipstone.server.served import ServedModel
 from skipstone.server.traces.recording import TraceLevel, level_of
@@ -103,10 +102,12 @@ def _to(
                 400,
                 f"gen_length is {changes['gen_length']}, and {limit} tokens are asked for; leave "
                 f"gen_length out, or make it as long",
-                param="skipstone",
+                param="skipstone.gen_length",
+                code=CONFLICT,
             )
+        _room(served, asked, len(prompt), changes["gen_length"])
     else:
-        room = _room(served.engine.model.config.max_length, len(prompt), asked.most_tokens or 1)
+        room = _room(served, asked, len(prompt), asked.most_tokens or 1)
         limit = asked.most_tokens or min(own.gen_length, room)
         changes["gen_length"] = _length(whole, len(prompt), limit, room)
     _scale_steps(changes, whole, own, changes["gen_length"])
@@ -116,23 +117,24 @@ def _to(
         yield Ask(prompt, settings, limit, asked.stops, *watched)
 
 
-def _room(positions: int, before: int, asked: int) -> int:
+def _room(served: ServedModel, asked: DecodingRequest, before: int, tokens: int) -> int:
     """What the model has positions for beside a prompt.
 
     Raises:
         AnswerError: it is less than what is asked for.
     """
+    positions = served.engine.model.config.max_length
     room = positions - before
-    if asked > room:
+    if tokens > room:
         # Of a prompt that is too long by itself, no more is encoded than shows that.
         said = (
-            f"the prompt has {before} tokens and {asked} are asked for, more than the model's "
+            f"the prompt has {before} tokens and {tokens} are asked for, more than the model's "
             f"{positions} together; shorten it, or ask for {room} at most"
             if room > 0
             else f"the prompt leaves no room for an answer: the model has {positions} positions "
             f"for both; shorten it"
         )
-        raise AnswerError(400, said, code="context_length_exceeded")
+        raise AnswerError(400, said, param=asked.prompt_field, code=TOO_LONG)
     return room
 
 
@@ -165,14 +167,12 @@ def _stated(asked: SampledRequest) -> SettingsFields:
     """What a request changes of the engine's settings.
 
     Raises:
-        AnswerError: a setting is given twice, is unknown, or has a wrong value.
+        AnswerError: a setting is given twice.
+        ConfigError: one is unknown, or has a wrong value.
     """
     found = {"temperature": asked.temperature, "top_p": asked.top_p, "seed": asked.seed}
     given = {name: value for name, value in found.items() if value is not None}
-    try:
-        more = parse_fields(asked.settings)
-    except ConfigError as error:
-        raise AnswerError(400, str(error), param="skipstone", code="invalid_value") from None
+    more = parse_fields(asked.settings)
     for name in given:
         if name in more:
             raise AnswerError(

@@ -21,6 +21,8 @@ from skipstone.server.protocol.strict import CONFLICT, Refused, Strict, refusal
 class TextPart(Strict):
     """A part of a message; there are no others than text."""
 
+    refused: ClassVar[Refused] = {"image_url": (), "input_audio": (), "file": (), "refusal": ()}
+
     type: Literal["text"]
     text: str
 
@@ -32,6 +34,7 @@ class ChatMessage(Strict):
         "refusal": (None,),
         "audio": (None,),
         "tool_calls": (None, []),
+        "tool_call_id": (None,),
         "function_call": (None,),
         "annotations": (None, []),
     }
@@ -52,12 +55,15 @@ class ChatMessage(Strict):
 class ResponseFormat(Strict):
     """Text is all there is."""
 
+    refused: ClassVar[Refused] = {"json_schema": (), "schema": ()}
+
     type: Literal["text"]
 
 
 class ChatRequest(DecodingRequest):
     """What a client asks."""
 
+    prompt_field: ClassVar[str] = "messages"
     refused: ClassVar[Refused] = {
         **NOT_SUPPORTED,
         "tools": (None, []),

@@ -39,6 +39,9 @@ class StreamOptions(Strict):
 class SampledRequest(Strict):
     """With which model and settings; what is left out is as the server was started."""
 
+    prompt_field: ClassVar[str]
+    """Which field has what is read; errors name it."""
+
     model: str
     """The name under which the model is served."""
     n: Annotated[int, Field(ge=1, le=128)] | None = None

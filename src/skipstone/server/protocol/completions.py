@@ -24,6 +24,7 @@ _MANY = Field(min_length=1, max_length=1024, fail_fast=True)
 class CompletionRequest(DecodingRequest):
     """What a client asks."""
 
+    prompt_field: ClassVar[str] = "prompt"
     refused: ClassVar[Refused] = {
         **NOT_SUPPORTED,
         "best_of": (None, 1),

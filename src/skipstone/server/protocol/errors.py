@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -21,6 +22,7 @@ from skipstone.quoting import shown
 from skipstone.server.protocol.strict import CONFLICT, UNKNOWN, UNSUPPORTED
 
 INVALID, OURS = "invalid_request_error", "server_error"
+TOO_LONG = "context_length_exceeded"
 
 
 class ErrorDetail(BaseModel):
@@ -56,6 +58,25 @@ class AnswerError(SkipstoneError):
         super().__init__(message)
         self.status, self.kind, self.param, self.code = status, kind, param, code
         self.headers = dict(headers or {})
+
+
+@contextmanager
+def naming(prompt: str) -> Iterator[None]:
+    """Say of an error of the engine which field of a request it is about.
+
+    Args:
+        prompt: the field that has the text or the ids.
+
+    Raises:
+        AnswerError: the prompt is refused, or a setting of the engine.
+    """
+    try:
+        yield
+    # A chat template that cannot take the messages is a fault of files.
+    except (PromptError, CheckpointError) as error:
+        raise AnswerError(400, str(error), param=prompt, code="invalid_value") from None
+    except ConfigError as error:
+        raise AnswerError(400, str(error), param="skipstone", code="invalid_value") from None
 
 
 def body_of(error: Exception) -> tuple[int, ErrorBody]:

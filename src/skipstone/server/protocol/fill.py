@@ -30,6 +30,7 @@ class MaskPart(Strict):
 class FillRequest(SampledRequest):
     """What a client asks."""
 
+    prompt_field: ClassVar[str] = "text"
     refused: ClassVar[Refused] = {
         **NOT_SUPPORTED,
         "max_tokens": (None,),

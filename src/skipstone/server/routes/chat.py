@@ -24,6 +24,7 @@ from skipstone.server.protocol.chat import (
     Delta,
 )
 from skipstone.server.protocol.common import new_id, now
+from skipstone.server.protocol.errors import naming
 from skipstone.server.protocol.logprobs import ChatLogprobs
 from skipstone.server.served import ServedModel
 
@@ -36,9 +37,10 @@ def chat_routes(served: ServedModel) -> APIRouter:
     async def chat(asked: ChatRequest, request: Request) -> object:
         """Answer a conversation."""
         check_model(served, asked.model)
-        prompt = await run_in_threadpool(served.engine.model.text.encode, asked.conversation())
-        account = account_of(request)
-        answers = submit(served, account, asks(served, asked, [prompt], account.seed), 1)
+        account, encode = account_of(request), served.engine.model.text.encode
+        with naming(asked.prompt_field):
+            prompt = await run_in_threadpool(encode, asked.conversation())
+            answers = submit(served, account, asks(served, asked, [prompt], account.seed), 1)
         if asked.stream:
             return EventStream(partial(_stream, asked, answers), answers.close)
         await unless_gone(request.receive, answers.read(silent))

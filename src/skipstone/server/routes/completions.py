@@ -16,6 +16,7 @@ from skipstone.server.answer.stream import Emit, EventStream, unless_gone
 from skipstone.server.protocol.body import StrictRoute
 from skipstone.server.protocol.common import new_id, now
 from skipstone.server.protocol.completions import Completion, CompletionChoice, CompletionRequest
+from skipstone.server.protocol.errors import naming
 from skipstone.server.protocol.logprobs import CompletionLogprobs
 from skipstone.server.served import ServedModel
 
@@ -28,10 +29,11 @@ def completion_routes(served: ServedModel) -> APIRouter:
     async def complete(asked: CompletionRequest, request: Request) -> object:
         """Go on with texts or ids as they stand."""
         check_model(served, asked.model)
-        prompts = await run_in_threadpool(_encoded, served, asked)
         account = account_of(request)
-        every = asks(served, asked, prompts, account.seed)
-        answers = submit(served, account, every, len(prompts))
+        with naming(asked.prompt_field):
+            prompts = await run_in_threadpool(_encoded, served, asked)
+            every = asks(served, asked, prompts, account.seed)
+            answers = submit(served, account, every, len(prompts))
         if asked.stream:
             return EventStream(partial(_stream, asked, answers), answers.close)
         await unless_gone(request.receive, answers.read(silent))

@@ -12,7 +12,7 @@ from skipstone.server.answer.plan import check_model, fills
 from skipstone.server.answer.stream import unless_gone
 from skipstone.server.protocol.body import StrictRoute
 from skipstone.server.protocol.common import new_id, now
-from skipstone.server.protocol.errors import OURS, AnswerError
+from skipstone.server.protocol.errors import OURS, AnswerError, naming
 from skipstone.server.protocol.fill import Fill, FillChoice, FillRequest
 from skipstone.server.served import ServedModel
 
@@ -25,10 +25,11 @@ def fill_routes(served: ServedModel) -> APIRouter:
     async def fill(asked: FillRequest, request: Request) -> Fill:
         """Put text into the gaps of a text."""
         check_model(served, asked.model)
-        gapped = await run_in_threadpool(GappedText.of, asked.pieces(), served.engine.model)
-        account = account_of(request)
-        every = fills(served, asked, gapped.canvas, account.seed)
-        answers = submit(served, account, every, 1)
+        account, model = account_of(request), served.engine.model
+        with naming(asked.prompt_field):
+            gapped = await run_in_threadpool(GappedText.of, asked.pieces(), model)
+            every = fills(served, asked, gapped.canvas, account.seed)
+            answers = submit(served, account, every, 1)
         await unless_gone(request.receive, answers.read(silent))
         return Fill(
             id=new_id("fill"),
