@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -330,14 +328,39 @@ def test_a_c_locale_decodes_the_prompt_that_was_typed() -> None:
     assert "not valid Unicode" in refused.stderr
 
 
-@pytest.mark.parametrize("wait", [0.25, 0.4, 0.6, 0.9])
-def test_ctrl_c_is_130_also_while_torch_is_imported(wait: float) -> None:
-    slow = ["generate", "Hi", "--gen-length", "2000", "--unmask", "fixed", "--no-eos-stop"]
-    process = subprocess.Popen(
-        [*SKIPSTONE, *slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+# Runs a command that sends itself a Ctrl-C when it comes to some module, or to a step.
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+class Imports:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment:
+            interrupt()
+
+moment = sys.argv.pop(1)
+if moment == "a step":
+    from skipstone.engine.driver import Driver
+    turn = Driver._turn
+    Driver._turn = lambda driver: interrupt() or turn(driver)
+sys.meta_path.insert(0, Imports())
+runpy.run_module("skipstone", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "moment", ["skipstone.cli.main", "torch", "torch.nn", "skipstone.engine.driver", "a step"]
+)
+def test_ctrl_c_is_130_also_while_torch_is_imported(moment: str) -> None:
+    slow = ["generate", "Hi", "--gen-length", "400", "--unmask", "fixed", "--no-eos-stop"]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, moment, *slow],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
-    time.sleep(wait)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.strip() == "skipstone: error: interrupted"
+    assert done.returncode == 130
+    assert done.stderr.strip() == "skipstone: error: interrupted"
