@@ -28,6 +28,7 @@ from skipstone.engine.loop import Loop
 from skipstone.engine.request import Handle
 from skipstone.testing.tiny import MASK
 from skipstone.unmask import Scores
+from tests.conftest import ROOT
 from tests.helpers.watching import prompt_of, uneven_model
 
 MODEL = uneven_model(2)
@@ -182,9 +183,12 @@ def test_a_forked_process_decodes_by_itself() -> None:
     code = (
         "import os, skipstone\n"
         "from concurrent.futures import CancelledError\n"
+        "from tests.helpers.waiting import standing\n"
         "e = skipstone.Engine(skipstone.load('pebble'), unmask='fixed', gen_length=16)\n"
-        "handles = [e.submit('Who is Newton, physics?') for _ in range(3)]\n"
-        "child = os.fork()\n"
+        "with standing(e, after=3) as turns:\n"
+        "    handles = [e.submit('Who is Newton, physics?') for _ in range(3)]\n"
+        "    turns.wait()\n"
+        "    child = os.fork()\n"
         "try: handles[2].result(60)\n"
         "except CancelledError as error: assert 'before the fork' in str(error)\n"
         "else: assert child\n"
@@ -227,13 +231,18 @@ def test_whoever_decodes_while_the_process_ends_does_not_wait_for_ever() -> None
         "import atexit\n"
         "@atexit.register\n"
         "def last():\n"
+        "    turns.going_on = True\n"
         "    for handle in (early, e.submit('Who is Newton, physics?')):\n"
         "        try: handle.result()\n"
         "        except BaseException as error: print(type(error).__name__, error)\n"
         "    print(len(e.generate('Who is Newton, physics?').tokens))\n"
         "import skipstone\n"
+        "from tests.helpers.waiting import standing\n"
         "e = skipstone.Engine(skipstone.load('pebble'), unmask='fixed', gen_length=96)\n"
+        "stands = standing(e, after=3)\n"
+        "turns = stands.__enter__()\n"
         "early = e.submit('Who is Newton, physics?')\n"
+        "turns.wait()\n"
     )
     ends = "CancelledError the process ends\n"
     assert ended(code) == (0, f"{ends}{ends}96\n", "")
@@ -241,7 +250,12 @@ def test_whoever_decodes_while_the_process_ends_does_not_wait_for_ever() -> None
 
 def ended(code: str) -> tuple[int, str, str]:
     run = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=90
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=90,
     )
     return run.returncode, run.stdout, run.stderr
 

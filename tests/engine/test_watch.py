@@ -39,6 +39,7 @@ from skipstone.tracing import Recorder
 from skipstone.tracing.diagnose import diagnose
 from skipstone.tracing.record.recorder import Level
 from skipstone.unmask import Editing, Wino
+from tests.helpers.waiting import standing
 from tests.helpers.watching import LOW, Looking, prompt_of
 from tests.laws.test_laws import Shy
 from tests.models.test_contracts import CONFIGS
@@ -337,16 +338,18 @@ def test_a_record_is_closed_when_its_request_is_cancelled_or_fails(
 ) -> None:
     engine = Engine(model, BASE, slots=5)
     lost, broken = TraceWriter(tmp_path / "lost"), TraceWriter(tmp_path / "broken")
-    handle = engine.submit(prompt_of(0, 4), observer=Recorder(sink=lost), gen_length=64)
-    next(iter(handle))
-    handle.cancel()
+    with standing(engine, after=4):
+        handle = engine.submit(prompt_of(0, 4), observer=Recorder(sink=lost), gen_length=64)
+        next(iter(handle))
+        handle.cancel()
     stalled = engine.submit(prompt_of(1, 4), observer=Recorder(sink=broken), unmask=Shy(True))
     with pytest.raises(StalledError):
         stalled.result(60)
     failing = Failing("on_end of 0")
-    handle = engine.submit(prompt_of(2, 4), observer=failing, gen_length=64)
-    next(iter(handle))
-    handle.cancel()
+    with standing(engine, after=4):
+        handle = engine.submit(prompt_of(2, 4), observer=failing, gen_length=64)
+        next(iter(handle))
+        handle.cancel()
     engine.generate(prompt_of(3, 4))
     for name in ("lost", "broken"):
         # Closed: the log beside the database is gone.
@@ -360,10 +363,11 @@ def test_a_record_is_closed_when_its_request_is_cancelled_or_fails(
 
 def test_an_observer_watches_one_request_at_a_time(model: Model) -> None:
     engine, recorder = Engine(model, BASE, slots=1), Recorder()
-    first = engine.submit(prompt_of(0, 4), observer=recorder, gen_length=64)
-    with pytest.raises(ConfigError, match="watches another request; give each request its own"):
-        engine.submit(prompt_of(1, 7), observer=recorder)
-    first.cancel()
+    with standing(engine, after=3):
+        first = engine.submit(prompt_of(0, 4), observer=recorder, gen_length=64)
+        with pytest.raises(ConfigError, match="watches another request; give each request its own"):
+            engine.submit(prompt_of(1, 7), observer=recorder)
+        first.cancel()
     engine.generate(prompt_of(3, 4))
     engine.submit(prompt_of(1, 7), observer=recorder, **WATCHED[1]).result(60)
     assert_same(recorder.records[0], alone(model, 1)[0])
@@ -376,9 +380,10 @@ def test_what_is_no_observer_is_refused_at_once(model: Model) -> None:
 
 def test_a_request_that_never_begins_is_never_observed(model: Model) -> None:
     engine, failing = Engine(model, BASE, slots=1), Failing("never")
-    early = engine.submit(prompt_of(0, 4), gen_length=64)
-    late = engine.submit(prompt_of(1, 4), observer=failing)
-    late.cancel()
+    with standing(engine, after=3):
+        early = engine.submit(prompt_of(0, 4), gen_length=64)
+        late = engine.submit(prompt_of(1, 4), observer=failing)
+        late.cancel()
     early.result(60)
     engine.generate(prompt_of(3, 4))
     assert failing.calls == []
@@ -389,8 +394,9 @@ def test_an_observer_may_not_wait_for_its_own_request(model: Model) -> None:
         handles[0].result()
 
     engine, handles = Engine(model, BASE, slots=5), list[Handle]()
-    engine.submit(prompt_of(9, 4), gen_length=64)
-    handles.append(engine.submit(prompt_of(0, 4), observer=Looking(look)))
+    with standing(engine):
+        engine.submit(prompt_of(9, 4), gen_length=64)
+        handles.append(engine.submit(prompt_of(0, 4), observer=Looking(look)))
     handles[0].wait(60)
     assert isinstance(handles[0].exception(), DeadlockError)
 
