@@ -21,12 +21,16 @@ from skipstone.diff.agreement import Question
 from skipstone.knob import Knob
 from skipstone.leaderboard.board import ALL, board
 from skipstone.leaderboard.columns import markdown
-from skipstone.leaderboard.protocol import Protocol, protocol, sampled, short
+from skipstone.leaderboard.protocol import Contender, Protocol, protocol, sampled, short
 from skipstone.policies import KINDS, UNMASK
 from skipstone.registry import GROUP
 from skipstone.rows import Rows
 from skipstone.skip import SkipPolicy, SkipSession
-from skipstone.sweep.run import run_sweep
+from skipstone.sweep.causes import Explained
+from skipstone.sweep.grid import Setting
+from skipstone.sweep.measure import NOT_FINISHED
+from skipstone.sweep.run import exact, run_sweep
+from skipstone.sweep.units import CauseUnit, WorkerSetup
 from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments.runner import Side
 from skipstone.unmask import HostScores, UnmaskPolicy
@@ -399,3 +403,30 @@ def test_a_cause_that_nothing_proves_is_not_told_as_one(
 
     assert told("short", 0.5) == {"not-finished"}
     assert told("long", 60) == {"stale-kv (not proven)"}
+
+
+def test_what_more_time_may_find_is_said(
+    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def one_line(model: Model, base: Settings, *, knobs: bool) -> Protocol:
+        setting = Setting("cache=dual", exact(base).replace(cache="dual"))
+        return Protocol(exact(base), (Contender("cache", "dual", "", setting),), ())
+
+    def not_finished(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: Side) -> Explained:
+        return Explained(unit.prompt, unit.setting, NOT_FINISHED, "", "", plan.explain, None)
+
+    monkeypatch.setattr("skipstone.leaderboard.protocol.protocol", one_line)
+    monkeypatch.setattr("skipstone.sweep.worker.explain", not_finished)
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("one\n")
+    command = ["leaderboard", "--prompts", str(prompts), "--model", tiny.name, "--reports", "0"]
+    command += ["--gen-length", "16", "-o", str(tmp_path / "o")]
+
+    def said(*limit: str) -> bool:
+        assert run([*command, *limit]) == 0
+        told = "1 changed answers are not-finished; the same command with a larger --time-limit"
+        return told in capsys.readouterr().err
+
+    assert said("--time-limit", "20s")
+    assert said("--time-limit", "0")
+    assert not said()

@@ -17,9 +17,9 @@ from skipstone.leaderboard.board import ALL, board
 from skipstone.leaderboard.columns import markdown
 from skipstone.leaderboard.page import render
 from skipstone.leaderboard.protocol import Contender, Protocol
-from skipstone.sweep.causes import NOT_FINISHED
 from skipstone.sweep.executors import Serial, Units
 from skipstone.sweep.grid import Setting
+from skipstone.sweep.measure import NOT_FINISHED
 from skipstone.sweep.run import Sweep, exact, run_sweep
 from skipstone.sweep.units import WorkerSetup
 from skipstone.sweep.worker import Found

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from skipstone import Model, Settings, load
+from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diff.agreement import Question
 from skipstone.sweep.executors import Executor, Serial, Units
 from skipstone.sweep.grid import Setting
+from skipstone.sweep.measure import NOT_FINISHED
 from skipstone.sweep.run import Sweep, run_sweep
 from skipstone.sweep.units import WorkerSetup
 from skipstone.sweep.worker import Found
@@ -42,9 +44,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def swept(
-    tiny: Model, folder: Path, executor: Executor, answers: Sequence[str] = ("", "", "")
+    tiny: Model,
+    folder: Path,
+    executor: Executor,
+    answers: Sequence[str] = ("", "", ""),
+    explain: float = 0.5,
 ) -> Sweep:
-    questions = [replace(q, answer=a or None) for q, a in zip(QUESTIONS, answers, strict=True)]
+    questions = [replace(q, answer=a or None) for q, a in zip(QUESTIONS, answers, strict=False)]
     return run_sweep(
         tiny,
         questions,
@@ -52,7 +58,7 @@ def swept(
         folder,
         baseline=EXACT,
         executor=executor,
-        explain=0.5,
+        explain=explain,
         reports=5,
         time_every=1,
     )
@@ -83,3 +89,19 @@ def test_a_sweep_that_goes_on_keeps_its_pages_and_draws_none_twice(
     assert page.read_text() == "kept"
     page.unlink()
     assert swept(tiny, tmp_path, Elsewhere()).reports == {}
+
+
+def test_an_answer_that_is_looked_at_again_has_its_page_drawn_again(
+    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(found: Diagnosis) -> tuple[str, str, str]:
+        return NOT_FINISHED, "", ""
+
+    with monkeypatch.context() as patch:
+        patch.setattr("skipstone.sweep.causes._told", told)
+        short = swept(tiny, tmp_path, Elsewhere(), ("",))
+    (page,) = (tmp_path / "reports").iterdir()
+    page.write_text("not finished")
+    assert swept(tiny, tmp_path, Elsewhere(), ("",), explain=0.6).reports == short.reports
+    assert pages(tmp_path) == [page.name]
+    assert page.read_text() != "not finished"

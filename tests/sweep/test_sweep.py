@@ -45,7 +45,7 @@ from skipstone.diff.judges import find_judge, number
 from skipstone.extras import requirements
 from skipstone.models.parts.decoder import Decoder
 from skipstone.report.facts.effort import Effort
-from skipstone.sweep.causes import Explained
+from skipstone.sweep.causes import Explained, explain
 from skipstone.sweep.chart import front
 from skipstone.sweep.executors import (
     Executor,
@@ -57,15 +57,16 @@ from skipstone.sweep.executors import (
     visible_gpu,
 )
 from skipstone.sweep.grid import BASELINE, Setting, parse_grid
-from skipstone.sweep.measure import Measurement, flops
+from skipstone.sweep.measure import NOT_FINISHED, Measurement, flops
 from skipstone.sweep.run import Sweep, exact, run_sweep
 from skipstone.sweep.summary import Assessment
 from skipstone.sweep.timing import filled
-from skipstone.sweep.units import DecodeUnit, WorkerSetup, decode_units
+from skipstone.sweep.units import CauseUnit, DecodeUnit, WorkerSetup, decode_units
 from skipstone.sweep.worker import Found
 from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.testing.tiny import tiny_model
 from skipstone.tracing import Recorder
+from skipstone.tracing.experiments.runner import Side
 
 BASE = Settings(gen_length=24, block_length=8, eos_stop=False)
 EXACT = exact(BASE)
@@ -562,7 +563,9 @@ def test_units_are_as_small_as_the_workers_need() -> None:
         assert max(len(unit.prompts) for unit in others) == most
 
 
-def swept_with_causes(tiny: Model, folder: Path, executor: Executor) -> Sweep:
+def swept_with_causes(
+    tiny: Model, folder: Path, executor: Executor, explain: float = float("inf")
+) -> Sweep:
     short = EXACT.replace(gen_length=4, block_length=4)
     orders = [Setting(order, short.replace(unmask=order)) for order in ("entropy", "margin")]
     return run_sweep(
@@ -571,7 +574,7 @@ def swept_with_causes(tiny: Model, folder: Path, executor: Executor) -> Sweep:
         orders,
         folder,
         baseline=short,
-        explain=float("inf"),
+        explain=explain,
         executor=executor,
     )
 
@@ -621,6 +624,60 @@ def test_a_cause_that_was_found_is_not_looked_for_again(
     assert [m.prompt for m in changed][1:3] == [1, 1]
     assert rest.causes == len(changed) - 2
     assert stopped.prompts + rest.prompts == 2
+
+
+def impatient(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: Side) -> Explained:
+    """Finds every cause, but those of prompt 1 in no time below 5 s."""
+    found = explain(model, replace(plan, explain=float("inf")), unit, trusted)
+    if unit.prompt == 1 and plan.explain < 5:
+        found = replace(found, cause=NOT_FINISHED, proof="", evidence="so far nothing")
+    return replace(found, time_limit=plan.explain)
+
+
+def test_more_time_looks_again_for_causes_that_were_not_found_and_for_no_others(
+    tiny: Model, explained: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skipstone.sweep.worker.explain", impatient)
+
+    def again(seconds: float, most: int = 99) -> tuple[Sweep | None, int, int]:
+        counting = Counting(most)
+        try:
+            sweep = swept_with_causes(tiny, tmp_path, counting, seconds)
+        except KeyboardInterrupt:
+            sweep = None
+        return sweep, counting.prompts, counting.causes
+
+    def causes(sweep: Sweep | None) -> list[tuple[int, str]]:
+        assert sweep is not None
+        return [(m.prompt, m.cause) for m in sweep.measurements if not m.same_answer]
+
+    def parts() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+
+    known = causes(explained)
+    assert [prompt for prompt, _ in known] == [0, 1, 1]
+    sweep, *work = again(0)
+    assert (causes(sweep), work) == ([(0, ""), (1, ""), (1, "")], [2, 0])
+    # Those that nobody asked for; no prompt is decoded again.
+    sweep, *work = again(1)
+    assert (causes(sweep), work) == ([known[0], (1, NOT_FINISHED), (1, NOT_FINISHED)], [0, 3])
+    before = parts()
+    for shorter in (0, 0.5, 1):
+        sweep, *work = again(shorter)
+        assert ([cause for _, cause in causes(sweep)].count(NOT_FINISHED), work) == (2, [0, 0])
+    assert parts() == before
+    # A stop between the two: what was there stays, and so does the one that was found.
+    assert again(60, most=1) == (None, 0, 1)
+    stopped = parts()
+    assert {name: stopped[name] for name in before} == before
+    assert len(stopped) == len(before) + 1
+    sweep, *work = again(float("inf"))
+    assert (causes(sweep), work) == (known, [0, 1])
+    assert sweep is not None
+    assert [m.time_limit for m in sweep.measurements if m.cause] == [1, 60, float("inf")]
+    assert sorted(parts()) == sorted(before)
+    assert parts()["000000.parquet"] == before["000000.parquet"]
+    assert again(float("inf"))[1:] == (0, 0)
 
 
 @pytest.mark.ray

@@ -61,7 +61,8 @@ _MOST_REPORTS = 200
 @click.option(
     "--time-limit",
     metavar="60s",
-    help="Time for the experiments on a changed answer; 0: none.  [default: a number of them]",
+    help="Time for the experiments on a changed answer; 0: none. With more of it, the same folder "
+    "is gone on with.  [default: a number of them]",
 )
 @click.option(
     "--reports",
@@ -157,6 +158,7 @@ def _found(sweep: Sweep, run: Protocol, times: GpuTimes | None) -> Leaderboard:
 
     for text in sweep.raised:
         note(text)
+    _say_not_finished(sweep)
     found = board(sweep, run)
     if times is None:
         return found
@@ -166,6 +168,18 @@ def _found(sweep: Sweep, run: Protocol, times: GpuTimes | None) -> Leaderboard:
     for name in found.without_line:
         note(f"--gpu-times: no line is called {shown(name)}; its time is left out")
     return found
+
+
+def _say_not_finished(sweep: Sweep) -> None:
+    """How many causes more time may find."""
+    from skipstone.sweep.measure import NOT_FINISHED
+
+    left = [m for m in sweep.measurements if m.cause == NOT_FINISHED and m.asks_why(math.inf)]
+    if left:
+        note(
+            f"{len(left)} changed answers are not-finished; the same command with a larger "
+            f"--time-limit, or none, looks for their causes again"
+        )
 
 
 def _write(sweep: Sweep, found: Leaderboard, about: str, model: Model) -> None:

@@ -10,16 +10,12 @@ from skipstone.engine import Engine
 from skipstone.errors import NoRoomError, SkipstoneError
 from skipstone.models.load import Model
 from skipstone.record import MemoryTrace, Trace
-from skipstone.sweep.measure import Measurement
+from skipstone.sweep.measure import NOT_FINISHED, Measurement
 from skipstone.sweep.together import DecodedRun, decode_alone
 from skipstone.sweep.units import CauseUnit, WorkerSetup
 from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments.known import KnownAnswers
 from skipstone.tracing.experiments.runner import Side
-
-NOT_FINISHED = "not-finished"
-"""Stands for the cause of an answer for which time was over before one was proven, or whose policy
-raised an error in the experiments."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,8 @@ class Explained:
     cause: str
     proof: str
     evidence: str
+    time_limit: float
+    """Seconds that its experiments might take."""
     shown: Examined | None
     """None where nobody asked for reports."""
 
@@ -50,7 +48,13 @@ class Explained:
 
     def told(self, m: Measurement) -> Measurement:
         """The measurement with the cause of its other answer, and how well it is proven."""
-        return replace(m, cause=self.cause, proof=self.proof, evidence=self.evidence)
+        return replace(
+            m,
+            cause=self.cause,
+            proof=self.proof,
+            evidence=self.evidence,
+            time_limit=self.time_limit,
+        )
 
 
 def explain(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: Side) -> Explained:
@@ -74,9 +78,11 @@ def explain(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: Side) -> 
     except NoRoomError:
         raise
     except SkipstoneError as error:
-        return Explained(unit.prompt, unit.setting, NOT_FINISHED, "", str(error), None)
-    shown = Examined(trusted.trace, run.trace, found) if plan.reports else None
-    return Explained(unit.prompt, unit.setting, *_told(found), shown)
+        told, shown = (NOT_FINISHED, "", str(error)), None
+    else:
+        told = _told(found)
+        shown = Examined(trusted.trace, run.trace, found) if plan.reports else None
+    return Explained(unit.prompt, unit.setting, *told, plan.explain, shown)
 
 
 def side_of(model: Model, run: DecodedRun) -> Side:

@@ -25,6 +25,10 @@ from skipstone.sweep.units import CauseUnit, DecodeUnit, WorkerSetup
 RAISED = "raised"
 """Stands for the cause where there is no answer: a policy raised the error that is the evidence."""
 
+NOT_FINISHED = "not-finished"
+"""Stands for the cause of an answer for which time was over before one was proven, or whose policy
+raised an error in the experiments."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -74,6 +78,13 @@ class Measurement:
     """How well that is proven."""
     evidence: str = ""
     """What shows it, in a sentence."""
+    time_limit: float = 0.0
+    """Seconds that the experiments on it might take; 0: none were made."""
+
+    def asks_why(self, seconds: float) -> bool:
+        """Whether its cause is to be looked for, again if need be, by experiments of so long."""
+        found = self.cause not in ("", NOT_FINISHED)
+        return not self.same_answer and not found and self.time_limit < seconds
 
     @property
     def raised(self) -> bool:
@@ -106,11 +117,11 @@ def measure(model: Model, plan: WorkerSetup, unit: DecodeUnit) -> Measured:
 
 
 def unexplained(plan: WorkerSetup, text: str, of_prompt: Sequence[Measurement]) -> list[CauseUnit]:
-    """Changed answers of a prompt whose cause is asked for, and not known yet.
+    """Changed answers of a prompt whose cause is asked for, and was not looked for so long yet.
 
     Those that part at one forward follow each other: they ask the same about the baseline.
     """
-    asked = [m for m in of_prompt if plan.explain and not m.same_answer and not m.cause]
+    asked = [m for m in of_prompt if m.asks_why(plan.explain)]
     asked.sort(key=lambda m: m.forward)
     return [CauseUnit(m.prompt, text, m.setting) for m in asked]
 

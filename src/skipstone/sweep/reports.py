@@ -51,14 +51,14 @@ class Reports:
                 self._kept[self._place(m)] = m
 
     def offer(self, m: Measurement, shown: Examined, token: Token) -> None:
-        """Draw the page of an answer, unless there is a better one of its setting and family.
+        """Draw the page of an answer, unless a better one of its setting and family has one.
 
         Raises:
             OutputError: it cannot be written; those before it are kept.
         """
         place, path = self._place(m), self._folder / self._name(m)
         older = self._kept.get(place)
-        if _rank(older) <= _rank(m) if older is not None else not self._room():
+        if _rank(older) < _rank(m) if older is not None else not self._room():
             return
         self._make_folder()
         write_report(
@@ -69,7 +69,7 @@ class Reports:
             token=token,
         )
         self._kept[place] = m
-        if older is not None:
+        if older is not None and older.prompt != m.prompt:
             (self._folder / self._name(older)).unlink(missing_ok=True)
 
     def _room(self) -> bool:

@@ -16,7 +16,7 @@ from skipstone.sweep.worker import Found
 
 
 class Results:
-    """A prompt is *begun* when it is decoded, and finished when no cause is missing."""
+    """A prompt is *begun* when it is decoded, and finished when no cause is left to look for."""
 
     def __init__(
         self,
@@ -42,13 +42,10 @@ class Results:
         """
         self._store, self._questions, self._plan = store, questions, plan
         self._pages, self._token, self._progress = pages, token, progress
-        every = range(len(questions))
-        finished = [prompt for prompt in every if prompt in store]
-        self._finished = len(finished)
-        begun = {prompt: store.begun(prompt) for prompt in every if prompt not in finished}
-        self._begun = {prompt: rows for prompt, rows in begun.items() if rows}
-        pages.find(store.read(finished))
-        pages.find(m for rows in self._begun.values() for m in rows if m.cause)
+        known = {prompt: store.read(prompt) for prompt in range(len(questions)) if prompt in store}
+        self._begun = {prompt: rows for prompt, rows in known.items() if self._unexplained(rows)}
+        self._finished = len(known) - len(self._begun)
+        pages.find(m for rows in known.values() for m in rows if m.cause)
         progress(self._finished, len(questions))
 
     def open(self, time_every: int) -> Callable[[int], list[Unit]]:
@@ -57,7 +54,7 @@ class Results:
         prompts = [
             (place, question.prompt)
             for place, question in enumerate(self._questions)
-            if place not in self._store and place not in self._begun
+            if place not in self._store
         ]
         return lambda workers: [*decode_units(prompts, time_every, workers), *causes]
 
@@ -76,11 +73,11 @@ class Results:
         for prompt, rows in groupby(found.measurements, key=lambda m: m.prompt):
             of_prompt, question = list(rows), self._questions[prompt]
             judged = mark(of_prompt, {m.text: question.is_right(m.text) for m in of_prompt})
+            self._store.add(judged)
             if self._unexplained(judged):
-                self._store.begin(judged)
                 self._begun[prompt] = judged
             else:
-                self._finish(judged)
+                self._finish()
 
     def _take_cause(self, found: Explained) -> None:
         rows = self._begun[found.prompt]
@@ -91,10 +88,10 @@ class Results:
             self._pages.offer(rows[place], found.shown, self._token)
         self._store.add_cause(place, rows[place])
         if not self._unexplained(rows):
-            self._finish(self._begun.pop(found.prompt))
+            self._store.add(self._begun.pop(found.prompt))
+            self._finish()
 
-    def _finish(self, rows: Sequence[Measurement]) -> None:
-        self._store.add(rows)
+    def _finish(self) -> None:
         self._finished += 1
         self._progress(self._finished, len(self._questions))
 

@@ -99,6 +99,7 @@ def run_sweep(
         limit: only the first so many prompts; a later call may take more of them.
         executor: who runs it; this process if None.
         explain: seconds that experiments on a changed answer may take, to find its cause; 0: none.
+            A later call may give more, which looks again for the causes that were not found.
         reports: most pages about changed answers that were explained, one for each setting and
             family. A later call may ask for more; prompts that are done get none.
         time_every: one of so many prompts, the first among them, is decoded one setting after the
@@ -125,7 +126,7 @@ def run_sweep(
         results = Results(store, chosen, plan, pages, model.text.token, progress)
         for found in (executor or Serial()).run(model, plan, results.open(time_every)):
             results.take(found)
-        measurements = filled(store.read(range(len(chosen))))
+        measurements = filled([m for prompt in range(len(chosen)) for m in store.read(prompt)])
         store.finish(measurements, chosen)
     return Sweep(store, chosen, plan.settings, plan.baseline, measurements, pages.paths)
 
@@ -203,7 +204,7 @@ def _check(model: Model, plan: WorkerSetup, questions: Sequence[Question]) -> No
 
 
 def _head(model: Model, plan: WorkerSetup, questions: Sequence[Question], time_every: int) -> Head:
-    """Everything that decides the measurements, but for their times."""
+    """Everything that decides the measurements, but for their times and causes."""
     return {
         "skipstone": __version__,
         "model": model.name,
@@ -213,6 +214,5 @@ def _head(model: Model, plan: WorkerSetup, questions: Sequence[Question], time_e
         "prompts": digest(questions),
         "baseline": plan.baseline.as_text(),
         "settings": [setting.settings.as_text() for setting in plan.settings],
-        "explain": str(plan.explain),
         "timed": f"one prompt of {time_every}",
     }

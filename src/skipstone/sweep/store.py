@@ -1,7 +1,8 @@
 """A sweep on disk: one Parquet file for each finished prompt, so that a killed sweep goes on.
 
-A prompt whose changed answers wait for their causes has a file of all rows without them, and one
-for each cause that was found; they give way to its one file when all are.
+Beside the file of a prompt whose changed answers wait for their causes lies one for each that was
+found since; all that were asked for make one file with it again. Each row says how long its cause
+was looked for, so that nothing but the rows says what is left to do.
 
 A file is written beside its place and renamed, so what has its name is whole; that it was not
 changed since is checked when it is read.
@@ -26,7 +27,7 @@ from skipstone.sweep.measure import Measurement
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FORMAT = {"format": "skipstone-sweep", "schema": 4}
+_FORMAT = {"format": "skipstone-sweep", "schema": 5}
 _CHECKSUM = b"skipstone.sha256"
 Head = Mapping[str, object]
 
@@ -55,6 +56,7 @@ COLUMNS = {
     "cause": "string",
     "proof": "string",
     "evidence": "string",
+    "time_limit": "float64",
 }
 """Column types of the Parquet files; all but the two of time are the same in every run."""
 
@@ -113,62 +115,44 @@ class Store:
             raise _unusable(folder, error) from None
 
     def __contains__(self, prompt: int) -> bool:
-        """Whether a prompt is finished."""
+        """Whether a prompt is decoded."""
         return self._part(prompt).exists()
 
     def add(self, found: Sequence[Measurement]) -> None:
-        """Keep all measurements of one prompt; when this returns, they are on disk.
-
-        Raises:
-            OutputError: the disk refuses; earlier prompts are kept.
-        """
-        prompt = found[0].prompt
-        self._keep(self._part(prompt), found)
-        for begun in self._parts.glob(f"{prompt:06}.*.parquet"):
-            begun.unlink()
-
-    def begin(self, found: Sequence[Measurement]) -> None:
-        """Keep all measurements of one prompt, until the causes of its changed answers are found.
+        """Keep all measurements of one prompt, with the causes so far; then they are on disk.
 
         Raises:
             OutputError: the disk refuses; what was kept before is.
         """
-        self._keep(self._begun(found[0].prompt), found)
+        prompt = found[0].prompt
+        self._keep(self._part(prompt), found)
+        for cause in self._parts.glob(f"{prompt:06}.*.parquet"):
+            cause.unlink()
 
     def add_cause(self, place: int, found: Measurement) -> None:
         """Keep a measurement whose cause was found; when this returns, it is on disk.
 
         Args:
             place: of it among the measurements of its prompt.
-            found: of a prompt that was begun.
+            found: of a prompt that was added.
 
         Raises:
             OutputError: the disk refuses; what was kept before is.
         """
         self._keep(self._cause(found.prompt, place), [found])
 
-    def begun(self, prompt: int) -> list[Measurement]:
-        """The measurements of a prompt that was begun, with the causes so far; none if it was not.
+    def read(self, prompt: int) -> list[Measurement]:
+        """The measurements of a prompt that is decoded, with the causes so far.
 
         Raises:
             ConfigError: a file is damaged.
         """
-        if not self._begun(prompt).exists():
-            return []
-        rows = self._read(self._begun(prompt), prompt)
+        rows = self._read(self._part(prompt), prompt)
         for place in range(len(rows)):
             cause = self._cause(prompt, place)
             if cause.exists():
                 rows[place] = self._read(cause, prompt)[0]
         return rows
-
-    def read(self, prompts: Sequence[int]) -> list[Measurement]:
-        """The measurements of finished prompts, in order.
-
-        Raises:
-            ConfigError: a file is damaged.
-        """
-        return [row for prompt in prompts for row in self._read(self._part(prompt), prompt)]
 
     def finish(self, found: Sequence[Measurement], questions: Sequence[Question]) -> None:
         """Write ``results.parquet``: all measurements, each with its question and answer."""
@@ -200,9 +184,6 @@ class Store:
 
     def _part(self, prompt: int) -> Path:
         return self._parts / f"{prompt:06}.parquet"
-
-    def _begun(self, prompt: int) -> Path:
-        return self._parts / f"{prompt:06}.begun.parquet"
 
     def _cause(self, prompt: int, place: int) -> Path:
         return self._parts / f"{prompt:06}.{place:03}.parquet"
