@@ -21,6 +21,7 @@ from skipstone.engine import Engine, Handle
 from skipstone.engine.observe import Observer
 from skipstone.engine.prompts import Prompt
 from skipstone.engine.settings import SettingsFields
+from skipstone.server.access.account import Account
 from skipstone.server.options import ServerOptions
 from tests.server.running import client_of, running
 
@@ -256,7 +257,8 @@ def test_a_client_that_hangs_up_leaves_nothing_in_the_engine(stream: bool, queue
     body = json.dumps(
         {"model": "pebble", "messages": ASKED, "stream": stream, "n": 2 if queued else 1}
     )
-    with running(engine, ServerOptions()) as address, watched(engine) as handles:
+    over = list[Account]()
+    with running(engine, ServerOptions(), over.append) as address, watched(engine) as handles:
         host, port = address.removeprefix("http://").removesuffix("/v1").split(":")
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -268,6 +270,9 @@ def test_a_client_that_hangs_up_leaves_nothing_in_the_engine(stream: bool, queue
         # Its slot is free: a request that waited for it would have to be decoded first.
         assert len(handles[0]._told.steps) < 300
         assert engine.submit(QUESTION, gen_length=1).result(timeout=20).length <= 1
+        wait_until(lambda: bool(over))
+    # Nobody was told a status, unless a stream had begun.
+    assert (over[0].status, over[0].error) == (200 if stream else None, "client_gone")
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:

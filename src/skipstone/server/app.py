@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from skipstone.engine import Engine
 from skipstone.errors import SkipstoneError
@@ -36,8 +37,6 @@ from skipstone.server.served import DrainPlan, ServedModel
 from skipstone.server.traces.kept import KeptTraces
 from skipstone.version import __version__
 
-# What nginx writes into its log for a client that has hung up; nobody reads it.
-_CLIENT_GONE = 499
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "The request cannot be answered"},
     "5XX": {"model": ErrorBody, "description": "The server cannot answer"},
@@ -68,6 +67,13 @@ def make_app(
 
     guard(app, options, served.open.stop, tell)
     return app
+
+
+class _Silence(Response):
+    """For a client that has hung up: nothing is sent, so there is no status either."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Leave it at that."""
 
 
 class _Described(FastAPI):
@@ -167,4 +173,4 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 async def _nobody(request: Request, error: Exception) -> Response:
     account_of(request).error = "client_gone"
-    return Response(status_code=_CLIENT_GONE)
+    return _Silence()
