@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from skipstone.cli.tables import say_table
 from skipstone.text import Text
 from skipstone.unmask import UnmaskPolicy
 from tests.cli.command_lines import sound, traces
+from tests.conftest import ROOT
+from tests.helpers import signalled
 from tests.helpers import synthetic_trace as made_up
 
 __all__ = ["traces"]
@@ -328,38 +331,24 @@ def test_a_c_locale_decodes_the_prompt_that_was_typed() -> None:
     assert "not valid Unicode" in refused.stderr
 
 
-# Runs a command that sends itself a Ctrl-C when it comes to some module, or to a step.
-INTERRUPTED = """
-import os, runpy, signal, sys
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
-
-class Imports:
-    def find_spec(self, name, path=None, target=None):
-        if name == moment:
-            interrupt()
-
-moment = sys.argv.pop(1)
-if moment == "a step":
-    from skipstone.engine.driver import Driver
-    turn = Driver._turn
-    Driver._turn = lambda driver: interrupt() or turn(driver)
-sys.meta_path.insert(0, Imports())
-runpy.run_module("skipstone", run_name="__main__", alter_sys=True)
-"""
-
-
 @pytest.mark.parametrize(
-    "moment", ["skipstone.cli.main", "torch", "torch.nn", "skipstone.engine.driver", "a step"]
+    "place",
+    [
+        "skipstone.cli.main",
+        "torch",
+        "torch.nn",
+        "skipstone.engine.driver",
+        "skipstone.engine.driver:Driver._turn",
+    ],
 )
-def test_ctrl_c_is_130_also_while_torch_is_imported(moment: str) -> None:
+def test_ctrl_c_is_130_also_while_torch_is_imported(place: str) -> None:
     slow = ["generate", "Hi", "--gen-length", "400", "--unmask", "fixed", "--no-eos-stop"]
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, moment, *slow],
+        signalled.command(signal.SIGINT, place, *slow),
         capture_output=True,
         text=True,
         check=False,
+        cwd=ROOT,
         timeout=120,
     )
     assert done.returncode == 130

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+# A busy machine is waited for; of what is expected, nothing comes later than it must.
+expect.set_options(timeout=60_000)
 Open = Callable[..., "Opened"]
 CONTRAST, SEEING = (
     (Path(__file__).parent / name).read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from threading import Thread
 
 import httpx2 as httpx
 import pytest
@@ -21,6 +22,7 @@ from skipstone.server.options import ServerOptions
 from skipstone.server.protocol.errors import AnswerError
 from skipstone.server.served import RecentAnswers, ServedModel
 from skipstone.server.traces.kept import KeptTraces
+from tests.helpers.waiting import standing, wait_until
 from tests.server.running import running
 
 ASKED = {"model": "pebble", "messages": [{"role": "user", "content": "Who is Newton, physics?"}]}
@@ -36,19 +38,20 @@ def slow_engine() -> Engine:
 
 def test_who_comes_when_all_places_are_taken_is_told_so() -> None:
     engine = slow_engine()
-    with running(engine, ServerOptions(max_waiting=1)) as address:
+    with running(engine, ServerOptions(max_waiting=1)) as address, httpx.Client(timeout=60) as http:
         ask = f"{address}/chat/completions"
-        held = [engine.submit("Who is Newton, physics?") for _ in range(2)]
-        refused = httpx.post(ask, json=ASKED)
-        assert refused.status_code == 429
-        assert refused.headers["retry-after"] == "1"
-        assert refused.json()["error"]["code"] == "queue_full"
-        never = httpx.post(ask, json={**ASKED, "n": 3})
-        assert never.status_code == 400
-        assert "3 answers are asked for at once, and there are places for 2" in never.text
-        for handle in held:
-            handle.cancel()
-        assert httpx.post(ask, json={**ASKED, "max_tokens": 1}, timeout=30).status_code == 200
+        with standing(engine, after=3):
+            held = [engine.submit("Who is Newton, physics?") for _ in range(2)]
+            refused = http.post(ask, json=ASKED)
+            assert refused.status_code == 429
+            assert refused.headers["retry-after"] == "1"
+            assert refused.json()["error"]["code"] == "queue_full"
+            never = http.post(ask, json={**ASKED, "n": 3})
+            assert never.status_code == 400
+            assert "3 answers are asked for at once, and there are places for 2" in never.text
+            for handle in held:
+                handle.cancel()
+        assert http.post(ask, json={**ASKED, "max_tokens": 1}).status_code == 200
 
 
 def test_who_is_refused_is_told_when_to_come_again_by_what_recent_answers_took() -> None:
@@ -63,28 +66,46 @@ def test_who_is_refused_is_told_when_to_come_again_by_what_recent_answers_took()
         assert refused.value.headers == {"retry-after": said}
 
 
-def read_one(engine: Engine) -> tuple[ServedModel, Answers]:
-    """One answer, read to its end."""
+def served_by(engine: Engine) -> ServedModel:
     options = ServerOptions()
-    served = ServedModel(engine, options, KeptTraces(options))
-    prompt = engine.model.text.encode_rendered("Who is Newton, physics?")
+    return ServedModel(engine, options, KeptTraces(options))
+
+
+def read_one(served: ServedModel) -> Answers:
+    """One answer, read to its end."""
+    prompt = served.engine.model.text.encode_rendered("Who is Newton, physics?")
     ask = Ask(prompt, {}, 32, (), None, canvas=False, trace=None)
     answers = submit(served, Account("POST"), [ask], 1)
     asyncio.run(answers.read(silent))
-    return served, answers
+    return answers
 
 
 def test_what_an_answer_waited_is_not_what_it_took() -> None:
-    engine = Engine(load("pebble"), slots=1, gen_length=32)
-    held = engine.submit("Who is Newton, physics?", gen_length=256, unmask="fixed", cache="none")
-    served, _ = read_one(engine)
+    engine, went_on = Engine(load("pebble"), slots=1, gen_length=32), list[float]()
+    served = served_by(engine)
+
+    def go_on() -> None:
+        """Some time after the answer was asked for, which waits for the one before."""
+        wait_until(lambda: served.open.handles)
+        time.sleep(0.3)
+        went_on.append(time.perf_counter())
+        turns.going_on = True
+
+    with standing(engine, after=3) as turns:
+        engine.submit("Who is Newton, physics?")
+        turns.wait()
+        going = Thread(target=go_on)
+        going.start()
+        read_one(served)
+        ended = time.perf_counter()
+        going.join()
     (took,) = served.recent.seconds
-    assert 0 < took < held.seconds
+    assert 0 < took < ended - went_on[0]
 
 
 def test_a_request_that_eos_does_not_stop_is_decoded_to_its_end() -> None:
     engine = Engine(load("pebble"), gen_length=32, unmask="fixed", eos_stop=False)
-    _, answers = read_one(engine)
+    answers = read_one(served_by(engine))
     (choice,) = answers.choices
     assert choice.finish == "stop"
     assert choice.text.tokens < 32
@@ -116,10 +137,7 @@ def test_an_answer_that_takes_too_long_ends_with_an_error() -> None:
 
 
 def wait_until_idle(engine: Engine) -> None:
-    end = time.monotonic() + 20
-    while any(engine.load[:2]):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: not any(engine.load[:2]))
 
 
 def test_metrics_count_requests_and_tokens() -> None:

@@ -15,10 +15,12 @@ from skipstone.diff.compare import compare
 from skipstone.engine.settings import parse_settings
 from skipstone.server.options import ServerOptions
 from skipstone.tracing import Recorder
+from tests.helpers.waiting import wait_until
 from tests.report.browsing import CONTRAST, chromium
 from tests.server.running import client_of, running
 from tests.server.test_canvas import WITH_CANVAS
 from tests.server.test_canvas import Page as Drawing
+from tests.server.test_traces import PATIENT
 
 __all__ = ["chromium"]
 
@@ -39,7 +41,7 @@ def engine() -> Engine:
 
 @pytest.fixture(scope="module")
 def address(engine: Engine) -> Iterator[str]:
-    with running(engine, ServerOptions()) as found:
+    with running(engine, PATIENT) as found:
         yield found
 
 
@@ -146,14 +148,14 @@ def test_two_columns_part_where_a_diagnosis_says_and_its_report_names_the_cause(
     assert sorted(map(str, states)) == ["committed", "provisional"]
     page.click(".cause")
     found = page.locator(".found")
-    expect(found.locator("h4")).to_have_text("Cause: stale-skipped-state", timeout=120_000)
+    expect(found.locator("h4")).to_have_text("Cause: stale-skipped-state", timeout=300_000)
     expect(found).to_contain_text("necessary and sufficient")
     expect(found).to_contain_text(f"block {said[1]}, step {said[2]}, position")
     expect(found).to_contain_text(f"(new token {said[3]})")
     with page.context.expect_page() as opened:
         page.click(".report")
     report = opened.value
-    report.wait_for_selector("#verdict", timeout=120_000)
+    report.wait_for_selector("#verdict", timeout=300_000)
     assert report.locator("#verdict .cause").inner_text() == "stale-skipped-state"
     # Its own scripts run.
     report.wait_for_function("() => document.querySelector('figure.view').dataset.rows")
@@ -323,8 +325,7 @@ def test_an_answer_is_stopped_and_the_chat_goes_on(visit: Visit, engine: Engine)
     expect(page.locator(".cell[data-state=committed]").first).to_be_visible(timeout=30_000)
     page.keyboard.press("Escape")
     expect(page.locator(".state")).to_contain_text("stopped after")
-    while engine.load.running:
-        page.wait_for_timeout(20)
+    wait_until(lambda: not engine.load.running)
     page.locator("#settings-a [name=unmask]").select_option("")
     page.fill("#settings-a [name=gen_length]", "")
     for question in ("One?", "Two?"):
