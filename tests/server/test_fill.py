@@ -153,6 +153,17 @@ def test_what_cannot_be_filled_is_refused(
     assert refused.json()["error"]["param"] == param
 
 
+def test_gaps_that_are_not_filled_in_time_are_over_for_log_and_metrics_too() -> None:
+    engine, over = Engine(load("pebble"), unmask="fixed", cache="none"), list[Account]()
+    options = ServerOptions(time_limit=0.05)
+    with running(engine, options, over.append) as address, asking(address) as http:
+        late = http.post("/fill", json={"model": "pebble", "text": "a {{mask:400}} b c"})
+        assert late.json()["error"]["code"] == "time_limit"
+        wait_until(lambda: bool(over))
+    # Of what stands right of a gap, nothing is shown yet.
+    assert (over[0].status, over[0].prompt_tokens, over[0].completion_tokens) == (504, 4, 0)
+
+
 def test_a_filled_canvas_is_recorded_and_steps_fit_its_length() -> None:
     engine = Engine(load("pebble"), gen_length=32, steps=16, unmask="fixed")
     with running(engine, ServerOptions()) as address, asking(address) as http:

@@ -67,6 +67,12 @@ class Choice:
         assert self.text.finish is not None
         return self.text.finish
 
+    @property
+    def written(self) -> int:
+        """How many tokens of what is shown were decoded; of a text with gaps, some were given."""
+        asked = self.handle.request
+        return asked.region[: self.text.tokens].count(asked.mask_id)
+
     def begun(self) -> SaidOfAnswer | None:
         """What is to be said of it before its first step."""
         canvas = self.watch.canvas
@@ -158,7 +164,7 @@ class Answers:
         given = [choice.handle.request.given for choice in self.choices]
         read = sum(len(one.handle.request.prompt) for one in self.choices[::each])
         read += sum(given[::each])
-        written = sum(choice.text.tokens for choice in self.choices) - sum(given)
+        written = sum(choice.written for choice in self.choices)
         return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
     def said(self) -> Said:
