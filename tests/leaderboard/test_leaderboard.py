@@ -19,7 +19,7 @@ from skipstone.diagnosis.diagnose import Diagnosis
 from skipstone.diagnosis.finding import Proof
 from skipstone.diff.agreement import Question
 from skipstone.knob import Knob
-from skipstone.leaderboard.board import ALL, board
+from skipstone.leaderboard.board import ALL, Leaderboard, board
 from skipstone.leaderboard.columns import markdown
 from skipstone.leaderboard.protocol import Contender, Protocol, protocol, sampled, short
 from skipstone.policies import KINDS, UNMASK
@@ -29,7 +29,7 @@ from skipstone.skip import SkipPolicy, SkipSession
 from skipstone.sweep.causes import Explained
 from skipstone.sweep.grid import Setting
 from skipstone.sweep.measure import NOT_FINISHED
-from skipstone.sweep.run import exact, run_sweep
+from skipstone.sweep.run import Sweep, exact, run_sweep
 from skipstone.sweep.units import CauseUnit, WorkerSetup
 from skipstone.tracing.diagnose import examined
 from skipstone.tracing.experiments.runner import Side
@@ -378,6 +378,32 @@ def test_what_is_wrong_is_refused(
 ) -> None:
     assert run(["leaderboard", "-o", str(tmp_path / "o"), *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_repeated_prompt_is_refused_before_policies_are_tried(
+    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("skipstone.leaderboard.protocol.protocol", None)
+    prompts = tmp_path / "p.jsonl"
+    told = [("a", "x"), ("b", "x"), ("a", "y")]
+    prompts.write_text("".join(json.dumps({"prompt": p, "family": f}) + "\n" for p, f in told))
+    command = ["leaderboard", "--prompts", str(prompts), "--model", tiny.name, "--limit", "1"]
+    command += ["--gen-length", "16"]
+    assert run([*command, "-o", str(tmp_path / "o")]) == 2
+    # Families take turns, so that it comes second.
+    assert "prompt 2 (line 3) is the same as prompt 1 (line 1)" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_table_for_people_ends_where_nobody_reads_on(
+    swept: tuple[Sweep, Leaderboard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skipstone.leaderboard.columns.MOST_BROKEN", 2)
+    _, found = swept
+    broken = [line for line in found.lines if line.changed and line.family != ALL]
+    text = markdown(found, "about")
+    assert f"The first 2 of {len(broken)}; board.parquet has every one." in text
+    assert len(text.partition("## What broke")[2].partition("The first")[0].splitlines()) == 7
 
 
 def test_a_cause_that_nothing_proves_is_not_told_as_one(

@@ -6,7 +6,7 @@ import re
 from html import unescape
 
 from skipstone.leaderboard.board import Leaderboard
-from skipstone.leaderboard.page import MOST_BROKEN
+from skipstone.leaderboard.columns import MOST_BROKEN
 from skipstone.sweep.run import Sweep
 from tests.leaderboard.conftest import EVIL
 
@@ -14,6 +14,7 @@ from tests.leaderboard.conftest import EVIL
 def test_every_text_is_escaped_and_nothing_is_asked_for(html: str) -> None:
     assert EVIL not in html
     assert html.count("<script>") == 1
+    assert "Families (2)" in html
     assert not re.search(r'(src|href)="(?!#|data:,|reports/[-a-z0-9]+\.html")', html)
     assert "default-src 'none'" in unescape(html)
 
@@ -24,6 +25,7 @@ def test_each_line_is_a_point_that_leads_to_what_it_broke(
     sweep, found = swept
     ids = set(re.findall(r' id="([^"]+)"', html))
     links = re.findall(r'<a href="([^"]+)" data-kind', html)
+    assert set(re.findall(r'<li><a href="#([^"]+)"', html)) < ids
     assert len(links) == len(found.lines)
     pages = {link for link in links if link.startswith("reports/")}
     assert {link[1:] for link in set(links) - pages} <= ids

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import pyarrow.parquet as pq
 import pytest
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from skipstone import Engine, Model, PolicyError, Settings, Threshold
 from skipstone.canvas import Geometry, StepContext
 from skipstone.diff.agreement import Question
 from skipstone.leaderboard.board import ALL, board
-from skipstone.leaderboard.columns import markdown
+from skipstone.leaderboard.columns import markdown, rows, write_parquet
 from skipstone.leaderboard.page import render
 from skipstone.leaderboard.protocol import Contender, Protocol
 from skipstone.sweep.executors import Serial, Units
@@ -115,6 +116,17 @@ def test_an_error_is_the_row_of_its_answer_and_all_others_are_there(
         "always has no answer to 3 of 3 prompts, which count as changed; it has no line"
         in (sweep.raised[2])
     )
+    none = [row for row in rows(found) if row["right"] is None]
+    assert [(row["family"], row["setting"], row["raised"], row["causes"]) for row in none] == [
+        (ALL, "always", 3, "raised 3"),
+        ("short", "timed", 2, "raised 2"),
+        ("short", "always", 2, "raised 2"),
+        ("long", "late", 1, "raised 1"),
+        ("long", "always", 1, "raised 1"),
+    ]
+    assert len(rows(found)) == 3 * 5
+    write_parquet(found, tmp_path / "board.parquet")
+    assert pq.read_table(tmp_path / "board.parquet").to_pylist() == rows(found)
     assert "## Raised errors\n\n- late has no answer to 1 of 3" in markdown(found, "about")
     html = render(found, sweep, "about", tiny)
     assert "not &lt;b&gt;" in html
@@ -133,6 +145,15 @@ def test_a_sweep_with_errors_goes_on_where_it_was(tiny: Model, tmp_path: Path) -
     again = swept(tiny, run, tmp_path, Nothing())
     assert repr(again.measurements) == repr(first.measurements)
     assert again.raised == first.raised
+
+
+def test_a_table_of_which_all_policies_raise_says_so(tiny: Model, tmp_path: Path) -> None:
+    run = replace(protocol_of(always=Late()), entries=protocol_of(always=Late()).entries[1:])
+    found = board(sweep := swept(tiny, run, tmp_path), run)
+    assert [line.summary.setting for line in found.of(ALL)] == ["baseline"]
+    assert [row["setting"] for row in rows(found)] == ["baseline"] * 3 + ["always"] * 3
+    assert "it has no line" in markdown(found, "about")
+    assert "it has no line" in render(found, sweep, "about", tiny)
 
 
 def test_an_error_of_the_exact_run_ends_the_sweep(tiny: Model, tmp_path: Path) -> None:

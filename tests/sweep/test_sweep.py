@@ -888,6 +888,9 @@ def test_a_repeated_prompt_is_refused(
     twice = [Question("a", line=1), Question("b", line=2), Question("a", line=4)]
     with pytest.raises(PromptError, match=r"prompt 3 \(line 4\) is the same as prompt 1"):
         run_sweep(tiny, twice, settings, tmp_path / "o", baseline=EXACT)
+    # A sweep of the first two would be lost when more are asked for, and the third is removed.
+    with pytest.raises(PromptError, match=r"the same as prompt 1 \(line 1\)"):
+        run_sweep(tiny, twice, settings, tmp_path / "o", baseline=EXACT, limit=2)
 
 
 def test_a_sweep_of_a_model_that_draws_by_itself_compares_what_is_stated(tmp_path: Path) -> None:

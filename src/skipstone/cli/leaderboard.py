@@ -119,8 +119,7 @@ def leaderboard(
     executor = parse_executor(who)
     questions = read_questions(path, "--prompts", rule)
     model = base.load()
-    questions, most = _chosen(questions, model, base, per_family, quick=quick)
-    wanted = min(most, limit or most)
+    questions, wanted = _chosen(questions, model, base, per_family, limit, quick=quick)
     make_folder(output)  # before each policy is tried, which decodes
     run = _protocol(model, base, quick=quick)
     with progress() as moved:
@@ -221,16 +220,23 @@ def _chosen(
     model: Model,
     base: RunSpec,
     per_family: int | None,
+    limit: int | None,
     *,
     quick: bool,
 ) -> tuple[list[Question], int]:
-    """The prompts in their order, and how many of them are run."""
+    """The prompts in their order, none of which is wrong, and how many of them are run."""
     from skipstone.leaderboard.protocol import sampled, short
+    from skipstone.sweep.run import check_prompts
 
-    if not quick:
-        return sampled(questions, per_family)
-    ordered, wanted = sampled(short(questions, model, base.settings.gen_length), per_family or 1)
-    return ordered, wanted if per_family else min(wanted, _QUICK_FAMILIES)
+    gen_length, each = base.settings.gen_length, per_family
+    if quick:
+        questions, each = short(questions, model, gen_length), per_family or 1
+    ordered, most = sampled(questions, each)
+    if quick and not per_family:
+        most = min(most, _QUICK_FAMILIES)
+    wanted = min(most, limit or most)
+    check_prompts(model, ordered, gen_length, wanted)
+    return ordered, wanted
 
 
 def _seconds(time_limit: str | None, *, quick: bool) -> float:
@@ -281,9 +287,11 @@ def _about(model: Model, base: RunSpec, prompts: int, *, quick: bool) -> str:
 
 
 def _print_json(found: Leaderboard, prompts: int) -> None:
-    from skipstone.leaderboard.columns import row
+    from skipstone.leaderboard.columns import rows
 
-    say_json({"schema": 1, "prompts": prompts, "lines": [row(line) for line in found.lines]})
+    left_out = list(found.protocol.left_out)
+    errors = {"raised": list(found.raised), "left_out": left_out}
+    say_json({"schema": 1, "prompts": prompts, "lines": rows(found), **errors})
 
 
 def _print(found: Leaderboard, output: Path) -> None:

@@ -158,6 +158,7 @@ def _report(sweep: Sweep, judged: Assessment) -> dict[str, object]:
         "level": judged.level,
         "settings": [asdict(summary) for summary in judged.summaries],
         "recommendation": judged.recommendation.as_json(),
+        "raised": list(sweep.raised),
     }
 
 

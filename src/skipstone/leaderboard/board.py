@@ -45,6 +45,15 @@ class Line:
         return Counter(_named(m) for m in self.changed if m.cause)
 
 
+@dataclass(frozen=True)
+class Unanswered:
+    """One setting whose policy raised an error on every prompt of a family: it has no line."""
+
+    family: str
+    entry: Contender
+    prompts: int
+
+
 def _named(m: Measurement) -> str:
     unproven = m.proof in (str(Proof.OBSERVED), str(Proof.CONSISTENT))
     return f"{m.cause} (not proven)" if unproven else m.cause
@@ -60,6 +69,8 @@ class Leaderboard:
     """Times on a GPU, if they were given."""
     raised: tuple[str, ...] = ()
     """Settings whose policy raised an error, a sentence each."""
+    unanswered: tuple[Unanswered, ...] = ()
+    """What has no line."""
 
     @property
     def families(self) -> list[str]:
@@ -94,11 +105,24 @@ def board(sweep: Sweep, run: Protocol) -> Leaderboard:
         families.setdefault(sweep.questions[m.prompt].family, []).append(m)
     exact = Contender("exact", "exact", "", Setting(BASELINE, run.baseline))
     entries = (exact, *run.entries)
-    lines = _lines(ALL, sweep.measurements, entries)
+    groups = [(ALL, sweep.measurements)]
     if set(families) != {""}:
-        for family, found in families.items():
-            lines += _lines(family or "other", found, entries)
-    return Leaderboard(tuple(lines), run, raised=sweep.raised)
+        groups += [(family or "other", found) for family, found in families.items()]
+    lines = [line for group in groups for line in _lines(*group, entries)]
+    unanswered = [one for group in groups for one in _unanswered(*group, entries)]
+    return Leaderboard(tuple(lines), run, raised=sweep.raised, unanswered=tuple(unanswered))
+
+
+def _unanswered(
+    family: str, found: Sequence[Measurement], entries: Sequence[Contender]
+) -> list[Unanswered]:
+    answered = {m.setting for m in found if not m.raised}
+    prompts = len({m.prompt for m in found})
+    return [
+        Unanswered(family, entry, prompts)
+        for entry in entries
+        if entry.setting.name not in answered
+    ]
 
 
 def _lines(family: str, found: Sequence[Measurement], entries: Sequence[Contender]) -> list[Line]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from skipstone.leaderboard.board import ALL, Leaderboard, Line
+from skipstone.leaderboard.board import ALL, Leaderboard, Line, Unanswered
+from skipstone.leaderboard.protocol import Contender
 from skipstone.quoting import whole_characters
+from skipstone.sweep.measure import RAISED
+
+MOST_BROKEN = 400
+"""Settings and families that broke, and answers that changed, of a table for people."""
 
 _HEADINGS = (
     "setting",
@@ -24,18 +29,17 @@ _HEADINGS = (
 _ON_GPU = "GPU s"
 
 
-def row(line: Line) -> dict[str, object]:
-    """All that is known of a line, flat."""
-    s, right, entry = line.summary, line.right, line.entry
+def rows(found: Leaderboard) -> list[dict[str, object]]:
+    """All that is known, flat: every line, then what has none since its policy raised errors."""
+    lines = [_row(line) for line in found.lines]
+    nothing = dict[str, object].fromkeys(lines[0])
+    return [*lines, *(nothing | _without_line(one) for one in found.unanswered)]
+
+
+def _row(line: Line) -> dict[str, object]:
+    s, right = line.summary, line.right
     return {
-        "family": line.family,
-        "kind": entry.kind,
-        "policy": entry.policy,
-        "value": entry.value,
-        "published": entry.published,
-        "setting": s.setting,
-        "spec": whole_characters(s.spec),
-        "prompts": s.prompts,
+        **_of_setting(line.family, line.entry, s.prompts),
         "raised": s.raised,
         "known": s.known,
         "right": s.right,
@@ -62,13 +66,35 @@ def row(line: Line) -> dict[str, object]:
     }
 
 
+def _without_line(one: Unanswered) -> dict[str, object]:
+    return {
+        **_of_setting(one.family, one.entry, one.prompts),
+        "raised": one.prompts,
+        "answers_changed": one.prompts,
+        "causes": f"{RAISED} {one.prompts}",
+    }
+
+
+def _of_setting(family: str, entry: Contender, prompts: int) -> dict[str, object]:
+    return {
+        "family": family,
+        "kind": entry.kind,
+        "policy": entry.policy,
+        "value": entry.value,
+        "published": entry.published,
+        "setting": entry.setting.name,
+        "spec": whole_characters(entry.setting.spec),
+        "prompts": prompts,
+    }
+
+
 def write_parquet(found: Leaderboard, path: Path) -> None:
-    """Every line, one row each."""
+    """What ``rows`` gives."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with path.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist([row(line) for line in found.lines]), file)
+        pq.write_table(pa.Table.from_pylist(rows(found)), file)
 
 
 def markdown(found: Leaderboard, about: str) -> str:
@@ -84,8 +110,10 @@ def markdown(found: Leaderboard, about: str) -> str:
     broken = [line for name in families for line in found.of(name) if line.changed]
     if broken:
         columns = ("family", "setting", "answers changed", "right", "why")
-        rows = [(line.family, *_breaks(line)) for line in broken]
-        parts += ["## What broke, by family", _table(columns, rows)]
+        told = [(line.family, *_breaks(line)) for line in broken[:MOST_BROKEN]]
+        parts += ["## What broke, by family", _table(columns, told)]
+        if len(broken) > MOST_BROKEN:
+            parts += [f"The first {MOST_BROKEN} of {len(broken)}; board.parquet has every one."]
     for heading, texts in (("Raised errors", found.raised), ("Left out", found.protocol.left_out)):
         if texts:
             parts += [f"## {heading}", "\n".join(f"- {_plain(text)}" for text in texts)]

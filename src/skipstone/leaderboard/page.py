@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from skipstone.leaderboard.board import Leaderboard, Line
-from skipstone.leaderboard.columns import cells, headings
+from skipstone.leaderboard.columns import MOST_BROKEN, cells, headings
 from skipstone.models.load import Model
 from skipstone.quoting import whole_characters
 from skipstone.report.theme import style_sheet
@@ -23,8 +23,6 @@ from skipstone.sweep.grid import BASELINE, spell
 from skipstone.sweep.measure import Measurement
 from skipstone.sweep.run import Sweep, whereabouts
 
-MOST_BROKEN = 400
-"""Answers that changed, on a page; and characters of each text there."""
 _MOST_TEXT = 600
 _WIDTH, _HEIGHT = 800, 320
 _STEP = 7

@@ -118,6 +118,7 @@ def run_sweep(
     folder, chosen = Path(folder), questions[:limit]
     plan = replace(_plan(model, baseline, settings), explain=explain, reports=reports > 0)
     _check(model, plan, chosen)
+    check_prompts(model, questions, max(s.settings.gen_length for s in plan.all), len(chosen))
     check_parquet()
     make_folder(folder)
     with one_writer(folder):
@@ -173,34 +174,53 @@ def whereabouts(model: Model) -> str:
     return str(path.absolute()) if here else model.name
 
 
+def check_prompts(model: Model, questions: Sequence[Question], gen_length: int, count: int) -> None:
+    """Refuse now what would fail after an hour.
+
+    Args:
+        model: that is to decode them.
+        questions: all prompts. None may be there twice, also where a later call would come to it:
+            it could not be removed from a sweep that was begun.
+        gen_length: most new tokens.
+        count: how many of them are run now.
+
+    Raises:
+        PromptError: a prompt cannot be used.
+    """
+    first = dict[str, str]()
+    for number, question in enumerate(questions, start=1):
+        where = f"prompt {number} (line {question.line})" if question.line else f"prompt {number}"
+        if number <= count:
+            _check_length(model, question.prompt, gen_length, where)
+        if question.prompt in first:
+            raise PromptError(
+                f"{where} is the same as {first[question.prompt]}; a repeated prompt proves "
+                f"nothing more: remove it"
+            )
+        first[question.prompt] = where
+
+
+def _check_length(model: Model, prompt: str, gen_length: int, where: str) -> None:
+    try:
+        length = len(model.text.encode(prompt))
+    except SkipstoneError as error:
+        raise PromptError(f"{where}: {error}") from None
+    if length + gen_length > model.config.max_length:
+        raise PromptError(
+            f"{where} has {length} tokens, and gen_length is {gen_length}: more than the model's "
+            f"{model.config.max_length}; shorten one"
+        )
+
+
 def _check(model: Model, plan: WorkerSetup, questions: Sequence[Question]) -> None:
-    """Refuse now what would fail after an hour."""
+    """Refuse settings that do not fit the model, and no prompts."""
     if not questions:
         raise ConfigError("there are no prompts to run; give at least one")
-    longest = max(s.settings.gen_length for s in plan.all)
     for setting in plan.all:
         try:
             Engine(model, setting.settings)
         except ConfigError as error:
             raise ConfigError(f"setting {shown(setting.name)}: {error}") from None
-    first = dict[str, int]()
-    for number, question in enumerate(questions, start=1):
-        where = f"prompt {number} (line {question.line})" if question.line else f"prompt {number}"
-        try:
-            length = len(model.text.encode(question.prompt))
-        except SkipstoneError as error:
-            raise PromptError(f"{where}: {error}") from None
-        if length + longest > model.config.max_length:
-            raise PromptError(
-                f"{where} has {length} tokens, and gen_length is {longest}: more than the model's "
-                f"{model.config.max_length}; shorten one"
-            )
-        if question.prompt in first:
-            raise PromptError(
-                f"{where} is the same as prompt {first[question.prompt]}; a repeated prompt proves "
-                f"nothing more: remove it"
-            )
-        first[question.prompt] = number
 
 
 def _head(model: Model, plan: WorkerSetup, questions: Sequence[Question], time_every: int) -> Head:
