@@ -21,12 +21,12 @@ from skipstone.clusters import cluster
 from skipstone.offline.answers import AnswerFile
 from skipstone.offline.units import answer_here
 from tests.helpers.processes import descendants
+from tests.helpers.waiting import wait_until
 
 NAMES = [f"{a}{b}" for a in ("Zo", "Be", "Id", "Ma") for b in ("e", "n", "a", "x", "o", "i")]
-MANY_NAMES = [f"{name}{end}" for name in NAMES for end in ("", "ra", "lo")]
 PROMPTS = [f"Replace somebody in the queue Tom, Anna, Leo, Mia by {name}." for name in NAMES]
-MANY_PROMPTS = [f"Replace somebody in the queue Tom, Anna, Leo by {name}." for name in MANY_NAMES]
-"""More than two workers have under way at a time: while a unit is decoded again, not all end."""
+MANY_PROMPTS = [f"Replace somebody in the queue Tom, Anna, Leo by Zoe {n}." for n in range(5000)]
+"""They take minutes: a run that is to be killed is not over before."""
 SETTINGS = ("--gen-length", "32", "--batch-size", "2")
 
 
@@ -130,31 +130,30 @@ def test_a_killed_worker_and_a_killed_run_lose_nothing(engine: Engine, tmp_path:
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def wait_for(count: int, run: subprocess.Popen[bytes]) -> None:
-        end = time.monotonic() + 90
-        while lines() < count and run.poll() is None:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_until(lambda: lines() >= count or run.poll() is not None, seconds=240)
+        assert run.poll() is None
 
     def workers(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
         """Those at work now; between two units none has the title of its task."""
-        end = time.monotonic() + 20
-        while not (found := descendants(run.pid, "answer_in_worker")):
-            assert run.poll() is None
-            assert time.monotonic() < end
+        found = list[psutil.Process]()
+        wait_until(lambda: found.extend(descendants(run.pid, "answer_in_worker")) or found)
         return found
 
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as run:
-        wait_for(4, run)
-        os.kill(workers(run)[0].pid, signal.SIGKILL)
-        wait_for(10, run)
-        assert run.poll() is None
-        running = workers(run)
-        run.kill()
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as run:
+        try:
+            wait_for(4, run)
+            os.kill(workers(run)[0].pid, signal.SIGKILL)
+            wait_for(lines() + 20, run)
+            running = workers(run)
+        finally:
+            run.kill()
         # They end with whoever has started them.
-        assert psutil.wait_procs(running, timeout=20)[1] == []
-    assert 10 <= lines() < len(MANY_PROMPTS)
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+        assert psutil.wait_procs(running, timeout=120)[1] == []
+    assert lines() < len(MANY_PROMPTS)
+    # What is left is less, so that it ends soon.
+    prompts = MANY_PROMPTS[: lines() + 24]
+    asked.write_text("\n".join(prompts))
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert f"{len(MANY_PROMPTS)} answers in {path}, of which" in done.stderr
-    texts = [result.text for result in engine.generate_batch(MANY_PROMPTS)]
-    assert written(path) == texts
+    assert f"{len(prompts)} answers in {path}, of which" in done.stderr
+    assert written(path) == [result.text for result in engine.generate_batch(prompts)]

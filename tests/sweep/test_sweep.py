@@ -9,8 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,6 +66,7 @@ from skipstone.testing.checkpoint import write_checkpoint
 from skipstone.testing.tiny import tiny_model
 from skipstone.tracing import Recorder
 from skipstone.tracing.experiments.runner import Side
+from tests.helpers.waiting import wait_until
 
 BASE = Settings(gen_length=24, block_length=8, eos_stop=False)
 EXACT = exact(BASE)
@@ -447,18 +447,25 @@ def test_a_damaged_file_is_named(tiny: Model, settings: Sequence[Setting], tmp_p
         run_sweep(tiny, QUESTIONS[:2], settings, tmp_path, baseline=EXACT)
 
 
-def children(pid: int) -> list[int]:
-    try:
-        return [int(i) for i in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+# A command that kills itself when three prompts are finished, and says who worked for it.
+KILLED = """
+import multiprocessing, os, signal
+from skipstone.__main__ import main
+from skipstone.sweep.store import Store
 
+add, added = Store.add, []
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+def add_and_die(store, found):
+    add(store, found)
+    added.append(found)
+    if len(added) == 3:
+        pids = " ".join(str(one.pid) for one in multiprocessing.active_children())
+        os.write(1, pids.encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Store.add = add_and_die
+main()
+"""
 
 
 def alive(pid: int) -> bool:
@@ -472,32 +479,32 @@ def alive(pid: int) -> bool:
 def test_a_killed_sweep_leaves_no_worker_and_goes_on_to_the_same_rows(
     tiny: Model, settings: Sequence[Setting], tmp_path: Path
 ) -> None:
-    prompts = [Question(f"prompt {i}") for i in range(40)]
+    prompts = [Question(f"prompt {i}") for i in range(12)]
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(q.prompt for q in prompts))
     command = f"sweep --prompts {file} --model {tiny.name} --gen-length 24 --block-length 8"
     command += f" --no-eos-stop -o {tmp_path / 'killed'} --executor local:2"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "skipstone", *command.split(), "--grid", GRID],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    parts = tmp_path / "killed" / "parts"
-    wait_for(lambda: len(list(parts.glob("0*.parquet"))) >= 3 or process.poll() is not None)
-    workers = children(process.pid)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, process.stderr and process.stderr.read()
-    assert len(workers) >= 2
-    wait_for(lambda: not any(alive(worker) for worker in workers))
+    # Not by pipes, which those who work for it would hold open.
+    out, parts = tmp_path / "out", tmp_path / "killed" / "parts"
+    with out.open("w") as stdout, (tmp_path / "errors").open("w+") as stderr:
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED, *command.split(), "--grid", GRID],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            check=False,
+            stdout=stdout,
+            stderr=stderr,
+            timeout=300,
+        )
+    assert killed.returncode == -signal.SIGKILL, (tmp_path / "errors").read_text()
+    workers = [int(pid) for pid in out.read_text().split()]
+    assert len(workers) == 2
+    wait_until(lambda: not any(alive(worker) for worker in workers))
     finished = {p.name: p.read_bytes() for p in parts.glob("0*.parquet")}
-    assert 3 <= len(finished) < 40
+    assert len(finished) == 3
     went_on = run_sweep(tiny, prompts, settings, tmp_path / "killed", baseline=EXACT)
     undisturbed = run_sweep(tiny, prompts, settings, tmp_path / "serial", baseline=EXACT)
     assert timeless(went_on) == timeless(undisturbed)
     assert all((parts / name).read_bytes() == content for name, content in finished.items())
-    if process.stderr:
-        process.stderr.close()
 
 
 # --- executors ----------------------------------------------------------------------------------
