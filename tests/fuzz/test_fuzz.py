@@ -20,7 +20,7 @@ from tests.fuzz.__main__ import choose
 from tests.fuzz.case import Act, Kind, Outcome, Scene, call, command, judged
 from tests.fuzz.kinds import arguments
 from tests.fuzz.mutate import broken_bytes, broken_json, flipped
-from tests.fuzz.workers import Case, carry_out
+from tests.fuzz.workers import Case, Found, carry_out
 
 
 def run_cases(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -112,11 +112,14 @@ def test_what_hangs_grows_dies_or_fails_is_found(
 ) -> None:
     for name, (act, _) in PLANTED.items():
         monkeypatch.setitem(every.KINDS, name, Kind(name, act, 1))
-    monkeypatch.setattr(workers, "SECONDS", 1.0)
-    monkeypatch.setattr(workers, "WAITING", 3.0)
     monkeypatch.setattr(workers, "GROWTH", 100 * 2**20)
-    cases = [Case(name, 0) for name in PLANTED]
-    found = list(carry_out(cases, 1, tmp_path, tmp_path / "scratch"))
+    # Where a bar is low, a busy machine may hold up other cases for as long.
+    low, found = {"hangs": ("SECONDS", 0.5), "waits": ("WAITING", 0.5)}, list[Found]()
+    for name in PLANTED:
+        with monkeypatch.context() as patch:
+            if name in low:
+                patch.setattr(workers, *low[name])
+            found += carry_out([Case(name, 0)], 1, tmp_path, tmp_path / "scratch")
     assert {one.kind: one.finding for one in found} == {n: f for n, (_, f) in PLANTED.items()}
     (well,) = (one for one in found if one.kind == "is well")
     assert well.refused

@@ -204,7 +204,9 @@ def _killed(path: Path, steps: int, seconds: float, *, later: bool) -> int:
     os.close(write_end)
     said = b""
     while said.count(b"\n") <= steps:
-        said += os.read(read, 1 << 16)
+        more = os.read(read, 1 << 16)
+        assert more, "the writer ended before it was killed"
+        said += more
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

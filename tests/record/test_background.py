@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from skipstone.tracing import Recorder
 from skipstone.tracing.record.decisions import Decisions
 from skipstone.unmask import Factor, Threshold
 from tests.helpers import synthetic_trace as made_up
+from tests.helpers.waiting import wait_until
 from tests.helpers.watching import BASE, LOW, Looking, prompt_of
 from tests.record.test_store import child, damage, same
 
@@ -50,7 +50,7 @@ def test_pieces_are_done_in_order_and_all_of_them() -> None:
 
 def test_nobody_waits_for_a_piece() -> None:
     background, gate = Background(), threading.Event()
-    background.add(lambda: _true(gate.wait(5)))
+    background.add(lambda: _true(gate.wait(60)))
     assert not gate.is_set()
     gate.set()
     background.finish()
@@ -79,13 +79,6 @@ def test_a_failure_is_told_once_and_what_is_handed_over_then_is_not_taken(then: 
         CALLS_OF_BACKGROUND[then](background)
     background.wait()
     background.finish()
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
-    while not true() and time.monotonic() < until:
-        time.sleep(0.01)
-    assert true()
 
 
 def test_a_thread_ends_with_its_owner_even_if_its_own_work_held_it() -> None:
