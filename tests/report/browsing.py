@@ -21,6 +21,16 @@ CONTRAST, SEEING = (
 )
 
 
+# An event comes with one of the next frames, and is followed by drawing.
+_RESTS = """async () => {
+    const drawing = typeof busy === "undefined" ? new WeakMap() : busy;
+    for (let frame = 0; frame < 4; frame += 1) {
+        await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20)));
+        await Promise.all([...document.querySelectorAll("figure.view")].map((f) => drawing.get(f)));
+    }
+}"""
+
+
 @dataclass
 class Opened:
     """A page, and everything it said or asked for."""
@@ -33,10 +43,14 @@ class Opened:
         self.page.wait_for_function(
             "() => [...document.querySelectorAll('figure.view')].every(f => f.dataset.rows)"
         )
-        self.page.wait_for_timeout(150)
+        self.rest()
+
+    def rest(self) -> None:
+        """Wait until what was begun has been drawn, however slow the machine is."""
+        self.page.evaluate(_RESTS)
 
     def where(self) -> str:
-        self.page.wait_for_timeout(80)
+        self.rest()
         return self.page.locator("#where").inner_text()
 
     def speak(self, language: str) -> None:
@@ -47,7 +61,7 @@ class Opened:
     def unfold(self) -> None:
         """Open everything that can be opened."""
         self.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-        self.page.wait_for_timeout(400)
+        self.rest()
 
     def see(self, what: str) -> Any:
         """Ask ``seeing.js`` about a report page."""

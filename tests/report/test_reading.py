@@ -107,7 +107,7 @@ def test_what_is_pale_is_seen(opened: Open, pages: dict[str, Path]) -> None:
     assert pale
     assert all(text.endswith(": 1.30") for text in pale)
     found.page.evaluate("data.colours.light.a = '#f0f0f0'; redraw()")
-    found.page.wait_for_timeout(800)
+    found.rest()
     marks = found.see("paleMarks()")
     assert any("candidates" in mark and "mark-symbol" in mark for mark in marks)
 
