@@ -181,15 +181,16 @@ def test_an_account_says_what_was_used_and_no_text_unless_asked(
 ) -> None:
     told, alone = list[Account](), engine.generate("Who is Newton, physics?")
     with running(engine, ServerOptions(log_prompts=texts), told.append) as address:
-        answer = httpx.post(f"{address}/chat/completions", json={**ASKED, "stream": stream})
+        answer = httpx.post(f"{address}/chat/completions", json={**ASKED, "stream": stream, "n": 2})
         missed = httpx.get(f"{address}/nowhere")
     account, other = told
     assert account.id == answer.headers["x-request-id"] != missed.headers["x-request-id"]
     assert (account.route, account.status, account.error) == ("/v1/chat/completions", 200, None)
-    assert (account.prompt_tokens, account.completion_tokens) == (alone.prompt_tokens, alone.length)
+    assert account.prompt_tokens == alone.prompt_tokens
+    assert account.completion_tokens == 2 * alone.length
     assert account.first_commit is not None
     assert 0 < account.first_commit <= account.seconds
-    assert account.answers == ([alone.text] if texts else [])
+    assert account.answers == ([alone.text] * 2 if texts else [])
     assert ["Newton, physics" in prompt for prompt in account.prompts] == [True] * texts
     assert (other.route, other.status) == ("other", 404)
 

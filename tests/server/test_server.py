@@ -250,6 +250,15 @@ def test_an_answer_is_cut_where_it_was_asked_for(engine: Engine, client: OpenAI)
     assert stopped.choices[0].finish_reason == "stop"
 
 
+def test_an_answer_that_a_stop_text_ends_leaves_its_slot_to_the_next() -> None:
+    engine = Engine(load("pebble"), slots=1, gen_length=64, block_length=8, unmask="fixed")
+    with running(engine, ServerOptions()) as address, watched(engine) as handles:
+        client_of(address).chat.completions.create(
+            model="pebble", messages=ASKED, n=2, stop=["Newton"]
+        )
+    assert [handle.cancelled() for handle in handles] == [True, True]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("queued", [False, True])
 def test_a_client_that_hangs_up_leaves_nothing_in_the_engine(stream: bool, queued: bool) -> None:

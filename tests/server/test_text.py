@@ -61,6 +61,18 @@ def test_a_stop_string_ends_it_wherever_tokens_are_cut(stop: str, seed: int) -> 
     assert stop not in MODEL.text.decode(ids[: found.tokens - 1])
 
 
+def test_a_stop_string_that_a_token_completes_by_one_character_ends_it() -> None:
+    ids = ids_of(ANSWER)
+    for count in range(1, len(ids)):
+        before = MODEL.text.decode(ids[:count])
+        if "\ufffd" not in before:
+            for length in range(1, min(len(before), 6)):
+                stop = ANSWER[len(before) - length : len(before) + 1]
+                found = reader(len(ids), len(ids), (stop,))
+                told = [taken(found, position, token) for position, token in enumerate(ids)]
+                assert "".join(told) == found.shown == ANSWER[: ANSWER.index(stop)]
+
+
 def test_the_beginning_of_a_stop_string_is_held_back_until_it_is_none() -> None:
     ids = ids_of("and so on")
     found = reader(len(ids), len(ids), ("and so forth",))
