@@ -141,12 +141,12 @@ def wait_until_idle(engine: Engine) -> None:
 
 
 def test_metrics_count_requests_and_tokens() -> None:
-    engine = Engine(load("pebble"), gen_length=32)
+    engine = Engine(load("pebble"), gen_length=128)
     alone = engine.generate("Who is Newton, physics?")
     with running(engine, ServerOptions(keys=("key",))) as address:
         knows = {"authorization": "Bearer key"}
         with httpx.Client(base_url=address[:-3], headers=knows) as http:
-            http.post("/v1/chat/completions", json=ASKED)
+            told = [http.post("/v1/chat/completions", json=ASKED).json() for _ in range(4)]
             http.post("/v1/chat/completions", json={**ASKED, "n": 0})
             http.get("/nowhere/else")
             assert httpx.get(f"{address[:-3]}/metrics").status_code == 401
@@ -155,11 +155,14 @@ def test_metrics_count_requests_and_tokens() -> None:
             lines = http.get("/metrics").text.splitlines()
     found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     chat = 'skipstone_requests_total{route="/v1/chat/completions",status="%d"}'
-    assert [found[chat % status] for status in (200, 400)] == ["1.0", "1.0"]
+    assert [found[chat % status] for status in (200, 400)] == ["4.0", "1.0"]
     assert found['skipstone_requests_total{route="other",status="404"}'] == "1.0"
-    assert found["skipstone_prompt_tokens_total"] == f"{alone.prompt_tokens}.0"
-    assert found["skipstone_completion_tokens_total"] == f"{alone.length}.0"
-    assert found["skipstone_first_commit_seconds_count"] == "1.0"
+    assert found["skipstone_prompt_tokens_total"] == f"{4 * alone.prompt_tokens}.0"
+    assert found["skipstone_completion_tokens_total"] == f"{4 * alone.length}.0"
+    assert found["skipstone_steps_total"] == f"{4 * alone.stats.num_forwards}.0"
+    assert found["skipstone_first_commit_seconds_count"] == "4.0"
+    assert [answer["skipstone"]["notes"] for answer in told] == [list(alone.notes)] * 4
+    assert alone.notes
     assert (found["skipstone_slots"], found["skipstone_running"]) == ("16.0", "0.0")
 
 

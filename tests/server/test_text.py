@@ -73,6 +73,13 @@ def test_a_stop_string_that_a_token_completes_by_one_character_ends_it() -> None
                 assert "".join(told) == found.shown == ANSWER[: ANSWER.index(stop)]
 
 
+def test_half_a_character_is_not_the_stop_string_that_stands_for_one() -> None:
+    ids = ids_of(ANSWER)
+    found = reader(len(ids), len(ids), ("\ufffd",))
+    told = [taken(found, position, token) for position, token in enumerate(ids)]
+    assert ("".join(told), found.finish) == (ANSWER, "length")
+
+
 def test_the_beginning_of_a_stop_string_is_held_back_until_it_is_none() -> None:
     ids = ids_of("and so on")
     found = reader(len(ids), len(ids), ("and so forth",))

@@ -33,7 +33,7 @@ class Metrics:
         self._read = Counter("skipstone_prompt_tokens", "Tokens of prompts.", registry=own)
         self._written = Counter("skipstone_completion_tokens", "Tokens of answers.", registry=own)
         self._steps = Counter(
-            "skipstone_steps", "Steps of answers that were decoded to their end.", registry=own
+            "skipstone_steps", "Steps of answers, each counted for itself.", registry=own
         )
         self._first = Histogram(
             "skipstone_first_commit_seconds",

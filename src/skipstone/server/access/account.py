@@ -39,7 +39,7 @@ class Account:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     steps: int = 0
-    """Of answers that were decoded to their end."""
+    """Of its answers, each counted for itself; also where one was cut off."""
     first_commit: float | None = None
     """Seconds until the first token of an answer was decided; None: none was."""
     seconds: float = 0.0

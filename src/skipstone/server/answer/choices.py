@@ -73,6 +73,12 @@ class Choice:
         asked = self.handle.request
         return asked.region[: self.text.tokens].count(asked.mask_id)
 
+    @property
+    def cut(self) -> bool:
+        """Whether its text has ended where the engine would go on."""
+        ended = self.text.finish is not None and self.text.whole
+        return ended and not (self.to_end or self.text.ends_request)
+
     def begun(self) -> SaidOfAnswer | None:
         """What is to be said of it before its first step."""
         canvas = self.watch.canvas
@@ -112,7 +118,7 @@ class Choice:
     def notes(self) -> tuple[str, ...]:
         """What the engine has to say of it; of one that was cut off, of its settings."""
         handle = self.handle
-        if handle.done() and not handle.cancelled():
+        if handle.done() and not handle.cancelled() and not self.cut:
             return handle.result().notes
         notes = handle.request.settings.idle()
         return notes if self.text.whole else (*notes, _STOPPED)
@@ -149,9 +155,6 @@ class Answers:
 
     def close(self) -> None:
         """Leave nothing of them in the engine, and write down what was used."""
-        ended = [one.handle for one in self.choices if one.handle.done()]
-        ended = [handle for handle in ended if not handle.cancelled() and not handle.exception()]
-        self.account.steps = sum(handle.result().stats.num_forwards for handle in ended)
         cancel(self.choices)
         self.served.open.handles.difference_update(one.handle for one in self.choices)
         self.account.completion_tokens = self.usage().completion_tokens
@@ -184,12 +187,13 @@ class Answers:
         try:
             async with aclosing(_steps(choice.handle)) as steps:
                 async for step in steps:
+                    self.account.steps += 1
                     if self.account.first_commit is None and step.offsets_C.size:
                         self.account.first_commit = self.account.age
                     new = text.take(step.final_F, step.final_tokens_F)
                     if news := choice.news(new, step):
                         await tell(choice, news)
-                    if text.finish is not None and not choice.to_end:
+                    if choice.cut:
                         return
             if news := choice.news(text.close()):
                 await tell(choice, news)

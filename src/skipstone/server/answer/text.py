@@ -60,6 +60,14 @@ class FinalText:
         self._decided_G = self._ids_G != request.mask_id
         self._settled = 0
         self._told, self._cut = 0, False
+        self._by_token = request.settings.stop_after == "token"
+        self._to_limit = limit >= len(request.region)
+
+    @property
+    def ends_request(self) -> bool:
+        """Whether what has ended it ends the decoding, too, and no more steps follow."""
+        by_token = self.finish == "stop" and not self._cut and self._by_token
+        return by_token or (self.finish == "length" and self._to_limit)
 
     @property
     def ids(self) -> list[int]:
@@ -139,8 +147,8 @@ class FinalText:
         return new
 
     def _stop_in(self, text: str) -> int | None:
-        """Where the first stop string begins."""
-        found = [at for at in map(text.find, self._stops) if at >= 0]
+        """Where the first stop string begins; half a character is in none of them."""
+        found = [at for at in map(text.rstrip(_HALF).find, self._stops) if at >= 0]
         return min(found, default=None)
 
     def _held_back(self, text: str) -> int:
