@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent.parent
 # tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# Workers of a cluster are not to give way to whatever else is going on: a test waits for them.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 
 LONGEST = (
