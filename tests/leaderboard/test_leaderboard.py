@@ -450,7 +450,7 @@ def test_what_more_time_may_find_is_said(
 
     def said(*limit: str) -> bool:
         assert run([*command, *limit]) == 0
-        told = "1 changed answers are not-finished; the same command with a larger --time-limit"
+        told = "changed answers that are not-finished: 1; the same command with a larger"
         return told in capsys.readouterr().err
 
     assert said("--time-limit", "20s")

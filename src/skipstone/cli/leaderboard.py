@@ -176,7 +176,7 @@ def _say_not_finished(sweep: Sweep) -> None:
     left = [m for m in sweep.measurements if m.cause == NOT_FINISHED and m.asks_why(math.inf)]
     if left:
         note(
-            f"{len(left)} changed answers are not-finished; the same command with a larger "
+            f"changed answers that are not-finished: {len(left)}; the same command with a larger "
             f"--time-limit, or none, looks for their causes again"
         )
 
