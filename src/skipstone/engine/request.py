@@ -278,17 +278,17 @@ class Handle:
 
     def admitted(self) -> None:
         """It is in a slot."""
-        self.seconds_waited = self._elapsed()
+        self.seconds_waited = self.age
 
     def stepped(self, step: DecodedStep) -> None:
         """A step of it was taken, and its observer was shown it."""
         if self.seconds_to_first is None and step.offsets_C.size:
-            self.seconds_to_first = self._elapsed()
+            self.seconds_to_first = self.age
         self._told.add(step)
 
     def finish(self, done: Done) -> None:
         """It is decoded; an error of its observer, which is told first, is its own."""
-        self.seconds = self._elapsed()
+        self.seconds = self.age
         if self.watch is not None:
             try:
                 self.watch.end(self._finish(done, self.seconds))
@@ -322,7 +322,9 @@ class Handle:
         self._told.forked()
         self.fail(error)
 
-    def _elapsed(self) -> float:
+    @property
+    def age(self) -> float:
+        """Seconds since it was submitted."""
         return time.perf_counter() - self._submitted
 
     def _ends(self) -> bool:

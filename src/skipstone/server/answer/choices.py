@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 from skipstone.engine.request import Handle
@@ -59,7 +58,6 @@ class Choice:
     watch: AnswerWatch
     to_end: bool
     """Whether its request is decoded to its end, though its text may end before."""
-    began: float = field(default_factory=time.perf_counter)
 
     @property
     def finish(self) -> FinishReason:
@@ -201,7 +199,7 @@ class Answers:
             choice.handle.cancel()
             waited = choice.handle.seconds_waited
             if text.finish is not None and waited is not None:
-                self.served.recent.seconds.append(time.perf_counter() - choice.began - waited)
+                self.served.recent.seconds.append(choice.handle.age - waited)
 
 
 def submit(served: ServedModel, account: Account, asks: Sequence[Ask], prompts: int) -> Answers:
