@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -335,6 +335,26 @@ def test_a_loop_that_never_rests_keeps_nothing_of_those_that_left() -> None:
             fewest = min(fewest, sum(handle() is not None for handle in handles))
     # The last ones, in their slots.
     assert 1 <= fewest <= 2
+
+
+class Leaving:
+    """A request that gets its slot in the moment in which somebody looks at it."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
+    @property
+    def watch(self) -> None:
+        self._queue.popleft()
+
+
+def test_requests_get_their_slots_while_another_one_is_submitted() -> None:
+    driver = Engine(MODEL, BASE)._driver
+    queue: Any = driver._queue
+    queue.extend(Leaving(queue) for _ in range(3))
+    newest: Any = SimpleNamespace(watch=None)
+    driver._check_observer(newest)
+    assert not queue
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,10 @@ class Driver:
 
     def _check_observer(self, handle: Handle) -> None:
         """Refuse an observer that would be told of two requests as if they were one."""
-        running = self._loop.handles if self._loop is not None else ()
-        coming = [h.watch.observer for h in self._queue if h.watch is not None and not h.done()]
+        # Meanwhile whoever turns the loop takes requests from the queue into slots.
+        waiting, loop = tuple(self._queue), self._loop
+        running = loop.handles if loop is not None else ()
+        coming = [h.watch.observer for h in waiting if h.watch is not None and not h.done()]
         coming += [h.watch.observer for h in running if h.watch is not None and h.watch.watches]
         mine = None if handle.watch is None else handle.watch.observer
         if mine is not None and any(other is mine for other in coming):

@@ -54,8 +54,9 @@ class Loop:
 
     @property
     def handles(self) -> list[Handle]:
-        """Of all that are being decoded."""
-        return [state.handle for state in self.batch.states if state.handle is not None]
+        """Of all that are being decoded; other threads ask, too, while some leave."""
+        every = [state.handle for state in self.batch.states]
+        return [handle for handle in every if handle is not None]
 
     def turn(self) -> bool:
         """Let requests leave and come, and take a step; False if there is nothing to do."""
