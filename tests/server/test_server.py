@@ -82,22 +82,21 @@ def test_a_step_that_finishes_text_is_one_chunk(engine: Engine, client: OpenAI) 
 
 def test_each_answer_of_a_stream_is_closed_when_it_ends(engine: Engine, client: OpenAI) -> None:
     """Not when all have ended: one that takes long holds up no other one."""
-    with standing(engine, after=24):
+    # The first answer takes 16 steps, the second one 8; so the engine stands between them.
+    with standing(engine, after=12):
         stream = client.completions.create(
             model="pebble",
-            prompt=["Isaac Newton was an English", "A"],
+            prompt=["Ioraac Newton was an English physicist and mathematician who", "A"],
             stream=True,
             max_tokens=64,
-            stop="physicist",
-            extra_body={"skipstone": {"unmask": "fixed", "block_length": 16}},
+            extra_body={"skipstone": {"unmask": "fixed", "block_length": 8}},
         )
-        # The other one has not ended: the engine stands before its later blocks.
         while (ended := next(stream).choices[0]).finish_reason is None:
             pass
-        assert ended.index == 0
+        assert ended.index == 1
     after = [chunk.choices[0] for chunk in stream]
-    assert {choice.index for choice in after} == {1}
-    assert after[-1].finish_reason is not None
+    assert {choice.index for choice in after} == {0}
+    assert after[-1].finish_reason == "stop"
 
 
 def test_a_prompt_that_leaves_no_room_is_told_as_openai_tells_it(client: OpenAI) -> None:
