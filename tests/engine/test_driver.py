@@ -6,7 +6,6 @@ import asyncio
 import gc
 import linecache
 import os
-import subprocess
 import sys
 import threading
 import weakref
@@ -28,7 +27,7 @@ from skipstone.engine.loop import Loop
 from skipstone.engine.request import Handle
 from skipstone.testing.tiny import MASK
 from skipstone.unmask import Scores
-from tests.conftest import ROOT
+from tests.helpers.processes import ended
 from tests.helpers.watching import prompt_of, uneven_model
 
 MODEL = uneven_model(2)
@@ -246,18 +245,6 @@ def test_whoever_decodes_while_the_process_ends_does_not_wait_for_ever() -> None
     )
     ends = "CancelledError the process ends\n"
     assert ended(code) == (0, f"{ends}{ends}96\n", "")
-
-
-def ended(code: str) -> tuple[int, str, str]:
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=90,
-    )
-    return run.returncode, run.stdout, run.stderr
 
 
 # --- event loops

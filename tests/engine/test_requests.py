@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +43,7 @@ from skipstone.models.load import Model
 from skipstone.testing.tiny import EOS, MASK
 from skipstone.tracing import Recorder
 from skipstone.unmask import DreamThreshold, Scores, UnmaskPolicy, UnmaskSession
-from tests.conftest import ROOT
+from tests.helpers.processes import ended
 from tests.helpers.waiting import standing, wait_until
 from tests.helpers.watching import Looking, ending_model, prompt_of, uneven_model
 
@@ -504,15 +502,7 @@ def test_a_process_that_ends_while_others_are_decoded_ends_well() -> None:
         "    turns.wait()\n"
         "    print(first.done())\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=90,
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "False\n", "")
+    assert ended(code) == (0, "False\n", "")
 
 
 def test_an_observer_may_ask_the_engine_that_it_watches(model: Model) -> None:

@@ -1,12 +1,16 @@
-"""Processes of other programs, any of which may end while it is looked at."""
+"""Processes beside this one, any of which may end while it is looked at."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
 import psutil
+
+from tests.conftest import ROOT
 
 T = TypeVar("T")
 
@@ -22,3 +26,16 @@ def told(process: psutil.Process, ask: Callable[[psutil.Process], list[T]]) -> l
     with suppress(psutil.NoSuchProcess):  # those that nobody has waited for are of this kind, too
         return ask(process)
     return []
+
+
+def ended(code: str) -> tuple[int, str, str]:
+    """How a Python process ends that runs some code: its exit code, stdout and stderr."""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=90,
+    )
+    return run.returncode, run.stdout, run.stderr

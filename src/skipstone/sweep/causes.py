@@ -85,9 +85,9 @@ def explain(model: Model, plan: WorkerSetup, unit: CauseUnit, trusted: Side) -> 
     return Explained(unit.prompt, unit.setting, *told, plan.explain, shown)
 
 
-def side_of(model: Model, run: DecodedRun) -> Side:
-    """A side of diagnoses, which may run it again; what is known of it alone is asked once."""
-    return Side(run.trace, 0, Engine(model, run.settings), known=KnownAnswers())
+def side_of(model: Model, run: DecodedRun, known: KnownAnswers | None = None) -> Side:
+    """A side of diagnoses, which may run it again; what is ``known`` of it alone is asked once."""
+    return Side(run.trace, 0, Engine(model, run.settings), known=known)
 
 
 def _told(found: Diagnosis) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ from skipstone.sweep.causes import Explained, explain, side_of
 from skipstone.sweep.measure import Measured, measure
 from skipstone.sweep.together import decode_alone
 from skipstone.sweep.units import CauseUnit, Unit, WorkerSetup
+from skipstone.tracing.experiments.known import KnownAnswers
 from skipstone.tracing.experiments.runner import Side
 
 Found = Measured | Explained
@@ -41,7 +42,7 @@ class Worker:
         """The baseline's run of a prompt, alone; the answers of one prompt come in a row."""
         if self._trusted is None or self._trusted[0] != text:
             run = decode_alone(self._model, self._plan.baseline, text)
-            self._trusted = text, side_of(self._model, run)
+            self._trusted = text, side_of(self._model, run, KnownAnswers())
         return self._trusted[1]
 
 
